@@ -1,0 +1,306 @@
+"""The typed config of a run: one frozen dataclass per section, every default here and nowhere else.
+
+A config file defines `get_config()`, which returns an `ml_collections.ConfigDict` that names only what
+differs from the defaults. `load_config` reads the file, applies `--config.section.field=value` overrides,
+and turns the result into a `Config`, checked once. From there on nothing asks whether a value makes sense.
+
+`None` means off, or "derive it" where the comment says so. Lengths are in tokens, batches in sequences.
+"""
+
+import ast
+import dataclasses
+import importlib.util
+import math
+import pathlib
+import types
+import typing
+
+from gptjax import validate
+from gptjax.errors import UserError, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only transformer. The defaults are GPT-2 small."""
+
+    vocab_size: int | None = None  # entries; None: the tokenizer's
+    context_length: int = 1024  # tokens
+    n_layers: int = 12
+    d_model: int = 768
+    n_heads: int = 12
+    n_kv_heads: int | None = None  # grouped-query attention; None: n_heads
+    head_dim: int | None = None  # None: d_model / n_heads
+    d_ff: int | None = None  # width of the MLP; None: 4 * d_model
+    norm: str = "layernorm"  # layernorm | rmsnorm
+    norm_position: str = "pre"  # pre (GPT-2, GPT-3) | post (GPT-1)
+    norm_eps: float = 1e-5
+    final_norm: bool = True  # a norm before the head
+    mlp: str = "gelu_tanh"  # gelu_tanh | gelu | relu2 | swiglu
+    position: str = "learned"  # learned | rope
+    rope_theta: float = 10000.0  # base period of the rotary embedding, in tokens
+    bias: bool = True  # on every linear map and LayerNorm
+    tied_head: bool = True  # the output matrix is the token embedding
+    qk_norm: bool = False  # RMS-normalise queries and keys per head
+    logit_softcap: float | None = None  # c: logits become c * tanh(logits / c)
+    band_width: int | None = None  # tokens seen by every second layer (GPT-3's sparse layers); None: all dense
+    embed_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    init_std: float = 0.02
+    position_init_std: float = 0.02
+    scale_residual_init: bool = True  # std of the maps into the residual stream times 1/sqrt(2 n_layers)
+    dtype: str = "bfloat16"  # of the matmuls: bfloat16 | float32; parameters are float32
+    attention: str = "auto"  # kernel: auto | xla | cudnn | splash
+    remat: str = "none"  # what the backward pass recomputes: none | dots | full
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_heads or self.n_heads
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.d_model // self.n_heads
+
+    @property
+    def ff_size(self) -> int:
+        return self.d_ff or 4 * self.d_model
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """vocab_size rounded up to a multiple of 128, so that it can be sharded. Padded logits are masked."""
+        return -(-self.vocab_size // 128) * 128
+
+    @property
+    def layer_period(self) -> int:
+        """Layers after which the attention pattern repeats."""
+        return 1 if self.band_width is None else 2
+
+    @property
+    def max_dropout(self) -> float:
+        return max(self.embed_dropout, self.attention_dropout, self.residual_dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    source: str = "corpus"  # corpus (ships with gptjax) | text | jsonl | tfds
+    path: str | None = None  # text, jsonl: a file, folder or glob; given without a source it means text
+    text_field: str = "text"  # jsonl, tfds: the field that holds the document
+    separator: str | None = None  # text: a line that parts two documents; None: one document a file
+    tfds_name: str | None = None  # such as "lm1b" or "wikipedia/20230601.en:1.0.0"
+    tfds_split: str = "train"
+    tfds_dir: str | None = None  # None: TFDS's own default
+    val_fraction: float = 0.1  # of the text, held out
+    val_split: str = "tail"  # tail (the last characters) | document (documents chosen by hash)
+    tokenizer: str = "sentencepiece"  # bytes | chars | sentencepiece
+    tokenizer_path: str | None = None  # a trained SentencePiece model; None: train one on this text
+    tokenizer_vocab_size: int = 32000  # entries of a SentencePiece model trained here
+    tokenizer_train_bytes: int = 100_000_000  # of text the tokenizer is trained on, at most
+    mask_documents: bool = False  # packed documents don't see each other, positions restart
+    cache_dir: str = "~/.cache/gptjax"  # where tokens are kept between runs
+    seed: int = 0  # of the order of the rows
+    prefetch: int = 2  # batches read ahead
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    name: str = "adamw"  # adamw | adafactor | lion | muon | sgd
+    peak_lr: float = 6e-4
+    schedule: str = "cosine"  # constant | cosine | linear | rsqrt | wsd
+    warmup_steps: int | None = None
+    warmup_tokens: int | None = None  # instead of warmup_steps
+    decay_steps: int | None = None  # end of the decay, warmup included; None: the end of the run
+    decay_tokens: int | None = None  # instead of decay_steps
+    final_lr_fraction: float = 0.1  # of peak_lr, kept after the decay
+    cooldown_fraction: float = 0.2  # wsd: the part of the decay span that cools down
+    beta1: float = 0.9  # adamw, lion, muon's AdamW part
+    beta2: float = 0.95
+    eps: float = 1e-8
+    momentum: float = 0.95  # sgd, muon
+    muon_lr_ratio: float = 0.1  # muon: learning rate of its AdamW part over peak_lr
+    weight_decay: float = 0.1  # decoupled, on matrices; never on biases and gains
+    decay_embeddings: bool = False  # decay the embeddings too, a tied head with them
+    clip_norm: float | None = 1.0  # of the global gradient
+    ema_decay: float | None = None  # keeps an exponential moving average of the parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; one axis may be -1 and takes what is left."""
+
+    replica: int = 1  # data parallel, parameters copied
+    fsdp: int = -1  # data parallel, parameters sharded
+    tensor: int = 1  # heads, MLP and vocabulary sharded
+    sequence: int = 1  # tokens of a sequence sharded
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    steps: int | None = None  # optimizer steps in the run
+    tokens: int | None = None  # instead of steps; the last step may overshoot
+    batch_size: int = 512  # sequences in a step
+    batch_ramp_start: int | None = None  # sequences in the first step; None: no ramp
+    batch_ramp_increment: int | None = None  # sequences added at a time
+    batch_ramp_tokens: int | None = None  # tokens until the full batch is reached
+    microbatches: int = 1  # a step's batch is run in so many parts, gradients summed
+    steps_per_call: int = 1  # optimizer steps in one dispatch to the device
+    vocab_chunks: int = 1  # the loss holds float32 logits of vocab/vocab_chunks entries at a time
+    z_loss: float | None = None  # weight of mean(logsumexp(logits)^2)
+    seed: int = 0  # of initialisation and dropout
+    log_every: int = 10  # steps
+    log_activations: bool = False  # per-layer activation RMS and largest attention logit
+    profile_steps: tuple[int, int] | None = None  # (first, last) step of a profiler trace
+    tensorboard: bool = True
+    wandb_project: str | None = None  # also log to Weights & Biases
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int | None = 1000
+    every_minutes: float | None = None
+    keep: int = 2  # newest steps kept
+    keep_every: int | None = None  # and every step divisible by this, for good
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    every_steps: int | None = 1000  # None: only at the end
+    batch_size: int | None = None  # sequences; None: train.batch_size / train.microbatches
+    max_tokens: int | None = None  # of the held-out text; None: all of it
+    sample_prompt: str | None = None  # text the end-of-run sample starts with; None: end-of-text
+    sample_tokens: int = 0  # length of a sample printed at the end of the run
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+
+    def __post_init__(self):
+        validate.check(self)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.train.batch_size * self.model.context_length
+
+    @property
+    def eval_batch_size(self) -> int:
+        return self.eval.batch_size or self.train.batch_size // self.train.microbatches
+
+    def replace(self, **sections: dict) -> "Config":
+        """A checked copy: `config.replace(model={"n_layers": 2}, train={"steps": 10})`."""
+        changed = {name: dataclasses.replace(getattr(self, name), **fields) for name, fields in sections.items()}
+        return dataclasses.replace(self, **changed)
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+def from_dict(values) -> Config:
+    """A Config from nested mappings (a dict, a ConfigDict). Raises UserError for an unknown key or a wrong type."""
+    sections = {}
+    for name, fields in dict(values).items():
+        section = _lookup(Config, name, "config section")
+        if not hasattr(fields, "items"):
+            raise UserError(f"config section {name}={fields!r} is not a mapping; give its fields, as in {name}.{_fields(section)[0]}.")
+        sections[name] = section(**{k: _typed(_lookup(section, k, name), v, f"{name}.{k}") for k, v in dict(fields).items()})
+    return Config(**sections)
+
+
+def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
+    """The Config of a file, after overrides of the form "section.field=value".
+
+    Raises UserError: no such file, no get_config(), an unknown key, a wrong type, an impossible value.
+    """
+    values = _as_dict(_run_config_file(path))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        section_name, _, field = key.partition(".")
+        section = _lookup(Config, section_name, "config section")
+        if not equals or not field:
+            raise UserError(f"--config.{override}: expected --config.{section_name}.FIELD=VALUE.")
+        kind = _lookup(section, field, section_name)
+        values.setdefault(section_name, {})[field] = _typed(kind, _parse(text), key, text)
+    return from_dict(values)
+
+
+def _run_config_file(path: str):
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise UserError(f"--config={path}: no such file{did_you_mean(file.name, _siblings(file))}.")
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None:
+        raise UserError(f"--config={path} is not a Python file; a config file is NAME.py with a get_config().")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"--config={path} defines no get_config(); a config file returns its ConfigDict from get_config().")
+        return module.get_config()
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's file does wrong
+        raise UserError(f"--config={path} could not be run: {type(error).__name__}: {error}") from error
+
+
+def _siblings(file: pathlib.Path) -> list[str]:
+    return sorted(p.name for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
+
+
+def _as_dict(values) -> dict:
+    if not hasattr(values, "items"):
+        raise UserError(f"get_config() returned {type(values).__name__}; expected an ml_collections.ConfigDict.")
+    return {k: _as_dict(v) if hasattr(v, "items") else v for k, v in values.items()}
+
+
+def _fields(section) -> list[str]:
+    return [f.name for f in dataclasses.fields(section)]
+
+
+def _lookup(cls, name: str, where: str):
+    hints = typing.get_type_hints(cls)
+    if name not in hints:
+        known = where if cls is Config else f"{where} field"
+        raise UserError(f"unknown {known} {name!r}{did_you_mean(name, _fields(cls))}; there are: {', '.join(_fields(cls))}.")
+    return hints[name]
+
+
+def _parse(text: str):
+    """A command-line value: a Python literal, `true`/`false`/`none` in any case, otherwise a string."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _typed(kind, value, key: str, text: str | None = None):
+    """value as the field's type. An int serves as a float, a whole float (3e9) as an int, a list as a tuple."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    for option in options:
+        origin = typing.get_origin(option) or option
+        if option is type(None) and value is None:
+            return None
+        if origin is str and text is not None and value is not None:
+            return value if isinstance(value, str) else text
+        if origin is tuple and isinstance(value, (tuple, list)):
+            members = typing.get_args(option)
+            if len(members) == len(value):
+                return tuple(_typed(m, v, key) for m, v in zip(members, value))
+        elif isinstance(value, bool) or origin is bool:
+            if origin is bool and isinstance(value, bool):
+                return value
+        elif origin is float and isinstance(value, (int, float)) and math.isfinite(value):
+            return float(value)
+        elif origin is int and isinstance(value, (int, float)) and value == int(value):
+            return int(value)
+        elif isinstance(value, origin):
+            return value
+    wanted = " or ".join("None" if o is type(None) else str(o) if typing.get_args(o) else o.__name__ for o in options)
+    raise UserError(f"{key}={text if text is not None else value!r} is a {type(value).__name__}; expected {wanted}.")

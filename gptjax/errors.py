@@ -1,0 +1,19 @@
+"""The one exception that means: the user can mend this. And the look-up by name that raises it."""
+
+import difflib
+
+
+class UserError(ValueError):
+    """What was given, what was expected, what to do: one line. The command line prints it and exits 2."""
+
+
+def did_you_mean(name: str, known) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def choose(table: dict, name: str, key: str):
+    """table[name]. Raises UserError that lists the names there are; key is the config field that held this one."""
+    if name not in table:
+        raise UserError(f"{key}={name!r} is not known{did_you_mean(name, table)}; expected one of: {', '.join(table)}.")
+    return table[name]

@@ -1,0 +1,95 @@
+"""What a device can do: peak dense bfloat16 FLOP/s and HBM bytes by JAX's `device_kind`, or measured.
+
+A device is what `jax.devices()` lists. TPU v2, v3 and 7x list each of a chip's two TensorCores as a device of its
+own (jax.experimental.pallas.tpu.ChipVersion), so these stand with half of their chip's published numbers.
+"""
+
+import dataclasses
+import statistics
+import time
+
+TERA = 10**12
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    flops_per_second: float  # dense bfloat16
+    hbm_bytes: int
+
+
+# Google Cloud TPU documentation, the "system architecture" page of each version; v2 from JAX's own table
+# (jax/_src/pallas/mosaic/tpu_info.py). Names must match whole.
+TPUS = {
+    "TPU v2": Peak(46 * TERA / 2, 8 * GIB),
+    "TPU v3": Peak(123 * TERA / 2, 16 * GIB),
+    "TPU v4": Peak(275 * TERA, 32 * GIB),
+    "TPU v5 lite": Peak(197 * TERA, 16 * GIB),
+    "TPU v5e": Peak(197 * TERA, 16 * GIB),
+    "TPU v5": Peak(459 * TERA, 95 * GIB),
+    "TPU v5p": Peak(459 * TERA, 95 * GIB),
+    "TPU v6 lite": Peak(918 * TERA, 32 * GIB),
+    "TPU v6e": Peak(918 * TERA, 32 * GIB),
+    "TPU7x": Peak(2307 * TERA / 2, 96 * GIB),
+}
+
+# NVIDIA's data sheets, which print bfloat16 with 2:4 sparsity from Hopper on: half of that is dense. The first
+# name found within the device kind counts, so a special form stands before the general one.
+GPUS = {
+    "A100-SXM4-40GB": Peak(312 * TERA, 40 * GIB),
+    "A100-PCIE-40GB": Peak(312 * TERA, 40 * GIB),
+    "A100": Peak(312 * TERA, 80 * GIB),
+    "H100 PCIe": Peak(756 * TERA, 80 * GIB),
+    "H100 NVL": Peak(835 * TERA, 94 * GIB),
+    "H100": Peak(989 * TERA, 80 * GIB),
+    "GH200 480GB": Peak(989 * TERA, 96 * GIB),
+    "H200 NVL": Peak(835 * TERA, 141 * GIB),
+    "H200": Peak(989 * TERA, 141 * GIB),
+    "GB200": Peak(2500 * TERA, 186 * GIB),
+    "B200": Peak(2250 * TERA, 180 * GIB),
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak dense bfloat16 FLOP/s of one device; None for a device that is not in the tables."""
+    peak = _find(device_kind)
+    return peak and peak.flops_per_second
+
+
+def hbm_bytes(device_kind: str) -> int | None:
+    """Bytes of device memory; None for a device that is not in the tables."""
+    peak = _find(device_kind)
+    return peak and peak.hbm_bytes
+
+
+def _find(device_kind: str) -> Peak | None:
+    if "MIG" in device_kind:  # a slice of a GPU goes by the name of the whole
+        return None
+    named = (peak for name, peak in GPUS.items() if name in device_kind)
+    return TPUS.get(device_kind) or next(named, None)
+
+
+def measure_matmul_flops(dtype: str) -> float:
+    """FLOP/s of square matmuls on the default device: the yardstick where no data sheet counts, as on a CPU.
+
+    Each product feeds the next, so that none can be skipped or overlapped. The first call is compilation; the
+    median of the others counts. On a CPU four products of 17 GFLOP each: below a second on two idle cores.
+    """
+    import jax  # tables alone must not start a device
+
+    on_cpu = jax.default_backend() == "cpu"
+    size, products, repeats = (2048, 1, 3) if on_cpu else (8192, 16, 5)
+    x, w = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
+    w = w / size**0.5  # products keep the scale of x
+
+    @jax.jit
+    def chain(x):
+        return jax.lax.fori_loop(0, products, lambda _, y: y @ w, x)
+
+    x = chain(x).block_until_ready()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        x = chain(x).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 * products / statistics.median(seconds)

@@ -1,0 +1,238 @@
+"""The GPT: GPT-1's post-norm and GPT-2's pre-norm decoder, GPT-3's alternating dense and banded layers.
+
+Axes: B batch, L length, M cached positions, D width, H query heads, G key/value heads (H = G * R), K head size,
+F MLP width, V padded vocabulary, N layers, P layers in a period of the attention pattern.
+
+The blocks' parameters are stacked along a leading axis N and run by one `lax.scan`, so that compile time does not
+grow with depth. Modules only hold parameters; calling them is a pure function of parameters and arguments, and
+dropout is on exactly when a key is given. The model knows logical axis names, not meshes.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gptjax import attention, layers, loss, sharding
+from gptjax.errors import choose
+
+REMAT = {  # what the forward pass keeps for the backward pass; the rest is computed again
+    "none": jax.checkpoint_policies.everything_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
+
+
+class Attention(nnx.Module):
+    """Multi-head or grouped-query self-attention.
+
+    One matrix [D, G, R + 2, K] holds, for each key/value head, its R queries, its key and its value: one matmul
+    gives all three, and splitting G over devices keeps every group whole.
+    """
+
+    def __init__(self, config, key, out_std: float):
+        key_in, key_out = jax.random.split(key)
+        D, G, K = config.d_model, config.kv_heads, config.head_size
+        R = config.n_heads // G
+        self.config = config
+        axes = ("embed", "heads", "qkv", "head_dim")
+        self.qkv = layers.Linear(key_in, (D,), (G, R + 2, K), axes, config.init_std, config.bias)
+        axes = ("heads", "head_dim", "embed")
+        self.out = layers.Linear(key_out, (config.n_heads, K), (D,), axes, out_std, config.bias)
+        self.q_norm = layers.RMSNorm(K, config, "head_dim") if config.qk_norm else None
+        self.k_norm = layers.RMSNorm(K, config, "head_dim") if config.qk_norm else None
+
+    def __call__(self, x_BLD, attend, position_BL):
+        """attend(q_BLHK, k_BLGK, v_BLGK) -> (o_BLHK, extra). Returns the output [B, L, D] and extra."""
+        config = self.config
+        qkv = sharding.constrain(self.qkv(x_BLD), "batch", None, "heads", None, None)
+        q_BLHK = qkv[:, :, :, :-2].reshape(*x_BLD.shape[:2], config.n_heads, config.head_size)
+        k_BLGK, v_BLGK = qkv[:, :, :, -2], qkv[:, :, :, -1]
+        if config.qk_norm:
+            q_BLHK, k_BLGK = self.q_norm(q_BLHK), self.k_norm(k_BLGK)
+        if config.position == "rope":
+            q_BLHK = layers.rotate(q_BLHK, position_BL, config.rope_theta)
+            k_BLGK = layers.rotate(k_BLGK, position_BL, config.rope_theta)
+        o_BLHK, extra = attend(q_BLHK, k_BLGK, v_BLGK)
+        return self.out(o_BLHK), extra
+
+
+class MLP(nnx.Module):
+    def __init__(self, config, key, out_std: float):
+        key_in, key_out = jax.random.split(key)
+        D, F = config.d_model, config.ff_size
+        self.activation = choose(layers.ACTIVATIONS, config.mlp, "model.mlp")
+        hidden, axes = ((2, F), ("embed", "gate", "mlp")) if config.mlp in layers.GATED else ((F,), ("embed", "mlp"))
+        self.up = layers.Linear(key_in, (D,), hidden, axes, config.init_std, config.bias)
+        self.down = layers.Linear(key_out, (F,), (D,), ("mlp", "embed"), out_std, config.bias)
+
+    def __call__(self, x_BLD):
+        return self.down(sharding.constrain(self.activation(self.up(x_BLD)), "batch", "length", "mlp"))
+
+
+class Block(nnx.Module):
+    def __init__(self, config, key):
+        key_attention, key_mlp = jax.random.split(key)
+        # Radford et al. 2019, section 2.3: residual maps scaled by 1/sqrt(number of residual layers)
+        scale = (2 * config.n_layers) ** -0.5 if config.scale_residual_init else 1.0
+        norm = choose(layers.NORMS, config.norm, "model.norm")
+        self.config = config
+        self.attention_norm = norm(config.d_model, config)
+        self.attention = Attention(config, key_attention, config.init_std * scale)
+        self.mlp_norm = norm(config.d_model, config)
+        self.mlp = MLP(config, key_mlp, config.init_std * scale)
+
+    def __call__(self, x_BLD, attend, position_BL, key=None):
+        """The next residual stream and what attend returned beside its output."""
+        rate = self.config.residual_dropout
+        key_attention, key_mlp = (None, None) if key is None else jax.random.split(key)
+        if self.config.norm_position == "post":
+            a, extra = self.attention(x_BLD, attend, position_BL)
+            x_BLD = self.attention_norm(x_BLD + layers.dropout(a, rate, key_attention))
+            x_BLD = self.mlp_norm(x_BLD + layers.dropout(self.mlp(x_BLD), rate, key_mlp))
+        else:
+            a, extra = self.attention(self.attention_norm(x_BLD), attend, position_BL)
+            x_BLD = x_BLD + layers.dropout(a, rate, key_attention)
+            x_BLD = x_BLD + layers.dropout(self.mlp(self.mlp_norm(x_BLD)), rate, key_mlp)
+        return sharding.constrain(x_BLD, "batch", "length", "width"), extra
+
+
+class GPT(nnx.Module):
+    """A language model over token ids. config: ModelConfig with vocab_size set; key: of the initialisation."""
+
+    def __init__(self, config, key, kernel: str = "xla"):
+        key_token, key_position, key_blocks, key_head = jax.random.split(key, 4)
+        V, D = config.padded_vocab_size, config.d_model
+        self.config, self.kernel = config, kernel
+        self.token_embedding = nnx.Param(layers.normal(key_token, (V, D), config.init_std), axes=("vocab", "embed"))
+        if config.position == "learned":
+            table = layers.normal(key_position, (config.context_length, D), config.position_init_std)
+            self.position_embedding = nnx.Param(table, axes=("position", "embed"))
+        else:
+            choose({"learned": None, "rope": None}, config.position, "model.position")
+            self.position_embedding = None
+        self.blocks = nnx.vmap(functools.partial(Block, config))(jax.random.split(key_blocks, config.n_layers))
+        self.final_norm = choose(layers.NORMS, config.norm, "model.norm")(D, config) if config.final_norm else None
+        if config.tied_head:
+            self.head = None
+        else:
+            self.head = nnx.Param(layers.normal(key_head, (V, D), config.init_std), axes=("vocab", "embed"))
+
+    @property
+    def head_VD(self):
+        return self.token_embedding[...] if self.head is None else self.head[...]
+
+    def embed(self, token_BL, position_BL, key=None):
+        dtype = choose(DTYPES, self.config.dtype, "model.dtype")
+        x_BLD = self.token_embedding[...].astype(dtype)[token_BL]
+        if self.position_embedding is not None:
+            x_BLD = x_BLD + self.position_embedding[...].astype(dtype)[position_BL]
+        x_BLD = layers.dropout(x_BLD, self.config.embed_dropout, key)
+        return sharding.constrain(x_BLD, "batch", "length", "width")
+
+    def activations(self, token_BL, *, segment_BL=None, position_BL=None, key=None, log_activations: bool = False):
+        """Final activations [B, L, D], the head's input, and a dict of per-layer numbers [N] if asked for."""
+        config = self.config
+        if position_BL is None:
+            position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
+        keys = (None, None, None) if key is None else jax.random.split(key, 3)
+
+        def attend(q, k, v, *, window, key):
+            kernel = attention.KERNELS[self.kernel].function
+            out = kernel(q, k, v, window=window, segment_BL=segment_BL, dropout_rate=config.attention_dropout, key=key)
+            out = sharding.constrain(out, "batch", None, "heads", None)
+            largest = attention.largest_logit(q, k, window=window, segment_BL=segment_BL) if log_activations else None
+            return out, largest
+
+        def layer(x_BLD, block, window, layer_keys):
+            key_residual, key_attention = (None, None) if layer_keys is None else layer_keys
+            attend_here = functools.partial(attend, window=window, key=key_attention)
+            x_BLD, largest = block(x_BLD, attend_here, position_BL, key_residual)
+            rms = jnp.sqrt(jnp.mean(jnp.square(x_BLD.astype(jnp.float32)))) if log_activations else None
+            return x_BLD, {"activation_rms": rms, "max_attention_logit": largest}
+
+        layer_keys = None if key is None else jax.random.split(keys[1], (config.n_layers, 2))
+        x_BLD, numbers = self._scan(layer, self.embed(token_BL, position_BL, keys[0]), layer_keys)
+        x_BLD = x_BLD if self.final_norm is None else self.final_norm(x_BLD)
+        return x_BLD, {name: value for name, value in numbers.items() if value is not None}
+
+    def _scan(self, layer, x, extra_N):
+        """Runs layer(x, block, window, extra) -> (x, y) over all layers; returns x and the y's stacked [N]."""
+        period, n_layers = self.config.layer_period, self.config.n_layers
+        windows = (None,) if period == 1 else (None, self.config.band_width)  # GPT-3: dense first, then banded
+        by_period = jax.tree.map(lambda a: a.reshape(n_layers // period, period, *a.shape[1:]), (self.blocks, extra_N))
+
+        def step(x, stacked_P):
+            ys = []
+            for i, window in enumerate(windows):
+                block, extra = jax.tree.map(lambda a: a[i], stacked_P)
+                x, y = layer(x, block, window, extra)
+                ys.append(y)
+            return x, jax.tree.map(lambda *y: jnp.stack(y), *ys)
+
+        if self.config.remat != "none":
+            step = jax.checkpoint(step, policy=choose(REMAT, self.config.remat, "model.remat"))
+        x, ys = jax.lax.scan(step, x, by_period)
+        return x, jax.tree.map(lambda y: y.reshape(n_layers, *y.shape[2:]), ys)
+
+    def token_loss(self, token_BT, *, chunks: int = 1, **options):
+        """Of predicting each token of token_BT [B, L + 1] from those before it: the loss in nats, the logsumexp of the
+        logits, both [B, L] float32, and the numbers of `activations`. chunks: see `loss.cross_entropy`."""
+        x_BLD, numbers = self.activations(token_BT[:, :-1], **options)
+        loss_BL, log_normaliser_BL = loss.cross_entropy(
+            x_BLD,
+            self.head_VD,
+            token_BT[:, 1:],
+            vocab_size=self.config.vocab_size,
+            chunks=chunks,
+            softcap=self.config.logit_softcap,
+        )
+        return loss_BL, log_normaliser_BL, numbers
+
+    def __call__(self, token_BL, **options):
+        """Float32 logits [B, L, vocab_size]."""
+        x_BLD, _ = self.activations(token_BL, **options)
+        return loss.logits(x_BLD, self.head_VD, self.config.logit_softcap)[..., : self.config.vocab_size]
+
+    def empty_cache(self, batch: int, length: int):
+        """Keys and values of `length` positions, each [N, B, M, G, K] in the compute dtype."""
+        shape = (self.config.n_layers, batch, length, self.config.kv_heads, self.config.head_size)
+        return tuple(jnp.zeros(shape, DTYPES[self.config.dtype]) for _ in range(2))
+
+    def extend(self, token_BL, cache, start):
+        """Logits [B, L, vocab_size] of tokens at positions start, start+1, ... and the cache with them in it."""
+        position_BL = jnp.broadcast_to(start + jnp.arange(token_BL.shape[1]), token_BL.shape)
+
+        def layer(carry, block, window, index):
+            x_BLD, (keys_NBMGK, values_NBMGK) = carry
+
+            def attend(q, k, v):
+                at = (index, 0, start, 0, 0)
+                keys = jax.lax.dynamic_update_slice(keys_NBMGK, k[None], at)
+                values = jax.lax.dynamic_update_slice(values_NBMGK, v[None], at)
+                return attention.cached_attention(q, keys[index], values[index], start, window=window), (keys, values)
+
+            x_BLD, cache = block(x_BLD, attend, position_BL)
+            return (x_BLD, cache), None
+
+        carry, _ = self._scan(layer, (self.embed(token_BL, position_BL), cache), jnp.arange(self.config.n_layers))
+        x_BLD, cache = carry
+        x_BLD = x_BLD if self.final_norm is None else self.final_norm(x_BLD)
+        return loss.logits(x_BLD, self.head_VD, self.config.logit_softcap)[..., : self.config.vocab_size], cache
+
+
+def split(model) -> tuple:
+    """(graph definition, parameters as a plain nested dict, {path: logical axes incl. the stacked "layers"})."""
+    graph, state = nnx.split(model)
+    axes = {}
+    for path, variable in nnx.to_flat_state(state):
+        stated = variable.get_metadata().get("axes")
+        axes[path] = None if stated is None else (("layers",) * (path[0] == "blocks") + tuple(stated))
+    return graph, nnx.to_pure_dict(state), axes
+
+
+def abstract(config, kernel: str = "xla") -> tuple:
+    """split() of a GPT whose parameters are shapes only: nothing is allocated."""
+    return split(nnx.eval_shape(lambda: GPT(config, jax.random.key(0), kernel)))

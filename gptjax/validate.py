@@ -1,0 +1,181 @@
+"""What a Config may be: every check that needs no device and no data, made once when the Config is made.
+
+Names that select code (an optimizer, a norm, a source ...) are checked where their table stands, by
+`errors.choose`; meshes against the devices there are, in `sharding`.
+"""
+
+from gptjax.errors import UserError
+
+
+def check(config) -> None:
+    """Raises UserError for the first value that cannot work."""
+    _check_model(config.model)
+    _check_data(config.data)
+    _check_optim(config.optim)
+    _check_mesh(config)
+    _check_train(config)
+    _check_cadence(config)
+
+
+def _require(condition, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _at_least(low, section, name: str, *fields: str) -> None:
+    for field in fields:
+        value = getattr(section, field)
+        _require(value is None or value >= low, f"{name}.{field}={value} is too small; use at least {low}.")
+
+
+def _in_unit_interval(section, name: str, *fields: str) -> None:
+    for field in fields:
+        value = getattr(section, field)
+        _require(value is None or 0 <= value < 1, f"{name}.{field}={value} is not in [0, 1).")
+
+
+def _one_of(value, allowed: tuple, key: str) -> None:
+    _require(value in allowed, f"{key}={value!r} is not known; expected one of: {', '.join(allowed)}.")
+
+
+def _not_both(section, name: str, a: str, b: str) -> None:
+    both = getattr(section, a) is not None and getattr(section, b) is not None
+    _require(not both, f"{name}.{a} and {name}.{b} are both set; set one to None.")
+
+
+def _check_model(m) -> None:
+    sizes = ("vocab_size", "context_length", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "band_width")
+    _at_least(1, m, "model", *sizes)
+    _at_least(0, m, "model", "init_std", "position_init_std")
+    for field in ("norm_eps", "rope_theta", "logit_softcap"):
+        value = getattr(m, field)
+        _require(value is None or value > 0, f"model.{field}={value} must be positive.")
+    _in_unit_interval(m, "model", "embed_dropout", "attention_dropout", "residual_dropout")
+    _one_of(m.norm_position, ("pre", "post"), "model.norm_position")
+    _require(
+        m.head_dim or m.d_model % m.n_heads == 0,
+        f"model.n_heads={m.n_heads} does not divide model.d_model={m.d_model}; use a divisor, or give model.head_dim.",
+    )
+    _require(
+        m.n_heads % m.kv_heads == 0,
+        f"model.n_kv_heads={m.n_kv_heads} does not divide model.n_heads={m.n_heads}; use a divisor of it.",
+    )
+    _require(
+        m.position != "rope" or m.head_size % 2 == 0,
+        f"model.position='rope' rotates pairs, but a head has {m.head_size} dimensions; use an even model.head_dim.",
+    )
+    _require(
+        m.n_layers % m.layer_period == 0,
+        f"model.band_width alternates dense and banded layers, but model.n_layers={m.n_layers} is odd; use an even number.",
+    )
+
+
+def _check_data(d) -> None:
+    _at_least(1, d, "data", "tokenizer_vocab_size", "tokenizer_train_bytes")
+    _at_least(0, d, "data", "prefetch", "seed")
+    _in_unit_interval(d, "data", "val_fraction")
+    _one_of(d.val_split, ("tail", "document"), "data.val_split")
+    needs_path = d.source in ("text", "jsonl")
+    _require(not needs_path or d.path, f"data.source={d.source!r} needs data.path, a file, folder or glob.")
+    _require(d.source != "tfds" or d.tfds_name, "data.source='tfds' needs data.tfds_name, such as 'lm1b'.")
+    _require(d.path is None or d.source != "tfds", f"data.path={d.path!r} is set, but data.source='tfds' reads data.tfds_name; set one.")
+
+
+def _check_optim(o) -> None:
+    _require(o.peak_lr >= 0, f"optim.peak_lr={o.peak_lr} is negative.")
+    _require(o.eps > 0, f"optim.eps={o.eps} must be positive.")
+    _at_least(0, o, "optim", "warmup_steps", "warmup_tokens", "weight_decay", "muon_lr_ratio")
+    _at_least(1, o, "optim", "decay_steps", "decay_tokens")
+    _in_unit_interval(o, "optim", "beta1", "beta2", "momentum", "ema_decay")
+    _require(0 <= o.final_lr_fraction <= 1, f"optim.final_lr_fraction={o.final_lr_fraction} is not in [0, 1].")
+    _require(0 < o.cooldown_fraction <= 1, f"optim.cooldown_fraction={o.cooldown_fraction} is not in (0, 1].")
+    _require(o.clip_norm is None or o.clip_norm > 0, f"optim.clip_norm={o.clip_norm} must be positive; None turns clipping off.")
+    _not_both(o, "optim", "warmup_steps", "warmup_tokens")
+    _not_both(o, "optim", "decay_steps", "decay_tokens")
+
+
+def _check_mesh(config) -> None:
+    mesh, model = config.mesh, config.model
+    sizes = {axis: getattr(mesh, axis) for axis in ("replica", "fsdp", "tensor", "sequence")}
+    for axis, size in sizes.items():
+        _require(size == -1 or size >= 1, f"mesh.{axis}={size} is not a size; use a positive number, or -1 for what is left.")
+    free = [axis for axis, size in sizes.items() if size == -1]
+    _require(len(free) <= 1, f"mesh has -1 for {' and '.join(free)}; only one axis can take what is left.")
+    if mesh.tensor > 1:
+        for field, size in (("n_heads", model.n_heads), ("n_kv_heads", model.kv_heads), ("d_ff", model.ff_size)):
+            divisors = [t for t in range(1, mesh.tensor + 1) if size % t == 0]
+            _require(
+                size % mesh.tensor == 0,
+                f"mesh.tensor={mesh.tensor} does not divide model.{field}={size}; use mesh.tensor={divisors[-1]}.",
+            )
+    _require(
+        mesh.sequence < 2 or model.context_length % mesh.sequence == 0,
+        f"mesh.sequence={mesh.sequence} does not divide model.context_length={model.context_length}; use a divisor.",
+    )
+
+
+def _check_train(config) -> None:
+    t = config.train
+    _at_least(1, t, "train", "steps", "tokens", "batch_size", "microbatches", "steps_per_call", "vocab_chunks", "log_every")
+    _at_least(1, t, "train", "batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")
+    _at_least(0, t, "train", "seed", "z_loss")
+    _not_both(t, "train", "steps", "tokens")
+    _require(t.steps or t.tokens, "the run has no length; set train.steps or train.tokens.")
+    _require(
+        t.batch_size % t.microbatches == 0,
+        f"train.microbatches={t.microbatches} does not divide train.batch_size={t.batch_size}; use a divisor.",
+    )
+    if config.model.vocab_size:
+        _require(
+            config.model.padded_vocab_size % t.vocab_chunks == 0,
+            f"train.vocab_chunks={t.vocab_chunks} does not divide the padded vocabulary of {config.model.padded_vocab_size};"
+            f" use {_nearest_divisor(config.model.padded_vocab_size, t.vocab_chunks)}.",
+        )
+    if t.profile_steps:
+        first, last = t.profile_steps
+        _require(1 <= first <= last, f"train.profile_steps={t.profile_steps} is not (first, last) with 1 <= first <= last.")
+    _check_ramp(t)
+
+
+def _check_ramp(t) -> None:
+    ramp = (t.batch_ramp_start, t.batch_ramp_increment, t.batch_ramp_tokens)
+    _require(all(ramp) or not any(ramp), "a batch ramp needs all of train.batch_ramp_start, _increment and _tokens.")
+    if t.batch_ramp_start:
+        _require(
+            t.batch_ramp_start < t.batch_size and (t.batch_size - t.batch_ramp_start) % t.batch_ramp_increment == 0,
+            f"train.batch_ramp_start={t.batch_ramp_start} plus multiples of train.batch_ramp_increment={t.batch_ramp_increment}"
+            f" never gives train.batch_size={t.batch_size}; use an increment that divides the difference.",
+        )
+        for field in ("batch_ramp_start", "batch_ramp_increment"):
+            _require(
+                getattr(t, field) % t.microbatches == 0,
+                f"train.microbatches={t.microbatches} does not divide train.{field}={getattr(t, field)}; use a divisor.",
+            )
+        _require(t.steps_per_call == 1, "train.steps_per_call > 1 needs one batch size; set it to 1 or drop the batch ramp.")
+
+
+def _check_cadence(config) -> None:
+    """Everything that happens between steps happens between calls: its period is a multiple of steps_per_call."""
+    _at_least(1, config.checkpoint, "checkpoint", "every_steps", "keep", "keep_every")
+    _require(
+        config.checkpoint.every_minutes is None or config.checkpoint.every_minutes > 0,
+        f"checkpoint.every_minutes={config.checkpoint.every_minutes} must be positive; None turns it off.",
+    )
+    _at_least(1, config.eval, "eval", "every_steps", "batch_size", "max_tokens")
+    _at_least(0, config.eval, "eval", "sample_tokens")
+    per_call = config.train.steps_per_call
+    periods = {
+        "train.steps": config.train.steps,
+        "train.log_every": config.train.log_every,
+        "checkpoint.every_steps": config.checkpoint.every_steps,
+        "eval.every_steps": config.eval.every_steps,
+    }
+    for key, steps in periods.items():
+        _require(
+            steps is None or steps % per_call == 0,
+            f"{key}={steps} is not a multiple of train.steps_per_call={per_call}; use {-(-steps // per_call) * per_call if steps else 0}.",
+        )
+
+
+def _nearest_divisor(n: int, k: int) -> int:
+    return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - k))
