@@ -1,0 +1,115 @@
+"""Optimizers by name, and the one rule that says which parameters are matrices, embeddings and vectors.
+
+An optimizer here is an optax transformation from gradients to a direction; the train step multiplies it by minus
+the learning rate, which `schedule.py` computes on the host. To add one, write a function and name it in OPTIMIZERS.
+"""
+
+import math
+
+import jax
+import optax
+from optax import contrib
+
+from gptjax.errors import choose
+
+KINDS = {  # last part of a parameter's path -> what it is
+    "weight": "matrix",
+    "head": "matrix",
+    "token_embedding": "embedding",
+    "position_embedding": "embedding",
+    "bias": "vector",
+    "gain": "vector",
+}
+
+
+def kinds(params) -> dict:
+    """The tree of params with "matrix", "embedding" or "vector" for each. Raises ValueError for an unknown name."""
+
+    def kind(path, _):
+        name = "/".join(key.key for key in path)
+        if path[-1].key not in KINDS:
+            raise ValueError(f"parameter {name} has no kind: say in optim.KINDS whether {path[-1].key!r} is a matrix or not.")
+        return KINDS[path[-1].key]
+
+    return jax.tree_util.tree_map_with_path(kind, params)
+
+
+def decay_mask(config, params) -> dict:
+    """True for each parameter that weight decay shrinks."""
+    decayed = ("matrix", "embedding") if config.decay_embeddings else ("matrix",)
+    return jax.tree.map(lambda kind: kind in decayed, kinds(params))
+
+
+def _decay(config):
+    return optax.add_decayed_weights(config.weight_decay, mask=lambda params: decay_mask(config, params))
+
+
+def adamw(config):
+    """Loshchilov and Hutter 2019: decay decoupled from the gradient statistics."""
+    return optax.chain(optax.scale_by_adam(config.beta1, config.beta2, config.eps), _decay(config))
+
+
+def adafactor(config):
+    """Shazeer and Stern 2018: second moments factored, updates clipped to RMS 1. Without the paper's scaling by the
+    parameter's RMS, so that the learning rate means what it means for AdamW."""
+    return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), _decay(config))
+
+
+def lion(config):
+    """Chen et al. 2023."""
+    return optax.chain(optax.scale_by_lion(config.beta1, config.beta2), _decay(config))
+
+
+def sgd(config):
+    return optax.chain(optax.trace(config.momentum), _decay(config))
+
+
+def muon(config):
+    """Jordan et al. 2024 on the blocks' matrices, AdamW on embeddings, head and vectors.
+
+    Updates have RMS 0.2, as AdamW's have (Liu et al. 2025, section 2.2), so both parts share the learning rate up to
+    muon_lr_ratio. Queries, keys and values are orthogonalised apart.
+    """
+
+    def labels(params):
+        names = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key, params)
+        return jax.tree.map(lambda name: "muon" if name == "weight" else "adamw", names)
+
+    orthogonal = contrib.scale_by_muon(beta=config.momentum, weight_dimension_numbers=_muon_dimensions)
+    matrices = optax.chain(orthogonal, optax.stateless(_to_adamw_rms), _decay(config))
+    others = optax.chain(adamw(config), optax.scale(config.muon_lr_ratio))
+    return optax.partition({"muon": matrices, "adamw": others}, labels)
+
+
+def _muon_dimensions(params):
+    """Which dimensions of each stacked block matrix are inputs and outputs; the rest count matrices."""
+    dimensions = {
+        ("attention", "qkv"): (1, (2, 4)),  # [N, D, G, R + 2, K]: one matrix D -> G * K for every slot of R + 2
+        ("attention", "out"): ((1, 2), 3),  # [N, H, K, D]
+        ("mlp", "up"): (1, -1),  # [N, D, F], or [N, D, 2, F] with a gate
+        ("mlp", "down"): (1, 2),  # [N, F, D]
+    }
+
+    def of(path, param):
+        inputs, outputs = dimensions[path[1].key, path[2].key]
+        return contrib.MuonDimensionNumbers(inputs, param.ndim - 1 if outputs == -1 else outputs)
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
+def _to_adamw_rms(updates, params):
+    """0.2 * sqrt(max(inputs, outputs)) times an orthogonal matrix has entries of RMS 0.2."""
+
+    def scale(update, dims):
+        fans = [math.prod(update.shape[d] for d in ([dim] if isinstance(dim, int) else dim)) for dim in dims]
+        return 0.2 * math.sqrt(max(fans)) * update
+
+    return jax.tree.map(scale, updates, _muon_dimensions(updates))
+
+
+OPTIMIZERS = {"adamw": adamw, "adafactor": adafactor, "lion": lion, "muon": muon, "sgd": sgd}
+
+
+def make_optimizer(config) -> optax.GradientTransformation:
+    """Of an OptimConfig. Raises UserError for an unknown name."""
+    return choose(OPTIMIZERS, config.name, "optim.name")(config)

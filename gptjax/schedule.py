@@ -1,0 +1,129 @@
+"""What a step does, as arithmetic on the host: its batch size, the rows it reads, its learning rate.
+
+Everything is a pure function of the config and the step number, in exact integers and float64, so that a resumed
+run, a longer run and a test all agree. Steps count from 0; "after step s" means s + 1 steps are taken.
+"""
+
+import bisect
+import functools
+import math
+
+from gptjax.errors import choose
+
+
+@functools.lru_cache(maxsize=64)
+def _stages(config) -> tuple[tuple[int, int, int], ...]:
+    """(first step, first row, batch size) of every stage of the batch ramp; the last one has no end.
+
+    The ramp is linear in tokens: each of its stages lasts an equal share of batch_ramp_tokens (GPT-3, section 2.3
+    and App. B: from 32k tokens to the full batch over the first 4-12 billion tokens).
+    """
+    train = config.train
+    if not train.batch_ramp_start:
+        return ((0, 0, train.batch_size),)
+    batches = range(train.batch_ramp_start, train.batch_size, train.batch_ramp_increment)
+    stages, step, row = [], 0, 0
+    for i, batch in enumerate(batches):
+        stages.append((step, row, batch))
+        end_row = train.batch_ramp_tokens * (i + 1) / len(batches) / config.model.context_length
+        steps = max(1, math.ceil((end_row - row) / batch))
+        step, row = step + steps, row + steps * batch
+    return (*stages, (step, row, train.batch_size))
+
+
+def _stage_of_step(config, step: int) -> tuple[int, int, int]:
+    stages = _stages(config)
+    return stages[bisect.bisect_right([first for first, _, _ in stages], step) - 1]
+
+
+def batch_size(config, step: int) -> int:
+    """Sequences in a step."""
+    return _stage_of_step(config, step)[2]
+
+
+def rows_before(config, step: int) -> int:
+    """Sequences read by all steps before this one: the index of its first row."""
+    first_step, first_row, batch = _stage_of_step(config, step)
+    return first_row + (step - first_step) * batch
+
+
+def tokens_before(config, step: int) -> int:
+    """Tokens trained on by all steps before this one."""
+    return rows_before(config, step) * config.model.context_length
+
+
+def total_steps(config) -> int:
+    """Steps of the run, a multiple of train.steps_per_call; a run given in tokens ends with the step that reaches them."""
+    if config.train.steps:
+        return config.train.steps
+    rows = math.ceil(config.train.tokens / config.model.context_length)
+    stages = _stages(config)
+    first_step, first_row, batch = stages[max(0, bisect.bisect_left([row for _, row, _ in stages], rows) - 1)]
+    steps = first_step + math.ceil((rows - first_row) / batch)
+    return -(-steps // config.train.steps_per_call) * config.train.steps_per_call
+
+
+def run_tokens(config) -> int:
+    """Tokens the whole run trains on."""
+    return tokens_before(config, total_steps(config))
+
+
+def constant(elapsed, progress, warmups, config):
+    return 1.0
+
+
+def cosine(elapsed, progress, warmups, config):
+    """Loshchilov and Hutter 2017, without restarts."""
+    return _between(0.5 * (1 + math.cos(math.pi * progress)), config)
+
+
+def linear(elapsed, progress, warmups, config):
+    return _between(1 - progress, config)
+
+
+def rsqrt(elapsed, progress, warmups, config):
+    """Vaswani et al. 2017, section 5.3: 1/sqrt(steps), equal to the peak at the end of the warmup."""
+    return max(config.final_lr_fraction, 1 / math.sqrt(warmups))
+
+
+def wsd(elapsed, progress, warmups, config):
+    """Warmup, stable, decay (Hu et al. 2024), with the 1 - sqrt cooldown of Hägele et al. 2024."""
+    cooled = (elapsed - (1 - config.cooldown_fraction)) / config.cooldown_fraction
+    return 1.0 if cooled <= 0 else _between(1 - math.sqrt(cooled), config)
+
+
+def _between(shape: float, config) -> float:
+    return config.final_lr_fraction + (1 - config.final_lr_fraction) * shape
+
+
+# Each takes the elapsed part of the whole span and of what follows the warmup, both cut at 1, the position in
+# units of the warmup, and the OptimConfig; it returns the fraction of the peak.
+SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "rsqrt": rsqrt, "wsd": wsd}
+
+
+def learning_rate(config, step: int) -> float:
+    """Of the update that a step makes: the schedule at the position after it, so that no update has rate 0.
+
+    Positions count steps, or tokens if the warmup or the decay is given in tokens.
+    Raises UserError for an unknown schedule.
+    """
+    optim = config.optim
+    schedule = choose(SCHEDULES, optim.schedule, "optim.schedule")
+    in_tokens = optim.warmup_tokens is not None or optim.decay_tokens is not None
+    position, warmup, end = _positions(config, step + 1, in_tokens)
+    if position < warmup:
+        return optim.peak_lr * position / warmup
+    elapsed = min(1.0, position / end)
+    progress = min(1.0, (position - warmup) / (end - warmup)) if end > warmup else 1.0
+    return optim.peak_lr * schedule(elapsed, progress, position / max(warmup, 1), optim)
+
+
+def _positions(config, steps_taken: int, in_tokens: bool) -> tuple[int, int, int]:
+    """(position, end of the warmup, end of the decay) in steps or in tokens."""
+    optim = config.optim
+    if not in_tokens:
+        return steps_taken, optim.warmup_steps or 0, optim.decay_steps or total_steps(config)
+    warmup = optim.warmup_tokens if optim.warmup_tokens is not None else tokens_before(config, optim.warmup_steps or 0)
+    decay_steps = optim.decay_steps or total_steps(config)
+    end = optim.decay_tokens if optim.decay_tokens is not None else tokens_before(config, decay_steps)
+    return tokens_before(config, steps_taken), warmup, end
