@@ -1,0 +1,1 @@
+"""gptjax: pretrain GPTs in JAX. `gptjax --help` lists the commands; importing this imports nothing heavy."""

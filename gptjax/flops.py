@@ -56,6 +56,12 @@ def parameters(model: ModelConfig) -> Parameters:
     )
 
 
+def parameter_counts(model: ModelConfig) -> dict[str, int]:
+    """The counts under each convention by name, as reports print them."""
+    counts = parameters(model)
+    return {"total": counts.total, "non_embedding": counts.non_embedding, "matmul": counts.matmul}
+
+
 def _layer_parameters(model: ModelConfig) -> tuple[int, int]:
     """(matrices, vectors) of one layer."""
     width, mlp = model.d_model, model.ff_size
@@ -153,45 +159,49 @@ def activation_bytes(config: Config, mesh_sizes: typing.Mapping[str, int], kerne
     """Estimated bytes that one device holds for the backward pass of one microbatch.
 
     mesh_sizes: devices along replica, fsdp, tensor, sequence. kernel: the attention kernel that will run; None
-    takes model.attention, and "auto" counts as a flash kernel. tokens * (layers + one recomputed layer + head):
-    what each layer keeps is listed in `_kept_bytes`, in the manner of Korthikanti et al. 2022, eq. 1 and 2. The
-    one recomputed layer is there when remat is on. Left out: gradients in flight, gathered parameters, fragmentation.
+    takes model.attention, and "auto" counts as a flash kernel. Tokens on the device times (what the layers keep +
+    what is recomputed at a time + norm and logits at the top), see `kept_bytes`. Left out: gradients in flight,
+    gathered parameters, XLA's own temporaries.
     """
     model, train = config.model, config.train
+    tensor, kernel = mesh_sizes["tensor"], kernel or model.attention
     rows = -(-train.batch_size // (train.microbatches * mesh_sizes["replica"] * mesh_sizes["fsdp"]))
     tokens = rows * -(-model.context_length // mesh_sizes["sequence"])
-    kept = {remat: _kept_bytes(model, remat, mesh_sizes["tensor"], kernel or model.attention) for remat in REMAT}
-    layers = model.n_layers * choose(kept, model.remat, "model.remat")
-    recomputed = 0 if model.remat == "none" else kept["none"]
-    return tokens * (layers + recomputed + _head_bytes(config, mesh_sizes["tensor"]))
+    layers = model.n_layers * kept_bytes(model, model.remat, tensor, kernel)
+    if model.remat != "none":  # a period of layers is recomputed at a time, from its input
+        inputs = model.n_layers // model.layer_period * DTYPE_BYTES[model.dtype] * model.d_model
+        layers += inputs + model.layer_period * kept_bytes(model, "none", tensor, kernel)
+    return tokens * (layers + _top_bytes(config, tensor))
 
 
-REMAT = ("none", "dots", "full")
+def kept_bytes(model: ModelConfig, remat: str, tensor: int = 1, kernel: str = "auto") -> int:
+    """Bytes per token that one layer keeps for the backward pass, beside its input where that is recomputed from.
 
-
-def _kept_bytes(model: ModelConfig, remat: str, tensor: int, kernel: str) -> int:
-    """Bytes per token that one layer keeps for the backward pass; pre- and post-norm keep the same."""
+    Counted as by Korthikanti et al. 2022, eq. 1 and 2: the inputs of matmuls, norms and activations, dropout masks
+    and attention probabilities.
+    """
     itemsize, width = choose(DTYPE_BYTES, model.dtype, "model.dtype"), model.d_model
     heads, kv_heads = model.n_heads // tensor, model.kv_heads // tensor
     q, qkv = heads * model.head_size, (heads + 2 * kv_heads) * model.head_size
     mlp = model.ff_size // tensor
     up = _up_projections(model) * mlp
-    if remat == "full":
-        return itemsize * width  # the layer's input
-    if remat == "dots":
-        return itemsize * (2 * width + qkv + up)  # and the outputs of the linear maps, but the last
-    norms = 4 * width  # inputs and outputs of both
+
     qk_norm = (heads + kv_heads) * model.head_size if model.qk_norm else 0  # before and after
-    matmul_inputs = itemsize * (norms + qkv + qk_norm + q + up + mlp)
+    last = width if model.norm_position == "post" else 0  # pre-norm only adds the MLP's output: nothing to keep
     masks = 2 * width if model.residual_dropout else 0  # a byte an entry
-    if kernel == "xla":  # holds every probability, float32
+    if kernel == "xla":  # a float32 probability and, with dropout, a byte of mask for every key
         scores = heads * model.context_length * (5 if model.attention_dropout else 4)
-    else:  # a flash kernel holds one float32 log-sum-exp per query
-        scores = 4 * heads
-    return matmul_inputs + masks + scores
+    else:  # a flash kernel keeps one float32 log-sum-exp for each query
+        scores = heads * 4
+    kept = {
+        "none": itemsize * (4 * width + qkv + qk_norm + q + up + mlp) + masks + scores,
+        "dots": itemsize * (qkv + width + up + last),  # outputs of linear maps
+        "full": 0,
+    }
+    return choose(kept, remat, "model.remat")
 
 
-def _head_bytes(config: Config, tensor: int) -> int:
+def _top_bytes(config: Config, tensor: int) -> int:
     """Bytes per token outside the layers: last norm, embedding mask, a chunk of float32 logits and its gradient."""
     model = config.model
     norm = DTYPE_BYTES[model.dtype] * model.d_model * (2 if model.final_norm else 1)

@@ -5,6 +5,7 @@ own (jax.experimental.pallas.tpu.ChipVersion), so these stand with half of their
 """
 
 import dataclasses
+import resource
 import statistics
 import time
 
@@ -93,3 +94,10 @@ def measure_matmul_flops(dtype: str) -> float:
         x = chain(x).block_until_ready()
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 * products / statistics.median(seconds)
+
+
+def memory_in_use(devices) -> int:
+    """Peak bytes in use on the fullest of these devices; of this process where devices do not tell, as on a CPU."""
+    stats = [device.memory_stats() or {} for device in devices]
+    peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+    return max(peaks) if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -126,7 +126,8 @@ class GPT(nnx.Module):
 
     def embed(self, token_BL, position_BL, key=None):
         dtype = choose(DTYPES, self.config.dtype, "model.dtype")
-        x_BLD = self.token_embedding[...].astype(dtype)[token_BL]
+        # Width first gathered, then rows looked up: the partitioner would otherwise replicate the activations.
+        x_BLD = sharding.constrain(self.token_embedding[...].astype(dtype), "vocab", "width")[token_BL]
         if self.position_embedding is not None:
             x_BLD = x_BLD + self.position_embedding[...].astype(dtype)[position_BL]
         x_BLD = layers.dropout(x_BLD, self.config.embed_dropout, key)

@@ -51,11 +51,12 @@ def make_mesh(config, devices=None) -> Mesh:
     """The mesh of config.mesh over devices (default: all). Raises UserError if mesh, batch and model don't fit it."""
     devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes(config.mesh, len(devices))
-    _check_fit(config, sizes)
+    check_fit(config, sizes)
     return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
 
 
-def _check_fit(config, sizes: dict[str, int]) -> None:
+def check_fit(config, sizes: dict[str, int]) -> None:
+    """Raises UserError if batch or model do not divide over a mesh of these sizes."""
     shards = sizes["replica"] * sizes["fsdp"]
     batches = {"train.batch_size / train.microbatches": config.train.batch_size // config.train.microbatches}
     if config.train.batch_ramp_start:

@@ -1,0 +1,35 @@
+"""GPT-3 1.3B (XL), Brown et al. 2020: 300 billion tokens.
+
+    gptjax train --config=configs/gpt3_1_3b.py --workdir=runs/gpt3_1_3b
+
+Hardware: 16 H100, a data shard each. The ramp's first batch of 16 sequences feeds no more data shards than
+that; with fewer, set train.microbatches to 16 / data shards.
+Time: 2.38e21 training FLOPs (table D.1) are 4.4 days at 40% of the bfloat16 peak. Result: not run here, and the
+paper prints no loss.
+
+Sources: shape, batch and peak_lr from table 2.1; Adam, clipping, weight decay, warm-up and decay in tokens from
+appendix B; position_init_std from the released code of GPT-2, whose initialisation the paper takes. The table
+prints 24 heads of 128, which do not fit a width of 2048: 16 here, as the 1,320M parameters of table D.1 prove.
+Not published: the length of this size's batch ramp (4 to 12 billion tokens over the sizes; here log-linear in
+parameters, to a billion), dropout (none here), the band of every second layer (dense here;
+--config.model.band_width=256 switches bands of a guessed width on), the data (C4 here, prepared by TFDS in
+data.tfds_dir, about two epochs). The tokenizer is SentencePiece of the same size until gptjax has GPT-2's BPE.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    config = ConfigDict()
+    config.model = dict(vocab_size=50257, context_length=2048, n_layers=24, d_model=2048, n_heads=16)
+    config.model.update(position_init_std=0.01, band_width=None, remat="full")
+    config.data = dict(source="tfds", tfds_name="c4/en:3.1.0", val_split="document", val_fraction=5e-4)
+    config.data.update(tokenizer="sentencepiece", tokenizer_vocab_size=50257, mask_documents=False)
+    config.optim = dict(peak_lr=2.0e-4, warmup_tokens=375e6, decay_tokens=260e9, final_lr_fraction=0.1)
+    config.optim.update(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
+    config.mesh = dict(fsdp=-1)
+    config.train = dict(tokens=300e9, batch_size=512, vocab_chunks=6)
+    config.train.update(batch_ramp_start=16, batch_ramp_increment=16, batch_ramp_tokens=7e9)
+    config.checkpoint = dict(every_steps=1000, keep_every=50_000)
+    config.eval = dict(every_steps=1000, max_tokens=8_388_608)
+    return config

@@ -1,0 +1,161 @@
+"""The command line: `gptjax COMMAND --flag=value`. Commands import what they need when they run.
+
+A mistake of the user's (UserError) ends in one line and exit code 2, never in a traceback.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+from gptjax.errors import UserError
+
+CONFIG_HELP = "a config file; change a field with --config.SECTION.FIELD=VALUE, as in --config.optim.peak_lr=3e-4"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    parser = _parser()
+    argv = sys.argv[1:] if argv is None else argv
+    args, rest = parser.parse_known_args(argv)
+    try:
+        args.overrides = _overrides(rest, accepts=hasattr(args, "config"), command=args.command)
+        return args.run(args) or 0
+    except UserError as error:
+        print(f"gptjax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("gptjax: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gptjax", description="Pretrain GPTs in JAX, and use what comes out.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        sub.set_defaults(run=run)
+        return sub
+
+    train = command("train", _train, "train a config, or go on with the run in --workdir")
+    train.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
+    train.add_argument("--workdir", required=True, metavar="DIR", help="the run directory, local or gs://")
+    train.add_argument("--allow_change", default="", metavar="KEYS", help="config keys, comma-separated, that may differ on resume")
+
+    info = command("info", _info, "parameters, FLOPs and memory of a config, without running it")
+    info.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
+    info.add_argument("--devices", type=int, metavar="N", help="devices to lay the mesh over (default: the fewest it fits)")
+    info.add_argument("--json", action="store_true", help="machine-readable")
+
+    evaluate = command("eval", _eval, "loss, perplexity and bits per byte of a run on its held-out text")
+    evaluate.add_argument("--workdir", required=True, metavar="DIR")
+    _add_checkpoint_flags(evaluate)
+    evaluate.add_argument("--json", action="store_true", help="machine-readable")
+
+    sample = command("sample", _sample, "text from a run")
+    sample.add_argument("--workdir", required=True, metavar="DIR")
+    _add_checkpoint_flags(sample)
+    sample.add_argument("--prompt", default=None, help="text to go on from (default: the start of a document)")
+    sample.add_argument("--num_samples", type=int, default=1)
+    sample.add_argument("--max_tokens", type=int, default=200)
+    sample.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest token")
+    sample.add_argument("--top_k", type=int, default=None, help="draw from the k likeliest tokens only")
+    sample.add_argument("--top_p", type=float, default=None, help="draw from the likeliest tokens of total probability p only")
+    sample.add_argument("--seed", type=int, default=0)
+
+    bench = command("bench", _bench, "compile time, tokens/s, MFU and memory of training and decoding a config")
+    bench.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
+    bench.add_argument("--seconds", type=float, default=20.0, help="to measure each for")
+    bench.add_argument("--json", action="store_true", help="machine-readable")
+    return parser
+
+
+def _add_checkpoint_flags(parser) -> None:
+    parser.add_argument("--step", type=int, default=None, help="of the checkpoint (default: the newest)")
+    parser.add_argument("--ema", action="store_true", help="use the averaged parameters")
+
+
+def _overrides(rest: list[str], accepts: bool, command: str) -> list[str]:
+    """["optim.peak_lr=3e-4"] from ["--config.optim.peak_lr=3e-4"]; the value may also follow as a word of its own."""
+    overrides, words = [], list(rest)
+    while words:
+        word = words.pop(0)
+        if not accepts or not word.startswith("--config."):
+            raise UserError(f"unknown argument {word!r} of gptjax {command}; see gptjax {command} --help.")
+        if "=" not in word and words and not words[0].startswith("--"):
+            word = f"{word}={words.pop(0)}"
+        overrides.append(word.removeprefix("--config."))
+    return overrides
+
+
+def _load_config(args):
+    from gptjax import config
+
+    return config.load_config(args.config, args.overrides)
+
+
+def _start_jax() -> None:
+    """Compiled programs are kept between processes, so that a second start does not compile."""
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/gptjax/xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _train(args) -> int:
+    config = _load_config(args)
+    _start_jax()
+    from gptjax import train
+
+    return train.train(config, args.workdir, tuple(filter(None, args.allow_change.split(","))))
+
+
+def _info(args) -> None:
+    config = _load_config(args)
+    from gptjax import info
+
+    facts = info.info(config, args.devices)
+    print(json.dumps(facts, indent=2) if args.json else info.table(facts))
+
+
+def _eval(args) -> None:
+    _start_jax()
+    from gptjax import run
+
+    with run.open_model(args.workdir, args.step, args.ema) as loaded:
+        result = run.evaluate_run(loaded)
+        if args.json:
+            print(json.dumps({"workdir": args.workdir, "step": loaded.step, **result.as_dict()}, indent=2))
+        else:
+            print(f"step {loaded.step}  {result}")
+
+
+def _sample(args) -> None:
+    _start_jax()
+    from gptjax import run
+
+    settings = ("num_samples", "max_tokens", "temperature", "top_k", "top_p", "seed")
+    with run.open_model(args.workdir, args.step, args.ema) as loaded:
+        texts = run.sample_run(loaded, args.prompt, **{name: getattr(args, name) for name in settings})
+    for i, text in enumerate(texts):
+        if len(texts) > 1:
+            print(f"--- sample {i + 1} of {len(texts)}")
+        print(text)
+
+
+def _bench(args) -> None:
+    config = _load_config(args)
+    _start_jax()
+    from gptjax import bench
+
+    results = bench.bench(config, args.seconds)
+    print(json.dumps(results, indent=2) if args.json else bench.table(results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

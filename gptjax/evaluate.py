@@ -1,0 +1,85 @@
+"""Loss on held-out text: nats per token with its standard error, perplexity, bits per byte."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    loss: float  # nats per token
+    standard_error: float  # of loss, from the spread between rows
+    bits_per_byte: float  # of the text itself, whatever the tokenizer
+    perplexity: float
+    tokens: int
+
+    def as_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"loss {self.loss:.4f} +- {self.standard_error:.4f}  bits/byte {self.bits_per_byte:.4f}"
+            f"  perplexity {self.perplexity:.2f}  ({self.tokens:,} tokens)"
+        )
+
+
+def summarise(loss_sum_R, weight_sum_R, n_bytes: int) -> Evaluation:
+    """From the loss sum (nats) and token count of each row and the bytes that all the predicted tokens spell.
+
+    The standard error is that of a ratio of means over rows (Cochran 1977, section 2.11): tokens of a row are
+    correlated, rows are taken as independent. End-of-text tokens count as tokens and spell no bytes.
+    """
+    loss_sum_R, weight_sum_R = np.float64(loss_sum_R), np.float64(weight_sum_R)
+    kept = weight_sum_R > 0
+    loss_sum_R, weight_sum_R = loss_sum_R[kept], weight_sum_R[kept]
+    nats, tokens, rows = loss_sum_R.sum(), weight_sum_R.sum(), len(loss_sum_R)
+    loss = nats / tokens
+    residual_R = loss_sum_R - loss * weight_sum_R
+    spread = math.sqrt(np.square(residual_R).sum() * rows / (rows - 1)) / tokens if rows > 1 else math.nan
+    return Evaluation(
+        loss=float(loss),
+        standard_error=float(spread),
+        bits_per_byte=float(nats / math.log(2) / n_bytes) if n_bytes else math.nan,
+        perplexity=float(np.exp(loss)),
+        tokens=int(tokens),
+    )
+
+
+def evaluate(program, params, rows, batch_size: int, should_stop=lambda: False) -> Evaluation | None:
+    """Of params on EvalRows, batch_size rows at a time. None if should_stop() said so between two batches."""
+    results, n_bytes = [], 0
+    for first in range(0, rows.num_rows, batch_size):
+        if should_stop():
+            return None
+        batch = device_batch(functools.partial(_padded_rows, rows, first), batch_size, program.eval_batch_sharding)
+        results.append(program.evaluate(params, batch))
+        n_bytes += int(rows.byte_count(first, min(first + batch_size, rows.num_rows)).sum())
+    loss_sum, weight_sum = (np.concatenate(parts) for parts in zip(*jax.device_get(results)))
+    return summarise(loss_sum, weight_sum, n_bytes)
+
+
+def _padded_rows(rows, first: int, start: int, stop: int) -> dict:
+    return rows.rows(first + start, first + stop)
+
+
+def device_batch(read, batch_size: int, batch_sharding, dim: int = 0) -> dict[str, jax.Array]:
+    """A batch laid out over the mesh. read(start, stop) gives arrays whose dimension `dim` holds those rows of it.
+
+    A process reads only the rows that its own devices hold, each once.
+    """
+    read = functools.lru_cache(maxsize=None)(read)
+    shape = [1] * dim + [batch_size]
+    index = next(iter(batch_sharding.addressable_devices_indices_map(tuple(shape)).values()))
+    sample = read(*index[dim].indices(batch_size)[:2])
+
+    def array(name):
+        local = sample[name]
+        whole = (*local.shape[:dim], batch_size, *local.shape[dim + 1 :])
+        return jax.make_array_from_callback(
+            whole, batch_sharding, lambda index: read(*index[dim].indices(batch_size)[:2])[name]
+        )
+
+    return {name: array(name) for name in sample}

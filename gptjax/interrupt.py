@@ -1,0 +1,34 @@
+"""SIGTERM and Ctrl-C as a wish to stop: training saves first, then exits with a code of its own."""
+
+import os
+import signal
+
+SAVED_AND_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again to go on
+DIVERGED = 76  # the loss is not finite; running it again would only repeat it
+
+
+class StopRequest:
+    """Installs the handlers while the `with` lasts. After a first signal it is true; a second Ctrl-C interrupts."""
+
+    def __init__(self):
+        self.signal: signal.Signals | None = None
+        self._before = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def _on_signal(self, number, frame) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+        # os.write, because the signal may have come in the middle of a write to sys.stderr
+        os.write(2, f"\n{self.signal.name}: saving a checkpoint, then stopping (Ctrl-C again stops at once)\n".encode())

@@ -1,0 +1,187 @@
+"""Where the numbers of a run go: metrics.jsonl, TensorBoard, W&B, and the live line on the terminal."""
+
+import json
+import math
+import sys
+import time
+
+from etils import epath
+
+
+class MetricsLog:
+    """Rows of numbers: one JSON object a line in metrics.jsonl, and TensorBoard and W&B if the config asks.
+
+    Every row has `kind` ("train", "eval" or "event") and `step`. NaN and infinities are written as strings, so that
+    every line is JSON.
+    """
+
+    def __init__(self, directory: epath.Path, *, resume_step: int, tensorboard: bool, wandb_project: str | None, config):
+        self._file = directory / "metrics.jsonl"
+        self._local = "://" not in str(directory)
+        self._lines = _lines_up_to(self._file, resume_step)
+        self._rewrite()
+        self._tensorboard = _tensorboard(directory / "tensorboard", resume_step) if tensorboard else None
+        self._wandb = _wandb(wandb_project, directory, config) if wandb_project else None
+
+    def write(self, kind: str, step: int, **numbers) -> None:
+        """Adds a row; lists (per-layer numbers) go to metrics.jsonl only."""
+        row = {"kind": kind, "step": step, "time": round(time.time(), 3), **numbers}
+        self._lines.append(json.dumps(_jsonable(row)))
+        if self._local:
+            with self._file.open("a") as file:
+                file.write(self._lines.pop() + "\n")
+        scalars = {f"{kind}/{name}": value for name, value in numbers.items() if isinstance(value, (int, float))}
+        if self._tensorboard:
+            for name, value in scalars.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(scalars, step=step)
+
+    def flush(self) -> None:
+        """Object stores cannot append: there the whole file is written anew."""
+        if not self._local:
+            self._rewrite()
+        if self._tensorboard:
+            self._tensorboard.flush()
+
+    def close(self) -> None:
+        self.flush()
+        if self._tensorboard:
+            self._tensorboard.close()
+        if self._wandb:
+            self._wandb.finish()
+
+    def _rewrite(self) -> None:
+        temporary = self._file.parent / ".metrics.jsonl.partial"
+        temporary.write_text("".join(line + "\n" for line in self._lines))
+        temporary.replace(self._file)
+        if self._local:
+            self._lines = []
+
+
+def _lines_up_to(file: epath.Path, step: int) -> list[str]:
+    """Lines of an earlier part of the run, less those of steps that are about to be run again and a torn last line."""
+    if not file.exists():
+        return []
+    return [row["line"] for row in _parsed(file) if row["step"] <= step]
+
+
+def _parsed(file: epath.Path):
+    for line in file.read_text().splitlines():
+        try:
+            yield {**json.loads(line), "line": line}
+        except json.JSONDecodeError:  # the process was killed while it wrote this line
+            continue
+
+
+def read_metrics(file: epath.Path, kind: str | None = None) -> list[dict]:
+    """The rows of a metrics.jsonl, of one kind or all."""
+    rows = [{k: v for k, v in row.items() if k != "line"} for row in _parsed(file)]
+    return [row for row in rows if kind in (None, row["kind"])]
+
+
+def _jsonable(value):
+    if isinstance(value, dict):
+        return {k: _jsonable(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if math.isfinite(value) else str(value)
+    return value
+
+
+def _tensorboard(directory: epath.Path, step: int):
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+
+
+def _wandb(project: str, directory: epath.Path, config):
+    from gptjax.errors import UserError
+
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(f"train.wandb_project={project!r} needs Weights & Biases; pip install wandb, or set it to None.") from error
+    return wandb.init(project=project, name=directory.name, config=config.to_dict(), resume="allow")
+
+
+class Progress:
+    """One line that is overwritten on a terminal, and printed now and then where there is none."""
+
+    def __init__(self, stream=None, seconds_between_lines: float = 10.0):
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._pause = seconds_between_lines
+        self._last, self._shown, self._width = -math.inf, "", 0
+
+    def update(self, line: str) -> None:
+        self._shown = line
+        if self._live:
+            self._stream.write("\r" + line.ljust(self._width))
+            self._stream.flush()
+            self._width = len(line)
+        elif time.monotonic() - self._last >= self._pause:
+            self._print()
+
+    def message(self, line: str) -> None:
+        """A line that stays, above the live one."""
+        if self._live and self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+        self._stream.write(line + "\n")
+        if self._live and self._shown:
+            self._stream.write(self._shown)
+        self._stream.flush()
+
+    def close(self) -> None:
+        if self._live and self._width:
+            self._stream.write("\n")
+        elif self._shown:
+            self._print()
+        self._stream.flush()
+
+    def _print(self) -> None:
+        self._stream.write(self._shown + "\n")
+        self._stream.flush()
+        self._last, self._shown = time.monotonic(), ""
+
+
+class Throughput:
+    """Tokens per second of training alone: time spent on evaluation, checkpoints and compiling is taken out."""
+
+    def __init__(self):
+        self._since = self._excluded_since = time.monotonic()
+        self._excluded = 0.0
+        self._tokens = 0
+
+    def pause(self) -> None:
+        self._excluded_since = time.monotonic()
+
+    def resume(self) -> None:
+        self._excluded += time.monotonic() - self._excluded_since
+
+    def count(self, tokens: int) -> None:
+        self._tokens += tokens
+
+    def take(self) -> float:
+        """Tokens per second since the last take."""
+        now = time.monotonic()
+        rate = self._tokens / max(now - self._since - self._excluded, 1e-9)
+        self._since, self._excluded, self._tokens = now, 0.0, 0
+        return rate
+
+
+def duration(seconds: float) -> str:
+    """3:07:05, or 4:32."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def si(value: float) -> str:
+    """124439808 -> '124M'."""
+    for unit in ("", "k", "M", "G", "T", "P", "E", "Z"):
+        if abs(value) < 999.5:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g}Y"

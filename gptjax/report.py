@@ -1,0 +1,62 @@
+"""What a training run says to the person who watches it: the header, the live line, the ending."""
+
+from gptjax import flops, sample, schedule
+from gptjax.metrics import duration, si
+
+
+def header(session, directory, resumed: bool) -> list[str]:
+    """Model, exact parameters, tokens, FLOPs, devices, mesh, attention kernel: one line each."""
+    config, mesh = session.config, session.program.mesh
+    model, counts = config.model, flops.parameters(config.model)
+    devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+    axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    tokens, steps = schedule.run_tokens(config), schedule.total_steps(config)
+    return [
+        f"run        {directory.path}{' (resuming)' if resumed else ''}",
+        f"model      {model.n_layers} layers, width {model.d_model}, {model.n_heads} heads of {model.head_size},"
+        f" context {model.context_length}, vocabulary {model.vocab_size}, {model.dtype}",
+        f"parameters {counts.total:,} ({counts.non_embedding:,} without embeddings)",
+        f"text       {len(session.store.train.token):,} training tokens, {len(session.store.val.token):,} held out"
+        f" ({session.store.tokenizer.kind} tokenizer)",
+        f"training   {steps:,} steps of {config.train.batch_size} x {model.context_length} tokens:"
+        f" {tokens:,} tokens, {flops.train_flops(config):.3g} FLOPs",
+        f"devices    {devices}, mesh {axes}",
+        f"attention  {session.kernel} ({session.kernel_reason})",
+        f"MFU        of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source}); FLOPs as PaLM counts them",
+    ]
+
+
+def progress_line(taken: int, total: int, numbers: dict, speed: dict) -> str:
+    line = f"step {taken}/{total}  loss {numbers['loss']:.4f}  grad {numbers['grad_norm']:.2f}  lr {numbers['learning_rate']:.2e}"
+    if speed:
+        line += f"  {si(speed['tokens_per_second'])} tok/s  MFU {speed['mfu']:.1%}  left {duration(speed['seconds_left'])}"
+    return line
+
+
+def ending(session, directory, state) -> list[str]:
+    """A sample if the config asks for one, what lies in the run directory, and what to do next."""
+    lines, config = [], session.config.eval
+    if config.sample_tokens:
+        text = sample_text(session, state.params, config.sample_prompt, max_tokens=config.sample_tokens)
+        lines += ["", "a sample:", text, ""]
+    where = directory.path
+    return [
+        *lines,
+        f"{where}/config.json, manifest.json: what was run, on which code and data",
+        f"{where}/metrics.jsonl, tensorboard/: the numbers of every logged step and evaluation",
+        f"{where}/checkpoints/, tokenizer/: all that evaluation, sampling and resuming need",
+        "next:",
+        f"  gptjax sample --workdir={where} --prompt='ROMEO:' --temperature=0.8",
+        f"  gptjax eval --workdir={where}",
+        f"  tensorboard --logdir={where}",
+    ]
+
+
+def sample_text(session, params, prompt: str | None, **settings) -> str:
+    """A prompt (None: a line break, or end-of-text where the tokenizer has it) and its continuation."""
+    tokenizer = session.store.tokenizer
+    if prompt is None and tokenizer.eot_id is None:
+        prompt = "\n"
+    ids = sample.prompt_ids(tokenizer, prompt)
+    [new] = sample.generate(session.program.graph, params, ids, eot_id=tokenizer.eot_id, **settings)
+    return (prompt or "") + tokenizer.decode(new)

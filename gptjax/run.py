@@ -1,0 +1,81 @@
+"""A run in hand: its config, tokenizer and parameters from the run directory, on whatever devices there are."""
+
+import contextlib
+import dataclasses
+import typing
+
+import jax
+
+from gptjax import attention, data, evaluate, flops, rundir, sample, sharding, step
+from gptjax.checkpoint import Checkpointer
+from gptjax.config import Config, MeshConfig
+from gptjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    config: Config
+    tokenizer: data.Tokenizer
+    program: step.Program
+    params: dict
+    step: int
+
+
+@contextlib.contextmanager
+def open_model(workdir: str, step_number: int | None = None, ema: bool = False) -> typing.Iterator[LoadedRun]:
+    """The parameters of a checkpoint (None: the newest), copied to every local device; only they are read.
+
+    Raises UserError: no run there, no such step, no moving average kept.
+    """
+    directory = rundir.open_run(workdir)
+    config = directory.config()
+    steps = directory.steps()
+    if not steps:
+        raise UserError(f"--workdir={workdir} has no checkpoint yet; train it further.")
+    if ema and config.optim.ema_decay is None:
+        raise UserError(f"--ema: the run in {workdir} kept no moving average (optim.ema_decay=None).")
+    devices = jax.devices()
+    batch = -(-config.eval_batch_size // len(devices)) * len(devices)
+    config = config.replace(eval={"batch_size": batch}, mesh=dataclasses.asdict(MeshConfig(replica=-1, fsdp=1)))
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch, microbatches=1))
+    mesh = sharding.make_mesh(config, devices)
+    kernel, _ = attention.choose_kernel(config, devices[0].platform)
+    with jax.set_mesh(mesh):
+        program = step.build(config, mesh, kernel)
+        checkpointer = Checkpointer(directory.checkpoints)
+        try:
+            abstract = jax.tree.map(
+                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+                program.abstract_state.params,
+                program.state_sharding.params,
+            )
+            chosen = steps[-1] if step_number is None else step_number
+            params = checkpointer.restore_params(chosen, abstract, "ema" if ema else "params")
+        finally:
+            checkpointer.close()
+        yield LoadedRun(config, data.load_tokenizer(directory.tokenizer), program, params, chosen)
+
+
+def evaluate_run(loaded: LoadedRun) -> evaluate.Evaluation:
+    """On the held-out text of the run. Raises UserError if that text cannot be had, or is another one now."""
+    store = data.prepare(loaded.config.data)
+    if store.tokenizer.hash != loaded.tokenizer.hash:
+        raise UserError(
+            "the tokenizer made from this text is not the run's own: the text has changed since training; restore it."
+        )
+    rows = data.EvalRows(
+        store.val,
+        store.tokenizer.token_bytes,
+        loaded.config.model.context_length,
+        loaded.config.data.mask_documents,
+        max_tokens=loaded.config.eval.max_tokens,
+    )
+    return evaluate.evaluate(loaded.program, loaded.params, rows, loaded.config.eval_batch_size)
+
+
+def sample_run(loaded: LoadedRun, prompt: str | None, **settings) -> list[str]:
+    """Texts that go on from prompt, prompt included. settings: of `sample.generate`."""
+    ids = sample.prompt_ids(loaded.tokenizer, prompt)
+    eot_id = loaded.tokenizer.eot_id
+    new = sample.generate(loaded.program.graph, loaded.params, ids, eot_id=eot_id, **settings)
+    return [(prompt or "") + loaded.tokenizer.decode(ids) for ids in new]

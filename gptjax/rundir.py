@@ -1,0 +1,154 @@
+"""The run directory, the contract between training and everything after it:
+
+    config.json     the resolved config            manifest.json   code, packages, data, parameter counts
+    metrics.jsonl   one JSON object a line         checkpoints/    newest and kept steps
+    tokenizer/      the tokenizer it was made with
+
+Nothing else is needed to evaluate, sample or resume a run. Paths are local or gs:// alike.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import time
+
+from etils import epath
+
+from gptjax import config as config_module
+from gptjax import flops
+from gptjax.errors import UserError, did_you_mean
+
+PACKAGES = ("gptjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
+
+# Changes that leave the training as it was, so that a resume accepts them without being asked.
+HARMLESS = (
+    "mesh", "eval", "checkpoint", "data.cache_dir", "data.prefetch", "model.attention", "model.remat",
+    "train.log_every", "train.profile_steps", "train.tensorboard", "train.wandb_project", "train.log_activations",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    path: epath.Path
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tokenizer(self) -> epath.Path:
+        return self.path / "tokenizer"
+
+    @property
+    def metrics(self) -> epath.Path:
+        return self.path / "metrics.jsonl"
+
+    def exists(self) -> bool:
+        return (self.path / "config.json").exists()
+
+    def config(self) -> config_module.Config:
+        """The resolved config of the run. Raises UserError if this is no run directory."""
+        file = self.path / "config.json"
+        if not self.path.exists():
+            raise UserError(f"--workdir={self.path}: no such directory{did_you_mean(self.path.name, self._neighbours())}.")
+        if not file.exists():
+            raise UserError(
+                f"--workdir={self.path} is not a run directory: it has no config.json; give the --workdir of a training run."
+            )
+        try:
+            return config_module.from_dict(json.loads(file.read_text()))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file} is damaged: {error}; restore it from a copy, or start a new run.") from error
+
+    def _neighbours(self) -> list[str]:
+        return [p.name for p in self.path.parent.iterdir()] if self.path.parent.exists() else []
+
+    def write_config(self, config) -> None:
+        self.write_json("config.json", config.to_dict())
+
+    def write_json(self, name: str, value) -> None:
+        """Written whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.path / f".{name}.partial"
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.replace(self.path / name)
+
+    def steps(self) -> list[int]:
+        """Steps with a finished checkpoint, oldest first, without loading Orbax."""
+        if not self.checkpoints.exists():
+            return []
+        return sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdigit())
+
+
+def open_run(workdir: str) -> RunDirectory:
+    return RunDirectory(epath.Path(workdir).expanduser())
+
+
+def changed_keys(old, new) -> dict[str, tuple]:
+    """{"section.field": (old, new)} of every field in which two configs differ."""
+    changes = {}
+    for section, fields in new.to_dict().items():
+        before = old.to_dict()[section]
+        changes |= {f"{section}.{k}": (before[k], v) for k, v in fields.items() if before[k] != v}
+    return changes
+
+
+def check_resume(old, new, allowed: tuple[str, ...] = ()) -> None:
+    """Raises UserError if a run made with config `old` cannot go on with `new`, naming every key that stands in the way.
+
+    allowed: keys or sections the user lets change, beside the harmless ones.
+    """
+    permitted = (*HARMLESS, *allowed)
+    refused = {
+        key: values
+        for key, values in changed_keys(old, new).items()
+        if key not in permitted and key.partition(".")[0] not in permitted
+    }
+    if refused:
+        shown = ", ".join(f"{key} ({before!r} -> {after!r})" for key, (before, after) in refused.items())
+        raise UserError(
+            f"this run was started with another config: {shown}; use a new --workdir,"
+            f" or allow it with --allow_change={','.join(refused)}."
+        )
+
+
+def manifest(config, store, command: list[str]) -> dict:
+    """What a reader needs to make the run again: code, packages, data, machine, sizes, command line."""
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": command,
+        "git": _git(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "data": {"fingerprint": store.fingerprint, **store.description},
+        "tokenizer_hash": store.tokenizer.hash,
+        "parameters": flops.parameter_counts(config.model),
+        "flops_per_token": flops.flops_per_token(config.model),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> dict | None:
+    """Revision of the code that runs, and whether files were changed since; None outside a git checkout."""
+    here = epath.Path(__file__).parent
+
+    def git(*args):
+        return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"revision": git("rev-parse", "HEAD"), "changed_files": git("status", "--porcelain", "-uno").splitlines()}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def command_line() -> list[str]:
+    return ["gptjax", *sys.argv[1:]]

@@ -1,0 +1,197 @@
+"""One optimizer step: a pure function (state, batch, learning rate) -> (state, metrics), and how it is laid out.
+
+`build` turns a config and a mesh into a Program: the state's shapes and shardings and the jitted functions that
+create a state, train it and evaluate it. Shardings are always given: left to itself, jit would replicate the
+optimizer state and the gradients. Axes: S steps of one call, B sequences, T = L + 1 tokens, G microbatches.
+"""
+
+import dataclasses
+import functools
+import typing
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from gptjax import model, optim, sharding
+
+DROPOUT_STREAM, INIT_STREAM = 1, 0  # one random stream for each purpose, folded into train.seed
+
+
+class TrainState(typing.NamedTuple):
+    step: jax.Array  # int32, optimizer steps taken
+    params: dict
+    opt_state: typing.Any
+    ema: dict | None  # exponential moving average of params, if the config keeps one
+
+
+def init_state(config, kernel: str) -> TrainState:
+    """The state before the first step, from train.seed alone: the same on every mesh."""
+    key = jax.random.fold_in(jax.random.key(config.train.seed), INIT_STREAM)
+    params = model.split(model.GPT(config.model, key, kernel))[1]
+    ema = params if config.optim.ema_decay is not None else None
+    return TrainState(jnp.zeros((), jnp.int32), params, optim.make_optimizer(config.optim).init(params), ema)
+
+
+def batch_loss(params, batch: dict, key, *, graph, config):
+    """What is minimised, summed over the tokens of a batch, and ((loss sum, weight sum), per-layer numbers)."""
+    weight_BL = batch["weight_BL"]
+    loss_BL, log_normaliser_BL, numbers = nnx.merge(graph, params).token_loss(
+        batch["token_BT"],
+        chunks=config.train.vocab_chunks,
+        key=key if config.model.max_dropout else None,
+        log_activations=config.train.log_activations,
+        **packing(batch),
+    )
+    loss_sum = jnp.sum(loss_BL * weight_BL)
+    objective = loss_sum
+    if config.train.z_loss:  # Chowdhery et al. 2022, section 5
+        objective = objective + config.train.z_loss * jnp.sum(jnp.square(log_normaliser_BL) * weight_BL)
+    return objective, ((loss_sum, weight_BL.sum()), numbers)
+
+
+def packing(batch: dict) -> dict:
+    """The model's arguments that keep packed documents apart, if the batch has them."""
+    if "segment_BT" not in batch:
+        return {}
+    return {"segment_BL": batch["segment_BT"][:, :-1], "position_BL": batch["position_BL"]}
+
+
+def accumulate(params, batch: dict, key, *, graph, config, param_spec):
+    """(gradient of the sum, loss sum, weight sum, numbers) over a batch, microbatch by microbatch."""
+    count = config.train.microbatches
+    grad = jax.value_and_grad(functools.partial(batch_loss, graph=graph, config=config), has_aux=True)
+
+    def add(carry, microbatch):
+        index, part = microbatch
+        (_, (sums, numbers)), grads = grad(params, part, jax.random.fold_in(key, index))
+        total = jax.tree.map(jnp.add, carry, (grads, sums))
+        return (place(total[0], param_spec), total[1]), numbers
+
+    # Row r goes to microbatch r % count: so no row leaves its device.
+    parts = jax.tree.map(lambda a: a.reshape(a.shape[0] // count, count, *a.shape[1:]).swapaxes(0, 1), batch)
+    if count == 1:
+        (_, (sums, numbers)), grads = grad(params, batch, jax.random.fold_in(key, 0))
+        return place(grads, param_spec), *sums, numbers
+    zeros = (jax.tree.map(jnp.zeros_like, params), (jnp.zeros(()), jnp.zeros(())))
+    (grads, sums), numbers_GN = jax.lax.scan(add, zeros, (jnp.arange(count), parts))
+    return grads, *sums, {name: REDUCE_NUMBERS[name](value) for name, value in numbers_GN.items()}
+
+
+REDUCE_NUMBERS = {  # of per-layer numbers [G, N] over microbatches
+    "activation_rms": lambda rms_GN: jnp.sqrt(jnp.mean(jnp.square(rms_GN), axis=0)),
+    "max_attention_logit": lambda logit_GN: logit_GN.max(axis=0),
+}
+
+
+def place(tree, spec):
+    """tree laid out by a tree of PartitionSpecs on the mesh in context; as it is where there is none."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, spec)
+
+
+def train_step(state: TrainState, batch: dict, learning_rate, *, graph, config, param_spec):
+    """The state after one step and its metrics: loss (nats/token), norms, and per-layer numbers if logged."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.train.seed), DROPOUT_STREAM), state.step)
+    grads, loss_sum, count, numbers = accumulate(
+        state.params, batch, key, graph=graph, config=config, param_spec=param_spec
+    )
+    grads = jax.tree.map(lambda g: g / count, grads)
+    grad_norm = optax.tree.norm(grads)
+    if config.optim.clip_norm is not None:
+        shrink = jnp.minimum(1.0, config.optim.clip_norm / jnp.maximum(grad_norm, 1e-30))
+        grads = jax.tree.map(lambda g: g * shrink, grads)
+    direction, opt_state = optim.make_optimizer(config.optim).update(grads, state.opt_state, state.params)
+    updates = jax.tree.map(lambda d: -learning_rate * d, direction)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        decay = config.optim.ema_decay
+        ema = jax.tree.map(lambda average, p: decay * average + (1 - decay) * p, ema, params)
+    metrics = {
+        "loss": loss_sum / count,
+        "grad_norm": grad_norm,
+        "update_norm": optax.tree.norm(updates),
+        "param_norm": optax.tree.norm(params),
+        **numbers,
+    }
+    return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+
+def train_call(state: TrainState, batch: dict, learning_rate_S, **program):
+    """The S steps of one dispatch. batch: arrays [S, B, ...]. Returns the state and metrics stacked [S]."""
+
+    def step(state, inputs):
+        return train_step(state, *inputs, **program)
+
+    return jax.lax.scan(step, state, (batch, learning_rate_S))
+
+
+def eval_call(params, batch: dict, *, graph, config):
+    """(loss sum, weight sum) of each row of a batch, both [B] float32. Dropout is off."""
+    loss_BL, _, _ = nnx.merge(graph, params).token_loss(
+        batch["token_BT"], chunks=config.train.vocab_chunks, **packing(batch)
+    )
+    return (loss_BL * batch["weight_BL"]).sum(-1), batch["weight_BL"].sum(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A config on a mesh, ready to run inside `jax.set_mesh(mesh)`."""
+
+    mesh: typing.Any
+    graph: typing.Any
+    abstract_state: TrainState  # ShapeDtypeStructs
+    state_sharding: TrainState  # NamedShardings
+    train_batch_sharding: typing.Any  # of arrays [S, B, ...]
+    eval_batch_sharding: typing.Any  # of arrays [B, ...]
+    init: typing.Callable  # () -> TrainState, each leaf created where it lives
+    train: typing.Callable  # (state, batch, learning_rate_S) -> (state, metrics); the state is donated
+    evaluate: typing.Callable  # (params, batch) -> (loss_sum_B, weight_sum_B)
+
+
+def build(config, mesh, kernel: str) -> Program:
+    """The Program of a config with vocab_size set. Nothing is compiled or allocated yet."""
+    graph, params, axes = model.abstract(config.model, kernel)
+    abstract_state = jax.eval_shape(functools.partial(init_state, config, kernel))
+    state_sharding = shard_state(abstract_state, params, axes, mesh)
+    param_spec = jax.tree.map(lambda s: s.spec, state_sharding.params)
+    replicated = sharding.replicated(mesh)
+    train_batch, eval_batch = sharding.batch_sharding(mesh, leading=1), sharding.batch_sharding(mesh)
+    functions = {"graph": graph, "config": config}
+    return Program(
+        mesh=mesh,
+        graph=graph,
+        abstract_state=abstract_state,
+        state_sharding=state_sharding,
+        train_batch_sharding=train_batch,
+        eval_batch_sharding=eval_batch,
+        init=jax.jit(functools.partial(init_state, config, kernel), out_shardings=state_sharding),
+        train=jax.jit(
+            functools.partial(train_call, param_spec=param_spec, **functions),
+            in_shardings=(state_sharding, train_batch, replicated),
+            out_shardings=(state_sharding, replicated),
+            donate_argnums=0,
+        ),
+        evaluate=jax.jit(
+            functools.partial(eval_call, **functions),
+            in_shardings=(state_sharding.params, eval_batch),
+            out_shardings=replicated,
+        ),
+    )
+
+
+def shard_state(abstract_state: TrainState, params, axes: dict, mesh) -> TrainState:
+    """NamedShardings of a TrainState: optimizer state and average laid out as the parameters they belong to."""
+    by_path = sharding.param_shardings(axes, mesh)
+    param_sharding = jax.tree_util.tree_map_with_path(lambda path, _: by_path[tuple(k.key for k in path)], params)
+    shapes = {tuple(k.key for k in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    named = {path: (shape, axes[path]) for path, shape in shapes.items()}
+    return TrainState(
+        step=sharding.replicated(mesh),
+        params=param_sharding,
+        opt_state=sharding.state_shardings(abstract_state.opt_state, named, mesh),
+        ema=None if abstract_state.ema is None else param_sharding,
+    )

@@ -1,0 +1,267 @@
+"""The shipped configs keep the promises of their headers; config files and overrides are read as documented."""
+
+import ast
+import dataclasses
+import itertools
+import pathlib
+import re
+
+import pytest
+
+from gptjax import attention, flops, hardware, sharding
+from gptjax.config import Config, from_dict, load_config
+from gptjax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHIPPED = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
+PAPERS = [name for name in SHIPPED if name.startswith("gpt")]
+
+GPT3 = {  # Brown et al. 2020, table 2.1: batch in tokens, peak learning rate, head size
+    "gpt3_125m": (524_288, 6.0e-4, 64),
+    "gpt3_350m": (524_288, 3.0e-4, 64),
+    "gpt3_760m": (524_288, 2.5e-4, 96),
+    "gpt3_1_3b": (1_048_576, 2.0e-4, 128),
+    "gpt3_2_7b": (1_048_576, 1.6e-4, 80),
+    "gpt3_6_7b": (2_097_152, 1.2e-4, 128),
+    "gpt3_13b": (2_097_152, 1.0e-4, 128),
+    "gpt3_175b": (3_145_728, 0.6e-4, 128),
+}
+DEVICES = {  # as the headers name them, and as JAX does
+    "A100 of 40 GB": "NVIDIA A100-SXM4-40GB",
+    "A100 of 80 GB": "NVIDIA A100-SXM4-80GB",
+    "H100": "NVIDIA H100 80GB HBM3",
+    "TPU v5p": "TPU v5p",
+}
+
+
+def shipped(name, *overrides):
+    return load_config(str(SHIPPED[name]), overrides)
+
+
+def header(name):
+    return " ".join(ast.get_docstring(ast.parse(SHIPPED[name].read_text())).split())
+
+
+def hardware_of(name):
+    """(number of devices, JAX's device kind) that a header names."""
+    count, device = re.search(rf"Hardware: (\d+) ({'|'.join(DEVICES)})", header(name)).groups()
+    return int(count), DEVICES[device]
+
+
+# The shipped files
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_config_loads_and_its_header_runs_itself(name):
+    config = shipped(name)
+    assert config.train.steps or config.train.tokens
+    assert f"gptjax train --config=configs/{name}.py --workdir=runs/{name} " in header(name)
+
+
+@pytest.mark.parametrize("name", GPT3)
+def test_a_gpt3_config_follows_the_papers_table_and_appendix(name):
+    config = shipped(name)
+    model, optim, train = config.model, config.optim, config.train
+    assert (config.tokens_per_step, optim.peak_lr, model.head_size) == GPT3[name]
+    assert (model.vocab_size, model.context_length, model.ff_size) == (50257, 2048, 4 * model.d_model)
+    assert (optim.beta1, optim.beta2, optim.eps, optim.weight_decay, optim.clip_norm) == (0.9, 0.95, 1e-8, 0.1, 1.0)
+    assert (optim.warmup_tokens, optim.decay_tokens, train.tokens) == (375e6, 260e9, 300e9)
+    assert (optim.schedule, optim.final_lr_fraction) == ("cosine", 0.1)
+    assert model.max_dropout == 0 and not config.data.mask_documents
+
+
+@pytest.mark.parametrize("name", GPT3)
+def test_a_gpt3_batch_ramp_grows_evenly_over_4_to_12_billion_tokens(name):
+    config = shipped(name)
+    train = config.train
+    assert 4e9 <= train.batch_ramp_tokens <= 12e9
+    assert (train.batch_size - train.batch_ramp_start) % train.batch_ramp_increment == 0
+    assert (train.batch_size - train.batch_ramp_start) // train.batch_ramp_increment <= 31  # each stage compiles a step
+    assert train.batch_ramp_start * 2048 == 32768 or name == "gpt3_175b"  # its header says why it cannot
+
+
+def test_larger_gpt3_models_ramp_no_shorter():
+    lengths = [shipped(name).train.batch_ramp_tokens for name in GPT3]
+    assert lengths == sorted(lengths)
+    assert (lengths[0], lengths[-1]) == (4e9, 12e9)
+
+
+def test_gpt1_is_post_norm_without_a_final_norm_and_decays_to_zero():
+    config = shipped("gpt1")
+    assert (config.model.norm_position, config.model.final_norm) == ("post", False)
+    assert (config.tokens_per_step, config.optim.warmup_steps, config.optim.final_lr_fraction) == (32_768, 2000, 0)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_vocabulary_trained_here_has_the_size_of_the_model(name):
+    config = shipped(name)
+    assert config.data.tokenizer_vocab_size == config.model.vocab_size
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_config_fits_the_hardware_its_header_names(name):
+    """Parameters, gradients and two Adam moments in float32, and the activations, within 90% of the memory."""
+    config = shipped(name)
+    count, device_kind = hardware_of(name)
+    sizes = {"replica": 1, "fsdp": count // config.mesh.tensor, "sequence": 1, "tensor": config.mesh.tensor}
+    kernel, _ = attention.choose_kernel(config, "tpu" if "TPU" in device_kind else "gpu")
+    state = 16 * flops.parameters(config.model).total / count
+    assert state + flops.activation_bytes(config, sizes, kernel) < 0.9 * hardware.hbm_bytes(device_kind)
+    for batch in (config.train.batch_size, config.train.batch_ramp_start or 0, config.train.batch_ramp_increment or 0):
+        assert batch % (config.train.microbatches * sizes["fsdp"]) == 0
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_time_in_a_header_follows_from_its_flops_and_hardware(name):
+    count, device_kind = hardware_of(name)
+    promise = r"(\d\.\d+e\d+) (?:training )?FLOPs .*?are ([\d.]+) (hours|days) at 40%"
+    printed, time, unit = re.search(promise, header(name)).groups()
+    config = shipped(name)
+    assert float(printed) == pytest.approx(flops.flops_per_token(config.model)["6n"] * config.train.tokens, rel=0.01)
+    seconds = float(printed) / (0.4 * count * hardware.peak_flops(device_kind))
+    assert float(time) == pytest.approx(seconds / {"hours": 3600, "days": 86400}[unit], rel=0.03)
+
+
+# Every shipped config builds under eval_shape: here.
+
+
+# Files and overrides
+
+
+@pytest.mark.parametrize(
+    "override,section,field,value",
+    [
+        ("optim.peak_lr=3e-4", "optim", "peak_lr", 3e-4),
+        ("optim.peak_lr=1", "optim", "peak_lr", 1.0),
+        ("train.steps=1e4", "train", "steps", 10_000),
+        ("train.z_loss=none", "train", "z_loss", None),
+        ("model.band_width=None", "model", "band_width", None),
+        ("train.tensorboard=FALSE", "train", "tensorboard", False),
+        ("model.qk_norm=true", "model", "qk_norm", True),
+        ("train.profile_steps=(10, 12)", "train", "profile_steps", (10, 12)),
+        ("train.profile_steps=10,12", "train", "profile_steps", (10, 12)),
+        ("train.profile_steps=[10,12]", "train", "profile_steps", (10, 12)),
+        ("data.tfds_name=wikipedia/20230601.en:1.0.0", "data", "tfds_name", "wikipedia/20230601.en:1.0.0"),
+        ("data.path='a b.txt'", "data", "path", "a b.txt"),
+        ("data.path=2024", "data", "path", "2024"),
+        ("data.path=a=b", "data", "path", "a=b"),
+        ("mesh.fsdp=-1", "mesh", "fsdp", -1),
+    ],
+)
+def test_an_override_is_parsed_by_the_type_of_its_field(override, section, field, value):
+    read = getattr(getattr(shipped("quickstart", override), section), field)
+    assert read == value and type(read) is type(value)
+
+
+def test_a_later_override_wins_and_the_rest_of_the_file_stands():
+    config = shipped("quickstart", "train.steps=10", "train.steps=20")
+    assert config.train.steps == 20
+    assert dataclasses.replace(config.train, steps=1000) == shipped("quickstart").train
+
+
+@pytest.mark.parametrize(
+    "override,message",
+    [
+        ("optim.peek_lr=1", "did you mean 'peak_lr'"),
+        ("optimizer.peak_lr=1", "did you mean 'optim'"),
+        ("optim.peak_lr=fast", "is a str; expected float"),
+        ("train.steps=1.5", "is a float; expected int or None"),
+        ("train.steps=true", "expected int or None"),
+        ("train.tensorboard=1", "expected bool"),
+        ("train.profile_steps=(1,2,3)", "expected tuple"),
+        ("model.norm=none", "expected str"),
+        ("train.steps", "expected --config.train.FIELD=VALUE"),
+        ("train=3", "expected --config.train.FIELD=VALUE"),
+        ("train.batch_size=0", "use at least 1"),
+        ("train.microbatches=3", "does not divide train.batch_size=16"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_what_to_do(override, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        shipped("quickstart", override)
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("x = 1", "defines no get_config()"),
+        ("def get_config():\n    return 3", "expected an ml_collections.ConfigDict"),
+        ("def get_config():\n    return {'trian': {'steps': 1}}", "did you mean 'train'"),
+        ("def get_config():\n    return {'train': 1}", "is not a mapping"),
+        ("def get_config():\n    return {'train': {'stesp': 1}}", "did you mean 'steps'"),
+        ("def get_config():\n    return {'train': {'steps': '1'}}", "train.steps='1' is a str"),
+        ("def get_config():\n    return {}", "the run has no length"),
+        ("def get_config():\n    return 1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_wrong_config_file_is_refused_with_what_to_do(tmp_path, text, message):
+    file = tmp_path / "wrong.py"
+    file.write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_config(str(file))
+
+
+def test_a_missing_config_file_names_its_nearest_sibling():
+    with pytest.raises(UserError, match="did you mean 'gpt2_small.py'"):
+        load_config(str(ROOT / "configs" / "gpt2_smal.py"))
+
+
+def test_a_config_survives_a_round_trip_through_its_dict():
+    config = shipped("gpt3_125m", "train.profile_steps=(10, 12)")
+    assert from_dict(config.to_dict()) == config
+
+
+# Every field has a reader
+
+SECTIONS = {field.name: field.type for field in dataclasses.fields(Config)}
+FIELDS = {(name, field.name) for name, section in SECTIONS.items() for field in dataclasses.fields(section)}
+NOT_READERS = ("config.py", "validate.py", "flops.py")  # they judge and count what others must act on
+
+
+def test_every_config_field_is_read_by_code_that_acts_on_it():
+    files = [path for path in (ROOT / "gptjax").rglob("*.py") if path.name not in NOT_READERS]
+    read = set(itertools.chain.from_iterable(_attributes_read(ast.parse(path.read_text())) for path in files))
+    read |= {(name, field) for name, prop, field in _fields_behind_properties() if (name, prop) in read}
+    read |= {("mesh", axis) for axis in sharding.MESH_AXES}  # read in a loop, by name
+    unread = sorted(f"{name}.{field}" for name, field in FIELDS - read)
+    assert not unread, f"{len(unread)} config fields that no code reads: {', '.join(unread)}"
+
+
+def _attributes_read(tree):
+    """(section, attribute) for every `OWNER.attribute` in a file.
+
+    OWNER is called like the section, or was assigned from one, or is called `config`. The last may be any section
+    there is, so it proves nothing about a name that two sections share.
+    """
+    owners = {(name, name) for name in SECTIONS}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            owners |= set(_sections_assigned(node.targets[0], node.value))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            owner = _last_name(node.value)
+            yield from ((name, node.attr) for name in SECTIONS if (owner, name) in owners)
+            holders = [name for name in SECTIONS if hasattr(SECTIONS[name], node.attr)]
+            if owner == "config" and len(holders) == 1:
+                yield holders[0], node.attr
+
+
+def _sections_assigned(target, value):
+    """(name, section) for `name = ...section`, alone or in a tuple."""
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        for pair in zip(target.elts, value.elts):
+            yield from _sections_assigned(*pair)
+    elif isinstance(value, ast.Attribute) and value.attr in SECTIONS:
+        yield _last_name(target), value.attr
+
+
+def _last_name(node):
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+
+
+def _fields_behind_properties():
+    """(section, property, field) for each field that a property of a section reads."""
+    for name, section in SECTIONS.items():
+        for prop, value in vars(section).items():
+            if isinstance(value, property):
+                yield from ((name, prop, field) for field in value.fget.__code__.co_names)
