@@ -122,12 +122,21 @@ def _splash_rows(q_BHLK, k_BGLK, v_BGLK, segment_BL, *, length, window, interpre
     mask = masks.CausalMask(shape) if window is None else masks.LocalMask(shape, (window - 1, 0), 0)
     block = math.gcd(length, 512)
     sizes = splash.BlockSizes(
-        **{f"block_{name}": block for name in ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")}
+        **{
+            f"block_{name}": block
+            for name in ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+        }
     )
     kernel = splash.make_splash_mha(
-        masks.MultiHeadMask([mask] * q_BHLK.shape[1]), head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret
+        masks.MultiHeadMask([mask] * q_BHLK.shape[1]),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=sizes,
+        interpret=interpret,
     )
-    return jax.vmap(lambda q, k, v, s: kernel(q, k, v, segment_ids=splash.SegmentIds(s, s)))(q_BHLK, k_BGLK, v_BGLK, segment_BL)
+    return jax.vmap(lambda q, k, v, s: kernel(q, k, v, segment_ids=splash.SegmentIds(s, s)))(
+        q_BHLK, k_BGLK, v_BGLK, segment_BL
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +150,9 @@ class Kernel:
 
 
 KERNELS = {
-    "xla": Kernel(xla_attention, ("cpu", "gpu", "tpu"), dropout=True, segments=True, float32=True, sequence_sharded=True),
+    "xla": Kernel(
+        xla_attention, ("cpu", "gpu", "tpu"), dropout=True, segments=True, float32=True, sequence_sharded=True
+    ),
     "cudnn": Kernel(cudnn_attention, ("gpu",)),
     "splash": Kernel(splash_attention, ("tpu",), segments=True, float32=True),
 }

@@ -56,31 +56,32 @@ def _items(state: TrainState) -> dict[str, dict]:
 
 
 class Checkpointer:
-    """The checkpoints of one run directory. config: CheckpointConfig, or None to only read."""
+    """The checkpoints of one run directory. checkpoint: CheckpointConfig, or None to only read."""
 
-    def __init__(self, directory, config=None):
+    def __init__(self, directory, checkpoint=None):
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         self._directory = epath.Path(directory)
-        self._config = config
+        self._checkpoint = checkpoint
         self._last_save = time.monotonic()
-        keep = {} if config is None else {"max_to_keep": config.keep, "keep_period": config.keep_every}
+        reading = checkpoint is None
+        keep = {} if reading else {"max_to_keep": checkpoint.keep, "keep_period": checkpoint.keep_every}
         options = ocp.CheckpointManagerOptions(
-            create=config is not None, read_only=config is None, enable_async_checkpointing=config is not None, **keep
+            create=not reading, read_only=reading, enable_async_checkpointing=not reading, **keep
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, oldest first."""
-        return sorted(self._manager.all_steps(read=True))
+        return sorted(self._manager.all_steps())
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint should be written after so many steps, by steps or by minutes."""
-        config = self._config
-        by_steps = config.every_steps is not None and step % config.every_steps == 0
+        checkpoint = self._checkpoint
+        by_steps = checkpoint.every_steps is not None and step % checkpoint.every_steps == 0
         minutes = (time.monotonic() - self._last_save) / 60
-        return by_steps or (config.every_minutes is not None and minutes >= config.every_minutes)
+        return by_steps or (checkpoint.every_minutes is not None and minutes >= checkpoint.every_minutes)
 
     def save(self, state: TrainState, step: int) -> None:
         """Starts writing; the state may be donated as soon as this returns. Raises what the save before it raised."""
@@ -124,8 +125,8 @@ class Checkpointer:
         meta = self._manager.restore(step, args=self._ocp.args.Composite(meta=self._ocp.args.JsonRestore())).meta
         if meta["schema"] > SCHEMA:
             raise UserError(
-                f"checkpoint {self._directory / str(step)} has schema {meta['schema']}, this gptjax reads up to {SCHEMA};"
-                " update gptjax."
+                f"checkpoint {self._directory / str(step)} has schema {meta['schema']},"
+                f" this gptjax reads up to {SCHEMA}; update gptjax."
             )
 
     def wait(self) -> None:

@@ -33,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gptjax", description="Pretrain GPTs in JAX, and use what comes out.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="gptjax", description="Pretrain GPTs in JAX, and use what comes out.", allow_abbrev=False
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run, help: str) -> argparse.ArgumentParser:
@@ -44,11 +46,15 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "train a config, or go on with the run in --workdir")
     train.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
     train.add_argument("--workdir", required=True, metavar="DIR", help="the run directory, local or gs://")
-    train.add_argument("--allow_change", default="", metavar="KEYS", help="config keys, comma-separated, that may differ on resume")
+    train.add_argument(
+        "--allow_change", default="", metavar="KEYS", help="config keys, comma-separated, that may differ on resume"
+    )
 
     info = command("info", _info, "parameters, FLOPs and memory of a config, without running it")
     info.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
-    info.add_argument("--devices", type=int, metavar="N", help="devices to lay the mesh over (default: the fewest it fits)")
+    info.add_argument(
+        "--devices", type=int, metavar="N", help="devices to lay the mesh over (default: the fewest it fits)"
+    )
     info.add_argument("--json", action="store_true", help="machine-readable")
 
     evaluate = command("eval", _eval, "loss, perplexity and bits per byte of a run on its held-out text")
@@ -64,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--max_tokens", type=int, default=200)
     sample.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest token")
     sample.add_argument("--top_k", type=int, default=None, help="draw from the k likeliest tokens only")
-    sample.add_argument("--top_p", type=float, default=None, help="draw from the likeliest tokens of total probability p only")
+    sample.add_argument(
+        "--top_p", type=float, default=None, help="draw from the likeliest tokens of total probability p only"
+    )
     sample.add_argument("--seed", type=int, default=0)
 
     bench = command("bench", _bench, "compile time, tokens/s, MFU and memory of training and decoding a config")
@@ -100,7 +108,10 @@ def _load_config(args):
 
 def _start_jax() -> None:
     """Compiled programs are kept between processes, so that a second start does not compile."""
+    import absl.logging
     import jax
+
+    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of its own defaults
 
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/gptjax/xla"))

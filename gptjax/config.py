@@ -205,10 +205,18 @@ def from_dict(values) -> Config:
     sections = {}
     for name, fields in dict(values).items():
         section = _lookup(Config, name, "config section")
-        if not hasattr(fields, "items"):
-            raise UserError(f"config section {name}={fields!r} is not a mapping; give its fields, as in {name}.{_fields(section)[0]}.")
-        sections[name] = section(**{k: _typed(_lookup(section, k, name), v, f"{name}.{k}") for k, v in dict(fields).items()})
+        given = dict(_mapping(fields, name, section)).items()
+        sections[name] = section(**{k: _typed(_lookup(section, k, name), v, f"{name}.{k}") for k, v in given})
     return Config(**sections)
+
+
+def _mapping(fields, name: str, section):
+    if not hasattr(fields, "items"):
+        raise UserError(
+            f"config section {name}={fields!r} is not a mapping;"
+            f" give its fields, as in {name}.{_fields(section)[0]}=..."
+        )
+    return fields
 
 
 def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
@@ -223,8 +231,8 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
         section = _lookup(Config, section_name, "config section")
         if not equals or not field:
             raise UserError(f"--config.{override}: expected --config.{section_name}.FIELD=VALUE.")
-        kind = _lookup(section, field, section_name)
-        values.setdefault(section_name, {})[field] = _typed(kind, _parse(text), key, text)
+        value = _typed(_lookup(section, field, section_name), _parse(text), key, text)
+        _mapping(values.setdefault(section_name, {}), section_name, section)[field] = value
     return from_dict(values)
 
 
@@ -239,7 +247,7 @@ def _run_config_file(path: str):
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
-            raise UserError(f"--config={path} defines no get_config(); a config file returns its ConfigDict from get_config().")
+            raise UserError(f"--config={path} defines no get_config(); a config file returns its ConfigDict from that.")
         return module.get_config()
     except UserError:
         raise
@@ -265,7 +273,9 @@ def _lookup(cls, name: str, where: str):
     hints = typing.get_type_hints(cls)
     if name not in hints:
         known = where if cls is Config else f"{where} field"
-        raise UserError(f"unknown {known} {name!r}{did_you_mean(name, _fields(cls))}; there are: {', '.join(_fields(cls))}.")
+        raise UserError(
+            f"unknown {known} {name!r}{did_you_mean(name, _fields(cls))}; there are: {', '.join(_fields(cls))}."
+        )
     return hints[name]
 
 
@@ -276,31 +286,42 @@ def _parse(text: str):
         return words[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
 def _typed(kind, value, key: str, text: str | None = None):
-    """value as the field's type. An int serves as a float, a whole float (3e9) as an int, a list as a tuple."""
+    """value as the field's type. An int serves as a float, a whole float (3e9) as an int, a list as a tuple.
+
+    text: how the value was written on the command line; a string field takes it as it stands.
+    """
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and type(None) in options:
+        return None
+    if str in options and text is not None:
+        return value if isinstance(value, str) else text
     for option in options:
-        origin = typing.get_origin(option) or option
-        if option is type(None) and value is None:
-            return None
-        if origin is str and text is not None and value is not None:
-            return value if isinstance(value, str) else text
-        if origin is tuple and isinstance(value, (tuple, list)):
-            members = typing.get_args(option)
-            if len(members) == len(value):
-                return tuple(_typed(m, v, key) for m, v in zip(members, value))
-        elif isinstance(value, bool) or origin is bool:
-            if origin is bool and isinstance(value, bool):
-                return value
-        elif origin is float and isinstance(value, (int, float)) and math.isfinite(value):
-            return float(value)
-        elif origin is int and isinstance(value, (int, float)) and value == int(value):
-            return int(value)
-        elif isinstance(value, origin):
-            return value
+        members = typing.get_args(option)
+        if members and isinstance(value, (tuple, list)) and len(members) == len(value):
+            return tuple(_typed(member, v, key) for member, v in zip(members, value))
+        if option in _CONVERTERS and _CONVERTERS[option](value) is not None:
+            return _CONVERTERS[option](value)
     wanted = " or ".join("None" if o is type(None) else str(o) if typing.get_args(o) else o.__name__ for o in options)
-    raise UserError(f"{key}={text if text is not None else value!r} is a {type(value).__name__}; expected {wanted}.")
+    shown = repr(value) if text is None else text
+    raise UserError(f"{key}={shown} is {_article(type(value).__name__)}; expected {wanted}.")
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def _number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_CONVERTERS = {  # field type -> value in that type, or None if it is not one
+    bool: lambda value: value if isinstance(value, bool) else None,
+    int: lambda value: int(value) if _number(value) and value == int(value) else None,
+    float: lambda value: float(value) if _number(value) else None,
+    str: lambda value: value if isinstance(value, str) else None,
+}

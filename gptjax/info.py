@@ -1,10 +1,8 @@
 """What a config is and will cost, from arithmetic and shapes alone: nothing is allocated, no device is used."""
 
-import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from gptjax import attention, flops, schedule, sharding, step
-from gptjax.errors import UserError
+from gptjax import flops, schedule, sharding, step
 from gptjax.metrics import si
 
 
@@ -14,8 +12,7 @@ def info(config, devices: int | None = None) -> dict:
     devices: how many to lay the mesh over; None: the fewest it fits. Optimizer bytes include the moving average.
     Raises UserError for a config that no device count, optimizer or schedule could run.
     """
-    if config.model.vocab_size is None:
-        config = config.replace(model={"vocab_size": _tokenizer_vocabulary(config.data)})
+    config = with_vocabulary(config)
     fixed = sharding.mesh_sizes(config.mesh, _fewest_devices(config.mesh) if devices is None else devices)
     mesh = AbstractMesh(tuple(fixed.values()), sharding.MESH_AXES, axis_types=(AxisType.Auto,) * len(fixed))
     sharding.check_fit(config, fixed)
@@ -48,11 +45,13 @@ def _fewest_devices(mesh_config) -> int:
     return product
 
 
-def _tokenizer_vocabulary(config) -> int:
-    """Entries of the tokenizer that a run of this config would use, trained if need be."""
+def with_vocabulary(config):
+    """config with model.vocab_size set: if it is None, to that of the tokenizer a run would use, trained if need be."""
+    if config.model.vocab_size is not None:
+        return config
     from gptjax import data
 
-    return data.prepare(config).tokenizer.vocab_size
+    return config.replace(model={"vocab_size": data.prepare(config.data).tokenizer.vocab_size})
 
 
 def table(facts: dict) -> str:
@@ -67,7 +66,10 @@ def table(facts: dict) -> str:
         ("  6N + full attention", f"{per_token['6n_attn_full']:,.0f}"),
         ("  6N + causal attention", f"{per_token['6n_attn_causal']:,.0f}"),
         ("  exact", f"{per_token['exact']:,.0f}"),
-        ("run", f"{facts['train_steps']:,} steps, {facts['train_tokens']:,} tokens, {facts['train_flops']:.4g} FLOPs (exact)"),
+        (
+            "run",
+            f"{facts['train_steps']:,} steps, {facts['train_tokens']:,} tokens, {facts['train_flops']:.4g} FLOPs",
+        ),
         ("mesh", f"{mesh}, remat {facts['remat']}"),
         ("bytes per device", f"{si(sum(memory.values()))}B"),
         ("  parameters", f"{memory['params']:,}"),

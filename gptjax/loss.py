@@ -43,7 +43,9 @@ def _whole(x, head_VD, target, vocab_size, softcap):
     """(logsumexp, logit of the target) of every token."""
     logit = mask_padding(logits(x, head_VD, softcap), vocab_size)
     logit = sharding.constrain(logit, "batch", "length", "vocab") if logit.ndim == 3 else logit
-    chosen = jnp.arange(logit.shape[-1]) == target[..., None]  # a comparison, unlike a gather, needs no vocabulary in one place
+    chosen = (
+        jnp.arange(logit.shape[-1]) == target[..., None]
+    )  # a comparison, unlike a gather, needs no vocabulary in one place
     return jax.nn.logsumexp(logit, axis=-1), jnp.where(chosen, logit, 0).sum(-1)
 
 

@@ -15,7 +15,9 @@ class MetricsLog:
     every line is JSON.
     """
 
-    def __init__(self, directory: epath.Path, *, resume_step: int, tensorboard: bool, wandb_project: str | None, config):
+    def __init__(
+        self, directory: epath.Path, *, resume_step: int, tensorboard: bool, wandb_project: str | None, config
+    ):
         self._file = directory / "metrics.jsonl"
         self._local = "://" not in str(directory)
         self._lines = _lines_up_to(self._file, resume_step)
@@ -86,7 +88,7 @@ def _jsonable(value):
     if isinstance(value, list):
         return [_jsonable(v) for v in value]
     if isinstance(value, float):
-        return float(f"{value:.9g}") if math.isfinite(value) else str(value)
+        return float(f"{value:.12g}") if math.isfinite(value) else str(value)
     return value
 
 
@@ -102,7 +104,9 @@ def _wandb(project: str, directory: epath.Path, config):
     try:
         import wandb
     except ImportError as error:
-        raise UserError(f"train.wandb_project={project!r} needs Weights & Biases; pip install wandb, or set it to None.") from error
+        raise UserError(
+            f"train.wandb_project={project!r} needs Weights & Biases; pip install wandb, or set it to None."
+        ) from error
     return wandb.init(project=project, name=directory.name, config=config.to_dict(), resume="allow")
 
 

@@ -28,7 +28,9 @@ def kinds(params) -> dict:
     def kind(path, _):
         name = "/".join(key.key for key in path)
         if path[-1].key not in KINDS:
-            raise ValueError(f"parameter {name} has no kind: say in optim.KINDS whether {path[-1].key!r} is a matrix or not.")
+            raise ValueError(
+                f"parameter {name} has no kind: say in optim.KINDS whether {path[-1].key!r} is a matrix or not."
+            )
         return KINDS[path[-1].key]
 
     return jax.tree_util.tree_map_with_path(kind, params)

@@ -22,14 +22,18 @@ def header(session, directory, resumed: bool) -> list[str]:
         f" {tokens:,} tokens, {flops.train_flops(config):.3g} FLOPs",
         f"devices    {devices}, mesh {axes}",
         f"attention  {session.kernel} ({session.kernel_reason})",
-        f"MFU        of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source}); FLOPs as PaLM counts them",
+        f"MFU        of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source});"
+        " FLOPs as PaLM counts them",
     ]
 
 
 def progress_line(taken: int, total: int, numbers: dict, speed: dict) -> str:
-    line = f"step {taken}/{total}  loss {numbers['loss']:.4f}  grad {numbers['grad_norm']:.2f}  lr {numbers['learning_rate']:.2e}"
+    line = f"step {taken}/{total}  loss {numbers['loss']:.4f}  grad {numbers['grad_norm']:.2f}"
+    line += f"  lr {numbers['learning_rate']:.2e}"
     if speed:
-        line += f"  {si(speed['tokens_per_second'])} tok/s  MFU {speed['mfu']:.1%}  left {duration(speed['seconds_left'])}"
+        line += (
+            f"  {si(speed['tokens_per_second'])} tok/s  MFU {speed['mfu']:.1%}  left {duration(speed['seconds_left'])}"
+        )
     return line
 
 

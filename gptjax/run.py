@@ -6,7 +6,7 @@ import typing
 
 import jax
 
-from gptjax import attention, data, evaluate, flops, rundir, sample, sharding, step
+from gptjax import attention, data, evaluate, rundir, sample, sharding, step
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import Config, MeshConfig
 from gptjax.errors import UserError

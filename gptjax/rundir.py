@@ -53,10 +53,13 @@ class RunDirectory:
         """The resolved config of the run. Raises UserError if this is no run directory."""
         file = self.path / "config.json"
         if not self.path.exists():
-            raise UserError(f"--workdir={self.path}: no such directory{did_you_mean(self.path.name, self._neighbours())}.")
+            raise UserError(
+                f"--workdir={self.path}: no such directory{did_you_mean(self.path.name, self._neighbours())}."
+            )
         if not file.exists():
             raise UserError(
-                f"--workdir={self.path} is not a run directory: it has no config.json; give the --workdir of a training run."
+                f"--workdir={self.path} is not a run directory: it has no config.json;"
+                " give the --workdir of a training run."
             )
         try:
             return config_module.from_dict(json.loads(file.read_text()))
@@ -97,7 +100,7 @@ def changed_keys(old, new) -> dict[str, tuple]:
 
 
 def check_resume(old, new, allowed: tuple[str, ...] = ()) -> None:
-    """Raises UserError if a run made with config `old` cannot go on with `new`, naming every key that stands in the way.
+    """Raises UserError if a run made with config `old` cannot go on with `new`, naming every key in the way.
 
     allowed: keys or sections the user lets change, beside the harmless ones.
     """
@@ -142,10 +145,15 @@ def _git() -> dict | None:
     here = epath.Path(__file__).parent
 
     def git(*args):
-        return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(here), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return {"revision": git("rev-parse", "HEAD"), "changed_files": git("status", "--porcelain", "-uno").splitlines()}
+        return {
+            "revision": git("rev-parse", "HEAD"),
+            "changed_files": git("status", "--porcelain", "-uno").splitlines(),
+        }
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -65,7 +65,17 @@ def _fill(graph, params, prompt_BP, prompt_length, stop_at, key, temperature, to
 
 
 def generate(
-    graph, params, prompt, *, num_samples=1, max_tokens=200, temperature=1.0, top_k=None, top_p=None, seed=0, eot_id=None
+    graph,
+    params,
+    prompt,
+    *,
+    num_samples=1,
+    max_tokens=200,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    seed=0,
+    eot_id=None,
 ) -> list[np.ndarray]:
     """num_samples continuations of prompt (token ids), each of at most max_tokens, ended by eot_id if that comes.
 
@@ -104,12 +114,17 @@ def _until(row, eot_id):
 
 def _check(prompt, num_samples, max_tokens, temperature, top_k, top_p) -> None:
     if prompt.size == 0:
-        raise UserError("the prompt is empty, and this tokenizer has no end-of-text token to start from; give --prompt.")
+        raise UserError(
+            "the prompt is empty, and this tokenizer has no end-of-text token to start from; give --prompt."
+        )
     for name, value, low in (("num_samples", num_samples, 1), ("max_tokens", max_tokens, 1), ("top_k", top_k, 1)):
         if value is not None and value < low:
             raise UserError(f"--{name}={value} is too small; use at least {low}.")
     if temperature < 0:
-        raise UserError(f"--temperature={temperature} is negative; use 0 for the likeliest token, 1 for the model's own distribution.")
+        raise UserError(
+            f"--temperature={temperature} is negative;"
+            " use 0 for the likeliest token, 1 for the model's own distribution."
+        )
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"--top_p={top_p} is not in (0, 1].")
 

@@ -53,7 +53,7 @@ def tokens_before(config, step: int) -> int:
 
 
 def total_steps(config) -> int:
-    """Steps of the run, a multiple of train.steps_per_call; a run given in tokens ends with the step that reaches them."""
+    """Steps of the run, a multiple of train.steps_per_call; a run given in tokens ends when they are reached."""
     if config.train.steps:
         return config.train.steps
     rows = math.ceil(config.train.tokens / config.model.context_length)

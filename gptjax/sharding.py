@@ -40,10 +40,14 @@ def mesh_sizes(mesh_config, n_devices: int) -> dict[str, int]:
     shown = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
     if -1 in sizes.values():
         if n_devices % fixed:
-            raise UserError(f"mesh {shown} needs a multiple of {fixed} devices, but there are {n_devices}; change a size.")
+            raise UserError(
+                f"mesh {shown} needs a multiple of {fixed} devices, but there are {n_devices}; change a size."
+            )
         return {axis: n_devices // fixed if size == -1 else size for axis, size in sizes.items()}
     if fixed != n_devices:
-        raise UserError(f"mesh {shown} is {fixed} devices, but there are {n_devices}; set one axis to -1 to take them all.")
+        raise UserError(
+            f"mesh {shown} is {fixed} devices, but there are {n_devices}; set one axis to -1 to take them all."
+        )
     return sizes
 
 
@@ -52,7 +56,9 @@ def make_mesh(config, devices=None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes(config.mesh, len(devices))
     check_fit(config, sizes)
-    return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    return jax.make_mesh(
+        tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
+    )
 
 
 def check_fit(config, sizes: dict[str, int]) -> None:
@@ -60,7 +66,9 @@ def check_fit(config, sizes: dict[str, int]) -> None:
     shards = sizes["replica"] * sizes["fsdp"]
     batches = {"train.batch_size / train.microbatches": config.train.batch_size // config.train.microbatches}
     if config.train.batch_ramp_start:
-        batches["train.batch_ramp_start / train.microbatches"] = config.train.batch_ramp_start // config.train.microbatches
+        batches["train.batch_ramp_start / train.microbatches"] = (
+            config.train.batch_ramp_start // config.train.microbatches
+        )
         batches["train.batch_ramp_increment / train.microbatches"] = (
             config.train.batch_ramp_increment // config.train.microbatches
         )
@@ -113,10 +121,14 @@ def param_shardings(axes_by_path: dict, mesh: Mesh) -> dict:
     for path, axes in axes_by_path.items():
         name = "/".join(path)
         if axes is None:
-            raise ValueError(f"parameter {name} states no logical axes; give nnx.Param(..., axes=...) beside its shape.")
+            raise ValueError(
+                f"parameter {name} states no logical axes; give nnx.Param(..., axes=...) beside its shape."
+            )
         unknown = [axis for axis in axes if axis not in RULES]
         if unknown:
-            raise ValueError(f"parameter {name} has the logical axis {unknown[0]!r}, which sharding.RULES does not place.")
+            raise ValueError(
+                f"parameter {name} has the logical axis {unknown[0]!r}, which sharding.RULES does not place."
+            )
         shardings[path] = NamedSharding(mesh, spec(axes))
     return shardings
 
@@ -138,7 +150,9 @@ def state_shardings(state, param_axes: dict, mesh: Mesh):
             if keys[start:] in param_axes:
                 shape, axes = param_axes[keys[start:]]
                 return NamedSharding(mesh, spec(_axes_left(leaf.shape, shape, axes, keys)))
-        raise ValueError(f"state leaf {'/'.join(keys)} of shape {leaf.shape} belongs to no parameter: nobody placed it.")
+        raise ValueError(
+            f"state leaf {'/'.join(keys)} of shape {leaf.shape} belongs to no parameter: nobody placed it."
+        )
 
     return jax.tree_util.tree_map_with_path(place, state)
 
@@ -154,7 +168,9 @@ def _axes_left(shape, param_shape, axes, keys) -> tuple:
         while dim < len(param_shape) and param_shape[dim] != size:
             dim += 1
         if dim == len(param_shape):
-            raise ValueError(f"state leaf {'/'.join(keys)} of shape {shape} does not match its parameter's {param_shape}.")
+            raise ValueError(
+                f"state leaf {'/'.join(keys)} of shape {shape} does not match its parameter's {param_shape}."
+            )
         left.append(axes[dim])
         dim += 1
     return tuple(left)
@@ -163,6 +179,8 @@ def _axes_left(shape, param_shape, axes, keys) -> tuple:
 def bytes_on_one_device(tree, shardings) -> int:
     """Bytes one device holds of a tree of arrays or ShapeDtypeStructs laid out so."""
     sizes = jax.tree.map(
-        lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize, tree, shardings
+        lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize,
+        tree,
+        shardings,
     )
     return sum(jax.tree.leaves(sizes))

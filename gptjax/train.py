@@ -8,7 +8,6 @@ What one step computes is in `step.py`. The device never waits for the host: met
 """
 
 import dataclasses
-import functools
 import json
 import math
 import time
@@ -17,7 +16,20 @@ import typing
 import jax
 import numpy as np
 
-from gptjax import attention, data, evaluate, flops, hardware, interrupt, metrics, report, rundir, schedule, sharding, step
+from gptjax import (
+    attention,
+    data,
+    evaluate,
+    flops,
+    hardware,
+    interrupt,
+    metrics,
+    report,
+    rundir,
+    schedule,
+    sharding,
+    step,
+)
 from gptjax.checkpoint import Checkpointer
 from gptjax.errors import UserError
 
@@ -132,7 +144,7 @@ class Loop:
         )
         self.throughput = metrics.Throughput()
         self.unread = None  # (first step, learning rates, metrics still on the device)
-        self.profiling = False
+        self.compiled = self.profiling = False
         self.state = self._first_state()
 
     def _first_state(self) -> step.TrainState:
@@ -147,7 +159,9 @@ class Loop:
         """Trains to the end, or until asked to stop. Returns the exit code."""
         config = self.config
         try:
-            with data.Prefetcher(self._read_call, self.step // config.train.steps_per_call, config.data.prefetch) as calls:
+            with data.Prefetcher(
+                self._read_call, self.step // config.train.steps_per_call, config.data.prefetch
+            ) as calls:
                 while self.step < self.total_steps and not self.stop:
                     self._call(calls.next())
                     self._between_calls()
@@ -191,13 +205,13 @@ class Loop:
         """Dispatches the next steps and reads the metrics of those before."""
         batch, learning_rates = inputs
         self._profile()
-        compiling = self.unread is None
         self.state, on_device = self.program.train(self.state, batch, learning_rates)
         previous, self.unread = self.unread, (self.step, learning_rates, on_device)
         self.step += len(learning_rates)
         if previous is not None:
             self._record(*previous)
-        if compiling:  # the first numbers at once, and the clock starts after them
+        if not self.compiled:  # the first numbers at once, and the clock starts after them
+            self.compiled = True
             self._drain()
             self.throughput.take()
             self.log.write("event", self.step, event="first_call", seconds=time.monotonic() - self.started)
@@ -279,7 +293,12 @@ class Loop:
             jax.profiler.stop_trace()
             self.profiling = False
             self.progress.message(f"profile of steps {first}-{last} in {self.directory.path / 'profile'}")
-        elif not stop and not self.profiling and self.step < last and self.step + self.config.train.steps_per_call >= first:
+        elif (
+            not stop
+            and not self.profiling
+            and self.step < last
+            and self.step + self.config.train.steps_per_call >= first
+        ):
             jax.profiler.start_trace(str(self.directory.path / "profile"))
             self.profiling = True
 
@@ -288,7 +307,9 @@ class Diverged(Exception):
     def __init__(self, step: int, name: str, value: float, saved_step: int):
         self.step = step
         saved = f"the last checkpoint is of step {saved_step}" if saved_step > 0 else "there is no checkpoint"
-        super().__init__(f"{name} is {value} at step {step}: stopped; {saved}. Try a lower optim.peak_lr or a longer warmup.")
+        super().__init__(
+            f"{name} is {value} at step {step}: stopped; {saved}. Try a lower optim.peak_lr or a longer warmup."
+        )
 
 
 def eval_rows(config, store) -> data.EvalRows:

@@ -44,7 +44,17 @@ def _not_both(section, name: str, a: str, b: str) -> None:
 
 
 def _check_model(m) -> None:
-    sizes = ("vocab_size", "context_length", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "band_width")
+    sizes = (
+        "vocab_size",
+        "context_length",
+        "n_layers",
+        "d_model",
+        "n_heads",
+        "n_kv_heads",
+        "head_dim",
+        "d_ff",
+        "band_width",
+    )
     _at_least(1, m, "model", *sizes)
     _at_least(0, m, "model", "init_std", "position_init_std")
     for field in ("norm_eps", "rope_theta", "logit_softcap"):
@@ -66,7 +76,7 @@ def _check_model(m) -> None:
     )
     _require(
         m.n_layers % m.layer_period == 0,
-        f"model.band_width alternates dense and banded layers, but model.n_layers={m.n_layers} is odd; use an even number.",
+        f"model.band_width bands every second layer, but model.n_layers={m.n_layers} is odd; use an even number.",
     )
 
 
@@ -78,7 +88,10 @@ def _check_data(d) -> None:
     needs_path = d.source in ("text", "jsonl")
     _require(not needs_path or d.path, f"data.source={d.source!r} needs data.path, a file, folder or glob.")
     _require(d.source != "tfds" or d.tfds_name, "data.source='tfds' needs data.tfds_name, such as 'lm1b'.")
-    _require(d.path is None or d.source != "tfds", f"data.path={d.path!r} is set, but data.source='tfds' reads data.tfds_name; set one.")
+    _require(
+        d.path is None or d.source != "tfds",
+        f"data.path={d.path!r} is set, but data.source='tfds' reads data.tfds_name; set one.",
+    )
 
 
 def _check_optim(o) -> None:
@@ -89,7 +102,10 @@ def _check_optim(o) -> None:
     _in_unit_interval(o, "optim", "beta1", "beta2", "momentum", "ema_decay")
     _require(0 <= o.final_lr_fraction <= 1, f"optim.final_lr_fraction={o.final_lr_fraction} is not in [0, 1].")
     _require(0 < o.cooldown_fraction <= 1, f"optim.cooldown_fraction={o.cooldown_fraction} is not in (0, 1].")
-    _require(o.clip_norm is None or o.clip_norm > 0, f"optim.clip_norm={o.clip_norm} must be positive; None turns clipping off.")
+    _require(
+        o.clip_norm is None or o.clip_norm > 0,
+        f"optim.clip_norm={o.clip_norm} must be positive; None turns clipping off.",
+    )
     _not_both(o, "optim", "warmup_steps", "warmup_tokens")
     _not_both(o, "optim", "decay_steps", "decay_tokens")
 
@@ -98,7 +114,9 @@ def _check_mesh(config) -> None:
     mesh, model = config.mesh, config.model
     sizes = {axis: getattr(mesh, axis) for axis in ("replica", "fsdp", "tensor", "sequence")}
     for axis, size in sizes.items():
-        _require(size == -1 or size >= 1, f"mesh.{axis}={size} is not a size; use a positive number, or -1 for what is left.")
+        _require(
+            size == -1 or size >= 1, f"mesh.{axis}={size} is not a size; use a positive number, or -1 for what is left."
+        )
     free = [axis for axis, size in sizes.items() if size == -1]
     _require(len(free) <= 1, f"mesh has -1 for {' and '.join(free)}; only one axis can take what is left.")
     if mesh.tensor > 1:
@@ -116,7 +134,9 @@ def _check_mesh(config) -> None:
 
 def _check_train(config) -> None:
     t = config.train
-    _at_least(1, t, "train", "steps", "tokens", "batch_size", "microbatches", "steps_per_call", "vocab_chunks", "log_every")
+    _at_least(
+        1, t, "train", "steps", "tokens", "batch_size", "microbatches", "steps_per_call", "vocab_chunks", "log_every"
+    )
     _at_least(1, t, "train", "batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")
     _at_least(0, t, "train", "seed", "z_loss")
     _not_both(t, "train", "steps", "tokens")
@@ -126,14 +146,17 @@ def _check_train(config) -> None:
         f"train.microbatches={t.microbatches} does not divide train.batch_size={t.batch_size}; use a divisor.",
     )
     if config.model.vocab_size:
+        padded = config.model.padded_vocab_size
         _require(
-            config.model.padded_vocab_size % t.vocab_chunks == 0,
-            f"train.vocab_chunks={t.vocab_chunks} does not divide the padded vocabulary of {config.model.padded_vocab_size};"
-            f" use {_nearest_divisor(config.model.padded_vocab_size, t.vocab_chunks)}.",
+            padded % t.vocab_chunks == 0,
+            f"train.vocab_chunks={t.vocab_chunks} does not divide the padded vocabulary of"
+            f" {padded}; use {_nearest_divisor(padded, t.vocab_chunks)}.",
         )
     if t.profile_steps:
         first, last = t.profile_steps
-        _require(1 <= first <= last, f"train.profile_steps={t.profile_steps} is not (first, last) with 1 <= first <= last.")
+        _require(
+            1 <= first <= last, f"train.profile_steps={t.profile_steps} is not (first, last) with 1 <= first <= last."
+        )
     _check_ramp(t)
 
 
@@ -143,15 +166,19 @@ def _check_ramp(t) -> None:
     if t.batch_ramp_start:
         _require(
             t.batch_ramp_start < t.batch_size and (t.batch_size - t.batch_ramp_start) % t.batch_ramp_increment == 0,
-            f"train.batch_ramp_start={t.batch_ramp_start} plus multiples of train.batch_ramp_increment={t.batch_ramp_increment}"
-            f" never gives train.batch_size={t.batch_size}; use an increment that divides the difference.",
+            f"train.batch_ramp_start={t.batch_ramp_start} plus multiples of"
+            f" train.batch_ramp_increment={t.batch_ramp_increment} never gives"
+            f" train.batch_size={t.batch_size}; use an increment that divides the difference.",
         )
         for field in ("batch_ramp_start", "batch_ramp_increment"):
             _require(
                 getattr(t, field) % t.microbatches == 0,
-                f"train.microbatches={t.microbatches} does not divide train.{field}={getattr(t, field)}; use a divisor.",
+                f"train.microbatches={t.microbatches} does not divide train.{field}={getattr(t, field)};"
+                " use a divisor.",
             )
-        _require(t.steps_per_call == 1, "train.steps_per_call > 1 needs one batch size; set it to 1 or drop the batch ramp.")
+        _require(
+            t.steps_per_call == 1, "train.steps_per_call > 1 needs one batch size; set it to 1 or drop the batch ramp."
+        )
 
 
 def _check_cadence(config) -> None:
@@ -173,7 +200,8 @@ def _check_cadence(config) -> None:
     for key, steps in periods.items():
         _require(
             steps is None or steps % per_call == 0,
-            f"{key}={steps} is not a multiple of train.steps_per_call={per_call}; use {-(-steps // per_call) * per_call if steps else 0}.",
+            f"{key}={steps} is not a multiple of train.steps_per_call={per_call};"
+            f" use {-(-(steps or 0) // per_call) * per_call}.",
         )
 
 

@@ -160,7 +160,7 @@ TFDS_BAD = [
     ({"tfds_name": "wikipedja"}, "data.tfds_name='wikipedja' is not known to TFDS; did you mean 'wikipedia'"),
     ({"tfds_name": "wikipedia/20230601.xx"}, "data.tfds_name='wikipedia/20230601.xx': .*20230601.xx"),
     ({"tfds_split": "tset"}, "data.tfds_split='tset' is not a split of tiny_proverbs/1.0.0; there are: .*train"),
-    ({"text_field": "text"}, "example 0 of data.tfds_name='tiny_proverbs' has no field 'text'; it has: 'body', 'label'"),
+    ({"text_field": "text"}, "example 0 of data.tfds_name='tiny_proverbs' has no field 'text'; it has: 'body'"),
     ({"text_field": "label"}, "field 'label' is a int; expected a string"),
 ]
 

@@ -132,7 +132,9 @@ def test_changed_text_is_tokenised_anew_and_the_same_text_elsewhere_has_the_same
 
 def test_sentencepiece_is_trained_on_the_training_text_alone(config):
     config = dataclasses.replace(config, tokenizer="sentencepiece", tokenizer_vocab_size=285)
-    train = TEXT[: int(len(TEXT) * 0.9)]
+    text = TEXT + "zebra " * (len(TEXT) // 54)
+    (pathlib.Path(config.path) / "a.txt").write_text(text)
+    train = text[: int(len(text) * 0.9)]
     assert prepare(config).tokenizer.hash == tokenizers.train_tokenizer(config, [train]).hash
 
 

@@ -82,11 +82,12 @@ def test_sentencepiece_trains_on_no_more_than_it_was_allowed():
     assert train_tokenizer(config, [TEXT]).hash == train_tokenizer(config, [TEXT[:50_000], "zzz" * 1000]).hash
 
 
-def test_lines_that_sentencepiece_would_drop_are_trained_on():
-    config = DataConfig(tokenizer_vocab_size=400)
-    spoilt = "\u2585" + TEXT[:100_000].replace(" the ", "\0the\u2581")
-    tokenizer = train_tokenizer(config, [spoilt])
+@pytest.mark.parametrize("spoiler", ["\u2585", "\0", "\u2581"])
+def test_lines_that_sentencepiece_would_drop_are_trained_on(spoiler):
+    spoilt = spoiler.join(TEXT[i : i + 200] for i in range(0, 50_000, 200))
+    tokenizer = train_tokenizer(DataConfig(tokenizer_vocab_size=400), [spoilt])
     assert len(tokenizer.encode(" the")) == 1
+    check_lossless(tokenizer, spoilt)
 
 
 def test_chinese_fits_a_small_vocabulary():

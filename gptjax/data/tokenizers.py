@@ -121,8 +121,8 @@ class CharTokenizer(Tokenizer):
         """int32 [n]. Raises UserError: a character that was not in the training text."""
         code_point = np.frombuffer(_utf8(text, "utf-32-le"), np.uint32)
         token = np.searchsorted(self._code_point, code_point)
-        unknown = np.take(np.append(self._code_point, 0), token) != code_point
-        unknown |= token == len(self._code_point)
+        beyond_unicode = np.uint32(0xFFFFFFFF)
+        unknown = np.append(self._code_point, beyond_unicode)[token] != code_point
         if unknown.any():
             c = text[int(unknown.argmax())]
             raise UserError(
@@ -137,8 +137,8 @@ class CharTokenizer(Tokenizer):
 _CHUNK = re.compile(r"(?s).{1,65536}(?:(?<! )(?= )|\Z)|.{1,65536}")
 # The character SentencePiece writes for a space; a real one in the text is spelled in bytes.
 _SPACE_MARK = "\u2581"
-# SentencePiece drops, without a word, lines with NUL or U+2585, and those over 4192 bytes.
-_NOT_FOR_TRAINING = str.maketrans({"\0": " ", _SPACE_MARK: " ", "\u2585": " "})
+# SentencePiece drops, without a word, training lines with this character, and those over 4192 bytes.
+_DROPS_A_LINE = "\u2585"
 _TRAINING_LINE = 1000  # characters, 4000 bytes at most
 
 
@@ -302,7 +302,7 @@ def _training_lines(documents, max_bytes: int):
     """The first max_bytes of documents, to the nearest line, in pieces short enough for SentencePiece."""
     size = 0
     for text in documents:
-        text = text.translate(_NOT_FOR_TRAINING)
+        text = text.replace(_DROPS_A_LINE, " ")
         for start in range(0, len(text), _TRAINING_LINE):
             line = text[start : start + _TRAINING_LINE]
             size += len(line.encode())
