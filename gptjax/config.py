@@ -52,6 +52,7 @@ class ModelConfig:
     dtype: str = "bfloat16"  # of the matmuls: bfloat16 | float32; parameters are float32
     attention: str = "auto"  # kernel: auto | xla | cudnn | splash
     remat: str = "none"  # what the backward pass recomputes: none | dots | full
+    scan_unroll: int = 1  # periods of layers in an iteration of the scan: more is faster on a CPU, slower to compile
 
     @property
     def kv_heads(self) -> int:

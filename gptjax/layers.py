@@ -3,8 +3,8 @@
 Every parameter states its logical axes beside its shape; `sharding.RULES` maps them to the mesh.
 Parameters are float32; a layer computes in the dtype of its input, norms in float32.
 
-Norms and activations are under `jax.checkpoint`: the backward pass keeps their input alone. Kept by default, their
-float32 intermediates are more than half of all activation memory, and on a CPU writing them costs 10% of a step.
+Norms and activations are `recomputed`: the backward pass keeps their input alone. Kept by default, their float32
+intermediates are more than half of all activation memory, and on a CPU writing them costs 10% of a step.
 """
 
 import functools
@@ -13,6 +13,10 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+
+# No barrier against merging both computations into one: the scan over layers keeps them apart, and it would stop fusion.
+recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
 def normal(key, shape, std: float):
@@ -59,7 +63,7 @@ class LayerNorm(nnx.Module):
         return layer_norm(x, self.gain[...], None if self.bias is None else self.bias[...], self.eps)
 
 
-@functools.partial(jax.checkpoint, static_argnums=3)
+@functools.partial(recomputed, static_argnums=3)
 def layer_norm(x, gain, bias, eps: float):
     x32 = x.astype(jnp.float32)
     mean = x32.mean(-1, keepdims=True)
@@ -79,7 +83,7 @@ class RMSNorm(nnx.Module):
         return rms_norm(x, self.gain[...], self.eps)
 
 
-@functools.partial(jax.checkpoint, static_argnums=2)
+@functools.partial(recomputed, static_argnums=2)
 def rms_norm(x, gain, eps: float):
     x32 = x.astype(jnp.float32)
     return (x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + eps) * gain).astype(x.dtype)
@@ -88,24 +92,24 @@ def rms_norm(x, gain, eps: float):
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 
 
-@jax.checkpoint
+@recomputed
 def gelu_tanh(x):
     """The tanh form, as in the released code of GPT-1 and GPT-2."""
     return jax.nn.gelu(x, approximate=True)
 
 
-@jax.checkpoint
+@recomputed
 def gelu(x):
     return jax.nn.gelu(x, approximate=False)
 
 
-@jax.checkpoint
+@recomputed
 def relu2(x):
     """Squared ReLU, So et al. 2021 (Primer)."""
     return jnp.square(jax.nn.relu(x))
 
 
-@jax.checkpoint
+@recomputed
 def swiglu(x):
     """Shazeer 2020: x [..., 2, F] holds gate and value."""
     return jax.nn.silu(x[..., 0, :]) * x[..., 1, :]

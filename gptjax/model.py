@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gptjax import attention, layers, loss, sharding
-from gptjax.errors import choose
+from gptjax.errors import UserError, choose
 
 REMAT = {  # what the forward pass keeps for the backward pass; the rest is computed again
     "none": jax.checkpoint_policies.everything_saveable,
@@ -105,6 +105,8 @@ class GPT(nnx.Module):
     def __init__(self, config, key, kernel: str = "xla"):
         key_token, key_position, key_blocks, key_head = jax.random.split(key, 4)
         V, D = config.padded_vocab_size, config.d_model
+        choose(DTYPES, config.dtype, "model.dtype")
+        choose(REMAT, config.remat, "model.remat")
         self.config, self.kernel = config, kernel
         self.token_embedding = nnx.Param(layers.normal(key_token, (V, D), config.init_std), axes=("vocab", "embed"))
         if config.position == "learned":
@@ -125,7 +127,7 @@ class GPT(nnx.Module):
         return self.token_embedding[...] if self.head is None else self.head[...]
 
     def embed(self, token_BL, position_BL, key=None):
-        dtype = choose(DTYPES, self.config.dtype, "model.dtype")
+        dtype = DTYPES[self.config.dtype]
         # Width first gathered, then rows looked up: the partitioner would otherwise replicate the activations.
         x_BLD = sharding.constrain(self.token_embedding[...].astype(dtype), "vocab", "width")[token_BL]
         if self.position_embedding is not None:
@@ -136,6 +138,8 @@ class GPT(nnx.Module):
     def activations(self, token_BL, *, segment_BL=None, position_BL=None, key=None, log_activations: bool = False):
         """Final activations [B, L, D], the head's input, and a dict of per-layer numbers [N] if asked for."""
         config = self.config
+        if token_BL.shape[1] > config.context_length:
+            raise UserError(f"{token_BL.shape[1]} tokens are more than model.context_length={config.context_length}.")
         if position_BL is None:
             position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
@@ -174,8 +178,9 @@ class GPT(nnx.Module):
             return x, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
         if self.config.remat != "none":
-            step = jax.checkpoint(step, policy=choose(REMAT, self.config.remat, "model.remat"))
-        x, ys = jax.lax.scan(step, x, by_period)
+            # The scan keeps both computations apart: no need of a barrier, which would stop fusion.
+            step = jax.checkpoint(step, policy=REMAT[self.config.remat], prevent_cse=False)
+        x, ys = jax.lax.scan(step, x, by_period, unroll=min(self.config.scan_unroll, n_layers // period))
         return x, jax.tree.map(lambda y: y.reshape(n_layers, *y.shape[2:]), ys)
 
     def token_loss(self, token_BT, *, chunks: int = 1, **options):

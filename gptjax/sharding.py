@@ -79,11 +79,26 @@ def check_fit(config, sizes: dict[str, int]) -> None:
                 f"{key}={batch} does not divide over {shards} data shards (mesh replica x fsdp);"
                 f" use a multiple of {shards}, or a smaller mesh.fsdp and a larger mesh.tensor."
             )
-    if config.model.d_model % sizes["fsdp"]:
-        raise UserError(
-            f"model.d_model={config.model.d_model} does not divide over mesh.fsdp={sizes['fsdp']}; use mesh.fsdp="
-            f"{math.gcd(config.model.d_model, sizes['fsdp'])} and mesh.replica for the rest."
-        )
+    for field, size, axis in _divided(config.model):
+        if size % sizes[axis]:
+            fits = max(n for n in range(1, sizes[axis] + 1) if sizes[axis] % n == 0 and size % n == 0)
+            raise UserError(
+                f"{field}={size} does not divide over mesh.{axis}={sizes[axis]};"
+                f" use mesh.{axis}={fits} and another axis for the rest."
+            )
+
+
+def _divided(model) -> list[tuple[str, int, str]]:
+    """(field, size, mesh axis) of every length of the model that has to divide evenly over devices."""
+    vocabulary = [] if model.vocab_size is None else [("the padded vocabulary", model.padded_vocab_size, "tensor")]
+    return [
+        ("model.d_model", model.d_model, "fsdp"),
+        ("model.n_heads", model.n_heads, "tensor"),
+        ("model.n_kv_heads", model.kv_heads, "tensor"),
+        ("model.d_ff", model.ff_size, "tensor"),
+        *vocabulary,
+        ("model.context_length", model.context_length, "sequence"),
+    ]
 
 
 def spec(axes: tuple[str | None, ...]) -> PartitionSpec:

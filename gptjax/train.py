@@ -80,6 +80,7 @@ def prepare(config, devices=None) -> Session:
     schedule.learning_rate(config, 0)
     store = data.prepare(config.data)
     config = with_vocabulary(config, store.tokenizer)
+    sharding.check_fit(config, mesh.shape)
     kernel, reason = attention.choose_kernel(config, device.platform)
     program = step.build(config, mesh, kernel)
     peak = hardware.peak_flops(device.device_kind)

@@ -124,7 +124,7 @@ def test_the_time_in_a_header_follows_from_its_flops_and_hardware(name):
     assert float(time) == pytest.approx(seconds / {"hours": 3600, "days": 86400}[unit], rel=0.03)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_whole_state_builds_under_eval_shape_with_the_counted_parameters(name):
     config = shipped(name)
     config = config if config.model.vocab_size else config.replace(model={"vocab_size": 4096})

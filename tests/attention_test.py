@@ -1,0 +1,243 @@
+"""Each kernel against a slow NumPy attention that loops over queries, and the choice between them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax import attention, sharding
+from gptjax.config import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
+from gptjax.errors import UserError
+
+CASES = {  # length, query heads, key heads, window, documents
+    "one block": (24, 4, 4, None, False),
+    "one block, band": (24, 4, 4, 5, False),
+    "one block, everything": (24, 4, 2, 5, True),
+    "three blocks": (384, 2, 2, None, False),
+    "three blocks, band inside a block": (384, 2, 2, 3, False),
+    "three blocks, band over blocks": (384, 2, 1, 200, False),
+    "two uneven blocks, everything": (301, 4, 2, 70, True),
+}
+
+
+@functools.cache
+def inputs(length, heads, kv_heads, documents, head_dim=8, batch=2):
+    """q, k, v and segments, whose documents end at other places in every row."""
+    rng = np.random.default_rng(0)
+    q, k, v = (
+        rng.standard_normal((batch, length, n, head_dim)).astype(np.float32) for n in (heads, kv_heads, kv_heads)
+    )
+    starts = rng.random((batch, length)) < 4 / length
+    return q, k, v, np.cumsum(starts, axis=1).astype(np.int32) if documents else None
+
+
+def sees(query: int, key: int, window, segment_L) -> bool:
+    in_band = window is None or query - key < window
+    return key <= query and in_band and (segment_L is None or segment_L[key] == segment_L[query])
+
+
+def reference(q_BLHK, k_BLGK, v_BLGK, window, segment_BL):
+    """(attention, largest logit) in float64, query by query."""
+    B, L, H, K = q_BLHK.shape
+    group = H // k_BLGK.shape[2]
+    out, largest = np.zeros((B, L, H, K)), -np.inf
+    for b, query in np.ndindex(B, L):
+        segment_L = None if segment_BL is None else segment_BL[b]
+        seen = [m for m in range(L) if sees(query, m, window, segment_L)]
+        for h in range(H):
+            logit = k_BLGK[b, seen, h // group].astype(np.float64) @ q_BLHK[b, query, h] / np.sqrt(K)
+            weight = np.exp(logit - logit.max())
+            out[b, query, h] = weight / weight.sum() @ v_BLGK[b, seen, h // group]
+            largest = max(largest, logit.max())
+    return out, largest
+
+
+@functools.cache
+def reference_of(case):
+    length, heads, kv_heads, window, documents = CASES[case]
+    q, k, v, segment_BL = inputs(length, heads, kv_heads, documents)
+    return reference(q, k, v, window, segment_BL)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_xla_attention_equals_a_loop_over_queries(case):
+    length, heads, kv_heads, window, documents = CASES[case]
+    q, k, v, segment_BL = inputs(length, heads, kv_heads, documents)
+    out = jax.jit(functools.partial(attention.xla_attention, window=window))(q, k, v, segment_BL=segment_BL)
+    np.testing.assert_allclose(out, reference_of(case)[0], atol=2e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_largest_logit_is_that_of_a_loop_over_queries(case):
+    length, heads, kv_heads, window, documents = CASES[case]
+    q, k, _, segment_BL = inputs(length, heads, kv_heads, documents)
+    largest = attention.largest_logit(q, k, window=window, segment_BL=segment_BL)
+    assert float(largest) == pytest.approx(reference_of(case)[1], rel=1e-6)
+
+
+def test_a_logit_that_no_query_sees_is_not_the_largest():
+    q = jnp.ones((1, 4, 1, 1))
+    k = jnp.array([1.0, 2.0, 3.0, 100.0]).reshape(1, 4, 1, 1)
+    segment_BL = jnp.array([[0, 0, 0, 1]])
+    assert attention.largest_logit(q[:, :3], k[:, :3]) == 3
+    assert attention.largest_logit(q * jnp.array([1, 1, 1, 0.01]).reshape(1, 4, 1, 1), k) == 3
+    assert attention.largest_logit(-q, k[:, ::-1], window=2, segment_BL=segment_BL) == -1
+    assert attention.largest_logit(-q, k, window=2) == -1
+    assert attention.largest_logit(-q[:, 1:], k[:, 1:], segment_BL=segment_BL[:, 1:]) == -2
+
+
+@pytest.mark.parametrize("length,window", [(1, None), (127, None), (384, None), (384, 3), (384, 384), (5000, 100)])
+def test_query_blocks_cover_every_query_once_and_every_key_it_sees(length, window):
+    blocks = attention.query_blocks(length, window)
+    assert [q for start, end, _ in blocks for q in range(start, end)] == list(range(length))
+    for start, _, first_key in blocks:
+        assert first_key == max(0, start + 1 - (window or length))
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, 40])
+def test_attention_over_a_cache_equals_attention_over_the_whole_sequence(window):
+    q, k, v, _ = inputs(24, 4, 2, False)
+    whole = attention.xla_attention(q, k, v, window=window)
+    unfilled = ((0, 0), (0, 8), (0, 0), (0, 0))
+    k, v = (jnp.pad(x, unfilled, constant_values=9.0) for x in (k, v))  # positions nobody has written yet
+    for start, end in ((0, 5), (5, 6), (6, 24)):
+        piece = attention.cached_attention(q[:, start:end], k, v, start, window=window)
+        np.testing.assert_allclose(piece, whole[:, start:end], atol=1e-6)
+
+
+# Dropout
+
+
+def dropped(q, k, v, seed, rate=0.5, window=None):
+    return attention.xla_attention(q, k, v, window=window, dropout_rate=rate, key=jax.random.key(seed))
+
+
+def test_attention_dropout_is_a_function_of_its_key():
+    q, k, v, _ = inputs(24, 4, 2, False)
+    np.testing.assert_array_equal(dropped(q, k, v, 1), dropped(q, k, v, 1))
+    assert np.abs(dropped(q, k, v, 1) - dropped(q, k, v, 2)).max() > 0.1
+    np.testing.assert_array_equal(dropped(q, k, v, 1, rate=0.0), attention.xla_attention(q, k, v))
+
+
+def test_attention_dropout_keeps_the_mean_and_the_rate():
+    q = jnp.zeros((4, 256, 2, 8))  # equal probabilities, and v = 1: outputs are the share that was kept, scaled up
+    ones = jnp.ones_like(q)
+    out_BLH = np.asarray(dropped(q, q, ones, 0, rate=0.25))[..., 0]
+    first_query = out_BLH[:, 0]  # sees one key: kept and scaled by 4/3, or dropped
+    assert set(np.unique(first_query)) <= {0.0, np.float32(4 / 3)}
+    assert out_BLH[:, 128:].mean() == pytest.approx(1.0, abs=0.01)  # 1024 * 2 sums of 128 and more draws
+    assert out_BLH[:, 64:128].std() == pytest.approx(np.sqrt(0.25 / 0.75 / 96), rel=0.1)
+
+
+def test_blocks_of_queries_drop_different_probabilities():
+    q = jnp.zeros((1, 256, 1, 256))
+    one_hot_BLGK = jnp.eye(256)[None, :, None]  # outputs are the probabilities themselves
+    out_LM = np.asarray(dropped(q, q, one_hot_BLGK, 0))[0, :, 0]
+    same = (out_LM[:128, :128] > 0) == (out_LM[128:, :128] > 0)
+    assert same[127].mean() == pytest.approx(0.5, abs=0.2)  # of the 128 keys that both see; 4.5 standard errors
+
+
+# The TPU kernel, interpreted
+
+
+def both_kernels(window, documents, heads=2, kv_heads=2, length=256):
+    """(output, gradients) of the xla and of the splash kernel."""
+    q, k, v, segment_BL = inputs(length, heads, kv_heads, documents, head_dim=8, batch=1)
+    weight = np.random.default_rng(1).standard_normal(q.shape).astype(np.float32)
+
+    def run(kernel):
+        def weighted(q, k, v):
+            out = kernel(q, k, v, window=window, segment_BL=segment_BL)
+            return jnp.sum(out * weight), out
+
+        (_, out), grads = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+        return out, *grads
+
+    return run(attention.xla_attention), run(functools.partial(attention.splash_attention, interpret=True))
+
+
+@pytest.mark.parametrize(
+    "window,documents,kv_heads",
+    [(None, False, 2), (None, True, 1), (100, True, 2)],
+    ids=["causal", "documents, one key head for two", "band and documents"],
+)
+def test_splash_attention_and_its_gradients_equal_those_of_xla(window, documents, kv_heads):
+    for xla, splash in zip(*both_kernels(window, documents, kv_heads=kv_heads)):
+        np.testing.assert_allclose(splash, xla, atol=3e-6 * np.abs(xla).max())
+
+
+def test_splash_attention_on_a_mesh_equals_that_on_one_device():
+    q, k, v, segment_BL = inputs(128, 4, 4, True, batch=2)
+    mesh = sharding.make_mesh(config(mesh={"fsdp": 2, "tensor": 2}), jax.devices()[:4])
+    kernel = jax.jit(functools.partial(attention.splash_attention, interpret=True))
+    with jax.set_mesh(mesh):
+        sharded = kernel(q, k, v, segment_BL=segment_BL)
+    np.testing.assert_allclose(sharded, attention.xla_attention(q, k, v, segment_BL=segment_BL), atol=2e-6)
+
+
+# The choice
+
+
+def config(model=(), data=(), mesh=()):
+    return Config(
+        model=ModelConfig(**{"context_length": 256, **dict(model)}),
+        data=DataConfig(**dict(data)),
+        mesh=MeshConfig(**dict(mesh)),
+        train=TrainConfig(steps=10),
+    )
+
+
+OBSTACLES = [  # kernel, platform, what the config asks, why the kernel cannot
+    ("cudnn", "cpu", {}, "runs on gpu, not on cpu"),
+    ("cudnn", "tpu", {}, "runs on gpu, not on tpu"),
+    ("splash", "gpu", {}, "runs on tpu, not on gpu"),
+    ("cudnn", "gpu", {"model": {"attention_dropout": 0.1}}, "has no attention dropout"),
+    ("splash", "tpu", {"model": {"attention_dropout": 0.1}}, "has no attention dropout"),
+    ("cudnn", "gpu", {"data": {"mask_documents": True}}, "cannot keep packed documents apart"),
+    ("cudnn", "gpu", {"model": {"dtype": "float32"}}, "has no float32 form"),
+    ("cudnn", "gpu", {"mesh": {"sequence": 2}}, "cannot split a sequence"),
+    ("splash", "tpu", {"mesh": {"sequence": 2}}, "cannot split a sequence"),
+    ("splash", "tpu", {"mesh": {"fsdp": 1, "sequence": -1}}, "cannot split a sequence"),
+    ("splash", "tpu", {"model": {"context_length": 200}}, "multiple of 128"),
+    ("cudnn", "gpu", {"model": {"n_heads": 4}}, "head size"),  # 192
+    ("cudnn", "gpu", {"model": {"head_dim": 60}}, "head size"),
+]
+
+
+@pytest.mark.parametrize("kernel,platform,asked,reason", OBSTACLES)
+def test_a_kernel_asked_for_by_name_that_cannot_do_it_raises(kernel, platform, asked, reason):
+    model = {**asked.get("model", {}), "attention": kernel}
+    with pytest.raises(UserError, match=f"model.attention='{kernel}' cannot be used: .*{reason}.*; use 'auto' or"):
+        attention.choose_kernel(config(model, asked.get("data", {}), asked.get("mesh", {})), platform)
+
+
+@pytest.mark.parametrize("kernel,platform,asked,reason", OBSTACLES)
+def test_auto_falls_back_to_xla_and_says_why(kernel, platform, asked, reason):
+    chosen, given = attention.choose_kernel(config(**asked), platform)
+    if attention.FASTEST[platform] == kernel:
+        assert chosen == "xla" and kernel in given and reason in given
+    else:
+        assert (chosen, given) == (attention.FASTEST[platform], f"the fastest on {platform}")
+
+
+@pytest.mark.parametrize("platform,kernel", [("cpu", "xla"), ("gpu", "cudnn"), ("tpu", "splash")])
+def test_auto_takes_the_fastest_kernel_of_the_platform(platform, kernel):
+    assert attention.choose_kernel(config(), platform) == (kernel, f"the fastest on {platform}")
+    assert attention.choose_kernel(config({"attention": kernel}), platform) == (kernel, "as configured")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_xla_can_do_everything_everywhere(platform):
+    hardest = config(
+        {"attention": "xla", "attention_dropout": 0.1, "dtype": "float32", "context_length": 100, "band_width": 3},
+        {"mask_documents": True},
+        {"sequence": 2},
+    )
+    assert attention.choose_kernel(hardest, platform)[0] == "xla"
+
+
+def test_an_unknown_kernel_raises_with_the_names_there_are():
+    with pytest.raises(UserError, match="model.attention='flash' is not known"):
+        attention.choose_kernel(config({"attention": "flash"}), "gpu")

@@ -1,0 +1,125 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from gptjax import cli
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+QUICKSTART = f"--config={CONFIGS / 'quickstart.py'}"
+
+
+def test_help_names_the_commands_and_imports_no_jax():
+    code = "import sys; from gptjax import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\nprint('jax' in sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(name in output for name in ("train", "info", "eval", "sample", "bench"))
+    assert output.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    "arguments,expected",
+    [
+        (["train", "--config=configs/quickstrat.py", "--workdir=x"], "no such file"),
+        (["train", QUICKSTART, "--workdir=x", "--config.optim.peek_lr=1"], "did you mean 'peak_lr'"),
+        (["train", QUICKSTART, "--workdir=x", "--config.optm.peak_lr=1"], "did you mean 'optim'"),
+        (["train", QUICKSTART, "--workdir=x", "--config.optim.peak_lr=fast"], "expected float"),
+        (["train", QUICKSTART, "--workdir=x", "--config.optim.name=adam"], "did you mean 'adamw'"),
+        (["train", QUICKSTART, "--workdir=x", "--config.optim.schedule=cosin"], "did you mean 'cosine'"),
+        (["train", QUICKSTART, "--workdir=x", "--config.model.norm=batchnorm"], "expected one of: layernorm, rmsnorm"),
+        (["train", QUICKSTART, "--workdir=x", "--config.model.mlp=gelu_tan"], "did you mean 'gelu_tanh'"),
+        (["train", QUICKSTART, "--workdir=x", "--config.model.position=alibi"], "expected one of: learned, rope"),
+        (["train", QUICKSTART, "--workdir=x", "--config.model.dtype=fp16"], "expected one of: bfloat16, float32"),
+        (["train", QUICKSTART, "--workdir=x", "--config.model.remat=some"], "expected one of: none, dots, full"),
+        (["train", QUICKSTART, "--workdir=x", "--config.model.attention=flash"], "expected one of: xla, cudnn, splash"),
+        (["train", QUICKSTART, "--workdir=x", "--config.model.attention=cudnn"], "runs on gpu, not on cpu"),
+        (["train", QUICKSTART, "--workdir=x", "--config.model.n_heads=7"], "does not divide model.d_model"),
+        (["train", QUICKSTART, "--workdir=x", "--config.mesh.fsdp=3"], "but there are 8"),
+        (["train", QUICKSTART, "--workdir=x", "--config.train.batch_size=12"], "does not divide over 8 data shards"),
+        (["train", QUICKSTART, "--workdir=x", "--config.data.path=/nowhere/at_all.txt"], "/nowhere/at_all.txt"),
+        (["train", QUICKSTART, "--workdir=x", "--config.data.source=txt"], "expected one of"),
+        (["train", QUICKSTART, "--workdir=x", "--config.data.tokenizer=bpe"], "expected one of"),
+        (["train", QUICKSTART, "--workdir=x", "--confg.data.path=y"], "unknown argument '--confg.data.path=y'"),
+        (["info", QUICKSTART, "--devices=3", "--config.mesh.tensor=2"], "needs a multiple of 2 devices"),
+        (["eval", "--workdir=/nowhere/run"], "no such directory"),
+        (["sample", f"--workdir={CONFIGS}"], "is not a run directory"),
+        (["eval", "--workdir=x", "--config.model.n_layers=2"], "unknown argument"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gptjax: ") and error.count("\n") == 1 and "Traceback" not in error
+    assert expected in error
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_flag_that_is_missing_exits_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", QUICKSTART])
+    assert stop.value.code == 2 and "--workdir" in capsys.readouterr().err
+
+
+def test_an_override_may_follow_its_flag_as_a_word(capsys):
+    assert cli.main(["info", f"--config={CONFIGS / 'gpt2_small.py'}", "--config.model.n_layers", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["params"]["non_embedding"] == 2 * 7_087_872 + 1536
+
+
+@pytest.mark.parametrize(
+    "name,total",
+    {
+        "gpt1": 116_534_784,
+        "gpt2_small": 124_439_808,
+        "gpt2_medium": 354_823_168,
+        "gpt2_large": 774_030_080,
+        "gpt2_xl": 1_557_611_200,
+        "gpt3_125m": 125_226_240,
+        "gpt3_350m": 355_871_744,
+        "gpt3_760m": 760_300_032,
+        "gpt3_1_3b": 1_315_723_264,
+        "gpt3_2_7b": 2_651_553_280,
+        "gpt3_6_7b": 6_658_404_352,
+        "gpt3_13b": 12_853_386_240,
+        "gpt3_175b": 174_604_259_328,
+    }.items(),
+)
+def test_info_counts_the_papers_models_exactly(name, total, capsys):
+    assert cli.main(["info", f"--config={CONFIGS / name}.py", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["params"]["total"] == total
+    assert facts["flops_per_token"].keys() == {"6n", "6n_attn_full", "6n_attn_causal", "exact"}
+    assert facts["bytes_per_device"].keys() == {"params", "optimizer", "activations"}
+    assert facts["train_flops"] > 0 and {"non_embedding", "matmul"} < facts["params"].keys()
+
+
+@pytest.mark.parametrize(
+    "layers,width,heads,total",
+    [  # Dey et al. 2023 (Cerebras-GPT), table 1
+        (10, 768, 12, 111_050_496),
+        (14, 1088, 17, 255_977_024),
+        (18, 1536, 12, 590_310_912),
+        (24, 2048, 16, 1_315_723_264),
+        (32, 2560, 32, 2_651_553_280),
+        (32, 4096, 32, 6_658_404_352),
+        (40, 5120, 40, 12_853_386_240),
+    ],
+)
+def test_info_counts_cerebras_gpt_exactly(layers, width, heads, total, capsys):
+    shape = {"n_layers": layers, "d_model": width, "n_heads": heads, "context_length": 2048}
+    overrides = [f"--config.model.{field}={value}" for field, value in shape.items()]
+    assert cli.main(["info", f"--config={CONFIGS / 'gpt3_125m.py'}", "--json", *overrides]) == 0
+    assert json.loads(capsys.readouterr().out)["params"]["total"] == total
+
+
+def test_info_divides_parameters_over_the_mesh(capsys):
+    config = f"--config={CONFIGS / 'gpt3_13b.py'}"
+    alone = ["--config.mesh.tensor=1", "--devices=1"]
+    sizes = []
+    for arguments in (alone, ["--devices=64"]):
+        assert cli.main(["info", config, "--json", *arguments]) == 0
+        sizes.append(json.loads(capsys.readouterr().out)["bytes_per_device"])
+    assert sizes[0]["optimizer"] == pytest.approx(2 * sizes[0]["params"], rel=1e-6)
+    for kind in ("params", "optimizer"):  # what tensor leaves whole, fsdp splits
+        assert sizes[0][kind] / 64 <= sizes[1][kind] < 1.01 * sizes[0][kind] / 64

@@ -1,0 +1,89 @@
+"""Eight CPU devices, a compilation cache that reruns share, and the small models that several files test."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import tempfile
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Level 0 is LLVM's alone: the programs and their partitioning stay as they are, and compile in a third of the time.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+cache = pathlib.Path(tempfile.gettempdir()) / f"gptjax-test-xla-cache-{os.getuid()}"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from gptjax import model  # noqa: E402
+from gptjax.config import Config, ModelConfig, TrainConfig  # noqa: E402
+
+TINY = ModelConfig(
+    vocab_size=65, context_length=16, n_layers=2, d_model=32, n_heads=4, init_std=0.3, dtype="float32"
+)  # init_std: a model that says something from the start
+VARIANTS = {
+    "gpt1": dict(norm_position="post", final_norm=False, scale_residual_init=False),
+    "gpt2": dict(),
+    "gpt3": dict(n_layers=4, band_width=3),
+    "modern": dict(
+        position="rope",
+        rope_theta=100.0,
+        norm="rmsnorm",
+        mlp="swiglu",
+        n_kv_heads=2,
+        qk_norm=True,
+        logit_softcap=15.0,
+        tied_head=False,
+        bias=False,
+    ),
+    "wide_heads": dict(head_dim=16, d_ff=48, mlp="relu2", norm="rmsnorm", n_kv_heads=1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """A model of one of the VARIANTS with no parameter at its initial zero or one, which would hide mistakes."""
+
+    config: ModelConfig
+    graph: object
+    params: dict
+
+
+@pytest.fixture
+def tiny_config():
+    """A Config of a GPT-2 with 32 dimensions and 65 tokens."""
+    return Config(model=TINY, train=TrainConfig(steps=4, batch_size=8, log_every=1))
+
+
+@pytest.fixture(params=VARIANTS)
+def variant_config(request):
+    """The ModelConfig of each variant in turn."""
+    return dataclasses.replace(TINY, **VARIANTS[request.param])
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request):
+    """Each variant in turn, as a Tiny."""
+    return tiny_variant(request.param)
+
+
+@pytest.fixture
+def make_variant():
+    """make_variant(name) is the Tiny of that name."""
+    return tiny_variant
+
+
+@functools.cache
+def tiny_variant(name: str) -> Tiny:
+    config = dataclasses.replace(TINY, **VARIANTS[name])
+    graph, shapes, _ = model.abstract(config)
+    rng = np.random.default_rng(0)
+
+    def value(path, leaf):
+        center = 1.0 if path[-1].key == "gain" else 0.0
+        return jnp.asarray(center + config.init_std * rng.standard_normal(leaf.shape), jnp.float32)
+
+    return Tiny(config, graph, jax.tree_util.tree_map_with_path(value, shapes))

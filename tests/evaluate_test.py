@@ -1,0 +1,49 @@
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from gptjax import evaluate, sharding
+from gptjax.config import from_dict
+
+
+def test_summary_of_hand_worked_rows():
+    result = evaluate.summarise([2.0, 6.0, 0.0], [1.0, 3.0, 0.0], n_bytes=8)
+    assert result.loss == 2.0 and result.tokens == 4
+    assert result.perplexity == pytest.approx(math.exp(2))
+    assert result.bits_per_byte == pytest.approx(8 / math.log(2) / 8)
+    assert result.standard_error == 0.0  # both rows have mean 2
+
+
+def test_standard_error_is_that_of_the_mean_for_rows_of_one_token():
+    losses = np.random.default_rng(0).standard_normal(50)
+    result = evaluate.summarise(losses, np.ones(50), n_bytes=0)
+    assert result.standard_error == pytest.approx(losses.std(ddof=1) / math.sqrt(50))
+    assert math.isnan(result.bits_per_byte)
+
+
+def test_standard_error_covers_the_truth_when_rows_are_correlated():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(400):
+        count = rng.integers(1, 20, size=60)
+        row_mean = 3 + rng.standard_normal(60)  # tokens of a row share their row's mean
+        result = evaluate.summarise(count * row_mean, count, n_bytes=1)
+        inside += abs(result.loss - 3) < 1.96 * result.standard_error
+    assert 0.90 < inside / 400 < 0.98
+
+
+def test_a_batch_on_the_mesh_is_the_batch_read_and_every_row_is_read_once():
+    config = from_dict({"train": {"steps": 1, "batch_size": 8}, "mesh": {"fsdp": 4, "tensor": 2}})
+    mesh = sharding.make_mesh(config, jax.devices())
+    whole = np.arange(2 * 8 * 3).reshape(2, 8, 3)
+    reads = []
+
+    def read(start, stop):
+        reads.append((start, stop))
+        return {"token_BT": whole[:, start:stop]}
+
+    batch = evaluate.device_batch(read, 8, sharding.batch_sharding(mesh, leading=1), dim=1)
+    np.testing.assert_array_equal(batch["token_BT"], whole)
+    assert sorted(reads) == [(0, 2), (2, 4), (4, 6), (6, 8)]

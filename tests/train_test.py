@@ -1,0 +1,264 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from gptjax import checkpoint, interrupt, metrics, rundir, schedule, sharding, step, train
+from gptjax.config import from_dict
+from gptjax.errors import UserError
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefgh"), size=rng.integers(2, 7))) for _ in range(50)]
+    file.write_text(" ".join(rng.choice(words, size=6000)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def values(text):
+    """A tiny run, as nested dicts."""
+    return {
+        "model": dict(context_length=16, n_layers=2, d_model=32, n_heads=4, dtype="float32", residual_dropout=0.1),
+        "data": dict(path=str(text), tokenizer="chars", cache_dir=str(text.parent / "cache")),
+        "optim": dict(peak_lr=3e-3, warmup_steps=5),
+        "train": dict(steps=STEPS, batch_size=16, log_every=1, tensorboard=False),
+        "checkpoint": dict(every_steps=10, keep=3),
+        "eval": dict(every_steps=20, max_tokens=512),
+    }
+
+
+@pytest.fixture(scope="module")
+def config(values):
+    return from_dict(values)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory):
+    """The run directory of a run that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert train.train(config, str(workdir)) == 0
+    return workdir
+
+
+def losses(workdir):
+    return [(row["step"], row["loss"], row["grad_norm"]) for row in train_rows(workdir)]
+
+
+def train_rows(workdir):
+    return metrics.read_metrics(rundir.open_run(workdir).metrics, "train")
+
+
+def saved_arrays(workdir, number):
+    """{path: array} of everything in a checkpoint, read without gptjax's own code."""
+    import orbax.checkpoint as ocp
+
+    arrays = {}
+    for item in ("params", "opt_state"):
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            tree = reader.restore(workdir / "checkpoints" / str(number) / item)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            arrays[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
+    return arrays
+
+
+def assert_same_run(a, b):
+    assert losses(a) == losses(b)
+    before, after = saved_arrays(a, STEPS), saved_arrays(b, STEPS)
+    assert before.keys() == after.keys() and len(before) > 20
+    for name, array in before.items():
+        assert np.array_equal(array, after[name]), name
+
+
+def start(values, workdir, tmp_path):
+    """The same command in a process of its own."""
+    file = tmp_path / "config.py"
+    file.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({values!r})\n")
+    command = [sys.executable, "-m", "gptjax", "train", f"--config={file}", f"--workdir={workdir}"]
+    return subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(workdir, number, process):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        file = rundir.open_run(workdir).metrics
+        if file.exists() and any(row["step"] >= number for row in metrics.read_metrics(file, "train")):
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    raise AssertionError(f"no step {number} after two minutes")
+
+
+def test_a_run_directory_holds_what_the_contract_says(undisturbed):
+    manifest = json.loads((undisturbed / "manifest.json").read_text())
+    assert manifest["packages"]["jax"] == jax.__version__ and manifest["data"]["fingerprint"]
+    assert manifest["parameters"]["total"] > 0 and manifest["command"][0] == "gptjax"
+    assert rundir.open_run(undisturbed).config().model.vocab_size == 9  # eight letters and the space
+    assert rundir.open_run(undisturbed).steps() == [20, 30, 40]
+    assert [row["step"] for row in train_rows(undisturbed)] == list(range(1, STEPS + 1))
+    evaluations = metrics.read_metrics(rundir.open_run(undisturbed).metrics, "eval")
+    assert [row["step"] for row in evaluations] == [20, 40]
+    assert evaluations[-1]["loss"] < evaluations[0]["loss"] < np.log(9) + 0.1
+
+
+def test_a_run_killed_twice_and_resumed_is_bit_equal_to_an_undisturbed_one(values, undisturbed, tmp_path):
+    workdir = tmp_path / "killed"
+    for number in (13, 25):
+        process = start(values, workdir, tmp_path)
+        wait_for_step(workdir, number, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    process = start(values, workdir, tmp_path)
+    assert process.wait() == 0, process.stderr.read()
+    assert any(row["event"] == "resumed" for row in metrics.read_metrics(workdir / "metrics.jsonl", "event"))
+    assert_same_run(undisturbed, workdir)
+
+
+def test_sigterm_saves_exits_with_its_own_code_and_the_run_goes_on_bit_equal(values, undisturbed, tmp_path):
+    workdir = tmp_path / "terminated"
+    process = start(values, workdir, tmp_path)
+    wait_for_step(workdir, 3, process)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate()
+    assert process.returncode == interrupt.SAVED_AND_STOPPED, stderr
+    assert "SIGTERM" in stderr and "run the same command again" in stderr and "Traceback" not in stderr
+    last_logged = train_rows(workdir)[-1]["step"]
+    assert rundir.open_run(workdir).steps()[-1] == last_logged
+    process = start(values, workdir, tmp_path)
+    assert process.wait() == 0, process.stderr.read()
+    assert_same_run(undisturbed, workdir)
+
+
+def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
+    config = config.replace(model={"vocab_size": 9}, optim={"ema_decay": 0.9})
+
+    def program(fsdp, tensor):
+        here = config.replace(mesh={"fsdp": fsdp, "tensor": tensor})
+        return step.build(here, sharding.make_mesh(here, jax.devices()[: fsdp * tensor]), "xla")
+
+    source = program(4, 2)
+    state = source.init()
+    before = jax.tree.map(np.asarray, state)
+    saver = checkpoint.Checkpointer(tmp_path / "0", config.checkpoint)
+    saver.save(state, 0)
+    saver.wait()
+    for i, (fsdp, tensor) in enumerate([(2, 4), (1, 1), (8, 1)]):
+        target = program(fsdp, tensor)
+        state = saver.restore(0, target.abstract_state, target.state_sharding)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+            assert len(leaf.sharding.device_set) == fsdp * tensor, path
+        jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, state))
+        saver.close()
+        saver = checkpoint.Checkpointer(tmp_path / str(i + 1), config.checkpoint)
+        saver.save(state, 0)
+        saver.wait()
+    saver.close()
+
+
+@pytest.mark.parametrize("name", ["adafactor", "lion", "muon", "sgd"])
+def test_every_optimizers_state_survives_the_disk(config, tmp_path, name):
+    config = config.replace(model={"vocab_size": 9}, optim={"name": name})
+    program = step.build(config, sharding.make_mesh(config), "xla")
+    state = program.init()
+    filled = jax.tree.map(lambda leaf: jax.device_put(leaf + 1, leaf.sharding), state)._replace(step=state.step + 7)
+    saver = checkpoint.Checkpointer(tmp_path, config.checkpoint)
+    saver.save(filled, 7)
+    saver.wait()
+    restored = saver.restore(7, program.abstract_state, program.state_sharding)
+    saver.close()
+    jax.tree.map(np.testing.assert_array_equal, filled, restored)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(config, tmp_path, capsys):
+    wild = config.replace(optim={"peak_lr": 1e30, "clip_norm": None, "warmup_steps": None}, checkpoint={"every_steps": 1})
+    assert train.train(wild, str(tmp_path)) == interrupt.DIVERGED
+    message = capsys.readouterr().err
+    [event] = metrics.read_metrics(tmp_path / "metrics.jsonl", "event")[-1:]
+    assert event["event"] == "diverged" and f"at step {event['step']}" in message
+    assert all(saved < event["step"] for saved in rundir.open_run(tmp_path).steps())
+
+
+def test_a_changed_config_is_refused_by_the_name_of_its_keys(config, undisturbed):
+    changed = config.replace(optim={"peak_lr": 1e-3}, model={"residual_dropout": 0.0})
+    with pytest.raises(UserError) as error:
+        train.train(changed, str(undisturbed))
+    assert "optim.peak_lr (0.003 -> 0.001)" in str(error.value) and "model.residual_dropout" in str(error.value)
+    assert "--allow_change=model.residual_dropout,optim.peak_lr" in str(error.value)
+
+
+def test_harmless_and_allowed_changes_are_accepted(config):
+    other = config.replace(mesh={"tensor": 2}, eval={"every_steps": None}, train={"log_every": 5})
+    rundir.check_resume(config, other)
+    longer = config.replace(train={"steps": 80})
+    with pytest.raises(UserError, match=r"train.steps \(40 -> 80\)"):
+        rundir.check_resume(config, longer)
+    rundir.check_resume(config, longer, allowed=("train.steps",))
+    rundir.check_resume(config, longer, allowed=("train",))
+
+
+def test_a_finished_run_is_left_as_it_is(config, undisturbed):
+    before = saved_arrays(undisturbed, STEPS)
+    rows = train_rows(undisturbed)
+    assert train.train(config, str(undisturbed)) == 0
+    assert train_rows(undisturbed) == rows
+    assert all(np.array_equal(array, before[name]) for name, array in saved_arrays(undisturbed, STEPS).items())
+
+
+def test_another_text_is_refused_on_resume(values, undisturbed, text, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text()[::-1])
+    changed = from_dict({**values, "data": {**values["data"], "path": str(other)}})
+    with pytest.raises(UserError, match="not the one this run was started with"):
+        train.train(changed, str(undisturbed), ("data.path",))
+
+
+def test_a_directory_with_other_files_is_refused(config, tmp_path):
+    (tmp_path / "thesis.tex").write_text("\\begin{document}")
+    with pytest.raises(UserError, match="holds files but no run"):
+        train.train(config, str(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(config, tmp_path):
+    with pytest.raises(UserError, match="model.vocab_size=5 is smaller than the tokenizer's 9"):
+        train.train(config.replace(model={"vocab_size": 5}), str(tmp_path / "run"))
+
+
+def test_a_run_with_every_option_on_logs_what_it_should(config, tmp_path):
+    options = config.replace(
+        optim={"ema_decay": 0.9},
+        train={
+            "steps": 12,
+            "batch_ramp_start": 8,
+            "batch_ramp_increment": 8,
+            "batch_ramp_tokens": 4 * 8 * 16,
+            "log_activations": True,
+            "profile_steps": (3, 4),
+            "z_loss": 1e-4,
+            "tensorboard": True,
+        },
+        eval={"every_steps": 6},
+        mesh={"fsdp": 4, "tensor": 2},
+        model={"remat": "dots"},
+    )
+    assert train.train(options, str(tmp_path / "run")) == 0
+    rows = train_rows(tmp_path / "run")
+    assert [row["tokens"] for row in rows] == [schedule.tokens_before(options, s) for s in range(1, 13)]
+    assert rows[3]["tokens"] == 4 * 8 * 16 and rows[4]["tokens"] - rows[3]["tokens"] == 16 * 16
+    assert len(rows[0]["activation_rms"]) == len(rows[0]["max_attention_logit"]) == 2
+    assert {"loss", "grad_norm", "update_norm", "param_norm", "learning_rate", "memory_bytes"} <= rows[0].keys()
+    assert {"tokens_per_second", "mfu", "seconds_left"} <= rows[-1].keys()
+    averaged = [row for row in metrics.read_metrics(tmp_path / "run/metrics.jsonl", "eval") if "ema_loss" in row]
+    assert len(averaged) == 2 and averaged[0]["ema_loss"] > 0
+    assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
+    assert list((tmp_path / "run/tensorboard").iterdir())
