@@ -29,18 +29,86 @@ def visible(query_L, key_M, window: int | None):
 
 
 def softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask, dropout_rate: float = 0.0, key=None):
-    """softmax(q k' / sqrt(K)) v with a boolean mask that broadcasts to [B, 1, 1, L, M]. Returns [B, L, H, K]."""
-    B, L, H, K = q_BLHK.shape
-    G = k_BMGK.shape[2]
-    q_BLGRK = q_BLHK.reshape(B, L, G, H // G, K) / math.sqrt(K)
+    """softmax(q k' / sqrt(K)) v and the log of the softmax's denominator.
+
+    mask: boolean, broadcasts to [B, G, R, L, M]. Returns the output [B, L, H, K] and log_sum_BGRL, float32.
+    """
+    logit_BGRLM = masked_logits(q_BLHK, k_BMGK, mask)
+    largest_BGRL = logit_BGRLM.max(-1)
+    weight_BGRLM = jnp.exp(logit_BGRLM - largest_BGRL[..., None])
+    sum_BGRL = weight_BGRLM.sum(-1)
+    weight_BGRLM = layers.dropout(weight_BGRLM, dropout_rate, key).astype(v_BMGK.dtype)
+    out_BGRLK = jnp.einsum("bgrlm,bmgk->bgrlk", weight_BGRLM, v_BMGK) / sum_BGRL[..., None].astype(v_BMGK.dtype)
+    return ungroup(out_BGRLK), largest_BGRL + jnp.log(sum_BGRL)
+
+
+def masked_logits(q_BLHK, k_BMGK, mask):
+    """Logits [B, G, R, L, M] in float32, those outside the mask at MASKED."""
+    q_BLGRK = group(q_BLHK, k_BMGK.shape[2]) / math.sqrt(q_BLHK.shape[-1])
     logit_BGRLM = jnp.einsum("blgrk,bmgk->bgrlm", q_BLGRK, k_BMGK, preferred_element_type=jnp.float32)
-    probability_BGRLM = jax.nn.softmax(jnp.where(mask, logit_BGRLM, MASKED), axis=-1)
-    probability_BGRLM = layers.dropout(probability_BGRLM, dropout_rate, key).astype(v_BMGK.dtype)
-    return jnp.einsum("bgrlm,bmgk->blgrk", probability_BGRLM, v_BMGK).reshape(B, L, H, K)
+    return jnp.where(mask, logit_BGRLM, MASKED)
+
+
+def group(x_BLHK, groups: int):
+    """[B, L, H, K] -> [B, L, G, R, K]: the query heads that share a key/value head."""
+    return x_BLHK.reshape(*x_BLHK.shape[:2], groups, -1, x_BLHK.shape[-1])
+
+
+def ungroup(x_BGRLK):
+    """[B, G, R, L, K] -> [B, L, H, K]."""
+    B, G, R, L, K = x_BGRLK.shape
+    return x_BGRLK.transpose(0, 3, 1, 2, 4).reshape(B, L, G * R, K)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def block_attention(bounds, dropout_rate, q_BLHK, k_BMGK, v_BMGK, segment_BL, key):
+    """Attention of one block of queries. bounds: (first query, end, first key, window); segment_BL, key: or None.
+
+    The backward pass keeps q, k, v, the output and the log-sum, as flash attention does (Dao et al. 2022), and never
+    the probabilities: they would be H * T numbers for every token and layer.
+    """
+    return _block_forward(bounds, dropout_rate, q_BLHK, k_BMGK, v_BMGK, segment_BL, key)[0]
+
+
+def _block_mask(bounds, segment_BL):
+    start, end, first_key, window = bounds
+    mask = visible(np.arange(start, end), np.arange(first_key, end), window)[None, None, None]
+    if segment_BL is None:
+        return mask
+    same = segment_BL[:, start:end, None] == segment_BL[:, None, first_key:end]
+    return mask & same[:, None, None]
+
+
+def _block_forward(bounds, dropout_rate, q_BLHK, k_BMGK, v_BMGK, segment_BL, key):
+    mask = _block_mask(bounds, segment_BL)
+    out_BLHK, log_sum_BGRL = softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask, dropout_rate, key)
+    return out_BLHK, (q_BLHK, k_BMGK, v_BMGK, segment_BL, key, out_BLHK, log_sum_BGRL)
+
+
+def _block_backward(bounds, dropout_rate, saved, d_out_BLHK):
+    q_BLHK, k_BMGK, v_BMGK, segment_BL, key, out_BLHK, log_sum_BGRL = saved
+    G, scale = k_BMGK.shape[2], 1 / math.sqrt(q_BLHK.shape[-1])
+    logit_BGRLM = masked_logits(q_BLHK, k_BMGK, _block_mask(bounds, segment_BL))
+    probability_BGRLM = jnp.exp(logit_BGRLM - log_sum_BGRL[..., None])
+    d_out_BLGRK = group(d_out_BLHK, G)
+    # sum_m p_m dp_m = sum_k o_k do_k: also with dropout, whose mask is in both o and dp
+    product_BLGR = (d_out_BLGRK.astype(jnp.float32) * group(out_BLHK, G)).sum(-1)
+    d_probability_BGRLM = jnp.einsum("blgrk,bmgk->bgrlm", d_out_BLGRK, v_BMGK, preferred_element_type=jnp.float32)
+    d_probability_BGRLM = layers.dropout(d_probability_BGRLM, dropout_rate, key)
+    d_logit_BGRLM = probability_BGRLM * (d_probability_BGRLM - product_BLGR.transpose(0, 2, 3, 1)[..., None]) * scale
+    d_logit_BGRLM = d_logit_BGRLM.astype(q_BLHK.dtype)
+    d_q_BGRLK = jnp.einsum("bgrlm,bmgk->bgrlk", d_logit_BGRLM, k_BMGK)
+    d_k_BMGK = jnp.einsum("bgrlm,blgrk->bmgk", d_logit_BGRLM, group(q_BLHK, G))
+    dropped_BGRLM = layers.dropout(probability_BGRLM, dropout_rate, key).astype(v_BMGK.dtype)
+    d_v_BMGK = jnp.einsum("bgrlm,blgrk->bmgk", dropped_BGRLM, d_out_BLGRK)
+    return ungroup(d_q_BGRLK), d_k_BMGK, d_v_BMGK, None, None
+
+
+block_attention.defvjp(_block_forward, _block_backward)
 
 
 def query_blocks(length: int, window: int | None) -> list[tuple[int, int, int]]:
-    """(first query, end, first key) of blocks of queries, so that keys no query of a block sees are never touched."""
+    """(first query, end, first key) of blocks of queries: keys that no query of a block sees are left out."""
     count = min(8, max(1, length // 128))
     edges = [length * i // count for i in range(count + 1)]
     return [(a, b, 0 if window is None else max(0, a - window + 1)) for a, b in zip(edges, edges[1:])]
@@ -48,17 +116,12 @@ def query_blocks(length: int, window: int | None) -> list[tuple[int, int, int]]:
 
 def xla_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, dropout_rate=0.0, key=None):
     """Full-sequence attention for any backend: masks, bands, segments, dropout."""
-    length = q_BLHK.shape[1]
     outputs = []
-    for block, (start, end, first_key) in enumerate(query_blocks(length, window)):
-        mask = visible(np.arange(start, end), np.arange(first_key, end), window)[None, None, None]
-        if segment_BL is not None:
-            same = segment_BL[:, start:end, None] == segment_BL[:, None, first_key:end]
-            mask = mask & same[:, None, None]
-        block_key = None if key is None else jax.random.fold_in(key, block)
-        keys = slice(first_key, end)
-        q, k, v = q_BLHK[:, start:end], k_BLGK[:, keys], v_BLGK[:, keys]
-        outputs.append(softmax_attention(q, k, v, mask, dropout_rate, block_key))
+    for i, (start, end, first_key) in enumerate(query_blocks(q_BLHK.shape[1], window)):
+        bounds = (start, end, first_key, window)
+        block_key = None if key is None else jax.random.fold_in(key, i)
+        k, v = k_BLGK[:, first_key:end], v_BLGK[:, first_key:end]
+        outputs.append(block_attention(bounds, dropout_rate, q_BLHK[:, start:end], k, v, segment_BL, block_key))
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
 
 
@@ -66,21 +129,18 @@ def cached_attention(q_BLHK, k_BMGK, v_BMGK, start, *, window=None):
     """Attention of queries at positions start, start+1, ... over a cache of M positions, filled up to there."""
     positions = start + jnp.arange(q_BLHK.shape[1])
     mask = visible(positions, jnp.arange(k_BMGK.shape[1]), window)[None, None, None]
-    return softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask)
+    return softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask)[0]
 
 
 def largest_logit(q_BLHK, k_BLGK, *, window=None, segment_BL=None):
-    """The largest attention logit a query gives to a key it sees, float32: a number that grows before runs diverge."""
-    B, L, H, K = q_BLHK.shape
-    largest = -jnp.inf
-    for start, end, first_key in query_blocks(L, window):
-        q = q_BLHK[:, start:end].reshape(B, end - start, k_BLGK.shape[2], -1, K) / math.sqrt(K)
-        logit = jnp.einsum("blgrk,bmgk->bgrlm", q, k_BLGK[:, first_key:end], preferred_element_type=jnp.float32)
-        mask = visible(np.arange(start, end), np.arange(first_key, end), window)[None, None, None]
-        if segment_BL is not None:
-            mask = mask & (segment_BL[:, start:end, None] == segment_BL[:, None, first_key:end])[:, None, None]
-        largest = jnp.maximum(largest, jnp.where(mask, logit, -jnp.inf).max())
-    return largest
+    """The largest attention logit a query gives to a key it sees, float32: it grows before runs diverge."""
+    blocks = query_blocks(q_BLHK.shape[1], window)
+    return jnp.stack(
+        [
+            masked_logits(q_BLHK[:, a:b], k_BLGK[:, first:b], _block_mask((a, b, first, window), segment_BL)).max()
+            for a, b, first in blocks
+        ]
+    ).max()
 
 
 def cudnn_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, dropout_rate=0.0, key=None):

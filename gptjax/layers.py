@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-
 # No barrier against merging both computations into one: the scan over layers keeps them apart, and it would stop fusion.
 recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
 

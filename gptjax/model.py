@@ -47,9 +47,8 @@ class Attention(nnx.Module):
     def __call__(self, x_BLD, attend, position_BL):
         """attend(q_BLHK, k_BLGK, v_BLGK) -> (o_BLHK, extra). Returns the output [B, L, D] and extra."""
         config = self.config
-        qkv = sharding.constrain(self.qkv(x_BLD), "batch", None, "heads", None, None)
-        q_BLHK = qkv[:, :, :, :-2].reshape(*x_BLD.shape[:2], config.n_heads, config.head_size)
-        k_BLGK, v_BLGK = qkv[:, :, :, -2], qkv[:, :, :, -1]
+        q_BLGRK, k_BLGK, v_BLGK = split_qkv(sharding.constrain(self.qkv(x_BLD), "batch", None, "heads", None, None))
+        q_BLHK = q_BLGRK.reshape(*x_BLD.shape[:2], config.n_heads, config.head_size)
         if config.qk_norm:
             q_BLHK, k_BLGK = self.q_norm(q_BLHK), self.k_norm(k_BLGK)
         if config.position == "rope":
@@ -57,6 +56,23 @@ class Attention(nnx.Module):
             k_BLGK = layers.rotate(k_BLGK, position_BL, config.rope_theta)
         o_BLHK, extra = attend(q_BLHK, k_BLGK, v_BLGK)
         return self.out(o_BLHK), extra
+
+
+@jax.custom_vjp
+def split_qkv(qkv):
+    """[B, L, G, R + 2, K] -> queries [B, L, G, R, K], keys and values [B, L, G, K].
+
+    Its gradient is one concatenation. That of slicing would be three padded arrays, added.
+    """
+    return qkv[:, :, :, :-2], qkv[:, :, :, -2], qkv[:, :, :, -1]
+
+
+def _join_qkv(_, parts):
+    q, k, v = parts
+    return (jnp.concatenate([q, k[:, :, :, None], v[:, :, :, None]], axis=3),)
+
+
+split_qkv.defvjp(lambda qkv: (split_qkv(qkv), None), _join_qkv)
 
 
 class MLP(nnx.Module):

@@ -15,7 +15,7 @@ VOCAB, PADDED, WIDTH = 200, 256, 16
 def inputs(shape=(3, 5), seed=0):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((*shape, WIDTH)).astype(np.float32)
-    head_VD = rng.standard_normal((PADDED, WIDTH)).astype(np.float32)
+    head_VD = 0.3 * rng.standard_normal((PADDED, WIDTH)).astype(np.float32)
     return x, head_VD, rng.integers(0, VOCAB, shape).astype(np.int32)
 
 
@@ -27,7 +27,7 @@ def reference(x, head_VD, target, softcap):
     return log_normaliser - np.take_along_axis(logit, target[..., None], -1)[..., 0], log_normaliser
 
 
-@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("chunks", [1, 2, 8, 256])
 def test_loss_and_normaliser_equal_a_float64_log_softmax(chunks, softcap):
     args = inputs()
@@ -74,11 +74,11 @@ def gradients_of_the_whole(softcap):
     return gradients(1, softcap)
 
 
-@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("chunks", [2, 8, 256])
 def test_chunked_gradients_equal_those_of_the_whole(chunks, softcap):
     for chunked, whole in zip(gradients(chunks, softcap), gradients_of_the_whole(softcap)):
-        np.testing.assert_allclose(chunked, whole, atol=2e-6 * np.abs(whole).max())
+        np.testing.assert_allclose(chunked, whole, atol=5e-6 * np.abs(whole).max())
 
 
 def test_gradient_of_the_loss_is_probability_minus_target():
@@ -94,7 +94,7 @@ def test_gradient_of_the_loss_is_probability_minus_target():
 
 @pytest.mark.parametrize("chunks", [1, 4, 256])
 def test_padding_entries_get_no_gradient_and_give_none(chunks):
-    _, d_head = gradients(chunks, 3.0)
+    _, d_head = gradients(chunks, 2.0)
     assert not np.any(d_head[VOCAB:])
     assert np.all(np.any(d_head[:VOCAB], axis=1))
     x, head_VD, target = inputs()
