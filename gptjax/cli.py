@@ -106,13 +106,15 @@ def _load_config(args):
     return config.load_config(args.config, args.overrides)
 
 
-def _start_jax() -> None:
+def _start_jax(config=None) -> None:
     """Compiled programs are kept between processes, so that a second start does not compile."""
     import absl.logging
     import jax
 
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of its own defaults
 
+    if config is not None and config.mesh.cpu_devices > 1:
+        jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/gptjax/xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -120,7 +122,7 @@ def _start_jax() -> None:
 
 def _train(args) -> int:
     config = _load_config(args)
-    _start_jax()
+    _start_jax(config)
     from gptjax import train
 
     return train.train(config, args.workdir, tuple(filter(None, args.allow_change.split(","))))
@@ -161,7 +163,7 @@ def _sample(args) -> None:
 
 def _bench(args) -> None:
     config = _load_config(args)
-    _start_jax()
+    _start_jax(config)
     from gptjax import bench
 
     results = bench.bench(config, args.seconds)

@@ -132,6 +132,7 @@ class MeshConfig:
     fsdp: int = -1  # data parallel, parameters sharded
     tensor: int = 1  # heads, MLP and vocabulary sharded
     sequence: int = 1  # tokens of a sequence sharded
+    cpu_devices: int = 1  # JAX devices that a CPU host is split into: with one for each core all work runs on all cores
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,6 +117,7 @@ def _check_optim(o) -> None:
 
 def _check_mesh(config) -> None:
     mesh = config.mesh
+    _at_least(1, mesh, "mesh", "cpu_devices")
     sizes = {axis: getattr(mesh, axis) for axis in ("replica", "fsdp", "tensor", "sequence")}
     for axis, size in sizes.items():
         _require(
