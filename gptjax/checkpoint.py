@@ -10,6 +10,7 @@ On disk a state is a plain nested dict of arrays, whatever optax and flax call t
 Data order and random keys are functions of the step and need no file of their own.
 """
 
+import contextlib
 import time
 
 import jax
@@ -84,10 +85,11 @@ class Checkpointer:
         return by_steps or (checkpoint.every_minutes is not None and minutes >= checkpoint.every_minutes)
 
     def save(self, state: TrainState, step: int) -> None:
-        """Starts writing; the state may be donated as soon as this returns. Raises what the save before it raised."""
+        """Starts writing; the state may be donated when this returns. Raises UserError if this or the last save failed."""
         args = {name: self._ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         meta = self._ocp.args.JsonSave({"schema": SCHEMA, "step": step})
-        self._manager.save(step, args=self._ocp.args.Composite(meta=meta, **args), force=True)
+        with self._writing():
+            self._manager.save(step, args=self._ocp.args.Composite(meta=meta, **args), force=True)
         self._last_save = time.monotonic()
 
     def restore(self, step: int, abstract: TrainState, sharding: TrainState) -> TrainState:
@@ -130,8 +132,21 @@ class Checkpointer:
             )
 
     def wait(self) -> None:
-        """Until the last save is on disk. Raises what it raised."""
-        self._manager.wait_until_finished()
+        """Until the last save is on disk. Raises UserError if it failed."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        """A full or read-only disk, a lost mount: whatever Orbax makes of it, the user has to mend it."""
+        try:
+            yield
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"a checkpoint could not be written to {self._directory}: {reason}; those of earlier steps are intact:"
+                " make room, then run the same command again."
+            ) from error
 
     def close(self) -> None:
         self._manager.close()

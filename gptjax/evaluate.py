@@ -56,6 +56,7 @@ def evaluate(program, params, rows, batch_size: int, should_stop=lambda: False) 
             return None
         batch = device_batch(functools.partial(_padded_rows, rows, first), batch_size, program.eval_batch_sharding)
         results.append(program.evaluate(params, batch))
+        results[-2:-1] = jax.device_get(results[-2:-1])  # one batch late, so that few wait on the device
         n_bytes += int(rows.byte_count(first, min(first + batch_size, rows.num_rows)).sum())
     loss_sum, weight_sum = (np.concatenate(parts) for parts in zip(*jax.device_get(results)))
     return summarise(loss_sum, weight_sum, n_bytes)

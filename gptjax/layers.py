@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-# No barrier against merging both computations into one: the scan over layers keeps them apart, and it would stop fusion.
+# No barrier against merging both computations into one: the scan over layers keeps them apart, and a barrier stops
+# fusion.
 recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
 
 

@@ -8,7 +8,7 @@ import jax
 
 from gptjax import attention, data, evaluate, rundir, sample, sharding, step
 from gptjax.checkpoint import Checkpointer
-from gptjax.config import Config, MeshConfig
+from gptjax.config import CheckpointConfig, Config, MeshConfig, TrainConfig
 from gptjax.errors import UserError
 
 
@@ -36,8 +36,14 @@ def open_model(workdir: str, step_number: int | None = None, ema: bool = False) 
         raise UserError(f"--ema: the run in {workdir} kept no moving average (optim.ema_decay=None).")
     devices = jax.devices()
     batch = -(-config.eval_batch_size // len(devices)) * len(devices)
-    config = config.replace(eval={"batch_size": batch}, mesh=dataclasses.asdict(MeshConfig(replica=-1, fsdp=1)))
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch, microbatches=1))
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, attention="auto"),
+        mesh=MeshConfig(replica=-1, fsdp=1),
+        train=TrainConfig(steps=1, batch_size=batch, vocab_chunks=config.train.vocab_chunks),
+        checkpoint=CheckpointConfig(),
+        eval=dataclasses.replace(config.eval, batch_size=batch, every_steps=None),
+    )
     mesh = sharding.make_mesh(config, devices)
     kernel, _ = attention.choose_kernel(config, devices[0].platform)
     with jax.set_mesh(mesh):

@@ -25,7 +25,8 @@ PACKAGES = ("gptjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "num
 
 # Changes that leave the training as it was, so that a resume accepts them without being asked.
 HARMLESS = (
-    "mesh", "eval", "checkpoint", "data.cache_dir", "data.prefetch", "model.attention", "model.remat", "model.scan_unroll",
+    "mesh", "eval", "checkpoint", "data.cache_dir", "data.prefetch", "model.attention", "model.remat",
+    "model.scan_unroll",
     "train.log_every", "train.profile_steps", "train.tensorboard", "train.wandb_project", "train.log_activations",
 )  # fmt: skip
 

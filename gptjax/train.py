@@ -176,7 +176,8 @@ class Loop:
             self.log.write("event", error.step, event="diverged")
             return interrupt.DIVERGED
         if self.stop:
-            self.progress.message(f"saved step {self.step}; run the same command again to go on")
+            saved = f"saved step {self.saved_step}" if self.saved_step > 0 else "stopped before the first step"
+            self.progress.message(f"{saved}; run the same command again to go on")
             return interrupt.SAVED_AND_STOPPED
         for line in report.ending(self.session, self.directory, self.state):
             self.progress.message(line)
