@@ -107,6 +107,53 @@ def test_attention_over_a_cache_equals_attention_over_the_whole_sequence(window)
         np.testing.assert_allclose(piece, whole[:, start:end], atol=1e-6)
 
 
+# Gradients, whose backward pass is written by hand
+
+
+def plain_attention(q, k, v, *, window, segment_BL):
+    """The definition in a form that JAX can differentiate itself."""
+    L, group = q.shape[1], q.shape[2] // k.shape[2]
+    k, v = (jnp.repeat(x, group, axis=2) for x in (k, v))
+    seen = np.tril(np.ones((L, L), bool)) & ~np.tril(np.ones((L, L), bool), -(window or L))
+    seen = seen if segment_BL is None else seen & (segment_BL[:, None, :, None] == segment_BL[:, None, None, :])
+    logit = jnp.einsum("blhk,bmhk->bhlm", q, k) / np.sqrt(q.shape[-1])
+    return jnp.einsum("bhlm,bmhk->blhk", jax.nn.softmax(jnp.where(seen, logit, -np.inf)), v)
+
+
+def gradients(kernel, inputs, **options):
+    """Of a weighted sum of the output, by q, k and v."""
+    weight = np.random.default_rng(1).standard_normal(inputs[0].shape).astype(np.float32)
+    weighted = lambda q, k, v: jnp.sum(kernel(q, k, v, **options) * weight)  # noqa: E731
+    return jax.jit(jax.grad(weighted, argnums=(0, 1, 2)))(*inputs)
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if "everything" in name or "band" in name])
+def test_gradients_of_xla_attention_are_those_jax_finds_for_the_definition(case):
+    length, heads, kv_heads, window, documents = CASES[case]
+    *qkv, segment_BL = inputs(length, heads, kv_heads, documents)
+    ours, expected = (
+        gradients(kernel, qkv, window=window, segment_BL=segment_BL)
+        for kernel in (attention.xla_attention, plain_attention)
+    )
+    for a, b in zip(ours, expected):
+        np.testing.assert_allclose(a, b, atol=3e-6 * np.abs(b).max())
+
+
+def test_the_gradient_with_dropout_is_the_slope_with_the_same_entries_dropped():
+    *qkv, segment_BL = inputs(301, 4, 2, True)
+    options = dict(window=70, segment_BL=segment_BL, dropout_rate=0.3, key=jax.random.key(0))
+    grads = gradients(attention.xla_attention, qkv, **options)
+    weight = np.random.default_rng(1).standard_normal(qkv[0].shape)
+    attend = jax.jit(functools.partial(attention.xla_attention, **options))
+    for i in range(3):
+        direction = np.random.default_rng(2).standard_normal(qkv[i].shape)
+        ahead, behind = (
+            np.sum(weight * attend(*qkv[:i], (qkv[i] + step * direction).astype(np.float32), *qkv[i + 1 :]))
+            for step in (1e-2, -1e-2)
+        )
+        assert np.sum(direction * grads[i]) == pytest.approx((ahead - behind) / 2e-2, rel=2e-3)
+
+
 # Dropout
 
 
@@ -142,30 +189,18 @@ def test_blocks_of_queries_drop_different_probabilities():
 # The TPU kernel, interpreted
 
 
-def both_kernels(window, documents, heads=2, kv_heads=2, length=256):
-    """(output, gradients) of the xla and of the splash kernel."""
-    q, k, v, segment_BL = inputs(length, heads, kv_heads, documents, head_dim=8, batch=1)
-    weight = np.random.default_rng(1).standard_normal(q.shape).astype(np.float32)
-
-    def run(kernel):
-        def weighted(q, k, v):
-            out = kernel(q, k, v, window=window, segment_BL=segment_BL)
-            return jnp.sum(out * weight), out
-
-        (_, out), grads = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2), has_aux=True))(q, k, v)
-        return out, *grads
-
-    return run(attention.xla_attention), run(functools.partial(attention.splash_attention, interpret=True))
-
-
 @pytest.mark.parametrize(
     "window,documents,kv_heads",
     [(None, False, 2), (None, True, 1), (100, True, 2)],
     ids=["causal", "documents, one key head for two", "band and documents"],
 )
 def test_splash_attention_and_its_gradients_equal_those_of_xla(window, documents, kv_heads):
-    for xla, splash in zip(*both_kernels(window, documents, kv_heads=kv_heads)):
-        np.testing.assert_allclose(splash, xla, atol=3e-6 * np.abs(xla).max())
+    *qkv, segment_BL = inputs(256, 2, kv_heads, documents, batch=1)
+    splash = functools.partial(attention.splash_attention, interpret=True)
+    options = dict(window=window, segment_BL=segment_BL)
+    np.testing.assert_allclose(splash(*qkv, **options), attention.xla_attention(*qkv, **options), atol=2e-6)
+    for a, b in zip(gradients(splash, qkv, **options), gradients(attention.xla_attention, qkv, **options)):
+        np.testing.assert_allclose(a, b, atol=3e-6 * np.abs(b).max())
 
 
 def test_splash_attention_on_a_mesh_equals_that_on_one_device():

@@ -1,0 +1,193 @@
+"""Update rules against NumPy, and the rule that says which parameters decay."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from gptjax import model, optim
+from gptjax.config import OptimConfig
+from gptjax.errors import UserError
+
+
+def leaves(tree) -> dict[str, np.ndarray]:
+    """The leaves by the path of their names."""
+    with_path = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(key.key for key in path): np.asarray(leaf) for path, leaf in with_path}
+
+
+def random_like(params, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), jnp.float32), params)
+
+
+def directions(config, params, gradients):
+    """What the optimizer makes of each of the gradients in turn; the step takes minus the learning rate times it."""
+    optimizer = optim.make_optimizer(config)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for grads in gradients:
+        direction, state = update(grads, state, params)
+        yield leaves(direction)
+
+
+def is_matrix(name: str) -> bool:
+    return name.endswith("/weight") or name == "head"
+
+
+def is_embedding(name: str) -> bool:
+    return name in ("token_embedding", "position_embedding")
+
+
+# Decay
+
+
+def test_every_parameter_of_every_variant_is_a_matrix_an_embedding_or_a_vector(variant_config):
+    _, params, _ = model.abstract(variant_config)
+    kinds = jax.tree_util.tree_leaves_with_path(optim.kinds(params))
+    assert len(kinds) == len(jax.tree.leaves(params))
+    for path, kind in kinds:
+        name = "/".join(key.key for key in path)
+        assert (kind == "matrix", kind == "embedding") == (is_matrix(name), is_embedding(name)), name
+
+
+def test_a_parameter_of_an_unknown_name_raises_and_is_named():
+    with pytest.raises(ValueError, match="parameter blocks/gate has no kind: say in optim.KINDS whether 'gate'"):
+        optim.decay_mask(OptimConfig(), {"blocks": {"gate": jnp.zeros(3), "bias": jnp.zeros(3)}})
+
+
+@pytest.mark.parametrize("decay_embeddings", [False, True])
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_without_gradients_matrices_shrink_by_rate_times_decay_and_nothing_else_moves(
+    make_variant, name, decay_embeddings
+):
+    params = make_variant("modern").params | {"position_embedding": jnp.ones((16, 32))}
+    config = OptimConfig(name=name, weight_decay=0.25, decay_embeddings=decay_embeddings, muon_lr_ratio=0.5)
+    (direction,) = directions(config, params, [jax.tree.map(jnp.zeros_like, params)])
+    for path, before in leaves(params).items():
+        decayed = is_matrix(path) or (decay_embeddings and is_embedding(path))
+        ratio = 0.5 if name == "muon" and not path.endswith("/weight") else 1.0
+        np.testing.assert_array_equal(direction[path], 0.25 * ratio * before * decayed, err_msg=path)
+
+
+# Update rules
+
+
+def test_three_adamw_updates_equal_those_of_the_paper(make_variant):
+    params = make_variant("gpt1").params
+    config = OptimConfig(beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.1)
+    gradients = [random_like(params, seed) for seed in range(3)]
+    mean = {name: 0.0 for name in leaves(params)}
+    square = dict(mean)
+    for t, direction in enumerate(directions(config, params, gradients), start=1):
+        for name, p in leaves(params).items():
+            g = np.float64(leaves(gradients[t - 1])[name])
+            mean[name] = 0.8 * mean[name] + 0.2 * g
+            square[name] = 0.9 * square[name] + 0.1 * g**2
+            adam = mean[name] / (1 - 0.8**t) / (np.sqrt(square[name] / (1 - 0.9**t)) + 1e-3)
+            np.testing.assert_allclose(direction[name], adam + 0.1 * p * is_matrix(name), rtol=2e-5, atol=2e-6)
+
+
+def test_lion_moves_by_the_sign_of_its_interpolated_momentum(make_variant):
+    params = make_variant("gpt2").params
+    config = OptimConfig(name="lion", beta1=0.9, beta2=0.5, weight_decay=0.0)
+    gradients = [random_like(params, seed) for seed in range(2)]
+    first, second = directions(config, params, gradients)
+    g1, g2 = (leaves(g) for g in gradients)
+    for name in first:
+        np.testing.assert_array_equal(first[name], np.sign(g1[name]))
+        interpolated = 0.9 * 0.5 * g1[name] + 0.1 * g2[name]
+        clear = np.abs(interpolated) > 1e-6
+        np.testing.assert_array_equal(second[name][clear], np.sign(interpolated)[clear])
+
+
+def test_sgd_sums_gradients_with_momentum(make_variant):
+    params = make_variant("gpt2").params
+    gradients = [random_like(params, seed) for seed in range(2)]
+    _, second = directions(OptimConfig(name="sgd", momentum=0.75, weight_decay=0.0), params, gradients)
+    for name, g1 in leaves(gradients[0]).items():
+        np.testing.assert_allclose(second[name], 0.75 * g1 + leaves(gradients[1])[name], rtol=1e-6, atol=1e-6)
+
+
+def test_adafactor_updates_have_rms_one_at_most(make_variant):
+    params = make_variant("gpt2").params
+    (direction,) = directions(OptimConfig(name="adafactor", weight_decay=0.0), params, [random_like(params)])
+    for name, update in direction.items():
+        assert 0.5 < np.sqrt(np.square(update).mean()) < 1 + 1e-5, name
+
+
+def muon_matrices(params) -> list[tuple[str, np.ndarray]]:
+    """Every matrix that Muon is to make orthogonal, as [inputs, outputs]."""
+    blocks = params["blocks"]
+    qkv_NDGSK, out_NHKD = blocks["attention"]["qkv"]["weight"], blocks["attention"]["out"]["weight"]
+    up, down_NFD = blocks["mlp"]["up"]["weight"], blocks["mlp"]["down"]["weight"]
+    found = []
+    for n, qkv_DGSK in enumerate(qkv_NDGSK):
+        width = qkv_DGSK.shape[0]
+        found += [(f"qkv {n} {s}", qkv_DGSK[:, :, s].reshape(width, -1)) for s in range(qkv_DGSK.shape[2])]
+        found += [(f"out {n}", out_NHKD[n].reshape(-1, width)), (f"down {n}", down_NFD[n])]
+        found += [(f"up {n} {g}", up_DF) for g, up_DF in enumerate([up[n]] if up.ndim == 3 else up[n].swapaxes(0, 1))]
+    return found
+
+
+@pytest.mark.parametrize("name", ["gpt2", "modern"])
+def test_muon_updates_are_orthogonal_matrices_of_rms_a_fifth(make_variant, name):
+    params, grads = make_variant(name).params, random_like(make_variant(name).params)
+    optimizer = optim.make_optimizer(OptimConfig(name="muon", weight_decay=0.0))
+    direction, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    direction = jax.tree.map(np.asarray, direction)
+    for path, matrix in muon_matrices(direction):
+        singular = np.linalg.svd(matrix, compute_uv=False) / (0.2 * np.sqrt(max(matrix.shape)))
+        assert np.quantile(singular, 0.1) > 0.5, path  # five Newton-Schulz steps lift no singular value from near zero
+        assert singular.max() < 1.3, path
+        assert np.sqrt(np.square(matrix).mean()) == pytest.approx(0.2, rel=0.2), path
+    for (path, matrix), (_, gradient) in zip(muon_matrices(direction), muon_matrices(jax.tree.map(np.asarray, grads))):
+        assert np.sum(matrix * gradient) > 0.5 * np.linalg.norm(matrix) * np.linalg.norm(gradient), path
+
+
+def test_muon_updates_embeddings_head_and_vectors_by_adamw_at_its_ratio(make_variant):
+    params = make_variant("modern").params
+    gradients = [random_like(params, seed) for seed in range(2)]
+    config = OptimConfig(name="muon", muon_lr_ratio=0.25, weight_decay=0.1)
+    adamw = list(directions(OptimConfig(name="adamw", weight_decay=0.1), params, gradients))
+    for ours, expected in zip(directions(config, params, gradients), adamw):
+        for name in ours:
+            if not name.endswith("/weight"):
+                np.testing.assert_allclose(ours[name], 0.25 * expected[name], rtol=1e-6, err_msg=name)
+
+
+def test_an_unknown_optimizer_raises_with_the_names_there_are():
+    with pytest.raises(UserError, match="optim.name='adam' is not known; did you mean 'adamw'"):
+        optim.make_optimizer(OptimConfig(name="adam"))
+
+
+# All of them
+
+
+@functools.partial(jax.jit, static_argnames="graph")
+def loss_and_gradient(graph, params, token_BT):
+    return jax.value_and_grad(lambda p: nnx.merge(graph, p).token_loss(token_BT)[0].mean())(params)
+
+
+@pytest.mark.parametrize(
+    "name,rate", [("adamw", 0.01), ("adafactor", 0.01), ("lion", 1e-3), ("muon", 0.01), ("sgd", 0.02)]
+)
+def test_every_optimizer_lowers_the_loss_of_a_model(make_variant, name, rate):
+    tiny, params = make_variant("gpt2"), make_variant("gpt2").params
+    token_BT = np.random.default_rng(0).integers(0, 65, (2, 17)).astype(np.int32)
+    optimizer = optim.make_optimizer(OptimConfig(name=name, momentum=0.9))
+
+    @jax.jit
+    def update(grads, state, params):
+        direction, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, jax.tree.map(lambda d: -rate * d, direction)), state
+
+    state, losses = optimizer.init(params), []
+    for _ in range(20):
+        loss, grads = loss_and_gradient(tiny.graph, params, token_BT)
+        params, state = update(grads, state, params)
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] - 1.0
