@@ -38,7 +38,8 @@ def softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask, dropout_rate: float = 0.0, k
     weight_BGRLM = jnp.exp(logit_BGRLM - largest_BGRL[..., None])
     sum_BGRL = weight_BGRLM.sum(-1)
     weight_BGRLM = layers.dropout(weight_BGRLM, dropout_rate, key).astype(v_BMGK.dtype)
-    out_BGRLK = jnp.einsum("bgrlm,bmgk->bgrlk", weight_BGRLM, v_BMGK) / sum_BGRL[..., None].astype(v_BMGK.dtype)
+    out_BGRLK = jnp.einsum("bgrlm,bmgk->bgrlk", weight_BGRLM, v_BMGK, preferred_element_type=jnp.float32)
+    out_BGRLK = (out_BGRLK / sum_BGRL[..., None]).astype(v_BMGK.dtype)
     return ungroup(out_BGRLK), largest_BGRL + jnp.log(sum_BGRL)
 
 

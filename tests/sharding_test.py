@@ -182,6 +182,12 @@ def test_neighbouring_devices_lie_along_the_tensor_axis():
             "train.batch_ramp_increment / train.microbatches=4 does not divide",
         ),
         (dict(model=dict(d_model=36, n_heads=4)), "model.d_model=36 does not divide over mesh.fsdp=8; use mesh.fsdp=4"),
+        (dict(mesh=dict(fsdp=1, tensor=-1), model=dict(n_heads=4)), "n_heads=4 does not divide over mesh.tensor=8"),
+        (
+            dict(mesh=dict(fsdp=1, tensor=-1), model=dict(n_kv_heads=2)),
+            "n_kv_heads=2 does not divide over mesh.tensor=8",
+        ),
+        (dict(mesh=dict(fsdp=1, sequence=-1), model=dict(context_length=36)), "context_length=36 does not divide over"),
     ],
 )
 def test_batch_or_model_that_do_not_divide_over_the_mesh_raise(fields, message):
