@@ -116,7 +116,8 @@ def _start_jax(config=None) -> None:
 
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of its own defaults
 
-    if config is not None and config.mesh.cpu_devices > 1:
+    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if config is not None and config.mesh.cpu_devices > 1 and not given:
         jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/gptjax/xla"))

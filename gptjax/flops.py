@@ -155,30 +155,29 @@ def mfu(tokens_per_second: float, flops_per_token: float, peak_flops_per_second:
     return tokens_per_second * flops_per_token / peak_flops_per_second
 
 
-def activation_bytes(config: Config, mesh_sizes: typing.Mapping[str, int], kernel: str | None = None) -> int:
+def activation_bytes(config: Config, mesh_sizes: typing.Mapping[str, int]) -> int:
     """Estimated bytes that one device holds for the backward pass of one microbatch.
 
-    mesh_sizes: devices along replica, fsdp, tensor, sequence. kernel: the attention kernel that will run; None
-    takes model.attention, and "auto" counts as a flash kernel. Tokens on the device times (what the layers keep +
-    what is recomputed at a time + norm and logits at the top), see `kept_bytes`. Left out: gradients in flight,
-    gathered parameters, XLA's own temporaries.
+    mesh_sizes: devices along replica, fsdp, tensor, sequence. Tokens on the device times (what the layers keep + what
+    is recomputed at a time + norm and logits at the top), see `kept_bytes`. Left out: gradients in flight, gathered
+    parameters, XLA's own temporaries.
     """
     model, train = config.model, config.train
-    tensor, kernel = mesh_sizes["tensor"], kernel or model.attention
+    tensor = mesh_sizes["tensor"]
     rows = -(-train.batch_size // (train.microbatches * mesh_sizes["replica"] * mesh_sizes["fsdp"]))
     tokens = rows * -(-model.context_length // mesh_sizes["sequence"])
-    layers = model.n_layers * kept_bytes(model, model.remat, tensor, kernel)
+    layers = model.n_layers * kept_bytes(model, model.remat, tensor)
     if model.remat != "none":  # a period of layers is recomputed at a time, from its input
         inputs = model.n_layers // model.layer_period * DTYPE_BYTES[model.dtype] * model.d_model
-        layers += inputs + model.layer_period * kept_bytes(model, "none", tensor, kernel)
+        layers += inputs + model.layer_period * kept_bytes(model, "none", tensor)
     return tokens * (layers + _top_bytes(config, tensor))
 
 
-def kept_bytes(model: ModelConfig, remat: str, tensor: int = 1, kernel: str = "auto") -> int:
+def kept_bytes(model: ModelConfig, remat: str, tensor: int = 1) -> int:
     """Bytes per token that one layer keeps for the backward pass, beside its input where that is recomputed from.
 
-    Counted as by Korthikanti et al. 2022, eq. 1 and 2: the inputs of matmuls, norms and activations, dropout masks
-    and attention probabilities.
+    Counted as by Korthikanti et al. 2022, eq. 1 and 2: the inputs of matmuls, norms and activations, and dropout
+    masks; not their 5 a s of attention probabilities, which every kernel here recomputes.
     """
     itemsize, width = choose(DTYPE_BYTES, model.dtype, "model.dtype"), model.d_model
     heads, kv_heads = model.n_heads // tensor, model.kv_heads // tensor
@@ -189,10 +188,7 @@ def kept_bytes(model: ModelConfig, remat: str, tensor: int = 1, kernel: str = "a
     qk_norm = (heads + kv_heads) * model.head_size if model.qk_norm else 0  # before and after
     last = width if model.norm_position == "post" else 0  # pre-norm only adds the MLP's output: nothing to keep
     masks = 2 * width if model.residual_dropout else 0  # a byte an entry
-    if kernel == "xla":  # a float32 probability and, with dropout, a byte of mask for every key
-        scores = heads * model.context_length * (5 if model.attention_dropout else 4)
-    else:  # a flash kernel keeps one float32 log-sum-exp for each query
-        scores = heads * 4
+    scores = heads * 4  # a float32 log-sum-exp for each query, in every kernel
     kept = {
         "none": itemsize * (4 * width + qkv + qk_norm + q + up + mlp) + masks + scores,
         "dots": itemsize * (qkv + width + up + last),  # outputs of linear maps

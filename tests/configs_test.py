@@ -106,9 +106,9 @@ def test_a_config_fits_the_hardware_its_header_names(name):
     config = shipped(name)
     count, device_kind = hardware_of(name)
     sizes = {"replica": 1, "fsdp": count // config.mesh.tensor, "sequence": 1, "tensor": config.mesh.tensor}
-    kernel, _ = attention.choose_kernel(config, "tpu" if "TPU" in device_kind else "gpu")
+    attention.choose_kernel(config, "tpu" if "TPU" in device_kind else "gpu")
     state = 16 * flops.parameters(config.model).total / count
-    assert state + flops.activation_bytes(config, sizes, kernel) < 0.9 * hardware.hbm_bytes(device_kind)
+    assert state + flops.activation_bytes(config, sizes) < 0.9 * hardware.hbm_bytes(device_kind)
     for batch in (config.train.batch_size, config.train.batch_ramp_start or 0, config.train.batch_ramp_increment or 0):
         assert batch % (config.train.microbatches * sizes["fsdp"]) == 0
 
@@ -161,14 +161,14 @@ def test_the_whole_state_builds_under_eval_shape_with_the_counted_parameters(nam
     ],
 )
 def test_an_override_is_parsed_by_the_type_of_its_field(override, section, field, value):
-    read = getattr(getattr(shipped("quickstart", override), section), field)
+    read = getattr(getattr(shipped("gpt3_125m" if section == "mesh" else "quickstart", override), section), field)
     assert read == value and type(read) is type(value)
 
 
 def test_a_later_override_wins_and_the_rest_of_the_file_stands():
     config = shipped("quickstart", "train.steps=10", "train.steps=20")
     assert config.train.steps == 20
-    assert dataclasses.replace(config.train, steps=1000) == shipped("quickstart").train
+    assert dataclasses.replace(config.train, steps=500) == shipped("quickstart").train
 
 
 @pytest.mark.parametrize(

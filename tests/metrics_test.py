@@ -76,6 +76,8 @@ def test_durations_read_as_clocks_do(seconds, text):
     assert metrics.duration(seconds) == text
 
 
-@pytest.mark.parametrize("value,text", [(0, "0"), (999, "999"), (999.6, "1k"), (124_439_808, "124M"), (3.14e23, "314Z")])
+@pytest.mark.parametrize(
+    "value,text", [(0, "0"), (999, "999"), (999.6, "1k"), (124_439_808, "124M"), (3.14e23, "314Z")]
+)
 def test_large_numbers_are_shown_with_si_prefixes(value, text):
     assert metrics.si(value) == text

@@ -63,8 +63,8 @@ def initial_state() -> step.TrainState:
 
 def run(program, calls: int = 1):
     """(final state, metrics [20]) after 20 steps in so many calls."""
+    state, metrics = jax.device_put(initial_state(), program.state_sharding), []
     with jax.set_mesh(program.mesh):
-        state, metrics = jax.device_put(initial_state(), program.state_sharding), []
         for call in range(calls):
             steps = np.s_[call * STEPS // calls : (call + 1) * STEPS // calls]
             batch = {name: array[steps] for name, array in batches().items()}
@@ -249,18 +249,22 @@ def test_per_layer_numbers_of_microbatches_are_reduced_as_their_names_say():
 # Randomness and evaluation
 
 
-def test_dropout_differs_between_steps_and_repeats_with_the_seed():
-    program = program_of(BASE, model=dict(residual_dropout=0.5), optim=dict(ema_decay=None))
-    same_batch = {name: np.stack([array] * 2) for name, array in one_batch(0).items()}
+def test_dropout_differs_between_steps_and_microbatches_and_repeats_with_the_seed():
+    program = program_of(BASE, model=dict(residual_dropout=0.5), optim=dict(ema_decay=None), train=dict(microbatches=2))
+    twins = {name: np.repeat(array[::2], 2, axis=0) for name, array in one_batch(0).items()}  # in both microbatches
 
-    def losses():
+    def losses(weight_B):
+        """Of two steps, at a learning rate of zero."""
+        batch = {name: np.stack([array] * 2) for name, array in twins.items()}
+        batch["weight_BL"] = batch["weight_BL"] * np.float32(weight_B)[:, None]
         state = jax.device_put(initial_state()._replace(ema=None), program.state_sharding)
         with jax.set_mesh(program.mesh):
-            return jax.device_get(program.train(state, same_batch, np.zeros(2, np.float32))[1]["loss"])
+            return jax.device_get(program.train(state, batch, np.zeros(2, np.float32))[1]["loss"])
 
-    first, again = losses(), losses()
-    assert abs(first[0] - first[1]) > 1e-3
-    np.testing.assert_array_equal(first, again)
+    both, first_alone = losses([1, 1] * (BATCH // 2)), losses([1, 0] * (BATCH // 2))
+    assert abs(both[0] - both[1]) > 1e-3
+    assert np.all(np.abs(both - first_alone) > 1e-3)  # equal, if both microbatches dropped the same
+    np.testing.assert_array_equal(both, losses([1, 1] * (BATCH // 2)))
 
 
 def test_evaluation_gives_the_sums_of_each_row():

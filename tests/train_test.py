@@ -180,7 +180,9 @@ def test_every_optimizers_state_survives_the_disk(config, tmp_path, name):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(config, tmp_path, capsys):
-    wild = config.replace(optim={"peak_lr": 1e30, "clip_norm": None, "warmup_steps": None}, checkpoint={"every_steps": 1})
+    wild = config.replace(
+        optim={"peak_lr": 1e30, "clip_norm": None, "warmup_steps": None}, checkpoint={"every_steps": 1}
+    )
     assert train.train(wild, str(tmp_path)) == interrupt.DIVERGED
     message = capsys.readouterr().err
     [event] = metrics.read_metrics(tmp_path / "metrics.jsonl", "event")[-1:]
