@@ -226,6 +226,7 @@ class GPT(nnx.Module):
     def extend(self, token_BL, cache, start):
         """Logits [B, L, vocab_size] of tokens at positions start, start+1, ... and the cache with them in it."""
         position_BL = jnp.broadcast_to(start + jnp.arange(token_BL.shape[1]), token_BL.shape)
+        assert token_BL.shape[1] <= cache[0].shape[2], "more tokens than the cache has positions"
 
         def layer(carry, block, window, index):
             x_BLD, (keys_NBMGK, values_NBMGK) = carry

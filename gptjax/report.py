@@ -1,5 +1,7 @@
 """What a training run says to the person who watches it: the header, the live line, the ending."""
 
+import pathlib
+
 from gptjax import flops, sample, schedule
 from gptjax.metrics import duration, si
 
@@ -12,7 +14,7 @@ def header(session, directory, resumed: bool) -> list[str]:
     axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     tokens, steps = schedule.run_tokens(config), schedule.total_steps(config)
     return [
-        f"run        {directory.path}{' (resuming)' if resumed else ''}",
+        f"run        {shown_path(directory)}{' (resuming)' if resumed else ''}",
         f"model      {model.n_layers} layers, width {model.d_model}, {model.n_heads} heads of {model.head_size},"
         f" context {model.context_length}, vocabulary {model.vocab_size}, {model.dtype}",
         f"parameters {counts.total:,} ({counts.non_embedding:,} without embeddings)",
@@ -25,6 +27,13 @@ def header(session, directory, resumed: bool) -> list[str]:
         f"MFU        of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source});"
         " FLOPs as PaLM counts them",
     ]
+
+
+def shown_path(directory) -> str:
+    """As short as it can be typed from here."""
+    here = pathlib.Path.cwd()
+    path = pathlib.Path(directory.path)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(directory.path)
 
 
 def progress_line(taken: int, total: int, numbers: dict, speed: dict) -> str:
@@ -43,7 +52,7 @@ def ending(session, directory, state) -> list[str]:
     if config.sample_tokens:
         text = sample_text(session, state.params, config.sample_prompt, max_tokens=config.sample_tokens)
         lines += ["", "a sample:", text, ""]
-    where = directory.path
+    where = shown_path(directory)
     return [
         *lines,
         f"{where}/config.json, manifest.json: what was run, on which code and data",

@@ -88,7 +88,9 @@ class RunDirectory:
 
 
 def open_run(workdir: str) -> RunDirectory:
-    return RunDirectory(epath.Path(workdir).expanduser())
+    """The run directory at a path, local or gs://. Local paths are made absolute: Orbax takes no others."""
+    path = epath.Path(workdir).expanduser()
+    return RunDirectory(path if "://" in str(path) else path.resolve())
 
 
 def changed_keys(old, new) -> dict[str, tuple]:

@@ -107,6 +107,15 @@ def test_attention_over_a_cache_equals_attention_over_the_whole_sequence(window)
         np.testing.assert_allclose(piece, whole[:, start:end], atol=1e-6)
 
 
+def test_bfloat16_attention_is_rounded_once_or_twice():
+    rng = np.random.default_rng(0)
+    qkv = [jnp.asarray(rng.standard_normal((1, 256, 2, 64)), jnp.bfloat16) for _ in range(3)]
+    rounded, exact = attention.xla_attention(*qkv), attention.xla_attention(*(x.astype(jnp.float32) for x in qkv))
+    error = np.float32(rounded) - np.float32(exact)
+    # The weights and the output, each to 8 bits; dividing in bfloat16 too gave 3.0e-3.
+    assert np.sqrt(np.square(error).mean() / np.square(exact).mean()) < 2.4e-3
+
+
 # Gradients, whose backward pass is written by hand
 
 
