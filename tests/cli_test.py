@@ -9,6 +9,7 @@ from gptjax import cli
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 QUICKSTART = f"--config={CONFIGS / 'quickstart.py'}"
+TRAIN = ["train", QUICKSTART, "--workdir=x", "--config.train.batch_size=16"]  # which the tests' eight devices divide
 
 
 def test_help_names_the_commands_and_imports_no_jax():
@@ -22,25 +23,25 @@ def test_help_names_the_commands_and_imports_no_jax():
     "arguments,expected",
     [
         (["train", "--config=configs/quickstrat.py", "--workdir=x"], "no such file"),
-        (["train", QUICKSTART, "--workdir=x", "--config.optim.peek_lr=1"], "did you mean 'peak_lr'"),
-        (["train", QUICKSTART, "--workdir=x", "--config.optm.peak_lr=1"], "did you mean 'optim'"),
-        (["train", QUICKSTART, "--workdir=x", "--config.optim.peak_lr=fast"], "expected float"),
-        (["train", QUICKSTART, "--workdir=x", "--config.optim.name=adam"], "did you mean 'adamw'"),
-        (["train", QUICKSTART, "--workdir=x", "--config.optim.schedule=cosin"], "did you mean 'cosine'"),
-        (["train", QUICKSTART, "--workdir=x", "--config.model.norm=batchnorm"], "expected one of: layernorm, rmsnorm"),
-        (["train", QUICKSTART, "--workdir=x", "--config.model.mlp=gelu_tan"], "did you mean 'gelu_tanh'"),
-        (["train", QUICKSTART, "--workdir=x", "--config.model.position=alibi"], "expected one of: learned, rope"),
-        (["train", QUICKSTART, "--workdir=x", "--config.model.dtype=fp16"], "expected one of: bfloat16, float32"),
-        (["train", QUICKSTART, "--workdir=x", "--config.model.remat=some"], "expected one of: none, dots, full"),
-        (["train", QUICKSTART, "--workdir=x", "--config.model.attention=flash"], "expected one of: xla, cudnn, splash"),
-        (["train", QUICKSTART, "--workdir=x", "--config.model.attention=cudnn"], "runs on gpu, not on cpu"),
-        (["train", QUICKSTART, "--workdir=x", "--config.model.n_heads=7"], "does not divide model.d_model"),
-        (["train", QUICKSTART, "--workdir=x", "--config.mesh.fsdp=3"], "but there are 8"),
-        (["train", QUICKSTART, "--workdir=x", "--config.train.batch_size=12"], "does not divide over 8 data shards"),
-        (["train", QUICKSTART, "--workdir=x", "--config.data.path=/nowhere/at_all.txt"], "/nowhere/at_all.txt"),
-        (["train", QUICKSTART, "--workdir=x", "--config.data.source=txt"], "expected one of"),
-        (["train", QUICKSTART, "--workdir=x", "--config.data.tokenizer=bpe"], "expected one of"),
-        (["train", QUICKSTART, "--workdir=x", "--confg.data.path=y"], "unknown argument '--confg.data.path=y'"),
+        ([*TRAIN, "--config.optim.peek_lr=1"], "did you mean 'peak_lr'"),
+        ([*TRAIN, "--config.optm.peak_lr=1"], "did you mean 'optim'"),
+        ([*TRAIN, "--config.optim.peak_lr=fast"], "expected float"),
+        ([*TRAIN, "--config.optim.name=adam"], "did you mean 'adamw'"),
+        ([*TRAIN, "--config.optim.schedule=cosin"], "did you mean 'cosine'"),
+        ([*TRAIN, "--config.model.norm=batchnorm"], "expected one of: layernorm, rmsnorm"),
+        ([*TRAIN, "--config.model.mlp=gelu_tan"], "did you mean 'gelu_tanh'"),
+        ([*TRAIN, "--config.model.position=alibi"], "expected one of: learned, rope"),
+        ([*TRAIN, "--config.model.dtype=fp16"], "expected one of: bfloat16, float32"),
+        ([*TRAIN, "--config.model.remat=some"], "expected one of: none, dots, full"),
+        ([*TRAIN, "--config.model.attention=flash"], "expected one of: xla, cudnn, splash"),
+        ([*TRAIN, "--config.model.attention=cudnn"], "runs on gpu, not on cpu"),
+        ([*TRAIN, "--config.model.n_heads=7"], "does not divide model.d_model"),
+        ([*TRAIN, "--config.mesh.fsdp=3"], "but there are 8"),
+        ([*TRAIN, "--config.train.batch_size=12"], "does not divide over 8 data shards"),
+        ([*TRAIN, "--config.data.path=/nowhere/at_all.txt"], "/nowhere/at_all.txt"),
+        ([*TRAIN, "--config.data.source=txt"], "expected one of"),
+        ([*TRAIN, "--config.data.tokenizer=bpe"], "expected one of"),
+        ([*TRAIN, "--confg.data.path=y"], "unknown argument '--confg.data.path=y'"),
         (["info", QUICKSTART, "--devices=3", "--config.mesh.tensor=2"], "needs a multiple of 2 devices"),
         (["eval", "--workdir=/nowhere/run"], "no such directory"),
         (["sample", f"--workdir={CONFIGS}"], "is not a run directory"),
