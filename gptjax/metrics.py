@@ -138,11 +138,13 @@ class Progress:
         self._stream.flush()
 
     def close(self) -> None:
+        """Lets the live line stand; what comes next starts below it."""
         if self._live and self._width:
             self._stream.write("\n")
         elif self._shown:
             self._print()
         self._stream.flush()
+        self._shown, self._width = "", 0
 
     def _print(self) -> None:
         self._stream.write(self._shown + "\n")

@@ -179,6 +179,7 @@ class Loop:
             saved = f"saved step {self.saved_step}" if self.saved_step > 0 else "stopped before the first step"
             self.progress.message(f"{saved}; run the same command again to go on")
             return interrupt.SAVED_AND_STOPPED
+        self.progress.close()
         for line in report.ending(self.session, self.directory, self.state):
             self.progress.message(line)
         return 0
