@@ -114,7 +114,7 @@ def _start_jax(config=None) -> None:
     import absl.logging
     import jax
 
-    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of its own defaults
+    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax warns of its own defaults, and logs what it also raises
 
     given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if config is not None and config.mesh.cpu_devices > 1 and not given:
