@@ -6,6 +6,7 @@ text's, which is what bits per byte needs. No text can spell a special token: on
 A tokenizer is its `definition`, the bytes it is rebuilt from. `hash` is theirs, and goes wherever tokens go.
 """
 
+import abc
 import collections
 import functools
 import hashlib
@@ -22,7 +23,7 @@ from gptjax.errors import UserError, choose
 END_OF_TEXT = "<|endoftext|>"
 
 
-class Tokenizer:
+class Tokenizer(abc.ABC):
     """What the kinds have in common. `spelling[i]` is the UTF-8 that token i stands for, empty if it is special."""
 
     kind: str
@@ -34,16 +35,18 @@ class Tokenizer:
         self.definition = definition
 
     @classmethod
+    @abc.abstractmethod
     def train(cls, config: DataConfig, documents) -> "Tokenizer":
-        raise NotImplementedError
+        """Made from the texts of documents."""
 
     @classmethod
+    @abc.abstractmethod
     def from_definition(cls, definition: bytes) -> "Tokenizer":
-        raise NotImplementedError
+        """The tokenizer whose `definition` this is."""
 
+    @abc.abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """int32 [n]. No special token among them, whatever the text. Raises UserError: text that has no UTF-8."""
-        raise NotImplementedError
 
     def decode(self, ids) -> str:
         """The text of ids; special tokens have none, bytes that are no UTF-8 become U+FFFD.
