@@ -13,9 +13,8 @@ import typing
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
-from gptjax import layers, sharding
+from gptjax import context, layers, sharding
 from gptjax.errors import UserError, choose
 
 MASKED = -1e30  # finite: -inf would turn a row without visible keys into NaN
@@ -61,42 +60,51 @@ def ungroup(x_BGRLK):
     return x_BGRLK.transpose(0, 3, 1, 2, 4).reshape(B, L, G * R, K)
 
 
+class Visibility(typing.NamedTuple):
+    """What decides which of M keys each of L queries sees. A pytree of arrays; window is static, and given apart."""
+
+    query_L: jax.Array | np.ndarray  # positions in the sequence
+    key_M: jax.Array | np.ndarray
+    query_segment_BL: jax.Array | None = None  # the document of each token, in packed rows
+    key_segment_BM: jax.Array | None = None
+
+    def mask(self, window: int | None):
+        """Boolean, broadcasts to [B, G, R, L, M]."""
+        mask = visible(self.query_L, self.key_M, window)[None, None, None]
+        if self.query_segment_BL is None:
+            return mask
+        return mask & (self.query_segment_BL[:, :, None] == self.key_segment_BM[:, None, :])[:, None, None]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def block_attention(bounds, dropout_rate, q_BLHK, k_BMGK, v_BMGK, segment_BL, key):
-    """Attention of one block of queries. bounds: (first query, end, first key, window); segment_BL, key: or None.
+def block_attention(window, dropout_rate, q_BLHK, k_BMGK, v_BMGK, visibility: Visibility, key):
+    """Attention of one block of queries to one block of keys: the output [B, L, H, K] and log_sum_BGRL.
 
     The backward pass keeps q, k, v, the output and the log-sum, as flash attention does (Dao et al. 2022), and never
     the probabilities: they would be H * T numbers for every token and layer.
     """
-    return _block_forward(bounds, dropout_rate, q_BLHK, k_BMGK, v_BMGK, segment_BL, key)[0]
+    return _block_forward(window, dropout_rate, q_BLHK, k_BMGK, v_BMGK, visibility, key)[0]
 
 
-def _block_mask(bounds, segment_BL):
-    start, end, first_key, window = bounds
-    mask = visible(np.arange(start, end), np.arange(first_key, end), window)[None, None, None]
-    if segment_BL is None:
-        return mask
-    same = segment_BL[:, start:end, None] == segment_BL[:, None, first_key:end]
-    return mask & same[:, None, None]
-
-
-def _block_forward(bounds, dropout_rate, q_BLHK, k_BMGK, v_BMGK, segment_BL, key):
-    mask = _block_mask(bounds, segment_BL)
+def _block_forward(window, dropout_rate, q_BLHK, k_BMGK, v_BMGK, visibility, key):
+    mask = visibility.mask(window)
     out_BLHK, log_sum_BGRL = softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask, dropout_rate, key)
-    return out_BLHK, (q_BLHK, k_BMGK, v_BMGK, segment_BL, key, out_BLHK, log_sum_BGRL)
+    return (out_BLHK, log_sum_BGRL), (q_BLHK, k_BMGK, v_BMGK, visibility, key, out_BLHK, log_sum_BGRL)
 
 
-def _block_backward(bounds, dropout_rate, saved, d_out_BLHK):
-    q_BLHK, k_BMGK, v_BMGK, segment_BL, key, out_BLHK, log_sum_BGRL = saved
+def _block_backward(window, dropout_rate, saved, cotangents):
+    q_BLHK, k_BMGK, v_BMGK, visibility, key, out_BLHK, log_sum_BGRL = saved
+    d_out_BLHK, d_log_sum_BGRL = cotangents
     G, scale = k_BMGK.shape[2], 1 / math.sqrt(q_BLHK.shape[-1])
-    logit_BGRLM = masked_logits(q_BLHK, k_BMGK, _block_mask(bounds, segment_BL))
+    logit_BGRLM = masked_logits(q_BLHK, k_BMGK, visibility.mask(window))
     probability_BGRLM = jnp.exp(logit_BGRLM - log_sum_BGRL[..., None])
     d_out_BLGRK = group(d_out_BLHK, G)
     # sum_m p_m dp_m = sum_k o_k do_k: also with dropout, whose mask is in both o and dp
     product_BLGR = (d_out_BLGRK.astype(jnp.float32) * group(out_BLHK, G)).sum(-1)
+    inner_BGRL = product_BLGR.transpose(0, 2, 3, 1) - d_log_sum_BGRL  # the gradient of the log-sum is p
     d_probability_BGRLM = jnp.einsum("blgrk,bmgk->bgrlm", d_out_BLGRK, v_BMGK, preferred_element_type=jnp.float32)
     d_probability_BGRLM = layers.dropout(d_probability_BGRLM, dropout_rate, key)
-    d_logit_BGRLM = probability_BGRLM * (d_probability_BGRLM - product_BLGR.transpose(0, 2, 3, 1)[..., None]) * scale
+    d_logit_BGRLM = probability_BGRLM * (d_probability_BGRLM - inner_BGRL[..., None]) * scale
     d_logit_BGRLM = d_logit_BGRLM.astype(q_BLHK.dtype)
     d_q_BGRLK = jnp.einsum("bgrlm,bmgk->bgrlk", d_logit_BGRLM, k_BMGK)
     d_k_BMGK = jnp.einsum("bgrlm,blgrk->bmgk", d_logit_BGRLM, group(q_BLHK, G))
@@ -115,14 +123,22 @@ def query_blocks(length: int, window: int | None) -> list[tuple[int, int, int]]:
     return [(a, b, 0 if window is None else max(0, a - window + 1)) for a, b in zip(edges, edges[1:])]
 
 
+def _block(segment_BL, start: int, end: int, first_key: int) -> Visibility:
+    """Of queries start to end - 1 to keys first_key to end - 1 of a whole sequence."""
+    positions = np.arange(start, end), np.arange(first_key, end)
+    if segment_BL is None:
+        return Visibility(*positions)
+    return Visibility(*positions, segment_BL[:, start:end], segment_BL[:, first_key:end])
+
+
 def xla_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, dropout_rate=0.0, key=None):
     """Full-sequence attention for any backend: masks, bands, segments, dropout."""
     outputs = []
     for i, (start, end, first_key) in enumerate(query_blocks(q_BLHK.shape[1], window)):
-        bounds = (start, end, first_key, window)
         block_key = None if key is None else jax.random.fold_in(key, i)
-        k, v = k_BLGK[:, first_key:end], v_BLGK[:, first_key:end]
-        outputs.append(block_attention(bounds, dropout_rate, q_BLHK[:, start:end], k, v, segment_BL, block_key))
+        q, k, v = q_BLHK[:, start:end], k_BLGK[:, first_key:end], v_BLGK[:, first_key:end]
+        visibility = _block(segment_BL, start, end, first_key)
+        outputs.append(block_attention(window, dropout_rate, q, k, v, visibility, block_key)[0])
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
 
 
@@ -138,10 +154,62 @@ def largest_logit(q_BLHK, k_BLGK, *, window=None, segment_BL=None):
     blocks = query_blocks(q_BLHK.shape[1], window)
     return jnp.stack(
         [
-            masked_logits(q_BLHK[:, a:b], k_BLGK[:, first:b], _block_mask((a, b, first, window), segment_BL)).max()
+            masked_logits(q_BLHK[:, a:b], k_BLGK[:, first:b], _block(segment_BL, a, b, first).mask(window)).max()
             for a, b, first in blocks
         ]
     ).max()
+
+
+def context_parallel_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, dropout_rate=0.0, key=None):
+    """xla_attention where the mesh splits sequences, whose tokens are in `context.device_order`."""
+    assert key is None or dropout_rate == 0
+    rows, heads = ("batch", "length"), ("batch", "length", "heads", None)
+    segments = () if segment_BL is None else (segment_BL,)
+    return jax.shard_map(
+        functools.partial(_attend_to_chunks, window),
+        in_specs=(*[sharding.spec(heads)] * 3, *[sharding.spec(rows)] * len(segments)),
+        out_specs=sharding.spec(heads),
+        check_vma=False,
+    )(q_BLHK, k_BLGK, v_BLGK, *segments)
+
+
+def _attend_to_chunks(window, q_BLHK, k_BLGK, v_BLGK, segment_BL=None):
+    """One device's part: of its two chunks of queries, early and late, to those chunks of keys that each sees.
+
+    Which they are depends on the device, but never how many: each chunk sees itself, the late one all S early ones,
+    and for every other device either the early chunk sees its early one or the late chunk its late one.
+    """
+    shards, device = sharding.mesh_axis_size("sequence"), jax.lax.axis_index("sequence")
+    early, late = context.device_chunks()
+    size = q_BLHK.shape[1] // 2
+    k_BMGK, v_BMGK, segment_BM = jax.tree.map(context.gather_length, (k_BLGK, v_BLGK, segment_BL))
+
+    def attend(is_late, key_chunk):
+        """(output, log-sum) of one of the device's chunks to one of the sequence's."""
+        here, there = is_late * size, key_chunk * size
+        cut = lambda a, start: jax.lax.dynamic_slice_in_dim(a, start, size, axis=1)  # noqa: E731
+        positions = jnp.where(is_late, late, early) * size + jnp.arange(size), there + jnp.arange(size)
+        segments = () if segment_BL is None else (cut(segment_BL, here), cut(segment_BM, there))
+        kv = cut(k_BMGK, there), cut(v_BMGK, there)
+        return block_attention(window, 0.0, cut(q_BLHK, here), *kv, Visibility(*positions, *segments), None)
+
+    of_early, of_late = [attend(0, early)], [attend(1, late), attend(1, early)]
+    for offset in range(1, shards):
+        other = (device - offset) % shards
+        earlier = other < device
+        out, log_sum = attend(jnp.where(earlier, 0, 1), jnp.where(earlier, other, 2 * shards - 1 - other))
+        of_early.append((out, jnp.where(earlier, log_sum, MASKED)))
+        of_late += [(out, jnp.where(earlier, MASKED, log_sum)), attend(1, other)]
+    return jnp.concatenate([_merge(of_early), _merge(of_late)], axis=1)
+
+
+def _merge(parts):
+    """The attention to several blocks of keys from that to each: outputs weighed by their share of the whole sum."""
+    out_PBLHK, log_sum_PBGRL = (jnp.stack(values) for values in zip(*parts))
+    share_PBGRL = jnp.exp(log_sum_PBGRL - jax.nn.logsumexp(log_sum_PBGRL, axis=0))
+    P, B, L, H = out_PBLHK.shape[:4]
+    share_PBLH = share_PBGRL.transpose(0, 1, 4, 2, 3).reshape(P, B, L, H)
+    return (out_PBLHK * share_PBLH[..., None]).sum(0).astype(out_PBLHK.dtype)
 
 
 def cudnn_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, dropout_rate=0.0, key=None):
@@ -153,51 +221,11 @@ def cudnn_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, dro
     )
 
 
-def splash_attention(
-    q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, dropout_rate=0.0, key=None, interpret=False
-):
-    """The TPU flash kernel that ships with JAX, run per device on its rows and heads.
+def splash_attention(*args, **options):
+    """The TPU flash kernel that ships with JAX, whose import takes a while."""
+    from gptjax import splash
 
-    Head sizes below 128 lanes are padded with zeros, which changes no dot product.
-    """
-    assert key is None or dropout_rate == 0
-    length, head_size = q_BLHK.shape[1], q_BLHK.shape[3]
-    pad = -head_size % 128
-    q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, pad))).swapaxes(1, 2) for x in (q_BLHK, k_BLGK, v_BLGK))
-    if segment_BL is None:
-        segment_BL = jnp.zeros(q_BLHK.shape[:2], jnp.int32)
-    heads = PartitionSpec(sharding.RULES["batch"], sharding.RULES["heads"])
-    local = functools.partial(_splash_rows, length=length, window=window, interpret=interpret)
-    if not jax.sharding.get_abstract_mesh().empty:
-        rows = PartitionSpec(sharding.RULES["batch"])
-        local = jax.shard_map(local, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)
-    out_BHLK = local(q / math.sqrt(head_size), k, v, segment_BL)
-    return out_BHLK.swapaxes(1, 2)[..., :head_size]
-
-
-def _splash_rows(q_BHLK, k_BGLK, v_BGLK, segment_BL, *, length, window, interpret):
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-
-    shape = (length, length)
-    mask = masks.CausalMask(shape) if window is None else masks.LocalMask(shape, (window - 1, 0), 0)
-    block = math.gcd(length, 512)
-    sizes = splash.BlockSizes(
-        **{
-            f"block_{name}": block
-            for name in ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
-        }
-    )
-    kernel = splash.make_splash_mha(
-        masks.MultiHeadMask([mask] * q_BHLK.shape[1]),
-        head_shards=1,
-        q_seq_shards=1,
-        block_sizes=sizes,
-        interpret=interpret,
-    )
-    return jax.vmap(lambda q, k, v, s: kernel(q, k, v, segment_ids=splash.SegmentIds(s, s)))(
-        q_BHLK, k_BGLK, v_BGLK, segment_BL
-    )
+    return splash.splash_attention(*args, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,17 +235,30 @@ class Kernel:
     dropout: bool = False  # whether it can drop attention probabilities
     segments: bool = False  # whether it can keep packed documents apart
     float32: bool = False
-    sequence_sharded: bool = False  # whether the partitioner may split the tokens of a sequence
+    context_parallel: typing.Callable | None = None  # the same, where the tokens of a sequence are split over devices
 
 
 KERNELS = {
     "xla": Kernel(
-        xla_attention, ("cpu", "gpu", "tpu"), dropout=True, segments=True, float32=True, sequence_sharded=True
+        xla_attention,
+        ("cpu", "gpu", "tpu"),
+        dropout=True,
+        segments=True,
+        float32=True,
+        context_parallel=context_parallel_attention,
     ),
     "cudnn": Kernel(cudnn_attention, ("gpu",)),
-    "splash": Kernel(splash_attention, ("tpu",), segments=True, float32=True),
+    "splash": Kernel(splash_attention, ("tpu",), segments=True, float32=True, context_parallel=splash_attention),
 }
 FASTEST = {"gpu": "cudnn", "tpu": "splash", "cpu": "xla"}
+
+
+def attend(kernel: str, q_BLHK, k_BLGK, v_BLGK, **options):
+    """Attention by a kernel's name on the mesh in context: where that splits sequences, tokens
+    are in `context.device_order`."""
+    chosen = KERNELS[kernel]
+    function = chosen.context_parallel if sharding.mesh_axis_size("sequence") > 1 else chosen.function
+    return function(q_BLHK, k_BLGK, v_BLGK, **options)
 
 
 def choose_kernel(config, platform: str) -> tuple[str, str]:
@@ -249,10 +290,12 @@ def _obstacle(name: str, config, platform: str) -> str | None:
         return "cannot keep packed documents apart (data.mask_documents=True)"
     if model.dtype == "float32" and not kernel.float32:
         return "has no float32 form (model.dtype='float32')"
-    if config.mesh.sequence != 1 and not kernel.sequence_sharded:
+    if config.mesh.sequence != 1 and kernel.context_parallel is None:
         return f"cannot split a sequence over devices (mesh.sequence={config.mesh.sequence})"
-    if name == "splash" and model.context_length % 128:
-        return f"needs a context that is a multiple of 128 (model.context_length={model.context_length})"
+    chunks = 2 * config.mesh.sequence if config.mesh.sequence > 1 else 1
+    if name == "splash" and model.context_length % (128 * chunks):
+        length = f"model.context_length={model.context_length}" + f" in {chunks} chunks" * (chunks > 1)
+        return f"needs a context that is a multiple of {128 * chunks} ({length})"
     if name == "cudnn" and (model.head_size > 128 or model.head_size % 8):
         return f"needs a head size of at most 128, a multiple of 8 (it is {model.head_size})"
     return None

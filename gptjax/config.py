@@ -126,12 +126,17 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis; one axis may be -1 and takes what is left."""
+    """Devices of a slice along each axis, one of which may be -1 and takes what is left; and slices (`dcn_*`)."""
 
     replica: int = 1  # data parallel, parameters copied
+    stage: int = 1  # pipeline parallel: layers sharded
     fsdp: int = -1  # data parallel, parameters sharded
+    sequence: int = 1  # context parallel: tokens of a sequence sharded
     tensor: int = 1  # heads, MLP and vocabulary sharded
-    sequence: int = 1  # tokens of a sequence sharded
+    dcn_replica: int = -1  # slices along replica; -1: all that dcn_fsdp leaves
+    dcn_fsdp: int = 1  # slices along fsdp
+    pipeline_microbatches: int | None = None  # parts of a batch that go through the stages; None: one for each stage
+    pipeline_repeats: int = 1  # times a microbatch goes round the stages, each holding so many pieces of the model
     cpu_devices: int = 1  # JAX devices that a CPU host is split into: with one for each core all work runs on all cores
 
 

@@ -1,6 +1,8 @@
 """What a config is and will cost, from arithmetic and shapes alone: nothing is allocated, no device is used."""
 
-from jax.sharding import AbstractMesh, AxisType
+import math
+
+from jax.sharding import AbstractMesh
 
 from gptjax import flops, schedule, sharding, step
 from gptjax.metrics import si
@@ -14,7 +16,7 @@ def info(config, devices: int | None = None) -> dict:
     """
     config = with_vocabulary(config)
     fixed = sharding.mesh_sizes(config.mesh, _fewest_devices(config.mesh) if devices is None else devices)
-    mesh = AbstractMesh(tuple(fixed.values()), sharding.MESH_AXES, axis_types=(AxisType.Auto,) * len(fixed))
+    mesh = AbstractMesh(tuple(fixed.values()), sharding.MESH_AXES, axis_types=sharding.auto_axes())
     sharding.check_fit(config, fixed)
     schedule.learning_rate(config, 0)
     program = step.build(config, mesh, "xla")  # the kernel has no part in the state
@@ -38,11 +40,8 @@ def info(config, devices: int | None = None) -> dict:
 
 
 def _fewest_devices(mesh_config) -> int:
-    sizes = [getattr(mesh_config, axis) for axis in sharding.MESH_AXES]
-    product = 1
-    for size in sizes:
-        product *= max(size, 1)
-    return product
+    slices = math.prod(sharding.dcn_sizes(mesh_config).values())
+    return slices * math.prod(max(getattr(mesh_config, axis), 1) for axis in sharding.MESH_AXES)
 
 
 def with_vocabulary(config):

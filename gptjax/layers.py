@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from gptjax import sharding
+
 # No barrier against merging both computations into one: the scan over layers keeps them apart, and a barrier stops
 # fusion.
 recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
@@ -26,8 +28,11 @@ def normal(key, shape, std: float):
 def matmul(x, w):
     """x [..., D] @ w [D, F] with the leading dimensions flattened: [tokens, D] @ [D, F].
 
-    XLA:CPU runs the weight gradient of a matmul with two batch dimensions at 40% of the rate of the flat one.
+    XLA:CPU runs the weight gradient of a matmul with two batch dimensions at 40% of the rate of the flat one. Where
+    both batch and length are split over devices they stay two: the partitioner would gather one to flatten them.
     """
+    if sharding.length_is_split():
+        return x @ w.astype(x.dtype)
     return (x.reshape(-1, x.shape[-1]) @ w.astype(x.dtype)).reshape(*x.shape[:-1], w.shape[-1])
 
 

@@ -32,8 +32,8 @@ def mask_padding(logit, vocab_size: int, entry_v=None):
 
 def logits(x, head_VD, softcap: float | None = None):
     """Float32 logits [..., V] of activations [..., D], padding included."""
-    flat = x.reshape(-1, x.shape[-1])
-    logit = jnp.einsum("nd,vd->nv", flat, head_VD.astype(x.dtype), preferred_element_type=jnp.float32)
+    flat = x if sharding.length_is_split() else x.reshape(-1, x.shape[-1])  # see layers.matmul
+    logit = jnp.einsum("...d,vd->...v", flat, head_VD.astype(x.dtype), preferred_element_type=jnp.float32)
     if softcap:
         logit = softcap * jnp.tanh(logit / softcap)
     return logit.reshape(*x.shape[:-1], head_VD.shape[0])
@@ -42,7 +42,7 @@ def logits(x, head_VD, softcap: float | None = None):
 def _whole(x, head_VD, target, vocab_size, softcap):
     """(logsumexp, logit of the target) of every token."""
     logit = mask_padding(logits(x, head_VD, softcap), vocab_size)
-    logit = sharding.constrain(logit, "batch", "length", "vocab") if logit.ndim == 3 else logit
+    logit = sharding.constrain(logit, "batch", "head_length", "vocab") if logit.ndim == 3 else logit
     chosen = (
         jnp.arange(logit.shape[-1]) == target[..., None]
     )  # a comparison, unlike a gather, needs no vocabulary in one place
@@ -67,7 +67,7 @@ def _parts(head_VD, chunks):
 
 def _part_logits(x, head_vD, entry_v, vocab_size, softcap):
     logit = mask_padding(logits(x, head_vD, softcap), vocab_size, entry_v)
-    return sharding.constrain(logit, "batch", "length", "vocab") if logit.ndim == 3 else logit
+    return sharding.constrain(logit, "batch", "head_length", "vocab") if logit.ndim == 3 else logit
 
 
 def _chunked_forward(chunks, x, head_VD, target, vocab_size, softcap):

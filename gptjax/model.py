@@ -12,9 +12,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from gptjax import attention, layers, loss, sharding
+from gptjax import attention, context, layers, loss, pipeline, sharding
 from gptjax.errors import UserError, choose
 
 REMAT = {  # what the forward pass keeps for the backward pass; the rest is computed again
@@ -47,7 +48,8 @@ class Attention(nnx.Module):
     def __call__(self, x_BLD, attend, position_BL):
         """attend(q_BLHK, k_BLGK, v_BLGK) -> (o_BLHK, extra). Returns the output [B, L, D] and extra."""
         config = self.config
-        q_BLGRK, k_BLGK, v_BLGK = split_qkv(sharding.constrain(self.qkv(x_BLD), "batch", None, "heads", None, None))
+        x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
+        q_BLGRK, k_BLGK, v_BLGK = split_qkv(sharding.constrain(self.qkv(x_BLD), "batch", "length", "heads", None, None))
         q_BLHK = q_BLGRK.reshape(*x_BLD.shape[:2], config.n_heads, config.head_size)
         if config.qk_norm:
             q_BLHK, k_BLGK = self.q_norm(q_BLHK), self.k_norm(k_BLGK)
@@ -55,7 +57,7 @@ class Attention(nnx.Module):
             q_BLHK = layers.rotate(q_BLHK, position_BL, config.rope_theta)
             k_BLGK = layers.rotate(k_BLGK, position_BL, config.rope_theta)
         o_BLHK, extra = attend(q_BLHK, k_BLGK, v_BLGK)
-        return self.out(o_BLHK), extra
+        return sharding.constrain(self.out(o_BLHK), "batch", "residual", "width"), extra
 
 
 @jax.custom_vjp
@@ -85,7 +87,9 @@ class MLP(nnx.Module):
         self.down = layers.Linear(key_out, (F,), (D,), ("mlp", "embed"), out_std, config.bias)
 
     def __call__(self, x_BLD):
-        return self.down(sharding.constrain(self.activation(self.up(x_BLD)), "batch", "length", "mlp"))
+        x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
+        hidden_BLF = sharding.constrain(self.activation(self.up(x_BLD)), "batch", "length", "mlp")
+        return sharding.constrain(self.down(hidden_BLF), "batch", "residual", "width")
 
 
 class Block(nnx.Module):
@@ -112,7 +116,7 @@ class Block(nnx.Module):
             a, extra = self.attention(self.attention_norm(x_BLD), attend, position_BL)
             x_BLD = x_BLD + layers.dropout(a, rate, key_attention)
             x_BLD = x_BLD + layers.dropout(self.mlp(self.mlp_norm(x_BLD)), rate, key_mlp)
-        return sharding.constrain(x_BLD, "batch", "length", "width"), extra
+        return sharding.constrain(x_BLD, "batch", "residual", "width"), extra
 
 
 class GPT(nnx.Module):
@@ -147,12 +151,18 @@ class GPT(nnx.Module):
         # Width first gathered, then rows looked up: the partitioner would otherwise replicate the activations.
         x_BLD = sharding.constrain(self.token_embedding[...].astype(dtype), "vocab", "width")[token_BL]
         if self.position_embedding is not None:
-            x_BLD = x_BLD + self.position_embedding[...].astype(dtype)[position_BL]
+            table = sharding.constrain(self.position_embedding[...].astype(dtype), "position", "width")
+            x_BLD = x_BLD + table[position_BL]
         x_BLD = layers.dropout(x_BLD, self.config.embed_dropout, key)
-        return sharding.constrain(x_BLD, "batch", "length", "width")
+        return sharding.constrain(x_BLD, "batch", "residual", "width")
 
-    def activations(self, token_BL, *, segment_BL=None, position_BL=None, key=None, log_activations: bool = False):
-        """Final activations [B, L, D], the head's input, and a dict of per-layer numbers [N] if asked for."""
+    def activations(
+        self, token_BL, *, segment_BL=None, position_BL=None, key=None, log_activations: bool = False, schedule=None
+    ):
+        """Final activations [B, L, D], the head's input, and a dict of per-layer numbers [N] if asked for.
+
+        schedule: how microbatches go through the stages of a pipeline (pipeline.Schedule), where the mesh has some.
+        """
         config = self.config
         if token_BL.shape[1] > config.context_length:
             raise UserError(f"{token_BL.shape[1]} tokens are more than model.context_length={config.context_length}.")
@@ -160,30 +170,34 @@ class GPT(nnx.Module):
             position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
 
-        def attend(q, k, v, *, window, key):
-            kernel = attention.KERNELS[self.kernel].function
-            out = kernel(q, k, v, window=window, segment_BL=segment_BL, dropout_rate=config.attention_dropout, key=key)
-            out = sharding.constrain(out, "batch", None, "heads", None)
-            largest = attention.largest_logit(q, k, window=window, segment_BL=segment_BL) if log_activations else None
-            return out, largest
+        def attend(q, k, v, *, window, key, segment_BL):
+            options = {"window": window, "segment_BL": segment_BL}
+            out = attention.attend(self.kernel, q, k, v, dropout_rate=config.attention_dropout, key=key, **options)
+            out = sharding.constrain(out, "batch", "length", "heads", None)
+            return out, attention.largest_logit(q, k, **options) if log_activations else None
 
-        def layer(x_BLD, block, window, layer_keys):
+        def layer(x_BLD, block, window, layer_keys, rows):
             key_residual, key_attention = (None, None) if layer_keys is None else layer_keys
-            attend_here = functools.partial(attend, window=window, key=key_attention)
-            x_BLD, largest = block(x_BLD, attend_here, position_BL, key_residual)
+            attend_here = functools.partial(attend, window=window, key=key_attention, segment_BL=rows["segment_BL"])
+            x_BLD, largest = block(x_BLD, attend_here, rows["position_BL"], key_residual)
             rms = jnp.sqrt(jnp.mean(jnp.square(x_BLD.astype(jnp.float32)))) if log_activations else None
             return x_BLD, {"activation_rms": rms, "max_attention_logit": largest}
 
         layer_keys = None if key is None else jax.random.split(keys[1], (config.n_layers, 2))
-        x_BLD, numbers = self._scan(layer, self.embed(token_BL, position_BL, keys[0]), layer_keys)
+        x_BLD = self.embed(token_BL, position_BL, keys[0])
+        rows = {"segment_BL": segment_BL, "position_BL": position_BL}
+        if schedule is None:
+            x_BLD, numbers = self._scan(functools.partial(layer, rows=rows), x_BLD, self.blocks, layer_keys)
+        else:
+            x_BLD, numbers = self._pipeline(layer, x_BLD, rows, layer_keys, schedule), {}
         x_BLD = x_BLD if self.final_norm is None else self.final_norm(x_BLD)
         return x_BLD, {name: value for name, value in numbers.items() if value is not None}
 
-    def _scan(self, layer, x, extra_N):
-        """Runs layer(x, block, window, extra) -> (x, y) over all layers; returns x and the y's stacked [N]."""
-        period, n_layers = self.config.layer_period, self.config.n_layers
+    def _scan(self, layer, x, blocks, extra_N):
+        """Runs layer(x, block, window, extra) -> (x, y) over stacked blocks; returns x and the y's stacked [N]."""
+        period, n_layers = self.config.layer_period, jax.tree.leaves(blocks)[0].shape[0]
         windows = (None,) if period == 1 else (None, self.config.band_width)  # GPT-3: dense first, then banded
-        by_period = jax.tree.map(lambda a: a.reshape(n_layers // period, period, *a.shape[1:]), (self.blocks, extra_N))
+        by_period = jax.tree.map(lambda a: a.reshape(n_layers // period, period, *a.shape[1:]), (blocks, extra_N))
 
         def step(x, stacked_P):
             ys = []
@@ -199,18 +213,42 @@ class GPT(nnx.Module):
         x, ys = jax.lax.scan(step, x, by_period, unroll=min(self.config.scan_unroll, n_layers // period))
         return x, jax.tree.map(lambda y: y.reshape(n_layers, *y.shape[2:]), ys)
 
-    def token_loss(self, token_BT, *, chunks: int = 1, **options):
+    def _pipeline(self, layer, x_BLD, rows, layer_keys, schedule):
+        """x_BLD after all layers. Dropout is drawn for each microbatch: other numbers than without a pipeline."""
+
+        def piece(x_bLD, rows, stacked, microbatch):
+            blocks, key_data = stacked
+            keys = None
+            if key_data is not None:
+                fold = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, microbatch)))
+                keys = fold(jax.random.wrap_key_data(key_data))
+            return self._scan(functools.partial(layer, rows=rows), x_bLD, blocks, keys)[0]
+
+        key_data = None if layer_keys is None else jax.random.key_data(layer_keys)
+        return pipeline.run(piece, x_BLD, rows, (self.blocks, key_data), schedule)
+
+    def token_loss(self, token_BT, *, segment_BL=None, position_BL=None, chunks: int = 1, **options):
         """Of predicting each token of token_BT [B, L + 1] from those before it: the loss in nats, the logsumexp of the
         logits, both [B, L] float32, and the numbers of `activations`. chunks: see `loss.cross_entropy`."""
-        x_BLD, numbers = self.activations(token_BT[:, :-1], **options)
+        input_BL, target_BL = token_BT[:, :-1], token_BT[:, 1:]
+        order_L = context.device_order(input_BL.shape[1])
+        if order_L is not None:
+            if position_BL is None:
+                position_BL = jnp.broadcast_to(jnp.arange(input_BL.shape[1]), input_BL.shape)
+            input_BL, target_BL, segment_BL, position_BL = jax.tree.map(
+                lambda a: a[:, order_L], (input_BL, target_BL, segment_BL, position_BL)
+            )
+        x_BLD, numbers = self.activations(input_BL, segment_BL=segment_BL, position_BL=position_BL, **options)
         loss_BL, log_normaliser_BL = loss.cross_entropy(
-            x_BLD,
+            sharding.constrain(x_BLD, "batch", "head_length", "width"),
             self.head_VD,
-            token_BT[:, 1:],
+            target_BL,
             vocab_size=self.config.vocab_size,
             chunks=chunks,
             softcap=self.config.logit_softcap,
         )
+        if order_L is not None:
+            loss_BL, log_normaliser_BL = (a[:, np.argsort(order_L)] for a in (loss_BL, log_normaliser_BL))
         return loss_BL, log_normaliser_BL, numbers
 
     def __call__(self, token_BL, **options):
@@ -240,8 +278,8 @@ class GPT(nnx.Module):
             x_BLD, cache = block(x_BLD, attend, position_BL)
             return (x_BLD, cache), None
 
-        carry, _ = self._scan(layer, (self.embed(token_BL, position_BL), cache), jnp.arange(self.config.n_layers))
-        x_BLD, cache = carry
+        x = (self.embed(token_BL, position_BL), cache)
+        (x_BLD, cache), _ = self._scan(layer, x, self.blocks, jnp.arange(self.config.n_layers))
         x_BLD = x_BLD if self.final_norm is None else self.final_norm(x_BLD)
         return loss.logits(x_BLD, self.head_VD, self.config.logit_softcap)[..., : self.config.vocab_size], cache
 

@@ -1,23 +1,33 @@
 """Which device holds what: the mesh of a config, and the one table from logical axes to mesh axes.
 
 The model names the axes of its parameters and activations; this file alone knows what a mesh is. Mesh axes:
-`replica` and `fsdp` split the batch (parameters are copied over the first, sharded over the second), `tensor`
-splits heads, MLP and vocabulary, `sequence` splits the tokens of a sequence.
+
+    replica    splits the batch; parameters are copied
+    stage      splits the layers into a pipeline (see pipeline.py)
+    fsdp       splits the batch and the width of every parameter
+    sequence   splits the tokens of a sequence, in attention too (context parallelism)
+    tensor     splits heads, MLP and vocabulary, and the tokens of the residual stream between them
+
+Several slices are joined by the data center network (DCN). They lie outermost along `replica` or `fsdp`, so that
+nothing but parameters and gradients goes from slice to slice.
 """
 
+import functools
 import math
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gptjax.errors import UserError
 
-MESH_AXES = ("replica", "fsdp", "sequence", "tensor")  # outermost first: tensor gets neighbouring chips
+MESH_AXES = ("replica", "stage", "fsdp", "sequence", "tensor")  # outermost first: tensor gets neighbouring chips
+DCN_AXES = ("replica", "fsdp")  # those that slices may lie along
 
 RULES = {
     # parameters
-    "layers": None,
+    "layers": "stage",
     "embed": "fsdp",
     "vocab": "tensor",
     "heads": "tensor",
@@ -28,25 +38,51 @@ RULES = {
     "head_dim": None,
     # activations
     "batch": ("replica", "fsdp"),
-    "length": "sequence",
+    "length": "sequence",  # where heads or MLP are split
+    "residual": ("sequence", "tensor"),  # between them, so that norms are split too (Korthikanti et al. 2022)
+    "head_length": ("sequence", "stage"),  # at the output matrix, so that no stage of a pipeline is idle there
     "width": None,
 }
 
 
-def mesh_sizes(mesh_config, n_devices: int) -> dict[str, int]:
-    """Devices along each mesh axis, -1 resolved. Raises UserError if n_devices cannot be split so."""
+def mesh_sizes(mesh_config, n_devices: int, n_slices: int | None = None) -> dict[str, int]:
+    """Devices along each mesh axis, all slices together, -1 resolved. n_slices: None: as many as the config names.
+
+    Raises UserError if the devices cannot be split so.
+    """
+    dcn = dcn_sizes(mesh_config, n_slices)
+    within = _sizes_in_slice(mesh_config, n_devices, math.prod(dcn.values()))
+    return {axis: size * dcn.get(axis, 1) for axis, size in within.items()}
+
+
+def dcn_sizes(mesh_config, n_slices: int | None = None) -> dict[str, int]:
+    """Slices along each of DCN_AXES, -1 resolved. Raises UserError if n_slices cannot be split so."""
+    sizes = {axis: getattr(mesh_config, f"dcn_{axis}") for axis in DCN_AXES}
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    n_slices = fixed if n_slices is None else n_slices
+    free = -1 in sizes.values()
+    if n_slices % fixed if free else n_slices != fixed:
+        shown = " x ".join(f"dcn_{axis}={size}" for axis, size in sizes.items())
+        raise UserError(f"mesh {shown} does not fit {n_slices} slices; set mesh.dcn_replica=-1 to take them all.")
+    return {axis: n_slices // fixed if size == -1 else size for axis, size in sizes.items()}
+
+
+def _sizes_in_slice(mesh_config, n_devices: int, n_slices: int) -> dict[str, int]:
     sizes = {axis: getattr(mesh_config, axis) for axis in MESH_AXES}
     fixed = math.prod(size for size in sizes.values() if size != -1)
-    shown = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
+    shown = " x ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1 or axis == "fsdp")
+    each, where = n_devices // n_slices, f" in each of {n_slices} slices" if n_slices > 1 else ""
+    if n_devices % n_slices:
+        raise UserError(f"{n_devices} devices cannot be {n_slices} equal slices; change mesh.dcn_replica or dcn_fsdp.")
     if -1 in sizes.values():
-        if n_devices % fixed:
+        if each % fixed:
             raise UserError(
-                f"mesh {shown} needs a multiple of {fixed} devices, but there are {n_devices}; change a size."
+                f"mesh {shown} needs a multiple of {fixed} devices, but there are {each}{where}; change a size."
             )
-        return {axis: n_devices // fixed if size == -1 else size for axis, size in sizes.items()}
-    if fixed != n_devices:
+        return {axis: each // fixed if size == -1 else size for axis, size in sizes.items()}
+    if fixed != each:
         raise UserError(
-            f"mesh {shown} is {fixed} devices, but there are {n_devices}; set one axis to -1 to take them all."
+            f"mesh {shown} is {fixed} devices, but there are {each}{where}; set one axis to -1 to take them all."
         )
     return sizes
 
@@ -54,51 +90,122 @@ def mesh_sizes(mesh_config, n_devices: int) -> dict[str, int]:
 def make_mesh(config, devices=None) -> Mesh:
     """The mesh of config.mesh over devices (default: all). Raises UserError if mesh, batch and model don't fit it."""
     devices = jax.devices() if devices is None else devices
-    sizes = mesh_sizes(config.mesh, len(devices))
+    n_slices = count_slices(devices)
+    sizes = mesh_sizes(config.mesh, len(devices), n_slices)
     check_fit(config, sizes)
-    return jax.make_mesh(
-        tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
-    )
+    return Mesh(_device_array(sizes, dcn_sizes(config.mesh, n_slices), devices), MESH_AXES, axis_types=auto_axes())
+
+
+def auto_axes() -> tuple[AxisType, ...]:
+    return (AxisType.Auto,) * len(MESH_AXES)
+
+
+def count_slices(devices) -> int | None:
+    """TPU slices that these devices belong to. None elsewhere: hosts are then slices exactly if mesh.dcn_* says so."""
+    return len({device.slice_index for device in devices}) if devices[0].platform == "tpu" else None
+
+
+def _device_array(sizes: dict[str, int], dcn: dict[str, int], devices) -> np.ndarray:
+    """Devices by mesh coordinates. Along each axis whole slices follow one another."""
+    outer = [dcn.get(axis, 1) for axis in MESH_AXES]
+    inner = [sizes[axis] // n for axis, n in zip(MESH_AXES, outer)]
+    if devices[0].platform == "tpu":
+        devices = sorted(devices, key=lambda device: device.slice_index)
+    slices = np.split(np.array(devices, object), math.prod(outer))
+    blocks = np.stack([_device_mesh(inner, list(devices)) for devices in slices]).reshape(*outer, *inner)
+    alternate = [dim for pair in zip(range(len(outer)), range(len(outer), 2 * len(outer))) for dim in pair]
+    return blocks.transpose(alternate).reshape([sizes[axis] for axis in MESH_AXES])
+
+
+def _device_mesh(shape, devices) -> np.ndarray:
+    """Devices of one slice along its physical axes; where those don't give the shape, an axis of the torus is cut."""
+    try:
+        return mesh_utils.create_device_mesh(shape, devices)
+    except NotImplementedError:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
 def check_fit(config, sizes: dict[str, int]) -> None:
     """Raises UserError if batch or model do not divide over a mesh of these sizes."""
-    shards = sizes["replica"] * sizes["fsdp"]
-    batches = {"train.batch_size / train.microbatches": config.train.batch_size // config.train.microbatches}
-    if config.train.batch_ramp_start:
-        batches["train.batch_ramp_start / train.microbatches"] = (
-            config.train.batch_ramp_start // config.train.microbatches
+    _check_batches(config, sizes)
+    for field, size, axes in _divided(config, sizes):
+        parts = math.prod(sizes[axis] for axis in axes)
+        if size % parts:
+            *others, last = axes
+            rest = math.prod(sizes[axis] for axis in others)
+            fits = max(n for n in range(1, sizes[last] + 1) if sizes[last] % n == 0 and size % (rest * n) == 0)
+            given = " x ".join(f"mesh.{axis}={sizes[axis]}" for axis in axes)
+            raise UserError(
+                f"{field}={size} does not divide over {given}; use mesh.{last}={fits} and another axis for the rest."
+            )
+    _check_pipeline(config, sizes["stage"])
+    if sizes["sequence"] > 1 and config.model.attention_dropout:
+        raise UserError(
+            f"model.attention_dropout={config.model.attention_dropout} cannot be drawn where a sequence is split over"
+            " devices; use mesh.sequence=1, or 0.0."
         )
-        batches["train.batch_ramp_increment / train.microbatches"] = (
-            config.train.batch_ramp_increment // config.train.microbatches
+
+
+def _check_pipeline(config, stages: int) -> None:
+    model, repeats = config.model, config.mesh.pipeline_repeats
+    if stages == 1:
+        if repeats > 1:
+            raise UserError(f"mesh.pipeline_repeats={repeats} needs a pipeline; set mesh.stage, or use 1.")
+        return
+    units, rest = divmod(model.n_layers, model.layer_period * repeats)
+    if rest or units % stages:
+        bands = ", a dense and a banded layer together" if model.layer_period > 1 else ""
+        fits = f"mesh.pipeline_repeats={math.gcd(model.n_layers // model.layer_period, repeats)}"
+        if not rest:
+            fits = f"mesh.stage={math.gcd(units, stages)} and another axis for the rest"
+        raise UserError(
+            f"model.n_layers={model.n_layers} does not divide over mesh.stage={stages} x mesh.pipeline_repeats={repeats}"
+            f"{bands}; use {fits}."
         )
+    microbatches = config.mesh.pipeline_microbatches or stages
+    if repeats > 1 and microbatches < stages:
+        raise UserError(
+            f"mesh.pipeline_microbatches={microbatches} leaves some of {stages} stages idle when they are gone round"
+            f" mesh.pipeline_repeats={repeats} times; use at least {stages}."
+        )
+    if config.train.log_activations:
+        raise UserError("train.log_activations reads layer by layer, which a pipeline does not; use mesh.stage=1.")
+
+
+def _check_batches(config, sizes: dict[str, int]) -> None:
+    train, shards = config.train, sizes["replica"] * sizes["fsdp"]
+    parts = 1 if sizes["stage"] == 1 else config.mesh.pipeline_microbatches or sizes["stage"]
+    batches = {"train.batch_size / train.microbatches": train.batch_size // train.microbatches}
+    if train.batch_ramp_start:
+        batches["train.batch_ramp_start / train.microbatches"] = train.batch_ramp_start // train.microbatches
+        batches["train.batch_ramp_increment / train.microbatches"] = train.batch_ramp_increment // train.microbatches
     batches["eval.batch_size"] = config.eval_batch_size
     for key, batch in batches.items():
-        if batch % shards:
+        if batch % (shards * parts):
+            pipelined = f" of {parts} pipeline microbatches" if parts > 1 else ""
             raise UserError(
-                f"{key}={batch} does not divide over {shards} data shards (mesh replica x fsdp);"
-                f" use a multiple of {shards}, or a smaller mesh.fsdp and a larger mesh.tensor."
-            )
-    for field, size, axis in _divided(config.model):
-        if size % sizes[axis]:
-            fits = max(n for n in range(1, sizes[axis] + 1) if sizes[axis] % n == 0 and size % n == 0)
-            raise UserError(
-                f"{field}={size} does not divide over mesh.{axis}={sizes[axis]};"
-                f" use mesh.{axis}={fits} and another axis for the rest."
+                f"{key}={batch} does not divide over {shards} data shards (mesh replica x fsdp){pipelined};"
+                f" use a multiple of {shards * parts}, or a smaller mesh.fsdp and a larger mesh.tensor."
             )
 
 
-def _divided(model) -> list[tuple[str, int, str]]:
-    """(field, size, mesh axis) of every length of the model that has to divide evenly over devices."""
-    vocabulary = [] if model.vocab_size is None else [("the padded vocabulary", model.padded_vocab_size, "tensor")]
-    return [
-        ("model.d_model", model.d_model, "fsdp"),
-        ("model.n_heads", model.n_heads, "tensor"),
-        ("model.n_kv_heads", model.kv_heads, "tensor"),
-        ("model.d_ff", model.ff_size, "tensor"),
-        *vocabulary,
-        ("model.context_length", model.context_length, "sequence"),
+def _divided(config, sizes) -> list[tuple[str, int, tuple[str, ...]]]:
+    """(field, size, mesh axes) of every length of the model that has to divide evenly over devices."""
+    model = config.model
+    divided = [
+        ("model.d_model", model.d_model, ("fsdp",)),
+        ("model.n_heads", model.n_heads, ("tensor",)),
+        ("model.n_kv_heads", model.kv_heads, ("tensor",)),
+        ("model.d_ff", model.ff_size, ("tensor",)),
+        ("model.context_length", model.context_length, ("sequence", "tensor")),
+        ("model.context_length", model.context_length, ("sequence", "stage")),
     ]
+    if sizes["sequence"] > 1:
+        divided.append(("half of model.context_length", model.context_length // 2, ("sequence",)))
+    if model.vocab_size is not None:
+        part = model.padded_vocab_size // config.train.vocab_chunks
+        divided.append(("the padded vocabulary / train.vocab_chunks", part, ("tensor",)))
+    return divided
 
 
 def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
@@ -107,15 +214,34 @@ def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
 
 
 def constrain(x, *axes: str | None):
-    """x, laid out by its logical axes on the mesh in context (`jax.set_mesh`); x itself where there is none."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """x, laid out by its logical axes on the mesh in context (`jax.set_mesh`); x itself where there is none.
+
+    A dimension too short for its mesh axes stays whole: a cache is extended by one token, which nobody can split. What
+    training splits was checked by `check_fit`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, spec(axes))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*map(functools.partial(_fitting, mesh), x.shape, axes)))
+
+
+def _fitting(mesh, size: int, axis: str | None):
+    """The leading mesh axes of a logical axis that divide a dimension of this size."""
+    names = () if axis is None or RULES[axis] is None else RULES[axis]
+    names = (names,) if isinstance(names, str) else names
+    while size % math.prod(mesh.shape[name] for name in names):
+        names = names[:-1]
+    return names or None
 
 
 def mesh_axis_size(axis: str) -> int:
     """Devices along a mesh axis of the mesh in context; 1 where there is none."""
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+
+
+def length_is_split() -> bool:
+    """Whether the mesh in context splits the tokens of a sequence, so that they don't merge with the batch."""
+    return mesh_axis_size("sequence") * mesh_axis_size("tensor") > 1
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

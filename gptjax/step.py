@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from gptjax import model, optim, sharding
+from gptjax import model, optim, pipeline, sharding
 
 DROPOUT_STREAM, INIT_STREAM = 1, 0  # one random stream for each purpose, folded into train.seed
 
@@ -42,6 +42,7 @@ def batch_loss(params, batch: dict, key, *, graph, config):
         chunks=config.train.vocab_chunks,
         key=key if config.model.max_dropout else None,
         log_activations=config.train.log_activations,
+        schedule=pipeline.schedule(config.mesh),
         **packing(batch),
     )
     loss_sum = jnp.sum(loss_BL * weight_BL)
@@ -132,7 +133,10 @@ def train_call(state: TrainState, batch: dict, learning_rate_S, **program):
 def eval_call(params, batch: dict, *, graph, config):
     """(loss sum, weight sum) of each row of a batch, both [B] float32. Dropout is off."""
     loss_BL, _, _ = nnx.merge(graph, params).token_loss(
-        batch["token_BT"], chunks=config.train.vocab_chunks, **packing(batch)
+        batch["token_BT"],
+        chunks=config.train.vocab_chunks,
+        schedule=pipeline.schedule(config.mesh),
+        **packing(batch),
     )
     return (loss_BL * batch["weight_BL"]).sum(-1), batch["weight_BL"].sum(-1)
 

@@ -117,14 +117,16 @@ def _check_optim(o) -> None:
 
 def _check_mesh(config) -> None:
     mesh = config.mesh
-    _at_least(1, mesh, "mesh", "cpu_devices")
-    sizes = {axis: getattr(mesh, axis) for axis in ("replica", "fsdp", "tensor", "sequence")}
-    for axis, size in sizes.items():
-        _require(
-            size == -1 or size >= 1, f"mesh.{axis}={size} is not a size; use a positive number, or -1 for what is left."
-        )
-    free = [axis for axis, size in sizes.items() if size == -1]
-    _require(len(free) <= 1, f"mesh has -1 for {' and '.join(free)}; only one axis can take what is left.")
+    _at_least(1, mesh, "mesh", "cpu_devices", "pipeline_microbatches", "pipeline_repeats")
+    for axes in (("replica", "stage", "fsdp", "sequence", "tensor"), ("dcn_replica", "dcn_fsdp")):
+        for axis in axes:
+            size = getattr(mesh, axis)
+            _require(
+                size == -1 or size >= 1,
+                f"mesh.{axis}={size} is not a size; use a positive number, or -1 for what is left.",
+            )
+        free = [axis for axis in axes if getattr(mesh, axis) == -1]
+        _require(len(free) <= 1, f"mesh has -1 for {' and '.join(free)}; only one axis can take what is left.")
 
 
 def _check_train(config) -> None:

@@ -235,6 +235,7 @@ def test_every_config_field_is_read_by_code_that_acts_on_it():
     read |= {(name, field) for name, prop, field in _fields_behind_properties() if (name, prop) in read}
     read |= {("eval", field) for field in Config.eval_batch_size.fget.__code__.co_names}
     read |= {("mesh", axis) for axis in sharding.MESH_AXES}  # read in a loop, by name
+    read |= {("mesh", f"dcn_{axis}") for axis in sharding.DCN_AXES}
     unread = sorted(f"{name}.{field}" for name, field in FIELDS - read)
     assert not unread, f"{len(unread)} config fields that no code reads: {', '.join(unread)}"
 

@@ -140,7 +140,7 @@ def test_state_is_laid_out_as_its_parameter_and_factors_as_what_is_left_of_it():
 )
 def test_one_free_axis_takes_the_devices_that_are_left(mesh, sizes):
     found = sharding.mesh_sizes(MeshConfig(**mesh), 8)
-    assert tuple(found[axis] for axis in ("replica", "fsdp", "sequence", "tensor")) == sizes
+    assert tuple(found[axis] for axis in ("replica", "fsdp", "sequence", "tensor")) == sizes and found["stage"] == 1
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_neighbouring_devices_lie_along_the_tensor_axis():
     config = large_config(mesh=dict(fsdp=4, tensor=2))
     mesh = sharding.make_mesh(config)
     assert mesh.axis_names[-1] == "tensor"
-    assert mesh.devices.shape == (1, 4, 1, 2)
+    assert mesh.devices.shape == (1, 1, 4, 1, 2)
 
 
 @pytest.mark.parametrize(
