@@ -197,6 +197,7 @@ def _divided(config, sizes) -> list[tuple[str, int, tuple[str, ...]]]:
         ("model.n_heads", model.n_heads, ("tensor",)),
         ("model.n_kv_heads", model.kv_heads, ("tensor",)),
         ("model.d_ff", model.ff_size, ("tensor",)),
+        ("model.context_length", model.context_length, ("sequence",)),
         ("model.context_length", model.context_length, ("sequence", "tensor")),
         ("model.context_length", model.context_length, ("sequence", "stage")),
     ]

@@ -244,7 +244,7 @@ OBSTACLES = [  # kernel, platform, what the config asks, why the kernel cannot
     ("cudnn", "gpu", {"mesh": {"sequence": 2}}, "cannot split a sequence"),
     ("cudnn", "gpu", {"mesh": {"sequence": 2}}, "cannot split a sequence"),
     ("cudnn", "gpu", {"mesh": {"fsdp": 1, "sequence": -1}}, "cannot split a sequence"),
-    ("splash", "tpu", {"mesh": {"sequence": 2}}, "multiple of 512 .*=256 in 4 chunks"),
+    ("splash", "tpu", {"mesh": {"sequence": 2}}, "multiple of 512"),
     ("splash", "tpu", {"model": {"context_length": 200}}, "multiple of 128"),
     ("cudnn", "gpu", {"model": {"n_heads": 4}}, "head size"),  # 192
     ("cudnn", "gpu", {"model": {"head_dim": 60}}, "head size"),
