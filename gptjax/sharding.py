@@ -102,7 +102,11 @@ def auto_axes() -> tuple[AxisType, ...]:
 
 def count_slices(devices) -> int | None:
     """TPU slices that these devices belong to. None elsewhere: hosts are then slices exactly if mesh.dcn_* says so."""
-    return len({device.slice_index for device in devices}) if devices[0].platform == "tpu" else None
+    return len(set(map(_slice, devices))) if devices[0].platform == "tpu" else None
+
+
+def _slice(device) -> int:
+    return getattr(device, "slice_index", 0)  # the devices of a topology of one slice don't have it
 
 
 def _device_array(sizes: dict[str, int], dcn: dict[str, int], devices) -> np.ndarray:
@@ -110,7 +114,7 @@ def _device_array(sizes: dict[str, int], dcn: dict[str, int], devices) -> np.nda
     outer = [dcn.get(axis, 1) for axis in MESH_AXES]
     inner = [sizes[axis] // n for axis, n in zip(MESH_AXES, outer)]
     if devices[0].platform == "tpu":
-        devices = sorted(devices, key=lambda device: device.slice_index)
+        devices = sorted(devices, key=_slice)
     slices = np.split(np.array(devices, object), math.prod(outer))
     blocks = np.stack([_device_mesh(inner, list(devices)) for devices in slices]).reshape(*outer, *inner)
     alternate = [dim for pair in zip(range(len(outer)), range(len(outer), 2 * len(outer))) for dim in pair]
