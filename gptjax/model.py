@@ -148,8 +148,10 @@ class GPT(nnx.Module):
 
     def embed(self, token_BL, position_BL, key=None):
         dtype = DTYPES[self.config.dtype]
-        # Width first gathered, then rows looked up: the partitioner would otherwise replicate the activations.
+        # Width first gathered, then rows looked up: the partitioner would otherwise replicate the activations. And every
+        # token where its vocabulary is, before the residual stream is split: it would otherwise gather the whole table.
         x_BLD = sharding.constrain(self.token_embedding[...].astype(dtype), "vocab", "width")[token_BL]
+        x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
         if self.position_embedding is not None:
             table = sharding.constrain(self.position_embedding[...].astype(dtype), "position", "width")
             x_BLD = x_BLD + table[position_BL]
