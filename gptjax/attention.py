@@ -13,10 +13,12 @@ import typing
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from gptjax import context, layers, sharding
 from gptjax.errors import UserError, choose
 
+KEPT = "attention"  # the name, for remat policies, of what a kernel keeps for its backward pass beside q, k and v
 MASKED = -1e30  # finite: -inf would turn a row without visible keys into NaN
 
 
@@ -88,7 +90,8 @@ def block_attention(window, dropout_rate, q_BLHK, k_BMGK, v_BMGK, visibility: Vi
 
 def _block_forward(window, dropout_rate, q_BLHK, k_BMGK, v_BMGK, visibility, key):
     mask = visibility.mask(window)
-    out_BLHK, log_sum_BGRL = softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask, dropout_rate, key)
+    attended = softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask, dropout_rate, key)
+    out_BLHK, log_sum_BGRL = checkpoint_name(attended, KEPT)
     return (out_BLHK, log_sum_BGRL), (q_BLHK, k_BMGK, v_BMGK, visibility, key, out_BLHK, log_sum_BGRL)
 
 

@@ -51,7 +51,7 @@ class ModelConfig:
     scale_residual_init: bool = True  # std of the maps into the residual stream times 1/sqrt(2 n_layers)
     dtype: str = "bfloat16"  # of the matmuls: bfloat16 | float32; parameters are float32
     attention: str = "auto"  # kernel: auto | xla | cudnn | splash
-    remat: str = "none"  # what the backward pass recomputes: none | dots | full
+    remat: str = "none"  # what the backward pass recomputes: none | dots | attention | full
     scan_unroll: int = 1  # periods of layers in an iteration of the scan: more is faster on a CPU, slower to compile
 
     @property

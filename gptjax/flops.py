@@ -192,6 +192,7 @@ def kept_bytes(model: ModelConfig, remat: str, tensor: int = 1) -> int:
     kept = {
         "none": itemsize * (4 * width + qkv + qk_norm + q + up + mlp) + masks + scores,
         "dots": itemsize * (qkv + width + up + last),  # outputs of linear maps
+        "attention": itemsize * (qkv + q) + scores,  # q, k, v and what the kernel keeps; the MLP is computed again
         "full": 0,
     }
     return choose(kept, remat, "model.remat")

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from gptjax import attention, context, layers, loss, pipeline, sharding
 from gptjax.errors import UserError, choose
@@ -21,6 +22,7 @@ from gptjax.errors import UserError, choose
 REMAT = {  # what the forward pass keeps for the backward pass; the rest is computed again
     "none": jax.checkpoint_policies.everything_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("qkv", attention.KEPT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
@@ -49,7 +51,8 @@ class Attention(nnx.Module):
         """attend(q_BLHK, k_BLGK, v_BLGK) -> (o_BLHK, extra). Returns the output [B, L, D] and extra."""
         config = self.config
         x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
-        q_BLGRK, k_BLGK, v_BLGK = split_qkv(sharding.constrain(self.qkv(x_BLD), "batch", "length", "heads", None, None))
+        qkv = sharding.constrain(self.qkv(x_BLD), "batch", "length", "heads", None, None)
+        q_BLGRK, k_BLGK, v_BLGK = split_qkv(checkpoint_name(qkv, "qkv"))
         q_BLHK = q_BLGRK.reshape(*x_BLD.shape[:2], config.n_heads, config.head_size)
         if config.qk_norm:
             q_BLHK, k_BLGK = self.q_norm(q_BLHK), self.k_norm(k_BLGK)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 from jax.sharding import NamedSharding
 
-from gptjax import context, sharding
+from gptjax import attention, context, sharding
 from gptjax.errors import UserError
 
 
@@ -74,6 +74,7 @@ def _kernel(length: int, n_heads: int, window: int | None, interpret: bool):
         head_shards=1,
         q_seq_shards=shards,
         block_sizes=splash_attention_kernel.BlockSizes(**sizes),
+        residual_checkpoint_name=attention.KEPT,
         interpret=interpret,
     )
 

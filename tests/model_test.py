@@ -279,7 +279,7 @@ def loss_gradient(graph, params, key):
     return jax.grad(lambda p: nnx.merge(graph, p).token_loss(TOKEN_BT, key=key)[0].mean())(params)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("remat", ["dots", "attention", "full"])
 def test_recomputing_activations_leaves_the_gradients_as_they_are(make_variant, remat):
     tiny = make_variant("gpt2")
     plain = dataclasses.replace(tiny.config, attention_dropout=0.2, residual_dropout=0.2, embed_dropout=0.2)
