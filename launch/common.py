@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -113,6 +114,14 @@ def require_shipped(run: Run) -> None:
         )
 
 
+def read_variables(words: list[str]) -> dict[str, str]:
+    """The values of --env by name. Raises UserError for what is not NAME=VALUE."""
+    for word in words:
+        if not re.fullmatch(r"[A-Za-z_]\w*=.*", word, re.DOTALL):
+            raise UserError(f"--env={word!r}; expected NAME=VALUE.")
+    return dict(word.split("=", 1) for word in words)
+
+
 def require_program(name: str, how: str) -> None:
     """Raises UserError if a program that the launcher calls is not installed."""
     if shutil.which(name) is None:
@@ -132,9 +141,9 @@ def show(*commands: list[str] | str) -> None:
 
 
 def run(command: list[str]) -> int:
-    """Shows a command, runs it with its output shown, and returns its exit code."""
+    """Shows a command, runs it with its output shown, and returns its exit code. Ctrl-C does not reach it."""
     note(shlex.join(command))
-    return supervisor.exit_code(subprocess.run(command).returncode)
+    return supervisor.exit_code(subprocess.run(command, start_new_session=True).returncode)
 
 
 def check(command: list[str], doing: str) -> None:
@@ -144,10 +153,19 @@ def check(command: list[str], doing: str) -> None:
         raise UserError(f"{doing} failed with code {code}; the message is above.")
 
 
-def read(command: list[str]) -> str | None:
-    """What a command prints, None if it fails."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a command printed, or why it failed."""
+
+    code: int
+    text: str
+    error: str
+
+
+def ask(command: list[str]) -> Answer:
+    """Runs a command unseen. Ctrl-C does not reach it."""
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
+    return Answer(done.returncode, done.stdout.strip(), done.stderr.strip())
 
 
 def note(line: str) -> None:
