@@ -155,11 +155,17 @@ def check(command: list[str], doing: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a command printed, or why it failed."""
+    """What a command printed, and how it ended."""
 
     code: int
     text: str
     error: str
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, in one line: gcloud puts advice below it."""
+        lines = self.error.splitlines()
+        return next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "it gave no reason")
 
 
 def ask(command: list[str]) -> Answer:

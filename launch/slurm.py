@@ -116,8 +116,6 @@ def directives(args, run: common.Run) -> list[str]:
 def variables(args) -> list[str]:
     """NAME=VALUE, quoted, of what the processes are told beside Slurm's own variables."""
     own = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    if args.processes_per == "node":  # under Slurm, JAX takes one GPU a process unless it is told otherwise
-        own["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, range(args.gpus_per_node)))
     own |= common.read_variables(args.env)
     return [f"{name}={shlex.quote(value)}" for name, value in own.items()]
 

@@ -164,7 +164,7 @@ class Hosts:
             return answer.text
         if "NOT_FOUND" in answer.error or "not found" in answer.error:
             return None
-        common.note(f"{self.name}: {answer.error.splitlines()[-1] if answer.error else 'gcloud failed'}")
+        common.note(f"{self.name}: {answer.reason}")
         return UNKNOWN
 
     def _workers(self, which: str) -> list[str]:
@@ -267,6 +267,7 @@ def bucket_step(workdir: str) -> int:
         bucket = "/".join(workdir.split("/")[:3])
         answer = common.ask(["gcloud", "storage", "ls", "--buckets", bucket])
         if answer.code:
-            reason = answer.error.splitlines()[-1] if answer.error else "gcloud failed"
-            raise UserError(f"{bucket} cannot be read ({reason}); make it: gcloud storage buckets create {bucket}")
+            raise UserError(
+                f"{bucket} cannot be read ({answer.reason}); see launch/README.md to make it, or to log in."
+            )
     return max((int(name) for name in re.findall(r"/checkpoints/(\d+)/", listing.text)), default=0)

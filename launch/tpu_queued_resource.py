@@ -108,7 +108,7 @@ class QueuedResource:
 
         Raises UserError if the request is refused or has failed.
         """
-        shown, silent = None, 0
+        shown, silent, pause = None, 0, 1.0
         while not stopped():
             state = self._hosts.state()
             silent = silent + 1 if state == tpu.UNKNOWN else 0
@@ -130,7 +130,8 @@ class QueuedResource:
             elif state != shown:
                 common.note(f"the queued resource {self._hosts.name} is {state}; Ctrl-C deletes it")
                 shown = state
-            self._sleep(stopped)
+            sleep(pause, stopped)
+            pause = min(2 * pause, POLL_SECONDS)
         return False
 
     def _ask_for_it(self) -> None:
@@ -138,11 +139,6 @@ class QueuedResource:
         if common.run(self._create):
             self._may_exist = self._hosts.state() is not None  # refused, or made before the connection broke
             raise UserError("the slices were refused; gcloud's reason is above.")
-
-    def _sleep(self, stopped: typing.Callable[[], bool]) -> None:
-        end = time.monotonic() + POLL_SECONDS
-        while time.monotonic() < end and not stopped():
-            time.sleep(0.2)
 
     def _explain_failure(self) -> None:
         command = self._hosts.gcloud("describe", self._hosts.name, "--format=value(state.failedData.error.message)")
@@ -162,6 +158,12 @@ class QueuedResource:
         except KeyboardInterrupt:
             deleted = False
         common.note("deleted" if deleted else f"NOT deleted: {left} {shlex.join(self._delete)}")
+
+
+def sleep(seconds: float, stopped: typing.Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not stopped():
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":
