@@ -577,9 +577,9 @@ def test_gpus_are_divided_among_the_processes_and_not_shared(monkeypatch):
 
 SMALL = (
     "model.n_layers=1", "model.d_model=24", "model.n_heads=2", "model.context_length=32", "model.scan_unroll=1",
-    "data.tokenizer=bytes", "data.tokenizer_vocab_size=None", "train.steps=80", "train.steps_per_call=2",
+    "data.tokenizer=bytes", "train.steps=80", "train.steps_per_call=2",
     "train.log_every=2", "train.tensorboard=False", "checkpoint.every_steps=20", "eval.every_steps=40",
-    "eval.max_tokens=512", "eval.sample_tokens=None",
+    "eval.max_tokens=512", "eval.sample_tokens=0",
 )  # fmt: skip
 MANY_HOSTS = pytest.mark.skipif(
     importlib.util.find_spec("gptjax.distributed") is None, reason="this checkout trains in one process only"
@@ -588,6 +588,7 @@ MANY_HOSTS = pytest.mark.skipif(
 
 def start_local(workdir: pathlib.Path, processes: int, *flags: str) -> subprocess.Popen:
     train = [CONFIG, f"--workdir={workdir}", *(f"--config.{field}" for field in SMALL)]
+    train.append(f"--config.data.cache_dir={workdir.parent / 'cache'}")
     words = [sys.executable, "launch/local.py", f"--num_processes={processes}", "--backoff_seconds=0.1", *flags, "--"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GPTJAX_")}
     return subprocess.Popen(
