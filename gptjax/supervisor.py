@@ -28,6 +28,7 @@ from gptjax.errors import UserError
 
 GAVE_UP = 79  # restarting did not help; nothing that runs the supervisor should try again
 USER_ERROR = 2
+STALLED, PEER_LOST = 77, 78  # of gptjax train: its watchdog; another process of the run died or never came
 FINAL = {
     0: "done",
     USER_ERROR: "a mistake in the command or the config",
@@ -36,8 +37,8 @@ FINAL = {
 }
 PASSING = {  # the codes of gptjax train that a restart may mend
     interrupt.SAVED_AND_STOPPED: "saved and stopped",
-    77: "no step for too long",
-    78: "another process of the run was lost",
+    STALLED: "no step for too long",
+    PEER_LOST: "another process of the run was lost",
 }
 MAX_BACKOFF_SECONDS = 300.0
 

@@ -143,32 +143,41 @@ class Group:
             process.send_signal(number)
 
     def wait(self) -> int:
-        """Until all have ended. Returns 0, SAVED_AND_STOPPED, or the code of the one that failed first."""
-        failed, deadline = None, None
-        while any(process.poll() is None for process in self._processes):
+        """Until all have ended. Returns 0, SAVED_AND_STOPPED, or the code of the process that failed.
+
+        Of several failures that is the first which is not the loss of another process.
+        """
+        codes: dict[int, int] = {}  # in the order in which the processes ended
+        deadline = None
+        while len(codes) < len(self._processes):
             time.sleep(0.05)
-            failed = self._first_failure() if failed is None else failed
-            if failed is not None and deadline is None:
+            codes |= {i: supervisor.exit_code(p.returncode) for i, p in self._ended(codes)}
+            if deadline is None and failures(codes):
                 deadline = time.monotonic() + self._grace_seconds
-            if deadline is not None and time.monotonic() > deadline:
+            if deadline is not None and len(codes) < len(self._processes) and time.monotonic() > deadline:
+                cause = failures(codes)[0]
                 self._kill()
-                deadline = float("inf")
+                codes = {i: cause for i in range(len(self._processes))}
+        for process in self._processes:
+            process.wait()
         for reader in self._readers:
             reader.join()
-        failed = self._first_failure() if failed is None else failed
-        return max(process.returncode for process in self._processes) if failed is None else failed
+        return failures(codes)[0] if failures(codes) else max(codes.values())
 
-    def _first_failure(self) -> int | None:
-        """The code of a process that has ended, neither done nor saved."""
-        codes = [supervisor.exit_code(p.returncode) for p in self._processes if p.returncode is not None]
-        failures = [code for code in codes if code not in (0, supervisor.interrupt.SAVED_AND_STOPPED)]
-        return failures[0] if failures else None
+    def _ended(self, known: dict[int, int]) -> list[tuple[int, subprocess.Popen]]:
+        return [(i, p) for i, p in enumerate(self._processes) if i not in known and p.poll() is not None]
 
     def _kill(self) -> None:
         for i, process in enumerate(self._processes):
             if process.poll() is None:
                 common.note(f"[{i}] has not ended {self._grace_seconds:g} s after another process failed: killed")
                 process.send_signal(signal.SIGKILL)
+
+
+def failures(codes: dict[int, int]) -> list[int]:
+    """The codes of processes that neither finished nor saved, the likeliest cause first."""
+    failed = [code for code in codes.values() if code not in (0, supervisor.interrupt.SAVED_AND_STOPPED)]
+    return sorted(failed, key=lambda code: code == supervisor.PEER_LOST)
 
 
 @dataclasses.dataclass

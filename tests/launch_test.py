@@ -550,7 +550,8 @@ def test_a_signal_reaches_every_process_and_75_means_that_all_have_saved(group, 
     assert job.wait() == interrupt.SAVED_AND_STOPPED
 
 
-def test_the_code_is_that_of_the_process_that_failed_first(group, capfd):
+def test_the_code_is_that_of_the_process_that_failed_first_and_not_of_those_that_lost_it(group, capfd):
+    assert group("raise SystemExit(78)", "import os, time; time.sleep(0.5); os.kill(os.getpid(), 9)").wait() == 137
     assert group("raise SystemExit(3)", "import time; time.sleep(0.5); raise SystemExit(78)").wait() == 3
     assert group("raise SystemExit(75)", "import time; time.sleep(0.3); raise SystemExit(4)").wait() == 4
 
@@ -558,6 +559,7 @@ def test_the_code_is_that_of_the_process_that_failed_first(group, capfd):
 def test_a_process_that_does_not_notice_the_failure_of_another_is_killed_after_the_grace_time(group, capfd):
     begun = time.monotonic()
     assert group("import os; os.kill(os.getpid(), 9)", "import time; time.sleep(60)", grace_seconds=0.5).wait() == 137
+    assert group("raise SystemExit(78)", "import time; time.sleep(60)", grace_seconds=0.1).wait() == 78
     assert 0.5 < time.monotonic() - begun < 10 and "[1] has not ended 0.5 s after" in capfd.readouterr().err
 
 
