@@ -20,6 +20,7 @@ from common import ROOT, UserError, supervisor
 INSTALL_XPK = "pip install xpk, see https://github.com/AI-Hypercomputer/xpk/blob/main/docs/installation.md"
 INSTALL_GPTJAX = "pip install --quiet -e '.[tpu]' 'etils[epath-gcs]'"
 NAME_LENGTH = 40  # of a workload
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"  # of a pod: its host within the slice
 SAVE_SECONDS = 300  # for saving before a pod is ended; the pod's share of a spot machine's own notice may be less
 
 
@@ -49,7 +50,9 @@ def launch(args) -> int:
     common.check(command, "submitting the workload")
     where = [f"--cluster={args.cluster}", *place(args)]
     common.note(f"to see it:  {shlex.join(['xpk', 'workload', 'list', *where])}")
-    common.note(f"its log:    kubectl logs --follow --selector=jobset.sigs.k8s.io/jobset-name={name} --prefix")
+    first = {"jobset.sigs.k8s.io/jobset-name": name, "jobset.sigs.k8s.io/job-index": 0, COMPLETION_INDEX: 0}
+    selector = ",".join(f"{label}={value}" for label, value in first.items())
+    common.note(f"worker 0:   kubectl logs --follow --all-containers --selector={selector}")
     common.note(f"to end it:  {shlex.join(['xpk', 'workload', 'delete', f'--workload={name}', *where])}")
     return 0
 

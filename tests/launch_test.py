@@ -155,6 +155,20 @@ def test_the_slurm_job_goes_back_into_the_queue_when_it_has_saved_and_only_then(
         assert not (tmp_path / "scontrol.told").exists()
 
 
+def test_what_is_submitted_is_what_a_dry_run_prints(capsys, tmp_path, monkeypatch):
+    for name in ("xpk", "sbatch"):
+        program(tmp_path / name, f'printf "%s\\0" "$@" > {tmp_path}/{name}.told')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    printed = dry_run("xpk", capsys)
+    assert launch("xpk", *LAUNCHES["xpk"], "--", *TRAIN) == 0
+    assert ["xpk", *(tmp_path / "xpk.told").read_text().split("\0")[:-1]] == shlex.split(printed)
+    assert "xpk workload delete --workload=gptjax-quickstart" in capsys.readouterr().err
+    printed = dry_run("slurm", capsys, [*LAUNCHES["slurm"], f"--log_dir={tmp_path}"])
+    assert launch("slurm", *LAUNCHES["slurm"], f"--log_dir={tmp_path}", "--", *TRAIN) == 0
+    [file] = (tmp_path / "sbatch.told").read_text().split("\0")[:-1]
+    assert pathlib.Path(file).read_text() == printed
+
+
 # --- SkyPilot ---
 
 
