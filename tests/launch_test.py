@@ -1,6 +1,8 @@
 """The launchers: what they would run, what they refuse, and the Slurm and SkyPilot files run by bash."""
 
 import argparse
+import os
+import pathlib
 import shlex
 import subprocess
 import sys
