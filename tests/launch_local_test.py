@@ -92,8 +92,8 @@ def test_gpus_are_divided_among_the_processes_and_not_shared(monkeypatch):
 
 SMALL = (
     "model.n_layers=1", "model.d_model=24", "model.n_heads=2", "model.context_length=32", "model.scan_unroll=1",
-    "data.tokenizer=bytes", "train.steps=400", "train.tensorboard=False", "checkpoint.every_steps=50",
-    "eval.every_steps=400", "eval.max_tokens=512", "eval.sample_tokens=0",
+    "data.tokenizer=bytes", "train.steps=200", "train.tensorboard=False", "checkpoint.every_steps=50",
+    "eval.every_steps=200", "eval.max_tokens=512", "eval.sample_tokens=0",
 )  # fmt: skip
 MANY_HOSTS = pytest.mark.skipif(
     importlib.util.find_spec("gptjax.distributed") is None, reason="this checkout trains in one process only"
@@ -154,7 +154,7 @@ def test_a_killed_run_is_restarted_by_the_supervisor_and_ends_bit_equal_to_an_un
     assert re.search(r"code 137 \(SIGKILL\) at step [1-9]\d*, having gained [1-9]\d*; restart 1 of 100", line)
     assert "[0] " in output and "[1] " in output
     losses = logged_losses(tmp_path / "undisturbed")
-    assert len(losses) == 41 and losses[-1][0] == 400
+    assert len(losses) == 21 and losses[-1][0] == 200
     assert logged_losses(tmp_path / "killed") == losses
 
 
