@@ -1,0 +1,162 @@
+"""The communication of a compiled program: what is sent, over which mesh axis, and what runs meanwhile.
+
+The text of a compiled program is scheduled, so what overlaps can be read off. The rule:
+
+  - `X-start` ... `X-done`, and TPU's asynchronous collective fusions (the instructions of one schedule that carry the
+    same channel: the first starts it, the last waits for it, those between are matmuls fused with its steps) run
+    beside whatever stands between them;
+  - everything else, a fused reduce-scatter (`all-reduce-scatter`) included, holds up the schedule.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+
+from gptjax import hlo
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+KINDS += ("ragged-all-to-all",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    name: str
+    kind: str
+    payload: float  # bytes of the whole array: gathered, to be reduced or scattered, or sent
+    group: tuple[int, ...]  # positions in the mesh of the devices of the first group
+    axis: str  # mesh axes along which the group lies
+    shown: str  # result, for people
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    role: str  # sync | start | step | done
+    collective: Collective
+
+
+def events(program: hlo.Program, where: hlo.Computation, mesh_shape: dict[str, int]) -> dict[str, Event]:
+    """{instruction: Event} of the collectives in one scheduled computation."""
+    found, channels, started = {}, {}, {}
+    for instruction in where.instructions:
+        opcode = instruction.opcode
+        if opcode in KINDS:
+            found[instruction.name] = Event("sync", _collective(instruction, where, mesh_shape))
+        elif opcode.removesuffix("-start") in KINDS:
+            found[instruction.name] = started[instruction.name] = Event(
+                "start", _collective(instruction, where, mesh_shape)
+            )
+        elif opcode in ("async-update", "async-done") or opcode.removesuffix("-done") in KINDS:
+            start = started.get(instruction.operands[0])
+            if start is not None:
+                role = "step" if opcode == "async-update" else "done"
+                found[instruction.name] = started[instruction.name] = Event(role, start.collective)
+        elif instruction.calls and opcode in ("fusion", "async-start"):
+            inside = _inside(program, instruction)
+            if inside is None:
+                continue
+            event = Event("start", _fused(*inside, instruction, mesh_shape))
+            if opcode == "async-start":
+                found[instruction.name] = started[instruction.name] = event
+            else:
+                channel = inside[0].attribute(r"channel_id=(\d+)") or instruction.name
+                channels.setdefault(channel, []).append((instruction.name, event.collective))
+    for chain in channels.values():
+        for index, (name, collective) in enumerate(chain):
+            role = "start" if index == 0 else "done" if index == len(chain) - 1 else "step"
+            found[name] = Event("sync" if len(chain) == 1 else role, collective)
+    return found
+
+
+def _inside(program: hlo.Program, instruction: hlo.Instruction):
+    """(collective, computation) within a fusion, or None."""
+    inner = program.computations[instruction.calls]
+    for part in inner.instructions:
+        if part.opcode in KINDS:
+            return part, inner
+        if part.opcode == "fusion" and part.calls:
+            deeper = _inside(program, part)
+            if deeper:
+                return deeper
+    return None
+
+
+def _fused(part, inner, outer, mesh_shape) -> Collective:
+    """The collective in a fusion; an all-reduce of which each device keeps its share is a reduce-scatter."""
+    collective = _collective(part, inner, mesh_shape)
+    kept = sum(a.bytes for a in outer.arrays)
+    scattered = part.opcode == "all-reduce" and kept * len(collective.group) <= collective.payload
+    return dataclasses.replace(collective, kind="reduce-scatter") if scattered else collective
+
+
+def _collective(instruction: hlo.Instruction, where: hlo.Computation, mesh_shape: dict[str, int]) -> Collective:
+    count = int(np.prod(list(mesh_shape.values())))
+    kind = instruction.opcode.removesuffix("-start")
+    groups = permuted(instruction) if kind == "collective-permute" else replica_groups(instruction.attributes, count)
+    operands = [where.by_name[name] for name in instruction.operands if name in where.by_name]
+    payload = sum(a.bytes for operand in operands for a in operand.arrays)
+    if kind == "all-gather":
+        payload *= groups.shape[1]
+    largest = max((a for operand in operands for a in operand.arrays), key=lambda a: a.bytes)
+    shown = f"{largest.dtype}[{','.join(map(str, largest.shape))}] per device"
+    axis = "+".join(axes(groups, mesh_shape)) or "none"
+    return Collective(instruction.name, kind, payload, tuple(int(i) for i in groups[0]), axis, shown)
+
+
+def permuted(instruction: hlo.Instruction) -> np.ndarray:
+    """[pairs, 2] of a collective-permute, those that move nothing left out."""
+    listed = instruction.attribute(r"source_target_pairs=\{(\{.*?\})\}")
+    pairs = np.array([[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d,]+)\}", listed or "")])
+    moved = pairs[pairs[:, 0] != pairs[:, 1]] if len(pairs) else pairs
+    return moved if len(moved) else np.zeros((1, 1), int)
+
+
+def replica_groups(attributes: str, count: int) -> np.ndarray:
+    """[groups, size] of device positions, from any of XLA's notations: lists, iota tiles, axes of a mesh."""
+    tiled = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
+    if tiled:
+        return _iota(tiled[2], tiled[3]).reshape(_numbers(tiled[1]))
+    meshed = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?\)?)\))? \{([^}]*)\}", attributes)
+    if meshed:
+        return _mesh_groups(*meshed.groups())
+    listed = re.search(r"replica_groups=\{((?:\{[\d,]+\},?)+)\}", attributes)
+    if listed:
+        return np.array([_numbers(group) for group in re.findall(r"\{([\d,]+)\}", listed[1])])
+    return np.arange(count)[None]  # {}: all of them
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in text.split(",") if n]
+
+
+def _iota(shape: str, transposed: str | None) -> np.ndarray:
+    ids = np.arange(np.prod(_numbers(shape))).reshape(_numbers(shape))
+    return ids.transpose(_numbers(transposed)) if transposed else ids
+
+
+def _mesh_groups(sizes: str, device_ids: str | None, chosen: str) -> np.ndarray:
+    """Groups along axes of a mesh that XLA made up: mesh['axis_0'=64,'axis_1'=8] {'axis_0'}; 'axis_0':(2)4 is the part
+    of 4 that follows the first 2 of an axis."""
+    names = re.findall(r"'(\w+)'=(\d+)", sizes)
+    ids = np.arange(np.prod([int(size) for _, size in names]))
+    if device_ids:
+        shape, transposed = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", device_ids).groups()
+        ids = _iota(shape, transposed).ravel()
+    wanted = {name: part for name, part in re.findall(r"'(\w+)'(?::\((\d+\)\d+))?", chosen)}
+    shape, taken = [], []
+    for name, size in names:
+        parts, picked = [int(size)], 0 if name in wanted else None
+        if wanted.get(name):
+            before, part = (int(n) for n in wanted[name].split(")"))
+            parts, picked = [before, part, int(size) // (before * part)], 1
+        taken += [len(shape) + picked] if picked is not None else []
+        shape += parts
+    rest = [dim for dim in range(len(shape)) if dim not in taken]
+    grouped = ids.reshape(shape).transpose(rest + taken)
+    return grouped.reshape(-1, int(np.prod([shape[dim] for dim in taken])))
+
+
+def axes(groups: np.ndarray, mesh_shape: dict[str, int]) -> list[str]:
+    """Names of the mesh axes along which the devices of a group differ."""
+    coordinates = np.unravel_index(groups, tuple(mesh_shape.values()))
+    return [axis for axis, where in zip(mesh_shape, coordinates) if (where != where[:, :1]).any()]
