@@ -160,3 +160,20 @@ def axes(groups: np.ndarray, mesh_shape: dict[str, int]) -> list[str]:
     """Names of the mesh axes along which the devices of a group differ."""
     coordinates = np.unravel_index(groups, tuple(mesh_shape.values()))
     return [axis for axis, where in zip(mesh_shape, coordinates) if (where != where[:, :1]).any()]
+
+
+def listed(program: hlo.Program, mesh_shape: dict[str, int], calls: int = 1) -> list[dict]:
+    """Count and bytes a step of every kind of collective and axis, without times."""
+    totals, known = {}, {}
+    for instruction, where, times in hlo.walk(program):
+        if where.name not in known:
+            known[where.name] = events(program, where, mesh_shape)
+        event = known[where.name].get(instruction.name)
+        if event is not None and event.role in ("sync", "start"):
+            moved = event.collective
+            count, size = totals.get((moved.kind, moved.axis, event.role == "start"), (0, 0.0))
+            totals[moved.kind, moved.axis, event.role == "start"] = count + times, size + times * moved.payload
+    return [
+        {"kind": kind, "axis": axis, "count": n / calls, "bytes": size / calls, "link": None, "overlapped": overlapped}
+        for (kind, axis, overlapped), (n, size) in totals.items()
+    ]

@@ -76,6 +76,19 @@ class Topology:
         return dataclasses.replace(self, place_D=place_D, slice_D=slice_D)
 
 
+def set_environment(name: str, num_slices: int = 1) -> None:
+    """What JAX must find in its environment when it is imported to describe this topology: a CPU, and for `cpu:N` as
+    many devices; for a TPU nothing that asks a metadata server."""
+    family, _, size = name.partition(":")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if family == "cpu" and re.fullmatch(r"\d+(x\d+)*", size):
+        count = math.prod(int(n) for n in size.split("x")) * num_slices
+        flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}".strip()
+    elif family in hardware.CHIPS and hardware.CHIPS[family].dims:
+        os.environ.update(TPU_ENVIRONMENT)
+
+
 def describe(name: str, num_slices: int = 1) -> Topology:
     """The topology of a name. Raises UserError: an unknown family, a shape libtpu does not know, libtpu missing."""
     family, colon, size = name.partition(":")
@@ -128,7 +141,7 @@ def _gpu(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> Top
 def _tpu(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> Topology:
     if len(shape) != hardware.CHIPS[family].dims:
         raise UserError(f"--topology={name}: {family} slices are given as in --topology={_example(family)}.")
-    os.environ.update({key: value for key, value in TPU_ENVIRONMENT.items() if key not in os.environ})
+    os.environ.update({key: value for key, value in TPU_ENVIRONMENT.items() if key not in os.environ})  # libtpu's own
     try:
         import libtpu  # noqa: F401
     except ImportError as error:
