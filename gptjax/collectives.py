@@ -4,7 +4,7 @@ The text of a compiled program is scheduled, so what overlaps can be read off. T
 
   - `X-start` ... `X-done`, and TPU's asynchronous collective fusions (the instructions of one schedule that carry the
     same channel: the first starts it, the last waits for it, those between are matmuls fused with its steps) run
-    beside whatever stands between them;
+    beside whatever stands between them; so does what slices send each other over DCN, from `send` to `recv-done`;
   - everything else, a fused reduce-scatter (`all-reduce-scatter`) included, holds up the schedule.
 """
 
@@ -35,9 +35,9 @@ class Event:
     collective: Collective
 
 
-def events(program: hlo.Program, where: hlo.Computation, mesh_shape: dict[str, int]) -> dict[str, Event]:
-    """{instruction: Event} of the collectives in one scheduled computation."""
-    found, channels, started = {}, {}, {}
+def events(program: hlo.Program, where: hlo.Computation, mesh_shape: dict[str, int], slice_D=None) -> dict[str, Event]:
+    """{instruction: Event} of the collectives in one scheduled computation. slice_D: the slice of each device."""
+    found, channels, started = _between_slices(where, mesh_shape, slice_D), {}, {}
     for instruction in where.instructions:
         opcode = instruction.opcode
         if opcode in KINDS:
@@ -65,6 +65,29 @@ def events(program: hlo.Program, where: hlo.Computation, mesh_shape: dict[str, i
         for index, (name, collective) in enumerate(chain):
             role = "start" if index == 0 else "done" if index == len(chain) - 1 else "step"
             found[name] = Event("sync" if len(chain) == 1 else role, collective)
+    return found
+
+
+def _between_slices(where: hlo.Computation, mesh_shape: dict[str, int], slice_D) -> dict[str, Event]:
+    """What the runtime of several slices carries over DCN for the program: sends that name a collective."""
+    found, started = {}, {}
+    for instruction in where.instructions:
+        kind = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
+        meeting = instruction.attribute(r'_xla_host_transfer_rendezvous="([^"]+)"')
+        if instruction.opcode == "send" and kind:
+            group = np.unique(slice_D, return_index=True)[1]  # the first device of each slice
+            array = hlo.operand_array(where, instruction.operands[0])
+            kind = {"ONE_TO_ONE": "collective-permute"}.get(kind, kind.lower().replace("_", "-"))
+            payload = array.bytes * (len(group) if kind == "all-gather" else 1)
+            axis = "+".join(axes(group[None], mesh_shape)) or "none"
+            shown = f"{array.dtype}[{','.join(map(str, array.shape))}] per device"
+            moved = Collective(instruction.name, kind, payload, tuple(int(i) for i in group), axis, shown)
+            found[instruction.name] = started[meeting] = Event("start", moved)
+        elif instruction.opcode == "recv-done":
+            recv = where.by_name.get(instruction.operands[0])
+            start = started.get(recv.attribute(r'_xla_host_transfer_rendezvous="([^"]+)"')) if recv else None
+            if start is not None:
+                found[instruction.name] = Event("done", start.collective)
     return found
 
 
@@ -162,12 +185,12 @@ def axes(groups: np.ndarray, mesh_shape: dict[str, int]) -> list[str]:
     return [axis for axis, where in zip(mesh_shape, coordinates) if (where != where[:, :1]).any()]
 
 
-def listed(program: hlo.Program, mesh_shape: dict[str, int], calls: int = 1) -> list[dict]:
+def listed(program: hlo.Program, mesh_shape: dict[str, int], calls: int = 1, slice_D=None) -> list[dict]:
     """Count and bytes a step of every kind of collective and axis, without times."""
     totals, known = {}, {}
     for instruction, where, times in hlo.walk(program):
         if where.name not in known:
-            known[where.name] = events(program, where, mesh_shape)
+            known[where.name] = events(program, where, mesh_shape, slice_D)
         event = known[where.name].get(instruction.name)
         if event is not None and event.role in ("sync", "start"):
             moved = event.collective

@@ -15,7 +15,7 @@ from gptjax.errors import UserError
 ITEM_BYTES = {"pred": 1, "bf16": 2, "c64": 8, "c128": 16, "token": 0, "opaque": 0}
 ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\](\{[^}]*\})?")
 FREE = frozenset(  # name or view what exists
-    "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id opt-barrier iota".split()
+    "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id opt-barrier iota send recv".split()
 )
 SLICES = frozenset(("dynamic-slice", "slice", "gather"))
 
@@ -173,37 +173,90 @@ def trip_count(program: Program, loop: Instruction, where: Computation) -> int:
     if known:
         return int(known)
     condition = program.computations[loop.attribute(r"condition=%([^\s,]+)")]
-    compare = condition.root
-    if compare.opcode == "fusion":
+    index, limit = _compared(program, condition, loop, where)
+    first = _initial(where, loop, index)
+    stride = _stride(program, loop, index)
+    if None in (limit, first, stride) or stride <= 0:
+        raise UserError(f"the trip count of the loop {loop.name} is not in the compiled program: no costs add up.")
+    return max(0, -(-(limit - first) // stride))
+
+
+def _compared(program: Program, condition: Computation, loop: Instruction, where: Computation):
+    """(index of the loop's counter in its carry, the bound it stays below); None for what cannot be told."""
+    compare, names = condition.root, condition.root.operands
+    if compare.opcode == "fusion":  # what is compared are its parameters, or constants within
         inner = program.computations[compare.calls]
         compare = inner.root
-    for operand in compare.operands:
-        value = _constant(program, condition, operand, loop, where)
-        if value is not None:
-            return value + (compare.attribute(r"direction=(\w+)") == "LE")
-    raise UserError(f"the trip count of the loop {loop.name} is not in the compiled program: costs cannot be added up.")
+        passed = {inner.parameters[i].name: name for i, name in enumerate(condition.root.operands)}
+        names = [passed.get(name, name) for name in compare.operands]
+        found = [condition.by_name.get(name, inner.by_name.get(name)) for name in names]
+    else:
+        found = [condition.by_name[name] for name in names]
+    direction = compare.attribute(r"direction=(\w+)")
+    if direction not in ("LT", "LE") or found[0].opcode != "get-tuple-element":
+        return None, None
+    index = int(found[0].attribute(r"index=(\d+)"))
+    if found[1].opcode == "get-tuple-element":
+        limit = _initial(where, loop, int(found[1].attribute(r"index=(\d+)")))
+    else:
+        limit = _integer(found[1])
+    return index, None if limit is None else limit + (direction == "LE")
 
 
-def _constant(program, condition, name, loop, where) -> int | None:
-    """The integer that an operand of a loop's condition stands for: a constant there, or one carried unchanged."""
-    found = condition.by_name.get(name)
-    if found is None:  # inside a fused comparison: its constants are the fusion's operands
-        candidates = [i for i in condition.instructions if i.opcode == "constant"]
-        found = candidates[0] if len(candidates) == 1 else None
-    if found is not None and found.opcode == "constant":
-        return int(found.inside) if re.fullmatch(r"-?\d+", found.inside) else None
-    if found is None or found.opcode != "get-tuple-element":
+def _integer(instruction: Instruction | None) -> int | None:
+    is_constant = instruction is not None and instruction.opcode == "constant"
+    return int(instruction.inside) if is_constant and re.fullmatch(r"-?\d+", instruction.inside) else None
+
+
+def _initial(where: Computation, loop: Instruction, index: int | None) -> int | None:
+    """The integer that a part of a loop's carry starts with."""
+    source = where.by_name[loop.operands[0]]
+    if index is None or source.opcode != "tuple":
         return None
-    index = int(found.attribute(r"index=(\d+)"))
+    start = where.by_name[source.operands[index]]
+    while start.opcode in ("copy", "bitcast", "copy-done", "copy-start") and start.operands:
+        start = where.by_name[start.operands[0]]
+    return _integer(start)
+
+
+def _stride(program: Program, loop: Instruction, index: int | None) -> int | None:
+    """What a loop's body adds to its counter: more than 1 where XLA unrolled it."""
     body = program.computations[loop.attribute(r"body=%([^\s,]+)")]
-    carried = body.by_name.get(body.root.operands[index])
-    if carried is None or carried.opcode != "get-tuple-element" or carried.attribute(r"index=(\d+)") != str(index):
-        return None  # the loop changes it
-    source = where.by_name.get(loop.operands[0])
-    start = where.by_name.get(source.operands[index]) if source is not None and source.opcode == "tuple" else None
-    while start is not None and start.opcode in ("copy", "bitcast"):
-        start = where.by_name.get(start.operands[0])
-    return int(start.inside) if start is not None and start.opcode == "constant" else None
+    if index is None or body.root.opcode != "tuple":
+        return None
+    return _added(program, body, body.root.operands[index], index, {})
+
+
+def _added(program: Program, body: Computation, name: str, index: int, bound: dict) -> int | None:
+    """The sum of the constants between a loop's counter and a value of its body. bound: a fusion's parameters."""
+    part = body.by_name[name]
+    if part.opcode == "parameter" and name in bound:
+        outer, outer_name, outer_bound = bound[name]
+        return _added(program, outer, outer_name, index, outer_bound)
+    if part.opcode == "get-tuple-element":
+        return 0 if part.attribute(r"index=(\d+)") == str(index) else None
+    if part.opcode in ("copy", "bitcast"):
+        return _added(program, body, part.operands[0], index, bound)
+    if part.opcode == "fusion":
+        inner = program.computations[part.calls]
+        passed = {inner.parameters[i].name: (body, outer, bound) for i, outer in enumerate(part.operands)}
+        return _added(program, inner, inner.root.name, index, passed)
+    if part.opcode != "add":
+        return None
+    values = [_constant_of(body, operand, bound) for operand in part.operands]
+    if None not in values or values == [None, None]:
+        return None
+    counter = part.operands[values.index(None)]
+    before = _added(program, body, counter, index, bound)
+    return None if before is None else before + next(v for v in values if v is not None)
+
+
+def _constant_of(body: Computation, name: str, bound: dict) -> int | None:
+    part = body.by_name[name]
+    if part.opcode == "parameter" and name in bound:
+        outer, outer_name, outer_bound = bound[name]
+        return _constant_of(outer, outer_name, outer_bound)
+    return _integer(part)
 
 
 def matmul_flops(program: Program, instruction: Instruction, where: Computation) -> float:

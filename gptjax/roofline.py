@@ -66,7 +66,7 @@ class _Player:
 
     def play(self, where: hlo.Computation) -> Timeline:
         line = Timeline()
-        events = collectives.events(self.program, where, self.mesh_shape)
+        events = collectives.events(self.program, where, self.mesh_shape, self.machine.slice_D)
         free, arrival, copies, memory_free = {}, {}, {}, 0.0
         for instruction in where.instructions:
             event = events.get(instruction.name)

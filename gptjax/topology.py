@@ -149,12 +149,17 @@ def _tpu(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> Top
     from jax.experimental import topologies
 
     options = {} if num_slices == 1 else {"num_slices": num_slices}
+    if family == "v4":  # as Cloud TPU runs it: the two cores of a chip are one device
+        options["chip_config_name"] = "megacore"
     try:
         description = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except Exception as error:  # libtpu's own complaint
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--topology={name} with {num_slices} slices is none that libtpu knows: {reason}") from error
     place_D, slice_D = _places(description.devices, len(shape))
+    devices = hardware.CHIPS[family].devices_per_chip * math.prod(shape) * num_slices
+    if len(slice_D) != devices:
+        raise UserError(f"libtpu describes {name} x {num_slices} as {len(slice_D)} devices, expected {devices}.")
     return Topology(name, family, shape, num_slices, list(description.devices), place_D, slice_D)
 
 
