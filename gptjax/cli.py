@@ -134,7 +134,7 @@ def _load_config(args):
     return config.load_config(args.config, args.overrides)
 
 
-def _start_jax(config=None) -> None:
+def _start_jax(config=None, keep_programs: bool = True) -> None:
     """Compiled programs are kept between processes, so that a second start does not compile."""
     import absl.logging
     import jax
@@ -144,7 +144,9 @@ def _start_jax(config=None) -> None:
     given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if config is not None and config.mesh.cpu_devices > 1 and not given:
         jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)
-    if not jax.config.jax_compilation_cache_dir:
+    if not keep_programs:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/gptjax/xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -173,7 +175,7 @@ def _plan(args) -> int:
         raise UserError("--num_slices is at least 1 and --matmul_fraction a fraction of the peak, such as 0.7.")
     topology.set_environment(args.topology, args.num_slices)  # before JAX is imported
     chosen = config.load_config(args.config, args.overrides + config.plan_overrides(args))
-    _start_jax(chosen)
+    _start_jax(chosen, keep_programs=args.topology.startswith("cpu"))  # a TPU's could not be read back without one
     from gptjax import plan_command
 
     return plan_command.run(chosen, args)
