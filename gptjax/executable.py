@@ -17,14 +17,20 @@ from gptjax.errors import UserError
 
 SCHEMA = "gptjax-executable-1"
 SECTIONS = ("model", "optim", "train")  # of the config; what the program is made of, beside the mesh
+ON_THE_HOST = {  # fields of theirs that the compiled step never sees
+    "optim": "peak_lr schedule warmup_steps warmup_tokens decay_steps decay_tokens final_lr_fraction cooldown_fraction",
+    "train": "steps tokens batch_ramp_start batch_ramp_increment batch_ramp_tokens log_every profile_steps"
+    " tensorboard wandb_project",
+}
 
 
 def config_hash(config) -> str:
     """Of all that the compiled step depends on: where the data lies or how often it is saved changes nothing."""
     values = config.to_dict()
     kept = {section: values[section] for section in SECTIONS} | {"mask_documents": values["data"]["mask_documents"]}
-    for ignored in ("log_every", "profile_steps", "tensorboard", "wandb_project", "tokens", "steps"):
-        kept["train"].pop(ignored, None)
+    for section, names in ON_THE_HOST.items():
+        for name in names.split():
+            del kept[section][name]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
