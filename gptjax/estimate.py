@@ -89,7 +89,9 @@ def step_flops(config) -> dict[str, float]:
     }
 
 
-def timeline(config, sizes: dict[str, int], machine: topology.Topology, bytes_held: dict, fraction: float = 1.0) -> dict:
+def timeline(
+    config, sizes: dict[str, int], machine: topology.Topology, bytes_held: dict, fraction: float = 1.0
+) -> dict:
     """Seconds of a step and of its parts. machine: its devices in the mesh's order."""
     chip = machine.chip
     bandwidth = chip.hbm_bandwidth / chip.devices_per_chip

@@ -93,13 +93,17 @@ def _read_header(path: str, line: bytes) -> dict:
     except ValueError:
         known = False
     if not known:
-        raise UserError(f"--executable={path} is no {SCHEMA} file; write one with gptjax plan --save_executable={path}.")
+        raise UserError(
+            f"--executable={path} is no {SCHEMA} file; write one with gptjax plan --save_executable={path}."
+        )
     return found
 
 
 def check(path: str, found: dict, wanted: dict) -> None:
     """Raises UserError that lists every field in which an executable is not the one this run needs."""
-    different = [f"{key} is {found.get(key)}, this run's {value}" for key, value in wanted.items() if found.get(key) != value]
+    different = [
+        f"{key} is {found.get(key)}, this run's {value}" for key, value in wanted.items() if found.get(key) != value
+    ]
     if different:
         raise UserError(
             f"--executable={path} was compiled for something else: {'; '.join(different)};"

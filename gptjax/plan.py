@@ -228,7 +228,13 @@ def _too_large(config, mesh, kernel: str, error: DoesNotFit) -> dict:
     params, optimizer = estimate.state_bytes(config, step.build(config, mesh, kernel))
     temporaries = error.used if error.temporaries_only else error.used - params - optimizer
     parts = {"parameters": params, "optimizer": optimizer, "temporaries": temporaries}
-    refused = {"bytes": parts, "peak_bytes": sum(parts.values()), "fits": False, "compile_seconds": None, "collectives": []}
+    refused = {
+        "bytes": parts,
+        "peak_bytes": sum(parts.values()),
+        "fits": False,
+        "compile_seconds": None,
+        "collectives": [],
+    }
     return refused | {"kernel": kernel, "source": "refused by the compiler"} | _no_time()
 
 
@@ -273,7 +279,7 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     shapes = sorted(hlo.buffer_shapes(text), key=lambda a: -a.bytes)
     scores = [a for a in shapes if _is_scores(a.shape, rows, heads, length, model.n_layers)]
     chunk = vocabulary // train.vocab_chunks
-    logits = [a for a in shapes if chunk in a.shape or vocabulary in a.shape]
+    logits = [a for a in shapes if (chunk in a.shape or vocabulary in a.shape) and model.d_model not in a.shape]
     logits = [a for a in logits if a.dtype == "f32" and np.prod(a.shape) >= tokens * chunk]
     whole = [a for a in logits if np.prod(a.shape) >= tokens * vocabulary and train.vocab_chunks > 1]
     return {
@@ -285,8 +291,12 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
 
 
 def _is_scores(shape: tuple[int, ...], rows: int, heads: int, length: int, n_layers: int) -> bool:
-    """Whether an array can be one of all heads' attention scores, T x T each; stacks of layers are none."""
-    stacked = len(shape) > 2 and shape[0] == n_layers
+    """Whether an array can be one of all heads' attention scores, T x T each.
+
+    Where the width is T too, stacks of the layers' weights [N, T, T] and inputs [N, B, T, T] look alike: they are none.
+    """
+    shape = tuple(size for size in shape if size > 1)
+    stacked = len(shape) > 2 and shape[0] == n_layers and (len(shape) == 3 or shape[1] == rows)
     return shape.count(length) >= 2 and np.prod(shape) >= rows * heads * length**2 and heads > 1 and not stacked
 
 

@@ -68,9 +68,7 @@ def _candidates(config, machine: topology.Topology, progress):
         for microbatches, remat in itertools.product(_microbatches(config), REMAT):
             tried += 1
             try:
-                changed = config.replace(
-                    mesh=dict(sizes), train={"microbatches": microbatches}, model={"remat": remat}
-                )
+                changed = config.replace(mesh=dict(sizes), train={"microbatches": microbatches}, model={"remat": remat})
                 full = sharding.mesh_sizes(changed.mesh, machine.num_devices)
                 sharding.check_fit(changed, full)
                 placed = placed or _placed(changed, machine)
@@ -128,7 +126,9 @@ def _estimate(config, sizes: dict[str, int], machine: topology.Topology, unit: t
 
 def table(results: dict) -> str:
     """The best first."""
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(results["refusals"].items(), key=lambda r: -r[1]))
+    reasons = ", ".join(
+        f"{count} {reason}" for reason, count in sorted(results["refusals"].items(), key=lambda r: -r[1])
+    )
     lines = [
         f"{results['topology']}: {results['tried']} tried, {results['refused']} refused ({reasons}),"
         f" {results['estimated_to_fit']} estimated to fit, {len(results['compiled'])} planned:"

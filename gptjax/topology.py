@@ -190,7 +190,9 @@ def path(topology: Topology, group: np.ndarray) -> Path:
     local = group[topology.slice_D[group] == slices[0]]
     place = topology.place_D[local]
     if topology.platform == "gpu":
-        return Path(len(local), len(slices), chip.link_bandwidth, len(local), frozenset((0,)) if len(local) > 1 else frozenset())
+        return Path(
+            len(local), len(slices), chip.link_bandwidth, len(local), frozenset((0,)) if len(local) > 1 else frozenset()
+        )
     link = chip.link_bandwidth / chip.devices_per_chip
     bandwidth, dims, widest = 0.0, set(), 1
     for dim in range(place.shape[1]):

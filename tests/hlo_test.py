@@ -62,7 +62,7 @@ def test_a_loop_whose_bound_is_not_in_the_text_is_refused_and_not_guessed():
 
 
 def test_a_count_that_xla_states_is_taken():
-    known = "body=%body, backend_config={\"known_trip_count\":{\"n\":\"7\"}}"
+    known = 'body=%body, backend_config={"known_trip_count":{"n":"7"}}'
     assert total_flops(hlo.parse(LOOP.replace("body=%body", known))) == 7 * 2 * 8 * 16 * 16
 
 

@@ -1,9 +1,9 @@
 """Schedules by hand: what holds them up, and what runs beside them."""
 
 import pytest
+from topology_test import torus
 
 from gptjax import hlo, roofline
-from topology_test import torus
 
 # On v5e: 2 * 4096 * 4096 * 8192 FLOPs are 1.395 ms at 197 TFLOP/s, more than their bytes at 819 GB/s.
 MATMUL = 2 * 4096 * 4096 * 8192 / 197e12

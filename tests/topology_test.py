@@ -40,7 +40,9 @@ def test_gpus_are_hosts_of_eight_and_cannot_be_compiled_for():
     assert machine.slice_D[7:9].tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("name, slices, chips, devices", [("v5e:2x2", 2, 8, 8), ("v4:2x2x2", 1, 8, 8), ("tpu7x:2x2x1", 1, 4, 8)])
+@pytest.mark.parametrize(
+    "name, slices, chips, devices", [("v5e:2x2", 2, 8, 8), ("v4:2x2x2", 1, 8, 8), ("tpu7x:2x2x1", 1, 4, 8)]
+)
 def test_libtpu_describes_a_slice_device_by_device(name, slices, chips, devices):
     machine = topology.describe(name, slices)
     assert (machine.num_chips, machine.num_devices, len(machine.devices)) == (chips, devices, devices)
