@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "train a config, or go on with the run in --workdir")
     train.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
     train.add_argument("--workdir", required=True, metavar="DIR", help="the run directory, local or gs://")
+    train.add_argument("--executable", metavar="FILE", help="a train step compiled by gptjax plan --save_executable")
     train.add_argument(
         "--allow_change", default="", metavar="KEYS", help="config keys, comma-separated, that may differ on resume"
     )
@@ -59,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         "--devices", type=int, metavar="N", help="devices to lay the mesh over (default: the fewest it fits)"
     )
     info.add_argument("--json", action="store_true", help="machine-readable")
+
+    plan = command("plan", _plan, "compile a config for a machine that is not here: memory, collectives, time, cost")
+    _add_plan_flags(plan)
 
     evaluate = command("eval", _eval, "loss, perplexity and bits per byte of a run on its held-out text")
     evaluate.add_argument("--workdir", required=True, metavar="DIR")
@@ -85,6 +89,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_plan_flags(plan) -> None:
+    plan.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
+    plan.add_argument(
+        "--topology", required=True, metavar="NAME", help="v5p:8x8x8, v5e:8x8, h100:8x16 (GPUs a host x hosts), cpu:8"
+    )
+    plan.add_argument("--num_slices", type=int, default=1, metavar="N", help="TPU slices, joined by DCN")
+    plan.add_argument("--mesh", metavar="AXES", help="such as fsdp=64,tensor=8; axes left out are 1")
+    plan.add_argument("--batch", type=int, metavar="N", help="train.batch_size, in sequences")
+    plan.add_argument("--microbatches", type=int, metavar="N", help="train.microbatches")
+    plan.add_argument("--remat", metavar="NAME", help="model.remat")
+    plan.add_argument("--search", action="store_true", help="try meshes, microbatches and remat; list the best")
+    plan.add_argument("--search_compiles", type=int, default=3, metavar="N", help="of the best are compiled")
+    plan.add_argument("--price", type=float, metavar="USD", help="of a chip for an hour")
+    plan.add_argument(
+        "--matmul_fraction", type=float, default=1.0, metavar="F", help="of the published peak that matmuls reach"
+    )
+    plan.add_argument("--save_executable", metavar="FILE", help="for gptjax train --executable=FILE")
+    plan.add_argument("--row", action="store_true", help="print a row of docs/plans.md only")
+    plan.add_argument("--json", action="store_true", help="machine-readable")
+
+
 def _add_checkpoint_flags(parser) -> None:
     parser.add_argument("--step", type=int, default=None, help="of the checkpoint (default: the newest)")
     parser.add_argument("--ema", action="store_true", help="use the averaged parameters")
@@ -109,7 +134,7 @@ def _load_config(args):
     return config.load_config(args.config, args.overrides)
 
 
-def _start_jax(config=None) -> None:
+def _start_jax(config=None, keep_programs: bool = True) -> None:
     """Compiled programs are kept between processes, so that a second start does not compile."""
     import absl.logging
     import jax
@@ -119,7 +144,9 @@ def _start_jax(config=None) -> None:
     given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if config is not None and config.mesh.cpu_devices > 1 and not given:
         jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)
-    if not jax.config.jax_compilation_cache_dir:
+    if not keep_programs:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/gptjax/xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -129,7 +156,7 @@ def _train(args) -> int:
     _start_jax(config)
     from gptjax import train
 
-    return train.train(config, args.workdir, tuple(filter(None, args.allow_change.split(","))))
+    return train.train(config, args.workdir, tuple(filter(None, args.allow_change.split(","))), args.executable)
 
 
 def _info(args) -> None:
@@ -138,6 +165,20 @@ def _info(args) -> None:
 
     facts = info.info(config, args.devices)
     print(json.dumps(facts, indent=2) if args.json else info.table(facts))
+
+
+def _plan(args) -> int:
+    """0; 1 where the config does not fit."""
+    from gptjax import config, topology
+
+    if args.num_slices < 1 or not 0 < args.matmul_fraction <= 1:
+        raise UserError("--num_slices is at least 1 and --matmul_fraction a fraction of the peak, such as 0.7.")
+    topology.set_environment(args.topology, args.num_slices)  # before JAX is imported
+    chosen = config.load_config(args.config, args.overrides + config.plan_overrides(args))
+    _start_jax(chosen, keep_programs=args.topology.startswith("cpu"))  # a TPU's could not be read back without one
+    from gptjax import plan_command
+
+    return plan_command.run(chosen, args)
 
 
 def _eval(args) -> None:

@@ -243,6 +243,19 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
     return from_dict(values)
 
 
+def plan_overrides(args) -> list[str]:
+    """Overrides that the short flags of `gptjax plan` stand for. --mesh names all axes that are not 1."""
+    overrides = []
+    if args.mesh is not None:
+        pairs = [pair.partition("=") for pair in args.mesh.split(",")]
+        if not all(axis and size for axis, _, size in pairs):
+            raise UserError(f"--mesh={args.mesh}: expected axes and sizes, as in --mesh=fsdp=64,tensor=8.")
+        ones = {name: "1" for name in _fields(MeshConfig) if name != "cpu_devices"}
+        overrides += [f"mesh.{axis}={size}" for axis, size in (ones | {a: s for a, _, s in pairs}).items()]
+    short = {"train.batch_size": args.batch, "train.microbatches": args.microbatches, "model.remat": args.remat}
+    return overrides + [f"{key}={value}" for key, value in short.items() if value is not None]
+
+
 def _run_config_file(path: str):
     file = pathlib.Path(path)
     if not file.is_file():

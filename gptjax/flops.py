@@ -114,6 +114,22 @@ def train_flops_per_sequence(model: ModelConfig) -> int:
     return 3 * forward_flops_per_sequence(model)
 
 
+def recomputed_flops_per_sequence(config: Config) -> int:
+    """FLOPs of matmuls that a step runs again for one sequence: what remat drops, and a chunked loss its logits.
+
+    The last linear map of a pre-norm layer is not run again, since nothing needs its output. Attention counts once;
+    a flash kernel that recomputes scores in its own backward pass does more.
+    """
+    model = config.model
+    length, width = model.context_length, model.d_model
+    attention = 4 * model.n_heads * model.head_size * attention_pairs(model)
+    matrices = _layer_parameters(model)[0] - (model.ff_size * width if model.norm_position == "pre" else 0)
+    layers = 2 * model.n_layers * matrices * length
+    again = choose({"none": 0, "dots": attention, "full": layers + attention}, model.remat, "model.remat")
+    head = 2 * parameters(model).token_embedding * length if config.train.vocab_chunks > 1 else 0
+    return again + head
+
+
 def decode_flops(model: ModelConfig, n_visible: int) -> int:
     """Forward FLOPs of one token generated from a cache, when it sees n_visible tokens, itself included."""
     dense, banded = _dense_and_banded(model)

@@ -20,6 +20,7 @@ from gptjax import (
     attention,
     data,
     evaluate,
+    executable,
     flops,
     hardware,
     interrupt,
@@ -51,8 +52,10 @@ class Session:
         return self.program.mesh.size
 
 
-def train(config, workdir: str, allowed_changes: tuple[str, ...] = ()) -> int:
+def train(config, workdir: str, allowed_changes: tuple[str, ...] = (), executable_path: str | None = None) -> int:
     """Trains, or goes on with the run in workdir. Returns the exit code: 0, SAVED_AND_STOPPED or DIVERGED.
+
+    executable_path: a train step that `gptjax plan --save_executable` compiled for this config.
 
     Raises UserError for anything that stands in the way before the first step.
     """
@@ -61,6 +64,8 @@ def train(config, workdir: str, allowed_changes: tuple[str, ...] = ()) -> int:
     directory = rundir.open_run(workdir)
     with interrupt.StopRequest() as stop:
         session = prepare(config)
+        if executable_path is not None:
+            session = with_executable(session, executable_path)
         resumed_config = _check_directory(directory, session, allowed_changes)
         with jax.set_mesh(session.program.mesh):
             for line in report.header(session, directory, resumed=resumed_config):
@@ -87,6 +92,19 @@ def prepare(config, devices=None) -> Session:
     source = f"published for {device.device_kind}" if peak else "measured here, a plain matmul"
     peak = peak or hardware.measure_matmul_flops(config.model.dtype) / mesh.size
     return Session(config, store, program, kernel, reason, peak, source)
+
+
+def with_executable(session: Session, path: str) -> Session:
+    """session with the compiled train step of a file; a batch ramp's smaller batches are still compiled here."""
+    program = session.program
+    loaded = executable.load(path, session.config, program.mesh, session.kernel)
+    full = (session.config.train.steps_per_call, session.config.train.batch_size)
+
+    def train_call(state, batch, learning_rate_S):
+        call = loaded if batch["token_BT"].shape[:2] == full else program.train
+        return call(state, batch, learning_rate_S)
+
+    return dataclasses.replace(session, program=dataclasses.replace(program, train=train_call))
 
 
 def with_vocabulary(config, tokenizer):

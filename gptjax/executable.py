@@ -1,0 +1,111 @@
+"""A compiled train step in a file, so that a run starts without compiling: `plan --save_executable`, `train --executable`.
+
+The file is a line of JSON that says what it was compiled for, then JAX's serialised executable. Loading checks the
+line against the run: another config, JAX, mesh or device is refused before a byte of the executable is read. It is
+read with pickle, as JAX writes it: take such files from yourself only.
+"""
+
+import hashlib
+import json
+import pathlib
+import pickle
+
+import jax
+import jaxlib
+
+from gptjax.errors import UserError
+
+SCHEMA = "gptjax-executable-1"
+SECTIONS = ("model", "optim", "train")  # of the config; what the program is made of, beside the mesh
+ON_THE_HOST = {  # fields of theirs that the compiled step never sees
+    "optim": "peak_lr schedule warmup_steps warmup_tokens decay_steps decay_tokens final_lr_fraction cooldown_fraction",
+    "train": "steps tokens batch_ramp_start batch_ramp_increment batch_ramp_tokens log_every profile_steps"
+    " tensorboard wandb_project",
+}
+
+
+def config_hash(config) -> str:
+    """Of all that the compiled step depends on: where the data lies or how often it is saved changes nothing."""
+    values = config.to_dict()
+    kept = {section: values[section] for section in SECTIONS} | {"mask_documents": values["data"]["mask_documents"]}
+    for section, names in ON_THE_HOST.items():
+        for name in names.split():
+            del kept[section][name]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def header(config, mesh, kernel: str) -> dict:
+    """What an executable was compiled for."""
+    return {
+        "schema": SCHEMA,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "config": config_hash(config),
+        "mesh": {axis: int(size) for axis, size in mesh.shape.items()},
+        "device": mesh.devices.flat[0].device_kind,
+        "kernel": kernel,
+    }
+
+
+def save(path: str, compiled, config, mesh, kernel: str) -> int:
+    """Writes a compiled train step. Returns the file's bytes. Raises UserError where a platform cannot serialise."""
+    from jax.experimental import serialize_executable
+
+    try:
+        payload, in_tree, out_tree = serialize_executable.serialize(compiled)
+    except Exception as error:  # the backend's own
+        raise UserError(
+            f"--save_executable: {mesh.devices.flat[0].platform} executables cannot be serialised here: {error}"
+        ) from error
+    line = json.dumps(header(config, mesh, kernel)).encode() + b"\n"
+    body = pickle.dumps((payload, in_tree, out_tree))
+    target = pathlib.Path(path)
+    partial = target.with_name(target.name + ".partial")
+    partial.write_bytes(line + body)
+    partial.replace(target)
+    return len(line) + len(body)
+
+
+def load(path: str, config, mesh, kernel: str):
+    """The compiled train step of a file. Raises UserError that names what does not match."""
+    from jax.experimental import serialize_executable
+
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise UserError(f"--executable={path}: no such file; write one with gptjax plan --save_executable={path}.")
+    line, _, body = file.read_bytes().partition(b"\n")
+    check(path, _read_header(path, line), header(config, mesh, kernel))
+    try:
+        payload, in_tree, out_tree = pickle.loads(body)
+        return serialize_executable.deserialize_and_load(
+            payload, in_tree, out_tree, execution_devices=list(mesh.devices.flat)
+        )
+    except Exception as error:  # whatever a torn file or another build of XLA brings up
+        raise UserError(
+            f"--executable={path} could not be loaded ({type(error).__name__}); write it again with gptjax plan."
+        ) from error
+
+
+def _read_header(path: str, line: bytes) -> dict:
+    try:
+        found = json.loads(line)
+        known = isinstance(found, dict) and found.get("schema") == SCHEMA
+    except ValueError:
+        known = False
+    if not known:
+        raise UserError(
+            f"--executable={path} is no {SCHEMA} file; write one with gptjax plan --save_executable={path}."
+        )
+    return found
+
+
+def check(path: str, found: dict, wanted: dict) -> None:
+    """Raises UserError that lists every field in which an executable is not the one this run needs."""
+    different = [
+        f"{key} is {found.get(key)}, this run's {value}" for key, value in wanted.items() if found.get(key) != value
+    ]
+    if different:
+        raise UserError(
+            f"--executable={path} was compiled for something else: {'; '.join(different)};"
+            " write it again with gptjax plan --save_executable, same config and overrides."
+        )

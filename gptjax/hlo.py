@@ -1,0 +1,425 @@
+"""A compiled program, read from its text: instructions in scheduled order, loop counts, FLOPs and HBM bytes.
+
+XLA's cost analysis counts the body of a loop once; here every loop has its trip count, taken from the
+`known_trip_count` that XLA leaves or from the constant that the loop's condition compares its counter with. What is
+read is what runs: the text of a compiled program is scheduled, partitioned (shapes are those of one device) and fused.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+
+from gptjax.errors import UserError
+
+ITEM_BYTES = {"pred": 1, "bf16": 2, "c64": 8, "c128": 16, "token": 0, "opaque": 0}
+ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\](\{[^}]*\})?")
+FREE = frozenset(  # name or view what exists
+    "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id opt-barrier iota send recv".split()
+)
+SLICES = frozenset(("dynamic-slice", "slice", "gather"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    dtype: str
+    shape: tuple[int, ...]
+    space: int = 0  # memory space: 0 HBM, 1 VMEM, 5 the host's memory
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * item_bytes(self.dtype)
+
+    @property
+    def hbm_bytes(self) -> int:
+        return self.bytes if self.space == 0 else 0
+
+
+def item_bytes(dtype: str) -> float:
+    """Bytes of an entry, from the digits of the type's name where it is not in the table: f32, s8, f8e4m3fn."""
+    if dtype in ITEM_BYTES:
+        return ITEM_BYTES[dtype]
+    digits = re.match(r"[a-z]+([0-9]+)", dtype)
+    return int(digits[1]) / 8 if digits else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    name: str
+    opcode: str
+    arrays: tuple[Array, ...]  # the result; a tuple's parts
+    operands: tuple[str, ...]
+    inside: str  # what stands between the parentheses
+    attributes: str
+    root: bool
+
+    @functools.cached_property
+    def calls(self) -> str | None:
+        """The computation a fusion or call runs."""
+        found = re.search(r"(?:calls|to_apply|called_computations)=\{?%([^\s,}]+)", self.attributes)
+        return found and found[1]
+
+    def attribute(self, pattern: str) -> str | None:
+        found = re.search(pattern, self.attributes)
+        return found and found[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    name: str
+    instructions: tuple[Instruction, ...]  # as scheduled
+
+    @functools.cached_property
+    def by_name(self) -> dict[str, Instruction]:
+        return {instruction.name: instruction for instruction in self.instructions}
+
+    @functools.cached_property
+    def parameters(self) -> dict[int, Instruction]:
+        return {int(i.inside): i for i in self.instructions if i.opcode == "parameter"}
+
+    @functools.cached_property
+    def root(self) -> Instruction:
+        return next((i for i in self.instructions if i.root), self.instructions[-1])
+
+    @functools.cached_property
+    def users(self) -> dict[str, list[Instruction]]:
+        users = {}
+        for instruction in self.instructions:
+            for operand in set(instruction.operands):
+                users.setdefault(operand, []).append(instruction)
+        return users
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    computations: dict[str, Computation]
+    entry: Computation
+    scheduled: bool
+
+
+def parse(text: str) -> Program:
+    """The program of `compiled.as_text()`."""
+    computations, entry, name, lines = {}, None, None, []
+    for line in _logical_lines(text):
+        opening = re.match(r"(ENTRY )?%?([^\s(]+) \(.*\{$", line)
+        if opening and not line.startswith(" "):
+            name, lines = opening[2], []
+            entry = name if opening[1] else entry
+        elif line == "}" and name is not None:
+            computations[name] = Computation(name, tuple(lines))
+            name = None
+        elif name is not None and " = " in line:
+            lines.append(_instruction(line))
+    if entry is None:
+        raise UserError("the compiled program has no ENTRY computation: not the text of an HLO module.")
+    return Program(computations, computations[entry], "is_scheduled=true" in text[:4096])
+
+
+def _logical_lines(text: str):
+    """Lines, with those that carry a kernel's metadata over several lines joined."""
+    pending = None
+    for line in text.splitlines():
+        fresh = line.startswith(("  %", "  ROOT ", "%", "ENTRY ", "HloModule")) or line == "}"
+        if fresh and pending is not None:
+            yield pending
+            pending = None
+        if line == "}":
+            yield line
+        else:
+            pending = line if fresh or pending is None else f"{pending} {line}"
+    if pending is not None:
+        yield pending
+
+
+def _instruction(line: str) -> Instruction:
+    left, _, right = line.strip().partition(" = ")
+    root, name = left.startswith("ROOT "), left.removeprefix("ROOT ").lstrip("%")
+    end = _closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
+    kind, rest = right[:end], right[end:].lstrip()
+    opening = rest.index("(")
+    closing = _closing(rest, opening)
+    inside = rest[opening + 1 : closing]
+    operands = tuple(re.findall(r"%([^\s,()]+)", inside))
+    return Instruction(name, rest[:opening], arrays(kind), operands, inside, rest[closing + 1 :], root)
+
+
+def _closing(text: str, opening: int) -> int:
+    """Where the parenthesis at `opening` closes."""
+    depth = 0
+    for found in re.compile(r"[()]").finditer(text, opening):
+        depth += 1 if found[0] == "(" else -1
+        if depth == 0:
+            return found.start()
+    raise ValueError(f"unbalanced parentheses: {text[:80]}")
+
+
+@functools.lru_cache(maxsize=4096)
+def arrays(kind: str) -> tuple[Array, ...]:
+    """The arrays of a type such as f32[8,16]{1,0:T(8,128)S(1)}, or of a tuple of them."""
+    return tuple(
+        Array(dtype, tuple(int(n) for n in shape.split(",") if n), _space(layout or ""))
+        for dtype, shape, layout in ARRAY.findall(kind)
+    )
+
+
+def _space(layout: str) -> int:
+    found = re.search(r"S\((\d+)\)", layout)
+    return int(found[1]) if found else 0
+
+
+def trip_count(program: Program, loop: Instruction, where: Computation) -> int:
+    """How often a while loop runs. Raises UserError if the text does not say: no count is guessed."""
+    known = loop.attribute(r'known_trip_count[^0-9]*"?n"?:"?(\d+)')
+    if known:
+        return int(known)
+    condition = program.computations[loop.attribute(r"condition=%([^\s,]+)")]
+    index, limit = _compared(program, condition, loop, where)
+    first = _initial(where, loop, index)
+    stride = _stride(program, loop, index)
+    if None in (limit, first, stride) or stride <= 0:
+        raise UserError(f"the trip count of the loop {loop.name} is not in the compiled program: no costs add up.")
+    return max(0, -(-(limit - first) // stride))
+
+
+def _compared(program: Program, condition: Computation, loop: Instruction, where: Computation):
+    """(index of the loop's counter in its carry, the bound it stays below); None for what cannot be told."""
+    compare, names = condition.root, condition.root.operands
+    if compare.opcode == "fusion":  # what is compared are its parameters, or constants within
+        inner = program.computations[compare.calls]
+        compare = inner.root
+        passed = {inner.parameters[i].name: name for i, name in enumerate(condition.root.operands)}
+        names = [passed.get(name, name) for name in compare.operands]
+        found = [condition.by_name.get(name, inner.by_name.get(name)) for name in names]
+    else:
+        found = [condition.by_name[name] for name in names]
+    direction = compare.attribute(r"direction=(\w+)")
+    if direction not in ("LT", "LE") or found[0].opcode != "get-tuple-element":
+        return None, None
+    index = int(found[0].attribute(r"index=(\d+)"))
+    if found[1].opcode == "get-tuple-element":
+        limit = _initial(where, loop, int(found[1].attribute(r"index=(\d+)")))
+    else:
+        limit = _integer(found[1])
+    return index, None if limit is None else limit + (direction == "LE")
+
+
+def _integer(instruction: Instruction | None) -> int | None:
+    is_constant = instruction is not None and instruction.opcode == "constant"
+    return int(instruction.inside) if is_constant and re.fullmatch(r"-?\d+", instruction.inside) else None
+
+
+def _initial(where: Computation, loop: Instruction, index: int | None) -> int | None:
+    """The integer that a part of a loop's carry starts with."""
+    source = where.by_name[loop.operands[0]]
+    if index is None or source.opcode != "tuple":
+        return None
+    start = where.by_name[source.operands[index]]
+    while start.opcode in ("copy", "bitcast", "copy-done", "copy-start") and start.operands:
+        start = where.by_name[start.operands[0]]
+    return _integer(start)
+
+
+def _stride(program: Program, loop: Instruction, index: int | None) -> int | None:
+    """What a loop's body adds to its counter: more than 1 where XLA unrolled it."""
+    body = program.computations[loop.attribute(r"body=%([^\s,]+)")]
+    if index is None or body.root.opcode != "tuple":
+        return None
+    return _added(program, body, body.root.operands[index], index, {})
+
+
+def _added(program: Program, body: Computation, name: str, index: int, bound: dict) -> int | None:
+    """The sum of the constants between a loop's counter and a value of its body. bound: a fusion's parameters."""
+    part = body.by_name[name]
+    if part.opcode == "parameter" and name in bound:
+        outer, outer_name, outer_bound = bound[name]
+        return _added(program, outer, outer_name, index, outer_bound)
+    if part.opcode == "get-tuple-element":
+        return 0 if part.attribute(r"index=(\d+)") == str(index) else None
+    if part.opcode in ("copy", "bitcast"):
+        return _added(program, body, part.operands[0], index, bound)
+    if part.opcode == "fusion":
+        inner = program.computations[part.calls]
+        passed = {inner.parameters[i].name: (body, outer, bound) for i, outer in enumerate(part.operands)}
+        return _added(program, inner, inner.root.name, index, passed)
+    if part.opcode != "add":
+        return None
+    values = [_constant_of(body, operand, bound) for operand in part.operands]
+    if None not in values or values == [None, None]:
+        return None
+    counter = part.operands[values.index(None)]
+    before = _added(program, body, counter, index, bound)
+    return None if before is None else before + next(v for v in values if v is not None)
+
+
+def _constant_of(body: Computation, name: str, bound: dict) -> int | None:
+    part = body.by_name[name]
+    if part.opcode == "parameter" and name in bound:
+        outer, outer_name, outer_bound = bound[name]
+        return _constant_of(outer, outer_name, outer_bound)
+    return _integer(part)
+
+
+def matmul_flops(program: Program, instruction: Instruction, where: Computation) -> float:
+    """FLOPs of the matrix products an instruction runs on one device, fused ones and attention kernels included."""
+    if instruction.opcode == "fusion":
+        inner = program.computations[instruction.calls]
+        return sum(matmul_flops(program, i, inner) for i in inner.instructions)
+    if instruction.opcode == "dot":
+        return _dot_flops(instruction, where)
+    if instruction.opcode == "convolution":
+        return _convolution_flops(instruction, where)
+    if is_kernel(instruction):
+        return _splash_flops(instruction, where)
+    return 0.0
+
+
+def is_kernel(instruction: Instruction) -> bool:
+    return instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes
+
+
+def operand_array(where: Computation, name: str) -> Array:
+    found = where.by_name[name].arrays
+    return found[0] if found else Array("f32", ())
+
+
+def _dot_flops(dot: Instruction, where: Computation) -> float:
+    left = operand_array(where, dot.operands[0]).shape
+    contracted = [int(d) for d in (dot.attribute(r"lhs_contracting_dims=\{([0-9,]*)\}") or "").split(",") if d]
+    return 2.0 * math.prod(dot.arrays[0].shape) * math.prod(left[d] for d in contracted)
+
+
+def _convolution_flops(convolution: Instruction, where: Computation) -> float:
+    """TPU matmuls are convolutions; batch dimensions may be spatial ones whose window is mostly padding."""
+    left, right = (operand_array(where, name).shape for name in convolution.operands)
+    out = convolution.arrays[0].shape
+    inputs, kernel, outputs = re.match(r"(\w+)_(\w+)->(\w+)", convolution.attribute(r"dim_labels=([^\s,]+)")).groups()
+    pairs = 1
+    for label in filter(str.isdigit, outputs):
+        window = _window(convolution.attribute(r"window=\{([^}]*)\}") or "", int(label))
+        sizes = left[inputs.index(label)], right[kernel.index(label)], out[outputs.index(label)]
+        pairs *= _products(*sizes, **window)
+    features = out[outputs.index("b")] * out[outputs.index("f")] * right[kernel.index("i")]
+    return 2.0 * features * pairs
+
+
+def _window(text: str, dim: int) -> dict[str, int]:
+    fields = dict(part.split("=") for part in text.split())
+
+    def field(name: str, default: str) -> str:
+        return fields[name].split("x")[dim] if name in fields else default
+
+    low = field("pad", "0_0").split("_")[0]
+    return {
+        "stride": int(field("stride", "1")),
+        "low": int(low),
+        "left_dilation": int(field("lhs_dilate", "1")),
+        "right_dilation": int(field("rhs_dilate", "1")),
+    }
+
+
+def _products(size: int, window: int, out: int, *, stride: int, low: int, left_dilation: int, right_dilation: int):
+    """(output, window) positions of one spatial dimension that meet an entry of the input and no padding."""
+    if window == 1 and stride == 1 and low == 0:
+        return out
+    limit = (size - 1) * left_dilation
+    positions = (o * stride - low + w * right_dilation for o in range(out) for w in range(window))
+    return sum(1 for p in positions if 0 <= p <= limit and p % left_dilation == 0)
+
+
+SPLASH_PRODUCTS = {"_fwd": 2, "_dkv": 4, "_dq": 3}  # matrix products of a block of queries and keys in each kernel
+
+
+def _splash_flops(kernel: Instruction, where: Computation) -> float:
+    """Of a splash attention kernel: the blocks its mask leaves, a causal triangle or a band of block columns."""
+    part = next((p for p in SPLASH_PRODUCTS if f"splash_mha{p}" in kernel.name + kernel.attributes), None)
+    shapes = [operand_array(where, name) for name in kernel.operands]
+    queries, keys = ([a.shape for a in shapes if len(a.shape) == 4] + [None, None])[:2]
+    if part is None or keys is None:
+        return 0.0
+    grid = next((a.shape for a in shapes if a.dtype == "s8"), (1, 1, 1))
+    rows, columns = grid[-2:]
+    fraction = sum(min(row + 1, columns) for row in range(rows)) / rows**2 if columns > 1 else 1.0
+    batch, heads, length, head_size = queries
+    return 2.0 * SPLASH_PRODUCTS[part] * batch * heads * length * keys[2] * head_size * fraction
+
+
+def hbm_bytes(program: Program, instruction: Instruction, where: Computation) -> float:
+    """Bytes an instruction reads from HBM and writes to it. What a fusion slices counts as the slice."""
+    if instruction.opcode in FREE or instruction.opcode.endswith("-done"):
+        return 0
+    if instruction.opcode == "custom-call" and "AllocateBuffer" in instruction.attributes:
+        return 0
+    written = sum(a.hbm_bytes for a in instruction.arrays)
+    read = [(name, sum(a.hbm_bytes for a in where.by_name[name].arrays)) for name in instruction.operands]
+    if instruction.opcode in SLICES:
+        return 2 * written
+    if instruction.opcode == "dynamic-update-slice":
+        return 2 * read[1][1]
+    if instruction.opcode != "fusion":
+        return written + sum(size for _, size in read)
+    inner = program.computations[instruction.calls]
+    used = sum(min(size, _read_of(program, inner, index)) for index, (_, size) in enumerate(read))
+    return min(written, _written_of(inner)) + used
+
+
+def _read_of(program: Program, fused: Computation, index: int) -> float:
+    """Bytes a fused computation reads of a parameter."""
+    parameter = fused.parameters.get(index)
+    if parameter is None:
+        return 0
+    total, whole = 0.0, parameter.arrays[0].bytes if parameter.arrays else 0
+    for user in fused.users.get(parameter.name, ()):
+        if user.opcode in SLICES and user.operands[0] == parameter.name:
+            total += user.arrays[0].bytes
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
+            total += 0  # updated in place
+        elif user.opcode == "fusion":
+            inner = program.computations[user.calls]
+            total += sum(_read_of(program, inner, i) for i, name in enumerate(user.operands) if name == parameter.name)
+        elif user.opcode != "tuple":
+            return whole
+    return min(total, whole)
+
+
+def _written_of(fused: Computation) -> float:
+    """Bytes a fused computation writes: of an array updated in place, the update."""
+    roots = [fused.by_name[name] for name in fused.root.operands] if fused.root.opcode == "tuple" else [fused.root]
+    total = 0.0
+    for root in roots:
+        while root.opcode == "bitcast":
+            root = fused.by_name[root.operands[0]]
+        if root.opcode == "dynamic-update-slice":
+            total += operand_array(fused, root.operands[1]).bytes
+        else:
+            total += sum(a.bytes for a in root.arrays)
+    return total
+
+
+def walk(program: Program, where: Computation | None = None, times: int = 1):
+    """(instruction, its computation, how often it runs in a step) of all that is scheduled, loops opened up."""
+    where = where or program.entry
+    for instruction in where.instructions:
+        yield instruction, where, times
+        if instruction.opcode == "while":
+            body = program.computations[instruction.attribute(r"body=%([^\s,]+)")]
+            yield from walk(program, body, times * trip_count(program, instruction, where))
+        elif instruction.opcode == "call":
+            yield from walk(program, program.computations[instruction.calls], times)
+        elif instruction.opcode == "conditional":
+            for name in branches(instruction):
+                yield from walk(program, program.computations[name], times)
+
+
+def branches(conditional: Instruction) -> list[str]:
+    listed = conditional.attribute(r"branch_computations=\{([^}]*)\}")
+    names = listed or ",".join(re.findall(r"(?:true|false)_computation=(%[^\s,]+)", conditional.attributes))
+    return [name.strip().lstrip("%") for name in names.split(",") if name.strip()]
+
+
+def buffer_shapes(program: Program) -> dict[Array, int]:
+    """Every array that a scheduled instruction leaves in memory, and how many instructions do."""
+    shapes = {}
+    for instruction, _, _ in walk(program):
+        for array in instruction.arrays if instruction.opcode not in ("tuple", "get-tuple-element", "while") else ():
+            shapes[array] = shapes.get(array, 0) + 1
+    return shapes

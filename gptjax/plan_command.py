@@ -1,0 +1,39 @@
+"""`gptjax plan`: one plan or a search, printed as a table, a row or JSON. Exit code 1 where the config does not fit."""
+
+import sys
+
+from gptjax import plan, plan_table, topology
+from gptjax.metrics import Progress
+
+
+def run(config, args) -> int:
+    """Plans what the command line asks for. Returns the exit code."""
+    progress = Progress()
+    options = plan.Options(args.price, args.matmul_fraction, args.save_executable, progress.message)
+    machine = topology.describe(args.topology, args.num_slices)
+    if args.search:
+        from gptjax import search
+
+        results = search.search(config, machine, options, args.search_compiles, progress)
+        print(plan.to_json(results) if args.json else search.table(results))
+        return 0 if any(found["fits"] for found in results["compiled"]) else 1
+    facts = plan.plan(config, machine, options)
+    if args.json:
+        print(plan.to_json(facts))
+    elif args.row:
+        name = args.config.rsplit("/", 1)[-1].removesuffix(".py")
+        print(plan_table.row(name, facts))
+    else:
+        print(plan_table.table(facts))
+    if facts["fits"] is False:
+        print(f"gptjax: {_excess(facts)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _excess(facts: dict) -> str:
+    peak, limit = facts["peak_bytes"], facts["hbm_bytes"]
+    return (
+        f"does not fit: {plan_table.gib(peak)} a device, {plan_table.gib(peak - limit)} more than its"
+        f" {plan_table.gib(limit)}; try --search, more microbatches, --remat=full or more devices."
+    )

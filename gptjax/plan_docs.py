@@ -1,0 +1,69 @@
+"""docs/plans.md, made by `python -m gptjax.plan_docs docs/plans.md`: every shipped size on a machine that suits it.
+
+Each row is a `gptjax plan` in a process of its own, so that its memory is its own; with `--only=NAME` the other rows
+stay as they are.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+from gptjax import plan_table
+from gptjax.errors import UserError
+
+PLANS = {  # config: what follows it on the command line
+    "gpt3_125m": "--topology=v5e:2x4",
+    "gpt3_350m": "--topology=v5e:4x4",
+    "gpt3_760m": "--topology=v5e:4x4",
+    "gpt3_1_3b": "--topology=v5e:8x8",
+    "gpt3_2_7b": "--topology=v5e:8x8",
+    "gpt3_6_7b": "--topology=v5p:4x4x4",
+    "gpt3_13b": "--topology=v5p:4x4x4",
+    "gpt3_175b": "--topology=v5p:8x8x8",
+    "gpt2_xl": "--topology=v5e:8x8",
+}
+INTRODUCTION = """# Plans
+
+Made by `python -m gptjax.plan_docs docs/plans.md`, one `gptjax plan --config=configs/NAME.py TOPOLOGY --row` a row.
+Memory is what XLA allocates on a device for the real train step, compiled ahead of time. Seconds are a roofline of the
+compiled schedule: matmuls, HBM and links at the rates below, every collective that the schedule does not overlap
+waited for. MFU counts FLOPs as PaLM does. Compile time and memory are the compiler's here, in seconds of wall time.
+"""
+
+
+def document(rows: list[str]) -> str:
+    return "\n".join([INTRODUCTION, plan_table.heading(), *rows, "", "## Published rates", "", plan_table.rates(), ""])
+
+
+def planned(name: str, arguments: str) -> str:
+    """The row of a config. Raises UserError with what gptjax plan said if it could not plan."""
+    command = [sys.executable, "-m", "gptjax", "plan", f"--config=configs/{name}.py", *arguments.split(), "--row"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    if not rows:
+        raise UserError(f"{' '.join(command[1:])}: {done.stderr.strip().splitlines()[-1]}")
+    return rows[0]
+
+
+def main(arguments: list[str]) -> int:
+    files = [argument for argument in arguments if not argument.startswith("--")]
+    only = [argument.removeprefix("--only=") for argument in arguments if argument.startswith("--only=")]
+    if len(files) != 1 or any(name not in PLANS for name in only):
+        print(f"usage: python -m gptjax.plan_docs FILE [--only=NAME]; names: {', '.join(PLANS)}", file=sys.stderr)
+        return 2
+    target = pathlib.Path(files[0])
+    before = target.read_text().splitlines() if target.exists() else []
+    rows, failed = {name: [line for line in before if line.startswith(f"| {name} |")] for name in PLANS}, 0
+    for name in only or PLANS:
+        print(f"{name} ...", file=sys.stderr)
+        try:
+            rows[name] = [planned(name, PLANS[name])]
+        except UserError as error:
+            failed = 1
+            print(f"  {error}", file=sys.stderr)
+        target.write_text(document([row for found in rows.values() for row in found]))
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,141 @@
+"""How long a step takes at best: a program's schedule, played on a chip's published rates.
+
+Every instruction takes max(matmul FLOPs / peak, HBM bytes / bandwidth); nothing is as slow as its kernel may be, so
+this is a roofline, not a forecast. A collective that holds up the schedule adds its time. One that runs beside it
+begins when its links are free and holds up the schedule only where its end is waited for and has not come. Copies
+between HBM and the chip's own memory run beside the schedule likewise.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from gptjax import collectives, hlo, topology
+
+ASSUMPTION = "roofline: matmuls at {:.0%} of the published peak, HBM and links at their published rates"
+
+
+@dataclasses.dataclass
+class Timeline:
+    """Seconds of a part of a schedule, and what they went to."""
+
+    seconds: float = 0.0
+    flops: float = 0.0  # of matmuls, on one device
+    hbm_bytes: float = 0.0
+    matmul_seconds: float = 0.0  # of instructions bound by FLOPs
+    memory_seconds: float = 0.0  # of instructions bound by HBM
+    exposed_seconds: float = 0.0  # waiting for collectives
+    copy_seconds: float = 0.0  # waiting for copies
+    traffic: dict = dataclasses.field(default_factory=dict)  # Traffic by (kind, axis, link, overlapped)
+
+    def add(self, other: "Timeline", times: int) -> None:
+        for name in ("seconds", "flops", "hbm_bytes", "matmul_seconds", "memory_seconds", "exposed_seconds"):
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
+        self.copy_seconds += times * other.copy_seconds
+        for key, moved in other.traffic.items():
+            self.traffic.setdefault(key, Traffic()).add(moved, times)
+
+
+@dataclasses.dataclass
+class Traffic:
+    count: int = 0
+    bytes: float = 0.0  # of the whole arrays
+    seconds: float = 0.0  # on the links
+    exposed_seconds: float = 0.0  # of those, with nothing else running
+    largest: tuple[float, str] = (0.0, "")  # seconds of the worst in a step, and its array
+
+    def add(self, other: "Traffic", times: int = 1) -> None:
+        self.count += times * other.count
+        self.bytes += times * other.bytes
+        self.seconds += times * other.seconds
+        self.exposed_seconds += times * other.exposed_seconds
+        self.largest = max(self.largest, (other.largest[0] * times, other.largest[1]))
+
+
+def play(program: hlo.Program, machine: topology.Topology, mesh_shape: dict, matmul_fraction: float = 1.0) -> Timeline:
+    """The Timeline of one run of a program on a machine whose devices are in the mesh's order."""
+    return _Player(program, machine, mesh_shape, matmul_fraction).play(program.entry)
+
+
+class _Player:
+    def __init__(self, program, machine, mesh_shape, matmul_fraction):
+        chip = machine.chip
+        self.program, self.machine, self.mesh_shape = program, machine, mesh_shape
+        self.peak = chip.flops_per_second / chip.devices_per_chip * matmul_fraction
+        self.bandwidth = chip.hbm_bandwidth / chip.devices_per_chip
+
+    def play(self, where: hlo.Computation) -> Timeline:
+        line = Timeline()
+        events = collectives.events(self.program, where, self.mesh_shape, self.machine.slice_D)
+        free, arrival, copies, memory_free = {}, {}, {}, 0.0
+        for instruction in where.instructions:
+            event = events.get(instruction.name)
+            if instruction.opcode in ("while", "call", "conditional"):
+                self._inner(line, instruction, where)
+            elif instruction.opcode == "copy-start":
+                size = max(a.hbm_bytes for a in instruction.arrays)
+                memory_free = max(memory_free, line.seconds) + size / self.bandwidth
+                copies[instruction.name] = memory_free
+                line.hbm_bytes += size
+            elif instruction.opcode == "copy-done":
+                wait = max(0.0, copies.get(instruction.operands[0], 0.0) - line.seconds)
+                line.seconds, line.copy_seconds = line.seconds + wait, line.copy_seconds + wait
+            elif event is None:
+                self._compute(line, instruction, where)
+            else:
+                self._communicate(line, event, free, arrival)
+                if event.role == "step":
+                    self._compute(line, instruction, where)
+        for key, end in arrival.values():  # never waited for here: the schedule's end waits
+            self._wait(line, key, end)
+        return line
+
+    def _inner(self, line: Timeline, instruction, where) -> None:
+        if instruction.opcode == "while":
+            body = self.program.computations[instruction.attribute(r"body=%([^\s,]+)")]
+            line.add(self.play(body), hlo.trip_count(self.program, instruction, where))
+        elif instruction.opcode == "call":
+            line.add(self.play(self.program.computations[instruction.calls]), 1)
+        else:
+            played = [self.play(self.program.computations[name]) for name in hlo.branches(instruction)]
+            line.add(max(played, key=lambda branch: branch.seconds), 1)
+
+    def _compute(self, line: Timeline, instruction, where) -> None:
+        flops = hlo.matmul_flops(self.program, instruction, where)
+        size = hlo.hbm_bytes(self.program, instruction, where)
+        at_peak, at_bandwidth = flops / self.peak, size / self.bandwidth
+        line.flops, line.hbm_bytes = line.flops + flops, line.hbm_bytes + size
+        line.seconds += max(at_peak, at_bandwidth)
+        if at_peak >= at_bandwidth:
+            line.matmul_seconds += at_peak
+        else:
+            line.memory_seconds += at_bandwidth
+
+    def _communicate(self, line: Timeline, event, free: dict, arrival: dict) -> None:
+        moved = event.collective
+        if event.role == "step":
+            return
+        if event.role == "done":
+            if moved.name in arrival:
+                self._wait(line, *arrival.pop(moved.name))
+            return
+        group = np.array(moved.group)
+        near, far = topology.seconds(self.machine, moved.kind, moved.payload, group)
+        way = topology.path(self.machine, group)
+        links = [("near", dim) for dim in way.dims] + [("far", 0)] * (way.slices > 1)
+        link = self.machine.far_link if way.slices > 1 else self.machine.local_link
+        key = (moved.kind, moved.axis, link, event.role == "start")
+        begin = max([line.seconds, *(free.get(each, 0.0) for each in links)])
+        end = begin + near + far
+        free.update(dict.fromkeys(links, end))
+        taken = Traffic(1, moved.payload, near + far, 0.0, (near + far, moved.shown))
+        line.traffic.setdefault(key, Traffic()).add(taken)
+        if event.role == "sync":
+            self._wait(line, key, end)
+        else:
+            arrival[moved.name] = (key, end)
+
+    def _wait(self, line: Timeline, key: tuple, end: float) -> None:
+        wait = max(0.0, end - line.seconds)
+        line.seconds, line.exposed_seconds = line.seconds + wait, line.exposed_seconds + wait
+        line.traffic[key].exposed_seconds += wait

@@ -1,0 +1,52 @@
+"""Searches over GPU hosts, which need no compiler: what is tried, what is refused, what comes first."""
+
+import pytest
+from plan_test import CONFIG
+
+from gptjax import plan, search, topology
+from gptjax.errors import UserError
+
+
+class Silent:
+    """A progress line that nobody watches."""
+
+    def message(self, line):
+        pass
+
+    update = message
+
+    def close(self):
+        pass
+
+
+def test_factorisations_are_all_the_ways_to_split_the_devices_over_the_axes():
+    found = list(search.factorisations(CONFIG.replace(mesh={"fsdp": -1, "tensor": 1}), 16))
+    assert len(found) == 15  # four factors of 2 over three axes: 6 choose 2
+    for sizes in found:
+        assert sizes["replica"] * sizes["fsdp"] * sizes["tensor"] == 16 and sizes["sequence"] == 1
+    assert len({tuple(sizes.values()) for sizes in found}) == 15
+    more = list(search.factorisations(CONFIG.replace(mesh={"fsdp": -1, "tensor": 1, "sequence": 2}), 16))
+    assert len(more) == 35  # an axis that the config uses is tried too
+
+
+def test_a_search_compares_every_factorisation_and_ranks_what_fits():
+    machine = topology.describe("h100:8x2")
+    found = search.search(CONFIG.replace(mesh={"fsdp": -1, "tensor": 1}), machine, plan.Options(), 3, Silent())
+    assert found["tried"] == 15 * 5 * 3  # 16 = replica x fsdp x tensor; 1, 2, ... 16 microbatches; 3 remat policies
+    times = [facts["step_seconds"] for facts in found["compiled"]]
+    assert len(times) == 3 and times == sorted(times) and found["refused"] > 0
+    assert "estimated to fit" in search.table(found)
+
+
+def test_what_cannot_fit_is_not_planned():
+    huge = CONFIG.replace(model={"d_model": 65536, "n_heads": 512, "n_layers": 64})
+    found = search.search(
+        huge.replace(mesh={"fsdp": -1, "tensor": 1}), topology.describe("h100:8x1"), plan.Options(), 3, Silent()
+    )
+    assert found["estimated_to_fit"] == 0 and found["compiled"] == []
+    assert "nothing that was planned fits" in search.table(found)
+
+
+def test_a_cpu_has_no_rates_to_rank_by():
+    with pytest.raises(UserError, match="no published rates"):
+        search.search(CONFIG, topology.describe("cpu:4"), plan.Options(), 3, Silent())
