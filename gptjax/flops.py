@@ -125,7 +125,9 @@ def recomputed_flops_per_sequence(config: Config) -> int:
     attention = 4 * model.n_heads * model.head_size * attention_pairs(model)
     matrices = _layer_parameters(model)[0] - (model.ff_size * width if model.norm_position == "pre" else 0)
     layers = 2 * model.n_layers * matrices * length
-    again = choose({"none": 0, "dots": attention, "full": layers + attention}, model.remat, "model.remat")
+    qkv = 2 * model.n_layers * width * (model.n_heads + 2 * model.kv_heads) * model.head_size * length
+    recomputed = {"none": 0, "dots": attention, "attention": layers - qkv, "full": layers + attention}
+    again = choose(recomputed, model.remat, "model.remat")
     head = 2 * parameters(model).token_embedding * length if config.train.vocab_chunks > 1 else 0
     return again + head
 
@@ -174,17 +176,17 @@ def mfu(tokens_per_second: float, flops_per_token: float, peak_flops_per_second:
 def activation_bytes(config: Config, mesh_sizes: typing.Mapping[str, int]) -> int:
     """Estimated bytes that one device holds for the backward pass of one microbatch.
 
-    mesh_sizes: devices along replica, fsdp, tensor, sequence. Tokens on the device times (what the layers keep + what
-    is recomputed at a time + norm and logits at the top), see `kept_bytes`. Left out: gradients in flight, gathered
-    parameters, XLA's own temporaries.
+    mesh_sizes: devices along every mesh axis. Tokens on the device times (what its layers keep + what is recomputed at
+    a time + norm and logits at the top), see `kept_bytes`. Left out: gradients in flight, gathered parameters, what a
+    pipeline holds while it fills, XLA's own temporaries.
     """
     model, train = config.model, config.train
-    tensor = mesh_sizes["tensor"]
+    tensor, n_layers = mesh_sizes["tensor"], model.n_layers // mesh_sizes["stage"]
     rows = -(-train.batch_size // (train.microbatches * mesh_sizes["replica"] * mesh_sizes["fsdp"]))
     tokens = rows * -(-model.context_length // mesh_sizes["sequence"])
-    layers = model.n_layers * kept_bytes(model, model.remat, tensor)
+    layers = n_layers * kept_bytes(model, model.remat, tensor)
     if model.remat != "none":  # a period of layers is recomputed at a time, from its input
-        inputs = model.n_layers // model.layer_period * DTYPE_BYTES[model.dtype] * model.d_model
+        inputs = n_layers // model.layer_period * DTYPE_BYTES[model.dtype] * model.d_model // tensor
         layers += inputs + model.layer_period * kept_bytes(model, "none", tensor)
     return tokens * (layers + _top_bytes(config, tensor))
 
@@ -193,7 +195,8 @@ def kept_bytes(model: ModelConfig, remat: str, tensor: int = 1) -> int:
     """Bytes per token that one layer keeps for the backward pass, beside its input where that is recomputed from.
 
     Counted as by Korthikanti et al. 2022, eq. 1 and 2: the inputs of matmuls, norms and activations, and dropout
-    masks; not their 5 a s of attention probabilities, which every kernel here recomputes.
+    masks; not their 5 a s of attention probabilities, which every kernel here recomputes. Of `tensor` devices each
+    has its heads and MLP entries, and its tokens of the residual stream; the inputs of its matmuls it has whole.
     """
     itemsize, width = choose(DTYPE_BYTES, model.dtype, "model.dtype"), model.d_model
     heads, kv_heads = model.n_heads // tensor, model.kv_heads // tensor
@@ -201,13 +204,14 @@ def kept_bytes(model: ModelConfig, remat: str, tensor: int = 1) -> int:
     mlp = model.ff_size // tensor
     up = _up_projections(model) * mlp
 
+    residual = width // tensor
     qk_norm = (heads + kv_heads) * model.head_size if model.qk_norm else 0  # before and after
-    last = width if model.norm_position == "post" else 0  # pre-norm only adds the MLP's output: nothing to keep
-    masks = 2 * width if model.residual_dropout else 0  # a byte an entry
+    last = residual if model.norm_position == "post" else 0  # pre-norm only adds the MLP's output: nothing to keep
+    masks = 2 * residual if model.residual_dropout else 0  # a byte an entry
     scores = heads * 4  # a float32 log-sum-exp for each query, in every kernel
     kept = {
-        "none": itemsize * (4 * width + qkv + qk_norm + q + up + mlp) + masks + scores,
-        "dots": itemsize * (qkv + width + up + last),  # outputs of linear maps
+        "none": itemsize * (2 * width + 2 * residual + qkv + qk_norm + q + up + mlp) + masks + scores,
+        "dots": itemsize * (qkv + residual + up + last),  # outputs of linear maps
         "attention": itemsize * (qkv + q) + scores,  # q, k, v and what the kernel keeps; the MLP is computed again
         "full": 0,
     }

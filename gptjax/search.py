@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, AxisType
 from gptjax import estimate, info, plan, plan_table, sharding, step, topology
 from gptjax.errors import UserError
 
-REMAT = ("none", "dots", "full")
+REMAT = ("none", "dots", "attention", "full")
 ALWAYS = ("replica", "fsdp", "tensor")  # axes that need nothing of a config; others are tried if it uses them
 ROOM = 0.95  # of the memory, that an estimate may fill
 

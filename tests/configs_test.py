@@ -105,7 +105,7 @@ def test_a_config_fits_the_hardware_its_header_names(name):
     """Parameters, gradients and two Adam moments in float32, and the activations, within 90% of the memory."""
     config = shipped(name)
     count, device_kind = hardware_of(name)
-    sizes = {"replica": 1, "fsdp": count // config.mesh.tensor, "sequence": 1, "tensor": config.mesh.tensor}
+    sizes = {"replica": 1, "stage": 1, "fsdp": count // config.mesh.tensor, "sequence": 1, "tensor": config.mesh.tensor}
     attention.choose_kernel(config, "tpu" if "TPU" in device_kind else "gpu")
     state = 16 * flops.parameters(config.model).total / count
     assert state + flops.activation_bytes(config, sizes) < 0.9 * hardware.hbm_bytes(device_kind)
@@ -128,7 +128,7 @@ def test_the_time_in_a_header_follows_from_its_flops_and_hardware(name):
 def test_the_whole_state_builds_under_eval_shape_with_the_counted_parameters(name):
     config = shipped(name)
     config = config if config.model.vocab_size else config.replace(model={"vocab_size": 4096})
-    mesh = {"replica": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
+    mesh = {"replica": 1, "stage": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
     state = jax.eval_shape(functools.partial(step.init_state, config, "xla"))
     entries = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     padding = (config.model.padded_vocab_size - config.model.vocab_size) * config.model.d_model

@@ -6,7 +6,7 @@ import pytest
 from gptjax import estimate, flops, topology
 from gptjax.config import Config, ModelConfig, OptimConfig, TrainConfig
 
-ONES = {"replica": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
+ONES = {"replica": 1, "stage": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
 # 4 layers of width 1024: 12 D^2 entries of matrices each, and a vocabulary of 1024 x 1024
 CONFIG = Config(
     model=ModelConfig(vocab_size=1024, context_length=512, n_layers=4, d_model=1024, n_heads=8, remat="full"),
@@ -45,11 +45,14 @@ def test_replicas_reduce_their_shards_of_the_gradients():
 
 
 def test_recomputed_flops_are_the_forward_pass_less_what_nobody_needs():
-    none, dots, full = (CONFIG.replace(model={"remat": remat}) for remat in ("none", "dots", "full"))
+    none, dots, kept, full = (
+        CONFIG.replace(model={"remat": remat}) for remat in ("none", "dots", "attention", "full")
+    )
     assert flops.recomputed_flops_per_sequence(none) == 0
     attention = 4 * 1024 * 4 * 512 * 513 // 2
     assert flops.recomputed_flops_per_sequence(dots) == attention
     assert flops.recomputed_flops_per_sequence(full) == attention + 2 * 4 * 8 * 1024**2 * 512  # no MLP output
+    assert flops.recomputed_flops_per_sequence(kept) == 2 * 4 * (1 + 4) * 1024**2 * 512  # attention's output map, up
     chunked = none.replace(train={"vocab_chunks": 2})
     assert flops.recomputed_flops_per_sequence(chunked) == 2 * 1024 * 1024 * 512
 

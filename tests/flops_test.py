@@ -246,7 +246,7 @@ def _residual_bytes_per_token(model):
 
 
 def test_activation_bytes_fall_with_microbatches_and_with_every_mesh_axis():
-    one = {"replica": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
+    one = {"replica": 1, "stage": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
     config = Config(model=ModelConfig(vocab_size=50257), train=TrainConfig(steps=1, batch_size=64))
     whole = flops.activation_bytes(config, one)
     for axis in ("replica", "fsdp", "sequence"):
@@ -256,7 +256,7 @@ def test_activation_bytes_fall_with_microbatches_and_with_every_mesh_axis():
 
 
 def test_each_stronger_remat_keeps_fewer_bytes():
-    one = {"replica": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
+    one = {"replica": 1, "stage": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
     config = Config(model=ModelConfig(vocab_size=50257), train=TrainConfig(steps=1, vocab_chunks=6))
     policies = ("none", "dots", "attention", "full")
     kept = [flops.activation_bytes(config.replace(model={"remat": remat}), one) for remat in policies]
