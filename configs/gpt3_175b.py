@@ -22,14 +22,14 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.model = dict(vocab_size=50257, context_length=2048, n_layers=96, d_model=12288, n_heads=96)
-    config.model.update(position_init_std=0.01, band_width=None, remat="full")
+    config.model.update(position_init_std=0.01, band_width=None, remat="attention")
     config.data = dict(source="tfds", tfds_name="c4/en:3.1.0", val_split="document", val_fraction=5e-4)
     config.data.update(tokenizer="sentencepiece", tokenizer_vocab_size=50257, mask_documents=False)
     config.optim = dict(peak_lr=0.6e-4, warmup_tokens=375e6, decay_tokens=260e9, final_lr_fraction=0.1)
     config.optim.update(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
-    config.mesh = dict(fsdp=-1, tensor=8)
-    config.train = dict(tokens=300e9, batch_size=1536, microbatches=3, vocab_chunks=6)
-    config.train.update(batch_ramp_start=192, batch_ramp_increment=192, batch_ramp_tokens=12e9)
+    config.mesh = dict(fsdp=-1, tensor=2)
+    config.train = dict(tokens=300e9, batch_size=1536, vocab_chunks=6)
+    config.train.update(batch_ramp_start=16, batch_ramp_increment=152, batch_ramp_tokens=12e9)
     config.checkpoint = dict(every_steps=500, keep_every=10_000)
     config.eval = dict(every_steps=500, max_tokens=8_388_608)
     return config

@@ -26,7 +26,7 @@ def get_config():
     config.data.update(tokenizer="sentencepiece", tokenizer_vocab_size=50257, mask_documents=False)
     config.optim = dict(peak_lr=1.2e-4, warmup_tokens=375e6, decay_tokens=260e9, final_lr_fraction=0.1)
     config.optim.update(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
-    config.mesh = dict(fsdp=-1, tensor=4)
+    config.mesh = dict(fsdp=-1)
     config.train = dict(tokens=300e9, batch_size=1024, vocab_chunks=6)
     config.train.update(batch_ramp_start=16, batch_ramp_increment=112, batch_ramp_tokens=8e9)
     config.checkpoint = dict(every_steps=1000, keep_every=20_000)

@@ -16,7 +16,7 @@ import typing
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh
 
 from gptjax import attention, collectives, estimate, executable, flops, hlo, info, roofline, sharding, step, topology
 from gptjax.errors import UserError
@@ -46,7 +46,7 @@ def plan(config, machine: topology.Topology, options: Options) -> dict:
     Raises UserError for a mesh that fits neither machine nor model.
     """
     config = info.with_vocabulary(config)
-    sizes = sharding.mesh_sizes(config.mesh, machine.num_devices)
+    sizes = mesh_sizes(config, machine)
     sharding.check_fit(config, sizes)
     facts = _facts(config, machine, sizes)
     if machine.devices is None:
@@ -75,6 +75,12 @@ def _facts(config, machine: topology.Topology, sizes: dict[str, int]) -> dict:
     }
 
 
+def mesh_sizes(config, machine: topology.Topology) -> dict[str, int]:
+    """Devices along each axis. Raises UserError for a mesh that is not this machine's."""
+    n_slices = machine.num_slices if machine.platform == "tpu" else None
+    return sharding.mesh_sizes(config.mesh, machine.num_devices, n_slices)
+
+
 def make_mesh(config, machine: topology.Topology):
     """The mesh that training makes of these devices. Raises UserError where JAX finds no way to lay it out."""
     try:
@@ -82,7 +88,7 @@ def make_mesh(config, machine: topology.Topology):
     except (NotImplementedError, ValueError, AssertionError) as error:
         if isinstance(error, UserError):
             raise
-        sizes = sharding.mesh_sizes(config.mesh, machine.num_devices)
+        sizes = mesh_sizes(config, machine)
         shown = ",".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1)
         raise UserError(
             f"mesh {shown} cannot be laid out on {machine.name} x {machine.num_slices} slices:"
@@ -219,7 +225,7 @@ def _pace(config, machine: topology.Topology, step_seconds: float, options: Opti
 
 
 def _abstract_program(config, sizes: dict[str, int], kernel: str) -> step.Program:
-    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=sharding.auto_axes())
     return step.build(config, mesh, kernel)
 
 

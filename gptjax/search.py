@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh
 
 from gptjax import estimate, info, plan, plan_table, sharding, step, topology
 from gptjax.errors import UserError
@@ -63,13 +63,13 @@ def _candidates(config, machine: topology.Topology, progress):
     """(those that the config can run, reasons against the others with counts, how many were tried)."""
     found, refusals, tried = [], {}, 0
     unit = _state_bytes(config)
-    for sizes in factorisations(config, machine.num_devices):
+    for sizes in factorisations(config, machine.num_devices // machine.num_slices):
         placed = None
         for microbatches, remat in itertools.product(_microbatches(config), REMAT):
             tried += 1
             try:
                 changed = config.replace(mesh=dict(sizes), train={"microbatches": microbatches}, model={"remat": remat})
-                full = sharding.mesh_sizes(changed.mesh, machine.num_devices)
+                full = plan.mesh_sizes(changed, machine)
                 sharding.check_fit(changed, full)
                 placed = placed or _placed(changed, machine)
             except UserError as error:
@@ -83,7 +83,7 @@ def _candidates(config, machine: topology.Topology, progress):
 
 
 def factorisations(config, count: int):
-    """Meshes {axis: size} of a number of devices, over the axes that every config has and those that this one uses."""
+    """Meshes {axis: size} of the devices of a slice, over the axes that every config has and those that this one uses."""
     axes = [axis for axis in sharding.MESH_AXES if axis in ALWAYS or getattr(config.mesh, axis) not in (1, None)]
     divisors = [n for n in range(1, count + 1) if count % n == 0]
 
@@ -113,7 +113,7 @@ def _placed(config, machine: topology.Topology) -> topology.Topology:
 def _state_bytes(config) -> tuple[float, float]:
     """(parameters, optimizer state) in bytes, all shards together."""
     sizes = {axis: 1 for axis in sharding.MESH_AXES}
-    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=sharding.auto_axes())
     return estimate.state_bytes(config, step.build(config, mesh, "xla"))
 
 

@@ -177,20 +177,25 @@ def _check_pipeline(config, stages: int) -> None:
 
 
 def _check_batches(config, sizes: dict[str, int]) -> None:
-    train, shards = config.train, sizes["replica"] * sizes["fsdp"]
-    parts = 1 if sizes["stage"] == 1 else config.mesh.pipeline_microbatches or sizes["stage"]
-    batches = {"train.batch_size / train.microbatches": train.batch_size // train.microbatches}
-    if train.batch_ramp_start:
-        batches["train.batch_ramp_start / train.microbatches"] = train.batch_ramp_start // train.microbatches
-        batches["train.batch_ramp_increment / train.microbatches"] = train.batch_ramp_increment // train.microbatches
-    batches["eval.batch_size"] = config.eval_batch_size
+    train = config.train
+    batches = {
+        "train.batch_size / train.microbatches": train.batch_size // train.microbatches,
+        "eval.batch_size": config.eval_batch_size,
+    }
+    shards, unit = sizes["replica"] * sizes["fsdp"], batch_unit(config, sizes)
     for key, batch in batches.items():
-        if batch % (shards * parts):
-            pipelined = f" of {parts} pipeline microbatches" if parts > 1 else ""
+        if batch % unit:
+            pipelined = f" of {unit // shards} pipeline microbatches" if unit > shards else ""
             raise UserError(
                 f"{key}={batch} does not divide over {shards} data shards (mesh replica x fsdp){pipelined};"
-                f" use a multiple of {shards * parts}, or a smaller mesh.fsdp and a larger mesh.tensor."
+                f" use a multiple of {unit}, or a smaller mesh.fsdp and a larger mesh.tensor."
             )
+
+
+def batch_unit(config, sizes) -> int:
+    """What the sequences of a microbatch are a multiple of: one for each data shard and microbatch of a pipeline."""
+    in_pipeline = 1 if sizes["stage"] == 1 else config.mesh.pipeline_microbatches or sizes["stage"]
+    return sizes["replica"] * sizes["fsdp"] * in_pipeline
 
 
 def _divided(config, sizes) -> list[tuple[str, int, tuple[str, ...]]]:

@@ -167,12 +167,6 @@ def _check_ramp(t) -> None:
             f" train.batch_ramp_increment={t.batch_ramp_increment} never gives"
             f" train.batch_size={t.batch_size}; use an increment that divides the difference.",
         )
-        for field in ("batch_ramp_start", "batch_ramp_increment"):
-            _require(
-                getattr(t, field) % t.microbatches == 0,
-                f"train.microbatches={t.microbatches} does not divide train.{field}={getattr(t, field)};"
-                " use a divisor.",
-            )
         _require(
             t.steps_per_call == 1, "train.steps_per_call > 1 needs one batch size; set it to 1 or drop the batch ramp."
         )

@@ -173,14 +173,6 @@ def test_neighbouring_devices_lie_along_the_tensor_axis():
         ),
         (dict(train=dict(batch_size=16, microbatches=4)), "train.batch_size / train.microbatches=4 does not"),
         (dict(eval=dict(batch_size=9)), "eval.batch_size=9 does not divide over 8 data shards"),
-        (
-            dict(train=dict(batch_size=16, batch_ramp_start=4, batch_ramp_increment=4, batch_ramp_tokens=100)),
-            "train.batch_ramp_start / train.microbatches=4 does not divide",
-        ),
-        (
-            dict(train=dict(batch_size=16, batch_ramp_start=8, batch_ramp_increment=4, batch_ramp_tokens=100)),
-            "train.batch_ramp_increment / train.microbatches=4 does not divide",
-        ),
         (dict(model=dict(d_model=36, n_heads=4)), "model.d_model=36 does not divide over mesh.fsdp=8; use mesh.fsdp=4"),
         (dict(mesh=dict(fsdp=1, tensor=-1), model=dict(n_heads=4)), "n_heads=4 does not divide over mesh.tensor=8"),
         (
