@@ -69,6 +69,19 @@ def test_the_command_line_is_a_script_of_its_own(tmp_path):
     assert done.returncode == 0 and "--workdir=gs://b/quickstart" in done.stdout
 
 
+def test_every_launch_in_the_readme_can_be_run_as_it_stands(capsys, monkeypatch):
+    for name, value in {"ZONE": "us-east5-a", "PROJECT": "p", "BUCKET": "gs://b"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")  # the host of eight GPUs that it speaks of
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    text = (ROOT / "launch/README.md").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.startswith("python launch/")]
+    assert len(lines) == 5
+    for line in lines:
+        words = shlex.split(os.path.expandvars(line), comments=True)
+        assert launch(pathlib.Path(words[1]).stem, "--dry_run", *words[2:]) == 0, line
+
+
 QUEUED = LAUNCHES["tpu_queued_resource"]
 
 
