@@ -124,8 +124,10 @@ def recomputed_flops_per_sequence(config: Config) -> int:
     length, width = model.context_length, model.d_model
     attention = 4 * model.n_heads * model.head_size * attention_pairs(model)
     matrices = _layer_parameters(model)[0] - (model.ff_size * width if model.norm_position == "pre" else 0)
-    layers = 2 * model.n_layers * matrices * length
-    again = choose({"none": 0, "dots": attention, "full": layers + attention}, model.remat, "model.remat")
+    qkv = width * (model.n_heads + 2 * model.kv_heads) * model.head_size
+    layers, after_qkv = (2 * model.n_layers * entries * length for entries in (matrices, matrices - qkv))
+    policies = {"none": 0, "dots": attention, "attention": after_qkv, "full": layers + attention}
+    again = choose(policies, model.remat, "model.remat")
     head = 2 * parameters(model).token_embedding * length if config.train.vocab_chunks > 1 else 0
     return again + head
 

@@ -16,7 +16,7 @@ import typing
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh
 
 from gptjax import attention, collectives, estimate, executable, flops, hlo, info, roofline, sharding, step, topology
 from gptjax.errors import UserError
@@ -46,7 +46,7 @@ def plan(config, machine: topology.Topology, options: Options) -> dict:
     Raises UserError for a mesh that fits neither machine nor model.
     """
     config = info.with_vocabulary(config)
-    sizes = sharding.mesh_sizes(config.mesh, machine.num_devices)
+    sizes = mesh_sizes(config, machine)
     sharding.check_fit(config, sizes)
     facts = _facts(config, machine, sizes)
     if machine.devices is None:
@@ -75,6 +75,11 @@ def _facts(config, machine: topology.Topology, sizes: dict[str, int]) -> dict:
     }
 
 
+def mesh_sizes(config, machine: topology.Topology) -> dict[str, int]:
+    """Devices along each mesh axis, all slices together. Raises UserError if they cannot be split so."""
+    return sharding.mesh_sizes(config.mesh, machine.num_devices, machine.num_slices)
+
+
 def make_mesh(config, machine: topology.Topology):
     """The mesh that training makes of these devices. Raises UserError where JAX finds no way to lay it out."""
     try:
@@ -82,7 +87,7 @@ def make_mesh(config, machine: topology.Topology):
     except (NotImplementedError, ValueError, AssertionError) as error:
         if isinstance(error, UserError):
             raise
-        sizes = sharding.mesh_sizes(config.mesh, machine.num_devices)
+        sizes = mesh_sizes(config, machine)
         shown = ",".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1)
         raise UserError(
             f"mesh {shown} cannot be laid out on {machine.name} x {machine.num_slices} slices:"
@@ -219,7 +224,7 @@ def _pace(config, machine: topology.Topology, step_seconds: float, options: Opti
 
 
 def _abstract_program(config, sizes: dict[str, int], kernel: str) -> step.Program:
-    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=sharding.auto_axes())
     return step.build(config, mesh, kernel)
 
 
@@ -273,11 +278,14 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     """Whether the kernel is in the program, and the largest buffers of attention scores and of logits, if any."""
     model, train = config.model, config.train
     rows = train.batch_size // (train.microbatches * sizes["replica"] * sizes["fsdp"])
-    length, heads = model.context_length, model.n_heads // sizes["tensor"]
+    length, heads, stages = model.context_length, model.n_heads // sizes["tensor"], sizes.get("stage", 1)
     vocabulary = model.padded_vocab_size // sizes["tensor"]
-    tokens = rows * length // sizes["sequence"]
+    tokens = rows * length // (sizes["sequence"] * stages)  # at the head, where stages split the length too
+    rows = rows // (config.mesh.pipeline_microbatches or stages) if stages > 1 else rows
     shapes = sorted(hlo.buffer_shapes(text), key=lambda a: -a.bytes)
-    scores = [a for a in shapes if _is_scores(a.shape, rows, heads, length, model.n_layers)]
+    scores = [
+        a for a in shapes if _is_scores(a.shape, rows, heads, length, length // sizes["sequence"], model.n_layers)
+    ]
     chunk = vocabulary // train.vocab_chunks
     logits = [a for a in shapes if (chunk in a.shape or vocabulary in a.shape) and model.d_model not in a.shape]
     logits = [a for a in logits if a.dtype == "f32" and np.prod(a.shape) >= tokens * chunk]
@@ -290,14 +298,15 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     }
 
 
-def _is_scores(shape: tuple[int, ...], rows: int, heads: int, length: int, n_layers: int) -> bool:
-    """Whether an array can be one of all heads' attention scores, T x T each.
+def _is_scores(shape: tuple[int, ...], rows: int, heads: int, length: int, queries: int, n_layers: int) -> bool:
+    """Whether an array can be one of all heads' attention scores, a device's queries x T each.
 
     Where the width is T too, stacks of the layers' weights [N, T, T] and inputs [N, B, T, T] look alike: they are none.
     """
     shape = tuple(size for size in shape if size > 1)
     stacked = len(shape) > 2 and shape[0] == n_layers and (len(shape) == 3 or shape[1] == rows)
-    return shape.count(length) >= 2 and np.prod(shape) >= rows * heads * length**2 and heads > 1 and not stacked
+    square = shape.count(length) >= (2 if queries == length else 1) and queries in shape
+    return square and np.prod(shape) >= rows * heads * queries * length and heads > 1 and not stacked
 
 
 def shown(array: hlo.Array) -> str:

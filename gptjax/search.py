@@ -8,12 +8,11 @@ import dataclasses
 import itertools
 
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh
 
-from gptjax import estimate, info, plan, plan_table, sharding, step, topology
+from gptjax import estimate, info, model, plan, plan_table, sharding, step, topology
 from gptjax.errors import UserError
 
-REMAT = ("none", "dots", "full")
 ALWAYS = ("replica", "fsdp", "tensor")  # axes that need nothing of a config; others are tried if it uses them
 ROOM = 0.95  # of the memory, that an estimate may fill
 
@@ -63,13 +62,13 @@ def _candidates(config, machine: topology.Topology, progress):
     """(those that the config can run, reasons against the others with counts, how many were tried)."""
     found, refusals, tried = [], {}, 0
     unit = _state_bytes(config)
-    for sizes in factorisations(config, machine.num_devices):
+    for sizes in factorisations(config, machine.num_devices // machine.num_slices):
         placed = None
-        for microbatches, remat in itertools.product(_microbatches(config), REMAT):
+        for microbatches, remat in itertools.product(_microbatches(config), model.REMAT):
             tried += 1
             try:
                 changed = config.replace(mesh=dict(sizes), train={"microbatches": microbatches}, model={"remat": remat})
-                full = sharding.mesh_sizes(changed.mesh, machine.num_devices)
+                full = plan.mesh_sizes(changed, machine)
                 sharding.check_fit(changed, full)
                 placed = placed or _placed(changed, machine)
             except UserError as error:
@@ -113,7 +112,7 @@ def _placed(config, machine: topology.Topology) -> topology.Topology:
 def _state_bytes(config) -> tuple[float, float]:
     """(parameters, optimizer state) in bytes, all shards together."""
     sizes = {axis: 1 for axis in sharding.MESH_AXES}
-    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=sharding.auto_axes())
     return estimate.state_bytes(config, step.build(config, mesh, "xla"))
 
 
