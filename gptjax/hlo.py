@@ -333,14 +333,14 @@ def _splash_flops(kernel: Instruction, where: Computation) -> float:
     """Of a splash attention kernel: the blocks its mask leaves, a causal triangle or a band of block columns."""
     part = next((p for p in SPLASH_PRODUCTS if f"splash_mha{p}" in kernel.name + kernel.attributes), None)
     shapes = [operand_array(where, name) for name in kernel.operands]
-    queries, keys = ([a.shape for a in shapes if len(a.shape) == 4] + [None, None])[:2]
+    floating = [a.shape for a in shapes if len(a.shape) in (3, 4) and a.dtype in ("bf16", "f32")]  # one row: no batch
+    queries, keys = (floating + [None, None])[:2]
     if part is None or keys is None:
         return 0.0
     grid = next((a.shape for a in shapes if a.dtype == "s8"), (1, 1, 1))
     rows, columns = grid[-2:]
     fraction = sum(min(row + 1, columns) for row in range(rows)) / rows**2 if columns > 1 else 1.0
-    batch, heads, length, head_size = queries
-    return 2.0 * SPLASH_PRODUCTS[part] * batch * heads * length * keys[2] * head_size * fraction
+    return 2.0 * SPLASH_PRODUCTS[part] * math.prod(queries) * keys[-2] * fraction
 
 
 def hbm_bytes(program: Program, instruction: Instruction, where: Computation) -> float:

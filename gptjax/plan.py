@@ -140,6 +140,7 @@ def _refusal(error: Exception) -> Exception:
 def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dict:
     kernel, reason = attention.choose_kernel(config, machine.platform)
     options.say(f"compiling the train step for {machine.name}, {machine.num_devices} devices ...")
+    cpu_seconds = time.process_time()
     try:
         compiled, program, seconds = compile_step(config, mesh, kernel)
     except DoesNotFit as error:
@@ -161,6 +162,7 @@ def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dic
         "peak_bytes": peak,
         "fits": peak <= machine.chip.hbm_bytes / machine.chip.devices_per_chip if machine.chip else None,
         "compile_seconds": seconds,
+        "compile_cpu_seconds": time.process_time() - cpu_seconds,
         "compile_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "kernel": kernel,
         "kernel_reason": reason,

@@ -124,8 +124,8 @@ def test_a_convolution_counts_the_products_that_meet_no_padding(window, labels, 
     assert total_flops(hlo.parse(text)) == flops
 
 
-def splash(name: str, grid: str) -> hlo.Program:
-    q = "bf16[2,3,2048,128]{3,2,1,0}"
+def splash(name: str, grid: str, rows: str = "2,") -> hlo.Program:
+    q = f"bf16[{rows}3,2048,128]{{3,2,1,0}}"
     return hlo.parse(
         f"HloModule m\n\nENTRY %main (m: s8[1], q: f32[1]) -> f32[1] {{\n  %m = s8[1,{grid}]{{2,1,0}} parameter(0)\n"
         f"  %q = {q} parameter(1)\n  %k = {q} parameter(2)\n"
@@ -139,6 +139,7 @@ def test_a_splash_kernel_counts_the_blocks_of_its_mask():
     assert total_flops(splash("splash_mha_fwd", "4,4")) == 2 * whole * 10 / 16  # a triangle of 4 x 4 blocks
     assert total_flops(splash("splash_mha_dkv", "4,4")) == 4 * whole * 10 / 16
     assert total_flops(splash("splash_mha_dq", "4,2")) == 3 * whole * 7 / 16  # a band two blocks wide
+    assert total_flops(splash("splash_mha_fwd", "4,4", rows="")) == whole * 10 / 16  # a row alone has no batch
     assert hlo.is_kernel(splash("splash_mha_fwd", "4,4").entry.root)
 
 
