@@ -18,7 +18,20 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from gptjax import attention, collectives, estimate, executable, flops, hlo, info, roofline, sharding, step, topology
+from gptjax import (
+    attention,
+    collectives,
+    costs,
+    estimate,
+    executable,
+    flops,
+    hlo,
+    info,
+    roofline,
+    sharding,
+    step,
+    topology,
+)
 from gptjax.errors import UserError
 
 ROOFLINE_KEYS = ("matmul_seconds", "memory_seconds", "exposed_seconds", "copy_seconds")
@@ -177,7 +190,7 @@ def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dic
 
 
 def _program_flops(text: hlo.Program) -> float:
-    return sum(hlo.matmul_flops(text, i, where) * times for i, where, times in hlo.walk(text))
+    return sum(costs.matmul_flops(text, i, where) * times for i, where, times in hlo.walk(text))
 
 
 def _timed(config, machine: topology.Topology, sizes: dict[str, int], text: hlo.Program, options: Options) -> dict:
