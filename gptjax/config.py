@@ -250,7 +250,7 @@ def plan_overrides(args) -> list[str]:
         pairs = [pair.partition("=") for pair in args.mesh.split(",")]
         if not all(axis and size for axis, _, size in pairs):
             raise UserError(f"--mesh={args.mesh}: expected axes and sizes, as in --mesh=fsdp=64,tensor=8.")
-        ones = {name: "1" for name in _fields(MeshConfig) if name != "cpu_devices"}
+        ones = {name: "1" for name in _fields(MeshConfig) if not name.startswith(("dcn_", "pipeline_", "cpu_"))}
         overrides += [f"mesh.{axis}={size}" for axis, size in (ones | {a: s for a, _, s in pairs}).items()]
     short = {"train.batch_size": args.batch, "train.microbatches": args.microbatches, "model.remat": args.remat}
     return overrides + [f"{key}={value}" for key, value in short.items() if value is not None]

@@ -1,8 +1,8 @@
 """Memory, communication and time of a config on a machine by arithmetic alone, where nothing can be compiled.
 
 The same numbers prune a search before anything is compiled. What is assumed: weights are gathered and gradients
-scattered over `fsdp` once in each of forward and backward pass and microbatch, beside matmuls; activations are reduced
-over `tensor` twice a layer and pass with nothing else running; the optimizer reads and writes its whole state.
+scattered over `fsdp` once in each of forward and backward pass and microbatch, beside matmuls; activations are
+gathered and scattered over `tensor` twice a layer and pass with nothing else running; the optimizer reads and writes its whole state.
 """
 
 import dataclasses
@@ -41,11 +41,10 @@ def traffic(config, sizes: dict[str, int]) -> list[Moved]:
         gradient = counts.total / (shards * sizes["fsdp"]) * itemsize
         moved.append(Moved("all-reduce", "replica", 4 * layers * parts, gradient * parts, True))
     if tensor > 1:
-        passes = 4 + (model.remat == "full")
+        passes = 4 + (model.remat in ("full", "attention"))
         activations = tokens * model.d_model * itemsize
-        moved.append(
-            Moved("all-reduce", "tensor", passes * layers * parts, passes * layers * parts * activations, False)
-        )
+        times = passes * layers * parts  # gathered before the split matmuls, scattered after them
+        moved += [Moved(kind, "tensor", times, times * activations, False) for kind in ("all-gather", "reduce-scatter")]
     if sizes["sequence"] > 1:
         keys = 2 * rows * model.context_length * model.kv_heads * model.head_size // tensor * itemsize
         moved.append(Moved("all-gather", "sequence", 3 * layers * parts, 3 * layers * parts * keys, False))
@@ -70,7 +69,9 @@ def memory(config, sizes: dict[str, int], params: float, optimizer: float) -> di
     shards = sizes["tensor"] * sizes.get("stage", 1)
     layer = flops.parameters(config.model).matrices / config.model.n_layers / sizes["tensor"]
     gathered = 2 * layer * flops.DTYPE_BYTES[config.model.dtype] if sizes["fsdp"] > 1 else 0
-    activations = flops.activation_bytes(config, {"stage": 1, **sizes})
+    stages = sizes.get("stage", 1)
+    of_stage = config.replace(model={"n_layers": config.model.n_layers // stages}) if stages > 1 else config
+    activations = flops.activation_bytes(of_stage, sizes)
     return {
         "parameters": params,
         "optimizer": optimizer,

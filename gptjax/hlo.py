@@ -1,4 +1,4 @@
-"""A compiled program, read from its text: instructions in scheduled order, loop counts, FLOPs and HBM bytes.
+"""A compiled program, read from its text: instructions in scheduled order, and how often loops run them.
 
 XLA's cost analysis counts the body of a loop once; here every loop has its trip count, taken from the
 `known_trip_count` that XLA leaves or from the constant that the loop's condition compares its counter with. What is
@@ -14,10 +14,6 @@ from gptjax.errors import UserError
 
 ITEM_BYTES = {"pred": 1, "bf16": 2, "c64": 8, "c128": 16, "token": 0, "opaque": 0}
 ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\](\{[^}]*\})?")
-FREE = frozenset(  # name or view what exists
-    "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id opt-barrier iota send recv".split()
-)
-SLICES = frozenset(("dynamic-slice", "slice", "gather"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,20 +255,6 @@ def _constant_of(body: Computation, name: str, bound: dict) -> int | None:
     return _integer(part)
 
 
-def matmul_flops(program: Program, instruction: Instruction, where: Computation) -> float:
-    """FLOPs of the matrix products an instruction runs on one device, fused ones and attention kernels included."""
-    if instruction.opcode == "fusion":
-        inner = program.computations[instruction.calls]
-        return sum(matmul_flops(program, i, inner) for i in inner.instructions)
-    if instruction.opcode == "dot":
-        return _dot_flops(instruction, where)
-    if instruction.opcode == "convolution":
-        return _convolution_flops(instruction, where)
-    if is_kernel(instruction):
-        return _splash_flops(instruction, where)
-    return 0.0
-
-
 def is_kernel(instruction: Instruction) -> bool:
     return instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes
 
@@ -280,119 +262,6 @@ def is_kernel(instruction: Instruction) -> bool:
 def operand_array(where: Computation, name: str) -> Array:
     found = where.by_name[name].arrays
     return found[0] if found else Array("f32", ())
-
-
-def _dot_flops(dot: Instruction, where: Computation) -> float:
-    left = operand_array(where, dot.operands[0]).shape
-    contracted = [int(d) for d in (dot.attribute(r"lhs_contracting_dims=\{([0-9,]*)\}") or "").split(",") if d]
-    return 2.0 * math.prod(dot.arrays[0].shape) * math.prod(left[d] for d in contracted)
-
-
-def _convolution_flops(convolution: Instruction, where: Computation) -> float:
-    """TPU matmuls are convolutions; batch dimensions may be spatial ones whose window is mostly padding."""
-    left, right = (operand_array(where, name).shape for name in convolution.operands)
-    out = convolution.arrays[0].shape
-    inputs, kernel, outputs = re.match(r"(\w+)_(\w+)->(\w+)", convolution.attribute(r"dim_labels=([^\s,]+)")).groups()
-    pairs = 1
-    for label in filter(str.isdigit, outputs):
-        window = _window(convolution.attribute(r"window=\{([^}]*)\}") or "", int(label))
-        sizes = left[inputs.index(label)], right[kernel.index(label)], out[outputs.index(label)]
-        pairs *= _products(*sizes, **window)
-    features = out[outputs.index("b")] * out[outputs.index("f")] * right[kernel.index("i")]
-    return 2.0 * features * pairs
-
-
-def _window(text: str, dim: int) -> dict[str, int]:
-    fields = dict(part.split("=") for part in text.split())
-
-    def field(name: str, default: str) -> str:
-        return fields[name].split("x")[dim] if name in fields else default
-
-    low = field("pad", "0_0").split("_")[0]
-    return {
-        "stride": int(field("stride", "1")),
-        "low": int(low),
-        "left_dilation": int(field("lhs_dilate", "1")),
-        "right_dilation": int(field("rhs_dilate", "1")),
-    }
-
-
-def _products(size: int, window: int, out: int, *, stride: int, low: int, left_dilation: int, right_dilation: int):
-    """(output, window) positions of one spatial dimension that meet an entry of the input and no padding."""
-    if window == 1 and stride == 1 and low == 0:
-        return out
-    limit = (size - 1) * left_dilation
-    positions = (o * stride - low + w * right_dilation for o in range(out) for w in range(window))
-    return sum(1 for p in positions if 0 <= p <= limit and p % left_dilation == 0)
-
-
-SPLASH_PRODUCTS = {"_fwd": 2, "_dkv": 4, "_dq": 3}  # matrix products of a block of queries and keys in each kernel
-
-
-def _splash_flops(kernel: Instruction, where: Computation) -> float:
-    """Of a splash attention kernel: the blocks its mask leaves, a causal triangle or a band of block columns."""
-    part = next((p for p in SPLASH_PRODUCTS if f"splash_mha{p}" in kernel.name + kernel.attributes), None)
-    shapes = [operand_array(where, name) for name in kernel.operands]
-    queries, keys = ([a.shape for a in shapes if len(a.shape) == 4] + [None, None])[:2]
-    if part is None or keys is None:
-        return 0.0
-    grid = next((a.shape for a in shapes if a.dtype == "s8"), (1, 1, 1))
-    rows, columns = grid[-2:]
-    fraction = sum(min(row + 1, columns) for row in range(rows)) / rows**2 if columns > 1 else 1.0
-    batch, heads, length, head_size = queries
-    return 2.0 * SPLASH_PRODUCTS[part] * batch * heads * length * keys[2] * head_size * fraction
-
-
-def hbm_bytes(program: Program, instruction: Instruction, where: Computation) -> float:
-    """Bytes an instruction reads from HBM and writes to it. What a fusion slices counts as the slice."""
-    if instruction.opcode in FREE or instruction.opcode.endswith("-done"):
-        return 0
-    if instruction.opcode == "custom-call" and "AllocateBuffer" in instruction.attributes:
-        return 0
-    written = sum(a.hbm_bytes for a in instruction.arrays)
-    read = [(name, sum(a.hbm_bytes for a in where.by_name[name].arrays)) for name in instruction.operands]
-    if instruction.opcode in SLICES:
-        return 2 * written
-    if instruction.opcode == "dynamic-update-slice":
-        return 2 * read[1][1]
-    if instruction.opcode != "fusion":
-        return written + sum(size for _, size in read)
-    inner = program.computations[instruction.calls]
-    used = sum(min(size, _read_of(program, inner, index)) for index, (_, size) in enumerate(read))
-    return min(written, _written_of(inner)) + used
-
-
-def _read_of(program: Program, fused: Computation, index: int) -> float:
-    """Bytes a fused computation reads of a parameter."""
-    parameter = fused.parameters.get(index)
-    if parameter is None:
-        return 0
-    total, whole = 0.0, parameter.arrays[0].bytes if parameter.arrays else 0
-    for user in fused.users.get(parameter.name, ()):
-        if user.opcode in SLICES and user.operands[0] == parameter.name:
-            total += user.arrays[0].bytes
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
-            total += 0  # updated in place
-        elif user.opcode == "fusion":
-            inner = program.computations[user.calls]
-            total += sum(_read_of(program, inner, i) for i, name in enumerate(user.operands) if name == parameter.name)
-        elif user.opcode != "tuple":
-            return whole
-    return min(total, whole)
-
-
-def _written_of(fused: Computation) -> float:
-    """Bytes a fused computation writes: of an array updated in place, the update."""
-    roots = [fused.by_name[name] for name in fused.root.operands] if fused.root.opcode == "tuple" else [fused.root]
-    total = 0.0
-    for root in roots:
-        while root.opcode == "bitcast":
-            root = fused.by_name[root.operands[0]]
-        if root.opcode == "dynamic-update-slice":
-            total += operand_array(fused, root.operands[1]).bytes
-        else:
-            total += sum(a.bytes for a in root.arrays)
-    return total
 
 
 def walk(program: Program, where: Computation | None = None, times: int = 1):

@@ -18,7 +18,20 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from gptjax import attention, collectives, estimate, executable, flops, hlo, info, roofline, sharding, step, topology
+from gptjax import (
+    attention,
+    collectives,
+    costs,
+    estimate,
+    executable,
+    flops,
+    hlo,
+    info,
+    roofline,
+    sharding,
+    step,
+    topology,
+)
 from gptjax.errors import UserError
 
 ROOFLINE_KEYS = ("matmul_seconds", "memory_seconds", "exposed_seconds", "copy_seconds")
@@ -141,6 +154,7 @@ def _refusal(error: Exception) -> Exception:
 def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dict:
     kernel, reason = attention.choose_kernel(config, machine.platform)
     options.say(f"compiling the train step for {machine.name}, {machine.num_devices} devices ...")
+    cpu_seconds = time.process_time()
     try:
         compiled, program, seconds = compile_step(config, mesh, kernel)
     except DoesNotFit as error:
@@ -162,6 +176,7 @@ def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dic
         "peak_bytes": peak,
         "fits": peak <= machine.chip.hbm_bytes / machine.chip.devices_per_chip if machine.chip else None,
         "compile_seconds": seconds,
+        "compile_cpu_seconds": time.process_time() - cpu_seconds,
         "compile_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "kernel": kernel,
         "kernel_reason": reason,
@@ -176,7 +191,7 @@ def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dic
 
 
 def _program_flops(text: hlo.Program) -> float:
-    return sum(hlo.matmul_flops(text, i, where) * times for i, where, times in hlo.walk(text))
+    return sum(costs.matmul_flops(text, i, where) * times for i, where, times in hlo.walk(text))
 
 
 def _timed(config, machine: topology.Topology, sizes: dict[str, int], text: hlo.Program, options: Options) -> dict:
@@ -279,11 +294,14 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     """Whether the kernel is in the program, and the largest buffers of attention scores and of logits, if any."""
     model, train = config.model, config.train
     rows = train.batch_size // (train.microbatches * sizes["replica"] * sizes["fsdp"])
-    length, heads = model.context_length, model.n_heads // sizes["tensor"]
+    length, heads, stages = model.context_length, model.n_heads // sizes["tensor"], sizes.get("stage", 1)
     vocabulary = model.padded_vocab_size // sizes["tensor"]
-    tokens = rows * length // sizes["sequence"]
+    tokens = rows * length // (sizes["sequence"] * stages)  # at the head, where stages split the length too
+    rows = rows // (config.mesh.pipeline_microbatches or stages) if stages > 1 else rows
     shapes = sorted(hlo.buffer_shapes(text), key=lambda a: -a.bytes)
-    scores = [a for a in shapes if _is_scores(a.shape, rows, heads, length, model.n_layers)]
+    scores = [
+        a for a in shapes if _is_scores(a.shape, rows, heads, length, length // sizes["sequence"], model.n_layers)
+    ]
     chunk = vocabulary // train.vocab_chunks
     logits = [a for a in shapes if (chunk in a.shape or vocabulary in a.shape) and model.d_model not in a.shape]
     logits = [a for a in logits if a.dtype == "f32" and np.prod(a.shape) >= tokens * chunk]
@@ -296,14 +314,15 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     }
 
 
-def _is_scores(shape: tuple[int, ...], rows: int, heads: int, length: int, n_layers: int) -> bool:
-    """Whether an array can be one of all heads' attention scores, T x T each.
+def _is_scores(shape: tuple[int, ...], rows: int, heads: int, length: int, queries: int, n_layers: int) -> bool:
+    """Whether an array can be one of all heads' attention scores, a device's queries x T each.
 
     Where the width is T too, stacks of the layers' weights [N, T, T] and inputs [N, B, T, T] look alike: they are none.
     """
     shape = tuple(size for size in shape if size > 1)
     stacked = len(shape) > 2 and shape[0] == n_layers and (len(shape) == 3 or shape[1] == rows)
-    return shape.count(length) >= 2 and np.prod(shape) >= rows * heads * length**2 and heads > 1 and not stacked
+    square = shape.count(length) >= (2 if queries == length else 1) and queries in shape
+    return square and np.prod(shape) >= rows * heads * queries * length and heads > 1 and not stacked
 
 
 def shown(array: hlo.Array) -> str:

@@ -108,7 +108,10 @@ def _time_rows(facts: dict) -> list[tuple[str, str]]:
             ("run", f"{facts['run_hours']:,.1f} hours, {facts['chip_hours']:,.0f} chip-hours{_cost(facts)}"),
         ]
     if facts["compile_seconds"] is not None:
-        rows.append(("compiled in", f"{facts['compile_seconds']:.1f} s, {gib(facts['compile_rss_bytes'])} max RSS"))
+        cpu = f"{facts['compile_cpu_seconds']:.1f} s of CPU"
+        rows.append(
+            ("compiled in", f"{facts['compile_seconds']:.1f} s, {cpu}, {gib(facts['compile_rss_bytes'])} max RSS")
+        )
     if facts.get("executable_bytes"):
         rows.append(("executable", f"{si(facts['executable_bytes'])}B written"))
     return rows

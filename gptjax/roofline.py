@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from gptjax import collectives, hlo, topology
+from gptjax import collectives, costs, hlo, topology
 
 ASSUMPTION = "roofline: matmuls at {:.0%} of the published peak, HBM and links at their published rates"
 
@@ -101,8 +101,8 @@ class _Player:
             line.add(max(played, key=lambda branch: branch.seconds), 1)
 
     def _compute(self, line: Timeline, instruction, where) -> None:
-        flops = hlo.matmul_flops(self.program, instruction, where)
-        size = hlo.hbm_bytes(self.program, instruction, where)
+        flops = costs.matmul_flops(self.program, instruction, where)
+        size = costs.hbm_bytes(self.program, instruction, where)
         at_peak, at_bandwidth = flops / self.peak, size / self.bandwidth
         line.flops, line.hbm_bytes = line.flops + flops, line.hbm_bytes + size
         line.seconds += max(at_peak, at_bandwidth)

@@ -10,10 +10,9 @@ import itertools
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from gptjax import estimate, info, plan, plan_table, sharding, step, topology
+from gptjax import estimate, info, model, plan, plan_table, sharding, step, topology
 from gptjax.errors import UserError
 
-REMAT = ("none", "dots", "attention", "full")
 ALWAYS = ("replica", "fsdp", "tensor")  # axes that need nothing of a config; others are tried if it uses them
 ROOM = 0.95  # of the memory, that an estimate may fill
 
@@ -65,7 +64,7 @@ def _candidates(config, machine: topology.Topology, progress):
     unit = _state_bytes(config)
     for sizes in factorisations(config, machine.num_devices // machine.num_slices):
         placed = None
-        for microbatches, remat in itertools.product(_microbatches(config), REMAT):
+        for microbatches, remat in itertools.product(_microbatches(config), model.REMAT):
             tried += 1
             try:
                 changed = config.replace(mesh=dict(sizes), train={"microbatches": microbatches}, model={"remat": remat})
@@ -83,7 +82,7 @@ def _candidates(config, machine: topology.Topology, progress):
 
 
 def factorisations(config, count: int):
-    """Meshes {axis: size} of the devices of a slice, over the axes that every config has and those that this one uses."""
+    """Meshes {axis: size} of a number of devices, over the axes that every config has and those that this one uses."""
     axes = [axis for axis in sharding.MESH_AXES if axis in ALWAYS or getattr(config.mesh, axis) not in (1, None)]
     divisors = [n for n in range(1, count + 1) if count % n == 0]
 

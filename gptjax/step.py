@@ -200,7 +200,8 @@ def init_compiler_options(mesh) -> dict | None:
 
 
 def train_compiler_options(mesh) -> dict | None:
-    """On TPU, gathers of weights run beside the matmuls before them; left to itself XLA waits for most of them."""
+    """On TPU, gathers of weights run beside the matmuls before them; left to itself XLA waits for most of them, or cuts
+    matmuls of small models to pieces that wait for HBM (windowed einsums: MFU of the 125M's plan 33%, without 42%)."""
     if not isinstance(mesh, jax.sharding.Mesh) or mesh.devices.flat[0].platform != "tpu":
         return None
     fused = "xla_tpu_enable_async_collective_fusion"
@@ -211,6 +212,7 @@ def train_compiler_options(mesh) -> dict | None:
         "xla_tpu_overlap_compute_collective_tc": True,
         "xla_enable_async_all_gather": True,
         "xla_tpu_megacore_fusion_allow_ags": False,
+        "xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000,
     }
 
 

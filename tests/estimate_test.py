@@ -31,12 +31,14 @@ def test_fsdp_gathers_bf16_weights_twice_and_scatters_gradients_once_a_microbatc
     assert all(entry.overlapped for entry in found.values())
 
 
-def test_tensor_parallelism_reduces_activations_five_times_a_layer_where_one_is_recomputed():
+def test_tensor_parallelism_gathers_and_scatters_activations_five_times_a_layer_where_one_is_recomputed():
     found = moved(fsdp=2, tensor=4)
     tokens = 64 // 2 // 2 * 512
-    assert found["all-reduce", "tensor"].bytes == 5 * 4 * 2 * tokens * 1024 * 2
+    assert (
+        found["all-gather", "tensor"].bytes == found["reduce-scatter", "tensor"].bytes == 5 * 4 * 2 * tokens * 1024 * 2
+    )
     assert found["all-gather", "fsdp"].bytes == moved(fsdp=2)["all-gather", "fsdp"].bytes / 4
-    assert not found["all-reduce", "tensor"].overlapped
+    assert not found["all-gather", "tensor"].overlapped
 
 
 def test_replicas_reduce_their_shards_of_the_gradients():
@@ -45,14 +47,12 @@ def test_replicas_reduce_their_shards_of_the_gradients():
 
 
 def test_recomputed_flops_are_the_forward_pass_less_what_nobody_needs():
-    none, dots, kept, full = (
-        CONFIG.replace(model={"remat": remat}) for remat in ("none", "dots", "attention", "full")
-    )
+    none, dots, kept, full = (CONFIG.replace(model={"remat": r}) for r in ("none", "dots", "attention", "full"))
     assert flops.recomputed_flops_per_sequence(none) == 0
     attention = 4 * 1024 * 4 * 512 * 513 // 2
     assert flops.recomputed_flops_per_sequence(dots) == attention
     assert flops.recomputed_flops_per_sequence(full) == attention + 2 * 4 * 8 * 1024**2 * 512  # no MLP output
-    assert flops.recomputed_flops_per_sequence(kept) == 2 * 4 * (1 + 4) * 1024**2 * 512  # attention's output map, up
+    assert flops.recomputed_flops_per_sequence(kept) == 2 * 4 * 5 * 1024**2 * 512  # the MLP up and attention's output
     chunked = none.replace(train={"vocab_chunks": 2})
     assert flops.recomputed_flops_per_sequence(chunked) == 2 * 1024 * 1024 * 512
 
