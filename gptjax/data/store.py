@@ -153,7 +153,8 @@ def _split_tail(documents: Iterable[str], n_train_characters: int) -> Iterator[S
 def _one_at_a_time(folder: pathlib.Path, alive: Callable) -> Iterator[None]:
     """Processes of one host, or on one disk, do the same work once: the others wait for whoever came first."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+    path = folder.parent / f"{folder.name}.lock"
+    with path.open("w") as lock:
         waiting = False
         while not _locked(lock):
             if not waiting:
@@ -161,7 +162,10 @@ def _one_at_a_time(folder: pathlib.Path, alive: Callable) -> Iterator[None]:
             waiting = True
             alive()
             time.sleep(0.1)
-        yield
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _locked(lock) -> bool:
