@@ -124,6 +124,13 @@ def _start_jax(config=None) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def _refuse_several(command: str) -> None:
+    """Raises UserError if this is one of several processes that a launcher started."""
+    for name in ("GPTJAX_NUM_PROCESSES", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if os.environ.get(name, "1") != "1":
+            raise UserError(f"gptjax {command} runs in one process, but {name}={os.environ[name]}; start it once.")
+
+
 def _train(args) -> int:
     config = _load_config(args)
     _start_jax(config)
@@ -141,6 +148,7 @@ def _info(args) -> None:
 
 
 def _eval(args) -> None:
+    _refuse_several("eval")
     _start_jax()
     from gptjax import run
 
@@ -153,6 +161,7 @@ def _eval(args) -> None:
 
 
 def _sample(args) -> None:
+    _refuse_several("sample")
     _start_jax()
     from gptjax import run
 
