@@ -89,19 +89,25 @@ def _train_together(config, directory, allowed_changes, peers, stop, started: fl
         if peers.count > 1:
             distributed.check_equal(peers, {"text": {"fingerprint": session.store.fingerprint}})
         resumed = _open_directory(directory, session, allowed_changes, peers)
-        with jax.set_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
-            lines = report.header(session, directory, resumed)
-            for line in lines + (distributed.device_lines(peers) if peers.count > 1 else []):
-                progress.message(line)
-            checkpointer = Checkpointer(directory.checkpoints, session.config.checkpoint)
-            loop = Loop(session, directory, checkpointer, progress, peers, agreed, dog, started)
-            try:
-                return loop.run()
-            except BaseException as error:
-                peers.blame(error)  # before closing, which would wait for the others
-                raise
-            finally:
-                loop.close()
+        for line in report.header(session, directory, resumed):
+            progress.message(line)
+        for line in distributed.device_lines(peers) if peers.count > 1 else []:
+            progress.message(line)
+        return run_session(session, directory, progress, peers, stop, dog, started)
+
+
+def run_session(session: Session, directory, progress, peers, stop, dog, started: float) -> int:
+    """The loop, in a run directory that is open. Returns the exit code."""
+    with jax.set_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
+        checkpointer = Checkpointer(directory.checkpoints, session.config.checkpoint)
+        loop = Loop(session, directory, checkpointer, progress, peers, agreed, dog, started)
+        try:
+            return loop.run()
+        except BaseException as error:
+            peers.blame(error)  # before closing, which would wait for the others
+            raise
+        finally:
+            loop.close()
 
 
 def prepare(config, devices=None, alive=lambda: None) -> Session:

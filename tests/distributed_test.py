@@ -20,6 +20,7 @@ from gptjax.errors import UserError
 from gptjax.peers import Alone
 
 STEPS = 40
+REPOSITORY = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -248,16 +249,37 @@ def test_processes_with_another_config_code_or_package_are_named_with_what_diffe
     assert not (tmp_path / "run").exists()
 
 
-def test_a_user_error_of_one_process_ends_all_with_its_message(values, tmp_path):
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
-    environments = {1: {"GPTJAX_LOCAL_DEVICE_IDS": "x"}}
-    with runs.processes(
-        values, tmp_path / "run", tmp_path, 2, 1, environments=environments, GPTJAX_START_SECONDS="5"
-    ) as started:
-        started[1].ends_with(interrupt.USER_ERROR)
-        assert "GPTJAX_LOCAL_DEVICE_IDS=x is not a list" in last_word(started[1])
-        started[0].ends_with(interrupt.PEER_LOST)
+def relative(values, text, folder, written: str | None):
+    """values with a path that leads elsewhere from folder: to `written`, or to nothing. And what starts there."""
+    path = os.path.relpath(text)
+    if written is not None:
+        (folder / path).resolve().parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).resolve().write_text(written)
+    return runs.changed(values, data=dict(path=path)), dict(
+        folders={1: folder}, environments={1: {"PYTHONPATH": str(REPOSITORY)}}
+    )
+
+
+def test_a_user_error_of_one_process_ends_all_with_its_message(values, text, tmp_path):
+    elsewhere = tmp_path / "a" / "b"
+    elsewhere.mkdir(parents=True)
+    values, there = relative(values, text, elsewhere, None)
+    with runs.processes(values, tmp_path / "run", tmp_path, 2, 1, **there) as started:
+        for process in started:
+            process.ends_with(interrupt.USER_ERROR)
+        assert "process 1 " in last_word(started[0]) and "text.txt does not exist" in last_word(started[0])
+        assert "text.txt does not exist" in last_word(started[1])
+
+
+@pytest.mark.slow
+def test_a_process_that_reads_another_text_is_named(values, text, tmp_path):
+    elsewhere = tmp_path / "a" / "b" / "c" / "d"
+    elsewhere.mkdir(parents=True)
+    values, there = relative(values, text, elsewhere, text.read_text()[::-1])
+    with runs.processes(values, tmp_path / "run", tmp_path, 2, 1, **there) as started:
+        for process in started:
+            process.ends_with(interrupt.USER_ERROR)
+            assert "has another text than process 0" in last_word(process)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +319,7 @@ OPEN_MPI = {
             distributed.Place("node001:61441", 2, 1, list(range(8))),
         ),
         (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
-        (OPEN_MPI, distributed.Place("10.96.0.1:64840", 8, 5, [1])),
+        (OPEN_MPI, distributed.Place("10.96.0.1:62624", 8, 5, [1])),
         (
             dict(GPTJAX_COORDINATOR="[::1]:9", GPTJAX_NUM_PROCESSES="2", GPTJAX_PROCESS_ID="1")
             | {"GPTJAX_LOCAL_DEVICE_IDS": "2,3"},

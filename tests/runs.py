@@ -54,10 +54,12 @@ class Process(subprocess.Popen):
 
 
 @contextlib.contextmanager
-def processes(values, workdir, tmp_path, count: int, devices: int = 1, environments=None, arguments=None, **shared):
+def processes(
+    values, workdir, tmp_path, count: int, devices: int = 1, environments=None, arguments=None, folders=None, **shared
+):
     """`count` processes over loopback with `devices` each, as one run; none survives the `with`.
 
-    environments, arguments: {index: what differs}. shared: environment variables of all.
+    environments, arguments, folders (to start in): {index: what differs}. shared: environment variables of all.
     """
     port = free_port()
     flags = re.sub(r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"])
@@ -73,6 +75,7 @@ def processes(values, workdir, tmp_path, count: int, devices: int = 1, environme
             with log.open("w") as stream:
                 process = Process(
                     [sys.executable, "-m", "gptjax", "train", config, f"--workdir={workdir}", *extra],
+                    cwd=(folders or {}).get(index),
                     env=environment | (environments or {}).get(index, {}),
                     stdout=stream,
                     stderr=subprocess.STDOUT,
