@@ -83,8 +83,7 @@ def _given(environ) -> Place:
         raise UserError(f"GPTJAX_COORDINATOR={coordinator} is not HOST:PORT; give the address of process 0.")
     if count < 1 or not 0 <= index < count:
         raise UserError(
-            f"GPTJAX_PROCESS_ID={index} is not one of GPTJAX_NUM_PROCESSES={count} processes;"
-            " they are numbered from 0."
+            f"GPTJAX_PROCESS_ID={index} is not one of GPTJAX_NUM_PROCESSES={count} processes; they are numbered from 0."
         )
     return Place(coordinator, count, index, _device_ids(environ))
 
@@ -198,9 +197,7 @@ def _differences(peers, facts: dict, rows: list[dict]) -> str:
         for index, row in enumerate(rows):
             if row[kind] != most:
                 changed = _changed(of(reference)[kind], of(index)[kind])
-                messages.append(
-                    f"{peers.name(index)} has another {kind} than {peers.name(reference)}: {changed}"
-                )
+                messages.append(f"{peers.name(index)} has another {kind} than {peers.name(reference)}: {changed}")
     if len(messages) > 8:
         messages[8:] = [f"and {len(messages) - 8} more"]
     return "; ".join(messages) + "; start all with the same." if messages else ""

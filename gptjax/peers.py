@@ -53,7 +53,7 @@ class Alone:
     def blame(self, error: BaseException) -> None:
         """For an error that ends this process; among several processes this does not return."""
 
-    def leave(self, why: str) -> None:
+    def leave(self, why: str, code: int) -> None:
         """Tells the others why this process is about to end without them."""
 
     def finish(self) -> None:
@@ -74,6 +74,7 @@ class Peers:
         self.index, self.count, self.hosts = index, len(hosts), hosts
         self._rounds = collections.Counter()
         self._suspects = ""
+        self._leaving = None  # the exit code this process is about to end with
         self._answered = time.monotonic()
         self._last_beats = {}  # process -> (its last beat, when that came): process 0 only
         self._exiting = threading.Lock()
@@ -182,8 +183,9 @@ class Peers:
         sys.stdout.flush()
         os._exit(code)
 
-    def leave(self, why: str, code: int = 1) -> None:
-        """Tells the others why this process is about to end without them."""
+    def leave(self, why: str, code: int) -> None:
+        """Tells the others why this process is about to end without them, with this exit code."""
+        self._leaving = code
         self._finished.set()
         self.publish_first(f"left/{self.index}", json.dumps({"why": why, "code": code}))
         if self.index == 0:
@@ -233,6 +235,8 @@ class Peers:
 
     def _aborted(self) -> bool:
         """Exits with PEER_LOST if this SIGABRT is jax's, who found a process dead. False if it is somebody else's."""
+        if self._leaving is not None:  # the reason is told already
+            os._exit(self._leaving)
         if self._suspects:
             self._lost(f"{self._suspects}: lost")
         if self.index and (time.monotonic() - self._answered > 4 * BEAT_SECONDS or not self._coordinator_listens()):

@@ -22,9 +22,9 @@ STEPS_KNOWN = 5  # before there are so many, no median is trusted
 
 
 class Watchdog:
-    """Watches while the `with` lasts. settings: TrainConfig; directory: epath of the run; leave(why) tells peers."""
+    """Watches while the `with` lasts. settings: TrainConfig; directory: epath of the run; leave(why, code) tells peers."""
 
-    def __init__(self, directory, index: int, settings, leave=lambda why: None):
+    def __init__(self, directory, index: int, settings, leave=lambda why, code: None):
         self._file = directory / f"watchdog-{index}.txt"
         self._settings, self._leave = settings, leave
         self._seconds = collections.deque(maxlen=101)  # of the last steps
@@ -90,7 +90,7 @@ class Watchdog:
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._file.write_text(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {why}\n\n{_stacks()}")
-            self._leave(why)
+            self._leave(why, STALLED)
         finally:
             os._exit(STALLED)
 

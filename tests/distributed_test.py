@@ -62,7 +62,9 @@ def killed(wide, tmp_path_factory):
         for index in (0, 1, 3):
             end = started[index].ends_with(interrupt.PEER_LOST)
             assert end - at < 20
-            assert "process 2" in last_word(started[index]) and "run the same command again" in last_word(started[index])
+            assert "process 2" in last_word(started[index]) and "run the same command again" in last_word(
+                started[index]
+            )
         assert "Traceback" not in started[0].output()
         assert [line for line in started[0].output().splitlines() if line.startswith("host  ")][3].endswith(
             f"process 3 ({os.uname().nodename}): 1 x cpu, ids 6144-6144"
@@ -143,9 +145,7 @@ def test_a_killed_run_goes_on_with_two_processes_and_then_one_bit_equal(killed, 
     with runs.processes(wide, run, tmp_path, 1, 4) as [process]:
         process.ends_with(0)
     assert [row[3] for row in runs.losses(run)] == [row[3] for row in runs.losses(two)]
-    np.testing.assert_allclose(
-        [row[1] for row in runs.losses(run)], [row[1] for row in runs.losses(two)], rtol=1e-6
-    )
+    np.testing.assert_allclose([row[1] for row in runs.losses(run)], [row[1] for row in runs.losses(two)], rtol=1e-6)
 
 
 def test_sigterm_in_an_evaluation_stops_all_at_the_same_step(values, tmp_path):

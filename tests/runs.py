@@ -35,9 +35,7 @@ def changed(values: dict, **sections) -> dict:
 def start(values, workdir, tmp_path):
     """A run in a process of its own."""
     command = [sys.executable, "-m", "gptjax", "train", write_config(values, tmp_path / "config.py")]
-    return subprocess.Popen(
-        [*command, f"--workdir={workdir}"], env=os.environ, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([*command, f"--workdir={workdir}"], env=os.environ, stderr=subprocess.PIPE, text=True)
 
 
 class Process(subprocess.Popen):

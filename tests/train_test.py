@@ -5,11 +5,11 @@ import signal
 import jax
 import numpy as np
 import pytest
+from runs import assert_same_state, losses, saved_arrays, start, train_rows, wait_for_step
 
 from gptjax import checkpoint, interrupt, metrics, rundir, schedule, sharding, step, train
 from gptjax.config import from_dict
 from gptjax.errors import UserError
-from runs import assert_same_state, losses, saved_arrays, start, train_rows, wait_for_step
 
 STEPS = 40
 
