@@ -49,8 +49,9 @@ class Agreement:
         return self.stopping
 
     def ask_to_save(self) -> None:
-        """Of process 0, whose clock decides."""
-        self._wants_save = True
+        """Of process 0, whose clock decides. Once is enough until it is saved."""
+        with self._lock:
+            self._wants_save = not any(kind == "save" for kind, _ in self._planned.values())
 
     def saved(self) -> None:
         self.save_due = self._wants_save = False
