@@ -75,7 +75,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._closed.wait(LOOK_SECONDS):
             longest = self._settings.watchdog_other_seconds + self._settings.watchdog_seconds
-            faulthandler.dump_traceback_later(longest, exit=True)
+            faulthandler.dump_traceback_later(longest, exit=True, file=2)  # sys.stderr may be no file, as in a notebook
             silent, limit = time.monotonic() - self._since, self.limit()
             if silent > limit:
                 self._end(silent, limit)
