@@ -84,7 +84,7 @@ def _train_together(config, directory, allowed_changes, peers, stop, started: fl
     progress = metrics.Progress(sys.stderr if peers.index == 0 else open(os.devnull, "w"))
     if peers.count > 1:
         distributed.check_equal(peers, distributed.facts(config, str(directory.path), allowed_changes))
-    with watchdog.Watchdog(directory.path, peers.index, config.train, peers.leave) as dog:
+    with watchdog.Watchdog(directory.path, peers.index, config, peers.leave) as dog:
         session = prepare(config, alive=dog.alive)
         if peers.count > 1:
             distributed.check_equal(peers, {"text": {"fingerprint": session.store.fingerprint}})

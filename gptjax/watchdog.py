@@ -22,11 +22,11 @@ STEPS_KNOWN = 5  # before there are so many, no median is trusted
 
 
 class Watchdog:
-    """Watches while the `with` lasts. settings: TrainConfig; directory: epath of the run; leave(why, code) tells peers."""
+    """Watches while the `with` lasts. directory: epath of the run; leave(why, code) tells peers."""
 
-    def __init__(self, directory, index: int, settings, leave=lambda why, code: None):
+    def __init__(self, directory, index: int, config, leave=lambda why, code: None):
         self._file = directory / f"watchdog-{index}.txt"
-        self._settings, self._leave = settings, leave
+        self._train, self._leave = config.train, leave
         self._seconds = collections.deque(maxlen=101)  # of the last steps
         self._doing = "starting"
         self._since = time.monotonic()
@@ -34,7 +34,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        if self._settings.watchdog_factor is not None:
+        if self._train.watchdog_factor is not None:
             self._thread.start()
         return self
 
@@ -69,12 +69,12 @@ class Watchdog:
     def limit(self) -> float:
         """Seconds that may pass from the last sign of life."""
         if self._doing != "training" or len(self._seconds) < STEPS_KNOWN:
-            return self._settings.watchdog_other_seconds
-        return max(self._settings.watchdog_seconds, self._settings.watchdog_factor * statistics.median(self._seconds))
+            return self._train.watchdog_other_seconds
+        return max(self._train.watchdog_seconds, self._train.watchdog_factor * statistics.median(self._seconds))
 
     def _watch(self) -> None:
         while not self._closed.wait(LOOK_SECONDS):
-            longest = self._settings.watchdog_other_seconds + self._settings.watchdog_seconds
+            longest = self._train.watchdog_other_seconds + self._train.watchdog_seconds
             faulthandler.dump_traceback_later(longest, exit=True, file=2)  # sys.stderr may be no file, as in a notebook
             silent, limit = time.monotonic() - self._since, self.limit()
             if silent > limit:

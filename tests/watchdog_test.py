@@ -12,10 +12,10 @@ import runs
 from etils import epath
 
 from gptjax import interrupt
-from gptjax.config import TrainConfig
+from gptjax.config import Config, TrainConfig
 from gptjax.watchdog import STEPS_KNOWN, Watchdog
 
-SETTINGS = TrainConfig(steps=1, watchdog_factor=10.0, watchdog_seconds=0.001, watchdog_other_seconds=50.0)
+SETTINGS = Config(train=TrainConfig(steps=1, watchdog_factor=10.0, watchdog_seconds=0.001, watchdog_other_seconds=50.0))
 
 
 def test_a_step_may_take_a_multiple_of_the_median_and_all_else_its_own_allowance(tmp_path):
@@ -34,7 +34,7 @@ def test_a_step_may_take_a_multiple_of_the_median_and_all_else_its_own_allowance
 
 
 def test_a_step_may_always_take_the_seconds_given(tmp_path):
-    dog = Watchdog(epath.Path(tmp_path), 0, TrainConfig(steps=1, watchdog_seconds=30.0))
+    dog = Watchdog(epath.Path(tmp_path), 0, Config(train=TrainConfig(steps=1, watchdog_seconds=30.0)))
     for _ in range(STEPS_KNOWN + 1):
         dog.stepped()
     assert dog.limit() == 30
@@ -78,7 +78,7 @@ def main(file, workdir):
     session = train.prepare(settings)
     tokens = dataclasses.replace(session.store.train, token=Disk(session.store.train.token, 160))
     session = dataclasses.replace(session, store=dataclasses.replace(session.store, train=tokens))
-    with interrupt.StopRequest() as stop, watchdog.Watchdog(directory.path, 0, settings.train) as dog:
+    with interrupt.StopRequest() as stop, watchdog.Watchdog(directory.path, 0, settings) as dog:
         train.run_session(session, directory, metrics.Progress(), peers.Alone(), stop, dog, 0.0)
 
 main(*sys.argv[1:])
