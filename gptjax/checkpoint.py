@@ -80,13 +80,14 @@ class Checkpointer:
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint should be written after so many steps, the same in every process."""
-        every = self._checkpoint.every_steps
-        return every is not None and step % every == 0
+        checkpoint = self._checkpoint
+        return checkpoint.every_steps is not None and step % checkpoint.every_steps == 0
 
     def overdue(self) -> bool:
         """Whether one should be written by this process's clock."""
-        every = self._checkpoint.every_minutes
-        return every is not None and (time.monotonic() - self._last_save) / 60 >= every
+        checkpoint = self._checkpoint
+        minutes = (time.monotonic() - self._last_save) / 60
+        return checkpoint.every_minutes is not None and minutes >= checkpoint.every_minutes
 
     def save(self, state: TrainState, step: int, **meta) -> None:
         """Starts writing; the state may be donated when this returns. Raises UserError if this or the last save failed.
