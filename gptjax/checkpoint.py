@@ -5,9 +5,10 @@ On disk a state is a plain nested dict of arrays, whatever optax and flax call t
     checkpoints/STEP/params       the model's parameters
     checkpoints/STEP/opt_state    the optimizer's state
     checkpoints/STEP/ema          averaged parameters, if the run keeps them
-    checkpoints/STEP/meta         {"schema": 1, "step": STEP}
+    checkpoints/STEP/meta         {"schema": 1, "step": STEP, "batch_hash": of all rows read so far}
 
-Data order and random keys are functions of the step and need no file of their own.
+Data order and random keys are functions of the step and need no file of their own. Every process of a run takes part
+in saving and restoring; Orbax writes each array's shards from where they are.
 """
 
 import contextlib
@@ -78,16 +79,23 @@ class Checkpointer:
         return sorted(self._manager.all_steps())
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint should be written after so many steps, by steps or by minutes."""
+        """Whether a checkpoint should be written after so many steps, the same in every process."""
         checkpoint = self._checkpoint
-        by_steps = checkpoint.every_steps is not None and step % checkpoint.every_steps == 0
-        minutes = (time.monotonic() - self._last_save) / 60
-        return by_steps or (checkpoint.every_minutes is not None and minutes >= checkpoint.every_minutes)
+        return checkpoint.every_steps is not None and step % checkpoint.every_steps == 0
 
-    def save(self, state: TrainState, step: int) -> None:
-        """Starts writing; the state may be donated when this returns. Raises UserError if this or the last save failed."""
+    def overdue(self) -> bool:
+        """Whether one should be written by this process's clock."""
+        checkpoint = self._checkpoint
+        minutes = (time.monotonic() - self._last_save) / 60
+        return checkpoint.every_minutes is not None and minutes >= checkpoint.every_minutes
+
+    def save(self, state: TrainState, step: int, **meta) -> None:
+        """Starts writing; the state may be donated when this returns. Raises UserError if this or the last save failed.
+
+        meta: JSON values kept beside the state; those of process 0 count.
+        """
         args = {name: self._ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        meta = self._ocp.args.JsonSave({"schema": SCHEMA, "step": step})
+        meta = self._ocp.args.JsonSave({"schema": SCHEMA, "step": step, **meta})
         with self._writing():
             self._manager.save(step, args=self._ocp.args.Composite(meta=meta, **args), force=True)
         self._last_save = time.monotonic()
@@ -110,7 +118,7 @@ class Checkpointer:
         return self._read(step, {name: abstract_params})[name]
 
     def _read(self, step: int, like: dict) -> dict:
-        self._check_schema(step)
+        self.meta(step)
         args = {name: self._ocp.args.StandardRestore(tree) for name, tree in like.items()}
         try:
             return dict(self._manager.restore(step, args=self._ocp.args.Composite(**args)).items())
@@ -120,7 +128,8 @@ class Checkpointer:
                 f"checkpoint {self._directory / str(step)} does not hold {', '.join(like)} of this model: {reason}"
             ) from error
 
-    def _check_schema(self, step: int) -> None:
+    def meta(self, step: int) -> dict:
+        """What `save` was given besides the state. Raises UserError: no such step, a newer schema."""
         if step not in self.steps():
             known = ", ".join(map(str, self.steps())) or "none"
             raise UserError(f"{self._directory} has no checkpoint of step {step}; there are: {known}.")
@@ -130,6 +139,7 @@ class Checkpointer:
                 f"checkpoint {self._directory / str(step)} has schema {meta['schema']},"
                 f" this gptjax reads up to {SCHEMA}; update gptjax."
             )
+        return meta
 
     def wait(self) -> None:
         """Until the last save is on disk. Raises UserError if it failed."""

@@ -151,6 +151,13 @@ def _start_jax(config=None, keep_programs: bool = True) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def _refuse_several(command: str) -> None:
+    """Raises UserError if this is one of several processes that a launcher started."""
+    for name in ("GPTJAX_NUM_PROCESSES", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if os.environ.get(name, "1") != "1":
+            raise UserError(f"gptjax {command} runs in one process, but {name}={os.environ[name]}; start it once.")
+
+
 def _train(args) -> int:
     config = _load_config(args)
     _start_jax(config)
@@ -182,6 +189,7 @@ def _plan(args) -> int:
 
 
 def _eval(args) -> None:
+    _refuse_several("eval")
     _start_jax()
     from gptjax import run
 
@@ -194,6 +202,7 @@ def _eval(args) -> None:
 
 
 def _sample(args) -> None:
+    _refuse_several("sample")
     _start_jax()
     from gptjax import run
 

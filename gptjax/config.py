@@ -156,6 +156,9 @@ class TrainConfig:
     log_every: int = 10  # steps
     log_activations: bool = False  # per-layer activation RMS and largest attention logit
     profile_steps: tuple[int, int] | None = None  # (first, last) step of a profiler trace
+    watchdog_factor: float | None = 20.0  # a step may take so many times the median before the run ends; None: off
+    watchdog_seconds: float = 300.0  # but at least so long
+    watchdog_other_seconds: float = 3600.0  # compiling, an evaluation batch, saving, resuming may take so long
     tensorboard: bool = True
     wandb_project: str | None = None  # also log to Weights & Biases
 

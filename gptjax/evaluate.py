@@ -48,8 +48,13 @@ def summarise(loss_sum_R, weight_sum_R, n_bytes: int) -> Evaluation:
     )
 
 
-def evaluate(program, params, rows, batch_size: int, should_stop=lambda: False) -> Evaluation | None:
-    """Of params on EvalRows, batch_size rows at a time. None if should_stop() said so between two batches."""
+def evaluate(
+    program, params, rows, batch_size: int, should_stop=lambda: False, total=lambda name, n: n
+) -> Evaluation | None:
+    """Of params on EvalRows, batch_size rows at a time. None if should_stop() said so between two batches.
+
+    total: of `Alone` or `Peers`. A process counts the bytes of its own rows.
+    """
     results, n_bytes = [], 0
     for first in range(0, rows.num_rows, batch_size):
         if should_stop():
@@ -57,7 +62,9 @@ def evaluate(program, params, rows, batch_size: int, should_stop=lambda: False) 
         batch = device_batch(functools.partial(_padded_rows, rows, first), batch_size, program.eval_batch_sharding)
         results.append(program.evaluate(params, batch))
         results[-2:-1] = jax.device_get(results[-2:-1])  # one batch late, so that few wait on the device
-        n_bytes += int(rows.byte_count(first, min(first + batch_size, rows.num_rows)).sum())
+        for start, stop in own_rows(batch_size, program.eval_batch_sharding):
+            n_bytes += int(rows.byte_count(first + start, first + stop).sum())
+    n_bytes = total("eval_bytes", n_bytes)
     loss_sum, weight_sum = (np.concatenate(parts) for parts in zip(*jax.device_get(results)))
     return summarise(loss_sum, weight_sum, n_bytes)
 
@@ -84,3 +91,14 @@ def device_batch(read, batch_size: int, batch_sharding, dim: int = 0) -> dict[st
         )
 
     return {name: array(name) for name in sample}
+
+
+@functools.lru_cache(maxsize=64)
+def own_rows(batch_size: int, batch_sharding, dim: int = 0) -> tuple[tuple[int, int], ...]:
+    """The (start, stop) of a batch that this process answers for: every row is one process's, the first to hold it."""
+    owner = {}
+    for device, index in batch_sharding.devices_indices_map((*[1] * dim, batch_size)).items():
+        rows = index[dim].indices(batch_size)[:2]
+        owner[rows] = min(owner.get(rows, device), device, key=lambda d: d.id)
+    here = jax.process_index()
+    return tuple(sorted(rows for rows, device in owner.items() if device.process_index == here))

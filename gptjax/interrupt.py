@@ -3,8 +3,11 @@
 import os
 import signal
 
+USER_ERROR = 2
 SAVED_AND_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again to go on
 DIVERGED = 76  # the loss is not finite; running it again would only repeat it
+STALLED = 77  # no step for too long; the stacks of all threads are in the run directory
+PEER_LOST = 78  # another process of the run died or never came
 
 
 class StopRequest:
@@ -25,6 +28,10 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+    @property
+    def name(self) -> str:
+        return "" if self.signal is None else self.signal.name
 
     def _on_signal(self, number, frame) -> None:
         if self.signal is not None and number == signal.SIGINT:

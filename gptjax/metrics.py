@@ -61,6 +61,16 @@ class MetricsLog:
             self._lines = []
 
 
+class NoLog:
+    """The log of every process but the first."""
+
+    def write(self, kind: str, step: int, **numbers) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def _lines_up_to(file: epath.Path, step: int) -> list[str]:
     """Lines of an earlier part of the run, less those of steps that are about to be run again and a torn last line."""
     if not file.exists():

@@ -28,6 +28,7 @@ HARMLESS = (
     "mesh", "eval", "checkpoint", "data.cache_dir", "data.prefetch", "model.attention", "model.remat",
     "model.scan_unroll",
     "train.log_every", "train.profile_steps", "train.tensorboard", "train.wandb_project", "train.log_activations",
+    "train.watchdog_factor", "train.watchdog_seconds", "train.watchdog_other_seconds",
 )  # fmt: skip
 
 

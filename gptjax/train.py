@@ -1,15 +1,19 @@
 """The training loop: from a config and a run directory to a trained model, through any number of interruptions.
 
+    start     the other processes of the run, if there are any                  (distributed, peers)
     prepare   text -> tokens, config resolved, mesh, kernel, compiled program   (Session)
-    loop      call -> metrics of the call before -> evaluation, checkpoint      (Loop)
+    loop      call -> metrics of the call before -> evaluation, checkpoint      (Loop, Recorder)
     finish    last evaluation and checkpoint, a sample
 
-What one step computes is in `step.py`. The device never waits for the host: metrics are read one call late.
+What one step computes is in `step.py`. The device never waits for the host: metrics are read one call late. Every
+process runs this same code; process 0 alone writes what is not a checkpoint. When to stop and to save, `agreement.py`.
 """
 
 import dataclasses
 import json
 import math
+import os
+import sys
 import time
 import typing
 
@@ -17,11 +21,12 @@ import jax
 import numpy as np
 
 from gptjax import (
+    agreement,
     attention,
     data,
+    distributed,
     evaluate,
     executable,
-    flops,
     hardware,
     interrupt,
     metrics,
@@ -30,9 +35,12 @@ from gptjax import (
     schedule,
     sharding,
     step,
+    watchdog,
 )
 from gptjax.checkpoint import Checkpointer
 from gptjax.errors import UserError
+from gptjax.peers import PeerLost
+from gptjax.recorder import Diverged, Recorder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Session:
     program: step.Program
     kernel: str
     kernel_reason: str
-    peak_flops: float  # per device and second
+    peak_flops: float  # per device and second; NaN but in process 0
     peak_source: str
 
     @property
@@ -53,45 +61,85 @@ class Session:
 
 
 def train(config, workdir: str, allowed_changes: tuple[str, ...] = (), executable_path: str | None = None) -> int:
-    """Trains, or goes on with the run in workdir. Returns the exit code: 0, SAVED_AND_STOPPED or DIVERGED.
+    """Trains, or goes on with the run in workdir. Returns the exit code: 0 or one of `interrupt`.
 
     executable_path: a train step that `gptjax plan --save_executable` compiled for this config.
 
     Raises UserError for anything that stands in the way before the first step.
     """
     started = time.monotonic()
-    progress = metrics.Progress()
-    directory = rundir.open_run(workdir)
-    with interrupt.StopRequest() as stop:
-        session = prepare(config)
+    with interrupt.StopRequest() as stop:  # before jax has threads that a signal could hit
+        try:
+            peers = distributed.start()
+        except PeerLost as error:
+            print(f"gptjax: {error}", file=sys.stderr)
+            return interrupt.PEER_LOST
+        try:
+            directory = rundir.open_run(workdir)
+            code = _train_together(config, directory, allowed_changes, executable_path, peers, stop, started)
+        except BaseException as error:
+            peers.blame(error)
+            raise
+        peers.finish()
+        return code
+
+
+def _train_together(config, directory, allowed_changes, executable_path, peers, stop, started: float) -> int:
+    progress = metrics.Progress(sys.stderr if peers.index == 0 else open(os.devnull, "w"))
+    if peers.count > 1:
+        distributed.check_equal(peers, distributed.facts(config, str(directory.path), allowed_changes))
+    with watchdog.Watchdog(directory.path, peers.index, config, peers.leave) as dog:
+        session = prepare(config, alive=dog.alive)
         if executable_path is not None:
             session = with_executable(session, executable_path)
-        resumed_config = _check_directory(directory, session, allowed_changes)
-        with jax.set_mesh(session.program.mesh):
-            for line in report.header(session, directory, resumed=resumed_config):
-                progress.message(line)
-            checkpointer = Checkpointer(directory.checkpoints, session.config.checkpoint)
-            loop = Loop(session, directory, checkpointer, progress, stop, started)
-            try:
-                return loop.run()
-            finally:
-                loop.close()
+        if peers.count > 1:
+            distributed.check_equal(peers, {"text": {"fingerprint": session.store.fingerprint}})
+        resumed = _open_directory(directory, session, allowed_changes, peers)
+        for line in report.header(session, directory, resumed):
+            progress.message(line)
+        for line in distributed.device_lines(peers) if peers.count > 1 else []:
+            progress.message(line)
+        return run_session(session, directory, progress, peers, stop, dog, started)
 
 
-def prepare(config, devices=None) -> Session:
-    """Data, mesh, kernel and program of a config. Raises UserError for what does not fit together."""
+def run_session(session: Session, directory, progress, peers, stop, dog, started: float) -> int:
+    """The loop, in a run directory that is open. Returns the exit code."""
+    with jax.set_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
+        checkpointer = Checkpointer(directory.checkpoints, session.config.checkpoint)
+        loop = Loop(session, directory, checkpointer, progress, peers, agreed, dog, started)
+        try:
+            return loop.run()
+        except BaseException as error:
+            peers.blame(error)  # before closing, which would wait for the others
+            raise
+        finally:
+            loop.close()
+
+
+def prepare(config, devices=None, alive=lambda: None) -> Session:
+    """Data, mesh, kernel and program of a config. Raises UserError for what does not fit together.
+
+    alive: is called now and then while text is read.
+    """
     mesh = sharding.make_mesh(config, devices)  # first, because it is quick to find a wrong one
     device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
-    store = data.prepare(config.data)
+    store = data.prepare(config.data, alive)
     config = with_vocabulary(config, store.tokenizer)
     sharding.check_fit(config, mesh.shape)
     kernel, reason = attention.choose_kernel(config, device.platform)
     program = step.build(config, mesh, kernel)
-    peak = hardware.peak_flops(device.device_kind)
-    source = f"published for {device.device_kind}" if peak else "measured here, a plain matmul"
-    peak = peak or hardware.measure_matmul_flops(config.model.dtype) / mesh.size
-    return Session(config, store, program, kernel, reason, peak, source)
+    return Session(config, store, program, kernel, reason, *_peak(config, mesh))
+
+
+def _peak(config, mesh) -> tuple[float, str]:
+    """FLOP/s of one device, and where that is from. On CPUs without a data sheet, process 0 measures its own."""
+    kind = mesh.devices.flat[0].device_kind
+    if peak := hardware.peak_flops(kind):
+        return peak, f"published for {kind}"
+    here = jax.process_index() == 0
+    measured = hardware.measure_matmul_flops(config.model.dtype) if here else math.nan
+    return measured / len(mesh.local_devices), "measured here, a plain matmul"
 
 
 def with_executable(session: Session, path: str) -> Session:
@@ -138,179 +186,216 @@ def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: 
     return resumed
 
 
+def _open_directory(directory: rundir.RunDirectory, session: Session, allowed: tuple[str, ...], peers) -> bool:
+    """_check_directory by process 0, whose word counts. Raises UserError in a process that does not see the result."""
+    resumed = peers.tell("resumed", _check_directory(directory, session, allowed) if peers.index == 0 else None)
+    deadline = time.monotonic() + 10  # a network disk may show new files late
+    while not directory.exists():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{peers.name(peers.index)} does not see the run that {peers.name(0)} keeps in"
+                f" --workdir={directory.path}; put it on a disk that all hosts share, or on gs://."
+            )
+        time.sleep(0.2)
+    return resumed
+
+
 class Loop:
     """The state of a run that is going on."""
 
-    def __init__(self, session: Session, directory, checkpointer: Checkpointer, progress, stop, started: float):
+    def __init__(self, session: Session, directory, checkpointer: Checkpointer, progress, peers, agreed, dog, started):
         config = session.config
         self.session, self.config, self.program = session, config, session.program
-        self.directory, self.checkpointer, self.progress, self.stop = directory, checkpointer, progress, stop
+        self.directory, self.checkpointer, self.progress = directory, checkpointer, progress
+        self.peers, self.agreed, self.dog, self.started = peers, agreed, dog, started
         self.total_steps = schedule.total_steps(config)
         self.rows = data.TrainRows(
             session.store.train, config.model.context_length, config.data.seed, config.data.mask_documents
         )
         self.eval_rows = eval_rows(config, session.store)
-        saved = checkpointer.steps()
+        saved = peers.tell("saved", checkpointer.steps())
         self.step = saved[-1] if saved else 0
         self.saved_step = self.evaluated_step = self.step if saved else -1
-        self.started = started
-        self.log = metrics.MetricsLog(
-            directory.path,
-            resume_step=self.step,
-            tensorboard=config.train.tensorboard,
-            wandb_project=config.train.wandb_project,
-            config=config,
-        )
-        self.throughput = metrics.Throughput()
-        self.unread = None  # (first step, learning rates, metrics still on the device)
+        self.log = self._open_log()
+        self.rows_read = 0  # of the training text, by this process
         self.compiled = self.profiling = False
-        self.state = self._first_state()
+        with dog.doing("resuming" if saved else "initialising"):
+            self.state = self._first_state()
+        self.recorder = Recorder(session, self.log, progress, peers, self._hash_before())
+
+    def _open_log(self) -> metrics.MetricsLog | metrics.NoLog:
+        if self.peers.index:
+            return metrics.NoLog()
+        return metrics.MetricsLog(
+            self.directory.path,
+            resume_step=self.step,
+            tensorboard=self.config.train.tensorboard,
+            wandb_project=self.config.train.wandb_project,
+            config=self.config,
+        )
 
     def _first_state(self) -> step.TrainState:
         if self.step == 0:
             return self.program.init()
         state = self.checkpointer.restore(self.step, self.program.abstract_state, self.program.state_sharding)
         self.progress.message(f"resumed from step {self.step} of {self.directory.checkpoints}")
-        self.log.write("event", self.step, event="resumed")
+        self.log.write("event", self.step, event="resumed", processes=self.peers.count)
         return state
+
+    def _hash_before(self) -> int | None:
+        """Of the rows of the steps before, from the checkpoint; None if it was made before they were hashed."""
+        if self.step == 0:
+            return 0
+        known = self.checkpointer.meta(self.step).get("batch_hash")
+        return None if known is None else int(known, 16)
 
     def run(self) -> int:
         """Trains to the end, or until asked to stop. Returns the exit code."""
         config = self.config
         try:
+            self.agreed.tick()
             with data.Prefetcher(
                 self._read_call, self.step // config.train.steps_per_call, config.data.prefetch
             ) as calls:
-                while self.step < self.total_steps and not self.stop:
+                while self.step < self.total_steps and not self.agreed.stopping:
                     self._call(calls.next())
                     self._between_calls()
-            self._drain()
-            if not self.stop:
+            self.recorder.drain()
+            if not self.agreed.stopping:
                 self._evaluate()
             self._save()
-            self.checkpointer.wait()
+            self._log_rows_read()
+            with self.dog.doing("saving"):
+                self.checkpointer.wait()
         except Diverged as error:
-            self.progress.message(f"gptjax: {error}")
+            saved = f"the last checkpoint is of step {self.saved_step}" if self.saved_step > 0 else "no checkpoint yet"
+            self.progress.message(f"gptjax: {error}; {saved}. Try a lower optim.peak_lr or a longer warmup.")
             self.log.write("event", error.step, event="diverged")
             return interrupt.DIVERGED
-        if self.stop:
+        if self.agreed.stopping:
+            who = f"{self.agreed.reason}: " if self.agreed.reason else ""
             saved = f"saved step {self.saved_step}" if self.saved_step > 0 else "stopped before the first step"
-            self.progress.message(f"{saved}; run the same command again to go on")
+            self.progress.message(f"{who}{saved}; run the same command again to go on")
             return interrupt.SAVED_AND_STOPPED
         self.progress.close()
-        for line in report.ending(self.session, self.directory, self.state):
-            self.progress.message(line)
+        with self.dog.doing("sampling"):
+            for line in report.ending(self.session, self.directory, self.state):
+                self.progress.message(line)
         return 0
 
     def close(self) -> None:
-        self._profile(stop=True)
-        self.progress.close()
-        self.log.close()
-        self.checkpointer.close()
+        with self.dog.doing("closing"):
+            self._profile(stop=True)
+            self.progress.close()
+            self.log.close()
+            self.checkpointer.close()
 
-    def _read_call(self, call: int) -> tuple[dict, np.ndarray]:
-        """Batches [S, B, ...] on the devices and learning rates [S] of one dispatch; runs in the prefetch thread."""
+    def _read_call(self, call: int) -> tuple[dict, np.ndarray, list[int], int]:
+        """Of one dispatch, in the prefetch thread: batches [S, B, ...] on the devices, learning rates [S], and of this
+        process's rows the sum of hashes for each step and how many it read."""
         config, count = self.config, self.config.train.steps_per_call
         steps = range(call * count, (call + 1) * count)
         size = schedule.batch_size(config, steps[0])
+        unit = config.train.microbatches * sharding.batch_unit(config, self.program.mesh.shape)
+        padded = -(-size // unit) * unit  # a ramp's first batches may be smaller than the mesh: rows of weight 0
         first_rows = [schedule.rows_before(config, s) for s in steps]
+        read = {}  # (start, stop) -> those rows of each step's batch
 
-        def read(start: int, stop: int) -> dict:
-            parts = [self.rows.rows(first + start, first + stop) for first in first_rows]
-            return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+        def read_once(start: int, stop: int) -> dict:
+            if (start, stop) not in read:
+                parts = [self.rows.rows(first + start, first + stop) for first in first_rows]
+                read[start, stop] = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+                read[start, stop]["weight_BL"][:, max(0, size - start) :] = 0
+            return read[start, stop]
 
-        batch = evaluate.device_batch(read, size, self.program.train_batch_sharding, dim=1)
-        return batch, np.array([schedule.learning_rate(config, s) for s in steps], np.float32)
+        place = self.program.train_batch_sharding
+        batch = evaluate.device_batch(read_once, padded, place, dim=1)
+        hash_S = [0] * count
+        for start, stop in evaluate.own_rows(padded, place, dim=1):
+            for i, first in enumerate(first_rows):
+                hashes = data.row_hashes(read[start, stop]["token_BT"][i, : max(0, size - start)], first + start)
+                hash_S[i] = (hash_S[i] + int(hashes.sum())) % 2**64
+        rates = np.array([schedule.learning_rate(config, s) for s in steps], np.float32)
+        return batch, rates, hash_S, count * sum(max(0, min(stop, size) - start) for start, stop in read)
 
     def _call(self, inputs) -> None:
         """Dispatches the next steps and reads the metrics of those before."""
-        batch, learning_rates = inputs
+        batch, learning_rates, hash_S, rows_read = inputs
         self._profile()
         self.state, on_device = self.program.train(self.state, batch, learning_rates)
-        previous, self.unread = self.unread, (self.step, learning_rates, on_device)
-        self.step += len(learning_rates)
-        if previous is not None:
-            self._record(*previous)
+        first_step, self.step = self.step, self.step + len(learning_rates)
+        self.rows_read += rows_read
+        self.recorder.add(first_step, learning_rates, hash_S, on_device)
         if not self.compiled:  # the first numbers at once, and the clock starts after them
             self.compiled = True
-            self._drain()
-            self.throughput.take()
+            self.recorder.drain()
+            self.recorder.throughput.take()
             self.log.write("event", self.step, event="first_call", seconds=time.monotonic() - self.started)
-
-    def _drain(self) -> None:
-        """Reads the metrics still on the device. Raises Diverged."""
-        if self.unread is not None:
-            unread, self.unread = self.unread, None
-            self._record(*unread)
-
-    def _record(self, first_step: int, learning_rates, on_device) -> None:
-        """Logs the steps of one call. Raises Diverged for a loss or norm that is not finite."""
-        values = jax.device_get(on_device)
-        for i, rate in enumerate(learning_rates):
-            numbers = {name: np.asarray(value[i], np.float64).tolist() for name, value in values.items()}
-            taken = first_step + i + 1
-            for name in ("loss", "grad_norm", "param_norm"):
-                if not math.isfinite(numbers[name]):
-                    raise Diverged(taken, name, numbers[name], self.saved_step)
-            self.throughput.count(schedule.batch_size(self.config, taken - 1) * self.config.model.context_length)
-            if taken % self.config.train.log_every == 0 or taken in (1, self.total_steps):
-                self._log_step(taken, {**numbers, "learning_rate": float(rate)})
-
-    def _log_step(self, taken: int, numbers: dict) -> None:
-        tokens = schedule.tokens_before(self.config, taken)
-        rate = self.throughput.take() if taken > 1 else None
-        speed = {}
-        if rate:
-            per_token = flops.flops_per_token(self.config.model)["6n_attn_full"]
-            peak = self.session.peak_flops * self.session.device_count
-            left = (schedule.run_tokens(self.config) - tokens) / rate
-            speed = {"tokens_per_second": rate, "mfu": flops.mfu(rate, per_token, peak), "seconds_left": left}
-        memory = hardware.memory_in_use(self.program.mesh.local_devices)
-        self.log.write("train", taken, **numbers, tokens=tokens, **speed, memory_bytes=memory)
-        self.progress.update(report.progress_line(taken, self.total_steps, numbers, speed))
+        self.dog.stepped()
 
     def _between_calls(self) -> None:
         """Evaluation and checkpoint, where they are due."""
         every = self.config.eval.every_steps
+        if self.peers.index == 0 and self.checkpointer.overdue():
+            self.agreed.ask_to_save()
+        self.agreed.tick()
         evaluation_due = every is not None and self.step % every == 0
-        checkpoint_due = self.checkpointer.due(self.step)
+        checkpoint_due = self.checkpointer.due(self.step) or self.agreed.save_due
         if evaluation_due or checkpoint_due:
-            self._drain()
-        self.throughput.pause()
+            self.recorder.drain()
+        self.recorder.throughput.pause()
         if evaluation_due:
             self._evaluate()
         if checkpoint_due:
             self._save()
-        self.throughput.resume()
+        self.recorder.throughput.resume()
 
     def _evaluate(self) -> None:
         if self.evaluated_step == self.step:
             return
         averages = {} if self.state.ema is None else {"ema_": self.state.ema}
-        for prefix, params in {"": self.state.params, **averages}.items():
-            result = evaluate.evaluate(
-                self.program, params, self.eval_rows, self.config.eval_batch_size, should_stop=lambda: bool(self.stop)
-            )
-            if result is None:
-                return
-            self.log.write("eval", self.step, **{prefix + name: value for name, value in result.as_dict().items()})
-            self.progress.message(f"step {self.step:>7}  {prefix}eval {result}")
+        with self.dog.doing("evaluating"):
+            for prefix, params in {"": self.state.params, **averages}.items():
+                result = evaluate.evaluate(
+                    self.program,
+                    params,
+                    self.eval_rows,
+                    self.config.eval_batch_size,
+                    should_stop=self._should_stop,
+                    total=self.peers.total,
+                )
+                if result is None:
+                    return
+                self.log.write("eval", self.step, **{prefix + name: value for name, value in result.as_dict().items()})
+                self.progress.message(f"step {self.step:>7}  {prefix}eval {result}")
         self.evaluated_step = self.step
+
+    def _should_stop(self) -> bool:
+        self.dog.alive()
+        return self.agreed.tick()
 
     def _save(self) -> None:
         if self.saved_step == self.step or self.step == 0:
             return
-        self.checkpointer.save(self.state, self.step)
+        with self.dog.doing("saving"):
+            self.checkpointer.save(self.state, self.step, batch_hash=self.recorder.batch_hash())
+        self.agreed.saved()
         self.log.flush()
         self.saved_step = self.step
 
+    def _log_rows_read(self) -> None:
+        """What each process read of the training text since it started: 1/processes of it, unless they share rows."""
+        counts = self.peers.gather("rows_read", self.rows_read)
+        if counts is not None:
+            self.log.write("event", self.step, event="rows_read", by_process=counts)
+
     def _profile(self, stop: bool = False) -> None:
-        """Starts and stops a trace so that it holds train.profile_steps whole."""
-        if not self.config.train.profile_steps:
+        """Starts and stops a trace of process 0 so that it holds train.profile_steps whole."""
+        if not self.config.train.profile_steps or self.peers.index:
             return
         first, last = self.config.train.profile_steps
         if self.profiling and (stop or self.step >= last):
-            self._drain()
+            self.recorder.drain()
             jax.profiler.stop_trace()
             self.profiling = False
             self.progress.message(f"profile of steps {first}-{last} in {self.directory.path / 'profile'}")
@@ -322,15 +407,6 @@ class Loop:
         ):
             jax.profiler.start_trace(str(self.directory.path / "profile"))
             self.profiling = True
-
-
-class Diverged(Exception):
-    def __init__(self, step: int, name: str, value: float, saved_step: int):
-        self.step = step
-        saved = f"the last checkpoint is of step {saved_step}" if saved_step > 0 else "there is no checkpoint"
-        super().__init__(
-            f"{name} is {value} at step {step}: stopped; {saved}. Try a lower optim.peak_lr or a longer warmup."
-        )
 
 
 def eval_rows(config, store) -> data.EvalRows:

@@ -136,6 +136,9 @@ def _check_train(config) -> None:
     )
     _at_least(1, t, "train", "batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")
     _at_least(0, t, "train", "seed", "z_loss")
+    for field in ("watchdog_factor", "watchdog_seconds", "watchdog_other_seconds"):
+        value = getattr(t, field)
+        _require(value is None or value > 0, f"train.{field}={value} must be positive; watchdog_factor=None is off.")
     _not_both(t, "train", "steps", "tokens")
     _require(t.steps or t.tokens, "the run has no length; set train.steps or train.tokens.")
     _require(

@@ -17,6 +17,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import runs  # noqa: E402
 
 from gptjax import model  # noqa: E402
 from gptjax.config import Config, ModelConfig, TrainConfig  # noqa: E402
@@ -87,3 +88,24 @@ def tiny_variant(name: str) -> Tiny:
         return jnp.asarray(center + config.init_std * rng.standard_normal(leaf.shape), jnp.float32)
 
     return Tiny(config, graph, jax.tree_util.tree_map_with_path(value, shapes))
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """A file of random words of eight letters."""
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    runs.write_text(file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def values(text):
+    """A tiny run of 40 steps, as nested dicts."""
+    return {
+        "model": dict(context_length=16, n_layers=2, d_model=32, n_heads=4, dtype="float32", residual_dropout=0.1),
+        "data": dict(path=str(text), tokenizer="chars", cache_dir=str(text.parent / "cache")),
+        "optim": dict(peak_lr=3e-3, warmup_steps=5),
+        "train": dict(steps=40, batch_size=16, log_every=1, tensorboard=False),
+        "checkpoint": dict(every_steps=10, keep=3),
+        "eval": dict(every_steps=20, max_tokens=512),
+    }

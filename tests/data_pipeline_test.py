@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from gptjax.data.pipeline import EvalRows, Prefetcher, TrainRows, permute
+from gptjax.data.pipeline import EvalRows, Prefetcher, TrainRows, permute, row_hashes
 from gptjax.data.store import Tokens
 from gptjax.errors import UserError
 
@@ -232,3 +232,19 @@ def test_close_ends_the_thread_and_drops_what_was_not_begun():
     values.close()
     values.close()
     assert len(called) <= 2 and threading.active_count() == before
+
+
+def test_the_sum_of_row_hashes_knows_every_row_and_its_place_and_no_order_of_reading():
+    token_BT = np.random.default_rng(0).integers(0, 50257, (12, 17), dtype=np.int32)
+    whole = row_hashes(token_BT, 100).sum()
+    assert np.concatenate([row_hashes(token_BT[7:], 107), row_hashes(token_BT[:7], 100)]).sum() == whole
+    others = {row_hashes(token_BT, 101).sum(), row_hashes(token_BT[:11], 100).sum()}
+    others.add(row_hashes(token_BT[[1, 0, *range(2, 12)]], 100).sum())  # two rows in each other's place
+    others.add(row_hashes(token_BT[[0, 0, *range(2, 12)]], 100).sum())  # a row read twice
+    for changed in (
+        token_BT + (np.arange(17) == 16),
+        token_BT[:, ::-1],
+        np.where(token_BT == token_BT[3, 5], 0, token_BT),
+    ):
+        others.add(row_hashes(changed, 100).sum())
+    assert whole not in others and len(others) == 7

@@ -1,41 +1,17 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
 import pytest
+from runs import assert_same_state, losses, saved_arrays, start, train_rows, wait_for_step
 
 from gptjax import checkpoint, interrupt, metrics, rundir, schedule, sharding, step, train
 from gptjax.config import from_dict
 from gptjax.errors import UserError
 
 STEPS = 40
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    file = tmp_path_factory.mktemp("text") / "text.txt"
-    rng = np.random.default_rng(0)
-    words = ["".join(rng.choice(list("abcdefgh"), size=rng.integers(2, 7))) for _ in range(50)]
-    file.write_text(" ".join(rng.choice(words, size=6000)))
-    return file
-
-
-@pytest.fixture(scope="module")
-def values(text):
-    """A tiny run, as nested dicts."""
-    return {
-        "model": dict(context_length=16, n_layers=2, d_model=32, n_heads=4, dtype="float32", residual_dropout=0.1),
-        "data": dict(path=str(text), tokenizer="chars", cache_dir=str(text.parent / "cache")),
-        "optim": dict(peak_lr=3e-3, warmup_steps=5),
-        "train": dict(steps=STEPS, batch_size=16, log_every=1, tensorboard=False),
-        "checkpoint": dict(every_steps=10, keep=3),
-        "eval": dict(every_steps=20, max_tokens=512),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -52,52 +28,9 @@ def undisturbed(config, tmp_path_factory):
     return workdir
 
 
-def losses(workdir):
-    return [(row["step"], row["loss"], row["grad_norm"]) for row in train_rows(workdir)]
-
-
-def train_rows(workdir):
-    return metrics.read_metrics(rundir.open_run(workdir).metrics, "train")
-
-
-def saved_arrays(workdir, number):
-    """{path: array} of everything in a checkpoint, read without gptjax's own code."""
-    import orbax.checkpoint as ocp
-
-    arrays = {}
-    for item in ("params", "opt_state"):
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-            tree = reader.restore(workdir / "checkpoints" / str(number) / item)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            arrays[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
-    return arrays
-
-
 def assert_same_run(a, b):
     assert losses(a) == losses(b)
-    before, after = saved_arrays(a, STEPS), saved_arrays(b, STEPS)
-    assert before.keys() == after.keys() and len(before) > 20
-    for name, array in before.items():
-        assert np.array_equal(array, after[name]), name
-
-
-def start(values, workdir, tmp_path):
-    """The same command in a process of its own."""
-    file = tmp_path / "config.py"
-    file.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({values!r})\n")
-    command = [sys.executable, "-m", "gptjax", "train", f"--config={file}", f"--workdir={workdir}"]
-    return subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_step(workdir, number, process):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        file = rundir.open_run(workdir).metrics
-        if file.exists() and any(row["step"] >= number for row in metrics.read_metrics(file, "train")):
-            return
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    raise AssertionError(f"no step {number} after two minutes")
+    assert_same_state(a, b, STEPS)
 
 
 def test_a_run_directory_holds_what_the_contract_says(undisturbed):

@@ -8,7 +8,7 @@
 Heavy libraries (sentencepiece, tensorflow_datasets) are imported by the functions that need them.
 """
 
-from gptjax.data.pipeline import EvalRows, Prefetcher, TrainRows, permute
+from gptjax.data.pipeline import EvalRows, Prefetcher, TrainRows, permute, row_hashes
 from gptjax.data.store import Tokens, TokenStore, prepare
 from gptjax.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
@@ -23,6 +23,7 @@ __all__ = [
     "load_tokenizer",
     "permute",
     "prepare",
+    "row_hashes",
     "save_tokenizer",
     "train_tokenizer",
 ]

@@ -74,6 +74,17 @@ class TrainRows:
         return _batch(self._tokens, self.row_ids(first, stop), self._length, self._mask_documents)
 
 
+def row_hashes(token_BT: np.ndarray, first: int) -> np.ndarray:
+    """uint64 [B]: of the tokens of each row together with its number in the run; the first has number `first`.
+
+    Their sum over all the rows of a run so far, modulo 2 ** 64, is the same on any number of hosts, and another one if
+    a row was another text, missing, read twice or in the place of another.
+    """
+    odd_T = mix(np.arange(token_BT.shape[1], dtype=np.uint64)) | np.uint64(1)
+    content_B = (token_BT.astype(np.uint64) + np.uint64(1)) @ odd_T  # modulo 2 ** 64
+    return mix(content_B ^ mix(np.arange(first, first + len(token_BT), dtype=np.uint64)))
+
+
 class EvalRows:
     """The held-out text in order, in `num_rows` windows that predict every token but the first exactly once.
 

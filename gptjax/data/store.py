@@ -9,7 +9,10 @@ Held out is the end of the text, or documents chosen by hash; neither depends on
 only in their seed are judged on the same text. Memory in use is that of the largest document.
 """
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -18,7 +21,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -58,14 +61,19 @@ class TokenStore:
     description: dict  # JSON values: the source, the tokenizer, what each split holds, the folder
 
 
-def prepare(config: DataConfig) -> TokenStore:
-    """The tokens of config's text. Raises UserError: a source or tokenizer that does not work, a damaged cache."""
+def prepare(config: DataConfig, alive: Callable = lambda: None) -> TokenStore:
+    """The tokens of config's text; alive() is called after each document that is read.
+
+    Raises UserError: a source or tokenizer that does not work, a damaged cache.
+    """
     key = _cache_key(config)
     if "://" in config.cache_dir:
         raise UserError(f"data.cache_dir={config.cache_dir} is not a local folder; tokens are mapped from a disk.")
     folder = pathlib.Path(config.cache_dir).expanduser() / f"tokens-{_digest(key)[:16]}"
     if not folder.exists():
-        _make(config, key, folder)
+        with _one_at_a_time(folder, alive):
+            if not folder.exists():
+                _make(config, key, folder, alive)
     return open_store(folder)
 
 
@@ -141,12 +149,42 @@ def _split_tail(documents: Iterable[str], n_train_characters: int) -> Iterator[S
 # ---- writing
 
 
-def _make(config: DataConfig, key: dict, folder: pathlib.Path) -> None:
+@contextlib.contextmanager
+def _one_at_a_time(folder: pathlib.Path, alive: Callable) -> Iterator[None]:
+    """Processes of one host, or on one disk, do the same work once: the others wait for whoever came first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.parent / f"{folder.name}.lock"
+    with path.open("w") as lock:
+        waiting = False
+        while not _locked(lock):
+            if not waiting:
+                print(f"another process is preparing this text ({lock.name} is locked); waiting", file=sys.stderr)
+            waiting = True
+            alive()
+            time.sleep(0.1)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(lock) -> bool:
+    """Takes the lock if it is free; until the file is closed or the process dies."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        # a disk without locks: each does the work, and the first to rename its folder is right for all
+    return True
+
+
+def _make(config: DataConfig, key: dict, folder: pathlib.Path, alive: Callable) -> None:
     """Fills a folder beside the wanted one and renames it; if another process was faster, its folder stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.unfinished-", dir=folder.parent))
     try:
-        _write_store(config, key, unfinished)
+        _write_store(config, key, unfinished, alive)
         os.chmod(unfinished, 0o755)  # mkdtemp's is for this user alone
         try:
             unfinished.rename(folder)
@@ -157,14 +195,14 @@ def _make(config: DataConfig, key: dict, folder: pathlib.Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write_store(config: DataConfig, key: dict, folder: pathlib.Path) -> None:
+def _write_store(config: DataConfig, key: dict, folder: pathlib.Path, alive: Callable) -> None:
     n_characters = None
     if config.val_split == "tail":
-        n_characters = sum(len(text) for text in _watched(sources.documents(config), "reading"))
+        n_characters = sum(len(text) for text in _watched(sources.documents(config), "reading", alive))
     tokenizer = _tokenizer(config, n_characters)
     save_tokenizer(tokenizer, folder)
     writers = {name: _SplitWriter(folder, name, tokenizer) for name in SPLITS}
-    for span in split_documents(config, _watched(sources.documents(config), "tokenising"), n_characters):
+    for span in split_documents(config, _watched(sources.documents(config), "tokenising", alive), n_characters):
         writers[span.split].add(span)
     files = {name: _size_and_hash(folder / name) for name in ("tokenizer.json", "tokenizer.model")}
     for writer in writers.values():
@@ -235,12 +273,13 @@ class _HashedFile:
         return {"size": size, "sha256": self._sha256.hexdigest()}
 
 
-def _watched(documents: Iterable[str], doing: str) -> Iterator[str]:
+def _watched(documents: Iterable[str], doing: str, alive: Callable) -> Iterator[str]:
     """documents, and every five seconds a line on stderr on how far they are."""
     began = said = time.monotonic()
     size = 0
     for n, text in enumerate(documents, start=1):
         yield text
+        alive()
         size += len(text)
         if (now := time.monotonic()) - said > 5:
             rate = size / 1e6 / (now - began)

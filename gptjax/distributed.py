@@ -1,0 +1,222 @@
+"""Several processes as one run: where this one stands, by the environment, and the start of all of them.
+
+    GPTJAX_COORDINATOR, GPTJAX_NUM_PROCESSES, GPTJAX_PROCESS_ID     set by launchers; GPTJAX_LOCAL_DEVICE_IDS besides
+    Cloud TPU, Slurm (srun), Open MPI (mpirun)                      found as jax finds them
+    nothing of these                                                a process alone, which pays for none of this
+
+GPTJAX_START_SECONDS (default 50) is how long the processes wait for each other.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+
+from gptjax import rollcall
+from gptjax.errors import UserError
+from gptjax.peers import HEARTBEAT_SECONDS, Alone, PeerLost, Peers
+
+NAMES = ("GPTJAX_COORDINATOR", "GPTJAX_NUM_PROCESSES", "GPTJAX_PROCESS_ID")
+START_SECONDS = 50.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    coordinator: str  # host:port of process 0
+    count: int
+    index: int
+    local_device_ids: list[int] | None  # None: all devices of the host
+
+
+def start() -> Alone | Peers:
+    """Joins the run's other processes; before any device is touched. Raises UserError, or PeerLost if one is missing."""
+    place = find_place(os.environ)
+    if place is None or place.count == 1:
+        return Alone()
+    try:
+        hosts = rollcall.roll_call(place.coordinator, place.count, place.index, _start_seconds(os.environ))
+    except rollcall.Missing as error:
+        raise PeerLost(str(error)) from error
+    import jax
+
+    # SIGTERM is ours: jax's preemption service would take it from Python, knows no Ctrl-C and no evaluation.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        place.coordinator,
+        place.count,
+        place.index,
+        place.local_device_ids,
+        cluster_detection_method="deactivate",
+        initialization_timeout=30,  # all are there: the roll call said so
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=30,
+    )
+    return Peers(place.coordinator, place.index, hosts)
+
+
+def find_place(environ) -> Place | None:
+    """Where the environment puts this process; None: alone. Raises UserError for one that is half set or impossible."""
+    if any(name in environ for name in (*NAMES, "GPTJAX_LOCAL_DEVICE_IDS")):
+        return _given(environ)
+    if int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1 and "OMPI_MCA_orte_hnp_uri" not in environ:
+        raise UserError(
+            "this Open MPI does not tell where process 0 runs (it sets no OMPI_MCA_orte_hnp_uri);"
+            f" set {', '.join(NAMES)} on every process."
+        )
+    return _detected(environ)
+
+
+def _given(environ) -> Place:
+    missing = [name for name in NAMES if not environ.get(name)]
+    if missing:
+        given = [name for name in (*NAMES, "GPTJAX_LOCAL_DEVICE_IDS") if environ.get(name)]
+        raise UserError(f"{', '.join(given) or 'none'} set, but not {', '.join(missing)}; set all three, or none.")
+    coordinator, count, index = environ[NAMES[0]], _integer(environ, NAMES[1]), _integer(environ, NAMES[2])
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UserError(f"GPTJAX_COORDINATOR={coordinator} is not HOST:PORT; give the address of process 0.")
+    if count < 1 or not 0 <= index < count:
+        raise UserError(
+            f"GPTJAX_PROCESS_ID={index} is not one of GPTJAX_NUM_PROCESSES={count} processes; they are numbered from 0."
+        )
+    return Place(coordinator, count, index, _device_ids(environ))
+
+
+def _integer(environ, name: str) -> int:
+    try:
+        return int(environ[name])
+    except ValueError as error:
+        raise UserError(f"{name}={environ[name]} is not a whole number.") from error
+
+
+def _device_ids(environ) -> list[int] | None:
+    text = environ.get("GPTJAX_LOCAL_DEVICE_IDS")
+    if not text:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"GPTJAX_LOCAL_DEVICE_IDS={text} is not a list of device numbers such as 0,1.") from error
+
+
+def _detected(environ) -> Place | None:
+    """By jax's own cluster detection, asked only where there is a cluster: it looks for metadata servers."""
+    tasks = int(environ.get("SLURM_NTASKS", 1))
+    slurm, mpi = tasks > 1 and "SLURM_STEP_NODELIST" in environ, int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+    if tasks > 1 and not slurm:
+        print(f"gptjax: SLURM_NTASKS={tasks}, but not started by srun: training in one process", file=sys.stderr)
+    if not slurm and not mpi and not _on_tpu_vm(environ):
+        return None
+    from jax._src import clusters
+
+    ids = _slurm_device_ids(environ) if slurm else None
+    address, count, index, ids = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, ids, None, round(_start_seconds(environ))
+    )
+    return None if address is None or count in (None, 1) else Place(address, count, index, ids)
+
+
+def _slurm_device_ids(environ) -> list[int] | None:
+    """All GPUs of the host where it runs one process; jax would give that process the first one only."""
+    one_a_node = environ.get("SLURM_NTASKS") == environ.get("SLURM_STEP_NUM_NODES")
+    gpus = environ.get("SLURM_GPUS_ON_NODE", "")
+    return list(range(int(gpus))) if one_a_node and gpus.isdigit() else None
+
+
+def _on_tpu_vm(environ) -> bool:
+    if environ.get("JAX_PLATFORMS", "tpu").find("tpu") < 0:
+        return False
+    import jax  # noqa: F401  sets what is read in the next line
+    from jax._src import cloud_tpu_init
+
+    return cloud_tpu_init.running_in_cloud_tpu_vm
+
+
+def _start_seconds(environ) -> float:
+    text = environ.get("GPTJAX_START_SECONDS", str(START_SECONDS))
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"GPTJAX_START_SECONDS={text} is not a number of seconds.") from error
+
+
+# ---- one run, one config, one code
+
+
+def facts(config, workdir: str, allowed_changes: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """What has to be equal in every process: {"config": {key: value}, "code": {file: hash}, "packages": {name: version}}.
+
+    The code is hashed as it lies there, so that a changed file differs from its revision.
+    """
+    fields = {f"{section}.{k}": repr(v) for section, values in config.to_dict().items() for k, v in values.items()}
+    return {
+        "config": fields | {"--workdir": workdir, "--allow_change": ",".join(allowed_changes)},
+        "code": _code(),
+        "packages": _packages(),
+    }
+
+
+def _code() -> dict[str, str]:
+    here = pathlib.Path(__file__).parent
+    files = sorted(here.rglob("*.py"))
+    return {f"gptjax/{f.relative_to(here)}": hashlib.sha256(f.read_bytes()).hexdigest()[:16] for f in files}
+
+
+def _packages() -> dict[str, str]:
+    found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    return {name: found[name] for name in sorted(found, key=str)} | {"python": platform.python_version()}
+
+
+def check_equal(peers, facts: dict[str, dict[str, str]], seconds: float = START_SECONDS) -> None:
+    """Raises UserError that names every process whose facts are not those of the most, and what differs in them."""
+    if peers.count == 1:
+        return
+    hashes = {kind: hashlib.sha256(json.dumps(values).encode()).hexdigest() for kind, values in facts.items()}
+    peers.publish(f"facts/{'+'.join(facts)}/{peers.index}", json.dumps(facts))
+    rows = peers.gather("hashes", hashes, seconds)
+    differences = "" if rows is None else _differences(peers, facts, rows)
+    if differences := peers.tell("verdict", differences, seconds):
+        raise UserError(differences)
+
+
+def _differences(peers, facts: dict, rows: list[dict]) -> str:
+    @functools.cache
+    def of(index: int) -> dict:
+        return json.loads(peers.read(f"facts/{'+'.join(facts)}/{index}"))
+
+    messages = []
+    for kind in facts:
+        [(most, _)] = collections.Counter(row[kind] for row in rows).most_common(1)
+        reference = [row[kind] for row in rows].index(most)
+        for index, row in enumerate(rows):
+            if row[kind] != most:
+                changed = _changed(of(reference)[kind], of(index)[kind])
+                messages.append(f"{peers.name(index)} has another {kind} than {peers.name(reference)}: {changed}")
+    if len(messages) > 8:
+        messages[8:] = [f"and {len(messages) - 8} more"]
+    return "; ".join(messages) + "; start all with the same." if messages else ""
+
+
+def _changed(reference: dict, other: dict) -> str:
+    keys = [key for key in reference | other if reference.get(key) != other.get(key)]
+    shown = [f"{key} ({reference.get(key)} -> {other.get(key)})" for key in keys[:6]]
+    return ", ".join(shown) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
+
+
+def device_lines(peers) -> list[str]:
+    """One line for each host process, with its devices."""
+    import jax
+
+    lines = []
+    for index in range(peers.count):
+        devices = [d for d in jax.devices() if d.process_index == index]
+        kinds = collections.Counter(d.device_kind for d in devices)
+        shown = ", ".join(f"{n} x {kind}" for kind, n in kinds.items())
+        lines.append(f"host       {peers.name(index)}: {shown}, ids {devices[0].id}-{devices[-1].id}")
+    return lines

@@ -1,0 +1,160 @@
+"""Who is there: the processes of a run find each other over one TCP port before jax.distributed starts on it.
+
+jax's own client aborts the process, and names nobody, where a process of the run never comes. Here process 0 listens
+on the coordinator's port, the others say who they are, and at the deadline everybody learns who is missing.
+"""
+
+import json
+import socket
+import time
+
+from gptjax.errors import UserError
+
+GREETING = "gptjax"
+
+
+class Missing(Exception):
+    """Processes of the run that did not come in time."""
+
+
+def roll_call(address: str, count: int, index: int, seconds: float) -> list[str]:
+    """The hostname of every process. Raises Missing, or UserError for processes that don't belong together."""
+    host, _, port = address.rpartition(":")
+    if index == 0:
+        return _listen(int(port), address, count, seconds)
+    return _report(host.strip("[]"), int(port), count, index, seconds)
+
+
+def _listen(port: int, address: str, count: int, seconds: float) -> list[str]:
+    deadline = time.monotonic() + seconds
+    with _server(port, address, min(15.0, seconds / 2)) as server:
+        hosts, connections = {0: socket.gethostname()}, []
+        trouble = UserError
+        try:
+            error = _collect(server, count, deadline, hosts, connections)
+            if error is None and len(hosts) < count:
+                trouble, error = Missing, _missing(hosts, count, seconds)
+            answer = {"hosts": [hosts[i] for i in range(count)]} if error is None else {"error": error}
+            answer["missing"] = trouble is Missing
+            for connection in connections:
+                _send(connection, answer)
+            for connection in connections:  # who closes first keeps the port busy: not us
+                connection.settimeout(2)
+                _read_line(connection)
+        finally:
+            for connection in connections:
+                connection.close()
+    if error is not None:
+        raise trouble(error)
+    return answer["hosts"]
+
+
+def _server(port: int, address: str, patience: float) -> socket.socket:
+    """Listening on every interface, as jax's service will. A port that the run before us still holds is waited for."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            if socket.has_dualstack_ipv6():
+                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
+            return socket.create_server(("", port), backlog=4096)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"process 0 cannot listen on the port of GPTJAX_COORDINATOR={address}: {error.strerror};"
+                    " use a free port."
+                ) from error
+            time.sleep(0.5)
+
+
+def _collect(server, count: int, deadline: float, hosts: dict[int, str], connections: list) -> str | None:
+    """Fills hosts and connections until all have come or the deadline; what is wrong with them, if something is."""
+    while len(hosts) < count and (left := deadline - time.monotonic()) > 0:
+        server.settimeout(left)
+        try:
+            connection, _ = server.accept()
+        except TimeoutError:
+            break
+        connection.settimeout(5)
+        hello = _parse(_read_line(connection))
+        if hello is None:  # a port scanner, or the jax client of a run that was here before
+            connection.close()
+            continue
+        connections.append(connection)
+        index, host = hello["process"], hello["host"]
+        if hello["count"] != count:
+            return (
+                f"process {index} ({host}) was started as one of {hello['count']}, process 0 ({hosts[0]}) as one of"
+                f" {count}; give all the same GPTJAX_NUM_PROCESSES."
+            )
+        if index in hosts:
+            return (
+                f"two processes are number {index}: on {hosts[index]} and on {host};"
+                " give each a GPTJAX_PROCESS_ID of its own."
+            )
+        hosts[index] = host
+    return None
+
+
+def _missing(hosts: dict[int, str], count: int, seconds: float) -> str:
+    absent = [i for i in range(count) if i not in hosts]
+    here = ", ".join(f"{i} ({host})" for i, host in sorted(hosts.items()))
+    return (
+        f"process {_enumerate(absent)} of {count} did not come within {seconds:g} s; here: {here}."
+        " See the log of its host, or give GPTJAX_START_SECONDS for hosts that start late."
+    )
+
+
+def _enumerate(numbers: list[int], most: int = 16) -> str:
+    shown = ", ".join(map(str, numbers[:most]))
+    return shown if len(numbers) <= most else f"{shown} and {len(numbers) - most} more"
+
+
+def _report(host: str, port: int, count: int, index: int, seconds: float) -> list[str]:
+    deadline = time.monotonic() + seconds + 5  # process 0 judges first
+    hello = {"process": index, "count": count, "host": socket.gethostname()}
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            with socket.create_connection((host, port), timeout=min(left, 5)) as connection:
+                connection.settimeout(left)
+                _send(connection, hello)
+                answer = _parse(_read_line(connection))
+        except OSError:
+            answer = None
+        if answer is not None:
+            if "error" in answer:
+                raise (Missing if answer["missing"] else UserError)(answer["error"])
+            return answer["hosts"]
+        time.sleep(0.2)
+    raise Missing(
+        f"process 0, which coordinates at {host}:{port}, did not come within {seconds:g} s; this is process {index}"
+        f" of {count}. See the log of its host, or give GPTJAX_START_SECONDS for hosts that start late."
+    )
+
+
+def _send(connection, message: dict) -> None:
+    try:
+        connection.sendall(f"{GREETING} {json.dumps(message)}\n".encode())
+    except OSError:  # it went away: jax's heartbeat will tell
+        pass
+
+
+def _read_line(connection) -> bytes:
+    """Up to a newline; empty if none comes."""
+    data = b""
+    try:
+        while not data.endswith(b"\n") and len(data) < 10_000_000:
+            part = connection.recv(65536)
+            if not part:
+                return b""
+            data += part
+    except OSError:
+        return b""
+    return data
+
+
+def _parse(line: bytes) -> dict | None:
+    greeting, _, message = line.partition(b" ")
+    try:
+        return json.loads(message) if greeting == GREETING.encode() else None
+    except ValueError:
+        return None

@@ -1,0 +1,358 @@
+"""Several real processes over loopback as one run: equal numbers, agreed stops, lost and different peers, elasticity."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from gptjax import checkpoint, cli, distributed, interrupt, metrics, rundir, sharding, step
+from gptjax.config import from_dict
+from gptjax.errors import UserError
+from gptjax.peers import Alone
+
+STEPS = 40
+REPOSITORY = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wide(values):
+    """The tiny run, saved every five steps, evaluated once in the middle."""
+    return runs.changed(values, checkpoint=dict(every_steps=5, keep=20))
+
+
+@pytest.fixture(scope="module")
+def alone(wide, tmp_path_factory):
+    """Run directory of one process with four devices."""
+    return finished(wide, tmp_path_factory.mktemp("alone"), 1, 4)
+
+
+@pytest.fixture(scope="module")
+def two(wide, tmp_path_factory):
+    """Run directory of two processes with two devices each."""
+    return finished(wide, tmp_path_factory.mktemp("two"), 2, 2)
+
+
+def finished(values, folder, count, devices):
+    with runs.processes(values, folder / "run", folder, count, devices) as started:
+        for process in started:
+            process.ends_with(0)
+        for process in started[1:]:
+            said = [line for line in process.output().splitlines() if "Gloo" not in line and "preparing" not in line]
+            assert not said, "only process 0 speaks"
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def killed(wide, tmp_path_factory):
+    """A run of four processes, one of which was killed: (run directory, the metrics.jsonl it left)."""
+    folder = tmp_path_factory.mktemp("killed")
+    with runs.processes(wide, folder / "run", folder, 4, 1) as started:
+        runs.wait_for_step(folder / "run", 12, started[0])
+        at = time.monotonic()
+        started[2].kill()
+        for index in (0, 1, 3):
+            end = started[index].ends_with(interrupt.PEER_LOST)
+            assert end - at < 20
+            assert "process 2" in last_word(started[index]) and "run the same command again" in last_word(
+                started[index]
+            )
+        assert "Traceback" not in started[0].output()
+        assert [line for line in started[0].output().splitlines() if line.startswith("host  ")][3].endswith(
+            f"process 3 ({os.uname().nodename}): 1 x cpu, ids 6144-6144"
+        )
+    return folder / "run", metrics.read_metrics(folder / "run" / "metrics.jsonl", "train")
+
+
+def last_word(process) -> str:
+    return [line for line in process.output().splitlines() if line.startswith("gptjax: ")][-1]
+
+
+# ---- the same numbers
+
+
+def test_two_processes_train_as_one_with_the_same_devices(alone, two):
+    one, other = runs.train_rows(alone), runs.train_rows(two)
+    assert [row["batch_hash"] for row in one] == [row["batch_hash"] for row in other] and len(one) == STEPS
+    assert len({row["batch_hash"] for row in one}) == STEPS
+    for name in ("loss", "grad_norm", "param_norm"):  # the order of the sum over processes is gloo's, not XLA's
+        np.testing.assert_allclose([row[name] for row in other], [row[name] for row in one], rtol=1e-6)
+    a, b = (metrics.read_metrics(run / "metrics.jsonl", "eval")[-1] for run in (alone, two))
+    assert (a["tokens"], a["step"]) == (b["tokens"], b["step"])
+    np.testing.assert_allclose([b["loss"], b["bits_per_byte"]], [a["loss"], a["bits_per_byte"]], rtol=1e-6)
+
+
+def test_four_processes_are_bit_equal_to_two(killed, two):
+    _, rows = killed
+    assert len(rows) >= 12
+    for row, other in zip(rows, runs.train_rows(two)):
+        for name in ("step", "loss", "grad_norm", "param_norm", "batch_hash"):
+            assert row[name] == other[name]
+
+
+def test_a_process_reads_only_its_own_rows(alone, two):
+    assert rows_read(alone) == [16 * STEPS]
+    assert rows_read(two) == [8 * STEPS] * 2
+
+
+def rows_read(run):
+    [event] = [row for row in metrics.read_metrics(run / "metrics.jsonl", "event") if row["event"] == "rows_read"]
+    return event["by_process"]
+
+
+# ---- ends
+
+
+def test_a_killed_run_goes_on_with_two_processes_and_then_one_bit_equal(killed, two, wide, tmp_path):
+    source, _ = killed
+    run = tmp_path / "run"
+    shutil.copytree(source, run)
+    with runs.processes(wide, run, tmp_path, 2, 2) as started:  # 4 -> 2
+        runs.wait_for_step(run, 22, started[0])
+        started[1].send_signal(signal.SIGTERM)  # and, in the train loop, the end of this part
+        for process in started:
+            process.ends_with(interrupt.SAVED_AND_STOPPED)
+        assert "SIGTERM at process 1" in started[0].output() and "resumed from step" in started[0].output()
+    saved = rundir.open_run(run).steps()[-1]
+    rows = runs.losses(run)
+    assert rows == runs.losses(two)[: len(rows)] and rows[-1][0] == saved < STEPS
+    common = max(set(rundir.open_run(run).steps()) & set(rundir.open_run(two).steps()))
+    assert common >= 20
+    runs.assert_same_state(run, two, common)
+
+    config = from_dict(wide).replace(model={"vocab_size": 9})  # 2 -> 1: what one process holds is what two saved
+    program = step.build(config, sharding.make_mesh(config, jax.devices()[:4]), "xla")
+    reader = checkpoint.Checkpointer(run / "checkpoints")
+    state = reader.restore(saved, program.abstract_state, program.state_sharding)
+    reader.close()
+    plain = {"params": state.params, "opt_state": checkpoint.to_plain(state.opt_state)}
+    arrays = {
+        name + jax.tree_util.keystr(path): np.asarray(leaf)
+        for name, tree in plain.items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    before = runs.saved_arrays(run, saved)
+    assert before.keys() == arrays.keys() and all(np.array_equal(before[name], arrays[name]) for name in before)
+
+    with runs.processes(wide, run, tmp_path, 1, 4) as [process]:
+        process.ends_with(0)
+    assert [row[3] for row in runs.losses(run)] == [row[3] for row in runs.losses(two)]
+    np.testing.assert_allclose([row[1] for row in runs.losses(run)], [row[1] for row in runs.losses(two)], rtol=1e-6)
+
+
+def test_sigterm_in_an_evaluation_stops_all_at_the_same_step(values, tmp_path):
+    slow = runs.changed(values, eval=dict(every_steps=5, batch_size=4, max_tokens=None))
+    with runs.processes(slow, tmp_path / "run", tmp_path, 2, 1) as started:
+        runs.wait_for_step(tmp_path / "run", 5, started[0])
+        started[1].send_signal(signal.SIGTERM)
+        for process in started:
+            process.ends_with(interrupt.SAVED_AND_STOPPED)
+    assert not metrics.read_metrics(tmp_path / "run" / "metrics.jsonl", "eval"), "the evaluation was over already"
+    assert rundir.open_run(tmp_path / "run").steps() == [5]
+    assert runs.train_rows(tmp_path / "run")[-1]["step"] == 5
+
+
+def test_ctrl_c_during_a_save_lets_it_end_and_stops_all_at_the_same_step(values, tmp_path):
+    often = runs.changed(values, checkpoint=dict(every_steps=5, keep=20), train=dict(steps=4000))
+    run = rundir.open_run(tmp_path / "run")
+
+    def saving():
+        return run.checkpoints.exists() and any(p.name.startswith("10.") for p in run.checkpoints.iterdir())
+
+    with runs.processes(often, run.path, tmp_path, 2, 1) as started:
+        runs.wait_until(saving, started[0])
+        started[1].send_signal(signal.SIGINT)
+        for process in started:
+            process.ends_with(interrupt.SAVED_AND_STOPPED)
+    assert 10 in run.steps() and run.steps()[-1] == runs.train_rows(run.path)[-1]["step"]
+
+
+def test_without_process_0_the_others_end_and_say_so(values, tmp_path):
+    with runs.processes(values, tmp_path / "run", tmp_path, 2, 1) as started:
+        runs.wait_for_step(tmp_path / "run", 3, started[0])
+        at = time.monotonic()
+        started[0].kill()
+        assert started[1].ends_with(interrupt.PEER_LOST) - at < 20
+        assert "process 0" in last_word(started[1]) and "coordinates" in last_word(started[1])
+
+
+@pytest.mark.slow  # waits for the heartbeat timeout
+def test_a_stopped_peer_is_lost_to_the_others(values, tmp_path):
+    long = runs.changed(values, train=dict(steps=4000))
+    with runs.processes(long, tmp_path / "run", tmp_path, 2, 1) as started:
+        runs.wait_for_step(tmp_path / "run", 3, started[0])
+        at = time.monotonic()
+        started[1].send_signal(signal.SIGSTOP)
+        assert started[0].ends_with(interrupt.PEER_LOST) - at < 20
+        assert "process 1" in last_word(started[0])
+
+
+@pytest.mark.slow
+def test_a_checkpoint_by_the_clock_is_written_by_all_at_one_step(values, tmp_path):
+    timed = runs.changed(values, checkpoint=dict(every_steps=None, every_minutes=1 / 60, keep=50))
+    timed = runs.changed(timed, train=dict(steps=4000), eval=dict(every_steps=None))
+    run = rundir.open_run(tmp_path / "run")
+    with runs.processes(timed, run.path, tmp_path, 2, 1) as started:
+        runs.wait_until(lambda: len(run.steps()) >= 3, started[0])
+        started[0].send_signal(signal.SIGTERM)
+        for process in started:
+            process.ends_with(interrupt.SAVED_AND_STOPPED)
+
+
+# ---- the start
+
+
+def test_a_process_that_never_comes_is_named(values, tmp_path):
+    with runs.processes(values, tmp_path / "run", tmp_path, 3, 1, GPTJAX_START_SECONDS="8") as started:
+        started[1].kill()
+        for index in (0, 2):
+            started[index].ends_with(interrupt.PEER_LOST)
+            assert "process 1 of 3 did not come within 8 s" in last_word(started[index])
+    with runs.processes(values, tmp_path / "run", tmp_path, 3, 1, GPTJAX_START_SECONDS="3") as started:
+        started[0].kill()
+        for index in (1, 2):
+            started[index].ends_with(interrupt.PEER_LOST)
+            assert "process 0, which coordinates" in last_word(started[index])
+
+
+def test_processes_with_another_config_code_or_package_are_named_with_what_differs(values, tmp_path):
+    code = tmp_path / "code"
+    shutil.copytree(pathlib.Path(distributed.__file__).parent, code / "gptjax", ignore=shutil.ignore_patterns("__py*"))
+    with (code / "gptjax" / "optim.py").open("a") as file:
+        file.write("# changed\n")
+    package = tmp_path / "package" / "numerology-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: numerology\nVersion: 1.0\n")
+    environments = {2: {"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}, 3: {"PYTHONPATH": str(package.parent)}}
+    arguments = {1: ["--config.optim.peak_lr=1e-3"]}
+    with runs.processes(
+        values, tmp_path / "run", tmp_path, 4, 1, environments=environments, arguments=arguments
+    ) as started:
+        at = time.monotonic()
+        for process in started:
+            assert process.ends_with(interrupt.USER_ERROR) - at < 60
+            message = last_word(process)
+            host = os.uname().nodename
+            assert f"process 1 ({host}) has another config than process 0 ({host})" in message
+            assert "optim.peak_lr (0.003 -> 0.001)" in message
+            assert f"process 2 ({host}) has another code" in message and "gptjax/optim.py" in message
+            assert f"process 3 ({host}) has another packages" in message and "numerology (None -> 1.0)" in message
+            assert "Traceback" not in process.output()
+    assert not (tmp_path / "run").exists()
+
+
+def relative(values, text, folder, written: str | None):
+    """values with a path that leads elsewhere from folder: to `written`, or to nothing. And what starts there."""
+    path = os.path.relpath(text)
+    if written is not None:
+        (folder / path).resolve().parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).resolve().write_text(written)
+    return runs.changed(values, data=dict(path=path)), dict(
+        folders={1: folder}, environments={1: {"PYTHONPATH": str(REPOSITORY)}}
+    )
+
+
+def test_a_user_error_of_one_process_ends_all_with_its_message(values, text, tmp_path):
+    elsewhere = tmp_path / "a" / "b"
+    elsewhere.mkdir(parents=True)
+    values, there = relative(values, text, elsewhere, None)
+    with runs.processes(values, tmp_path / "run", tmp_path, 2, 1, **there) as started:
+        for process in started:
+            process.ends_with(interrupt.USER_ERROR)
+        assert "process 1 " in last_word(started[0]) and "text.txt does not exist" in last_word(started[0])
+        assert "text.txt does not exist" in last_word(started[1])
+
+
+@pytest.mark.slow
+def test_a_process_that_reads_another_text_is_named(values, text, tmp_path):
+    elsewhere = tmp_path / "a" / "b" / "c" / "d"
+    elsewhere.mkdir(parents=True)
+    values, there = relative(values, text, elsewhere, text.read_text()[::-1])
+    with runs.processes(values, tmp_path / "run", tmp_path, 2, 1, **there) as started:
+        for process in started:
+            process.ends_with(interrupt.USER_ERROR)
+            assert "has another text than process 0" in last_word(process)
+
+
+@pytest.mark.parametrize(
+    "environment,message",
+    [
+        (dict(GPTJAX_COORDINATOR="a:1"), "not GPTJAX_NUM_PROCESSES, GPTJAX_PROCESS_ID; set all three"),
+        (dict(GPTJAX_NUM_PROCESSES="2", GPTJAX_PROCESS_ID="0"), "but not GPTJAX_COORDINATOR"),
+        (dict(GPTJAX_LOCAL_DEVICE_IDS="0"), "but not GPTJAX_COORDINATOR"),
+        (dict(GPTJAX_COORDINATOR="a", GPTJAX_NUM_PROCESSES="2", GPTJAX_PROCESS_ID="0"), "is not HOST:PORT"),
+        (dict(GPTJAX_COORDINATOR="a:1", GPTJAX_NUM_PROCESSES="two", GPTJAX_PROCESS_ID="0"), "not a whole number"),
+        (dict(GPTJAX_COORDINATOR="a:1", GPTJAX_NUM_PROCESSES="2", GPTJAX_PROCESS_ID="2"), "numbered from 0"),
+        (dict(OMPI_COMM_WORLD_SIZE="2"), "does not tell where process 0 runs"),
+    ],
+)
+def test_an_environment_that_is_half_set_is_refused(environment, message):
+    with pytest.raises(UserError, match=message):
+        distributed.find_place(environment)
+
+
+SLURM = {
+    "SLURM_JOB_ID": "4097", "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "node[001-002]", "SLURM_STEP_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8",
+}  # fmt: skip
+OPEN_MPI = {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
+    "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "environment,place",
+    [
+        ({}, None),
+        (SLURM, distributed.Place("node001:61441", 4, 3, [1])),  # a process for each GPU
+        (
+            SLURM | {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"},  # a process for each node
+            distributed.Place("node001:61441", 2, 1, list(range(8))),
+        ),
+        (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        (OPEN_MPI, distributed.Place("10.96.0.1:62624", 8, 5, [1])),
+        (
+            dict(GPTJAX_COORDINATOR="[::1]:9", GPTJAX_NUM_PROCESSES="2", GPTJAX_PROCESS_ID="1")
+            | {"GPTJAX_LOCAL_DEVICE_IDS": "2,3"},
+            distributed.Place("[::1]:9", 2, 1, [2, 3]),
+        ),
+    ],
+)
+def test_the_place_of_a_process_follows_from_its_environment(environment, place, monkeypatch):
+    for name in os.environ:
+        if name.startswith(("SLURM_", "OMPI_", "GPTJAX_")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():  # jax's cluster detection reads the real one
+        monkeypatch.setenv(name, value)
+    assert distributed.find_place(os.environ) == place
+
+
+def test_a_process_alone_starts_without_jax():
+    code = "import sys; from gptjax import distributed; print(distributed.start(), 'jax' in sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Alone" in output and output.endswith("False\n")
+
+
+def test_facts_name_every_config_key_source_file_and_package(values):
+    facts = distributed.facts(from_dict(values), "/a", ("model",))
+    assert facts["config"]["optim.peak_lr"] == "0.003" and facts["config"]["--allow_change"] == "model"
+    assert "gptjax/data/store.py" in facts["code"] and facts["packages"]["jax"] == jax.__version__
+    distributed.check_equal(Alone(), facts)
+    assert json.dumps(facts)
+
+
+@pytest.mark.parametrize("command", [["eval", "--workdir=x"], ["sample", "--workdir=x"]])
+def test_commands_for_one_process_say_so_under_several(command, monkeypatch, capsys):
+    monkeypatch.setenv("GPTJAX_NUM_PROCESSES", "4")
+    assert cli.main(command) == interrupt.USER_ERROR
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"gptjax {command[0]} runs in one process" in line and "GPTJAX_NUM_PROCESSES=4" in line

@@ -1,0 +1,141 @@
+"""Real training runs for tests: a tiny config, its processes, and what they left behind."""
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from gptjax import metrics, rundir
+
+SECONDS = 240  # for anything a run is waited for: far more than it takes
+
+
+def write_text(file) -> None:
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefgh"), size=rng.integers(2, 7))) for _ in range(50)]
+    file.write_text(" ".join(rng.choice(words, size=6000)))
+
+
+def write_config(values: dict, file) -> str:
+    file.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({values!r})\n")
+    return f"--config={file}"
+
+
+def changed(values: dict, **sections) -> dict:
+    """values with fields of some sections replaced."""
+    return values | {name: values.get(name, {}) | fields for name, fields in sections.items()}
+
+
+def start(values, workdir, tmp_path):
+    """A run in a process of its own."""
+    command = [sys.executable, "-m", "gptjax", "train", write_config(values, tmp_path / "config.py")]
+    return subprocess.Popen([*command, f"--workdir={workdir}"], env=os.environ, stderr=subprocess.PIPE, text=True)
+
+
+class Process(subprocess.Popen):
+    """One process of a run; `log` is the file that its output goes to."""
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def ends_with(self, code: int) -> float:
+        """Waits for its end, checks the exit code, returns when it was (time.monotonic)."""
+        got = self.wait(SECONDS)
+        assert got == code, f"exit code {got}, expected {code}\n{self.output()}"
+        return time.monotonic()
+
+
+@contextlib.contextmanager
+def processes(
+    values, workdir, tmp_path, count: int, devices: int = 1, environments=None, arguments=None, folders=None, **shared
+):
+    """`count` processes over loopback with `devices` each, as one run; none survives the `with`.
+
+    environments, arguments, folders (to start in): {index: what differs}. shared: environment variables of all.
+    """
+    port = free_port()
+    flags = re.sub(r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"])
+    config = write_config(values, tmp_path / "config.py")
+    started = []
+    try:
+        for index in range(count):
+            place = {"GPTJAX_COORDINATOR": f"127.0.0.1:{port}", "GPTJAX_NUM_PROCESSES": str(count)}
+            place |= {"GPTJAX_PROCESS_ID": str(index)}
+            environment = os.environ | {"XLA_FLAGS": flags} | (place if count > 1 else {}) | shared
+            extra = (arguments or {}).get(index, [])
+            log = tmp_path / f"log-{len(list(tmp_path.glob('log-*')))}.txt"
+            with log.open("w") as stream:
+                process = Process(
+                    [sys.executable, "-m", "gptjax", "train", config, f"--workdir={workdir}", *extra],
+                    cwd=(folders or {}).get(index),
+                    env=environment | (environments or {}).get(index, {}),
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                )
+            process.log = log
+            started.append(process)
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition, process) -> None:
+    """Until condition() is true, while the process lives."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        if process.poll() is not None:
+            raise AssertionError(process.output() if isinstance(process, Process) else process.stderr.read())
+        time.sleep(0.01)
+
+
+def wait_for_step(workdir, number, process) -> None:
+    file = rundir.open_run(workdir).metrics
+    wait_until(lambda: file.exists() and any(row["step"] >= number for row in train_rows(workdir)), process)
+
+
+def train_rows(workdir):
+    return metrics.read_metrics(rundir.open_run(workdir).metrics, "train")
+
+
+def losses(workdir):
+    return [(row["step"], row["loss"], row["grad_norm"], row["batch_hash"]) for row in train_rows(workdir)]
+
+
+def saved_arrays(workdir, number):
+    """{path: array} of everything in a checkpoint, read without gptjax's own code."""
+    import orbax.checkpoint as ocp
+
+    arrays = {}
+    for item in ("params", "opt_state"):
+        path = workdir / "checkpoints" / str(number) / item
+        with ocp.PyTreeCheckpointer() as reader:
+            as_numpy = jax.tree.map(  # whatever devices of other processes they were saved from
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(reader.metadata(path).item_metadata.tree)
+            )
+            tree = reader.restore(path, restore_args=as_numpy)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            arrays[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
+    return arrays
+
+
+def assert_same_state(a, b, number):
+    """Two runs' checkpoints of a step are bit-equal."""
+    before, after = saved_arrays(a, number), saved_arrays(b, number)
+    assert before.keys() == after.keys() and len(before) > 20
+    for name, array in before.items():
+        assert np.array_equal(array, after[name]), name
