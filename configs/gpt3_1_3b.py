@@ -2,8 +2,8 @@
 
     gptjax train --config=configs/gpt3_1_3b.py --workdir=runs/gpt3_1_3b
 
-Hardware: 16 H100, a data shard each. The ramp's first batch of 16 sequences feeds no more data shards than
-that; with fewer, set train.microbatches to 16 / data shards.
+Hardware: 16 H100. docs/plans.md plans it on TPUs.
+In the first steps of the ramp shards without a sequence of their own get one of weight 0.
 Time: 2.38e21 training FLOPs (table D.1) are 4.4 days at 40% of the bfloat16 peak. Result: not run here, and the
 paper prints no loss.
 
@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.model = dict(vocab_size=50257, context_length=2048, n_layers=24, d_model=2048, n_heads=16)
-    config.model.update(position_init_std=0.01, band_width=None, remat="full")
+    config.model.update(position_init_std=0.01, band_width=None, remat="attention")
     config.data = dict(source="tfds", tfds_name="c4/en:3.1.0", val_split="document", val_fraction=5e-4)
     config.data.update(tokenizer="sentencepiece", tokenizer_vocab_size=50257, mask_documents=False)
     config.optim = dict(peak_lr=2.0e-4, warmup_tokens=375e6, decay_tokens=260e9, final_lr_fraction=0.1)

@@ -170,6 +170,21 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(config, tmp_path):
         train.train(config.replace(model={"vocab_size": 5}), str(tmp_path / "run"))
 
 
+def test_a_ramp_smaller_than_the_mesh_pads_with_rows_that_count_nothing(config, tmp_path):
+    ramp = {"steps": 8, "batch_ramp_start": 2, "batch_ramp_increment": 7, "batch_ramp_tokens": 4 * 9 * 16}
+    rows = []
+    for name, mesh in (("padded", {"fsdp": 8}), ("whole", {"fsdp": 1, "tensor": 4, "replica": 2})):
+        changed = config.replace(train=ramp, mesh=mesh, eval={"every_steps": None})
+        assert train.train(changed, str(tmp_path / name)) == 0
+        rows.append(train_rows(tmp_path / name))
+    padded, whole = rows
+    assert [row["tokens"] for row in padded] == [row["tokens"] for row in whole]
+    assert padded[0]["tokens"] == 2 * 16 and padded[-1]["tokens"] - padded[-2]["tokens"] == 16 * 16
+    assert [row["batch_hash"] for row in padded] == [row["batch_hash"] for row in whole]
+    for name in ("loss", "grad_norm", "param_norm"):
+        np.testing.assert_allclose([row[name] for row in padded], [row[name] for row in whole], rtol=1e-5)
+
+
 def test_a_run_with_every_option_on_logs_what_it_should(config, tmp_path):
     options = config.replace(
         optim={"ema_decay": 0.9},
