@@ -171,7 +171,7 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(config, tmp_path):
 
 
 def test_a_ramp_smaller_than_the_mesh_pads_with_rows_that_count_nothing(config, tmp_path):
-    ramp = {"steps": 8, "batch_ramp_start": 2, "batch_ramp_increment": 7, "batch_ramp_tokens": 4 * 9 * 16}
+    ramp = {"steps": 6, "batch_ramp_start": 2, "batch_ramp_increment": 7, "batch_ramp_tokens": 100}
     rows = []
     for name, mesh in (("padded", {"fsdp": 8}), ("whole", {"fsdp": 1, "tensor": 4, "replica": 2})):
         changed = config.replace(train=ramp, mesh=mesh, eval={"every_steps": None})
