@@ -25,7 +25,7 @@ from gptjax.interrupt import PEER_LOST, USER_ERROR
 
 HEARTBEAT_SECONDS = 10  # jax takes a process for dead after so long; its default of 100 leaves the others hanging
 BEAT_SECONDS = 1.0  # between two looks at the others
-SILENT_SECONDS = 6.0  # without a sign of life, a process is suspected: named if jax finds one dead
+SILENT_SECONDS = 3.0  # without a sign of life, suspected; jax's verdict comes 5 to 10 s after the last one
 VERDICT_SECONDS = 15.0  # after an error, to find out whether another process caused it
 
 
@@ -229,14 +229,23 @@ class Peers:
         for index, beat in self.read_all("alive").items():
             if self._last_beats.get(index, ("", 0))[0] != beat:
                 self._last_beats[index] = (beat, now)
-        silent = [int(i) for i, (_, heard) in self._last_beats.items() if now - heard > SILENT_SECONDS]
-        names = ", ".join(self.name(i) for i in sorted(silent))
-        self.publish("left/silent", f"no sign of life from {names}" if names else "")
+        self.publish("left/silent", self._silent(SILENT_SECONDS))
+
+    def _silent(self, seconds: float) -> str:
+        """Whoever was not heard of for so long, as far as this process knows; process 0 knows of all."""
+        now = time.monotonic()
+        silent = [int(i) for i, (_, heard) in list(self._last_beats.items()) if now - heard > seconds]
+        names = ", ".join(self.name(i) for i in sorted(silent) if i != self.index)
+        return f"no sign of life from {names}" if names else ""
 
     def _aborted(self) -> bool:
         """Exits with PEER_LOST if this SIGABRT is jax's, who found a process dead. False if it is somebody else's."""
         if self._leaving is not None:  # the reason is told already
             os._exit(self._leaving)
+        deadline = time.monotonic() + 3 * BEAT_SECONDS  # the name may be on its way
+        while not self._suspects and time.monotonic() < deadline:
+            time.sleep(0.1)
+            self._suspects = self._suspects or self._silent(2 * BEAT_SECONDS)
         if self._suspects:
             self._lost(f"{self._suspects}: lost")
         if self.index and (time.monotonic() - self._answered > 4 * BEAT_SECONDS or not self._coordinator_listens()):
