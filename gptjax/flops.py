@@ -169,6 +169,7 @@ def activation_bytes(config: Config, mesh_sizes: typing.Mapping[str, int]) -> in
     layers = model.n_layers * kept_bytes(model, model.remat, tensor)
     if model.remat != "none":  # a period of layers is recomputed at a time, from its input
         inputs = model.n_layers // model.layer_period * DTYPE_BYTES[model.dtype] * model.d_model
+        inputs *= model.remat != "offload"  # which are on the host
         layers += inputs + model.layer_period * kept_bytes(model, "none", tensor)
     return tokens * (layers + _top_bytes(config, tensor))
 
@@ -193,6 +194,7 @@ def kept_bytes(model: ModelConfig, remat: str, tensor: int = 1) -> int:
         "none": itemsize * (4 * width + qkv + qk_norm + q + up + mlp) + masks + scores,
         "dots": itemsize * (qkv + width + up + last),  # outputs of linear maps
         "full": 0,
+        "offload": 0,
     }
     return choose(kept, remat, "model.remat")
 

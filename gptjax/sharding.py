@@ -15,6 +15,8 @@ from gptjax.errors import UserError
 
 MESH_AXES = ("replica", "fsdp", "sequence", "tensor")  # outermost first: tensor gets neighbouring chips
 
+HOST_MEMORY = "pinned_host"  # the memory kind that devices read and write by themselves
+
 RULES = {
     # parameters
     "layers": None,
@@ -199,3 +201,42 @@ def bytes_on_one_device(tree, shardings) -> int:
         shardings,
     )
     return sum(jax.tree.leaves(sizes))
+
+
+def host_shardings(shardings, abstract, mesh: Mesh):
+    """Shardings of a tree with its arrays in the host's pinned memory; a handful of numbers stays on the device.
+
+    Raises UserError if the devices of the mesh reach no such memory.
+    """
+    check_memory([memory.kind for memory in mesh.devices.flat[0].addressable_memories()], "mesh.offload_optimizer=True")
+    return jax.tree.map(
+        lambda place, leaf: place.with_memory_kind(HOST_MEMORY) if _is_offloaded(leaf) else place, shardings, abstract
+    )
+
+
+def check_memory(kinds: list[str], key: str) -> None:
+    """Raises UserError if there is no pinned host memory among these kinds. key: what in the config asks for it."""
+    if HOST_MEMORY not in kinds:
+        raise UserError(
+            f"{key} needs {HOST_MEMORY} memory, but this platform's devices have {', '.join(kinds)} only; turn it off."
+        )
+
+
+def _is_offloaded(leaf) -> bool:
+    return math.prod(leaf.shape) > 64
+
+
+def to_device(tree, mesh_config):
+    """Inside a jitted function: optimizer state brought to the device if it waits on the host."""
+    return _moved(tree, mesh_config, jax.memory.Space.Device)
+
+
+def to_host(tree, mesh_config):
+    """The inverse of to_device."""
+    return _moved(tree, mesh_config, jax.memory.Space.Host)
+
+
+def _moved(tree, mesh_config, space):
+    if not mesh_config.offload_optimizer:
+        return tree
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, space) if _is_offloaded(leaf) else leaf, tree)
