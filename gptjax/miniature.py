@@ -16,8 +16,8 @@ PEAK_LR = 3e-3  # moves parameters of 0.1 to 1 by 0.3% to 3% a step, far above t
 
 def shrink(config, steps: int):
     """The miniature of a config, `steps` long. Its kind of model, optimizer, schedule, z-loss and packing are kept."""
-    rows = small(config.train.batch_size // config.train.microbatches, least=DEVICES, powers=POWERS + 1)
-    microbatches = small(config.train.microbatches, powers=2)
+    rows = small(config.train.batch_size // config.train.microbatches, least=DEVICES)
+    microbatches = small(config.train.microbatches, powers=1)
     return config.replace(
         model=_model(config),
         data={"mask_documents": config.data.mask_documents},

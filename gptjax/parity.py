@@ -151,6 +151,24 @@ def refusal(mini, case: Case) -> str | None:
 # One run
 
 
+@functools.cache
+def quick_compilation() -> dict:
+    """Options that halve XLA:CPU's compile time; the program and its partitioning stay as they are.
+
+    Those that this JAX does not know are left out.
+    """
+    wanted = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    return {name: value for name, value in wanted.items() if _knows(name, value)}
+
+
+def _knows(option: str, value) -> bool:
+    try:
+        jax.jit(lambda: 0, compiler_options={option: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
 def initial_state(mini) -> step.TrainState:
     """In NumPy. Activations and logits of size 1 to 2, so that a wrong mask or a lost bias shows."""
     _, shapes, _ = model.abstract(mini.model)
@@ -230,6 +248,7 @@ class Runner:
             functools.partial(trajectory, graph=program.graph, config=config, param_spec=param_spec),
             in_shardings=(places, program.train_batch_sharding, None, None),
             out_shardings=(None, None, places),
+            compiler_options=quick_compilation(),
         )
         arguments = (self.state, self.batch, self.learning_rate_S)
 
@@ -292,6 +311,51 @@ def _first_worst(values: np.ndarray) -> int:
 
 
 # The certificate
+
+
+HEADER = f"{'mesh':<36} {'microbatches':>12} {'remat':<8} {'loss':>8} {'gradient':>9} {'parameter':>9}  worst at"
+
+
+def line(outcome: Outcome) -> str:
+    """A row of the table under HEADER."""
+    case = outcome.case
+    if outcome.refused:
+        return f"{case.mesh_name:<36} refused: {outcome.refused}"
+    numbers = " ".join(f"{outcome.worst[kind][0]:>{8 + (kind != 'loss')}.1e}" for kind in KINDS)
+    where = ", ".join(dict.fromkeys(outcome.worst[kind][1] for kind in KINDS[1:]))
+    verdict = f"  DIFFERS: {', '.join(outcome.differs)}" if outcome.differs else ""
+    return f"{case.mesh_name:<36} {case.microbatches:>12} {case.remat:<8} {numbers}  {where}{verdict}"
+
+
+def verdict(outcomes: list[Outcome]) -> str:
+    """The last line: what was compared and what the worst is."""
+    runs = [outcome for outcome in outcomes if not outcome.refused]
+    refused = f", {len(outcomes) - len(runs)} meshes refused by the config" if len(runs) < len(outcomes) else ""
+    if not runs:
+        return f"no mesh of {miniature.DEVICES} devices is accepted by the config"
+    count = f"{len(runs)} runs on {len({run.case.mesh for run in runs})} meshes{refused}"
+    worst = {kind: max((run.worst[kind], run.case.mesh_name) for run in runs) for kind in KINDS}
+    shown = "; ".join(f"{kind} {value:.1e} ({where}, {mesh})" for kind, ((value, where), mesh) in worst.items())
+    failed = [run for run in runs if run.differs]
+    same = f"equal to one device within {TOLERANCE:g}" if not failed else f"{len(failed)} DIFFER by more than {TOLERANCE:g}"
+    return f"{count}: {same}; worst relative difference: {shown}"
+
+
+def summary(config, steps: int, outcomes: list[Outcome]) -> dict:
+    """The certificate as plain numbers."""
+    return {
+        "devices": miniature.DEVICES,
+        "steps": steps,
+        "tolerance": TOLERANCE,
+        "passed": passed(outcomes),
+        "left_out": miniature.differences(config),
+        "miniature": miniature.shrink(config, steps).to_dict(),
+        "runs": [outcome.as_dict() for outcome in outcomes],
+    }
+
+
+def passed(outcomes: list[Outcome]) -> bool:
+    return any(not outcome.refused for outcome in outcomes) and not any(outcome.differs for outcome in outcomes)
 
 
 def certify(config, steps: int, every_mesh: bool = True, report=lambda outcome, done, total: None) -> list[Outcome]:
