@@ -123,7 +123,7 @@ class OptimConfig:
     clip_norm: float | None = 1.0  # of the global gradient
     ema_decay: float | None = None  # keeps an exponential moving average of the parameters, in float32
     moment_dtype: str = "float32"  # of the moments between steps: float32 | bfloat16, rounded stochastically
-    param_dtype: str = "float32"  # of the parameters between steps: float32 | bfloat16, rounded stochastically
+    param_dtype: str = "float32"  # of the parameters between steps, likewise
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,7 +56,8 @@ def small(size: int, least: int = 1, powers: int = POWERS) -> int:
 def _model(config) -> dict:
     model = config.model
     groups, ratio = small(model.kv_heads), small(model.n_heads // model.kv_heads)
-    head_size = small(model.head_size, least=2)
+    heads_twos = (groups * ratio) & -(groups * ratio)
+    head_size = small(model.head_size, least=4, powers=max(2, POWERS + 1 - heads_twos.bit_length()))  # for d_model
     d_model = groups * ratio * head_size if model.head_dim is None else small(model.d_model, least=16)
     context = small(model.context_length, least=16, powers=POWERS + 2)
     band = model.band_width and max(2, min(context, model.band_width, model.band_width * context // model.context_length))

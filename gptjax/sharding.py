@@ -58,6 +58,7 @@ def make_mesh(config, devices=None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes(config.mesh, len(devices))
     check_fit(config, sizes)
+    check_memory(config, [memory.kind for memory in devices[0].addressable_memories()])
     return jax.make_mesh(
         tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
     )
@@ -194,31 +195,30 @@ def _axes_left(shape, param_shape, axes, keys) -> tuple:
 
 
 def bytes_on_one_device(tree, shardings) -> int:
-    """Bytes one device holds of a tree of arrays or ShapeDtypeStructs laid out so."""
-    sizes = jax.tree.map(
-        lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize,
-        tree,
-        shardings,
-    )
-    return sum(jax.tree.leaves(sizes))
+    """Bytes one device holds of a tree of arrays or ShapeDtypeStructs laid out so; what waits on the host is not
+    counted."""
+
+    def size(leaf, place):
+        held = math.prod(place.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+        return 0 if place.memory_kind == HOST_MEMORY else held
+
+    return sum(jax.tree.leaves(jax.tree.map(size, tree, shardings)))
 
 
-def host_shardings(shardings, abstract, mesh: Mesh):
-    """Shardings of a tree with its arrays in the host's pinned memory; a handful of numbers stays on the device.
-
-    Raises UserError if the devices of the mesh reach no such memory.
-    """
-    check_memory([memory.kind for memory in mesh.devices.flat[0].addressable_memories()], "mesh.offload_optimizer=True")
+def host_shardings(shardings, abstract):
+    """Shardings of a tree with its arrays in the host's pinned memory; a handful of numbers stays on the device."""
     return jax.tree.map(
         lambda place, leaf: place.with_memory_kind(HOST_MEMORY) if _is_offloaded(leaf) else place, shardings, abstract
     )
 
 
-def check_memory(kinds: list[str], key: str) -> None:
-    """Raises UserError if there is no pinned host memory among these kinds. key: what in the config asks for it."""
-    if HOST_MEMORY not in kinds:
+def check_memory(config, kinds: list[str]) -> None:
+    """Raises UserError if the config keeps something in pinned host memory and the devices' kinds lack it."""
+    asked = {"mesh.offload_optimizer=True": config.mesh.offload_optimizer, "model.remat='offload'": config.model.remat == "offload"}
+    for key in (key for key, wanted in asked.items() if wanted and HOST_MEMORY not in kinds):
         raise UserError(
-            f"{key} needs {HOST_MEMORY} memory, but this platform's devices have {', '.join(kinds)} only; turn it off."
+            f"{key} needs {HOST_MEMORY} memory, but the devices here have {', '.join(kinds)} only;"
+            " use mesh.offload_optimizer=False and model.remat='full'."
         )
 
 

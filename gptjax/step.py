@@ -233,7 +233,7 @@ def shard_state(config, abstract_state: TrainState, params, axes: dict, mesh) ->
     named = {path: (shape, axes[path]) for path, shape in shapes.items()}
     opt_state = sharding.state_shardings(abstract_state.opt_state, named, mesh)
     if config.mesh.offload_optimizer:
-        opt_state = sharding.host_shardings(opt_state, abstract_state.opt_state, mesh)
+        opt_state = sharding.host_shardings(opt_state, abstract_state.opt_state)
     return TrainState(
         step=sharding.replicated(mesh),
         params=param_sharding,

@@ -33,7 +33,7 @@ def test_the_miniature_of_every_shipped_config_is_small_and_of_its_kind(file):
         assert getattr(model, field) == getattr(config.model, field)
     for field in ("name", "schedule", "beta1", "beta2", "eps", "weight_decay", "clip_norm", "ema_decay"):
         assert getattr(mini.optim, field) == getattr(config.optim, field)
-    for field in ("d_model", "n_heads", "kv_heads", "head_size", "ff_size", "context_length"):
+    for field in ("d_model", "n_heads", "kv_heads", "ff_size", "context_length"):
         for shards in (2, 4, 8):
             divides = getattr(config.model, field) % shards == 0
             assert (getattr(model, field) % shards == 0) == divides, (field, shards)
