@@ -60,7 +60,9 @@ def _model(config) -> dict:
     head_size = small(model.head_size, least=4, powers=max(2, POWERS + 1 - heads_twos.bit_length()))  # for d_model
     d_model = groups * ratio * head_size if model.head_dim is None else small(model.d_model, least=16)
     context = small(model.context_length, least=16, powers=POWERS + 2)
-    band = model.band_width and max(2, min(context, model.band_width, model.band_width * context // model.context_length))
+    band = model.band_width and max(
+        2, min(context, model.band_width, model.band_width * context // model.context_length)
+    )
     return {
         "vocab_size": _vocabulary(config),
         "context_length": context,

@@ -132,9 +132,7 @@ def _covering(options_by_mesh: list[list[Case]], every_mesh: bool) -> list[Case]
 
 def case_config(mini, case: Case):
     """The miniature on the mesh of a case. Raises UserError if the config's own checks refuse it."""
-    return mini.replace(
-        mesh=dict(case.mesh), train={"microbatches": case.microbatches}, model={"remat": case.remat}
-    )
+    return mini.replace(mesh=dict(case.mesh), train={"microbatches": case.microbatches}, model={"remat": case.remat})
 
 
 def refusal(mini, case: Case) -> str | None:
@@ -175,7 +173,9 @@ def initial_state(mini) -> step.TrainState:
     rng = np.random.default_rng(0)
 
     def value(path, leaf):
-        center, spread = {"gain": (1.0, 0.2), "bias": (0.0, 0.2)}.get(path[-1].key, (0.0, 1.5 * mini.model.d_model**-0.5))
+        center, spread = {"gain": (1.0, 0.2), "bias": (0.0, 0.2)}.get(
+            path[-1].key, (0.0, 1.5 * mini.model.d_model**-0.5)
+        )
         return np.float32(center + spread * rng.standard_normal(leaf.shape))
 
     params = jax.tree_util.tree_map_with_path(value, shapes)
@@ -337,7 +337,11 @@ def verdict(outcomes: list[Outcome]) -> str:
     worst = {kind: max((run.worst[kind], run.case.mesh_name) for run in runs) for kind in KINDS}
     shown = "; ".join(f"{kind} {value:.1e} ({where}, {mesh})" for kind, ((value, where), mesh) in worst.items())
     failed = [run for run in runs if run.differs]
-    same = f"equal to one device within {TOLERANCE:g}" if not failed else f"{len(failed)} DIFFER by more than {TOLERANCE:g}"
+    same = (
+        f"equal to one device within {TOLERANCE:g}"
+        if not failed
+        else f"{len(failed)} DIFFER by more than {TOLERANCE:g}"
+    )
     return f"{count}: {same}; worst relative difference: {shown}"
 
 

@@ -214,7 +214,10 @@ def host_shardings(shardings, abstract):
 
 def check_memory(config, kinds: list[str]) -> None:
     """Raises UserError if the config keeps something in pinned host memory and the devices' kinds lack it."""
-    asked = {"mesh.offload_optimizer=True": config.mesh.offload_optimizer, "model.remat='offload'": config.model.remat == "offload"}
+    asked = {
+        "mesh.offload_optimizer=True": config.mesh.offload_optimizer,
+        "model.remat='offload'": config.model.remat == "offload",
+    }
     for key in (key for key, wanted in asked.items() if wanted and HOST_MEMORY not in kinds):
         raise UserError(
             f"{key} needs {HOST_MEMORY} memory, but the devices here have {', '.join(kinds)} only;"

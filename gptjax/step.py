@@ -157,6 +157,8 @@ def train_call(state: TrainState, batch: dict, learning_rate_S, **program):
     def step(state, inputs):
         return train_step(state, *inputs, **program)
 
+    # What waits on the host has to be known as such before the scan, also where shapes stand for the state.
+    state = state._replace(opt_state=sharding.to_host(state.opt_state, program["config"].mesh))
     return jax.lax.scan(step, state, (batch, learning_rate_S))
 
 

@@ -236,5 +236,7 @@ def test_a_second_moment_in_bfloat16_decays_at_beta2_of_0_999_as_it_should():
 def test_factored_moments_are_not_to_be_narrowed():
     with pytest.raises(UserError, match="optim.moment_dtype='bfloat16' is not for optim.name='adafactor'"):
         Config(optim=OptimConfig(name="adafactor", moment_dtype="bfloat16"), train=TrainConfig(steps=1))
-    with pytest.raises(UserError, match="optim.moment_dtype='float16' is not known; expected one of: float32, bfloat16"):
+    with pytest.raises(
+        UserError, match="optim.moment_dtype='float16' is not known; expected one of: float32, bfloat16"
+    ):
         Config(optim=OptimConfig(moment_dtype="float16"), train=TrainConfig(steps=1))

@@ -68,7 +68,9 @@ def test_the_command_starts_its_own_devices_and_exits_0(tmp_path):
 
 # It can fail
 
-INDIVISIBLE = [f"--config.model.{field}" for field in ("n_heads=3", "head_dim=3", "d_model=25", "context_length=25", "n_layers=3")]
+INDIVISIBLE = [
+    f"--config.model.{field}" for field in ("n_heads=3", "head_dim=3", "d_model=25", "context_length=25", "n_layers=3")
+]
 
 
 @functools.cache
@@ -123,7 +125,14 @@ def rate_off_by_a_percent(update):
 
 
 FAULTS = [  # where, what, on which mesh it shows, on which it doesn't, in which numbers
-    (step, "accumulate", count_of_one_device, dict(fsdp=8), dict(replica=8), ["loss", "gradient"]),  # Adam takes no scale
+    (
+        step,
+        "accumulate",
+        count_of_one_device,
+        dict(fsdp=8),
+        dict(replica=8),
+        ["loss", "gradient"],
+    ),  # Adam takes no scale
     (step, "place", biases_summed_twice, dict(replica=8), dict(fsdp=8), ["gradient", "parameter"]),
     (attention, "visible", neighbour_unseen, dict(sequence=8), dict(fsdp=8), ["loss", "gradient", "parameter"]),
     (step, "update", rate_off_by_a_percent, dict(fsdp=4, tensor=2), dict(fsdp=8), ["parameter"]),
@@ -145,7 +154,9 @@ def test_a_fault_in_sharding_shows_on_the_meshes_that_have_it(module, name, brok
 def test_a_fault_makes_the_command_exit_1_and_is_named(monkeypatch, capsys):
     jax.clear_caches()
     monkeypatch.setattr(step, "place", biases_summed_twice(step.place))
-    assert cli.main(["parity", f"--config={ROOT / 'configs' / 'gpt2_small.py'}", "--json", "--steps=1", *INDIVISIBLE]) == 1
+    assert (
+        cli.main(["parity", f"--config={ROOT / 'configs' / 'gpt2_small.py'}", "--json", "--steps=1", *INDIVISIBLE]) == 1
+    )
     jax.clear_caches()
     facts = json.loads(capsys.readouterr().out)
     assert not facts["passed"]

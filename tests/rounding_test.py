@@ -64,6 +64,9 @@ def test_bits_are_the_same_on_every_mesh_and_other_ones_for_every_leaf_and_key()
 def test_only_the_chosen_leaves_are_narrowed_and_widening_gives_them_back():
     tree = {"mu": {"w": jnp.ones(3)}, "scale": jnp.full(2, 1 / 3), "count": jnp.int32(4)}
     narrow = rounding.narrow(tree, KEY, lambda name: name == "mu/w")
-    assert {name: leaf.dtype for name, leaf in narrow.items() if name != "mu"} == {"scale": jnp.float32, "count": jnp.int32}
+    assert {name: leaf.dtype for name, leaf in narrow.items() if name != "mu"} == {
+        "scale": jnp.float32,
+        "count": jnp.int32,
+    }
     assert narrow["mu"]["w"].dtype == jnp.bfloat16
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all() and a.dtype == b.dtype, rounding.widen(narrow), tree))

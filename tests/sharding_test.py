@@ -233,7 +233,9 @@ def test_offloading_where_there_is_no_pinned_host_memory_raises_with_the_kinds_t
     config = large_config().replace(**fields)
     sharding.check_memory(config, ["device", "pinned_host"])
     sharding.check_memory(large_config(), ["device"])
-    with pytest.raises(UserError, match="needs pinned_host memory, but the devices here have device, unpinned_host only"):
+    with pytest.raises(
+        UserError, match="needs pinned_host memory, but the devices here have device, unpinned_host only"
+    ):
         sharding.check_memory(config, ["device", "unpinned_host"])
 
 
