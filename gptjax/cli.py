@@ -199,6 +199,7 @@ def _parity(args) -> int:
 def _start_eight_cpu_devices() -> None:
     """Before JAX starts: eight of them on this machine's CPU, whatever accelerator it has."""
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings of slow layouts: here only numbers count
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
     _start_jax()
