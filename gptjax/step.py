@@ -134,10 +134,7 @@ def update(state: TrainState, grads, learning_rate, *, config):
     if config.optim.clip_norm is not None:
         shrink = jnp.minimum(1.0, config.optim.clip_norm / jnp.maximum(grad_norm, 1e-30))
         grads = jax.tree.map(lambda g: g * shrink, grads)
-    params, opt_state = (
-        rounding.widen(state.params),
-        rounding.widen(sharding.to_device(state.opt_state, config.mesh, after=grad_norm)),
-    )
+    params, opt_state = rounding.widen(state.params), rounding.widen(sharding.to_device(state.opt_state, config.mesh))
     direction, opt_state = optim.make_optimizer(config.optim).update(grads, opt_state, params)
     updates = jax.tree.map(lambda d: -learning_rate * d, direction)
     params = optax.apply_updates(params, updates)
