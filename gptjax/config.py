@@ -49,9 +49,9 @@ class ModelConfig:
     init_std: float = 0.02
     position_init_std: float = 0.02
     scale_residual_init: bool = True  # std of the maps into the residual stream times 1/sqrt(2 n_layers)
-    dtype: str = "bfloat16"  # of the matmuls: bfloat16 | float32; parameters are float32
+    dtype: str = "bfloat16"  # of the matmuls: bfloat16 | float32; parameters: see optim.param_dtype
     attention: str = "auto"  # kernel: auto | xla | cudnn | splash
-    remat: str = "none"  # what the backward pass recomputes: none | dots | attention | full
+    remat: str = "none"  # recomputed backward: none | dots | attention | full | offload (full, inputs on the host)
     scan_unroll: int = 1  # periods of layers in an iteration of the scan: more is faster on a CPU, slower to compile
 
     @property
@@ -121,7 +121,9 @@ class OptimConfig:
     weight_decay: float = 0.1  # decoupled, on matrices; never on biases and gains
     decay_embeddings: bool = False  # decay the embeddings too, a tied head with them
     clip_norm: float | None = 1.0  # of the global gradient
-    ema_decay: float | None = None  # keeps an exponential moving average of the parameters
+    ema_decay: float | None = None  # keeps an exponential moving average of the parameters, in float32
+    moment_dtype: str = "float32"  # of the moments between steps: float32 | bfloat16, rounded stochastically
+    param_dtype: str = "float32"  # of the parameters between steps, likewise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +139,7 @@ class MeshConfig:
     dcn_fsdp: int = 1  # slices along fsdp
     pipeline_microbatches: int | None = None  # parts of a batch that go through the stages; None: one for each stage
     pipeline_repeats: int = 1  # times a microbatch goes round the stages, each holding so many pieces of the model
+    offload_optimizer: bool = False  # optimizer state waits in the host's pinned memory between updates
     cpu_devices: int = 1  # JAX devices that a CPU host is split into: with one for each core all work runs on all cores
 
 

@@ -187,6 +187,7 @@ def activation_bytes(config: Config, mesh_sizes: typing.Mapping[str, int]) -> in
     layers = n_layers * kept_bytes(model, model.remat, tensor)
     if model.remat != "none":  # a period of layers is recomputed at a time, from its input
         inputs = n_layers // model.layer_period * DTYPE_BYTES[model.dtype] * model.d_model // tensor
+        inputs *= model.remat != "offload"  # which are on the host
         layers += inputs + model.layer_period * kept_bytes(model, "none", tensor)
     return tokens * (layers + _top_bytes(config, tensor))
 
@@ -214,6 +215,7 @@ def kept_bytes(model: ModelConfig, remat: str, tensor: int = 1) -> int:
         "dots": itemsize * (qkv + residual + up + last),  # outputs of linear maps
         "attention": itemsize * (qkv + q) + scores,  # q, k, v and what the kernel keeps; the MLP is computed again
         "full": 0,
+        "offload": 0,
     }
     return choose(kept, remat, "model.remat")
 

@@ -1,7 +1,7 @@
 """The parts of a block: linear maps, norms, activations, rotary positions. Named variants stand in tables.
 
 Every parameter states its logical axes beside its shape; `sharding.RULES` maps them to the mesh.
-Parameters are float32; a layer computes in the dtype of its input, norms in float32.
+A layer computes in the dtype of its input, norms in float32, whatever its parameters are stored in.
 
 Norms and activations are `recomputed`: the backward pass keeps their input alone. Kept by default, their float32
 intermediates are more than half of all activation memory, and on a CPU writing them costs 10% of a step.

@@ -24,6 +24,12 @@ REMAT = {  # what the forward pass keeps for the backward pass; the rest is comp
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "attention": jax.checkpoint_policies.save_only_these_names("qkv", attention.KEPT),
     "full": jax.checkpoint_policies.nothing_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["layer_input"],
+        offload_src="device",
+        offload_dst=sharding.HOST_MEMORY,
+    ),
 }
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 
@@ -205,6 +211,7 @@ class GPT(nnx.Module):
         by_period = jax.tree.map(lambda a: a.reshape(n_layers // period, period, *a.shape[1:]), (blocks, extra_N))
 
         def step(x, stacked_P):
+            x = jax.tree.map(lambda a: checkpoint_name(a, "layer_input"), x)
             ys = []
             for i, window in enumerate(windows):
                 block, extra = jax.tree.map(lambda a: a[i], stacked_P)

@@ -50,13 +50,14 @@ def open_model(workdir: str, step_number: int | None = None, ema: bool = False) 
         program = step.build(config, mesh, kernel)
         checkpointer = Checkpointer(directory.checkpoints)
         try:
+            name = "ema" if ema else "params"  # they need not have one dtype
             abstract = jax.tree.map(
                 lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-                program.abstract_state.params,
-                program.state_sharding.params,
+                getattr(program.abstract_state, name),
+                getattr(program.state_sharding, name),
             )
             chosen = steps[-1] if step_number is None else step_number
-            params = checkpointer.restore_params(chosen, abstract, "ema" if ema else "params")
+            params = checkpointer.restore_params(chosen, abstract, name)
         finally:
             checkpointer.close()
         yield LoadedRun(config, data.load_tokenizer(directory.tokenizer), program, params, chosen)

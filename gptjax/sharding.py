@@ -25,6 +25,8 @@ from gptjax.errors import UserError
 MESH_AXES = ("replica", "stage", "fsdp", "sequence", "tensor")  # outermost first: tensor gets neighbouring chips
 DCN_AXES = ("replica", "fsdp")  # those that slices may lie along
 
+HOST_MEMORY = "pinned_host"  # the memory kind that devices read and write by themselves
+
 RULES = {
     # parameters
     "layers": "stage",
@@ -93,6 +95,7 @@ def make_mesh(config, devices=None) -> Mesh:
     n_slices = count_slices(devices)
     sizes = mesh_sizes(config.mesh, len(devices), n_slices)
     check_fit(config, sizes)
+    check_memory(config, [memory.kind for memory in devices[0].addressable_memories()])
     return Mesh(_device_array(sizes, dcn_sizes(config.mesh, n_slices), devices), MESH_AXES, axis_types=auto_axes())
 
 
@@ -328,10 +331,55 @@ def _axes_left(shape, param_shape, axes, keys) -> tuple:
 
 
 def bytes_on_one_device(tree, shardings) -> int:
-    """Bytes one device holds of a tree of arrays or ShapeDtypeStructs laid out so."""
-    sizes = jax.tree.map(
-        lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize,
-        tree,
-        shardings,
+    """Bytes one device holds of a tree of arrays or ShapeDtypeStructs laid out so; what waits on the host is not
+    counted."""
+
+    def size(leaf, place):
+        held = math.prod(place.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+        return 0 if place.memory_kind == HOST_MEMORY else held
+
+    return sum(jax.tree.leaves(jax.tree.map(size, tree, shardings)))
+
+
+def host_shardings(shardings, abstract):
+    """Shardings of a tree with its arrays in the host's pinned memory; a handful of numbers stays on the device."""
+    return jax.tree.map(
+        lambda place, leaf: place.with_memory_kind(HOST_MEMORY) if _is_offloaded(leaf) else place, shardings, abstract
     )
-    return sum(jax.tree.leaves(sizes))
+
+
+def check_memory(config, kinds: list[str]) -> None:
+    """Raises UserError if the config keeps something in pinned host memory and the devices' kinds lack it."""
+    asked = {
+        "mesh.offload_optimizer=True": config.mesh.offload_optimizer,
+        "model.remat='offload'": config.model.remat == "offload",
+    }
+    for key in (key for key, wanted in asked.items() if wanted and HOST_MEMORY not in kinds):
+        raise UserError(
+            f"{key} needs {HOST_MEMORY} memory, but the devices here have {', '.join(kinds)} only;"
+            " use mesh.offload_optimizer=False and model.remat='full'."
+        )
+
+
+def _is_offloaded(leaf) -> bool:
+    return math.prod(leaf.shape) > 64
+
+
+def to_device(tree, mesh_config):
+    """Inside a jitted function: optimizer state brought to the device if it waits on the host.
+
+    Tried: a barrier that holds the fetch back until the gradients are known. GPT-2 medium on v5e:2x2 then needed
+    2.70 GB at its peak instead of 2.23.
+    """
+    return _moved(tree, mesh_config, jax.memory.Space.Device)
+
+
+def to_host(tree, mesh_config):
+    """The inverse of to_device."""
+    return _moved(tree, mesh_config, jax.memory.Space.Host)
+
+
+def _moved(tree, mesh_config, space):
+    if not mesh_config.offload_optimizer:
+        return tree
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, space) if _is_offloaded(leaf) else leaf, tree)

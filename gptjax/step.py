@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from gptjax import model, optim, pipeline, sharding
+from gptjax import model, optim, pipeline, rounding, sharding
 
-DROPOUT_STREAM, INIT_STREAM = 1, 0  # one random stream for each purpose, folded into train.seed
+# One random stream for each purpose, folded into train.seed.
+INIT_STREAM, DROPOUT_STREAM, PARAM_ROUNDING_STREAM, MOMENT_ROUNDING_STREAM = range(4)
 
 
 class TrainState(typing.NamedTuple):
@@ -31,7 +32,23 @@ def init_state(config, kernel: str) -> TrainState:
     key = jax.random.fold_in(jax.random.key(config.train.seed), INIT_STREAM)
     params = model.split(model.GPT(config.model, key, kernel))[1]
     ema = params if config.optim.ema_decay is not None else None
-    return TrainState(jnp.zeros((), jnp.int32), params, optim.make_optimizer(config.optim).init(params), ema)
+    opt_state = optim.make_optimizer(config.optim).init(params)
+    return store(TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema), config)
+
+
+def store(state: TrainState, config) -> TrainState:
+    """A state as it is kept between steps: parameters and moments in the dtypes that the config stores them in."""
+    params, opt_state = state.params, state.opt_state
+    if config.optim.moment_dtype == "bfloat16":
+        opt_state = optim.narrow_moments(opt_state, params, stream(config, MOMENT_ROUNDING_STREAM, state.step))
+    if config.optim.param_dtype == "bfloat16":
+        params = rounding.narrow(params, stream(config, PARAM_ROUNDING_STREAM, state.step))
+    return state._replace(params=params, opt_state=opt_state)
+
+
+def stream(config, number: int, step):
+    """The key of one purpose at one step."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.train.seed), number), step)
 
 
 def batch_loss(params, batch: dict, key, *, graph, config):
@@ -75,7 +92,7 @@ def accumulate(params, batch: dict, key, *, graph, config, param_spec):
     if count == 1:
         (_, (sums, numbers)), grads = grad(params, batch, jax.random.fold_in(key, 0))
         return place(grads, param_spec), *sums, numbers
-    zeros = (jax.tree.map(jnp.zeros_like, params), (jnp.zeros(()), jnp.zeros(())))
+    zeros = (jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params), (jnp.zeros(()), jnp.zeros(())))
     (grads, sums), numbers_GN = jax.lax.scan(add, zeros, (jnp.arange(count), parts))
     return grads, *sums, {name: REDUCE_NUMBERS[name](value) for name, value in numbers_GN.items()}
 
@@ -93,32 +110,46 @@ def place(tree, spec):
     return jax.lax.with_sharding_constraint(tree, spec)
 
 
-def train_step(state: TrainState, batch: dict, learning_rate, *, graph, config, param_spec):
+def train_step(state: TrainState, batch: dict, learning_rate, **program):
     """The state after one step and its metrics: loss (nats/token), norms, and per-layer numbers if logged."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.train.seed), DROPOUT_STREAM), state.step)
-    grads, loss_sum, count, numbers = accumulate(
-        state.params, batch, key, graph=graph, config=config, param_spec=param_spec
-    )
-    grads = jax.tree.map(lambda g: g / count, grads)
+    grads, metrics = mean_gradient(state, batch, **program)
+    state, norms = update(state, grads, learning_rate, config=program["config"])
+    return state, metrics | norms
+
+
+def mean_gradient(state: TrainState, batch: dict, *, graph, config, param_spec):
+    """The float32 gradient of the mean over the batch's tokens, and the loss (nats/token) with per-layer numbers.
+
+    It is taken in the compute dtype, also of parameters stored in bfloat16: with bfloat16 matmuls nothing is lost,
+    and no float32 copy of the parameters is made.
+    """
+    params = rounding.widen(state.params, model.DTYPES[config.model.dtype])
+    key = stream(config, DROPOUT_STREAM, state.step)
+    grads, loss_sum, count, numbers = accumulate(params, batch, key, graph=graph, config=config, param_spec=param_spec)
+    return jax.tree.map(lambda g: g / count, grads), {"loss": loss_sum / count, **numbers}
+
+
+def update(state: TrainState, grads, learning_rate, *, config):
+    """The state after the optimizer's step along grads, and the norms of gradient, update and parameters."""
     grad_norm = optax.tree.norm(grads)
     if config.optim.clip_norm is not None:
         shrink = jnp.minimum(1.0, config.optim.clip_norm / jnp.maximum(grad_norm, 1e-30))
         grads = jax.tree.map(lambda g: g * shrink, grads)
-    direction, opt_state = optim.make_optimizer(config.optim).update(grads, state.opt_state, state.params)
+    params, opt_state = rounding.widen(state.params), rounding.widen(sharding.to_device(state.opt_state, config.mesh))
+    direction, opt_state = optim.make_optimizer(config.optim).update(grads, opt_state, params)
     updates = jax.tree.map(lambda d: -learning_rate * d, direction)
-    params = optax.apply_updates(state.params, updates)
+    params = optax.apply_updates(params, updates)
     ema = state.ema
     if ema is not None:
         decay = config.optim.ema_decay
         ema = jax.tree.map(lambda average, p: decay * average + (1 - decay) * p, ema, params)
-    metrics = {
-        "loss": loss_sum / count,
+    norms = {
         "grad_norm": grad_norm,
         "update_norm": optax.tree.norm(updates),
         "param_norm": optax.tree.norm(params),
-        **numbers,
     }
-    return TrainState(state.step + 1, params, opt_state, ema), metrics
+    state = store(TrainState(state.step + 1, params, opt_state, ema), config)
+    return state._replace(opt_state=sharding.to_host(state.opt_state, config.mesh)), norms
 
 
 def train_call(state: TrainState, batch: dict, learning_rate_S, **program):
@@ -127,6 +158,8 @@ def train_call(state: TrainState, batch: dict, learning_rate_S, **program):
     def step(state, inputs):
         return train_step(state, *inputs, **program)
 
+    # What waits on the host has to be known as such before the scan, also where shapes stand for the state.
+    state = state._replace(opt_state=sharding.to_host(state.opt_state, program["config"].mesh))
     return jax.lax.scan(step, state, (batch, learning_rate_S))
 
 
@@ -160,7 +193,7 @@ def build(config, mesh, kernel: str) -> Program:
     """The Program of a config with vocab_size set. Nothing is compiled or allocated yet."""
     graph, params, axes = model.abstract(config.model, kernel)
     abstract_state = jax.eval_shape(functools.partial(init_state, config, kernel))
-    state_sharding = shard_state(abstract_state, params, axes, mesh)
+    state_sharding = shard_state(config, abstract_state, params, axes, mesh)
     param_spec = jax.tree.map(lambda s: s.spec, state_sharding.params)
     replicated = sharding.replicated(mesh)
     train_batch, eval_batch = sharding.batch_sharding(mesh, leading=1), sharding.batch_sharding(mesh)
@@ -216,15 +249,18 @@ def train_compiler_options(mesh) -> dict | None:
     }
 
 
-def shard_state(abstract_state: TrainState, params, axes: dict, mesh) -> TrainState:
+def shard_state(config, abstract_state: TrainState, params, axes: dict, mesh) -> TrainState:
     """NamedShardings of a TrainState: optimizer state and average laid out as the parameters they belong to."""
     by_path = sharding.param_shardings(axes, mesh)
     param_sharding = jax.tree_util.tree_map_with_path(lambda path, _: by_path[tuple(k.key for k in path)], params)
     shapes = {tuple(k.key for k in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     named = {path: (shape, axes[path]) for path, shape in shapes.items()}
+    opt_state = sharding.state_shardings(abstract_state.opt_state, named, mesh)
+    if config.mesh.offload_optimizer:
+        opt_state = sharding.host_shardings(opt_state, abstract_state.opt_state)
     return TrainState(
         step=sharding.replicated(mesh),
         params=param_sharding,
-        opt_state=sharding.state_shardings(abstract_state.opt_state, named, mesh),
+        opt_state=opt_state,
         ema=None if abstract_state.ema is None else param_sharding,
     )

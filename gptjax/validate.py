@@ -107,6 +107,13 @@ def _check_optim(o) -> None:
         o.clip_norm is None or o.clip_norm > 0,
         f"optim.clip_norm={o.clip_norm} must be positive; None turns clipping off.",
     )
+    for field in ("moment_dtype", "param_dtype"):
+        _one_of(getattr(o, field), ("float32", "bfloat16"), f"optim.{field}")
+    _require(
+        o.name != "adafactor" or o.moment_dtype == "float32",
+        "optim.moment_dtype='bfloat16' is not for optim.name='adafactor', whose factored moments take no room;"
+        " use 'float32'.",
+    )
     _not_both(o, "optim", "warmup_steps", "warmup_tokens")
     _not_both(o, "optim", "decay_steps", "decay_tokens")
     _require(

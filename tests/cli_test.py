@@ -15,7 +15,7 @@ TRAIN = ["train", QUICKSTART, "--workdir=x", "--config.train.batch_size=16"]  # 
 def test_help_names_the_commands_and_imports_no_jax():
     code = "import sys; from gptjax import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\nprint('jax' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert all(name in output for name in ("train", "info", "eval", "sample", "bench"))
+    assert all(name in output for name in ("train", "info", "eval", "sample", "parity", "bench"))
     assert output.splitlines()[-1] == "False"
 
 
@@ -32,7 +32,7 @@ def test_help_names_the_commands_and_imports_no_jax():
         ([*TRAIN, "--config.model.mlp=gelu_tan"], "did you mean 'gelu_tanh'"),
         ([*TRAIN, "--config.model.position=alibi"], "expected one of: learned, rope"),
         ([*TRAIN, "--config.model.dtype=fp16"], "expected one of: bfloat16, float32"),
-        ([*TRAIN, "--config.model.remat=some"], "expected one of: none, dots, attention, full"),
+        ([*TRAIN, "--config.model.remat=some"], "expected one of: none, dots, attention, full, offload"),
         ([*TRAIN, "--config.model.attention=flash"], "expected one of: xla, cudnn, splash"),
         ([*TRAIN, "--config.model.attention=cudnn"], "runs on gpu, not on cpu"),
         ([*TRAIN, "--config.model.n_heads=7"], "does not divide model.d_model"),

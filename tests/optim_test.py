@@ -9,8 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from gptjax import model, optim
-from gptjax.config import OptimConfig
+from gptjax import model, optim, rounding
+from gptjax.config import Config, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 
 
@@ -191,3 +191,52 @@ def test_every_optimizer_lowers_the_loss_of_a_model(make_variant, name, rate):
         params, state = update(grads, state, params)
         losses.append(float(loss))
     assert losses[-1] < losses[0] - 1.0
+
+
+# Moments in bfloat16
+
+
+@pytest.mark.parametrize("name", [name for name in optim.OPTIMIZERS if name != "adafactor"])
+def test_every_moment_is_narrowed_and_nothing_else(make_variant, name):
+    params = make_variant("modern").params
+    state = optim.make_optimizer(OptimConfig(name=name)).init(params)
+    narrow = optim.narrow_moments(state, params, jax.random.key(0))
+    kept = [b for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(narrow)) if a.dtype == b.dtype]
+    assert sum(leaf.size for leaf in kept) < 20  # counts and Muon's coefficients
+    moments = sum(leaf.size for leaf in jax.tree.leaves(narrow) if leaf.dtype == jnp.bfloat16)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert moments == count * (2 if name == "adamw" else 1) or name == "muon" and count < moments < 2 * count
+
+
+def decayed(store, beta2=0.999, steps=500):
+    """Mean of 1000 second moments that start at 1, after steps without gradient; store(state, step) keeps them."""
+    params = {"weight": jnp.zeros(1000)}
+    adam = optax.scale_by_adam(b2=beta2)
+
+    def step(state, index):
+        wide = rounding.widen(state)
+        return store(adam.update({"weight": jnp.zeros(1000)}, wide)[1], index), None
+
+    state = adam.init(params)._replace(nu={"weight": jnp.ones(1000)})
+    state, _ = jax.jit(lambda s: jax.lax.scan(step, store(s, 0), jnp.arange(steps)))(state)
+    return float(jnp.mean(rounding.widen(state).nu["weight"]))
+
+
+def test_a_second_moment_in_bfloat16_decays_at_beta2_of_0_999_as_it_should():
+    def stochastic(state, step):
+        return optim.narrow_moments(state, {"weight": state.nu["weight"]}, jax.random.key(step))
+
+    def nearest(state, step):
+        return state._replace(nu=jax.tree.map(lambda a: jax.lax.reduce_precision(a, 8, 7), state.nu))
+
+    assert decayed(stochastic) == pytest.approx(0.999**500, rel=0.01)
+    assert decayed(nearest) == 1.0  # why moments are rounded stochastically
+
+
+def test_factored_moments_are_not_to_be_narrowed():
+    with pytest.raises(UserError, match="optim.moment_dtype='bfloat16' is not for optim.name='adafactor'"):
+        Config(optim=OptimConfig(name="adafactor", moment_dtype="bfloat16"), train=TrainConfig(steps=1))
+    with pytest.raises(
+        UserError, match="optim.moment_dtype='float16' is not known; expected one of: float32, bfloat16"
+    ):
+        Config(optim=OptimConfig(moment_dtype="float16"), train=TrainConfig(steps=1))

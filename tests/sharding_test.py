@@ -215,3 +215,27 @@ def test_a_batch_without_a_mesh_of_several_devices_is_read_whole():
     mesh = sharding.make_mesh(config, jax.devices()[:1])
     batch = evaluate.device_batch(lambda start, stop: {"row": np.arange(start, stop)}, 3, sharding.batch_sharding(mesh))
     np.testing.assert_array_equal(batch["row"], [0, 1, 2])
+
+
+# Host memory
+
+
+@pytest.mark.parametrize("fields", [dict(mesh=dict(offload_optimizer=True)), dict(model=dict(remat="offload"))])
+def test_offloading_where_there_is_no_pinned_host_memory_raises_with_the_kinds_there_are(fields):
+    config = large_config().replace(**fields)
+    sharding.check_memory(config, ["device", "pinned_host"])
+    sharding.check_memory(large_config(), ["device"])
+    with pytest.raises(
+        UserError, match="needs pinned_host memory, but the devices here have device, unpinned_host only"
+    ):
+        sharding.check_memory(config, ["device", "unpinned_host"])
+
+
+def test_bytes_on_one_device_leave_out_what_waits_on_the_host():
+    config = large_config()
+    program = step.build(config, sharding.make_mesh(config), "xla")
+    offloaded = config.replace(mesh=dict(offload_optimizer=True))
+    places = step.build(offloaded, sharding.make_mesh(offloaded), "xla").state_sharding.opt_state
+    state = program.abstract_state.opt_state
+    assert sharding.bytes_on_one_device(state, program.state_sharding.opt_state) > MEGABYTE
+    assert sharding.bytes_on_one_device(state, places) < 1000

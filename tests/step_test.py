@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gptjax import model, optim, sharding, step
+from gptjax import model, optim, rounding, sharding, step
 from gptjax.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 
 STEPS, BATCH, LENGTH, RATE = 20, 16, 16, 1e-3
@@ -282,3 +282,82 @@ def test_evaluation_gives_the_sums_of_each_row():
     assert not np.any(loss_sum_B[3::5])
     backwards = evaluate({name: array[::-1] for name, array in batch.items()})
     np.testing.assert_allclose(backwards[0][::-1], loss_sum_B, rtol=1e-6)
+
+
+# What is stored in bfloat16, what waits on the host
+
+
+def three_steps(**changes):
+    """(state, losses) after three steps from the shared parameters, rounded to what bfloat16 holds."""
+    program = program_of(BASE, **changes)
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16).astype(np.float32), initial_state().params)
+    opt_state = optim.make_optimizer(BASE.optim).init(params)
+    state = step.TrainState(np.int32(0), params, opt_state, params)
+    batch = {name: array[:3] for name, array in batches().items()}
+    with jax.set_mesh(program.mesh):
+        stored = jax.device_put(jax.device_get(step.store(state, BASE.replace(**changes))), program.state_sharding)
+        return jax.device_get(program.train(stored, batch, np.full(3, RATE, np.float32)))
+
+
+BFLOAT16 = dict(param_dtype="bfloat16", moment_dtype="bfloat16")
+
+
+@functools.cache
+def stored_in_bfloat16():
+    return three_steps(optim=BFLOAT16)
+
+
+def test_parameters_and_moments_stored_in_bfloat16_stay_near_those_in_float32_and_the_average_is_float32():
+    (ours, metrics), (exact, expected) = stored_in_bfloat16(), three_steps()
+    assert metrics["loss"][0] == expected["loss"][0]  # the same parameters, computed with in float32
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(ours.params)} == {np.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(ours.ema)} == {np.dtype(np.float32)}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(ours.opt_state)} == {"bfloat16", "int32"}
+    for p, q in zip(jax.tree.leaves(ours.params), jax.tree.leaves(exact.params), strict=True):
+        gap = 2.0**-7 * np.maximum(abs(q), 2.0**-30) + 3 * RATE  # three roundings, three steps
+        assert np.all(abs(np.float32(p) - q) <= 3 * gap)
+
+
+def test_parameters_are_rounded_by_the_same_bits_on_every_mesh():
+    (ours, _), (alone, _) = three_steps(optim=BFLOAT16, mesh=dict(fsdp=4, tensor=2)), stored_in_bfloat16()
+    same = np.concatenate([(a == b).ravel() for a, b in zip(*map(jax.tree.leaves, (ours.params, alone.params)))])
+    assert same.mean() > 0.98  # with other bits half of them would differ
+
+
+def test_small_updates_of_bfloat16_parameters_are_not_lost():
+    """Updates of 1/100 of the distance between bfloat16 numbers: rounding to nearest would keep none."""
+    config = BASE.replace(
+        optim=dict(name="sgd", momentum=0.0, clip_norm=None, weight_decay=0.0, param_dtype="bfloat16")
+    )
+    params = {"weight": jnp.ones(20_000, jnp.bfloat16)}
+    opt_state = optim.make_optimizer(config.optim).init(rounding.widen(params))
+    state = step.TrainState(jnp.int32(0), params, opt_state, None)
+    grads = {"weight": jnp.full(20_000, -(2.0**-7) / 100)}
+
+    def one(state, _):
+        return step.update(state, grads, 1.0, config=config)[0], None
+
+    state, _ = jax.jit(lambda s: jax.lax.scan(one, s, length=10))(state)
+    moved = np.float64(state.params["weight"]).mean() - 1
+    assert moved == pytest.approx(10 * 2.0**-7 / 100, rel=0.1)
+
+
+def test_optimizer_state_and_layer_inputs_on_the_host_change_no_bit():
+    mesh = dict(fsdp=4, tensor=2)
+    on_device = three_steps(mesh=mesh, model=dict(remat="full"))
+    on_host = three_steps(mesh=dict(**mesh, offload_optimizer=True), model=dict(remat="offload"))
+    for a, b in zip(jax.tree.leaves(on_device), jax.tree.leaves(on_host), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_offloaded_optimizer_state_lies_in_host_memory_before_and_after_a_step():
+    program = program_of(BASE, mesh=dict(fsdp=8, offload_optimizer=True))
+    batch = {name: array[:1] for name, array in batches().items()}
+    with jax.set_mesh(program.mesh):
+        before = program.init()
+        kinds = [leaf.sharding.memory_kind for leaf in jax.tree.leaves(before.opt_state) if leaf.size > 64]
+        after, _ = program.train(before, batch, np.full(1, RATE, np.float32))
+    kinds += [leaf.sharding.memory_kind for leaf in jax.tree.leaves(after.opt_state) if leaf.size > 64]
+    assert set(kinds) == {"pinned_host"} and len(kinds) > 20
+    assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(after.params)} == {"device"}

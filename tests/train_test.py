@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from runs import assert_same_state, losses, saved_arrays, start, train_rows, wait_for_step
 
-from gptjax import checkpoint, interrupt, metrics, rundir, schedule, sharding, step, train
+from gptjax import checkpoint, interrupt, metrics, run, rundir, schedule, sharding, step, train
 from gptjax.config import from_dict
 from gptjax.errors import UserError
 
@@ -213,3 +213,31 @@ def test_a_run_with_every_option_on_logs_what_it_should(config, tmp_path):
     assert len(averaged) == 2 and averaged[0]["ema_loss"] > 0
     assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
     assert list((tmp_path / "run/tensorboard").iterdir())
+
+
+def test_a_run_stored_in_bfloat16_with_its_optimizer_on_the_host_resumes_evaluates_and_samples(config, tmp_path):
+    options = config.replace(
+        optim={"param_dtype": "bfloat16", "moment_dtype": "bfloat16", "ema_decay": 0.9},
+        mesh={"fsdp": 4, "tensor": 2, "offload_optimizer": True},
+        model={"remat": "offload"},
+        train={"steps": 12},
+        checkpoint={"every_steps": 6},
+        eval={"every_steps": None},
+    )
+    assert train.train(options.replace(optim={"decay_steps": 12}), str(tmp_path / "whole")) == 0
+    half = options.replace(train={"steps": 6}, optim={"decay_steps": 12})
+    assert train.train(half, str(tmp_path / "run")) == 0
+    assert train.train(options.replace(optim={"decay_steps": 12}), str(tmp_path / "run"), ("train.steps",)) == 0
+    whole, resumed = (saved_arrays(tmp_path / name, 12) for name in ("whole", "run"))
+    for name, array in whole.items():
+        assert np.array_equal(array, resumed[name]), name
+    assert {str(array.dtype) for name, array in whole.items() if name.startswith("params")} == {"bfloat16"}
+    logged = {}
+    for row in metrics.read_metrics(tmp_path / "run/metrics.jsonl", "eval"):
+        logged |= row
+    for ema, key in ((False, "loss"), (True, "ema_loss")):
+        with run.open_model(str(tmp_path / "run"), ema=ema) as loaded:
+            dtype = "float32" if ema else "bfloat16"
+            assert {str(leaf.dtype) for leaf in jax.tree.leaves(loaded.params)} == {dtype}
+            assert run.evaluate_run(loaded).loss == pytest.approx(logged[key], rel=1e-5)
+            assert len(run.sample_run(loaded, "abc", max_tokens=5)[0]) == 8

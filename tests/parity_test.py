@@ -1,0 +1,165 @@
+"""The certificate for the shipped configs, that it fails when sharding is broken on purpose, and what it covers."""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from gptjax import attention, cli, miniature, model, optim, parity, sharding, step
+from gptjax.config import load_config
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = {
+    "gpt1": [],
+    "gpt2_small": [],
+    "gpt3_175b": ["model.band_width=256"],
+}
+
+
+def config_of(name: str, *overrides: str):
+    return load_config(str(ROOT / "configs" / f"{name}.py"), [*CONFIGS.get(name, []), *overrides])
+
+
+def failures(outcomes) -> list[str]:
+    return [parity.line(outcome) for outcome in outcomes if outcome.differs]
+
+
+# The shipped configs
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_runs_that_cover_every_pair_of_axes_remat_and_accumulation_equal_one_device(name):
+    outcomes = parity.certify(config_of(name), steps=3, every_mesh=False)
+    assert not failures(outcomes)
+    assert parity.passed(outcomes)
+    ran = [outcome.case for outcome in outcomes if not outcome.refused]
+    assert {case.remat for case in ran} == set(model.REMAT)
+    assert {axis for case in ran for axis, _ in case.mesh} >= set(sharding.MESH_AXES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*CONFIGS, "gpt2_xl"])
+def test_every_factorisation_equals_one_device_or_is_refused_with_the_reason(name):
+    config = config_of(name)
+    outcomes = parity.certify(config, steps=3)
+    assert not failures(outcomes)
+    assert {outcome.case.mesh for outcome in outcomes} == set(parity.factorisations(config.mesh))
+    assert all(outcome.refused is None or "use" in outcome.refused for outcome in outcomes)
+
+
+def test_the_command_starts_its_own_devices_and_exits_0(tmp_path):
+    """Only replica can be split here: few runs."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    command = [sys.executable, "-m", "gptjax", "parity", f"--config={ROOT / 'configs' / 'gpt2_small.py'}", "--steps=1"]
+    done = subprocess.run([*command, *INDIVISIBLE], env=kept, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *rows, last = done.stdout.splitlines()
+    assert "equal to one device within 1e-05" in last
+    meshes = parity.factorisations(config_of("gpt2_small").mesh)
+    indivisible = [mesh for mesh in meshes if not all(axis.endswith("replica") for axis, _ in mesh)]
+    assert sum("refused: model." in row for row in rows) == len(indivisible) > 10
+    assert sum(row.startswith("replica=8 ") for row in rows) == len(model.REMAT) * 2
+
+
+# It can fail
+
+INDIVISIBLE = [
+    f"--config.model.{field}" for field in ("n_heads=3", "head_dim=3", "d_model=25", "context_length=25", "n_layers=3")
+]
+
+
+@functools.cache
+def runner() -> parity.Runner:
+    return parity.Runner.of(miniature.shrink(config_of("gpt2_small"), steps=2))
+
+
+@functools.cache
+def reference():
+    return runner().reference()
+
+
+def outcome_of(mesh: dict, microbatches: int = 1) -> parity.Outcome:
+    return runner().run(parity.Case(tuple(mesh.items()), microbatches, "none"), *reference())
+
+
+def axis_size(axis: str) -> int:
+    return sharding.mesh_axis_size(axis)
+
+
+def count_of_one_device(accumulate):
+    def broken(*args, **options):
+        grads, loss_sum, count, numbers = accumulate(*args, **options)
+        return grads, loss_sum, count / axis_size("fsdp"), numbers
+
+    return broken
+
+
+def biases_summed_twice(place):
+    def broken(tree, spec):
+        kinds = optim.kinds(tree)
+        twice = jax.tree.map(lambda g, kind: g * axis_size("replica") if kind == "vector" else g, tree, kinds)
+        return place(twice, spec)
+
+    return broken
+
+
+def neighbour_unseen(visible):
+    def broken(query_L, key_M, window):
+        seen = visible(query_L, key_M, window)
+        distance = query_L[:, None] - key_M[None, :]
+        return seen & (distance != 1) if axis_size("sequence") > 1 else seen
+
+    return broken
+
+
+def rate_off_by_a_percent(update):
+    def broken(state, grads, learning_rate, *, config):
+        return update(state, grads, learning_rate * (1.01 if axis_size("tensor") > 1 else 1.0), config=config)
+
+    return broken
+
+
+FAULTS = [  # where, what, on which mesh it shows, on which it doesn't, in which numbers
+    (
+        step,
+        "accumulate",
+        count_of_one_device,
+        dict(fsdp=8),
+        dict(replica=8),
+        ["loss", "gradient"],
+    ),  # Adam takes no scale
+    (step, "place", biases_summed_twice, dict(replica=8), dict(fsdp=8), ["gradient", "parameter"]),
+    (attention, "visible", neighbour_unseen, dict(sequence=8), dict(fsdp=8), ["loss", "gradient", "parameter"]),
+    (step, "update", rate_off_by_a_percent, dict(fsdp=4, tensor=2), dict(fsdp=8), ["parameter"]),
+]
+
+
+@pytest.mark.parametrize("module,name,broken,wrong,right,kinds", FAULTS, ids=[fault[2].__name__ for fault in FAULTS])
+def test_a_fault_in_sharding_shows_on_the_meshes_that_have_it(module, name, broken, wrong, right, kinds, monkeypatch):
+    reference()
+    jax.clear_caches()
+    monkeypatch.setattr(module, name, broken(getattr(module, name)))
+    found = outcome_of(wrong)
+    assert set(kinds) <= set(found.differs)
+    assert "gradient" not in kinds or found.worst["gradient"][0] > 1e-3
+    assert not outcome_of(right).differs
+    jax.clear_caches()
+
+
+def test_a_fault_makes_the_command_exit_1_and_is_named(monkeypatch, capsys):
+    jax.clear_caches()
+    monkeypatch.setattr(step, "place", biases_summed_twice(step.place))
+    assert (
+        cli.main(["parity", f"--config={ROOT / 'configs' / 'gpt2_small.py'}", "--json", "--steps=1", *INDIVISIBLE]) == 1
+    )
+    jax.clear_caches()
+    facts = json.loads(capsys.readouterr().out)
+    assert not facts["passed"]
+    wrong = [run for run in facts["runs"] if run["differs"]]
+    assert wrong and all("gradient" in run["differs"] and "replica" in run["mesh"] for run in wrong)
+    assert all(run["gradient"]["where"].endswith(("bias", "gain")) for run in wrong)
