@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 
-from gptjax import attention, flops, hardware, info, sample, sharding, step
+from gptjax import attention, flops, hardware, info, meshes, sample, step
 from gptjax.metrics import si
 
 DECODE_BATCHES = (1, 8)
@@ -23,7 +23,7 @@ def bench(config, seconds: float) -> dict:
     Raises UserError for a config that does not fit the devices.
     """
     config = info.with_vocabulary(config)
-    mesh = sharding.make_mesh(config)
+    mesh = meshes.make_mesh(config)
     device = mesh.devices.flat[0]
     kernel, _ = attention.choose_kernel(config, device.platform)
     peak = hardware.measure_matmul_flops(config.model.dtype) * (1 if device.platform == "cpu" else mesh.size)

@@ -130,6 +130,9 @@ class OptimConfig:
 class MeshConfig:
     """Devices of a slice along each axis, one of which may be -1 and takes what is left; and slices (`dcn_*`)."""
 
+    AXES: typing.ClassVar = ("replica", "stage", "fsdp", "sequence", "tensor")  # the last gets neighbouring chips
+    DCN_AXES: typing.ClassVar = ("replica", "fsdp")  # those that slices may lie along
+
     replica: int = 1  # data parallel, parameters copied
     stage: int = 1  # pipeline parallel: layers sharded
     fsdp: int = -1  # data parallel, parameters sharded
@@ -256,7 +259,7 @@ def plan_overrides(args) -> list[str]:
         pairs = [pair.partition("=") for pair in args.mesh.split(",")]
         if not all(axis and size for axis, _, size in pairs):
             raise UserError(f"--mesh={args.mesh}: expected axes and sizes, as in --mesh=fsdp=64,tensor=8.")
-        ones = {name: "1" for name in _fields(MeshConfig) if not name.startswith(("dcn_", "pipeline_", "cpu_"))}
+        ones = dict.fromkeys(MeshConfig.AXES, "1")
         overrides += [f"mesh.{axis}={size}" for axis, size in (ones | {a: s for a, _, s in pairs}).items()]
     short = {"train.batch_size": args.batch, "train.microbatches": args.microbatches, "model.remat": args.remat}
     return overrides + [f"{key}={value}" for key, value in short.items() if value is not None]
@@ -296,7 +299,7 @@ def _fields(section) -> list[str]:
 
 
 def _lookup(cls, name: str, where: str):
-    hints = typing.get_type_hints(cls)
+    hints = {field: kind for field, kind in typing.get_type_hints(cls).items() if field in _fields(cls)}
     if name not in hints:
         known = where if cls is Config else f"{where} field"
         raise UserError(

@@ -4,7 +4,7 @@ import math
 
 from jax.sharding import AbstractMesh
 
-from gptjax import flops, schedule, sharding, step
+from gptjax import flops, meshes, schedule, sharding, step
 from gptjax.metrics import si
 
 
@@ -15,9 +15,9 @@ def info(config, devices: int | None = None) -> dict:
     Raises UserError for a config that no device count, optimizer or schedule could run.
     """
     config = with_vocabulary(config)
-    fixed = sharding.mesh_sizes(config.mesh, _fewest_devices(config.mesh) if devices is None else devices)
-    mesh = AbstractMesh(tuple(fixed.values()), sharding.MESH_AXES, axis_types=sharding.auto_axes())
-    sharding.check_fit(config, fixed)
+    fixed = meshes.mesh_sizes(config.mesh, _fewest_devices(config.mesh) if devices is None else devices)
+    mesh = AbstractMesh(tuple(fixed.values()), meshes.AXES, axis_types=meshes.auto_axes())
+    meshes.check_fit(config, fixed)
     schedule.learning_rate(config, 0)
     program = step.build(config, mesh, "xla")  # the kernel has no part in the state
     state, places = program.abstract_state, program.state_sharding
@@ -40,8 +40,8 @@ def info(config, devices: int | None = None) -> dict:
 
 
 def _fewest_devices(mesh_config) -> int:
-    slices = math.prod(sharding.dcn_sizes(mesh_config).values())
-    return slices * math.prod(max(getattr(mesh_config, axis), 1) for axis in sharding.MESH_AXES)
+    slices = math.prod(meshes.dcn_sizes(mesh_config).values())
+    return slices * math.prod(max(getattr(mesh_config, axis), 1) for axis in meshes.AXES)
 
 
 def with_vocabulary(config):

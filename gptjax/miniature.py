@@ -7,7 +7,7 @@ a power of two at all. So 25 heads become 3, 96 become 24, and what the whole co
 import dataclasses
 import math
 
-from gptjax import sharding
+from gptjax import meshes, sharding
 
 DEVICES = 8  # a size that divides by it divides over every axis of a mesh of so many devices
 POWERS = int(math.log2(DEVICES))
@@ -112,7 +112,7 @@ def _optim(config, steps: int, batch_size: int) -> dict:
 
 def _mesh(mesh) -> dict:
     """One device; what is not a size of an axis stays."""
-    sizes = {axis: 1 for axis in sharding.MESH_AXES}
+    sizes = {axis: 1 for axis in meshes.AXES}
     slices = {field.name: field.default for field in dataclasses.fields(mesh) if field.name.startswith("dcn_")}
     return {**sizes, **slices, "cpu_devices": DEVICES}
 

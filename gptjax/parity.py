@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import attention, miniature, model, optim, schedule, sharding, step
+from gptjax import attention, meshes, miniature, model, optim, schedule, step
 from gptjax.errors import UserError
 
 TOLERANCE = 1e-5
@@ -82,17 +82,17 @@ class Trajectory:
 def factorisations(mesh_config, devices: int = miniature.DEVICES) -> list[tuple[tuple[str, int], ...]]:
     """Every way to lay devices over the mesh axes; for each axis that slices can lie along two with two slices; and two
     with a circular pipeline."""
-    axes = sharding.MESH_AXES
+    axes = meshes.AXES
     divisors = [n for n in range(1, devices + 1) if devices % n == 0]
     sizes = [s for s in itertools.product(divisors, repeat=len(axes)) if np.prod(s) == devices]
-    meshes = [{axis: n for axis, n in zip(axes, reversed(s)) if n > 1} for s in sorted(sizes, key=_spread)]
+    found = [{axis: n for axis, n in zip(axes, reversed(s)) if n > 1} for s in sorted(sizes, key=_spread)]
     for field in dataclasses.fields(mesh_config):
         if field.name.startswith("dcn_"):
             axis = field.name.removeprefix("dcn_")
-            meshes += [{axis: devices // 2, field.name: 2}, {axes[-1]: devices // 2, field.name: 2}]
+            found += [{axis: devices // 2, field.name: 2}, {axes[-1]: devices // 2, field.name: 2}]
     circular = {"pipeline_repeats": 2}
-    meshes += [{"stage": 2, "fsdp": devices // 2, **circular}, {"stage": 2, axes[-1]: 2, axes[-2]: 2, **circular}]
-    return [tuple(mesh.items()) for mesh in meshes]
+    found += [{"stage": 2, "fsdp": devices // 2, **circular}, {"stage": 2, axes[-1]: 2, axes[-2]: 2, **circular}]
+    return [tuple(mesh.items()) for mesh in found]
 
 
 def _spread(sizes) -> tuple:
@@ -142,7 +142,7 @@ def refusal(mini, case: Case) -> str | None:
     """Why the config cannot run on the mesh of a case, or None."""
     try:
         config = case_config(mini, case)
-        sharding.make_mesh(config, jax.devices()[: miniature.DEVICES])
+        meshes.make_mesh(config, jax.devices()[: miniature.DEVICES])
         attention.choose_kernel(config, "cpu")
     except UserError as error:
         return str(error)
@@ -243,7 +243,7 @@ class Runner:
 
     def compile(self, config, devices, nudge=None):
         """A function of nudge that gives the Trajectory of a config on devices."""
-        mesh = sharding.make_mesh(config, devices)
+        mesh = meshes.make_mesh(config, devices)
         program = step.build(config, mesh, attention.choose_kernel(config, "cpu")[0])
         places = program.state_sharding
         param_spec = jax.tree.map(lambda place: place.spec, places.params)

@@ -27,8 +27,8 @@ from gptjax import (
     flops,
     hlo,
     info,
+    meshes,
     roofline,
-    sharding,
     step,
     topology,
 )
@@ -60,7 +60,7 @@ def plan(config, machine: topology.Topology, options: Options) -> dict:
     """
     config = info.with_vocabulary(config)
     sizes = mesh_sizes(config, machine)
-    sharding.check_fit(config, sizes)
+    meshes.check_fit(config, sizes)
     facts = _facts(config, machine, sizes)
     if machine.devices is None:
         return facts | _estimated(config, machine, sizes, options)
@@ -91,13 +91,13 @@ def _facts(config, machine: topology.Topology, sizes: dict[str, int]) -> dict:
 def mesh_sizes(config, machine: topology.Topology) -> dict[str, int]:
     """Devices along each axis. Raises UserError for a mesh that is not this machine's."""
     n_slices = machine.num_slices if machine.platform == "tpu" else None
-    return sharding.mesh_sizes(config.mesh, machine.num_devices, n_slices)
+    return meshes.mesh_sizes(config.mesh, machine.num_devices, n_slices)
 
 
 def make_mesh(config, machine: topology.Topology):
     """The mesh that training makes of these devices. Raises UserError where JAX finds no way to lay it out."""
     try:
-        return sharding.make_mesh(config, machine.devices)
+        return meshes.make_mesh(config, machine.devices)
     except (NotImplementedError, ValueError, AssertionError) as error:
         if isinstance(error, UserError):
             raise
@@ -240,7 +240,7 @@ def _pace(config, machine: topology.Topology, step_seconds: float, options: Opti
 
 
 def _abstract_program(config, sizes: dict[str, int], kernel: str) -> step.Program:
-    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=sharding.auto_axes())
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=meshes.auto_axes())
     return step.build(config, mesh, kernel)
 
 

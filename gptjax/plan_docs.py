@@ -11,17 +11,16 @@ import sys
 from gptjax import plan_table
 from gptjax.errors import UserError
 
-RAMP = "--config.train.batch_ramp_start={0} --config.train.batch_ramp_increment={0}"  # a row for each data shard
-PLANS = {  # config: what follows it on the command line
-    "gpt3_125m": "--topology=v5e:2x4 --mesh=fsdp=8 --microbatches=2 --remat=attention",
-    "gpt3_350m": "--topology=v5e:4x4 --mesh=fsdp=16 --microbatches=1 --remat=attention",
-    "gpt3_760m": "--topology=v5e:4x4 --mesh=fsdp=16 --microbatches=1 --remat=full",
-    "gpt3_1_3b": f"--topology=v5e:8x8 --mesh=fsdp=64 --remat=attention {RAMP.format(64)}",
-    "gpt3_2_7b": f"--topology=v5e:8x8 --mesh=fsdp=64 --remat=full {RAMP.format(64)}",
-    "gpt3_6_7b": f"--topology=v5p:4x4x4 --mesh=fsdp=64 --remat=attention {RAMP.format(64)}",
-    "gpt3_13b": f"--topology=v5p:4x4x4 --mesh=fsdp=64 --remat=attention {RAMP.format(64)}",
-    "gpt3_175b": f"--topology=v5p:8x8x8 --mesh=fsdp=512 --microbatches=1 --remat=full {RAMP.format(512)}",
-    "gpt2_xl": "--topology=v5e:8x8 --mesh=fsdp=64 --microbatches=1 --remat=full",
+PLANS = {  # config: what follows it on the command line; meshes, microbatches and remat are the configs' own
+    "gpt3_125m": "--topology=v5e:2x4",
+    "gpt3_350m": "--topology=v5e:4x4",
+    "gpt3_760m": "--topology=v5e:4x4",
+    "gpt3_1_3b": "--topology=v5e:8x8",
+    "gpt3_2_7b": "--topology=v5e:8x8",
+    "gpt3_6_7b": "--topology=v5p:4x4x4",
+    "gpt3_13b": "--topology=v5p:4x4x4",
+    "gpt3_175b": "--topology=v5p:8x8x8",
+    "gpt2_xl": "--topology=v5e:8x8",
 }
 INTRODUCTION = """# Plans
 

@@ -6,7 +6,7 @@ import typing
 
 import jax
 
-from gptjax import attention, data, evaluate, rundir, sample, sharding, step
+from gptjax import attention, data, evaluate, meshes, rundir, sample, step
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, Config, MeshConfig, TrainConfig
 from gptjax.errors import UserError
@@ -44,7 +44,7 @@ def open_model(workdir: str, step_number: int | None = None, ema: bool = False) 
         checkpoint=CheckpointConfig(),
         eval=dataclasses.replace(config.eval, batch_size=batch, every_steps=None),
     )
-    mesh = sharding.make_mesh(config, devices)
+    mesh = meshes.make_mesh(config, devices)
     kernel, _ = attention.choose_kernel(config, devices[0].platform)
     with jax.set_mesh(mesh):
         program = step.build(config, mesh, kernel)

@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from gptjax import estimate, info, model, plan, plan_table, sharding, step, topology
+from gptjax import estimate, info, meshes, model, plan, plan_table, step, topology
 from gptjax.errors import UserError
 
 ALWAYS = ("replica", "fsdp", "tensor")  # axes that need nothing of a config; others are tried if it uses them
@@ -69,7 +69,7 @@ def _candidates(config, machine: topology.Topology, progress):
             try:
                 changed = config.replace(mesh=dict(sizes), train={"microbatches": microbatches}, model={"remat": remat})
                 full = plan.mesh_sizes(changed, machine)
-                sharding.check_fit(changed, full)
+                meshes.check_fit(changed, full)
                 placed = placed or _placed(changed, machine)
             except UserError as error:
                 reason = str(error).split("=")[0].split(";")[0]
@@ -83,7 +83,7 @@ def _candidates(config, machine: topology.Topology, progress):
 
 def factorisations(config, count: int):
     """Meshes {axis: size} of a number of devices, over the axes that every config has and those that this one uses."""
-    axes = [axis for axis in sharding.MESH_AXES if axis in ALWAYS or getattr(config.mesh, axis) not in (1, None)]
+    axes = [axis for axis in meshes.AXES if axis in ALWAYS or getattr(config.mesh, axis) not in (1, None)]
     divisors = [n for n in range(1, count + 1) if count % n == 0]
 
     def split(left: int, names: list[str]):
@@ -94,7 +94,7 @@ def factorisations(config, count: int):
             if left % size == 0:
                 yield from ({names[0]: size, **rest} for rest in split(left // size, names[1:]))
 
-    ones = {axis: 1 for axis in sharding.MESH_AXES}
+    ones = {axis: 1 for axis in meshes.AXES}
     for sizes in split(count, axes):
         yield {**ones, **sizes}
 
@@ -111,8 +111,8 @@ def _placed(config, machine: topology.Topology) -> topology.Topology:
 
 def _state_bytes(config) -> tuple[float, float]:
     """(parameters, optimizer state) in bytes, all shards together."""
-    sizes = {axis: 1 for axis in sharding.MESH_AXES}
-    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=sharding.auto_axes())
+    sizes = {axis: 1 for axis in meshes.AXES}
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=meshes.auto_axes())
     return estimate.state_bytes(config, step.build(config, mesh, "xla"))
 
 

@@ -29,11 +29,11 @@ from gptjax import (
     executable,
     hardware,
     interrupt,
+    meshes,
     metrics,
     report,
     rundir,
     schedule,
-    sharding,
     step,
     watchdog,
 )
@@ -121,12 +121,12 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
 
     alive: is called now and then while text is read.
     """
-    mesh = sharding.make_mesh(config, devices)  # first, because it is quick to find a wrong one
+    mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
     device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
     store = data.prepare(config.data, alive)
     config = with_vocabulary(config, store.tokenizer)
-    sharding.check_fit(config, mesh.shape)
+    meshes.check_fit(config, mesh.shape)
     kernel, reason = attention.choose_kernel(config, device.platform)
     program = step.build(config, mesh, kernel)
     return Session(config, store, program, kernel, reason, *_peak(config, mesh))
@@ -296,7 +296,7 @@ class Loop:
         config, count = self.config, self.config.train.steps_per_call
         steps = range(call * count, (call + 1) * count)
         size = schedule.batch_size(config, steps[0])
-        unit = config.train.microbatches * sharding.batch_unit(config, self.program.mesh.shape)
+        unit = config.train.microbatches * meshes.batch_unit(config, self.program.mesh.shape)
         padded = -(-size // unit) * unit  # a ramp's first batches may be smaller than the mesh: rows of weight 0
         first_rows = [schedule.rows_before(config, s) for s in steps]
         read = {}  # (start, stop) -> those rows of each step's batch

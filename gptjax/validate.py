@@ -125,7 +125,7 @@ def _check_optim(o) -> None:
 def _check_mesh(config) -> None:
     mesh = config.mesh
     _at_least(1, mesh, "mesh", "cpu_devices", "pipeline_microbatches", "pipeline_repeats")
-    for axes in (("replica", "stage", "fsdp", "sequence", "tensor"), ("dcn_replica", "dcn_fsdp")):
+    for axes in (mesh.AXES, tuple(f"dcn_{axis}" for axis in mesh.DCN_AXES)):
         for axis in axes:
             size = getattr(mesh, axis)
             _require(

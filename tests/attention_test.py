@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax import attention, sharding
+from gptjax import attention, meshes
 from gptjax.config import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
 from gptjax.errors import UserError
 
@@ -214,7 +214,7 @@ def test_splash_attention_and_its_gradients_equal_those_of_xla(window, documents
 
 def test_splash_attention_on_a_mesh_equals_that_on_one_device():
     q, k, v, segment_BL = inputs(128, 4, 4, True, batch=2)
-    mesh = sharding.make_mesh(config(mesh={"fsdp": 2, "tensor": 2}), jax.devices()[:4])
+    mesh = meshes.make_mesh(config(mesh={"fsdp": 2, "tensor": 2}), jax.devices()[:4])
     kernel = jax.jit(functools.partial(attention.splash_attention, interpret=True))
     with jax.set_mesh(mesh):
         sharded = kernel(q, k, v, segment_BL=segment_BL)

@@ -10,7 +10,7 @@ import re
 import jax
 import pytest
 
-from gptjax import attention, flops, hardware, info, sharding, step
+from gptjax import attention, flops, hardware, info, meshes, step
 from gptjax.config import Config, from_dict, load_config
 from gptjax.errors import UserError
 
@@ -109,7 +109,7 @@ def test_a_config_fits_the_hardware_its_header_names(name):
     attention.choose_kernel(config, "tpu" if "TPU" in device_kind else "gpu")
     state = 16 * flops.parameters(config.model).total / count
     assert state + flops.activation_bytes(config, sizes) < 0.9 * hardware.hbm_bytes(device_kind)
-    sharding.check_fit(config, sizes)
+    meshes.check_fit(config, sizes)
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -233,8 +233,8 @@ def test_every_config_field_is_read_by_code_that_acts_on_it():
     read = set(itertools.chain.from_iterable(_attributes_read(ast.parse(path.read_text())) for path in files))
     read |= {(name, field) for name, prop, field in _fields_behind_properties() if (name, prop) in read}
     read |= {("eval", field) for field in Config.eval_batch_size.fget.__code__.co_names}
-    read |= {("mesh", axis) for axis in sharding.MESH_AXES}  # read in a loop, by name
-    read |= {("mesh", f"dcn_{axis}") for axis in sharding.DCN_AXES}
+    read |= {("mesh", axis) for axis in meshes.AXES}  # read in a loop, by name
+    read |= {("mesh", f"dcn_{axis}") for axis in meshes.DCN_AXES}
     unread = sorted(f"{name}.{field}" for name, field in FIELDS - read)
     assert not unread, f"{len(unread)} config fields that no code reads: {', '.join(unread)}"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from gptjax import attention, context, sharding
+from gptjax import attention, context, meshes
 from gptjax.config import Config, MeshConfig, ModelConfig, TrainConfig
 
 
@@ -16,7 +16,7 @@ def mesh_of(**axes):
     config = Config(
         model=ModelConfig(), train=TrainConfig(steps=1, batch_size=8), mesh=MeshConfig(**{"fsdp": 1, **axes})
     )
-    return sharding.make_mesh(config, jax.devices()[: np.prod(list(axes.values()))])
+    return meshes.make_mesh(config, jax.devices()[: np.prod(list(axes.values()))])
 
 
 def order_on(shards: int, length: int):

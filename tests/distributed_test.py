@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import runs
 
-from gptjax import checkpoint, cli, distributed, interrupt, metrics, rundir, sharding, step
+from gptjax import checkpoint, cli, distributed, interrupt, meshes, metrics, rundir, step
 from gptjax.config import from_dict
 from gptjax.errors import UserError
 from gptjax.peers import Alone
@@ -129,7 +129,7 @@ def test_a_killed_run_goes_on_with_two_processes_and_then_one_bit_equal(killed, 
     runs.assert_same_state(run, two, common)
 
     config = from_dict(wide).replace(model={"vocab_size": 9})  # 2 -> 1: what one process holds is what two saved
-    program = step.build(config, sharding.make_mesh(config, jax.devices()[:4]), "xla")
+    program = step.build(config, meshes.make_mesh(config, jax.devices()[:4]), "xla")
     reader = checkpoint.Checkpointer(run / "checkpoints")
     state = reader.restore(saved, program.abstract_state, program.state_sharding)
     reader.close()

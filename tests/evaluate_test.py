@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import evaluate, sharding
+from gptjax import evaluate, meshes, sharding
 from gptjax.config import from_dict
 
 
@@ -36,7 +36,7 @@ def test_standard_error_covers_the_truth_when_rows_are_correlated():
 
 def test_a_batch_on_the_mesh_is_the_batch_read_and_every_row_is_read_once():
     config = from_dict({"train": {"steps": 1, "batch_size": 8}, "mesh": {"fsdp": 4, "tensor": 2}})
-    mesh = sharding.make_mesh(config, jax.devices())
+    mesh = meshes.make_mesh(config, jax.devices())
     whole = np.arange(2 * 8 * 3).reshape(2, 8, 3)
     reads = []
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import attention, data, executable, metrics, plan, rundir, sharding, train
+from gptjax import attention, data, executable, meshes, metrics, plan, rundir, train
 from gptjax.config import from_dict
 from gptjax.errors import UserError
 
@@ -32,7 +32,7 @@ def config(tmp_path_factory):
 def ready(config):
     """(resolved config, mesh, kernel) as training would have them."""
     resolved = train.with_vocabulary(config, data.prepare(config.data).tokenizer)
-    return resolved, sharding.make_mesh(resolved), attention.choose_kernel(resolved, "cpu")[0]
+    return resolved, meshes.make_mesh(resolved), attention.choose_kernel(resolved, "cpu")[0]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_the_loaded_step_is_the_one_that_runs(ready, saved, tmp_path):
 def test_another_config_or_mesh_is_named(ready, saved, changes, named):
     config, _, kernel = ready
     changed = config.replace(**changes)
-    mesh = sharding.make_mesh(changed)
+    mesh = meshes.make_mesh(changed)
     found = json.loads(saved.read_bytes().split(b"\n")[0])
     if named is None:
         executable.check("f", found, executable.header(changed, mesh, kernel))

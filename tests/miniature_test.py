@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from gptjax import miniature, sharding
+from gptjax import meshes, miniature
 from gptjax.config import load_config
 from gptjax.errors import UserError
 
@@ -55,7 +55,7 @@ def test_what_the_whole_config_refuses_its_miniature_refuses_too():
     config = load_config(str(CONFIGS[0].parent / "gpt2_xl.py"))
     for whole in (config, miniature.shrink(config, steps=3)):
         with pytest.raises(UserError, match="does not divide over mesh.tensor=2"):
-            sharding.check_fit(whole, dict.fromkeys(sharding.MESH_AXES, 1) | {"tensor": 2})
+            meshes.check_fit(whole, dict.fromkeys(meshes.AXES, 1) | {"tensor": 2})
 
 
 def test_what_is_left_out_is_said_and_nothing_else():

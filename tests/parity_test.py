@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from gptjax import attention, cli, miniature, model, optim, parity, sharding, step
+from gptjax import attention, cli, meshes, miniature, model, optim, parity, sharding, step
 from gptjax.config import load_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def test_runs_that_cover_every_pair_of_axes_remat_and_accumulation_equal_one_dev
     assert parity.passed(outcomes)
     ran = [outcome.case for outcome in outcomes if not outcome.refused]
     assert {case.remat for case in ran} == set(model.REMAT)
-    assert {axis for case in ran for axis, _ in case.mesh} >= set(sharding.MESH_AXES)
+    assert {axis for case in ran for axis, _ in case.mesh} >= set(meshes.AXES)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax import model, pipeline, sharding
+from gptjax import meshes, model, pipeline
 from gptjax.config import Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.errors import UserError
 
@@ -23,7 +23,7 @@ def config_of(batch_size=16, layers=8, train=(), **mesh):
 
 def mesh_of(**mesh):
     config = config_of(layers=48, **mesh)
-    return sharding.make_mesh(config, jax.devices()[: config.mesh.stage * config.mesh.fsdp])
+    return meshes.make_mesh(config, jax.devices()[: config.mesh.stage * config.mesh.fsdp])
 
 
 @pytest.mark.parametrize("stages,repeats", [(2, 1), (2, 2), (2, 3), (4, 2), (4, 3), (4, 6), (8, 2)])
@@ -113,4 +113,4 @@ def test_dropout_differs_between_microbatches_and_repeats_with_the_key():
 def test_a_pipeline_that_cannot_work_is_refused(fields, message):
     config = config_of(**fields)
     with pytest.raises(UserError, match=re.escape(message)):
-        sharding.make_mesh(config, jax.devices()[: config.mesh.stage])
+        meshes.make_mesh(config, jax.devices()[: config.mesh.stage])

@@ -23,7 +23,7 @@ def test_a_row_is_one_plan_and_the_others_stay(tmp_path, monkeypatch):
     assert plan_docs.main([str(file), "--only=gpt3_13b"]) == 0
     text = file.read_text()
     assert "| gpt3_125m | kept |" in text and "| gpt3_13b | old |" not in text
-    assert "| gpt3_13b | h100:8x16 | 128 | fsdp=16 x tensor=8 | full | 1 |" in text
+    assert "| gpt3_13b | h100:8x16 | 128 | fsdp=128 | none | 4 |" in text
     assert all(f"| {name} |" in text for name in hardware.CHIPS)
 
 

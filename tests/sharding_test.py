@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from gptjax import evaluate, model, optim, sharding, step
+from gptjax import evaluate, meshes, model, optim, sharding, step
 from gptjax.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
-from gptjax.errors import UserError
 
 MEGABYTE = 2**20
 MESHES = [
@@ -36,7 +35,7 @@ def large_config(optimizer="adamw", mesh=MESHES[0], **fields):
 @pytest.mark.parametrize("optimizer", optim.OPTIMIZERS)
 def test_nothing_over_a_megabyte_lies_whole_on_every_device(optimizer, mesh):
     config = large_config(optimizer, mesh)
-    program = step.build(config, sharding.make_mesh(config), "xla")
+    program = step.build(config, meshes.make_mesh(config), "xla")
     large = 0
     leaves = jax.tree_util.tree_leaves_with_path(program.abstract_state)
     for (path, leaf), place in zip(leaves, jax.tree.leaves(program.state_sharding), strict=True):
@@ -52,7 +51,7 @@ def test_nothing_over_a_megabyte_lies_whole_on_every_device(optimizer, mesh):
 @pytest.mark.parametrize("fields", [dict(), dict(tied_head=False, mlp="swiglu", n_kv_heads=4, qk_norm=True)])
 def test_every_matrix_is_split_over_both_fsdp_and_tensor(fields):
     config = large_config(mesh=dict(fsdp=4, tensor=2), **fields)
-    program = step.build(config, sharding.make_mesh(config), "xla")
+    program = step.build(config, meshes.make_mesh(config), "xla")
     kinds = optim.kinds(program.abstract_state.params)
     for leaf, place, kind in zip(
         *map(jax.tree.leaves, (program.abstract_state.params, program.state_sharding.params, kinds))
@@ -63,7 +62,7 @@ def test_every_matrix_is_split_over_both_fsdp_and_tensor(fields):
 
 def test_bytes_on_one_device_count_only_its_part():
     config = large_config(mesh=dict(fsdp=8))
-    mesh = sharding.make_mesh(config)
+    mesh = meshes.make_mesh(config)
     tree = {"split": jax.ShapeDtypeStruct((16, 32), jnp.float32), "copied": jax.ShapeDtypeStruct((10,), jnp.bfloat16)}
     places = {"split": sharding.batch_sharding(mesh), "copied": sharding.replicated(mesh)}
     assert sharding.bytes_on_one_device(tree, places) == 16 * 32 * 4 // 8 + 10 * 2
@@ -81,13 +80,13 @@ def test_every_parameter_of_every_variant_states_axes_for_each_dimension(variant
 
 
 def test_a_parameter_without_axes_raises_and_is_named():
-    mesh = sharding.make_mesh(large_config())
+    mesh = meshes.make_mesh(large_config())
     with pytest.raises(ValueError, match="parameter blocks/gate states no logical axes"):
         sharding.param_shardings({("blocks", "gate"): None}, mesh)
 
 
 def test_a_parameter_with_an_unknown_axis_raises_and_both_are_named():
-    mesh = sharding.make_mesh(large_config())
+    mesh = meshes.make_mesh(large_config())
     with pytest.raises(ValueError, match="parameter blocks/gate has the logical axis 'experts'"):
         sharding.param_shardings({("blocks", "gate"): ("embed", "experts")}, mesh)
 
@@ -96,21 +95,21 @@ PARAMS = {("mlp", "weight"): ((512, 2048), ("embed", "mlp"))}
 
 
 def test_a_state_leaf_that_belongs_to_no_parameter_raises_and_is_named():
-    mesh = sharding.make_mesh(large_config())
+    mesh = meshes.make_mesh(large_config())
     state = {"mu": {"mlp": {"weights": jax.ShapeDtypeStruct((512, 2048), jnp.float32)}}}
     with pytest.raises(ValueError, match=re.escape("state leaf mu/mlp/weights of shape (512, 2048) belongs to no")):
         sharding.state_shardings(state, PARAMS, mesh)
 
 
 def test_a_state_leaf_of_another_shape_than_its_parameter_raises_and_is_named():
-    mesh = sharding.make_mesh(large_config())
+    mesh = meshes.make_mesh(large_config())
     state = {"mu": {"mlp": {"weight": jax.ShapeDtypeStruct((2048, 512), jnp.float32)}}}
     with pytest.raises(ValueError, match="state leaf mu/mlp/weight of shape .* does not match"):
         sharding.state_shardings(state, PARAMS, mesh)
 
 
 def test_state_is_laid_out_as_its_parameter_and_factors_as_what_is_left_of_it():
-    mesh = sharding.make_mesh(large_config(mesh=dict(fsdp=4, tensor=2)))
+    mesh = meshes.make_mesh(large_config(mesh=dict(fsdp=4, tensor=2)))
     shapes = {"mu": (512, 2048), "row": (512,), "column": (2048,)}
     state = {name: {"mlp": {"weight": jax.ShapeDtypeStruct(shape, jnp.float32)}} for name, shape in shapes.items()}
     state["count"] = jax.ShapeDtypeStruct((), jnp.int32)
@@ -124,76 +123,13 @@ def test_state_is_laid_out_as_its_parameter_and_factors_as_what_is_left_of_it():
     }
 
 
-# Meshes
-
-
-@pytest.mark.parametrize(
-    "mesh,sizes",
-    [
-        (dict(), (1, 8, 1, 1)),
-        (dict(fsdp=-1, tensor=2), (1, 4, 1, 2)),
-        (dict(replica=-1, fsdp=2, sequence=2), (2, 2, 2, 1)),
-        (dict(fsdp=1, tensor=-1), (1, 1, 1, 8)),
-        (dict(fsdp=4, tensor=2), (1, 4, 1, 2)),
-        (dict(fsdp=-1, tensor=8), (1, 1, 1, 8)),
-    ],
-)
-def test_one_free_axis_takes_the_devices_that_are_left(mesh, sizes):
-    found = sharding.mesh_sizes(MeshConfig(**mesh), 8)
-    assert tuple(found[axis] for axis in ("replica", "fsdp", "sequence", "tensor")) == sizes and found["stage"] == 1
-
-
-@pytest.mark.parametrize(
-    "mesh,message",
-    [
-        (dict(tensor=3), "needs a multiple of 3 devices, but there are 8"),
-        (dict(tensor=16), "needs a multiple of 16 devices, but there are 8"),
-        (dict(fsdp=4), "is 4 devices, but there are 8; set one axis to -1"),
-        (dict(fsdp=4, tensor=4), "is 16 devices, but there are 8"),
-    ],
-)
-def test_a_mesh_that_does_not_fit_the_devices_raises(mesh, message):
-    with pytest.raises(UserError, match=message):
-        sharding.mesh_sizes(MeshConfig(**mesh), 8)
-
-
-def test_neighbouring_devices_lie_along_the_tensor_axis():
-    config = large_config(mesh=dict(fsdp=4, tensor=2))
-    mesh = sharding.make_mesh(config)
-    assert mesh.axis_names[-1] == "tensor"
-    assert mesh.devices.shape == (1, 1, 4, 1, 2)
-
-
-@pytest.mark.parametrize(
-    "fields,message",
-    [
-        (
-            dict(train=dict(batch_size=12)),
-            "train.batch_size / train.microbatches=12 does not divide over 8 data shards",
-        ),
-        (dict(train=dict(batch_size=16, microbatches=4)), "train.batch_size / train.microbatches=4 does not"),
-        (dict(eval=dict(batch_size=9)), "eval.batch_size=9 does not divide over 8 data shards"),
-        (dict(model=dict(d_model=36, n_heads=4)), "model.d_model=36 does not divide over mesh.fsdp=8; use mesh.fsdp=4"),
-        (dict(mesh=dict(fsdp=1, tensor=-1), model=dict(n_heads=4)), "n_heads=4 does not divide over mesh.tensor=8"),
-        (
-            dict(mesh=dict(fsdp=1, tensor=-1), model=dict(n_kv_heads=2)),
-            "n_kv_heads=2 does not divide over mesh.tensor=8",
-        ),
-        (dict(mesh=dict(fsdp=1, sequence=-1), model=dict(context_length=36)), "context_length=36 does not divide over"),
-    ],
-)
-def test_batch_or_model_that_do_not_divide_over_the_mesh_raise(fields, message):
-    with pytest.raises(UserError, match=re.escape(message)):
-        sharding.make_mesh(large_config().replace(**fields))
-
-
 # Reading batches
 
 
 @pytest.mark.parametrize("dim", [0, 1])
 def test_a_batch_is_read_in_the_parts_that_devices_hold_each_once(dim):
     config = large_config(mesh=dict(replica=2, fsdp=2, tensor=2))
-    mesh = sharding.make_mesh(config)
+    mesh = meshes.make_mesh(config)
     whole = np.arange(3 * 8 * 5).reshape(3, 8, 5) if dim else np.arange(8 * 5).reshape(8, 5)
     reads = []
 
@@ -212,7 +148,7 @@ def test_a_batch_is_read_in_the_parts_that_devices_hold_each_once(dim):
 
 def test_a_batch_without_a_mesh_of_several_devices_is_read_whole():
     config = large_config(mesh=dict(fsdp=1)).replace(eval=dict(batch_size=3))
-    mesh = sharding.make_mesh(config, jax.devices()[:1])
+    mesh = meshes.make_mesh(config, jax.devices()[:1])
     batch = evaluate.device_batch(lambda start, stop: {"row": np.arange(start, stop)}, 3, sharding.batch_sharding(mesh))
     np.testing.assert_array_equal(batch["row"], [0, 1, 2])
 
@@ -220,22 +156,11 @@ def test_a_batch_without_a_mesh_of_several_devices_is_read_whole():
 # Host memory
 
 
-@pytest.mark.parametrize("fields", [dict(mesh=dict(offload_optimizer=True)), dict(model=dict(remat="offload"))])
-def test_offloading_where_there_is_no_pinned_host_memory_raises_with_the_kinds_there_are(fields):
-    config = large_config().replace(**fields)
-    sharding.check_memory(config, ["device", "pinned_host"])
-    sharding.check_memory(large_config(), ["device"])
-    with pytest.raises(
-        UserError, match="needs pinned_host memory, but the devices here have device, unpinned_host only"
-    ):
-        sharding.check_memory(config, ["device", "unpinned_host"])
-
-
 def test_bytes_on_one_device_leave_out_what_waits_on_the_host():
     config = large_config()
-    program = step.build(config, sharding.make_mesh(config), "xla")
+    program = step.build(config, meshes.make_mesh(config), "xla")
     offloaded = config.replace(mesh=dict(offload_optimizer=True))
-    places = step.build(offloaded, sharding.make_mesh(offloaded), "xla").state_sharding.opt_state
+    places = step.build(offloaded, meshes.make_mesh(offloaded), "xla").state_sharding.opt_state
     state = program.abstract_state.opt_state
     assert sharding.bytes_on_one_device(state, program.state_sharding.opt_state) > MEGABYTE
     assert sharding.bytes_on_one_device(state, places) < 1000

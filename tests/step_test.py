@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gptjax import model, optim, rounding, sharding, step
+from gptjax import meshes, model, optim, rounding, sharding, step
 from gptjax.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 
 STEPS, BATCH, LENGTH, RATE = 20, 16, 16, 1e-3
@@ -52,7 +52,7 @@ def one_batch(index: int) -> dict[str, np.ndarray]:
 def program_of(config, **changes) -> step.Program:
     config = config.replace(**changes)
     n_devices = config.mesh.replica * config.mesh.fsdp * config.mesh.sequence * config.mesh.tensor
-    return step.build(config, sharding.make_mesh(config, jax.devices()[:n_devices]), "xla")
+    return step.build(config, meshes.make_mesh(config, jax.devices()[:n_devices]), "xla")
 
 
 @functools.cache
@@ -134,7 +134,7 @@ def test_twenty_calls_of_one_step_equal_one_call_of_twenty():
 
 def test_gradients_are_laid_out_as_their_parameters():
     config = BASE.replace(mesh=dict(fsdp=4, tensor=2), train=dict(microbatches=2))
-    mesh = sharding.make_mesh(config)
+    mesh = meshes.make_mesh(config)
     program = step.build(config, mesh, "xla")
     param_sharding = program.state_sharding.params
     spec = jax.tree.map(lambda place: place.spec, param_sharding)
