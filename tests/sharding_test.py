@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from gptjax import evaluate, meshes, model, optim, sharding, step
+from gptjax import evaluate, hlo, meshes, model, optim, sharding, step, topology
 from gptjax.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 
 MEGABYTE = 2**20
@@ -66,6 +66,21 @@ def test_bytes_on_one_device_count_only_its_part():
     tree = {"split": jax.ShapeDtypeStruct((16, 32), jnp.float32), "copied": jax.ShapeDtypeStruct((10,), jnp.bfloat16)}
     places = {"split": sharding.batch_sharding(mesh), "copied": sharding.replicated(mesh)}
     assert sharding.bytes_on_one_device(tree, places) == 16 * 32 * 4 // 8 + 10 * 2
+
+
+def test_a_state_is_created_in_its_shards_and_nothing_of_it_ever_whole():
+    """Compiled for four TPU chips: the largest array of the program is the largest shard."""
+    machine = topology.describe("v5e:2x2")
+    config = large_config(mesh=dict(fsdp=2, tensor=2))
+    mesh = meshes.make_mesh(config, machine.devices)
+    program = step.build(config, mesh, "splash")
+    with jax.set_mesh(mesh):
+        compiled = program.init.lower().compile()
+    largest = max(array.bytes for array in hlo.buffer_shapes(hlo.parse(compiled.as_text())))
+    leaves, places = (jax.tree.leaves(tree) for tree in (program.abstract_state, program.state_sharding))
+    shards = [np.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, place in zip(leaves, places)]
+    assert largest == max(shards) and max(leaf.size * leaf.dtype.itemsize for leaf in leaves) == 4 * largest
+    assert compiled.memory_analysis().temp_size_in_bytes < largest
 
 
 # Nothing is placed by accident
