@@ -16,7 +16,8 @@ PEAK_LR = 3e-3  # moves parameters of 0.1 to 1 by 0.3% to 3% a step, far above t
 
 def shrink(config, steps: int):
     """The miniature of a config, `steps` long. Its kind of model, optimizer, schedule, z-loss and packing are kept."""
-    rows = small(config.train.batch_size // config.train.microbatches, least=DEVICES)
+    rows = config.train.batch_size // config.train.microbatches
+    rows = DEVICES if rows % DEVICES == 0 else small(rows, least=DEVICES)
     microbatches = small(config.train.microbatches, powers=1)
     return config.replace(
         model=_model(config),
@@ -83,9 +84,10 @@ def _model(config) -> dict:
 
 
 def _layers(model) -> int:
-    """As many as divide over a pipeline as the config's do; where layers are not sharded two periods are enough."""
+    """As often divisible by two, up to eight, as the config's: what a pipeline of eight devices asks. Two periods at
+    least, so that one follows another."""
     periods = model.n_layers // model.layer_period
-    return model.layer_period * (min(periods, 2) if sharding.RULES["layers"] is None else small(periods, least=2))
+    return model.layer_period * min(periods, max(2, math.gcd(periods, DEVICES)))
 
 
 def _vocabulary(config) -> int:

@@ -34,7 +34,8 @@ def failures(outcomes) -> list[str]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_runs_that_cover_every_pair_of_axes_remat_and_accumulation_equal_one_device(name):
-    outcomes = parity.certify(config_of(name), steps=3, every_mesh=False)
+    shallow = ["model.n_layers=8"] if name == "gpt3_175b" else []  # half the time; a pipeline of eight is slow's
+    outcomes = parity.certify(config_of(name, *shallow), steps=2, every_mesh=False)
     assert not failures(outcomes)
     assert parity.passed(outcomes)
     ran = [outcome.case for outcome in outcomes if not outcome.refused]
@@ -63,7 +64,7 @@ def test_the_command_starts_its_own_devices_and_exits_0(tmp_path):
     meshes = parity.factorisations(config_of("gpt2_small").mesh)
     indivisible = [mesh for mesh in meshes if not all(axis.endswith("replica") for axis, _ in mesh)]
     assert sum("refused: model." in row for row in rows) == len(indivisible) > 10
-    assert sum(row.startswith("replica=8 ") for row in rows) == len(model.REMAT) * 2
+    assert sum(row.startswith("replica=") and "refused" not in row for row in rows) == len(model.REMAT) * 2
 
 
 # It can fail
