@@ -20,7 +20,7 @@ PLANS = {  # config: what follows it on the command line; meshes, microbatches a
     "gpt3_6_7b": "--topology=v5p:4x4x4",
     "gpt3_13b": "--topology=v5p:4x4x4",
     "gpt3_175b": "--topology=v5p:8x8x8",
-    "gpt2_xl": "--topology=v5e:8x8",
+    "gpt2_xl": "--topology=v5e:8x8 --microbatches=1 --remat=attention",
 }
 INTRODUCTION = """# Plans
 
