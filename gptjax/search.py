@@ -2,6 +2,7 @@
 
 Every factorisation of the devices over the axes that a config may use is estimated; those estimated to fit are ranked
 by time, and the first few are compiled, since only the compiler knows what it will gather and how much it will hold.
+Remat `offload` is not tried: what it sends to the host and back is not in the estimates, so it would rank too high.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from gptjax import estimate, info, meshes, model, plan, plan_table, step, topolo
 from gptjax.errors import UserError
 
 ALWAYS = ("replica", "fsdp", "tensor")  # axes that need nothing of a config; others are tried if it uses them
+REMAT = tuple(name for name in model.REMAT if name != "offload")  # policies that can be ranked by their estimates
 ROOM = 0.95  # of the memory, that an estimate may fill
 
 
@@ -64,7 +66,7 @@ def _candidates(config, machine: topology.Topology, progress):
     unit = _state_bytes(config)
     for sizes in factorisations(config, machine.num_devices // machine.num_slices):
         placed = None
-        for microbatches, remat in itertools.product(_microbatches(config), model.REMAT):
+        for microbatches, remat in itertools.product(_microbatches(config), REMAT):
             tried += 1
             try:
                 changed = config.replace(mesh=dict(sizes), train={"microbatches": microbatches}, model={"remat": remat})
