@@ -13,10 +13,12 @@ import pickle
 import jax
 import jaxlib
 
+from gptjax import meshes
 from gptjax.errors import UserError
 
 SCHEMA = "gptjax-executable-1"
 SECTIONS = ("model", "optim", "train")  # of the config; what the program is made of, beside the mesh
+OF_MESH = ("pipeline_microbatches", "pipeline_repeats", "offload_optimizer")  # what the mesh itself does not show
 ON_THE_HOST = {  # fields of theirs that the compiled step never sees
     "optim": "peak_lr schedule warmup_steps warmup_tokens decay_steps decay_tokens final_lr_fraction cooldown_fraction",
     "train": "steps tokens batch_ramp_start batch_ramp_increment batch_ramp_tokens log_every profile_steps"
@@ -28,6 +30,7 @@ def config_hash(config) -> str:
     """Of all that the compiled step depends on: where the data lies or how often it is saved changes nothing."""
     values = config.to_dict()
     kept = {section: values[section] for section in SECTIONS} | {"mask_documents": values["data"]["mask_documents"]}
+    kept["mesh"] = {name: values["mesh"][name] for name in OF_MESH}
     for section, names in ON_THE_HOST.items():
         for name in names.split():
             del kept[section][name]
@@ -36,12 +39,14 @@ def config_hash(config) -> str:
 
 def header(config, mesh, kernel: str) -> dict:
     """What an executable was compiled for."""
+    n_slices = meshes.count_slices(list(mesh.devices.flat))
     return {
         "schema": SCHEMA,
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
         "config": config_hash(config),
         "mesh": {axis: int(size) for axis, size in mesh.shape.items()},
+        "slices": meshes.dcn_sizes(config.mesh, n_slices),
         "device": mesh.devices.flat[0].device_kind,
         "kernel": kernel,
     }
