@@ -145,6 +145,10 @@ class MeshConfig:
     offload_optimizer: bool = False  # optimizer state waits in the host's pinned memory between updates
     cpu_devices: int = 1  # JAX devices that a CPU host is split into: with one for each core all work runs on all cores
 
+    def pipeline_parts(self, stages: int) -> int:
+        """Parts of a batch that go one by one through a pipeline of so many stages; 1 where that is none."""
+        return 1 if stages == 1 else self.pipeline_microbatches or stages
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:

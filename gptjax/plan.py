@@ -297,7 +297,7 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     length, heads, stages = model.context_length, model.n_heads // sizes["tensor"], sizes.get("stage", 1)
     vocabulary = model.padded_vocab_size // sizes["tensor"]
     tokens = rows * length // (sizes["sequence"] * stages)  # at the head, where stages split the length too
-    rows = rows // (config.mesh.pipeline_microbatches or stages) if stages > 1 else rows
+    rows //= config.mesh.pipeline_parts(stages)
     shapes = sorted(hlo.buffer_shapes(text), key=lambda a: -a.bytes)
     scores = [
         a for a in shapes if _is_scores(a.shape, rows, heads, length, length // sizes["sequence"], model.n_layers)
