@@ -2,12 +2,13 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
-from gptjax import hlo, plan, plan_table, topology
+from gptjax import cli, hlo, plan, plan_command, plan_table, topology
 from gptjax.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 
@@ -123,6 +124,22 @@ def test_a_cpu_topology_is_compiled_and_counted_without_a_roofline():
     assert "no roofline" in plan_table.table(facts)
     reduced = {(e["kind"], e["axis"]) for e in facts["collectives"]}
     assert ("all-reduce", "tensor") in reduced and set(KEYS) <= set(facts)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--topology=h100:8"], "for GPUs as --topology=h100:8 nothing is compiled without one"),
+        (["--topology=h100:8", "--search"], "for GPUs as --topology=h100:8 nothing is compiled without one"),
+        (["--topology=cpu:4", "--search"], "--save_executable is of one plan, not of --search"),
+        (["--topology=cpu:4"], "/step.exe cannot be written here (FileNotFoundError"),
+    ],
+)
+def test_an_executable_that_could_not_be_written_is_refused_before_anything_is_compiled(arguments, message, tmp_path):
+    target = tmp_path / "nowhere" / "step.exe"
+    args = cli._parser().parse_args(["plan", "--config=small.py", f"--save_executable={target}", *arguments])
+    with pytest.raises(UserError, match=re.escape(message)):
+        plan_command.run(CONFIG, args)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
