@@ -25,6 +25,7 @@ TPU_ENVIRONMENT = {  # what libtpu would otherwise ask of a metadata server that
     "JAX_PLATFORMS": "cpu",
 }
 GPUS_PER_HOST = 8
+MOST_CPU_DEVICES = 512  # all in this one process, with threads of their own
 ON_CHIP_LINKS = 6  # tpu7x: its two devices talk six times as fast as over a link of the torus (its Cloud TPU page)
 
 
@@ -116,6 +117,11 @@ def _cpu(name: str, shape: tuple[int, ...], num_slices: int) -> Topology:
     import jax
 
     count = math.prod(shape) * num_slices
+    if count > MOST_CPU_DEVICES:
+        raise UserError(
+            f"--topology={name} with --num_slices={num_slices} is {count} CPU devices in one process;"
+            f" use at most {MOST_CPU_DEVICES}."
+        )
     devices = jax.devices()
     if devices[0].platform != "cpu" or len(devices) < count:
         raise UserError(

@@ -9,6 +9,7 @@ from gptjax import cli
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 QUICKSTART = f"--config={CONFIGS / 'quickstart.py'}"
+PLAN = ["plan", QUICKSTART, "--topology=h100:8"]
 TRAIN = ["train", QUICKSTART, "--workdir=x", "--config.train.batch_size=16"]  # which the tests' eight devices divide
 
 
@@ -43,6 +44,12 @@ def test_help_names_the_commands_and_imports_no_jax():
         ([*TRAIN, "--config.data.tokenizer=bpe"], "expected one of"),
         ([*TRAIN, "--confg.data.path=y"], "unknown argument '--confg.data.path=y'"),
         (["info", QUICKSTART, "--devices=3", "--config.mesh.tensor=2"], "needs a multiple of 2 devices"),
+        ([*PLAN, "--price=-1"], "--price=-1 is no price"),
+        ([*PLAN, "--price=nan"], "--price=nan is no price"),
+        ([*PLAN, "--search", "--search_compiles=0"], "use at least 1"),
+        ([*PLAN, "--row", "--json"], "--row prints a row of one plan, --json more"),
+        ([*PLAN, "--row", "--search"], "--row prints a row of one plan, --search more"),
+        ([*PLAN, "--mesh=fsdp=8,fsdp=4"], "gives fsdp twice; give each axis once"),
         (["eval", "--workdir=/nowhere/run"], "no such directory"),
         (["sample", f"--workdir={CONFIGS}"], "is not a run directory"),
         (["eval", "--workdir=x", "--config.model.n_layers=2"], "unknown argument"),
