@@ -141,7 +141,13 @@ def _load_config(args):
 
 
 def _start_jax(config=None, keep_programs: bool = True) -> None:
-    """Compiled programs are kept between processes, so that a second start does not compile."""
+    """Compiled programs are kept between processes, so that a second start does not compile. JAX takes nearly all
+    of a GPU's memory, as `gptjax plan` counts on, unless the environment says otherwise."""
+    from gptjax import hardware
+
+    if not any(name in os.environ for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")):
+        os.environ["XLA_CLIENT_MEM_FRACTION"] = str(hardware.GPU_MEMORY_FRACTION)  # XLA refuses to be told by both
+
     import absl.logging
     import jax
 

@@ -47,8 +47,8 @@ def _check_saving(args, machine: topology.Topology) -> None:
 
 
 def _excess(facts: dict) -> str:
-    peak, limit = facts["peak_bytes"], facts["hbm_bytes"]
+    peak, limit = facts["peak_bytes"], facts["usable_bytes"]
     return (
-        f"does not fit: {plan_table.gib(peak)} a device, {plan_table.gib(peak - limit)} more than its"
-        f" {plan_table.gib(limit)}; try --search, more microbatches, --remat=full or more devices."
+        f"does not fit: {plan_table.gib(peak)} a device, {plan_table.gib(peak - limit)} more than the"
+        f" {plan_table.gib(limit)} it may fill; try --search, more microbatches, --remat=full or more devices."
     )

@@ -38,8 +38,7 @@ def search(config, machine: topology.Topology, options: plan.Options, compiles: 
         raise UserError("--search ranks by time, and a CPU has no published rates; give a TPU or GPU topology.")
     config = info.with_vocabulary(config)
     candidates, refusals, tried = _candidates(config, machine, progress)
-    limit = machine.chip.hbm_bytes / machine.chip.devices_per_chip
-    fitting = [each for each in candidates if each.peak_bytes <= ROOM * limit]
+    fitting = [each for each in candidates if each.peak_bytes <= ROOM * machine.usable_bytes]
     fitting.sort(key=lambda each: each.step_seconds)
     results = []
     options = dataclasses.replace(options, save_executable=None)
@@ -135,7 +134,7 @@ def table(results: dict) -> str:
         f" {results['estimated_to_fit']} estimated to fit, {len(results['compiled'])} planned:"
     ]
     for facts in results["compiled"]:
-        peak, limit = facts["peak_bytes"], facts["hbm_bytes"]
+        peak, limit = facts["peak_bytes"], facts["usable_bytes"]
         what = f"{plan_table.mesh(facts)}, {facts['microbatches']} microbatches, remat {facts['remat']}"
         if not facts["fits"]:
             lines.append(f"  does not fit, {plan_table.gib(peak - limit)} too much: {what}")

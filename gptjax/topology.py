@@ -50,6 +50,14 @@ class Topology:
         return "cpu" if self.family == "cpu" else "tpu" if self.chip.dims else "gpu"
 
     @property
+    def usable_bytes(self) -> float | None:
+        """Memory of a device that programs may fill; None where it is not published."""
+        if self.chip is None:
+            return None
+        whole = self.chip.hbm_bytes / self.chip.devices_per_chip
+        return whole * hardware.GPU_MEMORY_FRACTION if self.platform == "gpu" else whole
+
+    @property
     def num_devices(self) -> int:
         return len(self.slice_D)
 

@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -68,6 +69,24 @@ def test_a_flag_that_is_missing_exits_2(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", QUICKSTART])
     assert stop.value.code == 2 and "--workdir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, {"XLA_CLIENT_MEM_FRACTION": "0.95"}),
+        ({"XLA_CLIENT_MEM_FRACTION": "0.5"}, {"XLA_CLIENT_MEM_FRACTION": "0.5"}),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}),
+    ],
+)
+def test_jax_takes_most_of_a_gpu_unless_the_environment_says_how_much(given, expected, monkeypatch):
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    cli._start_jax()
+    assert {name: value for name, value in os.environ.items() if name.endswith("CLIENT_MEM_FRACTION")} == expected
 
 
 def test_an_override_may_follow_its_flag_as_a_word(capsys):
