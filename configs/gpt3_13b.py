@@ -2,9 +2,9 @@
 
     gptjax train --config=configs/gpt3_13b.py --workdir=runs/gpt3_13b
 
-Hardware: 128 TPU v5p. docs/plans.md plans it on TPUs.
+Hardware: 64 TPU v5p. docs/plans.md plans it on them.
 In the first steps of the ramp shards without a sequence of their own get one of weight 0.
-Time: 2.31e22 training FLOPs (table D.1) are 11.4 days at 40% of the bfloat16 peak. Result: not run here, and
+Time: 2.31e22 training FLOPs (table D.1) are 22.8 days at 40% of the bfloat16 peak. Result: not run here, and
 the paper prints no loss.
 
 Sources: shape, batch and peak_lr from table 2.1; Adam, clipping, weight decay, warm-up and decay in tokens from

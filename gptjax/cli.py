@@ -5,6 +5,7 @@ A mistake of the user's (UserError) ends in one line and exit code 2, never in a
 
 import argparse
 import json
+import math
 import os
 import sys
 
@@ -140,7 +141,13 @@ def _load_config(args):
 
 
 def _start_jax(config=None, keep_programs: bool = True) -> None:
-    """Compiled programs are kept between processes, so that a second start does not compile."""
+    """Compiled programs are kept between processes, so that a second start does not compile. JAX takes nearly all
+    of a GPU's memory, as `gptjax plan` counts on, unless the environment says otherwise."""
+    from gptjax import hardware
+
+    if not any(name in os.environ for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")):
+        os.environ["XLA_CLIENT_MEM_FRACTION"] = str(hardware.GPU_MEMORY_FRACTION)  # XLA refuses to be told by both
+
     import absl.logging
     import jax
 
@@ -179,12 +186,24 @@ def _info(args) -> None:
     print(json.dumps(facts, indent=2) if args.json else info.table(facts))
 
 
+def _check_plan_flags(args) -> None:
+    if args.num_slices < 1 or not 0 < args.matmul_fraction <= 1:
+        raise UserError("--num_slices is at least 1 and --matmul_fraction a fraction of the peak, such as 0.7.")
+    if args.price is not None and not 0 <= args.price < math.inf:
+        raise UserError(f"--price={args.price:g} is no price; give US dollars for a chip and hour, such as 4.2.")
+    if args.search_compiles < 1:
+        raise UserError(f"--search_compiles={args.search_compiles} is too small; use at least 1.")
+    if args.row and (args.json or args.search):
+        raise UserError(
+            f"--row prints a row of one plan, --{'json' if args.json else 'search'} more; give one of the two."
+        )
+
+
 def _plan(args) -> int:
     """0; 1 where the config does not fit."""
     from gptjax import config, topology
 
-    if args.num_slices < 1 or not 0 < args.matmul_fraction <= 1:
-        raise UserError("--num_slices is at least 1 and --matmul_fraction a fraction of the peak, such as 0.7.")
+    _check_plan_flags(args)
     topology.set_environment(args.topology, args.num_slices)  # before JAX is imported
     chosen = config.load_config(args.config, args.overrides + config.plan_overrides(args))
     _start_jax(chosen, keep_programs=args.topology.startswith("cpu"))  # a TPU's could not be read back without one

@@ -8,6 +8,7 @@ and turns the result into a `Config`, checked once. From there on nothing asks w
 """
 
 import ast
+import collections
 import dataclasses
 import importlib.util
 import math
@@ -145,6 +146,10 @@ class MeshConfig:
     offload_optimizer: bool = False  # optimizer state waits in the host's pinned memory between updates
     cpu_devices: int = 1  # JAX devices that a CPU host is split into: with one for each core all work runs on all cores
 
+    def pipeline_parts(self, stages: int) -> int:
+        """Parts of a batch that go one by one through a pipeline of so many stages; 1 where that is none."""
+        return 1 if stages == 1 else self.pipeline_microbatches or stages
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -259,6 +264,9 @@ def plan_overrides(args) -> list[str]:
         pairs = [pair.partition("=") for pair in args.mesh.split(",")]
         if not all(axis and size for axis, _, size in pairs):
             raise UserError(f"--mesh={args.mesh}: expected axes and sizes, as in --mesh=fsdp=64,tensor=8.")
+        twice = [axis for axis, count in collections.Counter(axis for axis, _, _ in pairs).items() if count > 1]
+        if twice:
+            raise UserError(f"--mesh={args.mesh} gives {twice[0]} twice; give each axis once.")
         ones = dict.fromkeys(MeshConfig.AXES, "1")
         overrides += [f"mesh.{axis}={size}" for axis, size in (ones | {a: s for a, _, s in pairs}).items()]
     short = {"train.batch_size": args.batch, "train.microbatches": args.microbatches, "model.remat": args.remat}

@@ -28,7 +28,7 @@ def traffic(config, sizes: dict[str, int]) -> list[Moved]:
     model, train = config.model, config.train
     itemsize = flops.DTYPE_BYTES[model.dtype]
     counts, parts = flops.parameters(model), train.microbatches
-    stages, tensor = sizes.get("stage", 1), sizes["tensor"]
+    stages, tensor = sizes["stage"], sizes["tensor"]
     layers, shards = model.n_layers // stages, tensor * stages
     rows = train.batch_size // (parts * sizes["replica"] * sizes["fsdp"])
     tokens = rows * model.context_length // sizes["sequence"]
@@ -49,8 +49,10 @@ def traffic(config, sizes: dict[str, int]) -> list[Moved]:
         keys = 2 * rows * model.context_length * model.kv_heads * model.head_size // tensor * itemsize
         moved.append(Moved("all-gather", "sequence", 3 * layers * parts, 3 * layers * parts * keys, False))
     if stages > 1:
-        edges = 2 * (parts + stages - 1)
-        moved.append(Moved("collective-permute", "stage", edges, edges * tokens * model.d_model * itemsize, False))
+        pipelined = config.mesh.pipeline_parts(stages)
+        edges = 2 * parts * (pipelined * config.mesh.pipeline_repeats + stages - 1)  # forward and backward
+        edge = tokens / pipelined * model.d_model * itemsize
+        moved.append(Moved("collective-permute", "stage", edges, edges * edge, False))
     return moved
 
 
@@ -66,17 +68,14 @@ def state_bytes(config, program) -> tuple[float, float]:
 
 def memory(config, sizes: dict[str, int], params: float, optimizer: float) -> dict[str, float]:
     """Bytes on one device by what they are for; gradients in the parameters' dtype, two layers' weights gathered."""
-    shards = sizes["tensor"] * sizes.get("stage", 1)
+    shards = sizes["tensor"] * sizes["stage"]
     layer = flops.parameters(config.model).matrices / config.model.n_layers / sizes["tensor"]
     gathered = 2 * layer * flops.DTYPE_BYTES[config.model.dtype] if sizes["fsdp"] > 1 else 0
-    stages = sizes.get("stage", 1)
-    of_stage = config.replace(model={"n_layers": config.model.n_layers // stages}) if stages > 1 else config
-    activations = flops.activation_bytes(of_stage, sizes)
     return {
         "parameters": params,
         "optimizer": optimizer,
         "gradients": params if config.train.microbatches > 1 else params * flops.DTYPE_BYTES[config.model.dtype] / 4,
-        "activations": activations,
+        "activations": flops.activation_bytes(config, sizes),
         "gathered": gathered + 4 * flops.parameters(config.model).token_embedding / shards / config.train.vocab_chunks,
     }
 
@@ -110,8 +109,7 @@ def timeline(
         hidden, exposed = (hidden + near + far, exposed) if moved.overlapped else (hidden, exposed + near + far)
         link = machine.far_link if topology.path(machine, group).slices > 1 else machine.local_link
         entries.append((moved, link, near + far))
-    pipeline = (sizes.get("stage", 1) - 1) / config.train.microbatches  # bubble, of a schedule without interleaving
-    step = max(compute * (1 + pipeline), hidden) + exposed + update
+    step = max(compute * (1 + bubble(config, sizes["stage"])), hidden) + exposed + update
     waited = max(0.0, hidden - compute) + exposed
     return {
         "step_seconds": step,
@@ -120,6 +118,11 @@ def timeline(
         "exposed_seconds": waited,
         "traffic": entries,
     }
+
+
+def bubble(config, stages: int) -> float:
+    """Time that the stages of a pipeline wait, over the time they work (Narayanan et al. 2021, section 2.2)."""
+    return (stages - 1) / (config.mesh.pipeline_parts(stages) * config.mesh.pipeline_repeats)
 
 
 def axis_group(sizes: dict[str, int], axis: str) -> np.ndarray:

@@ -7,16 +7,18 @@ read with pickle, as JAX writes it: take such files from yourself only.
 
 import hashlib
 import json
-import pathlib
 import pickle
 
 import jax
 import jaxlib
+from etils import epath
 
+from gptjax import meshes
 from gptjax.errors import UserError
 
 SCHEMA = "gptjax-executable-1"
 SECTIONS = ("model", "optim", "train")  # of the config; what the program is made of, beside the mesh
+OF_MESH = ("pipeline_microbatches", "pipeline_repeats", "offload_optimizer")  # what the mesh itself does not show
 ON_THE_HOST = {  # fields of theirs that the compiled step never sees
     "optim": "peak_lr schedule warmup_steps warmup_tokens decay_steps decay_tokens final_lr_fraction cooldown_fraction",
     "train": "steps tokens batch_ramp_start batch_ramp_increment batch_ramp_tokens log_every profile_steps"
@@ -28,6 +30,7 @@ def config_hash(config) -> str:
     """Of all that the compiled step depends on: where the data lies or how often it is saved changes nothing."""
     values = config.to_dict()
     kept = {section: values[section] for section in SECTIONS} | {"mask_documents": values["data"]["mask_documents"]}
+    kept["mesh"] = {name: values["mesh"][name] for name in OF_MESH}
     for section, names in ON_THE_HOST.items():
         for name in names.split():
             del kept[section][name]
@@ -36,15 +39,45 @@ def config_hash(config) -> str:
 
 def header(config, mesh, kernel: str) -> dict:
     """What an executable was compiled for."""
+    n_slices = meshes.count_slices(list(mesh.devices.flat))
     return {
         "schema": SCHEMA,
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
         "config": config_hash(config),
         "mesh": {axis: int(size) for axis, size in mesh.shape.items()},
+        "slices": meshes.dcn_sizes(config.mesh, n_slices),
         "device": mesh.devices.flat[0].device_kind,
         "kernel": kernel,
     }
+
+
+def check_target(path: str) -> None:
+    """Raises UserError if no file can be written at this path, local or gs://: before an hour of compiling, not after."""
+    try:
+        target = epath.Path(path)
+        if target.is_dir():
+            raise UserError(
+                f"--save_executable={path} is a folder; give a file in it, as in {path.rstrip('/') or '.'}/step.exe."
+            )
+        partial = _partial(target)
+        partial.write_bytes(b"")
+        partial.unlink()
+    except UserError:
+        raise
+    except Exception as error:  # of the file system, or of whatever library reads a bucket
+        raise _unusable("--save_executable", path, error) from error
+
+
+def _partial(target):
+    return target.with_name(target.name + ".partial")
+
+
+def _unusable(flag: str, path: str, error: Exception) -> UserError:
+    mend = "pip install 'etils[epath-gcs]'" if isinstance(error, ImportError) else "give a file in a folder that exists"
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    doing = "read" if flag == "--executable" else "written"
+    return UserError(f"{flag}={path} cannot be {doing} here ({type(error).__name__}: {reason}); {mend}.")
 
 
 def save(path: str, compiled, config, mesh, kernel: str) -> int:
@@ -59,10 +92,13 @@ def save(path: str, compiled, config, mesh, kernel: str) -> int:
         ) from error
     line = json.dumps(header(config, mesh, kernel)).encode() + b"\n"
     body = pickle.dumps((payload, in_tree, out_tree))
-    target = pathlib.Path(path)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_bytes(line + body)
-    partial.replace(target)
+    try:
+        target = epath.Path(path)
+        partial = _partial(target)
+        partial.write_bytes(line + body)
+        partial.replace(target)
+    except Exception as error:
+        raise _unusable("--save_executable", path, error) from error
     return len(line) + len(body)
 
 
@@ -70,10 +106,7 @@ def load(path: str, config, mesh, kernel: str):
     """The compiled train step of a file. Raises UserError that names what does not match."""
     from jax.experimental import serialize_executable
 
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise UserError(f"--executable={path}: no such file; write one with gptjax plan --save_executable={path}.")
-    line, _, body = file.read_bytes().partition(b"\n")
+    line, _, body = _read(path).partition(b"\n")
     check(path, _read_header(path, line), header(config, mesh, kernel))
     try:
         payload, in_tree, out_tree = pickle.loads(body)
@@ -84,6 +117,16 @@ def load(path: str, config, mesh, kernel: str):
         raise UserError(
             f"--executable={path} could not be loaded ({type(error).__name__}); write it again with gptjax plan."
         ) from error
+
+
+def _read(path: str) -> bytes:
+    try:
+        file = epath.Path(path)
+        if file.exists() and not file.is_dir():
+            return file.read_bytes()
+    except Exception as error:
+        raise _unusable("--executable", path, error) from error
+    raise UserError(f"--executable={path}: no such file; write one with gptjax plan --save_executable={path}.")
 
 
 def _read_header(path: str, line: bytes) -> dict:

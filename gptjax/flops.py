@@ -126,7 +126,13 @@ def recomputed_flops_per_sequence(config: Config) -> int:
     matrices = _layer_parameters(model)[0] - (model.ff_size * width if model.norm_position == "pre" else 0)
     layers = 2 * model.n_layers * matrices * length
     qkv = 2 * model.n_layers * width * (model.n_heads + 2 * model.kv_heads) * model.head_size * length
-    recomputed = {"none": 0, "dots": attention, "attention": layers - qkv, "full": layers + attention}
+    recomputed = {
+        "none": 0,
+        "dots": attention,
+        "attention": layers - qkv,
+        "full": layers + attention,
+        "offload": layers + attention,
+    }
     again = choose(recomputed, model.remat, "model.remat")
     head = 2 * parameters(model).token_embedding * length if config.train.vocab_chunks > 1 else 0
     return again + head

@@ -10,6 +10,7 @@ import time
 
 TERA = 10**12
 GIB = 2**30
+GPU_MEMORY_FRACTION = 0.95  # that JAX takes at its start; the rest is CUDA's and NCCL's. JAX's own default is 0.75
 
 
 @dataclasses.dataclass(frozen=True)

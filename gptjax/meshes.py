@@ -146,7 +146,7 @@ def _check_pipeline(config, stages: int) -> None:
             f"model.n_layers={model.n_layers} does not divide over mesh.stage={stages} x mesh.pipeline_repeats={repeats}"
             f"{bands}; use {fits}."
         )
-    microbatches = config.mesh.pipeline_microbatches or stages
+    microbatches = config.mesh.pipeline_parts(stages)
     if repeats > 1 and microbatches < stages:
         raise UserError(
             f"mesh.pipeline_microbatches={microbatches} leaves some of {stages} stages idle when they are gone round"
@@ -174,8 +174,7 @@ def _check_batches(config, sizes: dict[str, int]) -> None:
 
 def batch_unit(config, sizes) -> int:
     """What the sequences of a microbatch are a multiple of: one for each data shard and microbatch of a pipeline."""
-    in_pipeline = 1 if sizes["stage"] == 1 else config.mesh.pipeline_microbatches or sizes["stage"]
-    return sizes["replica"] * sizes["fsdp"] * in_pipeline
+    return sizes["replica"] * sizes["fsdp"] * config.mesh.pipeline_parts(sizes["stage"])
 
 
 def _divided(config, sizes) -> list[tuple[str, int, tuple[str, ...]]]:

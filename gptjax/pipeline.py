@@ -28,7 +28,7 @@ def schedule(mesh_config) -> Schedule | None:
     stages = sharding.mesh_axis_size("stage")
     if stages == 1:
         return None
-    return Schedule(mesh_config.pipeline_microbatches or stages, mesh_config.pipeline_repeats)
+    return Schedule(mesh_config.pipeline_parts(stages), mesh_config.pipeline_repeats)
 
 
 def run(piece, x, rows, layers, schedule: Schedule):

@@ -25,6 +25,7 @@ from gptjax import (
     estimate,
     executable,
     flops,
+    hardware,
     hlo,
     info,
     meshes,
@@ -82,6 +83,7 @@ def _facts(config, machine: topology.Topology, sizes: dict[str, int]) -> dict:
         "remat": config.model.remat,
         "microbatches": config.train.microbatches,
         "batch_size": config.train.batch_size,
+        "usable_bytes": machine.usable_bytes,
         "hbm_bytes": chip.hbm_bytes // chip.devices_per_chip if chip else None,
         "flops_per_step": work["exact"],
         "recomputed_flops_per_step": work["recomputed"],
@@ -174,7 +176,7 @@ def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dic
     found = {
         "bytes": parts,
         "peak_bytes": peak,
-        "fits": peak <= machine.chip.hbm_bytes / machine.chip.devices_per_chip if machine.chip else None,
+        "fits": peak <= machine.usable_bytes if machine.chip else None,
         "compile_seconds": seconds,
         "compile_cpu_seconds": time.process_time() - cpu_seconds,
         "compile_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -222,19 +224,31 @@ def _timed(config, machine: topology.Topology, sizes: dict[str, int], text: hlo.
 
 
 def _no_time() -> dict:
-    names = ("step_seconds", "tokens_per_second", "mfu", "run_hours", "chip_hours", "cost_usd", "assumption")
+    names = (
+        "step_seconds",
+        "tokens_per_second",
+        "mfu",
+        "mfu_exact",
+        "run_hours",
+        "chip_hours",
+        "cost_usd",
+        "assumption",
+    )
     return dict.fromkeys(names + ROOFLINE_KEYS)
 
 
 def _pace(config, machine: topology.Topology, step_seconds: float, options: Options) -> dict:
     """What follows from the time of a step."""
     rate = config.tokens_per_step / step_seconds
-    per_token = flops.flops_per_token(config.model)["6n_attn_full"]
+    per_token = flops.flops_per_token(config.model)
+    peak = machine.chip.flops_per_second * machine.num_chips
+    memory = f"; JAX given {hardware.GPU_MEMORY_FRACTION:.0%} of a GPU's memory" if machine.platform == "gpu" else ""
     return {
         "step_seconds": step_seconds,
         "tokens_per_second": rate,
-        "mfu": flops.mfu(rate, per_token, machine.chip.flops_per_second * machine.num_chips),
-        "assumption": roofline.ASSUMPTION.format(options.matmul_fraction),
+        "mfu": flops.mfu(rate, per_token["6n_attn_full"], peak),
+        "mfu_exact": flops.mfu(rate, per_token["exact"], peak),
+        "assumption": roofline.ASSUMPTION.format(options.matmul_fraction) + memory,
         **estimate.whole_run(config, step_seconds, machine.num_chips, options.price),
     }
 
@@ -279,7 +293,7 @@ def _estimated(config, machine: topology.Topology, sizes: dict[str, int], option
     return {
         "bytes": parts,
         "peak_bytes": sum(parts.values()),
-        "fits": sum(parts.values()) <= machine.chip.hbm_bytes,
+        "fits": sum(parts.values()) <= machine.usable_bytes,
         "compile_seconds": None,
         "kernel": kernel,
         "kernel_reason": reason,
@@ -297,7 +311,7 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     length, heads, stages = model.context_length, model.n_heads // sizes["tensor"], sizes.get("stage", 1)
     vocabulary = model.padded_vocab_size // sizes["tensor"]
     tokens = rows * length // (sizes["sequence"] * stages)  # at the head, where stages split the length too
-    rows = rows // (config.mesh.pipeline_microbatches or stages) if stages > 1 else rows
+    rows //= config.mesh.pipeline_parts(stages)
     shapes = sorted(hlo.buffer_shapes(text), key=lambda a: -a.bytes)
     scores = [
         a for a in shapes if _is_scores(a.shape, rows, heads, length, length // sizes["sequence"], model.n_layers)

@@ -2,7 +2,8 @@
 
 import sys
 
-from gptjax import plan, plan_table, topology
+from gptjax import executable, plan, plan_table, topology
+from gptjax.errors import UserError
 from gptjax.metrics import Progress
 
 
@@ -11,6 +12,8 @@ def run(config, args) -> int:
     progress = Progress()
     options = plan.Options(args.price, args.matmul_fraction, args.save_executable, progress.message)
     machine = topology.describe(args.topology, args.num_slices)
+    if args.save_executable is not None:
+        _check_saving(args, machine)
     if args.search:
         from gptjax import search
 
@@ -31,9 +34,21 @@ def run(config, args) -> int:
     return 0
 
 
+def _check_saving(args, machine: topology.Topology) -> None:
+    """Raises UserError, before anything is compiled, where no executable would be written."""
+    if machine.devices is None:
+        raise UserError(
+            f"--save_executable={args.save_executable} needs a compiled step, and for GPUs as --topology={args.topology}"
+            " nothing is compiled without one; leave it out, or plan for a TPU."
+        )
+    if args.search:
+        raise UserError("--save_executable is of one plan, not of --search; give it with the mesh that was found.")
+    executable.check_target(args.save_executable)
+
+
 def _excess(facts: dict) -> str:
-    peak, limit = facts["peak_bytes"], facts["hbm_bytes"]
+    peak, limit = facts["peak_bytes"], facts["usable_bytes"]
     return (
-        f"does not fit: {plan_table.gib(peak)} a device, {plan_table.gib(peak - limit)} more than its"
-        f" {plan_table.gib(limit)}; try --search, more microbatches, --remat=full or more devices."
+        f"does not fit: {plan_table.gib(peak)} a device, {plan_table.gib(peak - limit)} more than the"
+        f" {plan_table.gib(limit)} it may fill; try --search, more microbatches, --remat=full or more devices."
     )

@@ -2,6 +2,7 @@
 
 Every factorisation of the devices over the axes that a config may use is estimated; those estimated to fit are ranked
 by time, and the first few are compiled, since only the compiler knows what it will gather and how much it will hold.
+Remat `offload` is not tried: what it sends to the host and back is not in the estimates, so it would rank too high.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from gptjax import estimate, info, meshes, model, plan, plan_table, step, topolo
 from gptjax.errors import UserError
 
 ALWAYS = ("replica", "fsdp", "tensor")  # axes that need nothing of a config; others are tried if it uses them
+REMAT = tuple(name for name in model.REMAT if name != "offload")  # policies that can be ranked by their estimates
 ROOM = 0.95  # of the memory, that an estimate may fill
 
 
@@ -36,8 +38,7 @@ def search(config, machine: topology.Topology, options: plan.Options, compiles: 
         raise UserError("--search ranks by time, and a CPU has no published rates; give a TPU or GPU topology.")
     config = info.with_vocabulary(config)
     candidates, refusals, tried = _candidates(config, machine, progress)
-    limit = machine.chip.hbm_bytes / machine.chip.devices_per_chip
-    fitting = [each for each in candidates if each.peak_bytes <= ROOM * limit]
+    fitting = [each for each in candidates if each.peak_bytes <= ROOM * machine.usable_bytes]
     fitting.sort(key=lambda each: each.step_seconds)
     results = []
     options = dataclasses.replace(options, save_executable=None)
@@ -64,7 +65,7 @@ def _candidates(config, machine: topology.Topology, progress):
     unit = _state_bytes(config)
     for sizes in factorisations(config, machine.num_devices // machine.num_slices):
         placed = None
-        for microbatches, remat in itertools.product(_microbatches(config), model.REMAT):
+        for microbatches, remat in itertools.product(_microbatches(config), REMAT):
             tried += 1
             try:
                 changed = config.replace(mesh=dict(sizes), train={"microbatches": microbatches}, model={"remat": remat})
@@ -133,7 +134,7 @@ def table(results: dict) -> str:
         f" {results['estimated_to_fit']} estimated to fit, {len(results['compiled'])} planned:"
     ]
     for facts in results["compiled"]:
-        peak, limit = facts["peak_bytes"], facts["hbm_bytes"]
+        peak, limit = facts["peak_bytes"], facts["usable_bytes"]
         what = f"{plan_table.mesh(facts)}, {facts['microbatches']} microbatches, remat {facts['remat']}"
         if not facts["fits"]:
             lines.append(f"  does not fit, {plan_table.gib(peak - limit)} too much: {what}")

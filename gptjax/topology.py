@@ -25,6 +25,7 @@ TPU_ENVIRONMENT = {  # what libtpu would otherwise ask of a metadata server that
     "JAX_PLATFORMS": "cpu",
 }
 GPUS_PER_HOST = 8
+MOST_CPU_DEVICES = 512  # all in this one process, with threads of their own
 ON_CHIP_LINKS = 6  # tpu7x: its two devices talk six times as fast as over a link of the torus (its Cloud TPU page)
 
 
@@ -47,6 +48,14 @@ class Topology:
     @property
     def platform(self) -> str:
         return "cpu" if self.family == "cpu" else "tpu" if self.chip.dims else "gpu"
+
+    @property
+    def usable_bytes(self) -> float | None:
+        """Memory of a device that programs may fill; None where it is not published."""
+        if self.chip is None:
+            return None
+        whole = self.chip.hbm_bytes / self.chip.devices_per_chip
+        return whole * hardware.GPU_MEMORY_FRACTION if self.platform == "gpu" else whole
 
     @property
     def num_devices(self) -> int:
@@ -116,6 +125,11 @@ def _cpu(name: str, shape: tuple[int, ...], num_slices: int) -> Topology:
     import jax
 
     count = math.prod(shape) * num_slices
+    if count > MOST_CPU_DEVICES:
+        raise UserError(
+            f"--topology={name} with --num_slices={num_slices} is {count} CPU devices in one process;"
+            f" use at most {MOST_CPU_DEVICES}."
+        )
     devices = jax.devices()
     if devices[0].platform != "cpu" or len(devices) < count:
         raise UserError(

@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from gptjax import cli
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 QUICKSTART = f"--config={CONFIGS / 'quickstart.py'}"
+PLAN = ["plan", QUICKSTART, "--topology=h100:8"]
 TRAIN = ["train", QUICKSTART, "--workdir=x", "--config.train.batch_size=16"]  # which the tests' eight devices divide
 
 
@@ -43,6 +45,12 @@ def test_help_names_the_commands_and_imports_no_jax():
         ([*TRAIN, "--config.data.tokenizer=bpe"], "expected one of"),
         ([*TRAIN, "--confg.data.path=y"], "unknown argument '--confg.data.path=y'"),
         (["info", QUICKSTART, "--devices=3", "--config.mesh.tensor=2"], "needs a multiple of 2 devices"),
+        ([*PLAN, "--price=-1"], "--price=-1 is no price"),
+        ([*PLAN, "--price=nan"], "--price=nan is no price"),
+        ([*PLAN, "--search", "--search_compiles=0"], "use at least 1"),
+        ([*PLAN, "--row", "--json"], "--row prints a row of one plan, --json more"),
+        ([*PLAN, "--row", "--search"], "--row prints a row of one plan, --search more"),
+        ([*PLAN, "--mesh=fsdp=8,fsdp=4"], "gives fsdp twice; give each axis once"),
         (["eval", "--workdir=/nowhere/run"], "no such directory"),
         (["sample", f"--workdir={CONFIGS}"], "is not a run directory"),
         (["eval", "--workdir=x", "--config.model.n_layers=2"], "unknown argument"),
@@ -61,6 +69,24 @@ def test_a_flag_that_is_missing_exits_2(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", QUICKSTART])
     assert stop.value.code == 2 and "--workdir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, {"XLA_CLIENT_MEM_FRACTION": "0.95"}),
+        ({"XLA_CLIENT_MEM_FRACTION": "0.5"}, {"XLA_CLIENT_MEM_FRACTION": "0.5"}),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}),
+    ],
+)
+def test_jax_takes_most_of_a_gpu_unless_the_environment_says_how_much(given, expected, monkeypatch):
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    cli._start_jax()
+    assert {name: value for name, value in os.environ.items() if name.endswith("CLIENT_MEM_FRACTION")} == expected
 
 
 def test_an_override_may_follow_its_flag_as_a_word(capsys):

@@ -272,8 +272,9 @@ def _last_name(node):
 
 
 def _fields_behind_properties():
-    """(section, property, field) for each field that a property of a section reads."""
+    """(section, name, field) for each field that a property or method of a section reads."""
     for name, section in SECTIONS.items():
         for prop, value in vars(section).items():
-            if isinstance(value, property):
-                yield from ((name, prop, field) for field in value.fget.__code__.co_names)
+            code = getattr(value.fget if isinstance(value, property) else value, "__code__", None)
+            if code is not None and not prop.startswith("_"):
+                yield from ((name, prop, field) for field in code.co_names)

@@ -46,6 +46,45 @@ def test_replicas_reduce_their_shards_of_the_gradients():
     assert moved(replica=4, fsdp=2)["all-reduce", "replica"].bytes == 2 * total / 2 * 2
 
 
+def test_each_stage_hands_on_a_part_of_the_batch_in_each_iteration_and_its_gradient_back():
+    config = CONFIG.replace(mesh={"pipeline_microbatches": 8, "pipeline_repeats": 2})
+    sizes = ONES | {"fsdp": 2, "stage": 2}
+    found = {m.axis: m for m in estimate.traffic(config, sizes)}["stage"]
+    edges = 2 * 2 * (8 * 2 + 2 - 1)  # there and back, two microbatches of the step
+    tokens = 64 // 2 // 2 // 8 * 512
+    assert (found.count, found.bytes) == (edges, edges * tokens * 1024 * 2)
+    default = {m.axis: m for m in estimate.traffic(CONFIG, sizes)}["stage"]
+    assert default.count == 2 * 2 * (2 + 2 - 1)  # as many parts as stages, once round
+
+
+def test_stages_wait_less_the_more_parts_go_round_and_the_oftener_whatever_is_accumulated():
+    circular = CONFIG.replace(mesh={"pipeline_microbatches": 8, "pipeline_repeats": 2})
+    for accumulated in (1, 4):
+        changed = {"train": {"microbatches": accumulated}}
+        assert estimate.bubble(CONFIG.replace(**changed), 4) == 3 / 4
+        assert estimate.bubble(circular.replace(**changed), 4) == 3 / 16
+        assert estimate.bubble(circular.replace(**changed), 1) == 0
+
+
+def test_a_pipeline_with_twice_the_bubble_takes_longer_by_it():
+    machine, sizes = topology.describe("h100:8x1"), ONES | {"stage": 4, "fsdp": 2}
+    steps = []
+    for parts in (4, 8):
+        config = CONFIG.replace(mesh={"pipeline_microbatches": parts}, model={"context_length": 8192})
+        steps.append(estimate.timeline(config, sizes, machine, {"parameters": 0, "optimizer": 0}))
+    compute = steps[0]["matmul_seconds"] + steps[0]["memory_seconds"]
+    sent = [sum(seconds for moved, _, seconds in line["traffic"] if moved.axis == "stage") for line in steps]
+    shorter = steps[0]["step_seconds"] - sent[0] - (steps[1]["step_seconds"] - sent[1])
+    assert shorter == pytest.approx(compute * (3 / 4 - 3 / 8))
+
+
+def test_a_stage_keeps_the_activations_of_its_own_layers():
+    config = CONFIG.replace(model={"remat": "none"})
+    held = estimate.memory(config, ONES | {"stage": 2}, params=0, optimizer=0)
+    half = flops.activation_bytes(config.replace(model={"n_layers": 2}), ONES)
+    assert held["activations"] == half > 0
+
+
 def test_recomputed_flops_are_the_forward_pass_less_what_nobody_needs():
     none, dots, kept, full = (CONFIG.replace(model={"remat": r}) for r in ("none", "dots", "attention", "full"))
     assert flops.recomputed_flops_per_sequence(none) == 0

@@ -1,6 +1,9 @@
 """A compiled step in a file: the same losses bit for bit, and one line for every way it can be the wrong one."""
 
 import json
+import pathlib
+import re
+import sys
 
 import jax
 import numpy as np
@@ -83,18 +86,31 @@ def test_the_loaded_step_is_the_one_that_runs(ready, saved, tmp_path):
         ({"train": {"steps": 99}}, None),
         ({"data": {"prefetch": 5}}, None),
         ({"mesh": {"fsdp": 4, "tensor": 2}}, "mesh is"),
+        ({"mesh": {"pipeline_microbatches": 4}}, "config is"),
+        ({"mesh": {"offload_optimizer": True}}, "config is"),
+        ({"mesh": {"cpu_devices": 2}}, None),
+        (
+            {"mesh": {"dcn_fsdp": 2, "fsdp": 4}},
+            "slices is {'replica': 1, 'fsdp': 1}, this run's {'replica': 1, 'fsdp': 2}",
+        ),
     ],
 )
 def test_another_config_or_mesh_is_named(ready, saved, changes, named):
     config, _, kernel = ready
     changed = config.replace(**changes)
-    mesh = meshes.make_mesh(changed)
+    mesh = meshes.make_mesh(changed.replace(mesh={"offload_optimizer": False}))  # which a CPU cannot
     found = json.loads(saved.read_bytes().split(b"\n")[0])
     if named is None:
         executable.check("f", found, executable.header(changed, mesh, kernel))
         return
-    with pytest.raises(UserError, match=f"compiled for something else: {named}"):
+    with pytest.raises(UserError, match=re.escape(f"compiled for something else: {named}")):
         executable.load(str(saved), changed, mesh, kernel)
+
+
+def test_another_pipeline_schedule_of_the_same_mesh_has_another_hash(ready):
+    config = ready[0]
+    repeated = config.replace(mesh={"pipeline_repeats": 2})
+    assert executable.config_hash(repeated) != executable.config_hash(config)
 
 
 @pytest.mark.parametrize("key", ["jax", "jaxlib", "device", "kernel"])
@@ -112,3 +128,27 @@ def test_a_file_that_is_missing_or_something_else_is_one_line(ready, tmp_path):
     (tmp_path / "text").write_text("hello\nworld")
     with pytest.raises(UserError, match="is no gptjax-executable-1 file"):
         executable.load(str(tmp_path / "text"), *ready)
+
+
+@pytest.mark.parametrize(
+    "path, written, read",
+    [
+        ("gs://bucket/step.exe", "cannot be written here (ImportError", "cannot be read here (ImportError"),
+        ("none/step.exe", "cannot be written here (FileNotFoundError: No such file", "no such file; write one"),
+        ("file/step.exe", "cannot be written here (NotADirectoryError: Not a directory)", "no such file; write one"),
+        (".", "is a folder; give a file in it", "no such file; write one"),
+    ],
+)
+def test_a_path_that_cannot_be_written_or_read_is_one_line(ready, path, written, read, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as where the library for buckets is not installed
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("file").write_text("")
+    with pytest.raises(UserError, match=re.escape(written)):
+        executable.check_target(path)
+    with pytest.raises(UserError, match=re.escape(read)):
+        executable.load(path, *ready)
+
+
+def test_looking_whether_a_path_can_be_written_leaves_nothing_there(tmp_path):
+    executable.check_target(str(tmp_path / "step.exe"))
+    assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gptjax import flops, hardware
+from gptjax import flops, hardware, model
 from gptjax.config import Config, ModelConfig, TrainConfig, load_config
 from gptjax.errors import UserError
 
@@ -243,6 +243,19 @@ def _residual_bytes_per_token(model):
         return sum(x.size * x.dtype.itemsize for x in residuals if x.ndim > 1 and x.shape[0] == model.n_layers)
 
     return (stacked_bytes(5) - stacked_bytes(3)) / 2 / model.context_length
+
+
+def test_every_remat_policy_of_the_model_has_kept_bytes_and_recomputed_flops():
+    """A table names its keys when it is asked for another."""
+    config = Config(model=ModelConfig(vocab_size=65), train=TrainConfig(steps=1))
+    unknown = config.replace(model={"remat": "some"})
+    names = f"expected one of: {', '.join(model.REMAT)}."
+    with pytest.raises(UserError, match=names):
+        flops.recomputed_flops_per_sequence(unknown)
+    with pytest.raises(UserError, match=names):
+        flops.kept_bytes(unknown.model, "some")
+    full, offload = (config.replace(model={"remat": name}) for name in ("full", "offload"))
+    assert flops.recomputed_flops_per_sequence(full) == flops.recomputed_flops_per_sequence(offload) > 0
 
 
 def test_activation_bytes_fall_with_microbatches_and_with_every_mesh_axis():

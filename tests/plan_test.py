@@ -2,12 +2,13 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
-from gptjax import hlo, plan, plan_table, topology
+from gptjax import cli, hlo, plan, plan_command, plan_table, topology
 from gptjax.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 
@@ -125,6 +126,48 @@ def test_a_cpu_topology_is_compiled_and_counted_without_a_roofline():
     assert ("all-reduce", "tensor") in reduced and set(KEYS) <= set(facts)
 
 
+def on_gpu(**sections) -> dict:
+    return plan.plan(
+        CONFIG.replace(mesh={"fsdp": -1, "tensor": 1}, **sections), topology.describe("h100:1"), plan.Options()
+    )
+
+
+def test_a_gpu_fits_what_jax_takes_of_its_memory():
+    """Between 95% and all of it: the batch is chosen for a peak of 78 of 80 GiB."""
+    few, more = (on_gpu(train={"batch_size": rows})["peak_bytes"] for rows in (2000, 4000))
+    rows = 2 * round(1000 + (78 * 2**30 - few) / (more - few) * 1000)
+    facts = on_gpu(train={"batch_size": rows})
+    assert facts["usable_bytes"] < facts["peak_bytes"] < facts["hbm_bytes"] == 80 * 2**30 and facts["fits"] is False
+    text = plan_table.table(facts)
+    assert "of 76.00 GiB: DOES NOT FIT" in text and "JAX given 95% of a GPU's memory" in text
+    assert on_gpu(train={"batch_size": rows * 9 // 10 // 2 * 2})["fits"] is True
+
+
+def test_mfu_is_shown_by_exact_flops_too_where_masked_attention_is_much_of_the_work():
+    short, long = on_gpu(), on_gpu(model={"context_length": 8192})
+    assert short["mfu"] < 1.1 * short["mfu_exact"] and "by exact FLOPs" not in plan_table.table(short)
+    assert long["mfu"] > 1.1 * long["mfu_exact"]
+    shown = f"masked attention too, which the kernel skips; {long['mfu_exact']:.1%} by exact FLOPs"
+    assert long["kernel"] == "cudnn" and shown in plan_table.table(long)
+    assert "skips" not in plan_table.table(on_gpu(model={"context_length": 8192, "attention": "xla"}))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--topology=h100:8"], "for GPUs as --topology=h100:8 nothing is compiled without one"),
+        (["--topology=h100:8", "--search"], "for GPUs as --topology=h100:8 nothing is compiled without one"),
+        (["--topology=cpu:4", "--search"], "--save_executable is of one plan, not of --search"),
+        (["--topology=cpu:4"], "/step.exe cannot be written here (FileNotFoundError"),
+    ],
+)
+def test_an_executable_that_could_not_be_written_is_refused_before_anything_is_compiled(arguments, message, tmp_path):
+    target = tmp_path / "nowhere" / "step.exe"
+    args = cli._parser().parse_args(["plan", "--config=small.py", f"--save_executable={target}", *arguments])
+    with pytest.raises(UserError, match=re.escape(message)):
+        plan_command.run(CONFIG, args)
+
+
 def command(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "gptjax", "plan", *arguments], capture_output=True, text=True)
 
@@ -133,7 +176,7 @@ def test_a_config_that_is_too_large_exits_1_and_says_by_how_much():
     done = command(f"--config={CONFIGS / 'gpt3_175b.py'}", "--topology=h100:8x1", "--mesh=fsdp=8", "--json")
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["fits"] is False and json.loads(done.stdout)["compile_seconds"] is None
-    assert "more than its 80.00 GiB; try --search" in done.stderr
+    assert "more than the 76.00 GiB it may fill; try --search" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def torus(family: str, shape: tuple[int, ...], slices: int = 1) -> topology.Topo
         ("v5p:8x8", "given as in --topology=v5p:4x4x4"),
         ("v5e:8by8", "expected v5e:SIZE, as in v5e:8x8"),
         ("h100:16x8", "at most 8 GPUs a host"),
+        ("cpu:513", "is 513 CPU devices in one process; use at most 512"),
         ("v5e:3x5", "none that libtpu knows"),
     ],
 )
