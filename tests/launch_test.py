@@ -11,7 +11,7 @@ import pytest
 import yaml
 from launching import CONFIG, LAUNCHES, MODULES, ROOT, TRAIN, dry_run, launch, program
 
-from gptjax import config, interrupt, supervisor
+from gptjax import cli, config, interrupt, supervisor
 
 import tpu  # isort: skip
 
@@ -41,6 +41,15 @@ def test_a_dry_run_prints_a_script_and_every_word_of_the_training_arrives_unchan
     assert set(TRAIN) <= set(words)
     assert "gptjax.supervisor" in words or name == "local"
     assert not (ROOT / "runs/slurm/gptjax-quickstart.sbatch").exists()
+
+
+def test_every_flag_of_train_may_follow_the_dashes(capsys):
+    parser = argparse.ArgumentParser(add_help=False)
+    cli.add_train_flags(parser)
+    flags = [action.option_strings[0] for action in parser._actions]
+    assert set(flags) > {"--config", "--executable", "--allow_change"}
+    words = [f"{flag}=some/file" for flag in flags if flag != "--config"]
+    assert set(words) <= set(nested_words(dry_run("local", capsys, train=[CONFIG, *words])))
 
 
 @pytest.mark.parametrize("name", LAUNCHES)
@@ -92,11 +101,13 @@ QUEUED = LAUNCHES["tpu_queued_resource"]
         ("local", ["--", "--config=configs/quickstrat.py"], "no such file"),
         ("local", ["--", CONFIG, "--config.optim.peek_lr=1"], "did you mean 'peak_lr'"),
         ("local", ["--", CONFIG, "--num_processes=2"], "unknown argument '--num_processes=2'"),
+        ("local", ["--", CONFIG, "--workdir"], "argument --workdir: expected one argument, in what follows --"),
         ("local", ["--num_processes=3", "--", CONFIG], "mesh.cpu_devices=2"),
         ("local", ["--num_processes=0", "--", CONFIG], "both are 1 or more"),
         ("tpu_vm", [*LAUNCHES["tpu_vm"], "--", CONFIG], "--bucket=gs://BUCKET"),
         ("tpu_vm", [*LAUNCHES["tpu_vm"], "--", CONFIG, "--workdir=runs/x"], "on no disk that the machines share"),
         ("tpu_vm", [*LAUNCHES["tpu_vm"], "--", f"--config={ROOT}/configs/quickstart.py", "--workdir=gs://b/x"], "get this checkout only"),
+        ("tpu_vm", [*LAUNCHES["tpu_vm"], "--", *TRAIN, "--executable=/x"], "--executable=/x: the machines get this"),
         ("tpu_vm", [*LAUNCHES["tpu_vm"], "--", *TRAIN], "gcloud is not installed here"),
         ("tpu_vm", [*LAUNCHES["tpu_vm"], "--env=1=2", "--", *TRAIN], "expected NAME=VALUE"),
         ("tpu_queued_resource", [*QUEUED, "--", *TRAIN], "gcloud is not installed here"),
