@@ -59,6 +59,10 @@ class Limits:
 
     @classmethod
     def from_args(cls, args) -> "Limits":
+        """Raises UserError for numbers that cannot be."""
+        for name, least in (("max_restarts", 0), ("max_stalled", 1), ("backoff_seconds", 0)):
+            if not least <= getattr(args, name) < float("inf"):
+                raise UserError(f"--{name}={getattr(args, name)}; expected {least} or more.")
         return cls(args.max_restarts, args.max_stalled, args.backoff_seconds)
 
     def flags(self) -> list[str]:

@@ -125,6 +125,15 @@ def require_shipped(run: Run) -> None:
         )
 
 
+def require_name(flag: str, name: str, length: int) -> None:
+    """Raises UserError for a name that a cloud would refuse (RFC 1035: it becomes part of a host's)."""
+    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > length:
+        raise UserError(
+            f"--{flag}={name!r}; expected at most {length} lower-case letters, digits and hyphens, a letter first"
+            " and no hyphen last."
+        )
+
+
 def read_variables(words: list[str]) -> dict[str, str]:
     """The values of --env by name. Raises UserError for what is not NAME=VALUE."""
     for word in words:

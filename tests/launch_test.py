@@ -13,6 +13,7 @@ from launching import CONFIG, LAUNCHES, MODULES, ROOT, TRAIN, dry_run, launch, p
 
 from gptjax import cli, config, interrupt, supervisor
 
+import slurm  # isort: skip
 import tpu  # isort: skip
 
 
@@ -113,7 +114,12 @@ QUEUED = LAUNCHES["tpu_queued_resource"]
         ("tpu_queued_resource", [*QUEUED, "--", *TRAIN], "gcloud is not installed here"),
         ("tpu_queued_resource", [*QUEUED, "--accelerator=v9-8", "--", *TRAIN], "expected one of v4, v5e, v5p, v6e"),
         ("tpu_queued_resource", [*QUEUED, "--accelerator=v5p-9", "--", *TRAIN], "TensorCores, two a chip"),
-        ("tpu_queued_resource", [*QUEUED, "--accelerator=v5e-10", "--", *TRAIN], "four chips a host"),
+        ("tpu_queued_resource", [*QUEUED, "--accelerator=v5e-12", "--", *TRAIN], "near are v5e-8 and v5e-16 (the number counts chips)"),
+        ("tpu_queued_resource", [*QUEUED, "--accelerator=v5p-192", "--", *TRAIN], "near are v5p-128 and v5p-256"),
+        ("tpu_queued_resource", [*QUEUED, "--accelerator=v6e-2", "--", *TRAIN], "near are v6e-1 and v6e-4"),
+        ("tpu_queued_resource", [*QUEUED, "--accelerator=v5litepod-512", "--", *TRAIN], "near are v5litepod-256 ("),
+        ("tpu_queued_resource", [*QUEUED, "--name=A b", "--", *TRAIN], "--name='A b'; expected at most 58 lower-case"),
+        ("tpu_queued_resource", [*QUEUED, "--name=a-", "--", *TRAIN], "no hyphen last"),
         ("tpu_queued_resource", [*QUEUED, "--num_slices=0", "--", *TRAIN], "expected 1 or more"),
         ("xpk", [*LAUNCHES["xpk"], "--", *TRAIN], "xpk is not installed here"),
         ("xpk", [*LAUNCHES["xpk"], "--workload=My_Run", "--", *TRAIN], "lower-case letters"),
@@ -121,6 +127,13 @@ QUEUED = LAUNCHES["tpu_queued_resource"]
         ("slurm", [*LAUNCHES["slurm"], "--", *TRAIN], "sbatch is not installed here"),
         ("slurm", ["--time=tomorrow", "--", *TRAIN], "DAYS-HOURS:MINUTES:SECONDS"),
         ("slurm", [*LAUNCHES["slurm"], "--nodes=0", "--", *TRAIN], "--nodes=0; expected 1 or more"),
+        ("slurm", [*LAUNCHES["slurm"], "--cpus_per_task=-3", "--", *TRAIN], "--cpus_per_task=-3; expected 1 or more"),
+        ("slurm", ["--time=1:00", "--", *TRAIN], "--time=1:00 is 60 seconds"),
+        ("slurm", ["--time=6", "--", *TRAIN], "--time=6 is 360 seconds"),
+        ("slurm", ["--time=1-", "--", *TRAIN], "DAYS-HOURS:MINUTES:SECONDS"),
+        ("local", ["--grace_seconds=-1", "--", CONFIG], "--grace_seconds=-1.0; expected 0 or more"),
+        ("local", ["--max_stalled=-4", "--", CONFIG], "--max_stalled=-4; expected 1 or more"),
+        ("xpk", [*LAUNCHES["xpk"], "--backoff_seconds=nan", "--", *TRAIN], "--backoff_seconds=nan; expected 0 or more"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_code_2(name, words, expected, capsys, monkeypatch, tmp_path):
@@ -145,6 +158,11 @@ def test_a_slice_is_named_as_gcloud_names_it(name, expected):
 
 
 # --- Slurm ---
+
+
+def test_a_time_limit_is_read_as_sbatch_reads_it():
+    seconds = {"7": 420, "7:30": 450, "1:00:00": 3600, "2-0": 172_800, "1-2:3": 93_780, "1-2:3:4": 93_784, "0": 0}
+    assert {time: slurm.limit_seconds(time) for time in seconds} == seconds
 
 
 def test_the_slurm_file_asks_for_what_was_given(capsys):
