@@ -93,7 +93,8 @@ def host_command(run: common.Run, limits: supervisor.Limits, env: list[str], pyt
     return shlex.join(["env", *variables, *command] if variables else command)
 
 
-RUNNING = '[ -s gptjax.pid ] && kill -0 "$(cat gptjax.pid)" 2>/dev/null'
+# After a restart of the host the number in gptjax.pid may be another program's.
+RUNNING = '[ -s gptjax.pid ] && grep -qsa "gptjax[.]supervisor" "/proc/$(cat gptjax.pid)/cmdline"'
 
 # TPU VM images carry Python 3.10, gptjax needs 3.11: uv fetches one. gs:// paths need etils' own extra.
 SETUP = f"""\
@@ -125,7 +126,7 @@ elif {RUNNING}; then echo "gptjax running"
 else echo "gptjax lost"; fi
 """
 
-STOP = 'cd "$HOME" && kill -TERM "$(cat gptjax.pid)"'
+STOP = f'cd "$HOME" && {RUNNING} && kill -TERM "$(cat gptjax.pid)"'
 
 
 def start_script(command: str) -> str:
