@@ -229,21 +229,43 @@ def test_the_skypilot_file_recovers_what_has_saved_on_spot_machines(sky):
         assert subprocess.run(["bash", "-n"], input=sky[part], text=True, capture_output=True).stderr == ""
 
 
+def run_sky(sky, home, gpus: bool, nodes: int, train_flags: str) -> subprocess.CompletedProcess:
+    """Its `run`, by bash in the checkout, where a glob would find files; the training prints its variables and words."""
+    program(home / "nvidia-smi", f"exit {0 if gpus else 9}")
+    (home / "gptjax-venv/bin").mkdir(parents=True, exist_ok=True)
+    program(home / "gptjax-venv/bin/python", 'env; printf "word %s\\n" "$@"')
+    variables = {
+        "HOME": str(home), "PATH": f"{home}:/usr/bin:/bin", "SKYPILOT_NUM_NODES": str(nodes),
+        "SKYPILOT_NODE_RANK": "1", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "CONFIG": "configs/gpt2_small.py",
+        "WORKDIR": "gs://b/run", "TRAIN_FLAGS": train_flags,
+    }  # fmt: skip
+    return subprocess.run(["bash", "-c", sky["run"]], env=variables, capture_output=True, text=True)
+
+
+def words_of(done: subprocess.CompletedProcess) -> list[str]:
+    assert done.returncode == 0, done.stderr
+    return [line.removeprefix("word ") for line in done.stdout.splitlines() if line.startswith("word ")]
+
+
 @pytest.mark.parametrize("gpus,nodes", [(True, 1), (True, 2), (False, 2)])
 def test_the_skypilot_run_tells_gpu_nodes_of_each_other_and_leaves_tpu_hosts_to_themselves(sky, gpus, nodes, tmp_path):
-    program(tmp_path / "nvidia-smi", f"exit {0 if gpus else 9}")
-    (tmp_path / "gptjax-venv/bin").mkdir(parents=True)
-    program(tmp_path / "gptjax-venv/bin/python", 'env; printf "word %s\\n" "$@"')
-    variables = {
-        "HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin", "SKYPILOT_NUM_NODES": str(nodes),
-        "SKYPILOT_NODE_RANK": "1", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "CONFIG": "configs/gpt2_small.py",
-        "WORKDIR": "gs://b/run", "TRAIN_FLAGS": "--config.train.seed=1 --config.optim.peak_lr=1e-3",
-    }  # fmt: skip
-    done = subprocess.run(["bash", "-c", sky["run"]], env=variables, capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, done.stderr
-    words = [line.removeprefix("word ") for line in lines if line.startswith("word ")]
+    done = run_sky(sky, tmp_path, gpus, nodes, "")
+    words = words_of(done)
     assert words[:3] == ["-m", "gptjax.supervisor", "--workdir=gs://b/run"]
-    assert words[-2:] == ["--config.train.seed=1", "--config.optim.peak_lr=1e-3"]
+    assert words[-2:] == ["--config=configs/gpt2_small.py", "--workdir=gs://b/run"]
     told = {"GPTJAX_COORDINATOR=10.0.0.1:8476", "GPTJAX_NUM_PROCESSES=2", "GPTJAX_PROCESS_ID=1"}
-    assert told & set(lines) == (told if gpus and nodes > 1 else set())
+    assert told & set(done.stdout.splitlines()) == (told if gpus and nodes > 1 else set())
+
+
+def test_skypilot_flags_are_split_at_spaces_outside_quotes_and_nothing_in_them_is_expanded(sky, tmp_path):
+    flags = (
+        "--config.train.seed=1  --config.data.path='my texts/*.txt' --config.x=\"it's\" config* a\\ b $HOME;$(id) ''"
+    )
+    expected = ["--config.train.seed=1", "--config.data.path=my texts/*.txt", "--config.x=it's", "config*", "a b"]
+    words = words_of(run_sky(sky, tmp_path, False, 1, flags))
+    assert words[words.index("--workdir=gs://b/run", 3) + 1 :] == [*expected, "$HOME;$(id)", ""]
+
+
+def test_a_quote_left_open_in_skypilot_flags_is_said_and_nothing_starts(sky, tmp_path):
+    done = run_sky(sky, tmp_path, False, 1, "--config.data.path='a b")
+    assert done.returncode == 2 and done.stdout == "" and "quote" in done.stderr
