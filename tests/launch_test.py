@@ -92,6 +92,21 @@ def test_every_launch_in_the_readme_can_be_run_as_it_stands(capsys, monkeypatch)
         assert launch(pathlib.Path(words[1]).stem, "--dry_run", *words[2:]) == 0, line
 
 
+def test_tokens_prepared_as_the_readme_says_are_opened_and_nothing_is_written_beside_them(tmp_path):
+    """On the text that comes with gptjax, in place of C4."""
+    text = (ROOT / "launch/README.md").read_text()
+    [line] = [line for line in text.splitlines() if line.startswith("python -c ")]
+    small = "data.source=corpus', 'data.tokenizer_vocab_size=500"
+    line = line.replace("data.tfds_dir=$BUCKET/tfds", small).replace("/mnt/tokens", str(tmp_path))
+    line = line.replace("python", sys.executable, 1)
+    for _ in range(2):
+        before = {file: file.stat().st_mtime_ns for file in (tmp_path, *tmp_path.rglob("*"))}
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    after = {file: file.stat().st_mtime_ns for file in (tmp_path, *tmp_path.rglob("*"))}
+    assert before == after and len(list(tmp_path.glob("tokens-*/train.bin"))) == 1
+
+
 QUEUED = LAUNCHES["tpu_queued_resource"]
 
 
