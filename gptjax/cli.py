@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args, rest = parser.parse_known_args(argv)
     try:
-        args.overrides = _overrides(rest, accepts=hasattr(args, "config"), command=args.command)
+        args.overrides = overrides(rest, accepts=hasattr(args, "config"), command=args.command)
         return args.run(args) or 0
     except UserError as error:
         print(f"gptjax: {error}", file=sys.stderr)
@@ -48,12 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     train = command("train", _train, "train a config, or go on with the run in --workdir")
-    train.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
-    train.add_argument("--workdir", required=True, metavar="DIR", help="the run directory, local or gs://")
-    train.add_argument("--executable", metavar="FILE", help="a train step compiled by gptjax plan --save_executable")
-    train.add_argument(
-        "--allow_change", default="", metavar="KEYS", help="config keys, comma-separated, that may differ on resume"
-    )
+    add_train_flags(train)
 
     info = command("info", _info, "parameters, FLOPs and memory of a config, without running it")
     info.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
@@ -95,6 +90,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_train_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """What `gptjax train` takes beside changes of the config; a launcher, which knows what is missing, requires none."""
+    parser.add_argument("--config", required=required, metavar="FILE", help=CONFIG_HELP)
+    parser.add_argument("--workdir", required=required, metavar="DIR", help="the run directory, local or gs://")
+    parser.add_argument("--executable", metavar="FILE", help="a train step compiled by gptjax plan --save_executable")
+    parser.add_argument(
+        "--allow_change", default="", metavar="KEYS", help="config keys, comma-separated, that may differ on resume"
+    )
+
+
 def _add_plan_flags(plan) -> None:
     plan.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
     plan.add_argument(
@@ -121,17 +126,20 @@ def _add_checkpoint_flags(parser) -> None:
     parser.add_argument("--ema", action="store_true", help="use the averaged parameters")
 
 
-def _overrides(rest: list[str], accepts: bool, command: str) -> list[str]:
-    """["optim.peak_lr=3e-4"] from ["--config.optim.peak_lr=3e-4"]; the value may also follow as a word of its own."""
-    overrides, words = [], list(rest)
+def overrides(rest: list[str], accepts: bool, command: str) -> list[str]:
+    """["optim.peak_lr=3e-4"] from ["--config.optim.peak_lr=3e-4"]; the value may also follow as a word of its own.
+
+    Raises UserError for any other word.
+    """
+    changes, words = [], list(rest)
     while words:
         word = words.pop(0)
         if not accepts or not word.startswith("--config."):
             raise UserError(f"unknown argument {word!r} of gptjax {command}; see gptjax {command} --help.")
         if "=" not in word and words and not words[0].startswith("--"):
             word = f"{word}={words.pop(0)}"
-        overrides.append(word.removeprefix("--config."))
-    return overrides
+        changes.append(word.removeprefix("--config."))
+    return changes
 
 
 def _load_config(args):

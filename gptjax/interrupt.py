@@ -10,21 +10,27 @@ STALLED = 77  # no step for too long; the stacks of all threads are in the run d
 PEER_LOST = 78  # another process of the run died or never came
 
 
-class StopRequest:
-    """Installs the handlers while the `with` lasts. After a first signal it is true; a second Ctrl-C interrupts."""
+class SignalHandler:
+    """Installs its _on_signal for SIGTERM and Ctrl-C while the `with` lasts."""
 
-    def __init__(self):
-        self.signal: signal.Signals | None = None
-        self._before = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._on_signal)
+    def __enter__(self):
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self._before = {number: signal.signal(number, self._on_signal) for number in numbers}
         return self
 
     def __exit__(self, *error) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _on_signal(self, number, frame) -> None:
+        raise NotImplementedError
+
+
+class StopRequest(SignalHandler):
+    """After a first signal it is true; a second Ctrl-C interrupts."""
+
+    def __init__(self):
+        self.signal: signal.Signals | None = None
 
     def __bool__(self) -> bool:
         return self.signal is not None

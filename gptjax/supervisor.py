@@ -59,6 +59,10 @@ class Limits:
 
     @classmethod
     def from_args(cls, args) -> "Limits":
+        """Raises UserError for numbers that cannot be."""
+        for name, least in (("max_restarts", 0), ("max_stalled", 1), ("backoff_seconds", 0)):
+            if not least <= getattr(args, name) < float("inf"):
+                raise UserError(f"--{name}={getattr(args, name)}; expected {least} or more.")
         return cls(args.max_restarts, args.max_stalled, args.backoff_seconds)
 
     def flags(self) -> list[str]:
@@ -87,7 +91,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class Supervisor:
+class Supervisor(interrupt.SignalHandler):
     """Starts jobs one after the other. Use as a context: it owns the signal handlers while the `with` lasts."""
 
     def __init__(self, start: typing.Callable[[], Job], read_step: typing.Callable[[], int], limits: Limits):
@@ -96,16 +100,6 @@ class Supervisor:
         self._job: Job | None = None
         self._unsent: list[int] = []
         self._stop: signal.Signals | None = None
-        self._before: dict = {}
-
-    def __enter__(self) -> "Supervisor":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *error) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def run(self) -> int:
         """Until the run has ended for good. Returns its exit code, SAVED_AND_STOPPED or GAVE_UP."""

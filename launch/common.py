@@ -73,10 +73,7 @@ def read_run(words: list[str], default_parent: str | None) -> Run:
 
     Raises UserError for anything that `gptjax train` would refuse before it has seen a device.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    parser.add_argument("--workdir")
-    args, _ = parser.parse_known_args(words)
+    args, _ = parse_train(words)
     if args.config is None:
         raise UserError("no config given; the arguments of gptjax train follow --, as in: -- --config=configs/FILE.py")
     if args.workdir is None:
@@ -93,24 +90,47 @@ def load_config(words: list[str]):
     """The Config of the words after `--`. Raises UserError for what is not a config, or not a field of one."""
     from gptjax import cli, config
 
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--config", "--workdir", "--allow_change"):
-        parser.add_argument(flag)
-    args, rest = parser.parse_known_args(words)
-    return config.load_config(args.config, cli._overrides(rest, accepts=True, command="train"))
+    args, rest = parse_train(words)
+    return config.load_config(args.config, cli.overrides(rest, accepts=True, command="train"))
+
+
+class TrainParser(argparse.ArgumentParser):
+    """Raises UserError where argparse would print its usage and end."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(f"{message}, in what follows --; gptjax train --help lists what it takes.")
+
+
+def parse_train(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What `gptjax train` would read of the words after `--`, and the words that are left: changes of the config."""
+    from gptjax import cli
+
+    parser = TrainParser(add_help=False, allow_abbrev=False)
+    cli.add_train_flags(parser, required=False)
+    return parser.parse_known_args(words)
 
 
 def require_shipped(run: Run) -> None:
-    """Raises UserError unless other machines, which get this checkout, find the config and can write the run there."""
-    path = pathlib.Path(run.config)
-    if path.is_absolute() or not (ROOT / path).exists():
-        raise UserError(
-            f"--config={run.config}: the machines get this checkout only; give a path from {ROOT}, as in configs/FILE.py."
-        )
+    """Raises UserError unless other machines, which get this checkout, find the files and can write the run there."""
+    args, _ = parse_train(run.arguments)
+    for flag, file in (("--config", args.config), ("--executable", args.executable)):
+        if file is not None and (pathlib.Path(file).is_absolute() or not (ROOT / file).exists()):
+            raise UserError(
+                f"{flag}={file}: the machines get this checkout only; give a path from {ROOT}, as in configs/FILE.py."
+            )
     if not run.workdir.startswith("gs://"):
         raise UserError(
             f"--workdir={run.workdir} is on no disk that the machines share; use --workdir=gs://BUCKET/DIR after --,"
             " or --bucket=gs://BUCKET."
+        )
+
+
+def require_name(flag: str, name: str, length: int) -> None:
+    """Raises UserError for a name that a cloud would refuse (RFC 1035: it becomes part of a host's)."""
+    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > length:
+        raise UserError(
+            f"--{flag}={name!r}; expected at most {length} lower-case letters, digits and hyphens, a letter first"
+            " and no hyphen last."
         )
 
 

@@ -44,6 +44,9 @@ def add_flags(parser) -> None:
 def launch(args) -> int:
     run = common.read_run(args.train, "runs")
     devices = device_variables(args, run)
+    limits = supervisor.Limits.from_args(args)
+    if not 0 <= args.grace_seconds < float("inf"):
+        raise UserError(f"--grace_seconds={args.grace_seconds}; expected 0 or more.")
     if args.dry_run:
         show(run, [{**rank, **extra} for rank, extra in zip(rank_variables(args.num_processes), devices)])
         return 0
@@ -56,9 +59,7 @@ def launch(args) -> int:
             args.grace_seconds,
         )
 
-    return supervisor.supervise(
-        start, lambda: supervisor.checkpoint_step(run.workdir), supervisor.Limits.from_args(args)
-    )
+    return supervisor.supervise(start, lambda: supervisor.checkpoint_step(run.workdir), limits)
 
 
 def show(run: common.Run, variables: list[dict[str, str]]) -> None:

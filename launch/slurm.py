@@ -18,6 +18,8 @@ import sys
 import common
 from common import ROOT, UserError, supervisor
 
+SIGNAL_EARLY_SECONDS = 60  # that --signal of sbatch may come before its time
+
 SCRIPT = string.Template("""\
 #!/bin/bash
 $directives
@@ -77,11 +79,15 @@ def launch(args) -> int:
 
 def batch_script(args, run: common.Run) -> str:
     """The sbatch file. Raises UserError for numbers that cannot be."""
-    for name in ("nodes", "gpus_per_node", "save_seconds"):
-        if getattr(args, name) < 1:
+    for name in ("nodes", "gpus_per_node", "save_seconds", "cpus_per_task"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name}={getattr(args, name)}; expected 1 or more.")
-    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", args.time):
-        raise UserError(f"--time={args.time!r}; expected minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS:MINUTES:SECONDS.")
+    limit = limit_seconds(args.time)
+    if 0 < limit <= args.save_seconds + SIGNAL_EARLY_SECONDS:
+        raise UserError(
+            f"--time={args.time} is {limit} seconds, and the run is told to save --save_seconds={args.save_seconds} before"
+            f" its end, or up to {SIGNAL_EARLY_SECONDS} earlier; give more time. HOURS:MINUTES:SECONDS, MINUTES:SECONDS."
+        )
     limits = supervisor.Limits.from_args(args)
     return SCRIPT.substitute(
         directives="\n".join(f"#SBATCH {flag}" for flag in directives(args, run)),
@@ -92,6 +98,18 @@ def batch_script(args, run: common.Run) -> str:
         saved=supervisor.interrupt.SAVED_AND_STOPPED,
         max_restarts=limits.max_restarts,
     )
+
+
+def limit_seconds(time: str) -> int:
+    """Of a time limit as sbatch reads it; 0: none. Raises UserError for what it would refuse."""
+    if not re.fullmatch(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}", time):
+        raise UserError(f"--time={time!r}; expected minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS:MINUTES:SECONDS.")
+    days, dash, rest = time.rpartition("-")
+    numbers = [int(number) for number in rest.split(":")]
+    if not dash:  # MINUTES, MINUTES:SECONDS or HOURS:MINUTES:SECONDS; behind days the first are always hours
+        numbers = numbers if len(numbers) == 3 else [0, *numbers]
+    hours, minutes, seconds = [*numbers, 0, 0][:3]
+    return ((24 * int(days or 0) + hours) * 60 + minutes) * 60 + seconds
 
 
 def directives(args, run: common.Run) -> list[str]:

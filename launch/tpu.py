@@ -30,15 +30,24 @@ class Generation:
     runtime_version: str
     cores_per_chip: int
     largest_single_host: int  # chips; larger slices have hosts of 4 chips
+    sizes: tuple[int, ...]  # slices that there are, in chips
+
+
+FLAT = (1, 4, 8, 16, 32, 64, 128, 256)  # of two dimensions
+
+
+def cubes(largest: int) -> tuple[int, ...]:
+    """Slices of three dimensions: parts of a cube of 4x4x4 chips, or whole ones, up to so many chips."""
+    return (4, 8, 16, 32, *range(64, largest + 1, 64))
 
 
 # Runtime versions for JAX: https://cloud.google.com/tpu/docs/runtimes. Names and hosts of slices:
 # https://cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e.
 GENERATIONS = {
-    "v4": Generation("v4", "tpu-ubuntu2204-base", 2, 4),
-    "v5e": Generation("v5litepod", "v2-alpha-tpuv5-lite", 1, 8),
-    "v5p": Generation("v5p", "v2-alpha-tpuv5", 2, 4),
-    "v6e": Generation("v6e", "v2-alpha-tpuv6e", 1, 8),
+    "v4": Generation("v4", "tpu-ubuntu2204-base", 2, 4, cubes(4096)),
+    "v5e": Generation("v5litepod", "v2-alpha-tpuv5-lite", 1, 8, FLAT),
+    "v5p": Generation("v5p", "v2-alpha-tpuv5", 2, 4, cubes(6144)),
+    "v6e": Generation("v6e", "v2-alpha-tpuv6e", 1, 8, FLAT),
 }
 
 
@@ -58,9 +67,12 @@ def read_accelerator(name: str) -> Accelerator:
         raise UserError(f"--accelerator={name!r}; expected one of {', '.join(GENERATIONS)} and a size, as in v5p-128.")
     [generation] = found
     chips, rest = divmod(int(number), generation.cores_per_chip)
-    if rest or chips < 1 or (chips > generation.largest_single_host and chips % 4):
+    if rest or chips not in generation.sizes:
+        smaller = [size for size in generation.sizes if size * generation.cores_per_chip < int(number)][-1:]
+        larger = [size for size in generation.sizes if size * generation.cores_per_chip > int(number)][:1]
+        near = " and ".join(f"{prefix}-{size * generation.cores_per_chip}" for size in smaller + larger)
         counts = "TensorCores, two a chip" if generation.cores_per_chip == 2 else "chips"
-        raise UserError(f"--accelerator={name}: there is no such slice; the number counts {counts}, four chips a host.")
+        raise UserError(f"--accelerator={name}: there is no such slice; near are {near} (the number counts {counts}).")
     hosts = 1 if chips <= generation.largest_single_host else chips // 4
     return Accelerator(f"{generation.prefix}-{number}", generation.runtime_version, chips, hosts)
 
@@ -81,7 +93,8 @@ def host_command(run: common.Run, limits: supervisor.Limits, env: list[str], pyt
     return shlex.join(["env", *variables, *command] if variables else command)
 
 
-RUNNING = '[ -s gptjax.pid ] && kill -0 "$(cat gptjax.pid)" 2>/dev/null'
+# After a restart of the host the number in gptjax.pid may be another program's.
+RUNNING = '[ -s gptjax.pid ] && grep -qsa "gptjax[.]supervisor" "/proc/$(cat gptjax.pid)/cmdline"'
 
 # TPU VM images carry Python 3.10, gptjax needs 3.11: uv fetches one. gs:// paths need etils' own extra.
 SETUP = f"""\
@@ -113,7 +126,7 @@ elif {RUNNING}; then echo "gptjax running"
 else echo "gptjax lost"; fi
 """
 
-STOP = 'cd "$HOME" && kill -TERM "$(cat gptjax.pid)"'
+STOP = f'cd "$HOME" && {RUNNING} && kill -TERM "$(cat gptjax.pid)"'
 
 
 def start_script(command: str) -> str:

@@ -21,6 +21,7 @@ from common import UserError, supervisor
 
 POLL_SECONDS = 20.0
 MIN_BACKOFF_SECONDS = 60.0  # a slice that is being preempted is still called ACTIVE for a while
+NAME_LENGTH = 58  # of the 63 that a host's name may have; several slices get a number behind it
 MAX_SILENT = 10  # polls without an answer
 GONE = ("SUSPENDING", "SUSPENDED", "DELETING")  # https://cloud.google.com/tpu/docs/queued-resources
 
@@ -49,7 +50,9 @@ def launch(args) -> int:
     common.require_shipped(run)
     accelerator = tpu.read_accelerator(args.accelerator)
     limits = supervisor.Limits.from_args(args)
-    hosts = tpu.Hosts("queued-resources", args.name or f"gptjax-{run.name}", args.zone, args.project)
+    name = args.name or f"gptjax-{run.name}"
+    common.require_name("name", name, NAME_LENGTH)
+    hosts = tpu.Hosts("queued-resources", name, args.zone, args.project)
     create, delete = create_command(args, hosts, accelerator), hosts.gcloud("delete", hosts.name, "--force", "--quiet")
     command = tpu.host_command(run, limits, args.env)
     total = args.num_slices * accelerator.chips

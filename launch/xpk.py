@@ -9,7 +9,6 @@ starts, in about two minutes. A host's supervisor restarts what crashes; GKE res
 a host was told to stop (code 75), and not when the supervisor has given up.
 """
 
-import re
 import shlex
 import sys
 
@@ -60,11 +59,7 @@ def launch(args) -> int:
 def workload_name(args, run: common.Run) -> str:
     """Raises UserError for one that Kubernetes would refuse."""
     name = args.workload or f"gptjax-{run.name}"
-    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > NAME_LENGTH:
-        raise UserError(
-            f"--workload={name!r}; expected at most {NAME_LENGTH} lower-case letters, digits and hyphens,"
-            " a letter first."
-        )
+    common.require_name("workload", name, NAME_LENGTH)
     return name
 
 

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from launching import CONFIG, LAUNCHES, MODULES, ROOT, TRAIN, dry_run, launch, program
 
-from gptjax import config, interrupt, supervisor
+from gptjax import cli, config, interrupt, supervisor
 
+import slurm  # isort: skip
 import tpu  # isort: skip
 
 
@@ -41,6 +42,15 @@ def test_a_dry_run_prints_a_script_and_every_word_of_the_training_arrives_unchan
     assert set(TRAIN) <= set(words)
     assert "gptjax.supervisor" in words or name == "local"
     assert not (ROOT / "runs/slurm/gptjax-quickstart.sbatch").exists()
+
+
+def test_every_flag_of_train_may_follow_the_dashes(capsys):
+    parser = argparse.ArgumentParser(add_help=False)
+    cli.add_train_flags(parser)
+    flags = [action.option_strings[0] for action in parser._actions]
+    assert set(flags) > {"--config", "--executable", "--allow_change"}
+    words = [f"{flag}=some/file" for flag in flags if flag != "--config"]
+    assert set(words) <= set(nested_words(dry_run("local", capsys, train=[CONFIG, *words])))
 
 
 @pytest.mark.parametrize("name", LAUNCHES)
@@ -82,6 +92,21 @@ def test_every_launch_in_the_readme_can_be_run_as_it_stands(capsys, monkeypatch)
         assert launch(pathlib.Path(words[1]).stem, "--dry_run", *words[2:]) == 0, line
 
 
+def test_tokens_prepared_as_the_readme_says_are_opened_and_nothing_is_written_beside_them(tmp_path):
+    """On the text that comes with gptjax, in place of C4."""
+    text = (ROOT / "launch/README.md").read_text()
+    [line] = [line for line in text.splitlines() if line.startswith("python -c ")]
+    small = "data.source=corpus', 'data.tokenizer_vocab_size=500"
+    line = line.replace("data.tfds_dir=$BUCKET/tfds", small).replace("/mnt/tokens", str(tmp_path))
+    line = line.replace("python", sys.executable, 1)
+    for _ in range(2):
+        before = {file: file.stat().st_mtime_ns for file in (tmp_path, *tmp_path.rglob("*"))}
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    after = {file: file.stat().st_mtime_ns for file in (tmp_path, *tmp_path.rglob("*"))}
+    assert before == after and len(list(tmp_path.glob("tokens-*/train.bin"))) == 1
+
+
 QUEUED = LAUNCHES["tpu_queued_resource"]
 
 
@@ -92,17 +117,24 @@ QUEUED = LAUNCHES["tpu_queued_resource"]
         ("local", ["--", "--config=configs/quickstrat.py"], "no such file"),
         ("local", ["--", CONFIG, "--config.optim.peek_lr=1"], "did you mean 'peak_lr'"),
         ("local", ["--", CONFIG, "--num_processes=2"], "unknown argument '--num_processes=2'"),
+        ("local", ["--", CONFIG, "--workdir"], "argument --workdir: expected one argument, in what follows --"),
         ("local", ["--num_processes=3", "--", CONFIG], "mesh.cpu_devices=2"),
         ("local", ["--num_processes=0", "--", CONFIG], "both are 1 or more"),
         ("tpu_vm", [*LAUNCHES["tpu_vm"], "--", CONFIG], "--bucket=gs://BUCKET"),
         ("tpu_vm", [*LAUNCHES["tpu_vm"], "--", CONFIG, "--workdir=runs/x"], "on no disk that the machines share"),
         ("tpu_vm", [*LAUNCHES["tpu_vm"], "--", f"--config={ROOT}/configs/quickstart.py", "--workdir=gs://b/x"], "get this checkout only"),
+        ("tpu_vm", [*LAUNCHES["tpu_vm"], "--", *TRAIN, "--executable=/x"], "--executable=/x: the machines get this"),
         ("tpu_vm", [*LAUNCHES["tpu_vm"], "--", *TRAIN], "gcloud is not installed here"),
         ("tpu_vm", [*LAUNCHES["tpu_vm"], "--env=1=2", "--", *TRAIN], "expected NAME=VALUE"),
         ("tpu_queued_resource", [*QUEUED, "--", *TRAIN], "gcloud is not installed here"),
         ("tpu_queued_resource", [*QUEUED, "--accelerator=v9-8", "--", *TRAIN], "expected one of v4, v5e, v5p, v6e"),
         ("tpu_queued_resource", [*QUEUED, "--accelerator=v5p-9", "--", *TRAIN], "TensorCores, two a chip"),
-        ("tpu_queued_resource", [*QUEUED, "--accelerator=v5e-10", "--", *TRAIN], "four chips a host"),
+        ("tpu_queued_resource", [*QUEUED, "--accelerator=v5e-12", "--", *TRAIN], "near are v5e-8 and v5e-16 (the number counts chips)"),
+        ("tpu_queued_resource", [*QUEUED, "--accelerator=v5p-192", "--", *TRAIN], "near are v5p-128 and v5p-256"),
+        ("tpu_queued_resource", [*QUEUED, "--accelerator=v6e-2", "--", *TRAIN], "near are v6e-1 and v6e-4"),
+        ("tpu_queued_resource", [*QUEUED, "--accelerator=v5litepod-512", "--", *TRAIN], "near are v5litepod-256 ("),
+        ("tpu_queued_resource", [*QUEUED, "--name=A b", "--", *TRAIN], "--name='A b'; expected at most 58 lower-case"),
+        ("tpu_queued_resource", [*QUEUED, "--name=a-", "--", *TRAIN], "no hyphen last"),
         ("tpu_queued_resource", [*QUEUED, "--num_slices=0", "--", *TRAIN], "expected 1 or more"),
         ("xpk", [*LAUNCHES["xpk"], "--", *TRAIN], "xpk is not installed here"),
         ("xpk", [*LAUNCHES["xpk"], "--workload=My_Run", "--", *TRAIN], "lower-case letters"),
@@ -110,6 +142,13 @@ QUEUED = LAUNCHES["tpu_queued_resource"]
         ("slurm", [*LAUNCHES["slurm"], "--", *TRAIN], "sbatch is not installed here"),
         ("slurm", ["--time=tomorrow", "--", *TRAIN], "DAYS-HOURS:MINUTES:SECONDS"),
         ("slurm", [*LAUNCHES["slurm"], "--nodes=0", "--", *TRAIN], "--nodes=0; expected 1 or more"),
+        ("slurm", [*LAUNCHES["slurm"], "--cpus_per_task=-3", "--", *TRAIN], "--cpus_per_task=-3; expected 1 or more"),
+        ("slurm", ["--time=1:00", "--", *TRAIN], "--time=1:00 is 60 seconds"),
+        ("slurm", ["--time=6", "--", *TRAIN], "--time=6 is 360 seconds"),
+        ("slurm", ["--time=1-", "--", *TRAIN], "DAYS-HOURS:MINUTES:SECONDS"),
+        ("local", ["--grace_seconds=-1", "--", CONFIG], "--grace_seconds=-1.0; expected 0 or more"),
+        ("local", ["--max_stalled=-4", "--", CONFIG], "--max_stalled=-4; expected 1 or more"),
+        ("xpk", [*LAUNCHES["xpk"], "--backoff_seconds=nan", "--", *TRAIN], "--backoff_seconds=nan; expected 0 or more"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_code_2(name, words, expected, capsys, monkeypatch, tmp_path):
@@ -134,6 +173,11 @@ def test_a_slice_is_named_as_gcloud_names_it(name, expected):
 
 
 # --- Slurm ---
+
+
+def test_a_time_limit_is_read_as_sbatch_reads_it():
+    seconds = {"7": 420, "7:30": 450, "1:00:00": 3600, "2-0": 172_800, "1-2:3": 93_780, "1-2:3:4": 93_784, "0": 0}
+    assert {time: slurm.limit_seconds(time) for time in seconds} == seconds
 
 
 def test_the_slurm_file_asks_for_what_was_given(capsys):
@@ -200,21 +244,43 @@ def test_the_skypilot_file_recovers_what_has_saved_on_spot_machines(sky):
         assert subprocess.run(["bash", "-n"], input=sky[part], text=True, capture_output=True).stderr == ""
 
 
+def run_sky(sky, home, gpus: bool, nodes: int, train_flags: str) -> subprocess.CompletedProcess:
+    """Its `run`, by bash in the checkout, where a glob would find files; the training prints its variables and words."""
+    program(home / "nvidia-smi", f"exit {0 if gpus else 9}")
+    (home / "gptjax-venv/bin").mkdir(parents=True, exist_ok=True)
+    program(home / "gptjax-venv/bin/python", 'env; printf "word %s\\n" "$@"')
+    variables = {
+        "HOME": str(home), "PATH": f"{home}:/usr/bin:/bin", "SKYPILOT_NUM_NODES": str(nodes),
+        "SKYPILOT_NODE_RANK": "1", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "CONFIG": "configs/gpt2_small.py",
+        "WORKDIR": "gs://b/run", "TRAIN_FLAGS": train_flags,
+    }  # fmt: skip
+    return subprocess.run(["bash", "-c", sky["run"]], env=variables, capture_output=True, text=True)
+
+
+def words_of(done: subprocess.CompletedProcess) -> list[str]:
+    assert done.returncode == 0, done.stderr
+    return [line.removeprefix("word ") for line in done.stdout.splitlines() if line.startswith("word ")]
+
+
 @pytest.mark.parametrize("gpus,nodes", [(True, 1), (True, 2), (False, 2)])
 def test_the_skypilot_run_tells_gpu_nodes_of_each_other_and_leaves_tpu_hosts_to_themselves(sky, gpus, nodes, tmp_path):
-    program(tmp_path / "nvidia-smi", f"exit {0 if gpus else 9}")
-    (tmp_path / "gptjax-venv/bin").mkdir(parents=True)
-    program(tmp_path / "gptjax-venv/bin/python", 'env; printf "word %s\\n" "$@"')
-    variables = {
-        "HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin", "SKYPILOT_NUM_NODES": str(nodes),
-        "SKYPILOT_NODE_RANK": "1", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "CONFIG": "configs/gpt2_small.py",
-        "WORKDIR": "gs://b/run", "TRAIN_FLAGS": "--config.train.seed=1 --config.optim.peak_lr=1e-3",
-    }  # fmt: skip
-    done = subprocess.run(["bash", "-c", sky["run"]], env=variables, capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, done.stderr
-    words = [line.removeprefix("word ") for line in lines if line.startswith("word ")]
+    done = run_sky(sky, tmp_path, gpus, nodes, "")
+    words = words_of(done)
     assert words[:3] == ["-m", "gptjax.supervisor", "--workdir=gs://b/run"]
-    assert words[-2:] == ["--config.train.seed=1", "--config.optim.peak_lr=1e-3"]
+    assert words[-2:] == ["--config=configs/gpt2_small.py", "--workdir=gs://b/run"]
     told = {"GPTJAX_COORDINATOR=10.0.0.1:8476", "GPTJAX_NUM_PROCESSES=2", "GPTJAX_PROCESS_ID=1"}
-    assert told & set(lines) == (told if gpus and nodes > 1 else set())
+    assert told & set(done.stdout.splitlines()) == (told if gpus and nodes > 1 else set())
+
+
+def test_skypilot_flags_are_split_at_spaces_outside_quotes_and_nothing_in_them_is_expanded(sky, tmp_path):
+    flags = (
+        "--config.train.seed=1  --config.data.path='my texts/*.txt' --config.x=\"it's\" config* a\\ b $HOME;$(id) ''"
+    )
+    expected = ["--config.train.seed=1", "--config.data.path=my texts/*.txt", "--config.x=it's", "config*", "a b"]
+    words = words_of(run_sky(sky, tmp_path, False, 1, flags))
+    assert words[words.index("--workdir=gs://b/run", 3) + 1 :] == [*expected, "$HOME;$(id)", ""]
+
+
+def test_a_quote_left_open_in_skypilot_flags_is_said_and_nothing_starts(sky, tmp_path):
+    done = run_sky(sky, tmp_path, False, 1, "--config.data.path='a b")
+    assert done.returncode == 2 and done.stdout == "" and "quote" in done.stderr

@@ -43,7 +43,7 @@ def host(tmp_path):
 
 def test_a_run_on_a_host_outlives_the_connection_and_its_code_is_found_again(host):
     assert on_host(host, tpu.STATUS).stdout == "gptjax lost\n"
-    slow = "bash -c 'pwd; echo begun; until [ -e ../go ]; do sleep 0.05; done; exit 3'"
+    slow = "bash -c 'pwd; echo begun; until [ -e ../go ]; do sleep 0.05; done; exit 3' gptjax.supervisor"
     started = on_host(host, tpu.start_script(slow))
     assert started.returncode == 0 and started.stderr == ""
     wait_until(lambda: "begun" in (host / "gptjax.log").read_text())
@@ -58,12 +58,28 @@ def test_a_run_on_a_host_outlives_the_connection_and_its_code_is_found_again(hos
 
 
 def test_stopping_a_host_asks_its_supervisor_which_saves(host):
-    command = "exec bash -c 'trap \"echo saved; exit 75\" TERM; echo begun; while :; do sleep 0.05; done'"
+    command = (
+        "exec bash -c 'trap \"echo saved; exit 75\" TERM; echo begun; while :; do sleep 0.05; done' gptjax.supervisor"
+    )
     on_host(host, tpu.start_script(f"({command})"))
     wait_until(lambda: "begun" in (host / "gptjax.log").read_text())
     assert on_host(host, tpu.STOP).returncode == 0
     wait_until(lambda: (host / "gptjax.exit").exists())
     assert on_host(host, tpu.STATUS).stdout == "gptjax ended 75\n" and "saved" in (host / "gptjax.log").read_text()
+
+
+def test_a_process_that_got_the_number_of_a_run_before_the_host_restarted_is_neither_taken_for_it_nor_stopped(host):
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        (host / "gptjax.pid").write_text(f"{stranger.pid}\n")
+        assert on_host(host, tpu.STATUS).stdout == "gptjax lost\n"
+        assert on_host(host, tpu.STOP).returncode != 0
+        assert on_host(host, tpu.start_script("echo begun")).stdout == ""
+        wait_until(lambda: (host / "gptjax.exit").exists())
+        assert (host / "gptjax.log").read_text() == "begun\n" and stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_a_new_start_keeps_the_log_before_and_forgets_the_code(host):

@@ -167,6 +167,9 @@ def test_a_directory_out_of_reach_for_a_moment_does_not_end_the_run():
     "words,expected",
     [
         (["--workdir=x"], "no command given"),
+        (["--workdir=x", "--max_restarts=-1", "--", "true"], "--max_restarts=-1; expected 0 or more"),
+        (["--workdir=x", "--max_stalled=0", "--", "true"], "--max_stalled=0; expected 1 or more"),
+        (["--workdir=x", "--backoff_seconds=-5", "--", "true"], "--backoff_seconds=-5.0; expected 0 or more"),
         (["--workdir=x", "--", "/nowhere/python"], "cannot start '/nowhere/python'"),
     ],
 )
