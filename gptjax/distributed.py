@@ -173,15 +173,20 @@ def _packages() -> dict[str, str]:
     return {name: found[name] for name in sorted(found, key=str)} | {"python": platform.python_version()}
 
 
-def check_equal(peers, facts: dict[str, dict[str, str]], seconds: float = START_SECONDS) -> None:
-    """Raises UserError that names every process whose facts are not those of the most, and what differs in them."""
+def check_equal(
+    peers, facts: dict[str, dict[str, str]], seconds: float | None = START_SECONDS, alive=lambda: None
+) -> None:
+    """Raises UserError that names every process whose facts are not those of the most, and what differs in them.
+
+    seconds: for the others to come here; None: as long as they live, while alive is called again and again.
+    """
     if peers.count == 1:
         return
     hashes = {kind: hashlib.sha256(json.dumps(values).encode()).hexdigest() for kind, values in facts.items()}
     peers.publish(f"facts/{'+'.join(facts)}/{peers.index}", json.dumps(facts))
-    rows = peers.gather("hashes", hashes, seconds)
+    rows = peers.gather("hashes", hashes, seconds, alive)
     differences = "" if rows is None else _differences(peers, facts, rows)
-    if differences := peers.tell("verdict", differences, seconds):
+    if differences := peers.tell("verdict", differences, seconds, alive):
         raise UserError(differences)
 
 

@@ -38,11 +38,11 @@ class Alone:
 
     index, count = 0, 1
 
-    def gather(self, name: str, value, seconds: float | None = None) -> list | None:
+    def gather(self, name: str, value, seconds: float | None = None, alive=lambda: None) -> list | None:
         """The value of every process, in process 0; None in the others."""
         return [value]
 
-    def tell(self, name: str, value, seconds: float | None = None):
+    def tell(self, name: str, value, seconds: float | None = None, alive=lambda: None):
         """Process 0's value, in every process."""
         return value
 
@@ -111,10 +111,11 @@ class Peers:
         """{last part of the key: value} of a folder of keys."""
         return {key.rpartition("/")[2]: value for key, value in self._client.key_value_dir_get(f"gptjax/{folder}/")}
 
-    def gather(self, name: str, value, seconds: float | None = None) -> list | None:
+    def gather(self, name: str, value, seconds: float | None = None, alive=lambda: None) -> list | None:
         """The value (JSON) of every process, in process 0; None in the others. All call it in the same order.
 
         Raises PeerLost that names who did not call it within seconds (None: they are waited for while they live).
+        alive: is called again and again meanwhile.
         """
         folder = f"gather/{self._round(name)}"
         self.publish(f"{folder}/{self.index}", json.dumps(value))
@@ -125,12 +126,13 @@ class Peers:
             if deadline is not None and time.monotonic() > deadline:
                 absent = ", ".join(self.name(i) for i in range(self.count) if str(i) not in found)
                 raise PeerLost(f"{absent} did not answer within {seconds:g} s ({name})")
+            alive()
             time.sleep(0.002)
         self._client.key_value_delete(f"gptjax/{folder}/")
         return [json.loads(found[str(i)]) for i in range(self.count)]
 
-    def tell(self, name: str, value, seconds: float | None = None):
-        """Process 0's value (JSON), in every process. All call it in the same order."""
+    def tell(self, name: str, value, seconds: float | None = None, alive=lambda: None):
+        """Process 0's value (JSON), in every process. All call it in the same order. alive: as in `gather`."""
         key = f"tell/{self._round(name)}"
         if self.index == 0:
             self.publish(key, json.dumps(value))
@@ -139,6 +141,7 @@ class Peers:
         while (text := self.read(key)) is None:
             if deadline is not None and time.monotonic() > deadline:
                 raise PeerLost(f"{self.name(0)} did not answer within {seconds:g} s ({name})")
+            alive()
             time.sleep(0.05)
         return json.loads(text)
 

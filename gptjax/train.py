@@ -74,7 +74,8 @@ def _train_together(config, directory, allowed_changes, executable_path, peers, 
         if executable_path is not None:
             session = with_executable(session, executable_path)
         if peers.count > 1:
-            distributed.check_equal(peers, {"text": {"fingerprint": session.store.fingerprint}})
+            fingerprint = {"fingerprint": session.store.fingerprint}
+            distributed.check_equal(peers, {"text": fingerprint}, seconds=None, alive=dog.alive)  # some read for hours
         resumed = _open_directory(directory, session, allowed_changes, peers)
         for line in report.header(session, directory, resumed):
             progress.message(line)

@@ -1,5 +1,7 @@
 """Several real processes over loopback as one run: equal numbers, agreed stops, lost and different peers, elasticity."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import runs
 
-from gptjax import checkpoint, cli, distributed, interrupt, meshes, metrics, rundir, step
+from gptjax import checkpoint, cli, data, distributed, interrupt, meshes, metrics, rundir, step
 from gptjax.config import from_dict
 from gptjax.errors import UserError
 from gptjax.peers import Alone
@@ -280,6 +282,44 @@ def test_a_process_that_reads_another_text_is_named(values, text, tmp_path):
         for process in started:
             process.ends_with(interrupt.USER_ERROR)
             assert "has another text than process 0" in last_word(process)
+
+
+@contextlib.contextmanager
+def one_reads_long(values, tmp_path, seconds):
+    """Two processes, of which number 1 is still kept from its text so many seconds after it came to it."""
+    watched = dict(watchdog_other_seconds=10.0)
+    values = runs.changed(values, data=values["data"] | dict(cache_dir="cache"), train=values["train"] | watched)
+    name = pathlib.Path(data.prepare(from_dict(values).data).description["folder"]).name
+    folders = {index: tmp_path / str(index) for index in (0, 1)}
+    for folder in folders.values():
+        (folder / "cache").mkdir(parents=True)
+    paths = dict(folders=folders, PYTHONPATH=str(REPOSITORY))
+    with (folders[1] / "cache" / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with runs.processes(values, tmp_path / "run", tmp_path, 2, 1, **paths) as started:
+            runs.wait_until(lambda: "is locked" in started[1].output(), started[1])
+            runs.wait_until((folders[0] / "cache" / name).exists, started[0])
+            time.sleep(seconds)
+            assert started[0].poll() is None, started[0].output()
+            yield started, lock
+
+
+def test_who_waits_for_anothers_text_is_no_stalled_run_and_notices_its_death(values, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with one_reads_long(values, tmp_path, 12) as (started, _):
+        at = time.monotonic()
+        started[1].kill()
+        assert started[0].ends_with(interrupt.PEER_LOST) - at < 20
+        assert "process 1" in last_word(started[0])
+
+
+@pytest.mark.slow  # longer than the processes wait for each other elsewhere
+def test_a_process_may_take_longer_to_read_its_text(values, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with one_reads_long(values, tmp_path, distributed.START_SECONDS + 15) as (started, lock):
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        for process in started:
+            process.ends_with(0)
 
 
 @pytest.mark.parametrize(
