@@ -20,8 +20,8 @@ import threading
 import time
 import traceback
 
-from gptjax.errors import UserError
-from gptjax.interrupt import PEER_LOST, USER_ERROR
+from gptjax.errors import SaveFailed, UserError
+from gptjax.interrupt import PEER_LOST, SAVE_FAILED, USER_ERROR
 
 HEARTBEAT_SECONDS = 10  # jax takes a process for dead after so long; its default of 100 leaves the others hanging
 BEAT_SECONDS = 1.0  # between two looks at the others
@@ -271,7 +271,7 @@ _ADVICE = {
 
 
 def _exit_code(error: BaseException) -> int:
-    codes = {UserError: USER_ERROR, PeerLost: PEER_LOST, KeyboardInterrupt: 130}
+    codes = {SaveFailed: SAVE_FAILED, UserError: USER_ERROR, PeerLost: PEER_LOST, KeyboardInterrupt: 130}
     return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
 
 

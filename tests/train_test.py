@@ -1,13 +1,17 @@
 import json
 import os
+import resource
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+import runs
 from runs import assert_same_state, losses, saved_arrays, start, train_rows, wait_for_step
 
-from gptjax import checkpoint, interrupt, meshes, metrics, run, rundir, schedule, step, train
+from gptjax import checkpoint, data, interrupt, meshes, metrics, run, rundir, schedule, step, supervisor, train
 from gptjax.config import from_dict
 from gptjax.errors import UserError
 
@@ -71,6 +75,21 @@ def test_sigterm_saves_exits_with_its_own_code_and_the_run_goes_on_bit_equal(val
     process = start(values, workdir, tmp_path)
     assert process.wait() == 0, process.stderr.read()
     assert_same_run(undisturbed, workdir)
+
+
+def test_a_save_that_fails_ends_with_one_line_and_a_code_that_a_supervisor_restarts(values, tmp_path):
+    data.prepare(from_dict(values).data)  # whose files are large too
+
+    def no_large_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # the parameters are more: EFBIG
+
+    command = [sys.executable, "-m", "gptjax", "train", runs.write_config(values, tmp_path / "config.py")]
+    command += [f"--workdir={tmp_path / 'run'}"]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, preexec_fn=no_large_files)
+    assert ended.returncode == interrupt.SAVE_FAILED, ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("gptjax: a checkpoint could not be written to ")
+    assert not rundir.open_run(tmp_path / "run").steps()
+    assert interrupt.SAVE_FAILED in supervisor.PASSING and interrupt.SAVE_FAILED not in supervisor.FINAL
 
 
 def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
