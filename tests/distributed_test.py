@@ -332,6 +332,8 @@ def test_a_process_may_take_longer_to_read_its_text(values, tmp_path, monkeypatc
         (dict(GPTJAX_COORDINATOR="a:1", GPTJAX_NUM_PROCESSES="two", GPTJAX_PROCESS_ID="0"), "not a whole number"),
         (dict(GPTJAX_COORDINATOR="a:1", GPTJAX_NUM_PROCESSES="2", GPTJAX_PROCESS_ID="2"), "numbered from 0"),
         (dict(OMPI_COMM_WORLD_SIZE="2"), "does not tell where process 0 runs"),
+        (dict(OMPI_COMM_WORLD_SIZE="2(x1)"), r"OMPI_COMM_WORLD_SIZE=2\(x1\) is not a whole number"),
+        (dict(SLURM_STEP_NUM_TASKS="2(x1)"), r"SLURM_STEP_NUM_TASKS=2\(x1\) is not a whole number"),
     ],
 )
 def test_an_environment_that_is_half_set_is_refused(environment, message):
@@ -339,8 +341,26 @@ def test_an_environment_that_is_half_set_is_refused(environment, message):
         distributed.find_place(environment)
 
 
+def test_a_rank_that_is_no_number_is_refused_in_one_line(monkeypatch):
+    for name, value in (OPEN_MPI | {"OMPI_COMM_WORLD_RANK": "5 of 8"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="not as expected: .*5 of 8.*; set GPTJAX_COORDINATOR"):
+        distributed.find_place(os.environ)
+
+
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf", "soon"])
+def test_a_time_to_start_that_is_none_is_refused_in_one_line(values, seconds, tmp_path, monkeypatch, capsys):
+    for name, value in zip(distributed.NAMES, ("127.0.0.1:1", "2", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GPTJAX_START_SECONDS", seconds)
+    config = runs.write_config(values, tmp_path / "config.py")
+    assert cli.main(["train", config, f"--workdir={tmp_path / 'run'}"]) == interrupt.USER_ERROR
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"GPTJAX_START_SECONDS={seconds} is not a number of seconds" in line
+
+
 SLURM = {
-    "SLURM_JOB_ID": "4097", "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
+    "SLURM_JOB_ID": "4097", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
     "SLURM_STEP_NODELIST": "node[001-002]", "SLURM_STEP_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8",
 }  # fmt: skip
 OPEN_MPI = {
@@ -355,10 +375,17 @@ OPEN_MPI = {
         ({}, None),
         (SLURM, distributed.Place("node001:61441", 4, 3, [1])),  # a process for each GPU
         (
-            SLURM | {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"},  # a process for each node
+            SLURM
+            | {
+                "SLURM_NTASKS": "2",
+                "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_PROCID": "1",
+                "SLURM_LOCALID": "0",
+            },  # a node each
             distributed.Place("node001:61441", 2, 1, list(range(8))),
         ),
-        (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),  # the interactive step of salloc
+        ({"SLURM_JOB_ID": "4097", "SLURM_NTASKS": "2(x1)"}, None),  # in a batch script, without srun
         (OPEN_MPI, distributed.Place("10.96.0.1:62624", 8, 5, [1])),
         (
             dict(GPTJAX_COORDINATOR="[::1]:9", GPTJAX_NUM_PROCESSES="2", GPTJAX_PROCESS_ID="1")
