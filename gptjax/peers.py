@@ -172,7 +172,7 @@ class Peers:
 
         At once and without cleaning up, which would wait for the others: a save that all take part in, a device.
         """
-        simple = isinstance(error, UserError | PeerLost) and error.__cause__ is None
+        simple = isinstance(error, UserError | PeerLost | KeyboardInterrupt) and error.__cause__ is None
         deadline = time.monotonic() + (0 if simple else VERDICT_SECONDS)
         while time.monotonic() < deadline:
             if self._suspects:

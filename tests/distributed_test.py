@@ -313,6 +313,17 @@ def test_who_waits_for_anothers_text_is_no_stalled_run_and_notices_its_death(val
         assert "process 1" in last_word(started[0])
 
 
+def test_a_second_ctrl_c_ends_all_at_once(values, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with one_reads_long(values, tmp_path, 0) as (started, _):
+        started[0].send_signal(signal.SIGINT)
+        runs.wait_until(lambda: "stops at once" in started[0].output(), started[0])
+        at = time.monotonic()
+        started[0].send_signal(signal.SIGINT)
+        assert started[0].ends_with(130) - at < 10
+        assert started[1].ends_with(interrupt.PEER_LOST) - at < 20
+
+
 @pytest.mark.slow  # longer than the processes wait for each other elsewhere
 def test_a_process_may_take_longer_to_read_its_text(values, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
