@@ -162,7 +162,8 @@ def test_sigterm_in_an_evaluation_stops_all_at_the_same_step(values, tmp_path):
     assert runs.train_rows(tmp_path / "run")[-1]["step"] == 5
 
 
-def test_ctrl_c_during_a_save_lets_it_end_and_stops_all_at_the_same_step(values, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_a_save_lets_it_end_and_stops_all_at_the_same_step(values, tmp_path, number):
     often = runs.changed(values, checkpoint=dict(every_steps=5, keep=20), train=dict(steps=4000))
     run = rundir.open_run(tmp_path / "run")
 
@@ -171,7 +172,7 @@ def test_ctrl_c_during_a_save_lets_it_end_and_stops_all_at_the_same_step(values,
 
     with runs.processes(often, run.path, tmp_path, 2, 1) as started:
         runs.wait_until(saving, started[0])
-        started[1].send_signal(signal.SIGINT)
+        started[1].send_signal(number)
         for process in started:
             process.ends_with(interrupt.SAVED_AND_STOPPED)
     assert 10 in run.steps() and run.steps()[-1] == runs.train_rows(run.path)[-1]["step"]
