@@ -327,7 +327,7 @@ class Loop:
             return
         first, last = self.config.train.profile_steps
         if self.profiling and (stop or self.step >= last):
-            self.recorder.drain()
+            jax.block_until_ready(self.state)  # not recorder.drain, in which all processes take part
             jax.profiler.stop_trace()
             self.profiling = False
             self.progress.message(f"profile of steps {first}-{last} in {self.directory.path / 'profile'}")

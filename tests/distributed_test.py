@@ -39,8 +39,9 @@ def alone(wide, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(wide, tmp_path_factory):
-    """Run directory of two processes with two devices each."""
-    return finished(wide, tmp_path_factory.mktemp("two"), 2, 2)
+    """Run directory of two processes with two devices each, some steps of which are profiled."""
+    profiled = runs.changed(wide, train=wide["train"] | dict(profile_steps=(7, 9)))
+    return finished(profiled, tmp_path_factory.mktemp("two"), 2, 2)
 
 
 def finished(values, folder, count, devices):
@@ -87,6 +88,7 @@ def test_two_processes_train_as_one_with_the_same_devices(alone, two):
     assert len({row["batch_hash"] for row in one}) == STEPS
     for name in ("loss", "grad_norm", "param_norm"):  # the order of the sum over processes is gloo's, not XLA's
         np.testing.assert_allclose([row[name] for row in other], [row[name] for row in one], rtol=1e-6)
+    assert list(two.glob("profile/**/*.xplane.pb")), "process 0 profiles alone, which changes no number"
     a, b = (metrics.read_metrics(run / "metrics.jsonl", "eval")[-1] for run in (alone, two))
     assert (a["tokens"], a["step"]) == (b["tokens"], b["step"])
     np.testing.assert_allclose([b["loss"], b["bits_per_byte"]], [a["loss"], a["bits_per_byte"]], rtol=1e-6)
