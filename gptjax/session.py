@@ -38,7 +38,7 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     store = data.prepare(config.data, alive)
     config = with_vocabulary(config, store.tokenizer)
     meshes.check_fit(config, mesh.shape)
-    kernel, reason = attention.choose_kernel(config, device.platform)
+    kernel, reason = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
     program = step.build(config, mesh, kernel)
     return Session(config, store, program, kernel, reason, *_peak(config, mesh))
 
