@@ -150,7 +150,8 @@ class Loop:
         self.saved_step = self.evaluated_step = self.step if saved else -1
         self.log = self._open_log()
         self.rows_read = 0  # of the training text, by this process
-        self.compiled = self.profiling = False
+        self.compiled = set()  # shapes of batches, of which a ramp has several
+        self.profiling = False
         with dog.doing("resuming" if saved else "initialising"):
             self.state = self._first_state()
         self.recorder = Recorder(session, self.log, progress, peers, self._hash_before())
@@ -254,16 +255,27 @@ class Loop:
         """Dispatches the next steps and reads the metrics of those before."""
         batch, learning_rates, hash_S, rows_read = inputs
         self._profile()
-        self.state, on_device = self.program.train(self.state, batch, learning_rates)
+        first, known = not self.compiled, batch["token_BT"].shape in self.compiled
+        dispatch = self.program.train if known else self._compile
+        self.state, on_device = dispatch(self.state, batch, learning_rates)
         first_step, self.step = self.step, self.step + len(learning_rates)
         self.rows_read += rows_read
-        self.recorder.add(first_step, learning_rates, hash_S, on_device)
-        if not self.compiled:  # the first numbers at once, and the clock starts after them
-            self.compiled = True
+        self.recorder.add(first_step, learning_rates, hash_S, on_device, timed=known)
+        if first:  # the first numbers at once, and the clock starts after them
             self.recorder.drain()
             self.recorder.throughput.take()
             self.log.write("event", self.step, event="first_call", seconds=time.monotonic() - self.started)
         self.dog.stepped()
+
+    def _compile(self, state, batch, learning_rates) -> tuple:
+        """program.train of a batch of a new shape: with the watchdog's other allowance, and in no step's time."""
+        self.recorder.drain()
+        self.recorder.throughput.pause()
+        with self.dog.doing("compiling"):  # until the last process has done so, whom the devices wait for
+            called = jax.block_until_ready(self.program.train(state, batch, learning_rates))
+        self.recorder.throughput.resume()
+        self.compiled.add(batch["token_BT"].shape)
+        return called
 
     def _between_calls(self) -> None:
         """Evaluation and checkpoint, where they are due."""

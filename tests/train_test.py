@@ -204,6 +204,19 @@ def test_a_ramp_smaller_than_the_mesh_pads_with_rows_that_count_nothing(config, 
         np.testing.assert_allclose([row[name] for row in padded], [row[name] for row in whole], rtol=1e-5)
 
 
+def test_a_ramps_next_program_is_compiled_beyond_a_steps_allowance_and_in_no_steps_time(values, tmp_path):
+    ramp = dict(steps=40, batch_ramp_start=8, batch_ramp_increment=8, batch_ramp_tokens=20 * 8 * 16)
+    watched = dict(watchdog_factor=2.0, watchdog_seconds=1.0)
+    values = runs.changed(values, train=values["train"] | ramp | watched, eval=dict(every_steps=None))
+    with runs.processes(values, tmp_path / "run", tmp_path, 1, 2, JAX_ENABLE_COMPILATION_CACHE="false") as [process]:
+        process.ends_with(0)
+    rows = train_rows(tmp_path / "run")
+    [at] = [i for i, row in enumerate(rows) if i and "tokens_per_second" not in row]
+    assert (rows[at]["step"], at) == (21, 20) and "tokens_per_second" not in rows[0]
+    assert rows[at]["time"] - rows[at - 1]["time"] > 1.6, "compiling takes no time here: this shows nothing"
+    assert rows[at + 1]["tokens_per_second"] > 16 * 16  # a step of less than a second
+
+
 def test_a_run_with_every_option_on_logs_what_it_should(config, tmp_path):
     options = config.replace(
         optim={"ema_decay": 0.9},
