@@ -204,6 +204,7 @@ def test_a_ramp_smaller_than_the_mesh_pads_with_rows_that_count_nothing(config, 
         np.testing.assert_allclose([row[name] for row in padded], [row[name] for row in whole], rtol=1e-5)
 
 
+@pytest.mark.slow  # compiles without the cache
 def test_a_ramps_next_program_is_compiled_beyond_a_steps_allowance_and_in_no_steps_time(values, tmp_path):
     ramp = dict(steps=40, batch_ramp_start=8, batch_ramp_increment=8, batch_ramp_tokens=20 * 8 * 16)
     watched = dict(watchdog_factor=2.0, watchdog_seconds=1.0)
@@ -241,6 +242,7 @@ def test_a_run_with_every_option_on_logs_what_it_should(config, tmp_path):
     assert len(rows[0]["activation_rms"]) == len(rows[0]["max_attention_logit"]) == 2
     assert {"loss", "grad_norm", "update_norm", "param_norm", "learning_rate", "memory_bytes"} <= rows[0].keys()
     assert {"tokens_per_second", "mfu", "seconds_left"} <= rows[-1].keys()
+    assert [row["step"] for row in rows if "tokens_per_second" not in row] == [1, 5], "while a program is compiled"
     averaged = [row for row in metrics.read_metrics(tmp_path / "run/metrics.jsonl", "eval") if "ema_loss" in row]
     assert len(averaged) == 2 and averaged[0]["ema_loss"] > 0
     assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
