@@ -164,7 +164,7 @@ def test_sigterm_in_an_evaluation_stops_all_at_the_same_step(values, tmp_path):
     assert runs.train_rows(tmp_path / "run")[-1]["step"] == 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_during_a_save_lets_it_end_and_stops_all_at_the_same_step(values, tmp_path, number):
     often = runs.changed(values, checkpoint=dict(every_steps=5, keep=20), train=dict(steps=4000))
     run = rundir.open_run(tmp_path / "run")
