@@ -264,25 +264,26 @@ def attend(kernel: str, q_BLHK, k_BLGK, v_BLGK, **options):
     return function(q_BLHK, k_BLGK, v_BLGK, **options)
 
 
-def choose_kernel(config, platform: str) -> tuple[str, str]:
+def choose_kernel(config, platform: str, sequence: int | None = None) -> tuple[str, str]:
     """(name, reason) of the attention kernel for a Config on a platform (cpu, gpu, tpu).
 
+    sequence: the mesh's devices along that axis; None: mesh.sequence, of which -1 is taken for several.
     `model.attention="auto"` takes the platform's fastest that can do what the config asks, otherwise xla.
     Raises UserError if a kernel asked for by name cannot.
     """
-    asked = config.model.attention
+    asked, sequence = config.model.attention, config.mesh.sequence if sequence is None else sequence
     if asked != "auto":
         choose(KERNELS, asked, "model.attention")
-        obstacle = _obstacle(asked, config, platform)
+        obstacle = _obstacle(asked, config, platform, sequence)
         if obstacle:
             raise UserError(f"model.attention={asked!r} cannot be used: it {obstacle}; use 'auto' or 'xla'.")
         return asked, "as configured"
     fastest = FASTEST.get(platform, "xla")
-    obstacle = _obstacle(fastest, config, platform)
+    obstacle = _obstacle(fastest, config, platform, sequence)
     return ("xla", f"{fastest} {obstacle}") if obstacle else (fastest, f"the fastest on {platform}")
 
 
-def _obstacle(name: str, config, platform: str) -> str | None:
+def _obstacle(name: str, config, platform: str, sequence: int) -> str | None:
     """Why a kernel cannot run this config, or None."""
     kernel, model = KERNELS[name], config.model
     if platform not in kernel.platforms:
@@ -293,9 +294,9 @@ def _obstacle(name: str, config, platform: str) -> str | None:
         return "cannot keep packed documents apart (data.mask_documents=True)"
     if model.dtype == "float32" and not kernel.float32:
         return "has no float32 form (model.dtype='float32')"
-    if config.mesh.sequence != 1 and kernel.context_parallel is None:
-        return f"cannot split a sequence over devices (mesh.sequence={config.mesh.sequence})"
-    chunks = 2 * config.mesh.sequence if config.mesh.sequence > 1 else 1
+    if sequence != 1 and kernel.context_parallel is None:
+        return f"cannot split a sequence over devices (mesh.sequence={sequence})"
+    chunks = 2 * sequence if sequence > 1 else 1
     if name == "splash" and model.context_length % (128 * chunks):
         length = f"model.context_length={model.context_length}" + f" in {chunks} chunks" * (chunks > 1)
         return f"needs a context that is a multiple of {128 * chunks} ({length})"

@@ -25,7 +25,7 @@ def bench(config, seconds: float) -> dict:
     config = info.with_vocabulary(config)
     mesh = meshes.make_mesh(config)
     device = mesh.devices.flat[0]
-    kernel, _ = attention.choose_kernel(config, device.platform)
+    kernel, _ = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
     peak = hardware.measure_matmul_flops(config.model.dtype) * (1 if device.platform == "cpu" else mesh.size)
     with jax.set_mesh(mesh):
         program = step.build(config, mesh, kernel)

@@ -17,7 +17,7 @@ import time
 import jax
 from etils import epath
 
-from gptjax.errors import UserError
+from gptjax.errors import SaveFailed, UserError
 from gptjax.step import TrainState
 
 SCHEMA = 1
@@ -90,7 +90,7 @@ class Checkpointer:
         return checkpoint.every_minutes is not None and minutes >= checkpoint.every_minutes
 
     def save(self, state: TrainState, step: int, **meta) -> None:
-        """Starts writing; the state may be donated when this returns. Raises UserError if this or the last save failed.
+        """Starts writing; the state may be donated when this returns. Raises SaveFailed if this or the last save did.
 
         meta: JSON values kept beside the state; those of process 0 count.
         """
@@ -142,18 +142,18 @@ class Checkpointer:
         return meta
 
     def wait(self) -> None:
-        """Until the last save is on disk. Raises UserError if it failed."""
+        """Until the last save is on disk. Raises SaveFailed if it did."""
         with self._writing():
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
     def _writing(self):
-        """A full or read-only disk, a lost mount: whatever Orbax makes of it, the user has to mend it."""
+        """A full disk, a lost mount, a network that stalled: whatever Orbax makes of it."""
         try:
             yield
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(
+            raise SaveFailed(
                 f"a checkpoint could not be written to {self._directory}: {reason}; those of earlier steps are intact:"
                 " make room, then run the same command again."
             ) from error

@@ -1,6 +1,7 @@
 """The command line: `gptjax COMMAND --flag=value`. Commands import what they need when they run.
 
-A mistake of the user's (UserError) ends in one line and exit code 2, never in a traceback.
+A mistake of the user's (UserError) ends in one line and exit code 2, never in a traceback; a disk or network that fails
+in one line and exit code 74.
 """
 
 import argparse
@@ -9,8 +10,10 @@ import math
 import os
 import sys
 
-from gptjax.errors import UserError
+from gptjax.errors import SaveFailed, UserError
+from gptjax.interrupt import SAVE_FAILED, USER_ERROR
 
+WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 CONFIG_HELP = "a config file; change a field with --config.SECTION.FIELD=VALUE, as in --config.optim.peak_lr=3e-4"
 
 
@@ -24,16 +27,16 @@ def main(argv: list[str] | None = None) -> int:
         return args.run(args) or 0
     except UserError as error:
         print(f"gptjax: {error}", file=sys.stderr)
-        return 2
+        return SAVE_FAILED if isinstance(error, SaveFailed) else USER_ERROR
     except KeyboardInterrupt:
         print("gptjax: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a path of the user's that cannot be read or written
+    except OSError as error:  # a path of the user's that is wrong; or a disk or network that fails, for a while maybe
         print(f"gptjax: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
-        return 2
+        return USER_ERROR if isinstance(error, WRONG_PATH) else SAVE_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:

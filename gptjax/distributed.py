@@ -13,6 +13,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -64,7 +65,7 @@ def find_place(environ) -> Place | None:
     """Where the environment puts this process; None: alone. Raises UserError for one that is half set or impossible."""
     if any(name in environ for name in (*NAMES, "GPTJAX_LOCAL_DEVICE_IDS")):
         return _given(environ)
-    if int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1 and "OMPI_MCA_orte_hnp_uri" not in environ:
+    if _integer(environ, "OMPI_COMM_WORLD_SIZE", 1) > 1 and "OMPI_MCA_orte_hnp_uri" not in environ:
         raise UserError(
             "this Open MPI does not tell where process 0 runs (it sets no OMPI_MCA_orte_hnp_uri);"
             f" set {', '.join(NAMES)} on every process."
@@ -88,9 +89,10 @@ def _given(environ) -> Place:
     return Place(coordinator, count, index, _device_ids(environ))
 
 
-def _integer(environ, name: str) -> int:
+def _integer(environ, name: str, default: int | None = None) -> int:
+    """Raises UserError for what is no number, and KeyError for what is missing without a default."""
     try:
-        return int(environ[name])
+        return int(environ[name] if default is None else environ.get(name, default))
     except ValueError as error:
         raise UserError(f"{name}={environ[name]} is not a whole number.") from error
 
@@ -107,24 +109,31 @@ def _device_ids(environ) -> list[int] | None:
 
 def _detected(environ) -> Place | None:
     """By jax's own cluster detection, asked only where there is a cluster: it looks for metadata servers."""
-    tasks = int(environ.get("SLURM_NTASKS", 1))
-    slurm, mpi = tasks > 1 and "SLURM_STEP_NODELIST" in environ, int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-    if tasks > 1 and not slurm:
-        print(f"gptjax: SLURM_NTASKS={tasks}, but not started by srun: training in one process", file=sys.stderr)
+    mpi = _integer(environ, "OMPI_COMM_WORLD_SIZE", 1) > 1
+    tasks = _integer(environ, "SLURM_STEP_NUM_TASKS", 1)  # salloc's interactive step has one, whatever the job has
+    slurm = tasks > 1 and "SLURM_STEP_NODELIST" in environ
+    job_tasks = environ.get("SLURM_NTASKS", "1")
+    if job_tasks != "1" and not slurm and not mpi:
+        print(f"gptjax: SLURM_NTASKS={job_tasks}, but not started by srun: training in one process", file=sys.stderr)
     if not slurm and not mpi and not _on_tpu_vm(environ):
         return None
     from jax._src import clusters
 
-    ids = _slurm_device_ids(environ) if slurm else None
-    address, count, index, ids = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-        None, None, None, ids, None, round(_start_seconds(environ))
-    )
+    ids, count = (_slurm_device_ids(environ), tasks) if slurm else (None, None)
+    try:
+        address, count, index, ids = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            None, count, None, ids, None, round(_start_seconds(environ))
+        )
+    except (ValueError, IndexError, AttributeError) as error:  # jax parses them as they are meant to be
+        raise UserError(
+            f"the cluster's environment variables are not as expected: {error}; set {', '.join(NAMES)} on every process."
+        ) from error
     return None if address is None or count in (None, 1) else Place(address, count, index, ids)
 
 
 def _slurm_device_ids(environ) -> list[int] | None:
     """All GPUs of the host where it runs one process; jax would give that process the first one only."""
-    one_a_node = environ.get("SLURM_NTASKS") == environ.get("SLURM_STEP_NUM_NODES")
+    one_a_node = environ.get("SLURM_STEP_NUM_TASKS") == environ.get("SLURM_STEP_NUM_NODES")
     gpus = environ.get("SLURM_GPUS_ON_NODE", "")
     return list(range(int(gpus))) if one_a_node and gpus.isdigit() else None
 
@@ -141,9 +150,12 @@ def _on_tpu_vm(environ) -> bool:
 def _start_seconds(environ) -> float:
     text = environ.get("GPTJAX_START_SECONDS", str(START_SECONDS))
     try:
-        return float(text)
-    except ValueError as error:
-        raise UserError(f"GPTJAX_START_SECONDS={text} is not a number of seconds.") from error
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UserError(f"GPTJAX_START_SECONDS={text} is not a number of seconds; give one such as {START_SECONDS:g}.")
+    return seconds
 
 
 # ---- one run, one config, one code
@@ -173,15 +185,20 @@ def _packages() -> dict[str, str]:
     return {name: found[name] for name in sorted(found, key=str)} | {"python": platform.python_version()}
 
 
-def check_equal(peers, facts: dict[str, dict[str, str]], seconds: float = START_SECONDS) -> None:
-    """Raises UserError that names every process whose facts are not those of the most, and what differs in them."""
+def check_equal(
+    peers, facts: dict[str, dict[str, str]], seconds: float | None = START_SECONDS, alive=lambda: None
+) -> None:
+    """Raises UserError that names every process whose facts are not those of the most, and what differs in them.
+
+    seconds: for the others to come here; None: as long as they live, while alive is called again and again.
+    """
     if peers.count == 1:
         return
     hashes = {kind: hashlib.sha256(json.dumps(values).encode()).hexdigest() for kind, values in facts.items()}
     peers.publish(f"facts/{'+'.join(facts)}/{peers.index}", json.dumps(facts))
-    rows = peers.gather("hashes", hashes, seconds)
+    rows = peers.gather("hashes", hashes, seconds, alive)
     differences = "" if rows is None else _differences(peers, facts, rows)
-    if differences := peers.tell("verdict", differences, seconds):
+    if differences := peers.tell("verdict", differences, seconds, alive):
         raise UserError(differences)
 
 

@@ -1,10 +1,14 @@
-"""The one exception that means: the user can mend this. And the look-up by name that raises it."""
+"""The exception that means: the user can mend this, and its kind for a disk's. And the look-up by name that raises it."""
 
 import difflib
 
 
 class UserError(ValueError):
     """What was given, what was expected, what to do: one line. The command line prints it and exits 2."""
+
+
+class SaveFailed(UserError):
+    """A checkpoint could not be written; the same command may well succeed later. Exit code SAVE_FAILED."""
 
 
 def did_you_mean(name: str, known) -> str:

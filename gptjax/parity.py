@@ -142,8 +142,8 @@ def refusal(mini, case: Case) -> str | None:
     """Why the config cannot run on the mesh of a case, or None."""
     try:
         config = case_config(mini, case)
-        meshes.make_mesh(config, jax.devices()[: miniature.DEVICES])
-        attention.choose_kernel(config, "cpu")
+        mesh = meshes.make_mesh(config, jax.devices()[: miniature.DEVICES])
+        attention.choose_kernel(config, "cpu", mesh.shape["sequence"])
     except UserError as error:
         return str(error)
     return None
@@ -244,7 +244,7 @@ class Runner:
     def compile(self, config, devices, nudge=None):
         """A function of nudge that gives the Trajectory of a config on devices."""
         mesh = meshes.make_mesh(config, devices)
-        program = step.build(config, mesh, attention.choose_kernel(config, "cpu")[0])
+        program = step.build(config, mesh, attention.choose_kernel(config, "cpu", mesh.shape["sequence"])[0])
         places = program.state_sharding
         param_spec = jax.tree.map(lambda place: place.spec, places.params)
         run = jax.jit(

@@ -20,8 +20,8 @@ import threading
 import time
 import traceback
 
-from gptjax.errors import UserError
-from gptjax.interrupt import PEER_LOST, USER_ERROR
+from gptjax.errors import SaveFailed, UserError
+from gptjax.interrupt import PEER_LOST, SAVE_FAILED, USER_ERROR
 
 HEARTBEAT_SECONDS = 10  # jax takes a process for dead after so long; its default of 100 leaves the others hanging
 BEAT_SECONDS = 1.0  # between two looks at the others
@@ -38,11 +38,11 @@ class Alone:
 
     index, count = 0, 1
 
-    def gather(self, name: str, value, seconds: float | None = None) -> list | None:
+    def gather(self, name: str, value, seconds: float | None = None, alive=lambda: None) -> list | None:
         """The value of every process, in process 0; None in the others."""
         return [value]
 
-    def tell(self, name: str, value, seconds: float | None = None):
+    def tell(self, name: str, value, seconds: float | None = None, alive=lambda: None):
         """Process 0's value, in every process."""
         return value
 
@@ -111,10 +111,11 @@ class Peers:
         """{last part of the key: value} of a folder of keys."""
         return {key.rpartition("/")[2]: value for key, value in self._client.key_value_dir_get(f"gptjax/{folder}/")}
 
-    def gather(self, name: str, value, seconds: float | None = None) -> list | None:
+    def gather(self, name: str, value, seconds: float | None = None, alive=lambda: None) -> list | None:
         """The value (JSON) of every process, in process 0; None in the others. All call it in the same order.
 
         Raises PeerLost that names who did not call it within seconds (None: they are waited for while they live).
+        alive: is called again and again meanwhile.
         """
         folder = f"gather/{self._round(name)}"
         self.publish(f"{folder}/{self.index}", json.dumps(value))
@@ -125,12 +126,13 @@ class Peers:
             if deadline is not None and time.monotonic() > deadline:
                 absent = ", ".join(self.name(i) for i in range(self.count) if str(i) not in found)
                 raise PeerLost(f"{absent} did not answer within {seconds:g} s ({name})")
+            alive()
             time.sleep(0.002)
         self._client.key_value_delete(f"gptjax/{folder}/")
         return [json.loads(found[str(i)]) for i in range(self.count)]
 
-    def tell(self, name: str, value, seconds: float | None = None):
-        """Process 0's value (JSON), in every process. All call it in the same order."""
+    def tell(self, name: str, value, seconds: float | None = None, alive=lambda: None):
+        """Process 0's value (JSON), in every process. All call it in the same order. alive: as in `gather`."""
         key = f"tell/{self._round(name)}"
         if self.index == 0:
             self.publish(key, json.dumps(value))
@@ -139,6 +141,7 @@ class Peers:
         while (text := self.read(key)) is None:
             if deadline is not None and time.monotonic() > deadline:
                 raise PeerLost(f"{self.name(0)} did not answer within {seconds:g} s ({name})")
+            alive()
             time.sleep(0.05)
         return json.loads(text)
 
@@ -169,7 +172,7 @@ class Peers:
 
         At once and without cleaning up, which would wait for the others: a save that all take part in, a device.
         """
-        simple = isinstance(error, UserError | PeerLost) and error.__cause__ is None
+        simple = isinstance(error, UserError | PeerLost | KeyboardInterrupt) and error.__cause__ is None
         deadline = time.monotonic() + (0 if simple else VERDICT_SECONDS)
         while time.monotonic() < deadline:
             if self._suspects:
@@ -268,7 +271,7 @@ _ADVICE = {
 
 
 def _exit_code(error: BaseException) -> int:
-    codes = {UserError: USER_ERROR, PeerLost: PEER_LOST, KeyboardInterrupt: 130}
+    codes = {SaveFailed: SAVE_FAILED, UserError: USER_ERROR, PeerLost: PEER_LOST, KeyboardInterrupt: 130}
     return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
 
 

@@ -154,7 +154,7 @@ def _refusal(error: Exception) -> Exception:
 
 
 def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dict:
-    kernel, reason = attention.choose_kernel(config, machine.platform)
+    kernel, reason = attention.choose_kernel(config, machine.platform, mesh.shape["sequence"])
     options.say(f"compiling the train step for {machine.name}, {machine.num_devices} devices ...")
     cpu_seconds = time.process_time()
     try:
@@ -274,7 +274,7 @@ def _too_large(config, mesh, kernel: str, error: DoesNotFit) -> dict:
 
 
 def _estimated(config, machine: topology.Topology, sizes: dict[str, int], options: Options) -> dict:
-    kernel, reason = attention.choose_kernel(config, machine.platform)
+    kernel, reason = attention.choose_kernel(config, machine.platform, sizes["sequence"])
     params, optimizer = estimate.state_bytes(config, _abstract_program(config, sizes, kernel))
     parts = estimate.memory(config, sizes, params, optimizer)
     line = estimate.timeline(config, sizes, machine, parts, options.matmul_fraction)

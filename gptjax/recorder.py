@@ -18,16 +18,17 @@ class Recorder:
         self._session, self._config = session, session.config
         self._log, self._progress, self._peers = log, progress, peers
         self._total_steps = schedule.total_steps(session.config)
-        self._unread = None  # (first step, learning rates, row hashes, metrics still on the device)
+        self._unread = None  # (first step, learning rates, row hashes, metrics still on the device, timed)
         self._hash_before, self._own_hash = batch_hash, 0
         self.throughput = metrics.Throughput()
 
-    def add(self, first_step: int, learning_rates, hash_S: list[int], on_device) -> None:
+    def add(self, first_step: int, learning_rates, hash_S: list[int], on_device, timed: bool) -> None:
         """Takes a call that was just dispatched, and reads the one before. Raises Diverged.
 
         hash_S: for each step, the sum of `data.row_hashes` over the rows that this process read.
+        timed: whether the throughput's clock ran during the call.
         """
-        previous, self._unread = self._unread, (first_step, learning_rates, hash_S, on_device)
+        previous, self._unread = self._unread, (first_step, learning_rates, hash_S, on_device, timed)
         if previous is not None:
             self._record(*previous)
 
@@ -44,7 +45,7 @@ class Recorder:
             return None
         return f"{(self._hash_before + sum(sums)) % 2**64:016x}"
 
-    def _record(self, first_step: int, learning_rates, hash_S, on_device) -> None:
+    def _record(self, first_step: int, learning_rates, hash_S, on_device, timed: bool) -> None:
         """Logs the steps of one call. Raises Diverged for a loss or norm that is not finite."""
         values = jax.device_get(on_device)
         for i, rate in enumerate(learning_rates):
@@ -54,13 +55,14 @@ class Recorder:
             for name in ("loss", "grad_norm", "param_norm"):
                 if not math.isfinite(numbers[name]):
                     raise Diverged(taken, name, numbers[name])
-            self.throughput.count(schedule.batch_size(self._config, taken - 1) * self._config.model.context_length)
+            if timed:
+                self.throughput.count(schedule.batch_size(self._config, taken - 1) * self._config.model.context_length)
             if taken % self._config.train.log_every == 0 or taken in (1, self._total_steps):
-                self._log_step(taken, {**numbers, "learning_rate": float(rate)})
+                self._log_step(taken, {**numbers, "learning_rate": float(rate)}, timed)
 
-    def _log_step(self, taken: int, numbers: dict) -> None:
+    def _log_step(self, taken: int, numbers: dict, timed: bool) -> None:
         tokens = schedule.tokens_before(self._config, taken)
-        rate = self.throughput.take() if taken > 1 else None
+        rate = self.throughput.take() if timed else None
         speed = {}
         if rate:
             per_token = flops.flops_per_token(self._config.model)["6n_attn_full"]

@@ -45,7 +45,7 @@ def open_model(workdir: str, step_number: int | None = None, ema: bool = False) 
         eval=dataclasses.replace(config.eval, batch_size=batch, every_steps=None),
     )
     mesh = meshes.make_mesh(config, devices)
-    kernel, _ = attention.choose_kernel(config, devices[0].platform)
+    kernel, _ = attention.choose_kernel(config, devices[0].platform, mesh.shape["sequence"])
     with jax.set_mesh(mesh):
         program = step.build(config, mesh, kernel)
         checkpointer = Checkpointer(directory.checkpoints)

@@ -8,7 +8,7 @@ subprocess.Popen, or anything with its `wait` and `send_signal`.
 
     code of the run                            what follows
     0 done, 2 user error, 76 diverged, 79      the end, with that code
-    any other: crash, signal, 75, 77, 78       started again, unless the supervisor itself was told to stop
+    any other: crash, signal, 74, 75, 77, 78   started again, unless the supervisor itself was told to stop
 
 On SIGTERM or Ctrl-C it passes the signal on, waits until the run has saved, and ends with 75: run it again to go on.
 A job belongs to a session of its own, so that Ctrl-C at a terminal reaches it once, through here.
@@ -27,18 +27,17 @@ from gptjax import interrupt
 from gptjax.errors import UserError
 
 GAVE_UP = 79  # restarting did not help; nothing that runs the supervisor should try again
-USER_ERROR = 2
-STALLED, PEER_LOST = 77, 78  # of gptjax train: its watchdog; another process of the run died or never came
 FINAL = {
     0: "done",
-    USER_ERROR: "a mistake in the command or the config",
+    interrupt.USER_ERROR: "a mistake in the command or the config",
     interrupt.DIVERGED: "the loss diverged",
     GAVE_UP: "restarting did not help",
 }
 PASSING = {  # the codes of gptjax train that a restart may mend
+    interrupt.SAVE_FAILED: "a checkpoint could not be written, or another disk or network error",
     interrupt.SAVED_AND_STOPPED: "saved and stopped",
-    STALLED: "no step for too long",
-    PEER_LOST: "another process of the run was lost",
+    interrupt.STALLED: "no step for too long",
+    interrupt.PEER_LOST: "another process of the run was lost",
 }
 MAX_BACKOFF_SECONDS = 300.0
 
@@ -239,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
         return supervise(lambda: start_process(command), lambda: checkpoint_step(args.workdir), Limits.from_args(args))
     except UserError as error:
         print(f"supervisor: {error}", file=sys.stderr)
-        return USER_ERROR
+        return interrupt.USER_ERROR
 
 
 if __name__ == "__main__":

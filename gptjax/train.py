@@ -1,7 +1,7 @@
 """The training loop: from a config and a run directory to a trained model, through any number of interruptions.
 
     start     the other processes of the run, if there are any                  (distributed, peers)
-    prepare   text -> tokens, config resolved, mesh, kernel, compiled program   (Session)
+    prepare   text -> tokens, config resolved, mesh, kernel, compiled program   (session)
     loop      call -> metrics of the call before -> evaluation, checkpoint      (Loop, Recorder)
     finish    last evaluation and checkpoint, a sample
 
@@ -9,25 +9,19 @@ What one step computes is in `step.py`. The device never waits for the host: met
 process runs this same code; process 0 alone writes what is not a checkpoint. When to stop and to save, `agreement.py`.
 """
 
-import dataclasses
 import json
-import math
 import os
 import sys
 import time
-import typing
 
 import jax
 import numpy as np
 
 from gptjax import (
     agreement,
-    attention,
     data,
     distributed,
     evaluate,
-    executable,
-    hardware,
     interrupt,
     meshes,
     metrics,
@@ -41,23 +35,7 @@ from gptjax.checkpoint import Checkpointer
 from gptjax.errors import UserError
 from gptjax.peers import PeerLost
 from gptjax.recorder import Diverged, Recorder
-
-
-@dataclasses.dataclass(frozen=True)
-class Session:
-    """Everything a run needs that does not change while it goes on."""
-
-    config: typing.Any  # resolved: with vocab_size
-    store: data.TokenStore
-    program: step.Program
-    kernel: str
-    kernel_reason: str
-    peak_flops: float  # per device and second; NaN but in process 0
-    peak_source: str
-
-    @property
-    def device_count(self) -> int:
-        return self.program.mesh.size
+from gptjax.session import Session, prepare, with_executable
 
 
 def train(config, workdir: str, allowed_changes: tuple[str, ...] = (), executable_path: str | None = None) -> int:
@@ -85,15 +63,19 @@ def train(config, workdir: str, allowed_changes: tuple[str, ...] = (), executabl
 
 
 def _train_together(config, directory, allowed_changes, executable_path, peers, stop, started: float) -> int:
-    progress = metrics.Progress(sys.stderr if peers.index == 0 else open(os.devnull, "w"))
     if peers.count > 1:
         distributed.check_equal(peers, distributed.facts(config, str(directory.path), allowed_changes))
-    with watchdog.Watchdog(directory.path, peers.index, config, peers.leave) as dog:
+    with (
+        watchdog.Watchdog(directory.path, peers.index, config, peers.leave) as dog,
+        open(os.devnull, "w") as nowhere,
+    ):
+        progress = metrics.Progress(nowhere if peers.index else sys.stderr)
         session = prepare(config, alive=dog.alive)
         if executable_path is not None:
             session = with_executable(session, executable_path)
         if peers.count > 1:
-            distributed.check_equal(peers, {"text": {"fingerprint": session.store.fingerprint}})
+            fingerprint = {"fingerprint": session.store.fingerprint}
+            distributed.check_equal(peers, {"text": fingerprint}, seconds=None, alive=dog.alive)  # some read for hours
         resumed = _open_directory(directory, session, allowed_changes, peers)
         for line in report.header(session, directory, resumed):
             progress.message(line)
@@ -114,56 +96,6 @@ def run_session(session: Session, directory, progress, peers, stop, dog, started
             raise
         finally:
             loop.close()
-
-
-def prepare(config, devices=None, alive=lambda: None) -> Session:
-    """Data, mesh, kernel and program of a config. Raises UserError for what does not fit together.
-
-    alive: is called now and then while text is read.
-    """
-    mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
-    device = mesh.devices.flat[0]
-    schedule.learning_rate(config, 0)
-    store = data.prepare(config.data, alive)
-    config = with_vocabulary(config, store.tokenizer)
-    meshes.check_fit(config, mesh.shape)
-    kernel, reason = attention.choose_kernel(config, device.platform)
-    program = step.build(config, mesh, kernel)
-    return Session(config, store, program, kernel, reason, *_peak(config, mesh))
-
-
-def _peak(config, mesh) -> tuple[float, str]:
-    """FLOP/s of one device, and where that is from. On CPUs without a data sheet, process 0 measures its own."""
-    kind = mesh.devices.flat[0].device_kind
-    if peak := hardware.peak_flops(kind):
-        return peak, f"published for {kind}"
-    here = jax.process_index() == 0
-    measured = hardware.measure_matmul_flops(config.model.dtype) if here else math.nan
-    return measured / len(mesh.local_devices), "measured here, a plain matmul"
-
-
-def with_executable(session: Session, path: str) -> Session:
-    """session with the compiled train step of a file; a batch ramp's smaller batches are still compiled here."""
-    program = session.program
-    loaded = executable.load(path, session.config, program.mesh, session.kernel)
-    full = (session.config.train.steps_per_call, session.config.train.batch_size)
-
-    def train_call(state, batch, learning_rate_S):
-        call = loaded if batch["token_BT"].shape[:2] == full else program.train
-        return call(state, batch, learning_rate_S)
-
-    return dataclasses.replace(session, program=dataclasses.replace(program, train=train_call))
-
-
-def with_vocabulary(config, tokenizer):
-    """config with model.vocab_size set. Raises UserError if it is given and smaller than the tokenizer's."""
-    given = config.model.vocab_size
-    if given is not None and given < tokenizer.vocab_size:
-        raise UserError(
-            f"model.vocab_size={given} is smaller than the tokenizer's {tokenizer.vocab_size} entries;"
-            f" use {tokenizer.vocab_size}, or None."
-        )
-    return config if given else config.replace(model={"vocab_size": tokenizer.vocab_size})
 
 
 def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: tuple[str, ...]) -> bool:
@@ -218,7 +150,8 @@ class Loop:
         self.saved_step = self.evaluated_step = self.step if saved else -1
         self.log = self._open_log()
         self.rows_read = 0  # of the training text, by this process
-        self.compiled = self.profiling = False
+        self.compiled = set()  # shapes of batches, of which a ramp has several
+        self.profiling = False
         with dog.doing("resuming" if saved else "initialising"):
             self.state = self._first_state()
         self.recorder = Recorder(session, self.log, progress, peers, self._hash_before())
@@ -322,16 +255,27 @@ class Loop:
         """Dispatches the next steps and reads the metrics of those before."""
         batch, learning_rates, hash_S, rows_read = inputs
         self._profile()
-        self.state, on_device = self.program.train(self.state, batch, learning_rates)
+        first, known = not self.compiled, batch["token_BT"].shape in self.compiled
+        dispatch = self.program.train if known else self._compile
+        self.state, on_device = dispatch(self.state, batch, learning_rates)
         first_step, self.step = self.step, self.step + len(learning_rates)
         self.rows_read += rows_read
-        self.recorder.add(first_step, learning_rates, hash_S, on_device)
-        if not self.compiled:  # the first numbers at once, and the clock starts after them
-            self.compiled = True
+        self.recorder.add(first_step, learning_rates, hash_S, on_device, timed=known)
+        if first:  # the first numbers at once, and the clock starts after them
             self.recorder.drain()
             self.recorder.throughput.take()
             self.log.write("event", self.step, event="first_call", seconds=time.monotonic() - self.started)
         self.dog.stepped()
+
+    def _compile(self, state, batch, learning_rates) -> tuple:
+        """program.train of a batch of a new shape: with the watchdog's other allowance, and in no step's time."""
+        self.recorder.drain()
+        self.recorder.throughput.pause()
+        with self.dog.doing("compiling"):  # until the last process has done so, whom the devices wait for
+            called = jax.block_until_ready(self.program.train(state, batch, learning_rates))
+        self.recorder.throughput.resume()
+        self.compiled.add(batch["token_BT"].shape)
+        return called
 
     def _between_calls(self) -> None:
         """Evaluation and checkpoint, where they are due."""
@@ -395,7 +339,7 @@ class Loop:
             return
         first, last = self.config.train.profile_steps
         if self.profiling and (stop or self.step >= last):
-            self.recorder.drain()
+            jax.block_until_ready(self.state)  # not recorder.drain, in which all processes take part
             jax.profiler.stop_trace()
             self.profiling = False
             self.progress.message(f"profile of steps {first}-{last} in {self.directory.path / 'profile'}")

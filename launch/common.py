@@ -62,7 +62,7 @@ def main(description: str, add_flags: typing.Callable, launch: typing.Callable, 
         return launch(args) or 0
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
-        return supervisor.USER_ERROR
+        return supervisor.interrupt.USER_ERROR
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130

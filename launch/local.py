@@ -178,7 +178,7 @@ class Group:
 def failures(codes: dict[int, int]) -> list[int]:
     """The codes of processes that neither finished nor saved, the likeliest cause first."""
     failed = [code for code in codes.values() if code not in (0, supervisor.interrupt.SAVED_AND_STOPPED)]
-    return sorted(failed, key=lambda code: code == supervisor.PEER_LOST)
+    return sorted(failed, key=lambda code: code == supervisor.interrupt.PEER_LOST)
 
 
 @dataclasses.dataclass

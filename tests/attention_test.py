@@ -273,6 +273,15 @@ def test_auto_takes_the_fastest_kernel_of_the_platform(platform, kernel):
     assert attention.choose_kernel(config({"attention": kernel}), platform) == (kernel, "as configured")
 
 
+@pytest.mark.parametrize("platform,kernel", [("gpu", "cudnn"), ("tpu", "splash")])
+def test_a_kernel_is_chosen_by_the_devices_that_split_a_sequence_not_by_minus_one(platform, kernel):
+    rest = config(mesh={"fsdp": 1, "sequence": -1})
+    assert attention.choose_kernel(rest, platform, 1) == (kernel, f"the fastest on {platform}")
+    assert attention.choose_kernel(rest, platform, 4)[0] == "xla"  # 256 tokens are no eight chunks of 128
+    with pytest.raises(UserError, match="mesh.sequence=4|multiple of 1024"):
+        attention.choose_kernel(rest.replace(model={"attention": kernel}), platform, 4)
+
+
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_xla_can_do_everything_everywhere(platform):
     hardest = config(

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gptjax import cli
+from gptjax import cli, interrupt
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 QUICKSTART = f"--config={CONFIGS / 'quickstart.py'}"
@@ -63,6 +63,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, expected, capsys, tmp_
     assert error.startswith("gptjax: ") and error.count("\n") == 1 and "Traceback" not in error
     assert expected in error
     assert not (tmp_path / "x").exists()
+
+
+def test_a_full_disk_is_one_line_and_a_code_that_a_supervisor_restarts():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-u", "-m", "gptjax", "info", QUICKSTART]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (interrupt.SAVE_FAILED, "gptjax: No space left on device\n")
 
 
 def test_a_flag_that_is_missing_exits_2(capsys):

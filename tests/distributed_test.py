@@ -1,5 +1,7 @@
 """Several real processes over loopback as one run: equal numbers, agreed stops, lost and different peers, elasticity."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import runs
 
-from gptjax import checkpoint, cli, distributed, interrupt, meshes, metrics, rundir, step
+from gptjax import checkpoint, cli, data, distributed, interrupt, meshes, metrics, rundir, step
 from gptjax.config import from_dict
 from gptjax.errors import UserError
 from gptjax.peers import Alone
@@ -37,8 +39,9 @@ def alone(wide, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(wide, tmp_path_factory):
-    """Run directory of two processes with two devices each."""
-    return finished(wide, tmp_path_factory.mktemp("two"), 2, 2)
+    """Run directory of two processes with two devices each, some steps of which are profiled."""
+    profiled = runs.changed(wide, train=wide["train"] | dict(profile_steps=(7, 9)))
+    return finished(profiled, tmp_path_factory.mktemp("two"), 2, 2)
 
 
 def finished(values, folder, count, devices):
@@ -85,6 +88,7 @@ def test_two_processes_train_as_one_with_the_same_devices(alone, two):
     assert len({row["batch_hash"] for row in one}) == STEPS
     for name in ("loss", "grad_norm", "param_norm"):  # the order of the sum over processes is gloo's, not XLA's
         np.testing.assert_allclose([row[name] for row in other], [row[name] for row in one], rtol=1e-6)
+    assert list(two.glob("profile/**/*.xplane.pb")), "process 0 profiles alone, which changes no number"
     a, b = (metrics.read_metrics(run / "metrics.jsonl", "eval")[-1] for run in (alone, two))
     assert (a["tokens"], a["step"]) == (b["tokens"], b["step"])
     np.testing.assert_allclose([b["loss"], b["bits_per_byte"]], [a["loss"], a["bits_per_byte"]], rtol=1e-6)
@@ -160,7 +164,8 @@ def test_sigterm_in_an_evaluation_stops_all_at_the_same_step(values, tmp_path):
     assert runs.train_rows(tmp_path / "run")[-1]["step"] == 5
 
 
-def test_ctrl_c_during_a_save_lets_it_end_and_stops_all_at_the_same_step(values, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_during_a_save_lets_it_end_and_stops_all_at_the_same_step(values, tmp_path, number):
     often = runs.changed(values, checkpoint=dict(every_steps=5, keep=20), train=dict(steps=4000))
     run = rundir.open_run(tmp_path / "run")
 
@@ -169,7 +174,7 @@ def test_ctrl_c_during_a_save_lets_it_end_and_stops_all_at_the_same_step(values,
 
     with runs.processes(often, run.path, tmp_path, 2, 1) as started:
         runs.wait_until(saving, started[0])
-        started[1].send_signal(signal.SIGINT)
+        started[1].send_signal(number)
         for process in started:
             process.ends_with(interrupt.SAVED_AND_STOPPED)
     assert 10 in run.steps() and run.steps()[-1] == runs.train_rows(run.path)[-1]["step"]
@@ -282,6 +287,55 @@ def test_a_process_that_reads_another_text_is_named(values, text, tmp_path):
             assert "has another text than process 0" in last_word(process)
 
 
+@contextlib.contextmanager
+def one_reads_long(values, tmp_path, seconds):
+    """Two processes, of which number 1 is still kept from its text so many seconds after it came to it."""
+    watched = dict(watchdog_other_seconds=10.0)
+    values = runs.changed(values, data=values["data"] | dict(cache_dir="cache"), train=values["train"] | watched)
+    name = pathlib.Path(data.prepare(from_dict(values).data).description["folder"]).name
+    folders = {index: tmp_path / str(index) for index in (0, 1)}
+    for folder in folders.values():
+        (folder / "cache").mkdir(parents=True)
+    paths = dict(folders=folders, PYTHONPATH=str(REPOSITORY))
+    with (folders[1] / "cache" / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with runs.processes(values, tmp_path / "run", tmp_path, 2, 1, **paths) as started:
+            runs.wait_until(lambda: "is locked" in started[1].output(), started[1])
+            runs.wait_until((folders[0] / "cache" / name).exists, started[0])
+            time.sleep(seconds)
+            assert started[0].poll() is None, started[0].output()
+            yield started, lock
+
+
+def test_who_waits_for_anothers_text_is_no_stalled_run_and_notices_its_death(values, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with one_reads_long(values, tmp_path, 12) as (started, _):
+        at = time.monotonic()
+        started[1].kill()
+        assert started[0].ends_with(interrupt.PEER_LOST) - at < 20
+        assert "process 1" in last_word(started[0])
+
+
+def test_a_second_ctrl_c_ends_all_at_once(values, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with one_reads_long(values, tmp_path, 0) as (started, _):
+        started[0].send_signal(signal.SIGINT)
+        runs.wait_until(lambda: "stops at once" in started[0].output(), started[0])
+        at = time.monotonic()
+        started[0].send_signal(signal.SIGINT)
+        assert started[0].ends_with(130) - at < 10
+        assert started[1].ends_with(interrupt.PEER_LOST) - at < 20
+
+
+@pytest.mark.slow  # longer than the processes wait for each other elsewhere
+def test_a_process_may_take_longer_to_read_its_text(values, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with one_reads_long(values, tmp_path, distributed.START_SECONDS + 15) as (started, lock):
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        for process in started:
+            process.ends_with(0)
+
+
 @pytest.mark.parametrize(
     "environment,message",
     [
@@ -292,6 +346,8 @@ def test_a_process_that_reads_another_text_is_named(values, text, tmp_path):
         (dict(GPTJAX_COORDINATOR="a:1", GPTJAX_NUM_PROCESSES="two", GPTJAX_PROCESS_ID="0"), "not a whole number"),
         (dict(GPTJAX_COORDINATOR="a:1", GPTJAX_NUM_PROCESSES="2", GPTJAX_PROCESS_ID="2"), "numbered from 0"),
         (dict(OMPI_COMM_WORLD_SIZE="2"), "does not tell where process 0 runs"),
+        (dict(OMPI_COMM_WORLD_SIZE="2(x1)"), r"OMPI_COMM_WORLD_SIZE=2\(x1\) is not a whole number"),
+        (dict(SLURM_STEP_NUM_TASKS="2(x1)"), r"SLURM_STEP_NUM_TASKS=2\(x1\) is not a whole number"),
     ],
 )
 def test_an_environment_that_is_half_set_is_refused(environment, message):
@@ -299,8 +355,26 @@ def test_an_environment_that_is_half_set_is_refused(environment, message):
         distributed.find_place(environment)
 
 
+def test_a_rank_that_is_no_number_is_refused_in_one_line(monkeypatch):
+    for name, value in (OPEN_MPI | {"OMPI_COMM_WORLD_RANK": "5 of 8"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="not as expected: .*5 of 8.*; set GPTJAX_COORDINATOR"):
+        distributed.find_place(os.environ)
+
+
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf", "soon"])
+def test_a_time_to_start_that_is_none_is_refused_in_one_line(values, seconds, tmp_path, monkeypatch, capsys):
+    for name, value in zip(distributed.NAMES, ("127.0.0.1:1", "2", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GPTJAX_START_SECONDS", seconds)
+    config = runs.write_config(values, tmp_path / "config.py")
+    assert cli.main(["train", config, f"--workdir={tmp_path / 'run'}"]) == interrupt.USER_ERROR
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"GPTJAX_START_SECONDS={seconds} is not a number of seconds" in line
+
+
 SLURM = {
-    "SLURM_JOB_ID": "4097", "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
+    "SLURM_JOB_ID": "4097", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
     "SLURM_STEP_NODELIST": "node[001-002]", "SLURM_STEP_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8",
 }  # fmt: skip
 OPEN_MPI = {
@@ -315,10 +389,17 @@ OPEN_MPI = {
         ({}, None),
         (SLURM, distributed.Place("node001:61441", 4, 3, [1])),  # a process for each GPU
         (
-            SLURM | {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"},  # a process for each node
+            SLURM
+            | {
+                "SLURM_NTASKS": "2",
+                "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_PROCID": "1",
+                "SLURM_LOCALID": "0",
+            },  # a node each
             distributed.Place("node001:61441", 2, 1, list(range(8))),
         ),
-        (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),  # the interactive step of salloc
+        ({"SLURM_JOB_ID": "4097", "SLURM_NTASKS": "2(x1)"}, None),  # in a batch script, without srun
         (OPEN_MPI, distributed.Place("10.96.0.1:62624", 8, 5, [1])),
         (
             dict(GPTJAX_COORDINATOR="[::1]:9", GPTJAX_NUM_PROCESSES="2", GPTJAX_PROCESS_ID="1")

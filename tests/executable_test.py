@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import attention, data, executable, meshes, metrics, plan, rundir, train
+from gptjax import attention, data, executable, meshes, metrics, plan, rundir, session, train
 from gptjax.config import from_dict
 from gptjax.errors import UserError
 
@@ -34,7 +34,7 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ready(config):
     """(resolved config, mesh, kernel) as training would have them."""
-    resolved = train.with_vocabulary(config, data.prepare(config.data).tokenizer)
+    resolved = session.with_vocabulary(config, data.prepare(config.data).tokenizer)
     return resolved, meshes.make_mesh(resolved), attention.choose_kernel(resolved, "cpu")[0]
 
 

@@ -75,10 +75,12 @@ def alive(pid: int) -> bool:
 
 
 def test_a_run_that_crashes_while_it_gains_steps_is_restarted_until_it_is_done(tmp_path):
-    plan = [[10, 1], [20, -signal.SIGKILL], [30, 77], [40, 78], [50, interrupt.SAVED_AND_STOPPED], [60, 0]]
+    passing = [interrupt.STALLED, interrupt.PEER_LOST, interrupt.SAVE_FAILED, interrupt.SAVED_AND_STOPPED]
+    endings = [1, -signal.SIGKILL, *passing, 0]
+    plan = [[10 * i, ending] for i, ending in enumerate(endings, 1)]
     code, lines = finish(start(tmp_path, plan, "--max_stalled=1"))
-    assert code == 0 and len(starts(tmp_path)) == 6
-    assert [f"restart {i} of 100" in line for i, line in enumerate(lines, 1)] == [True] * 5
+    assert code == 0 and len(starts(tmp_path)) == 7
+    assert [f"restart {i} of 100" in line for i, line in enumerate(lines, 1)] == [True] * 6
     assert "code 137 (SIGKILL) at step 20, having gained 10" in lines[1]
 
 

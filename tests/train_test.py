@@ -1,13 +1,17 @@
 import json
 import os
+import resource
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+import runs
 from runs import assert_same_state, losses, saved_arrays, start, train_rows, wait_for_step
 
-from gptjax import checkpoint, interrupt, meshes, metrics, run, rundir, schedule, step, train
+from gptjax import checkpoint, data, interrupt, meshes, metrics, run, rundir, schedule, step, supervisor, train
 from gptjax.config import from_dict
 from gptjax.errors import UserError
 
@@ -71,6 +75,21 @@ def test_sigterm_saves_exits_with_its_own_code_and_the_run_goes_on_bit_equal(val
     process = start(values, workdir, tmp_path)
     assert process.wait() == 0, process.stderr.read()
     assert_same_run(undisturbed, workdir)
+
+
+def test_a_save_that_fails_ends_with_one_line_and_a_code_that_a_supervisor_restarts(values, tmp_path):
+    data.prepare(from_dict(values).data)  # whose files are large too
+
+    def no_large_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # the parameters are more: EFBIG
+
+    command = [sys.executable, "-m", "gptjax", "train", runs.write_config(values, tmp_path / "config.py")]
+    command += [f"--workdir={tmp_path / 'run'}"]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, preexec_fn=no_large_files)
+    assert ended.returncode == interrupt.SAVE_FAILED, ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("gptjax: a checkpoint could not be written to ")
+    assert not rundir.open_run(tmp_path / "run").steps()
+    assert interrupt.SAVE_FAILED in supervisor.PASSING and interrupt.SAVE_FAILED not in supervisor.FINAL
 
 
 def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
@@ -185,6 +204,20 @@ def test_a_ramp_smaller_than_the_mesh_pads_with_rows_that_count_nothing(config, 
         np.testing.assert_allclose([row[name] for row in padded], [row[name] for row in whole], rtol=1e-5)
 
 
+@pytest.mark.slow  # compiles without the cache
+def test_a_ramps_next_program_is_compiled_beyond_a_steps_allowance_and_in_no_steps_time(values, tmp_path):
+    ramp = dict(steps=40, batch_ramp_start=8, batch_ramp_increment=8, batch_ramp_tokens=20 * 8 * 16)
+    watched = dict(watchdog_factor=2.0, watchdog_seconds=1.0)
+    values = runs.changed(values, train=values["train"] | ramp | watched, eval=dict(every_steps=None))
+    with runs.processes(values, tmp_path / "run", tmp_path, 1, 2, JAX_ENABLE_COMPILATION_CACHE="false") as [process]:
+        process.ends_with(0)
+    rows = train_rows(tmp_path / "run")
+    [at] = [i for i, row in enumerate(rows) if i and "tokens_per_second" not in row]
+    assert (rows[at]["step"], at) == (21, 20) and "tokens_per_second" not in rows[0]
+    assert rows[at]["time"] - rows[at - 1]["time"] > 1.6, "compiling takes no time here: this shows nothing"
+    assert rows[at + 1]["tokens_per_second"] > 16 * 16  # a step of less than a second
+
+
 def test_a_run_with_every_option_on_logs_what_it_should(config, tmp_path):
     options = config.replace(
         optim={"ema_decay": 0.9},
@@ -209,6 +242,7 @@ def test_a_run_with_every_option_on_logs_what_it_should(config, tmp_path):
     assert len(rows[0]["activation_rms"]) == len(rows[0]["max_attention_logit"]) == 2
     assert {"loss", "grad_norm", "update_norm", "param_norm", "learning_rate", "memory_bytes"} <= rows[0].keys()
     assert {"tokens_per_second", "mfu", "seconds_left"} <= rows[-1].keys()
+    assert [row["step"] for row in rows if "tokens_per_second" not in row] == [1, 5], "while a program is compiled"
     averaged = [row for row in metrics.read_metrics(tmp_path / "run/metrics.jsonl", "eval") if "ema_loss" in row]
     assert len(averaged) == 2 and averaged[0]["ema_loss"] > 0
     assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))

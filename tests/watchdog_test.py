@@ -57,7 +57,7 @@ def test_a_run_whose_peer_is_stopped_ends_and_leaves_the_stacks(values, tmp_path
 BLOCKED_READER = """
 import dataclasses, os, sys
 import numpy as np
-from gptjax import config, interrupt, metrics, peers, rundir, train, watchdog
+from gptjax import config, interrupt, metrics, peers, rundir, session, train, watchdog
 
 class Disk:
     '''Tokens on a disk that stops answering after some reads.'''
@@ -75,11 +75,11 @@ def main(file, workdir):
     settings = config.load_config(file)
     directory = rundir.open_run(workdir)
     directory.write_config(settings)
-    session = train.prepare(settings)
-    tokens = dataclasses.replace(session.store.train, token=Disk(session.store.train.token, 160))
-    session = dataclasses.replace(session, store=dataclasses.replace(session.store, train=tokens))
+    prepared = session.prepare(settings)
+    tokens = dataclasses.replace(prepared.store.train, token=Disk(prepared.store.train.token, 160))
+    prepared = dataclasses.replace(prepared, store=dataclasses.replace(prepared.store, train=tokens))
     with interrupt.StopRequest() as stop, watchdog.Watchdog(directory.path, 0, settings) as dog:
-        train.run_session(session, directory, metrics.Progress(), peers.Alone(), stop, dog, 0.0)
+        train.run_session(prepared, directory, metrics.Progress(), peers.Alone(), stop, dog, 0.0)
 
 main(*sys.argv[1:])
 """
