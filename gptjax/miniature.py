@@ -7,7 +7,7 @@ a power of two at all. So 25 heads become 3, 96 become 24, and what the whole co
 import dataclasses
 import math
 
-from gptjax import meshes, sharding
+from gptjax import meshes
 
 DEVICES = 8  # a size that divides by it divides over every axis of a mesh of so many devices
 POWERS = int(math.log2(DEVICES))
