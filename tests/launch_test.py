@@ -146,8 +146,8 @@ QUEUED = LAUNCHES["tpu_queued_resource"]
         ("slurm", ["--time=1:00", "--", *TRAIN], "--time=1:00 is 60 seconds"),
         ("slurm", ["--time=6", "--", *TRAIN], "--time=6 is 360 seconds"),
         ("slurm", ["--time=1-", "--", *TRAIN], "DAYS-HOURS:MINUTES:SECONDS"),
-        ("local", ["--grace_seconds=-1", "--", CONFIG], "--grace_seconds=-1.0; expected 0 or more"),
-        ("local", ["--max_stalled=-4", "--", CONFIG], "--max_stalled=-4; expected 1 or more"),
+        ("local", ["--dry_run", "--grace_seconds=-1", "--", CONFIG], "--grace_seconds=-1.0; expected 0 or more"),
+        ("local", ["--dry_run", "--max_stalled=-4", "--", CONFIG], "--max_stalled=-4; expected 1 or more"),
         ("xpk", [*LAUNCHES["xpk"], "--backoff_seconds=nan", "--", *TRAIN], "--backoff_seconds=nan; expected 0 or more"),
     ],
 )  # fmt: skip
