@@ -87,7 +87,10 @@ def test_a_save_that_fails_ends_with_one_line_and_a_code_that_a_supervisor_resta
     command += [f"--workdir={tmp_path / 'run'}"]
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, preexec_fn=no_large_files)
     assert ended.returncode == interrupt.SAVE_FAILED, ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith("gptjax: a checkpoint could not be written to ")
+    said = [
+        line for line in ended.stderr.splitlines() if line.startswith("gptjax: a checkpoint could not be written to ")
+    ]
+    assert len(said) == 1, ended.stderr  # what Orbax's threads say of the other files may come after it
     assert not rundir.open_run(tmp_path / "run").steps()
     assert interrupt.SAVE_FAILED in supervisor.PASSING and interrupt.SAVE_FAILED not in supervisor.FINAL
 
