@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C as a wish to stop: training saves first, then exits with a code of its own."""
 
+import abc
 import os
 import signal
 
@@ -13,7 +14,7 @@ STALLED = 77  # no step for too long; the stacks of all threads are in the run d
 PEER_LOST = 78  # another process of the run died or never came
 
 
-class SignalHandler:
+class SignalHandler(abc.ABC):
     """Installs its _on_signal for SIGTERM and Ctrl-C while the `with` lasts."""
 
     def __enter__(self):
@@ -25,8 +26,8 @@ class SignalHandler:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _on_signal(self, number, frame) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _on_signal(self, number, frame) -> None: ...
 
 
 class StopRequest(SignalHandler):

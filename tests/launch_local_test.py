@@ -1,7 +1,6 @@
 """launch/local.py: its processes as one job, and real trainings that are killed and stopped."""
 
 import argparse
-import importlib.util
 import os
 import pathlib
 import re
@@ -95,9 +94,6 @@ SMALL = (
     "data.tokenizer=bytes", "train.steps=200", "train.tensorboard=False", "checkpoint.every_steps=50",
     "eval.every_steps=200", "eval.max_tokens=512", "eval.sample_tokens=0",
 )  # fmt: skip
-MANY_HOSTS = pytest.mark.skipif(
-    importlib.util.find_spec("gptjax.distributed") is None, reason="this checkout trains in one process only"
-)
 
 
 @pytest.fixture
@@ -138,7 +134,6 @@ def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen) -
         time.sleep(0.01)
 
 
-@MANY_HOSTS
 def test_a_killed_run_is_restarted_by_the_supervisor_and_ends_bit_equal_to_an_undisturbed_one(start_local, tmp_path):
     undisturbed = start_local(tmp_path / "undisturbed")
     output, _ = undisturbed.communicate(timeout=240)
@@ -158,7 +153,6 @@ def test_a_killed_run_is_restarted_by_the_supervisor_and_ends_bit_equal_to_an_un
     assert logged_losses(tmp_path / "killed") == losses
 
 
-@MANY_HOSTS
 def test_sigterm_to_the_launcher_saves_the_run_and_exits_with_75(start_local, tmp_path):
     process = start_local(tmp_path / "run")
     wait_for_step(tmp_path / "run", 10, process)
