@@ -290,8 +290,8 @@ def _obstacle(name: str, config, platform: str, sequence: int) -> str | None:
         return f"runs on {'/'.join(kernel.platforms)}, not on {platform}"
     if model.attention_dropout and not kernel.dropout:
         return f"has no attention dropout (model.attention_dropout={model.attention_dropout})"
-    if config.data.mask_documents and not kernel.segments:
-        return "cannot keep packed documents apart (data.mask_documents=True)"
+    if config.data.documents_apart and not kernel.segments:
+        return "cannot keep packed documents apart (data.mask_documents or data.packing="best_fit")"
     if model.dtype == "float32" and not kernel.float32:
         return "has no float32 form (model.dtype='float32')"
     if sequence != 1 and kernel.context_parallel is None:

@@ -84,23 +84,45 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    source: str = "corpus"  # corpus (ships with gptjax) | text | jsonl | tfds
-    path: str | None = None  # text, jsonl: a file, folder or glob; given without a source it means text
-    text_field: str = "text"  # jsonl, tfds: the field that holds the document
+    source: str = (
+        "corpus"  # corpus (ships with gptjax) | text | jsonl | parquet | arrayrecord | warc | tfds | hf | prepared
+    )
+    path: str | None = None  # a file, folder or glob, a folder of `gptjax prepare`, or hf's NAME[/CONFIG]; alone: text
+    text_field: str = "text"  # jsonl, parquet, tfds, hf: the field that holds the document
     separator: str | None = None  # text: a line that parts two documents; None: one document a file
     tfds_name: str | None = None  # such as "lm1b" or "wikipedia/20230601.en:1.0.0"
     tfds_split: str = "train"
     tfds_dir: str | None = None  # None: TFDS's own default
+    hf_split: str = "train"
+    mixture: dict[str, str] | None = None  # instead of source: {name: "KIND:PATH" or a folder of `gptjax prepare`}
+    weights: dict[str, float] | None = None  # of the mixture's rows, on any scale; None: as many as each source has
+    weight_stages: tuple[
+        tuple[int, dict[str, float]], ...
+    ] = ()  # (tokens, weights): other weights from so many tokens on
     val_fraction: float = 0.1  # of the text, held out
     val_split: str = "tail"  # tail (the last characters) | document (documents chosen by hash)
-    tokenizer: str = "sentencepiece"  # bytes | chars | sentencepiece
-    tokenizer_path: str | None = None  # a trained SentencePiece model; None: train one on this text
+    tokenizer: str | None = (
+        None  # bytes | chars | sentencepiece | gpt2 | hf; None: a prepared folder's, else sentencepiece
+    )
+    tokenizer_path: str | None = None  # a trained SentencePiece model, gpt2's vocabulary, hf's tokenizer.json
     tokenizer_vocab_size: int = 32000  # entries of a SentencePiece model trained here
     tokenizer_train_bytes: int = 100_000_000  # of text the tokenizer is trained on, at most
-    mask_documents: bool = False  # packed documents don't see each other, positions restart
+    packing: str = "concat"  # concat (documents end to end, cut into rows) | best_fit (whole documents, kept apart)
+    mask_documents: bool = False  # concat: packed documents don't see each other, positions restart
+    objective: str = "next_token"  # next_token | fim | prefix_lm | masked_lm | span_corruption
+    fim_rate: float = 0.5  # fim: the part of documents whose middle moves to the end
+    fim_spm_rate: float = 0.5  # fim: the part of those that begin with the suffix
+    mask_rate: float = 0.15  # masked_lm, span_corruption: the part of tokens that is hidden
+    span_length: float = 3.0  # span_corruption: mean length of a hidden span, in tokens
     cache_dir: str = "~/.cache/gptjax"  # where tokens are kept between runs
     seed: int = 0  # of the order of the rows
     prefetch: int = 2  # batches read ahead
+    prefetch_workers: int = 0  # processes that read them; 0: a thread of this one
+
+    @property
+    def documents_apart(self) -> bool:
+        """Whether the documents packed into a row see only themselves."""
+        return self.mask_documents or self.packing == "best_fit"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,8 +361,13 @@ def _typed(kind, value, key: str, text: str | None = None):
         return value if isinstance(value, str) else text
     for option in options:
         members = typing.get_args(option)
-        if members and isinstance(value, (tuple, list)) and len(members) == len(value):
-            return tuple(_typed(member, v, key) for member, v in zip(members, value))
+        if typing.get_origin(option) is dict and hasattr(value, "items"):
+            return {str(k): _typed(members[1], v, f"{key}[{k!r}]") for k, v in value.items()}
+        if typing.get_origin(option) is tuple and isinstance(value, (tuple, list)):
+            if members[-1] is Ellipsis:
+                return tuple(_typed(members[0], v, f"{key}[{i}]") for i, v in enumerate(value))
+            if len(members) == len(value):
+                return tuple(_typed(member, v, key) for member, v in zip(members, value))
         if option in _CONVERTERS and _CONVERTERS[option](value) is not None:
             return _CONVERTERS[option](value)
     wanted = " or ".join("None" if o is type(None) else str(o) if typing.get_args(o) else o.__name__ for o in options)

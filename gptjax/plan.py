@@ -119,7 +119,7 @@ def abstract_arguments(config, program: step.Program):
 
     calls, rows, length = config.train.steps_per_call, config.train.batch_size, config.model.context_length
     shapes = {"token_BT": ((rows, length + 1), np.int32), "weight_BL": ((rows, length), np.float32)}
-    if config.data.mask_documents:
+    if config.data.documents_apart:
         shapes |= {"segment_BT": ((rows, length + 1), np.int32), "position_BL": ((rows, length), np.int32)}
     place = program.train_batch_sharding
     batch = {

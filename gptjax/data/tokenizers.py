@@ -214,7 +214,7 @@ def train_tokenizer(config: DataConfig, documents) -> Tokenizer:
 
 def tokenizer_class(config: DataConfig) -> type[Tokenizer]:
     """Raises UserError: an unknown kind, or data.tokenizer_path for a kind that has no use for it."""
-    kind = choose(TOKENIZERS, config.tokenizer, "data.tokenizer")
+    kind = choose(TOKENIZERS, config.tokenizer or "sentencepiece", "data.tokenizer")
     if config.tokenizer_path is not None and kind is not SentencePieceTokenizer:
         raise UserError(
             f"data.tokenizer_path={config.tokenizer_path} is a SentencePiece model, but data.tokenizer="
@@ -225,7 +225,7 @@ def tokenizer_class(config: DataConfig) -> type[Tokenizer]:
 
 def tokenizer_settings(config: DataConfig) -> dict:
     """What, beside the text, decides which tokenizer train_tokenizer gives. Raises as tokenizer_class."""
-    settings = {"kind": config.tokenizer}
+    settings = {"kind": config.tokenizer or "sentencepiece"}
     if tokenizer_class(config) is not SentencePieceTokenizer:
         return settings
     if config.tokenizer_path is not None:
