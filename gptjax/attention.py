@@ -291,7 +291,7 @@ def _obstacle(name: str, config, platform: str, sequence: int) -> str | None:
     if model.attention_dropout and not kernel.dropout:
         return f"has no attention dropout (model.attention_dropout={model.attention_dropout})"
     if config.data.documents_apart and not kernel.segments:
-        return "cannot keep packed documents apart (data.mask_documents or data.packing="best_fit")"
+        return "cannot keep packed documents apart (data.mask_documents, data.packing='best_fit')"
     if model.dtype == "float32" and not kernel.float32:
         return "has no float32 form (model.dtype='float32')"
     if sequence != 1 and kernel.context_parallel is None:

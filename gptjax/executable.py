@@ -29,7 +29,7 @@ ON_THE_HOST = {  # fields of theirs that the compiled step never sees
 def config_hash(config) -> str:
     """Of all that the compiled step depends on: where the data lies or how often it is saved changes nothing."""
     values = config.to_dict()
-    kept = {section: values[section] for section in SECTIONS} | {"mask_documents": values["data"]["mask_documents"]}
+    kept = {section: values[section] for section in SECTIONS} | {"documents_apart": config.data.documents_apart}
     kept["mesh"] = {name: values["mesh"][name] for name in OF_MESH}
     for section, names in ON_THE_HOST.items():
         for name in names.split():

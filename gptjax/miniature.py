@@ -21,7 +21,7 @@ def shrink(config, steps: int):
     microbatches = small(config.train.microbatches, powers=1)
     return config.replace(
         model=_model(config),
-        data={"mask_documents": config.data.mask_documents},
+        data={"mask_documents": config.data.documents_apart},
         optim=_optim(config, steps, rows * max(microbatches, 2)),
         mesh=_mesh(config.mesh),
         train={

@@ -194,7 +194,7 @@ def batches(mini) -> dict[str, np.ndarray]:
     token_SBT = rng.integers(0, 5, (*shape[:2], shape[2] + 1)).cumsum(-1) % mini.model.vocab_size
     weight_SBL = rng.random(shape) * (rng.random((*shape[:2], 1)) > 0.2)
     batch = {"token_BT": token_SBT.astype(np.int32), "weight_BL": weight_SBL.astype(np.float32)}
-    if mini.data.mask_documents:
+    if mini.data.documents_apart:
         starts_SBT = rng.random(token_SBT.shape) < 4 / shape[2]
         index_SBT = np.broadcast_to(np.arange(shape[2] + 1), token_SBT.shape)
         begin_SBT = np.maximum.accumulate(np.where(starts_SBT, index_SBT, 0), axis=-1)

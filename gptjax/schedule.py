@@ -12,23 +12,26 @@ from gptjax.errors import choose
 
 
 @functools.lru_cache(maxsize=64)
-def _stages(config) -> tuple[tuple[int, int, int], ...]:
+def _stages_of(train, context_length: int) -> tuple[tuple[int, int, int], ...]:
     """(first step, first row, batch size) of every stage of the batch ramp; the last one has no end.
 
     The ramp is linear in tokens: each of its stages lasts an equal share of batch_ramp_tokens (GPT-3, section 2.3
     and App. B: from 32k tokens to the full batch over the first 4-12 billion tokens).
     """
-    train = config.train
     if not train.batch_ramp_start:
         return ((0, 0, train.batch_size),)
     batches = range(train.batch_ramp_start, train.batch_size, train.batch_ramp_increment)
     stages, step, row = [], 0, 0
     for i, batch in enumerate(batches):
         stages.append((step, row, batch))
-        end_row = train.batch_ramp_tokens * (i + 1) / len(batches) / config.model.context_length
+        end_row = train.batch_ramp_tokens * (i + 1) / len(batches) / context_length
         steps = max(1, math.ceil((end_row - row) / batch))
         step, row = step + steps, row + steps * batch
     return (*stages, (step, row, train.batch_size))
+
+
+def _stages(config) -> tuple[tuple[int, int, int], ...]:
+    return _stages_of(config.train, config.model.context_length)
 
 
 def _stage_of_step(config, step: int) -> tuple[int, int, int]:
