@@ -1,29 +1,31 @@
 """From text to batches: sources of documents, tokenizers, tokens on disk, and rows as a function of the step.
 
     store = prepare(config.data)
-    rows = TrainRows(store.train, context_length, seed, mask_documents)
+    rows = TrainRows(store, config.data, context_length, objective)
     with Prefetcher(lambda step: rows.rows(step * B, (step + 1) * B), first_step, config.data.prefetch) as batches:
         batch = batches.next()
 
-Heavy libraries (sentencepiece, tensorflow_datasets) are imported by the functions that need them.
+Heavy libraries (sentencepiece, tensorflow_datasets, tiktoken, grain ...) are imported by the functions that need them.
 """
 
-from gptjax.data.pipeline import EvalRows, Prefetcher, TrainRows, permute, row_hashes
-from gptjax.data.store import Tokens, TokenStore, prepare
+from gptjax.data.folder import TextStore, open_folder
+from gptjax.data.pipeline import EvalRows, Prefetcher, TrainRows
+from gptjax.data.shards import Tokens
+from gptjax.data.store import TokenStore, prepare
 from gptjax.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
 __all__ = [
     "TOKENIZERS",
     "EvalRows",
     "Prefetcher",
+    "TextStore",
     "TokenStore",
     "Tokenizer",
     "Tokens",
     "TrainRows",
     "load_tokenizer",
-    "permute",
+    "open_folder",
     "prepare",
-    "row_hashes",
     "save_tokenizer",
     "train_tokenizer",
 ]

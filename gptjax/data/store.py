@@ -1,9 +1,10 @@
-"""Documents to tokens on disk, once: `prepare(config)` returns the TokenStore of a run's data, made now or before.
+"""The tokens of a run: `prepare(config)` returns its TokenStore, made now, or before, or by `gptjax prepare`.
 
-A folder of data.cache_dir holds train.bin and val.bin (token after token, uint16 or uint32), the offsets at which
-their documents start, the tokenizer and manifest.json. Its name is a hash of the text's identity and of every config
-field that decides the tokens. It is written under another name and renamed when complete, so that several processes
-may prepare the same data, and one that dies leaves nothing that could be taken for a cache.
+A source of text is tokenised once, into a folder of data.cache_dir whose name is a hash of the text's identity and of every
+config field that decides the tokens. It has the form of those that `gptjax prepare` makes (see `folder`).
+
+The folder is written under another name and renamed when complete, so that several processes may prepare
+the same data, and one that dies leaves nothing that could be taken for a cache.
 
 Held out is the end of the text, or documents chosen by hash; neither depends on data.seed, so that runs that differ
 only in their seed are judged on the same text. Memory in use is that of the largest document.
@@ -13,8 +14,6 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -27,66 +26,97 @@ import numpy as np
 
 from gptjax.config import DataConfig
 from gptjax.data import sources
-from gptjax.data.pipeline import mix
+from gptjax.data.folder import FORMAT, SPLITS, TextStore, digest, open_folder, token_dtype, with_end, write_manifest
+from gptjax.data.hashing import mix
+from gptjax.data.shards import ShardWriter
 from gptjax.data.tokenizers import (
     Tokenizer,
-    load_tokenizer,
-    save_tokenizer,
     tokenizer_class,
     tokenizer_settings,
     train_tokenizer,
 )
 from gptjax.errors import UserError
 
-FORMAT = 1  # of the folder; raise it when the same config and text give other files
-SPLITS = ("train", "val")
-_HASHED_BYTES = 100_000_000  # larger files are checked by their size alone
-
-
-@dataclasses.dataclass(frozen=True)
-class Tokens:
-    """One split. Documents lie end to end, each followed by end-of-text if the tokenizer has one."""
-
-    token: np.ndarray  # uint16 or uint32 [tokens], mapped from disk
-    document_start: np.ndarray  # int64 [documents], ascending, the first is 0
-    byte_count: int  # UTF-8 bytes of the text
-
 
 @dataclasses.dataclass(frozen=True)
 class TokenStore:
     tokenizer: Tokenizer
-    train: Tokens
-    val: Tokens
-    fingerprint: str  # hex; equal for equal tokens and tokenizer, wherever and whenever they were made
-    description: dict  # JSON values: the source, the tokenizer, what each split holds, the folder
+    sources: dict[str, TextStore]  # one, or those of data.mixture by name
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all sources; of one alone it is that one's."""
+        fingerprints = {name: source.fingerprint for name, source in self.sources.items()}
+        return digest(fingerprints) if len(fingerprints) > 1 else next(iter(fingerprints.values()))
+
+    @property
+    def description(self) -> dict:
+        descriptions = {name: source.description for name, source in self.sources.items()}
+        return {"sources": descriptions} if len(descriptions) > 1 else next(iter(descriptions.values()))
 
 
 def prepare(config: DataConfig, alive: Callable = lambda: None) -> TokenStore:
     """The tokens of config's text; alive() is called after each document that is read.
 
-    Raises UserError: a source or tokenizer that does not work, a damaged cache.
+    Raises UserError: a source or tokenizer that does not work, a damaged folder, sources of different tokenizers.
     """
+    if config.mixture is None:
+        tokenizer, text = _prepare_one(config, alive)
+        return TokenStore(tokenizer, {sources.source_name(config): text})
+    configs = mixture_configs(config)
+    made = {name: _prepare_one(one, alive, name) for name, one in configs.items()}
+    tokenizers = {name: tokenizer for name, (tokenizer, _) in made.items()}
+    first = next(iter(tokenizers))
+    for name, tokenizer in tokenizers.items():
+        if tokenizer.hash != tokenizers[first].hash:
+            raise UserError(
+                f"data.mixture: {name!r} was made with another tokenizer ({tokenizer.kind}, {tokenizer.hash[:12]}) than"
+                f" {first!r} ({tokenizers[first].kind}, {tokenizers[first].hash[:12]}); prepare them with the same one."
+            )
+    return TokenStore(tokenizers[first], {name: text for name, (_, text) in made.items()})
+
+
+def mixture_configs(config: DataConfig) -> dict[str, DataConfig]:
+    """The DataConfig of each source of data.mixture.
+
+    Raises UserError: raw text whose tokenizer would be trained on it, so that each source had another.
+    """
+    alone = dataclasses.replace(config, mixture=None, weights=None, weight_stages=())
+    configs = {name: sources.from_spec(spec, alone) for name, spec in config.mixture.items()}
+    for name, one in configs.items():
+        if one.source != "prepared" and trains(one):
+            raise UserError(
+                f"data.mixture: {name!r} is raw text, and data.tokenizer={one.tokenizer or 'sentencepiece'!r} would be made"
+                " from it alone; train one tokenizer for all (gptjax tokenizer train) and set data.tokenizer_path, or"
+                " use 'bytes' or 'gpt2'."
+            )
+    return configs
+
+
+def trains(config: DataConfig) -> bool:
+    """Whether config's tokenizer is made from its text."""
+    return (config.tokenizer or "sentencepiece") in ("sentencepiece", "chars") and config.tokenizer_path is None
+
+
+def _prepare_one(config: DataConfig, alive: Callable, name: str | None = None) -> tuple[Tokenizer, TextStore]:
+    """name: of the source in data.mixture; None: it is alone."""
+    if config.source == "prepared":
+        tokenizer, text = open_folder(config.path, name)
+        if config.tokenizer is not None and config.tokenizer != tokenizer.kind:
+            raise UserError(
+                f"{config.path} was made with a {tokenizer.kind} tokenizer, but data.tokenizer={config.tokenizer!r};"
+                " set it to None, or prepare the text again."
+            )
+        return tokenizer, text
     key = _cache_key(config)
     if "://" in config.cache_dir:
         raise UserError(f"data.cache_dir={config.cache_dir} is not a local folder; tokens are mapped from a disk.")
-    folder = pathlib.Path(config.cache_dir).expanduser() / f"tokens-{_digest(key)[:16]}"
+    folder = pathlib.Path(config.cache_dir).expanduser() / f"tokens-{digest(key)[:16]}"
     if not folder.exists():
         with _one_at_a_time(folder, alive):
             if not folder.exists():
                 _make(config, key, folder, alive)
-    return open_store(folder)
-
-
-def open_store(folder) -> TokenStore:
-    """The store in a folder. Raises UserError: a file is missing or altered."""
-    folder = pathlib.Path(folder)
-    manifest = _checked_manifest(folder)
-    tokenizer = load_tokenizer(folder)
-    splits = {name: _map_tokens(folder, name, manifest) for name in SPLITS}
-    content = {name: file["sha256"] for name, file in manifest["files"].items() if name.endswith(".bin")}
-    fingerprint = _digest({"format": manifest["format"], "tokenizer": tokenizer.hash, "files": content})
-    about = {k: v for k, v in manifest.items() if k != "files"}
-    return TokenStore(tokenizer, **splits, fingerprint=fingerprint, description=about | {"folder": str(folder)})
+    return open_folder(folder, name)
 
 
 # ---- the key of a cache folder
@@ -100,10 +130,6 @@ def _cache_key(config: DataConfig) -> dict:
         "val_fraction": config.val_fraction,
         "val_split": config.val_split,
     }
-
-
-def _digest(value: dict) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 # ---- held-out text
@@ -200,20 +226,15 @@ def _write_store(config: DataConfig, key: dict, folder: pathlib.Path, alive: Cal
     if config.val_split == "tail":
         n_characters = sum(len(text) for text in _watched(sources.documents(config), "reading", alive))
     tokenizer = _tokenizer(config, n_characters)
-    save_tokenizer(tokenizer, folder)
-    writers = {name: _SplitWriter(folder, name, tokenizer) for name in SPLITS}
+    names = {split: f"{split}-00000-of-00001" for split in SPLITS}
+    writers = {split: ShardWriter(folder / name, token_dtype(tokenizer)) for split, name in names.items()}
+    n_characters_of = dict.fromkeys(SPLITS, 0)
     for span in split_documents(config, _watched(sources.documents(config), "tokenising", alive), n_characters):
-        writers[span.split].add(span)
-    files = {name: _size_and_hash(folder / name) for name in ("tokenizer.json", "tokenizer.model")}
-    for writer in writers.values():
-        files |= writer.close()
-    manifest = key | {
-        "tokenizer": key["tokenizer"] | {"hash": tokenizer.hash, "vocab_size": tokenizer.vocab_size},
-        "dtype": _dtype(tokenizer).name,
-        "splits": {name: writer.counts for name, writer in writers.items()},
-        "files": files,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        ids = tokenizer.encode(span.text)
+        writers[span.split].add(with_end(ids, tokenizer) if span.ends else ids, len(span.text.encode()))
+        n_characters_of[span.split] += len(span.text)
+    shards = {split: {names[split]: writer.close()} for split, writer in writers.items()}
+    write_manifest(folder, key, tokenizer, shards, characters=n_characters_of)
 
 
 def _tokenizer(config: DataConfig, n_characters: int | None) -> Tokenizer:
@@ -222,55 +243,6 @@ def _tokenizer(config: DataConfig, n_characters: int | None) -> Tokenizer:
         spans = split_documents(config, documents, n_characters)
         documents = (span.text for span in spans if span.split == "train")
     return train_tokenizer(config, documents)
-
-
-def _dtype(tokenizer: Tokenizer) -> np.dtype:
-    return np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-
-
-def _size_and_hash(path: pathlib.Path) -> dict:
-    data = path.read_bytes()
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-class _SplitWriter:
-    """Appends spans to a split's files, hashing as it goes."""
-
-    def __init__(self, folder: pathlib.Path, name: str, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
-        self._dtype = _dtype(tokenizer)
-        self._files = {f"{name}.bin": None, f"{name}_documents.bin": None}
-        self._token, self._start = (_HashedFile(folder / file) for file in self._files)
-        self.counts = {"documents": 0, "tokens": 0, "characters": 0, "bytes": 0}
-
-    def add(self, span: Span) -> None:
-        ids = self._tokenizer.encode(span.text)
-        if span.ends and self._tokenizer.eot_id is not None:
-            ids = np.append(ids, self._tokenizer.eot_id)
-        self._start.write(np.array([self.counts["tokens"]], np.int64))
-        self._token.write(ids.astype(self._dtype))
-        size = len(span.text.encode())
-        for count, n in zip(self.counts, (1, len(ids), len(span.text), size)):
-            self.counts[count] += n
-
-    def close(self) -> dict:
-        """Size and SHA-256 of each file."""
-        return {name: file.close() for name, file in zip(self._files, (self._token, self._start))}
-
-
-class _HashedFile:
-    def __init__(self, path: pathlib.Path):
-        self._stream, self._sha256 = path.open("wb"), hashlib.sha256()
-
-    def write(self, array: np.ndarray) -> None:
-        data = array.tobytes()
-        self._stream.write(data)
-        self._sha256.update(data)
-
-    def close(self) -> dict:
-        size = self._stream.tell()
-        self._stream.close()
-        return {"size": size, "sha256": self._sha256.hexdigest()}
 
 
 def _watched(documents: Iterable[str], doing: str, alive: Callable) -> Iterator[str]:
@@ -286,39 +258,3 @@ def _watched(documents: Iterable[str], doing: str, alive: Callable) -> Iterator[
             line = f"{doing}: {n:,} documents, {size / 1e6:,.0f}M characters, {rate:.1f}M/s"
             print(line, file=sys.stderr, flush=True)
             said = now
-
-
-# ---- reading
-
-
-def _checked_manifest(folder: pathlib.Path) -> dict:
-    mend = f"it is damaged: remove {folder} and run again"
-    path = folder / "manifest.json"
-    if not path.exists():
-        raise UserError(f"{folder} has no manifest.json, the last file to be written; {mend}.")
-    try:
-        manifest = json.loads(path.read_text())
-        files = {name: (file["size"], file["sha256"]) for name, file in manifest["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); {mend}.") from error
-    for name, (size, sha256) in files.items():
-        file = folder / name
-        if not file.exists():
-            raise UserError(f"{file} is missing; {mend}.")
-        if file.stat().st_size != size:
-            raise UserError(f"{file} has {file.stat().st_size} bytes, but was written with {size}; {mend}.")
-        if size <= _HASHED_BYTES and _size_and_hash(file)["sha256"] != sha256:
-            raise UserError(f"{file} was altered after it was written; {mend}.")
-    return manifest
-
-
-def _map_tokens(folder: pathlib.Path, name: str, manifest: dict) -> Tokens:
-    token = _mapped(folder / f"{name}.bin", manifest["dtype"])
-    document_start = _mapped(folder / f"{name}_documents.bin", np.int64)
-    return Tokens(token, document_start, manifest["splits"][name]["bytes"])
-
-
-def _mapped(path: pathlib.Path, dtype) -> np.ndarray:
-    if not path.stat().st_size:  # numpy cannot map an empty file
-        return np.zeros(0, dtype)
-    return np.memmap(path, dtype, mode="r")

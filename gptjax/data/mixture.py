@@ -1,0 +1,118 @@
+"""Which source row g of a run comes from, and which of that source's rows it is: arithmetic, for any g at once.
+
+A stage of the mixture repeats a table of PERIOD rows. In it source i has a whole number of places, its weight's share,
+spread as evenly as its randomness allows: one in every PERIOD / places rows, at a random point in between. So the shares of
+any stretch of rows are those of the weights to within a row or two of each source, on any number of hosts. Within a
+source rows are counted without gaps, also over stages: what it gives is its own epochs, in its own order.
+"""
+
+import dataclasses
+import typing
+
+import numpy as np
+
+from gptjax.data.hashing import hash_of, hash_of_name
+from gptjax.errors import UserError, did_you_mean
+
+PERIOD = 1 << 16  # rows
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+    first_row: int
+    source_N: np.ndarray  # the source at each place of the table
+    rank_N: np.ndarray  # its places before
+    places_S: np.ndarray  # of each source in the table
+    before_S: np.ndarray  # rows of each source before this stage
+
+    def counts(self, n_rows: int) -> np.ndarray:
+        """int64 [S]: rows of each source among the first n_rows of this stage."""
+        periods, rest = divmod(n_rows, PERIOD)
+        return periods * self.places_S + np.bincount(self.source_N[:rest], minlength=len(self.places_S))
+
+
+class Mixture:
+    """names: of the sources. stages: (first row, {name: weight}), the first from row 0 on.
+
+    Raises UserError: weights that don't fit the names, or are too small for the table.
+    """
+
+    def __init__(self, names: typing.Sequence[str], stages: list[tuple[int, dict[str, float]]], seed: int):
+        self._names = tuple(names)
+        check_weights(self._names, [weights for _, weights in stages])
+        self._stages = []
+        before_S = np.zeros(len(names), np.int64)
+        for (first, weights), (end, _) in zip(stages, [*stages[1:], (None, None)]):
+            stage = self._stage(first, weights, before_S, seed)
+            self._stages.append(stage)
+            if end is not None:
+                before_S = before_S + stage.counts(end - first)
+
+    def _stage(self, first: int, weights: dict[str, float], before_S: np.ndarray, seed: int) -> _Stage:
+        places_S = _places(np.array([weights[name] for name in self._names], np.float64))
+        source_K = np.repeat(np.arange(len(places_S)), places_S)
+        rank_K = np.arange(PERIOD) - np.repeat(np.cumsum(places_S) - places_S, places_S)
+        jitter_K = (
+            np.concatenate(
+                [
+                    hash_of(hash_of_name(f"{seed} {first} {name}"), np.arange(n), 0)
+                    for name, n in zip(self._names, places_S)
+                ]
+            )
+            / 2.0**64
+        )
+        order_K = np.argsort((rank_K + jitter_K) / places_S[source_K], kind="stable")
+        return _Stage(first, source_K[order_K], rank_K[order_K], places_S, before_S)
+
+    def locate(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [stop - first] twice: the source of rows first to stop - 1, and which of its rows each is."""
+        source_B, index_B = (np.empty(stop - first, np.int64) for _ in range(2))
+        row_B = np.arange(first, stop, dtype=np.int64)
+        firsts = [stage.first_row for stage in self._stages]
+        stage_B = np.searchsorted(firsts, row_B, "right") - 1
+        for i in np.unique(stage_B):
+            stage, here = self._stages[i], stage_B == i
+            period_B, place_B = np.divmod(row_B[here] - stage.first_row, PERIOD)
+            source = stage.source_N[place_B]
+            source_B[here] = source
+            index_B[here] = stage.before_S[source] + period_B * stage.places_S[source] + stage.rank_N[place_B]
+        return source_B, index_B
+
+    def counts(self, n_rows: int) -> np.ndarray:
+        """int64 [S]: rows of each source among the first n_rows of the run."""
+        stage = [stage for stage in self._stages if stage.first_row <= n_rows][-1]
+        return stage.before_S + stage.counts(n_rows - stage.first_row)
+
+
+def _places(weight_S: np.ndarray) -> np.ndarray:
+    """int64 [S], their sum PERIOD: the largest remainders get the places that rounding down leaves."""
+    exact_S = weight_S / weight_S.sum() * PERIOD
+    places_S = np.floor(exact_S).astype(np.int64)
+    largest = np.argsort(places_S - exact_S, kind="stable")[: PERIOD - places_S.sum()]
+    places_S[largest] += 1
+    return places_S
+
+
+def check_weights(names: tuple[str, ...], stages: list[dict[str, float]]) -> None:
+    """Raises UserError: a name without weight or a weight without source, a weight that is negative, too small, or 0
+    in all stages."""
+    there_are = f"the sources of data.mixture are {', '.join(names)}"
+    for weights in stages:
+        for name in weights:
+            if name not in names:
+                raise UserError(f"data.weights has {name!r}{did_you_mean(name, names)}; {there_are}.")
+        for name in names:
+            if name not in weights:
+                raise UserError(f"data.weights has none for {name!r}; {there_are}, and each needs one (0 is allowed).")
+        total = sum(weights.values())
+        for name, weight in weights.items():
+            if weight < 0 or total <= 0:
+                raise UserError(f"data.weights={weights}: expected weights of at least 0, one of them larger.")
+            if 0 < weight / total < 1 / PERIOD:
+                raise UserError(
+                    f"data.weights gives {name!r} {weight / total:.2g} of the rows, less than one in {PERIOD}; raise its"
+                    " weight, or leave it out of data.mixture."
+                )
+    for name in names:
+        if all(weights[name] == 0 for weights in stages):
+            raise UserError(f"data.weights gives {name!r} 0 in all stages: it would never be read; leave it out.")
