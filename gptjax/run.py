@@ -63,21 +63,15 @@ def open_model(workdir: str, step_number: int | None = None, ema: bool = False) 
         yield LoadedRun(config, data.load_tokenizer(directory.tokenizer), program, params, chosen)
 
 
-def evaluate_run(loaded: LoadedRun) -> evaluate.Evaluation:
-    """On the held-out text of the run. Raises UserError if that text cannot be had, or is another one now."""
+def evaluate_run(loaded: LoadedRun) -> dict[str, evaluate.Evaluation]:
+    """On the held-out text of the run: of "all" first where it has several sources, and of each. Raises UserError if that text cannot be had, or is another one now."""
     store = data.prepare(loaded.config.data)
     if store.tokenizer.hash != loaded.tokenizer.hash:
         raise UserError(
             "the tokenizer made from this text is not the run's own: the text has changed since training; restore it."
         )
-    rows = data.EvalRows(
-        store.val,
-        store.tokenizer.token_bytes,
-        loaded.config.model.context_length,
-        loaded.config.data.mask_documents,
-        max_tokens=loaded.config.eval.max_tokens,
-    )
-    return evaluate.evaluate(loaded.program, loaded.params, rows, loaded.config.eval_batch_size)
+    rows = evaluate.held_out_rows(loaded.config, store)
+    return evaluate.evaluate_sources(loaded.program, loaded.params, rows, loaded.config.eval_batch_size)
 
 
 def sample_run(loaded: LoadedRun, prompt: str | None, **settings) -> list[str]:

@@ -16,6 +16,7 @@ class Session:
 
     config: typing.Any  # resolved: with vocab_size
     store: data.TokenStore
+    rows: data.TrainRows
     program: step.Program
     kernel: str
     kernel_reason: str
@@ -39,8 +40,9 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     config = with_vocabulary(config, store.tokenizer)
     meshes.check_fit(config, mesh.shape)
     kernel, reason = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
+    rows = data.TrainRows(store, config.data, config.model.context_length, data.NextToken(), alive)
     program = step.build(config, mesh, kernel)
-    return Session(config, store, program, kernel, reason, *_peak(config, mesh))
+    return Session(config, store, rows, program, kernel, reason, *_peak(config, mesh))
 
 
 def _peak(config, mesh) -> tuple[float, str]:

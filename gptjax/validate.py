@@ -86,6 +86,7 @@ def _check_data(d) -> None:
     _at_least(0, d, "data", "prefetch", "seed")
     _in_unit_interval(d, "data", "val_fraction")
     _one_of(d.val_split, ("tail", "document"), "data.val_split")
+    _one_of(d.packing, ("concat", "best_fit"), "data.packing")
     needs_path = d.source in ("text", "jsonl", "parquet", "arrayrecord", "warc", "hf", "prepared")
     _require(not needs_path or d.path, f"data.source={d.source!r} needs data.path, a file, folder or glob.")
     _require(d.source != "tfds" or d.tfds_name, "data.source='tfds' needs data.tfds_name, such as 'lm1b'.")

@@ -9,7 +9,7 @@ Heavy libraries (sentencepiece, tensorflow_datasets, tiktoken, grain ...) are im
 """
 
 from gptjax.data.folder import TextStore, open_folder
-from gptjax.data.pipeline import EvalRows, Prefetcher, TrainRows
+from gptjax.data.pipeline import EvalRows, NextToken, Prefetcher, TrainRows
 from gptjax.data.shards import Tokens
 from gptjax.data.store import TokenStore, prepare
 from gptjax.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
@@ -17,6 +17,7 @@ from gptjax.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, save_t
 __all__ = [
     "TOKENIZERS",
     "EvalRows",
+    "NextToken",
     "Prefetcher",
     "TextStore",
     "TokenStore",
