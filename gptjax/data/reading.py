@@ -61,8 +61,16 @@ def padded_to(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
+def _parse_flags() -> None:
+    """Grain's processes ask absl for flags that no command line of ours has."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
 class Reader:
-    """`get(call)` of Calls, call after call from `first` on. workers: processes that read ahead; 0: none."""
+    """`get(call)` of Calls, call after call from `first` on. Use it in a `with`. workers: processes that read ahead."""
 
     def __init__(self, calls: Calls, first: int, workers: int):
         import grain
@@ -70,9 +78,18 @@ class Reader:
         dataset = grain.MapDataset.source(calls)
         self._dataset, self._iterator = dataset, None
         if workers:
+            _parse_flags()
             ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
             processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
             self._iterator = iter(dataset[first:].to_iter_dataset(ahead).mp_prefetch(processes))
 
     def get(self, call: int) -> dict:
         return self._dataset[call] if self._iterator is None else next(self._iterator)
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *error) -> None:
+        """Ends the processes."""
+        if self._iterator is not None:
+            self._iterator.close()
