@@ -187,10 +187,10 @@ class Loop:
         try:
             self.agreed.tick()
             first = self.step // config.train.steps_per_call
-            reader = reading.Reader(self.calls, first, config.data.prefetch_workers)
-            with data.Prefetcher(
-                lambda call: self._place(call, reader.get(call)), first, config.data.prefetch
-            ) as calls:
+            with (
+                reading.Reader(self.calls, first, config.data.prefetch_workers) as reader,
+                data.Prefetcher(lambda call: self._place(call, reader.get(call)), first, config.data.prefetch) as calls,
+            ):
                 while self.step < self.total_steps and not self.agreed.stopping:
                     self._call(calls.next())
                     self._between_calls()
