@@ -84,7 +84,11 @@ class Reader:
             self._iterator = iter(dataset[first:].to_iter_dataset(ahead).mp_prefetch(processes))
 
     def get(self, call: int) -> dict:
-        return self._dataset[call] if self._iterator is None else next(self._iterator)
+        if self._iterator is None:
+            return self._dataset[call]
+        read = next(self._iterator)
+        # Copied, so that the memory shared with the process that read it goes back now, whoever keeps the arrays.
+        return read | {"batch": [{name: np.array(array) for name, array in part.items()} for part in read["batch"]]}
 
     def __enter__(self) -> "Reader":
         return self
