@@ -11,7 +11,7 @@ A SPEC (see spec.py) is a source in one word, such as "jsonl:gs://bucket/c4/*.gz
 from collections.abc import Iterator
 
 from gptjax.config import DataConfig
-from gptjax.data.sources import arrays, jsonl, text
+from gptjax.data.sources import arrays, columns, jsonl, text, warc
 from gptjax.data.sources.records import Document, OnError, Source, Unit
 from gptjax.data.sources.spec import from_spec
 from gptjax.errors import UserError, choose
@@ -24,7 +24,11 @@ SOURCES = {
     "corpus": text.CORPUS,
     "text": text.TEXT,
     "jsonl": jsonl.JSONL,
+    "parquet": columns.PARQUET,
+    "arrayrecord": arrays.ARRAYRECORD,
+    "warc": warc.WARC,
     "tfds": arrays.TFDS,
+    "hf": columns.HF,
 }
 
 

@@ -132,20 +132,21 @@ def read(unit: Unit, on_error: OnError, read_file: Callable[[object], Iterator[D
             on_error(UserError(f"{file} cannot be read: {error.strerror or first_line(error)}; check it and its disk."))
 
 
+class BadPacking(Exception):
+    """What follows in a packed file cannot be unpacked. Says what it is a file of, and why: "... gzip file (...)"."""
+
+
 def lines(file) -> Iterator[bytes]:
     """The lines of a file, unpacked by its ending: .gz, .zst. Raises Damaged: the packing is, or a line has no end."""
     n = 0
     with file.open("rb") as stream:
-        unpacked, failures, packing = _unpacked(file, stream)
+        unpacked = unpacker(file, stream)
         try:
             for line in iter(lambda: unpacked.readline(LONGEST_DOCUMENT), b""):
+                yield _checked_length(line, f"{file}:{n + 1}")
                 n += 1
-                yield _checked_length(line, f"{file}:{n}")
-        except failures as error:
-            raise Damaged(
-                f"{file} is a damaged or truncated {packing} file ({first_line(error)}): nothing after line {n} can be"
-                " read; fetch it again."
-            ) from error
+        except BadPacking as error:
+            raise Damaged(f"{file} is a {error}: nothing after line {n} can be read; fetch it again.") from error
 
 
 def lines_from(stream, file, first: int) -> Iterator[tuple[int, bytes]]:
@@ -166,34 +167,25 @@ def _checked_length(line: bytes, where: str) -> bytes:
     return line
 
 
-def _unpacked(file, stream) -> tuple:
-    """A buffered stream of what is in the file, what it raises where that is damaged, and the packing's name."""
+def unpacker(file, stream) -> io.BufferedReader:
+    """A stream of what is packed in that of the file, as its ending has it. Reading may raise BadPacking."""
     if file.name.endswith(".gz"):
-        import gzip
-
-        return gzip.open(stream), (EOFError, zlib.error, gzip.BadGzipFile), "gzip"
+        return io.BufferedReader(_Unpacked(stream, "gzip", lambda: zlib.decompressobj(wbits=31)), 1 << 20)
     if file.name.endswith(".zst"):
-        return io.BufferedReader(_Zstd(stream), 1 << 20), (EOFError, _zstandard().ZstdError), "zstd"
-    return stream, (), ""
+        zstd = library("zstandard", f"{file.name}, packed by zstd,").ZstdDecompressor(max_window_size=1 << 31)
+        return io.BufferedReader(_Unpacked(stream, "zstd", zstd.decompressobj), 1 << 20)
+    return stream
 
 
-def _zstandard():
-    return library("zstandard", "data.path with .zst files")
+class _Unpacked(io.RawIOBase):
+    """The members of a packed file, one after the other.
 
-
-class _Zstd(io.RawIOBase):
-    """The frames of a zstd file, one after the other. Raises EOFError: the file ends within one.
-
-    zstandard's own stream reader takes the end of a truncated file for the end of the text.
+    zstandard's own reader takes the end of a truncated file for the end of the text, and so does warcio's for gzip.
     """
 
-    def __init__(self, stream):
-        self._stream, self._decompressor, self._frame = (
-            stream,
-            _zstandard().ZstdDecompressor(max_window_size=1 << 31),
-            None,
-        )
-        self._packed, self._text = b"", memoryview(b"")
+    def __init__(self, stream, kind: str, decompressor: Callable):
+        self._stream, self._kind, self._decompressor = stream, kind, decompressor
+        self._member, self._packed, self._text = None, b"", memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -207,17 +199,25 @@ class _Zstd(io.RawIOBase):
 
     def _fill(self) -> bool:
         """Unpacks what the next bytes of the file hold, which may be nothing; False at its end."""
-        packed = self._packed or self._stream.read(_ZSTD_CHUNK)
+        packed = self._packed or self._stream.read(_PACKED_CHUNK)
+        if self._member is None and self._kind == "gzip":
+            packed = packed.lstrip(b"\0") if packed.count(0, 0, 1) else packed  # gzip files may be padded by zeros
         if not packed:
-            if self._frame is not None:
-                raise EOFError("the file ends before the end of its last frame")
+            if self._member is not None:
+                raise BadPacking(f"damaged or truncated {self._kind} file (it ends too early)")
             return False
-        self._frame = self._frame or self._decompressor.decompressobj()
-        self._text, self._packed = memoryview(self._frame.decompress(packed)), b""
-        if self._frame.eof:
-            self._packed, self._frame = self._frame.unused_data, None
+        self._text, self._packed = memoryview(self._decompressed(packed)), b""
+        if self._member.eof:
+            self._packed, self._member = self._member.unused_data, None
         return True
 
+    def _decompressed(self, packed: bytes) -> bytes:
+        self._member = self._member or self._decompressor()
+        try:
+            return self._member.decompress(packed)
+        except Exception as error:  # zlib.error or zstandard.ZstdError, a library that may not be here
+            raise BadPacking(f"damaged or truncated {self._kind} file ({first_line(error)})") from error
 
-# Packed bytes at a time; 64 KiB of ordinary text unpack to less than a MiB.
-_ZSTD_CHUNK = 1 << 16
+
+# 64 KiB of ordinary text unpack to less than a MiB.
+_PACKED_CHUNK = 1 << 16

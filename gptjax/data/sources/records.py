@@ -61,19 +61,19 @@ def text_of_json(line: bytes, field: str, where: str) -> str:
     try:
         record = json.loads(line)
     except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not UTF-8 at byte {error.start} of the line; convert it to UTF-8.") from error
+        raise UserError(f"{where} is not UTF-8 at byte {error.start} there; convert it to UTF-8.") from error
     except json.JSONDecodeError as error:
         what = f"{error.msg} at column {error.colno}"
-        raise UserError(f"{where} is not JSON: {what}; expected one object a line.") from error
+        raise UserError(f"{where} is not JSON: {what}; expected an object.") from error
     except RecursionError as error:
-        raise UserError(f"{where} is not JSON that can be read: it nests too deeply; remove the line.") from error
+        raise UserError(f"{where} is not JSON that can be read: it nests too deeply; remove it.") from error
     if not isinstance(record, dict):
         raise UserError(f"{where} holds a {type(record).__name__}; expected an object with the field {field!r}.")
     text = named_field(record, field, where)
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: {field!r} has half of a surrogate pair, no character; repair the line.") from error
+        raise UserError(f"{where}: {field!r} has half of a surrogate pair, no character; repair it.") from error
     return text
 
 
@@ -95,3 +95,13 @@ def decoded(data: str | bytes, where: str) -> str:
 
 def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def ranges(source: str, name: str, n: int, n_bytes: int, unit_bytes: int) -> list[Unit]:
+    """Units of about unit_bytes of a data set of n records, n_bytes in all."""
+    step = max(1, n * unit_bytes // max(n_bytes, 1))
+    return [Unit(source, (name,), first, min(first + step, n)) for first in range(0, n, step)]
+
+
+def did_not_load(key: str, error: Exception) -> UserError:
+    return UserError(f"{key} could not be loaded: {type(error).__name__}: {first_line(error)}.")

@@ -15,12 +15,15 @@ import dataclasses
 import re
 
 from gptjax.config import DataConfig
-from gptjax.data.sources import files, jsonl, text
+from gptjax.data.sources import arrays, columns, files, jsonl, text, warc
 from gptjax.errors import UserError, did_you_mean
 
 ENDINGS = {
     "text": text.ENDINGS,
     "jsonl": jsonl.ENDINGS,
+    "parquet": columns.ENDINGS,
+    "arrayrecord": arrays.ENDINGS,
+    "warc": warc.ENDINGS,
 }
 """Of the files of each kind."""
 
