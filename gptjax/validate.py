@@ -11,6 +11,7 @@ def check(config) -> None:
     """Raises UserError for the first value that cannot work."""
     _check_model(config.model)
     _check_data(config.data)
+    _check_mixture(config.data)
     _check_optim(config.optim)
     _check_mesh(config)
     _check_train(config)
@@ -86,13 +87,28 @@ def _check_data(d) -> None:
     _at_least(0, d, "data", "prefetch", "seed")
     _in_unit_interval(d, "data", "val_fraction")
     _one_of(d.val_split, ("tail", "document"), "data.val_split")
-    _one_of(d.packing, ("concat", "best_fit"), "data.packing")
     needs_path = d.source in ("text", "jsonl", "parquet", "arrayrecord", "warc", "hf", "prepared")
     _require(not needs_path or d.path, f"data.source={d.source!r} needs data.path, a file, folder or glob.")
     _require(d.source != "tfds" or d.tfds_name, "data.source='tfds' needs data.tfds_name, such as 'lm1b'.")
     _require(
         d.path is None or d.source != "tfds",
         f"data.path={d.path!r} is set, but data.source='tfds' reads data.tfds_name; set one.",
+    )
+
+
+def _check_mixture(d) -> None:
+    if d.mixture is None:
+        _require(d.weights is None and not d.weight_stages, "data.weights are those of data.mixture; set that too.")
+        return
+    _require(d.mixture, "data.mixture has no source; give {name: folder or 'KIND:PATH'}, or None.")
+    _require(
+        d.source == "corpus" and d.path is None,
+        f"data.mixture and data.source={d.source!r}, data.path={d.path!r} are both set; give the text in one of them.",
+    )
+    starts = [tokens for tokens, _ in d.weight_stages]
+    _require(
+        starts == sorted(set(starts)) and all(start > 0 for start in starts),
+        f"data.weight_stages start at {starts} tokens; expected increasing numbers above 0 (before them data.weights hold).",
     )
 
 
