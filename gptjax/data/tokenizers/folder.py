@@ -78,13 +78,12 @@ def saved_kind(folder: str) -> str | None:
         return None
 
 
-def check_same(tokenizer: Tokenizer, folder) -> None:
-    """Raises UserError: the tokenizer saved in folder, that of a run, is another one."""
-    saved = load_tokenizer(folder)
-    if saved.hash != tokenizer.hash:
+def check_same(tokenizer: Tokenizer, of_run: Tokenizer) -> None:
+    """Raises UserError: the tokenizer that the config and text give now is not the one a run was made with."""
+    if tokenizer.hash != of_run.hash:
         raise UserError(
-            f"the tokenizer is not the run's own: {_described(saved)} is in {folder}, now it is"
-            f" {_described(tokenizer)}; restore the text and the data.tokenizer fields, or use a new --workdir."
+            f"the tokenizer is not the run's own: that is {_described(of_run)}, now it is {_described(tokenizer)};"
+            " restore the text and the data.tokenizer fields, or use a new --workdir."
         )
 
 

@@ -52,8 +52,8 @@ def from_spec(spec: str) -> Tokenizer:
     kind = TOKENIZERS[name]
     if path is None and kind in (CharTokenizer, SentencePieceTokenizer):
         raise UserError(
-            f"the tokenizer {spec!r} is made from a text; give {name}:PATH, or the folder of one that was saved, such"
-            " as gptjax tokenizer train writes."
+            f"the tokenizer {spec!r} is made from a text; give the folder of one that was saved, as gptjax tokenizer"
+            f" train writes{', or sentencepiece:PATH of a .model file' * (kind is SentencePieceTokenizer)}."
         )
     return _read(kind, path)
 
