@@ -130,6 +130,11 @@ class DataConfig:
         return self.objective in ("prefix_lm", "masked_lm", "span_corruption")
 
     @property
+    def writes_on(self) -> bool:
+        """Whether a model learns what follows a text, and not only what is missing in it."""
+        return self.objective not in ("masked_lm", "span_corruption")
+
+    @property
     def predicts_in_place(self) -> bool:
         """Whether a token is predicted at its own position instead of the one before: a batch has target_BL."""
         return self.objective == "masked_lm"
