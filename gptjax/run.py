@@ -84,7 +84,7 @@ def sample_run(loaded: LoadedRun, prompt: str | None, **settings) -> list[str]:
     objective = loaded.config.data.objective
     if not loaded.config.data.writes_on:
         raise UserError(
-            f"a model of data.objective={objective!r} fills in what is missing in a text and cannot go on with one;"
+            f"a model of data.objective={loaded.config.data.objective!r} fills in what is missing in a text and cannot go on with one;"
             " judge it with gptjax eval, or sample a run of another objective."
         )
     ids = sample.prompt_ids(loaded.tokenizer, prompt)
