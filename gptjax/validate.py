@@ -12,6 +12,7 @@ def check(config) -> None:
     _check_model(config.model)
     _check_data(config.data)
     _check_mixture(config.data)
+    _check_objective(config.data)
     _check_optim(config.optim)
     _check_mesh(config)
     _check_train(config)
@@ -112,6 +113,20 @@ def _check_mixture(d) -> None:
     )
 
 
+def _check_objective(d) -> None:
+    for field in ("fim_rate", "fim_spm_rate"):
+        value = getattr(d, field)
+        _require(0 <= value <= 1, f"data.{field}={value} is not in [0, 1].")
+    _require(0 < d.mask_rate < 1, f"data.mask_rate={d.mask_rate} is not in (0, 1).")
+    _at_least(1, d, "data", "span_length")
+    most = d.span_length / (d.span_length + 1)
+    _require(
+        d.objective != "span_corruption" or d.mask_rate <= most,
+        f"data.mask_rate={d.mask_rate} leaves no token between spans of data.span_length={d.span_length};"
+        f" use a rate of at most {most:.3g}, or longer spans.",
+    )
+
+
 def _check_optim(o) -> None:
     _require(o.peak_lr >= 0, f"optim.peak_lr={o.peak_lr} is negative.")
     _require(o.eps > 0, f"optim.eps={o.eps} must be positive.")
@@ -208,6 +223,11 @@ def _check_cadence(config) -> None:
     )
     _at_least(1, config.eval, "eval", "every_steps", "batch_size", "max_tokens")
     _at_least(0, config.eval, "eval", "sample_tokens")
+    _require(
+        config.data.writes_on or not config.eval.sample_tokens,
+        f"eval.sample_tokens={config.eval.sample_tokens}, but a model of data.objective={config.data.objective!r} does not"
+        " go on with a text; use 0.",
+    )
     per_call = config.train.steps_per_call
     periods = {
         "train.steps": config.train.steps,
