@@ -5,10 +5,9 @@ _TITLES = ("step", "documents", "removed", "", "changed", "split", "MB in", "MB 
 
 def table(report: dict) -> str:
     """A line a step, and below it, indented, why documents went (-) and what was changed in those that stay (~)."""
-    rows = [row for step in report["steps"] for row in (_row(step), *_reasons(step))]
-    widths = [max(len(_TITLES[i]), *(len(row[i]) for row in rows if len(row) > 2), 1) for i in range(len(_TITLES))]
-    widths[0] = max(len(row[0]) for row in [_TITLES, *rows])
-    return "\n".join(_line(row, widths) for row in [_TITLES, *rows])
+    rows = [_TITLES, *(row for step in report["steps"] for row in (_row(step), *_reasons(step)))]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(_line(row, widths) for row in rows)
 
 
 def _line(row: tuple, widths: list[int]) -> str:
@@ -31,7 +30,9 @@ def _short(spec: str, width: int = 48) -> str:
 def _reasons(step: dict) -> list[tuple]:
     gone = sorted(step["reasons"].items(), key=lambda item: (-item[1], item[0]))
     edits = sorted(step["edits"].items(), key=lambda item: (-item[1], item[0]))
-    return [(f"  - {name}", "", f"{n:,}") for name, n in gone] + [(f"  ~ {name}", "", "", "", f"{n:,}") for name, n in edits]
+    rows = [(f"  - {name}", "", f"{n:,}", "", "") for name, n in gone]
+    rows += [(f"  ~ {name}", "", "", "", f"{n:,}") for name, n in edits]
+    return [row + ("",) * (len(_TITLES) - len(row)) for row in rows]
 
 
 def samples(report: dict) -> str:
