@@ -6,7 +6,7 @@ pieces dropped whole) are cleaning's `decontaminate`. Read otherwise or not done
 - The "200 character window around" is taken as 200 characters before and 200 behind.
 - GPT-3 ignored 13-grams found in more than ten training documents (phrases, boilerplate). That takes a pass over the
   whole corpus beforehand; here every shared 13-gram counts, so that somewhat more is removed, never less.
-- Evaluation texts of fewer than n words cannot be found, and `Overlaps.too_short` counts them.
+- Evaluation texts of fewer than n words cannot be found, and the step says how many those are.
 - In scripts without spaces each character is half a word: 26 characters in a row.
 """
 
@@ -75,7 +75,7 @@ class Overlaps:
     def __init__(self, texts: list[str], n: int, path: str = "the evaluation texts"):
         self._n = n
         self._number: dict[str, int] = {}
-        self.too_short = 0
+        self.count, self.too_short = len(texts), 0
         hashes = []
         for text in texts:
             unit = [plain for plain in map(_plain, words.units(text)) if plain]
@@ -85,7 +85,9 @@ class Overlaps:
             hashes.append(words.window_hashes(number_L, first, stop))
         self._hashes = np.unique(np.concatenate(hashes))
         if not len(self._hashes):
-            raise UserError(f"decontaminate={path} holds no text of {n} words, so nothing could be found; give a smaller n.")
+            raise UserError(
+                f"decontaminate={path} holds no text of {n} words, so nothing could be found; give a smaller n."
+            )
 
     def spans(self, text: str, window: int = 0) -> list[tuple[int, int]]:
         """Characters of text in shared n-grams, with window more on each side; merged, ascending."""

@@ -70,7 +70,9 @@ def parse(spec: str) -> Settings:
     """exact | minhash[:threshold]. Raises UserError."""
     kind, colon, value = spec.partition(":")
     if kind not in KINDS:
-        raise UserError(f"--dedup={spec!r} is not known{did_you_mean(kind, KINDS)}; expected exact or minhash[:threshold].")
+        raise UserError(
+            f"--dedup={spec!r} is not known{did_you_mean(kind, KINDS)}; expected exact or minhash[:threshold]."
+        )
     if not colon:
         return Settings(kind)
     if kind == "exact":

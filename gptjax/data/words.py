@@ -1,6 +1,6 @@
 """What cleaning, deduplication and decontamination take for a word, in scripts with and without spaces.
 
-A word is a run of letters between white space. Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan are written
+A word is a run of characters between white space. Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan are written
 without spaces: there each character is a unit of half a word (Chinese words are about two characters long), so that
 "at least 50 words" or "5 words in a row" mean about as much text as in English. A mixed text has units of both kinds.
 
@@ -18,8 +18,9 @@ _SPACELESS = (
     "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0f40-\u0fbc\u1000-\u103f\u1780-\u17d3\u3005\u3006\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-_CHARACTER = re.compile(f"[{_SPACELESS}]")
-_UNIT = re.compile(f"[{_SPACELESS}]|[^\\s{_SPACELESS}]+")
+# A character with the punctuation and the marks (Thai vowels) at it, as "word," is one word.
+_CHARACTER = re.compile(f"[^\\w\\s]*[{_SPACELESS}][^\\w\\s]*")
+_UNIT = re.compile(f"{_CHARACTER.pattern}|[^\\s{_SPACELESS}]+")
 _LETTER = re.compile(r"[^\W\d_]")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15 | 1)  # odd: it has an inverse modulo 2 ** 64
 _INVERSE = np.uint64(pow(int(_MULTIPLIER), -1, 1 << 64))
@@ -54,7 +55,7 @@ def unit_weights(unit: list[str]) -> np.ndarray | None:
     """float64 [L]: 0.5 for a character of a script without spaces, 1 for a word; None: all are 1."""
     if all(map(str.isascii, unit)):
         return None
-    return np.array([0.5 if _CHARACTER.match(word) else 1.0 for word in unit])
+    return np.array([0.5 if _CHARACTER.search(word) else 1.0 for word in unit])
 
 
 def windows(weight: np.ndarray | None, n_units: int, n: int) -> tuple[np.ndarray, np.ndarray]:

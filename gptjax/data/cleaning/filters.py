@@ -61,7 +61,9 @@ class Language:
     def ready(self) -> None:
         known = sorted(_identifier().labels)
         if not self.codes:
-            raise UserError("cleaning step language names no language; expected e.g. language=en or language=en+zh:0.5.")
+            raise UserError(
+                "cleaning step language names no language; expected e.g. language=en or language=en+zh:0.5."
+            )
         for code in self.codes.split("+"):
             if code not in known:
                 near = did_you_mean(code, known)

@@ -158,7 +158,7 @@ def repeated_parts(parts: list[str]) -> tuple[float, float]:
         return 0.0, 0.0
     distinct = set(parts)
     total = sum(map(len, parts))
-    return 1 - len(distinct) / len(parts), (total - sum(map(len, distinct))) / total
+    return (len(parts) - len(distinct)) / len(parts), (total - sum(map(len, distinct))) / total
 
 
 class Grams:
@@ -198,5 +198,7 @@ class Grams:
     def _covered(self, first: np.ndarray, stop: np.ndarray) -> float:
         if not len(first):
             return 0.0
-        change = np.bincount(first, minlength=len(self._size_L) + 1) - np.bincount(stop, minlength=len(self._size_L) + 1)
+        change = np.bincount(first, minlength=len(self._size_L) + 1) - np.bincount(
+            stop, minlength=len(self._size_L) + 1
+        )
         return float(self._size_L[np.cumsum(change[:-1]) > 0].sum() / self._size_L.sum())
