@@ -82,7 +82,7 @@ class Overlaps:
             number_L = np.array([self._number.setdefault(u, len(self._number) + 1) for u in unit], np.int64)
             first, stop = words.windows(words.unit_weights(unit), len(unit), n)
             self.too_short += not len(first)
-            hashes.append(words.window_hashes(number_L, first, stop))
+            hashes.append(words.WindowHasher(number_L)(first, stop))
         self._hashes = np.unique(np.concatenate(hashes))
         if not len(self._hashes):
             raise UserError(
@@ -99,7 +99,9 @@ class Overlaps:
         first, stop = first[known], stop[known]
         if not len(first):
             return []
-        hit = np.isin(words.window_hashes(number_L, first, stop), self._hashes)
+        hashes = words.WindowHasher(number_L)(first, stop)
+        place = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        hit = self._hashes[place] == hashes
         if not hit.any():
             return []
         place = words.unit_spans(text)

@@ -5,7 +5,7 @@ import functools
 import re
 
 from gptjax.data import words
-from gptjax.data.cleaning.outcome import Outcome, check_range, kept, removed
+from gptjax.data.cleaning.outcome import Outcome, check_range, removed
 from gptjax.errors import UserError
 
 _CLOSERS = "\"'”’»」』）)】"

@@ -167,7 +167,7 @@ class Grams:
     def __init__(self, text: str):
         unit = words.units(text)
         number: dict[str, int] = {}
-        self._number_L = np.array([number.setdefault(word, len(number)) for word in unit], np.int64)
+        self._hasher = words.WindowHasher(np.array([number.setdefault(word, len(number)) for word in unit], np.int64))
         self._weight_L = words.unit_weights(unit)
         self._size_L = np.array([len(word) for word in unit], np.int64)
 
@@ -192,8 +192,8 @@ class Grams:
         return self._covered(first[again], stop[again])
 
     def _windows(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        first, stop = words.windows(self._weight_L, len(self._number_L), n)
-        return first, stop, words.window_hashes(self._number_L, first, stop)
+        first, stop = words.windows(self._weight_L, len(self._size_L), n)
+        return first, stop, self._hasher(first, stop)
 
     def _covered(self, first: np.ndarray, stop: np.ndarray) -> float:
         if not len(first):
