@@ -77,7 +77,9 @@ class FillInTheMiddle:
             prefix, middle, suffix = self._sections(body_L, *cuts)
             excess = sum(map(len, (*prefix, *middle, *suffix))) + len(self.symbols) + ends - space
             if excess <= 0:
-                more = text_L[length : min(length - excess, len(text_L) - 1)]  # if it was shortened by more than it had to
+                more = text_L[
+                    length : min(length - excess, len(text_L) - 1)
+                ]  # if it was shortened by more than it had to
                 suffix, end = [*suffix, more], text_L[length - ends : length]
                 if spm < self._spm_rate:
                     return [self._prefix, self._suffix, *suffix, self._middle, *prefix, *middle, end]
