@@ -153,7 +153,10 @@ BAD_WEIGHTS = {
     "misspelt": ([{"a": 1, "B": 1}], "data.weights has 'B'"),
     "missing": ([{"a": 1}], f"data.weights has none for 'b'; {THERE_ARE}, and each needs one (0 is allowed)"),
     "negative": ([{"a": 1, "b": -0.5}], "data.weights={'a': 1, 'b': -0.5}: expected weights of at least 0"),
-    "all zero": ([{"a": 0, "b": 0}], "data.weights={'a': 0, 'b': 0}: expected weights of at least 0, one of them larger"),
+    "all zero": (
+        [{"a": 0, "b": 0}],
+        "data.weights={'a': 0, 'b': 0}: expected weights of at least 0, one of them larger",
+    ),
     "not a number": ([{"a": 1, "b": math.nan}], "data.weights={'a': 1, 'b': nan}: expected"),
     "infinite": ([{"a": 1, "b": math.inf}], "data.weights={'a': 1, 'b': inf}: expected"),
     "too small": ([{"a": 1, "b": 1e-6}], "data.weights gives 'b' 1e-06 of the rows, less than one in 65536; raise its"),

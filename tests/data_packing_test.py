@@ -123,7 +123,9 @@ def test_windows_of_documents_end_to_end_are_those_of_the_definition(lengths, ro
 
 @settings(max_examples=40, deadline=None)
 @given(lengths_of_documents.filter(lambda lengths: sum(lengths) >= 20), row_sizes)
-def test_with_documents_apart_an_epoch_predicts_each_token_at_most_once_and_misses_only_the_two_ends(lengths, row_tokens):
+def test_with_documents_apart_an_epoch_predicts_each_token_at_most_once_and_misses_only_the_two_ends(
+    lengths, row_tokens
+):
     rows = ConcatRows(make_tokens(lengths), row_tokens, 0, apart=True)
     id_B = rows.ids(np.arange(rows.rows_per_epoch))
     batch = rows.rows(id_B)
