@@ -11,12 +11,12 @@ import collections
 import concurrent.futures
 import dataclasses
 import math
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
 from gptjax.data import objectives, packing
+from gptjax.data.folder import cache_folder
 from gptjax.data.hashing import DRAW_STREAM, hash_of, hash_of_name, mix
 from gptjax.data.mixture import Mixture
 from gptjax.data.packing import Batch
@@ -117,8 +117,8 @@ def _concat(source, row_tokens: int, seed: int, config, alive) -> packing.Concat
 
 
 def _best_fit(source, row_tokens: int, seed: int, config, alive) -> packing.BestFitRows:
-    cache = pathlib.Path(config.cache_dir).expanduser()
-    plan = packing.plan_rows(source.train, row_tokens, cache / f"rows-{source.fingerprint[:16]}-{row_tokens}", alive)
+    folder = cache_folder(config) / f"rows-{source.fingerprint[:16]}-{row_tokens}"
+    plan = packing.plan_rows(source.train, row_tokens, folder, alive)
     return packing.BestFitRows(source.train, row_tokens, seed, plan)
 
 

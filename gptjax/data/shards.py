@@ -9,9 +9,12 @@ on gs:// is read by tensorstore, a block at a time. Either way a row costs the s
 context length, and every block is held against its CRC when it is first read.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
+import pathlib
+import typing
 
 import google_crc32c
 import numpy as np
@@ -129,6 +132,15 @@ class _DiskShard:
     def __reduce__(self):  # a process that reads ahead opens the files itself
         return type(self), (self._folder, self.n_tokens, self._dtype.name)
 
+    @contextlib.contextmanager
+    def _blamed(self) -> typing.Iterator[None]:
+        """Raises UserError for what numpy and tensorstore raise at a file that is missing or another one."""
+        try:
+            yield
+        except (OSError, KeyError, ValueError) as error:
+            how = str(error).splitlines()[0].partition(" [tensorstore_spec=")[0]
+            raise _altered(self._folder, how) from error
+
     @property
     def document_start(self) -> np.ndarray:
         return self._document[:, 0]
@@ -143,16 +155,18 @@ class MappedShard(_DiskShard):
 
     @functools.cached_property
     def _document(self) -> np.ndarray:
-        path = f"{self._folder}/documents.bin"
-        if not epath.Path(path).stat().length:  # numpy cannot map an empty file
+        path = pathlib.Path(self._folder) / "documents.bin"
+        if path.exists() and not path.stat().st_size:  # numpy cannot map an empty file
             return np.zeros((0, 2), np.int64)
-        return np.memmap(path, "<i8", mode="r").reshape(-1, 2)
+        with self._blamed():
+            return np.memmap(path, "<i8", mode="r").reshape(-1, 2)
 
     @functools.cached_property
     def _block(self) -> np.ndarray:
         """Records of BLOCK tokens and a CRC."""
         record = np.dtype([("token", self._dtype, BLOCK), ("crc", "<u4")])
-        return np.memmap(f"{self._folder}/c/0", record, mode="r", shape=(max(1, -(-self.n_tokens // BLOCK)),))
+        with self._blamed():
+            return np.memmap(f"{self._folder}/c/0", record, mode="r", shape=(max(1, -(-self.n_tokens // BLOCK)),))
 
     @functools.cached_property
     def _checked(self) -> np.ndarray:
@@ -185,24 +199,39 @@ class RemoteShard(_DiskShard):
 
     @functools.cached_property
     def _document(self) -> np.ndarray:
-        return np.frombuffer((epath.Path(self._folder) / "documents.bin").read_bytes(), "<i8").reshape(-1, 2)
+        import tensorstore
+
+        with self._blamed():
+            read = tensorstore.KvStore.open(f"{self._folder}/").result().read("documents.bin").result()
+            if read.state != "value":
+                raise FileNotFoundError("documents.bin is missing")
+            return np.frombuffer(read.value, "<i8").reshape(-1, 2)
 
     @functools.cached_property
     def _array(self):
         import tensorstore
 
         spec = {"driver": "zarr3", "kvstore": f"{self._folder}/", "recheck_cached_metadata": "open"}
-        return tensorstore.open(spec, read=True, open=True).result()
+        spec |= {"fill_missing_data_reads": False}  # else a lost file would read as zeros
+        spec |= {"recheck_cached_data": "open"}
+        with self._blamed():
+            return tensorstore.open(spec, read=True, open=True, context=_cache()).result()
 
     def read(self, start: int, stop: int):
         return self._array[start:stop].read()
 
     def wait(self, part) -> np.ndarray:
         """Raises UserError: a block was altered."""
-        try:
+        with self._blamed():
             return part.result()
-        except ValueError as error:
-            raise _altered(self._folder, str(error).splitlines()[0]) from error
+
+
+@functools.cache
+def _cache():
+    """Of the last blocks read, and of where blocks lie: without it a row would cost its shard's whole index again."""
+    import tensorstore
+
+    return tensorstore.Context({"cache_pool": {"total_bytes_limit": 1 << 26}})
 
 
 def _altered(folder: str, how: str) -> UserError:
@@ -217,7 +246,7 @@ class Tokens:
     """One split of a source: the documents of its shards, end to end."""
 
     def __init__(self, shards: list, byte_count: int = 0):
-        self._shards = [shard for shard in shards if shard.n_tokens]
+        self._shards = shards
         self._first = np.cumsum([0, *(shard.n_tokens for shard in self._shards)])  # token of each shard, and the end
         self.n_tokens = int(self._first[-1])
         self.byte_count = byte_count  # UTF-8 bytes of the text
@@ -258,7 +287,8 @@ class Tokens:
         while start + begin < stop:
             first = int(self._first[i])
             end = min(stop - first, self._shards[i].n_tokens)
-            yield begin, self._shards[i], start + begin - first, end
+            if end:  # a shard may hold only empty documents
+                yield begin, self._shards[i], start + begin - first, end
             begin, i = first + end - start, i + 1
 
     def document_at(self, position_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

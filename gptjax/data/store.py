@@ -26,7 +26,17 @@ import numpy as np
 
 from gptjax.config import DataConfig
 from gptjax.data import sources
-from gptjax.data.folder import FORMAT, SPLITS, TextStore, digest, open_folder, token_dtype, with_end, write_manifest
+from gptjax.data.folder import (
+    FORMAT,
+    SPLITS,
+    TextStore,
+    cache_folder,
+    digest,
+    open_folder,
+    token_dtype,
+    with_end,
+    write_manifest,
+)
 from gptjax.data.hashing import mix
 from gptjax.data.shards import ShardWriter
 from gptjax.data.tokenizers import (
@@ -109,9 +119,7 @@ def _prepare_one(config: DataConfig, alive: Callable, name: str | None = None) -
             )
         return tokenizer, text
     key = _cache_key(config)
-    if "://" in config.cache_dir:
-        raise UserError(f"data.cache_dir={config.cache_dir} is not a local folder; tokens are mapped from a disk.")
-    folder = pathlib.Path(config.cache_dir).expanduser() / f"tokens-{digest(key)[:16]}"
+    folder = cache_folder(config) / f"tokens-{digest(key)[:16]}"
     if not folder.exists():
         with _one_at_a_time(folder, alive):
             if not folder.exists():
