@@ -101,6 +101,16 @@ def test_texts_are_cut_where_it_is_known_to_be_safe(made_hf):
         assert max(map(len, parts)) < 1.1 * byte_level._CHUNK_CHARACTERS
 
 
+def test_line_ends_stay_with_punctuation_where_a_split_keeps_them_together(made_hf):
+    ours, library = made_hf("llama")
+    text = "so!\n\n \n中。\n12\n" * 3000
+    with_cuts = ours.encode(text)
+    assert len(byte_level.chunks(text, ours._cut)) > 1
+    np.testing.assert_array_equal(with_cuts, library.encode(text, add_special_tokens=False).ids)
+    pieces = [piece for piece, _ in library.pre_tokenizer.pre_tokenize_str(text)]
+    assert "!\u010a\u010a" in pieces  # a cut before the line ends would part them
+
+
 def test_a_long_text_has_tiktokens_ids(made_hf):
     text = MULTILINGUAL * 40 + "x" * 50_000 + " " * 50_000
     expected = np.array(direct_tiktoken().encode_ordinary(text))
