@@ -372,7 +372,9 @@ def merged(token_L, weight_L, special: dict[str, int]) -> tuple[list[int], list[
     return text, [len(span) for span in spans_of]
 
 
-@pytest.mark.parametrize("settings", [{}, {"mask_rate": 0.5, "span_length": 8.0}, {"mask_rate": 0.5, "span_length": 1.0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"mask_rate": 0.5, "span_length": 8.0}, {"mask_rate": 0.5, "span_length": 1.0}]
+)
 @pytest.mark.parametrize("context", [16, 128, 129, 130, 131])
 def test_a_row_of_one_text_is_filled_exactly_at_the_rates_asked_for(context, settings):
     objective, given, rows = example("span_corruption", context=context, **settings)
