@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from data_objectives_test import keys, rows_of, tokenizer_of
+from flax import nnx
 
 from gptjax import attention, meshes, model, run, step
 from gptjax.config import Config, DataConfig, EvalConfig, MeshConfig, ModelConfig, TrainConfig
@@ -94,6 +95,21 @@ def test_loss_and_gradient_of_packed_documents_are_those_of_each_alone(name, ker
         assert loss == pytest.approx(expected, rel=1e-5) and loss > 1
         for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(1e-3, np.abs(theirs).max()))
+
+
+def test_the_loss_of_a_masked_lm_is_that_of_its_targets_given_all_tokens_of_their_document():
+    config, rows = config_of("masked_lm"), packed_rows("masked_lm", 3)
+    graph = model.abstract(config.model)[0]
+    masks = {"segment_BL": rows["segment_BT"][:, :-1], "position_BL": rows["position_BL"]}
+    masks["prefix_BL"] = np.ones((ROWS, LENGTH), bool)
+    logits = jax.jit(lambda params, token_BL: nnx.merge(graph, params)(token_BL, **masks))
+    logit_BLV = np.float64(logits(parameters(), rows["token_BT"][:, :-1]))
+    chosen_BL = np.take_along_axis(logit_BLV, rows["target_BL"][..., None], -1)[..., 0]
+    loss_BL = np.log(np.exp(logit_BLV).sum(-1)) - chosen_BL
+    evaluate = jax.jit(functools.partial(step.eval_call, graph=graph, config=config))
+    loss_B, weight_B = evaluate(parameters(), rows)
+    np.testing.assert_allclose(loss_B, (loss_BL * rows["weight_BL"]).sum(-1), rtol=1e-5)
+    np.testing.assert_array_equal(weight_B, rows["weight_BL"].sum(-1))
 
 
 @pytest.mark.parametrize("name", ["masked_lm", "span_corruption"])

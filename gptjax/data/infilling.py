@@ -1,4 +1,4 @@
-"""Fill-in-the-middle (Bavarian et al. 2022): a document's middle is moved to its end, and left to right is all it takes.
+"""Fill-in-the-middle (Bavarian et al. 2022): a document's middle is moved to its end, to be learnt left to right.
 
     PSM    PREFIX prefix SUFFIX suffix MIDDLE middle      (section 3)
     SPM    PREFIX SUFFIX suffix MIDDLE prefix middle      (its variant 2)
