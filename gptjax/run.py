@@ -81,7 +81,6 @@ def sample_run(loaded: LoadedRun, prompt: str | None, **settings) -> list[str]:
 
     Raises UserError: the run's objective does not teach to go on with a text.
     """
-    objective = loaded.config.data.objective
     if not loaded.config.data.writes_on:
         raise UserError(
             f"a model of data.objective={loaded.config.data.objective!r} fills in what is missing in a text and cannot go on with one;"
