@@ -26,14 +26,21 @@ def find_files(path: str, endings: tuple[str, ...]) -> list:
 
     Raises UserError: there are none.
     """
+    try:
+        return sorted(_found(path, endings), key=str)
+    except ImportError as error:  # of the library for a store, which epath loads when it meets a path there
+        raise UserError(f"data.path={path} cannot be read here: {error}; pip install 'etils[epath-gcs]'.") from error
+
+
+def _found(path: str, endings: tuple[str, ...]) -> list:
     from etils import epath
 
     where = epath.Path(path).expanduser()
     if where.is_dir():
         files = [f for f in walk(where) if f.name.endswith(endings)]
         if not files:
-            wanted = " or ".join("*" + e for e in endings)
-            raise UserError(f"data.path={path} is a folder without {wanted} files; name others by a glob.")
+            wanted = " or ".join("*" + e for e in endings if e) + " files"
+            raise UserError(f"data.path={path} is a folder without {wanted.strip()}; name others by a glob.")
     elif where.exists():
         files = [where]
     elif any(c in path for c in "*?["):
@@ -42,7 +49,7 @@ def find_files(path: str, endings: tuple[str, ...]) -> list:
             raise UserError(f"data.path={path} matches no file; check the glob.")
     else:
         raise UserError(f"data.path={path} does not exist; expected a file, a folder or a glob.")
-    return sorted(files, key=str)
+    return files
 
 
 def walk(folder) -> Iterator:
