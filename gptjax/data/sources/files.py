@@ -5,6 +5,7 @@ A file that is empty, damaged or gone is found when it is read, and does not kee
 """
 
 import concurrent.futures
+import functools
 import glob
 import io
 import os
@@ -54,6 +55,12 @@ def _found(path: str, endings: tuple[str, ...]) -> list:
 
 def walk(folder) -> Iterator:
     """The files under an epath folder, at any depth, in no order."""
+    from etils import epath
+
+    if "://" not in str(folder):  # a fifth of the time of asking each entry whether it is a folder
+        for where, _, names in os.walk(folder, followlinks=True):
+            yield from (epath.Path(os.path.join(where, name)) for name in names)
+        return
     for entry in folder.iterdir():
         if entry.is_dir():
             yield from walk(entry)
@@ -145,13 +152,14 @@ class BadPacking(Exception):
 
 def lines(file) -> Iterator[bytes]:
     """The lines of a file, unpacked by its ending: .gz, .zst. Raises Damaged: the packing is, or a line has no end."""
-    n = 0
+    n = at = 0
     with file.open("rb") as stream:
         unpacked = io.BufferedReader(unpacker(file, stream), 1 << 20)
         try:
-            for line in iter(lambda: unpacked.readline(LONGEST_DOCUMENT), b""):
-                yield _checked_length(line, f"{file}:{n + 1}")
-                n += 1
+            for line in iter(functools.partial(unpacked.readline, LONGEST_DOCUMENT), b""):
+                _check_length(line, file, at)
+                yield line
+                n, at = n + 1, at + len(line)
         except BadPacking as error:
             raise Damaged(f"{file} is a {error}: nothing after line {n} can be read; fetch it again.") from error
 
@@ -163,15 +171,18 @@ def lines_from(stream, file, first: int) -> Iterator[tuple[int, bytes]]:
         while (part := stream.readline(1 << 20)) and not part.endswith(b"\n"):
             pass
         first = stream.tell()
-    for line in iter(lambda: stream.readline(LONGEST_DOCUMENT), b""):
-        yield first, _checked_length(line, f"{file}: the line at byte {first}")
+    for line in iter(functools.partial(stream.readline, LONGEST_DOCUMENT), b""):
+        _check_length(line, file, first)
+        yield first, line
         first += len(line)
 
 
-def _checked_length(line: bytes, where: str) -> bytes:
+def _check_length(line: bytes, file, at: int) -> None:
     if len(line) == LONGEST_DOCUMENT:
-        raise Damaged(f"{where} is longer than {LONGEST_DOCUMENT >> 30} GiB; expected a document a line.")
-    return line
+        limit = f"{LONGEST_DOCUMENT >> 30} GiB"
+        raise Damaged(
+            f"{file}: the line at byte {at} is longer than {limit}; expected a document a line, or lines of text."
+        )
 
 
 def unpacker(file, stream) -> io.RawIOBase:
