@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 
 import hypothesis
 import hypothesis.strategies as st
@@ -200,7 +201,7 @@ BAD = {
     "line.jsonl": (b'{"text": "a"}\n{"text": \n{"text": "b"}\n', ["a", "b"], "line.jsonl:2 is not JSON: .* column"),
     "field.jsonl": (b'{"body": "a"}\n{"text": "b"}', ["b"], "field.jsonl:1 has no field 'text'; it has: 'body'"),
     "latin.jsonl": (b'{"text": "a"}\n\n{"text": "\xe9"}', ["a"], "latin.jsonl:3 is not UTF-8 at byte 10"),
-    "deep.jsonl": (b"[" * 100_000 + b'\n{"text": "a"}', ["a"], "deep.jsonl:1 is not JSON that can be read"),
+    "deep.jsonl": (b"[" * 5000 + b'\n{"text": "a"}', ["a"], "deep.jsonl:1 is not JSON that can be read"),
     "list.jsonl.gz": (gzip.compress(b'{"text": "a"}\n[]\n'), ["a"], "list.jsonl.gz:2 holds a list"),
     "empty.jsonl": (b"", [], "empty.jsonl is empty; remove it"),
     "cut.jsonl.gz": (
@@ -308,8 +309,10 @@ def test_records_before_and_behind_a_damaged_one_are_read(tmp_path):
     errors = []
     found = joined(read_units(DataConfig(source="arrayrecord", path=str(file)), 1 << 30, errors.append))
     assert found[0].text.startswith("document 0 ") and found[-1].text.startswith("document 999 ")
-    assert 900 < len(found) == 1000 - len(errors) < 1000
-    assert all("fetch the file again" in str(error) and "\n" not in str(error) for error in errors)
+    assert len(errors) == 1 and 900 < len(found) < 1000
+    damaged = re.search(r"a.arrayrecord record (\d+)( to \d+)? cannot be read, damaged \(.*\); fetch", str(errors[0]))
+    first, stop = int(damaged[1]), int(damaged[1]) + 1000 - len(found)
+    assert [int(document.text.split()[1]) for document in found] == [*range(first), *range(stop, 1000)]
 
 
 ARRAYS = {

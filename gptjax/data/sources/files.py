@@ -7,7 +7,9 @@ A file that is empty, damaged or gone is found when it is read, and does not kee
 import concurrent.futures
 import functools
 import glob
+import hashlib
 import io
+import json
 import os
 import re
 import zlib
@@ -79,10 +81,17 @@ def _glob(pattern: str) -> list:
     return list(epath.Path(pattern[:cut]).glob(pattern[cut + 1 :]))
 
 
-def identity(files: list) -> list[dict]:
-    """Of each file its path, size and time of change, which say whether it is still the same."""
+def identity(files: list) -> list[dict] | dict:
+    """Of each file its path, size and time of change, which say whether it is still the same; of very many, a hash."""
     stats = _stats(files)
-    return [{"path": _absolute(f), "size": s.length, "mtime": _mtime(f, s)} for f, s in zip(files, stats)]
+    found = [{"path": _absolute(f), "size": s.length, "mtime": _mtime(f, s)} for f, s in zip(files, stats)]
+    if len(found) <= _FILES_LISTED:
+        return found
+    digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()
+    return {"count": len(found), "size": sum(s.length for s in stats), "sha256": digest}
+
+
+_FILES_LISTED = 10_000
 
 
 def _absolute(file) -> str:
