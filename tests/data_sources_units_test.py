@@ -1,5 +1,6 @@
 """The units of a source are its documents, whatever their size; what cannot be read is left out by name, not silently."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -17,6 +18,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from gptjax.config import DataConfig
 from gptjax.data import sources
+from gptjax.data.sources import files
 from gptjax.errors import UserError
 
 TEXTS = [f"document {i}\n" + "é\u2028" * (i % 7) + "\r\n" + "long " * (200 * (i % 5 == 0)) for i in range(60)]
@@ -281,6 +283,36 @@ def test_what_cannot_be_read_is_left_out_and_named_once_or_raised(name, tmp_path
             raise errors[0]
     with pytest.raises(UserError, match=message):
         list(sources.documents(config))
+
+
+LONG = {
+    "a.txt": (None, b"x" * 101, [], "a.txt would be one document of more than .*; set data.separator"),
+    "b.txt": (
+        "--",
+        b"a\n--\n" + b"x\n" * 51 + b"--\nb",
+        ["a\n"],
+        "b.txt has no separator line .* from byte 5 on; check",
+    ),
+    "c.txt": ("--", b"a\n--\n" + b"x" * 100 + b"\n--\nb", ["a\n"], "c.txt: the line at byte 5 is longer than"),
+    "a.jsonl": (None, jsonl(["a", "x" * 99, "b"]), ["a"], "a.jsonl: the line at byte 23 is longer than"),
+    "b.jsonl.gz": (
+        None,
+        gzip.compress(jsonl(["a", "x" * 99, "b"])),
+        ["a"],
+        "b.jsonl.gz: the line at byte 23 is longer",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_what_would_not_fit_the_memory_is_not_read(name, tmp_path, monkeypatch):
+    separator, data, texts, message = LONG[name]
+    monkeypatch.setattr(files, "LONGEST_DOCUMENT", 100)
+    (tmp_path / name).write_bytes(data)
+    config = dataclasses.replace(sources.from_spec(str(tmp_path / name), DataConfig()), separator=separator)
+    errors = []
+    assert [document.text for document in joined(read_units(config, 1 << 20, errors.append))] == texts
+    assert len(errors) == 1 and re.search(message, str(errors[0]))
 
 
 def test_the_files_beside_a_bad_one_are_read(tmp_path):
