@@ -18,7 +18,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from gptjax.config import DataConfig
 from gptjax.data import sources
-from gptjax.data.sources import files
+from gptjax.data.sources import columns, files
 from gptjax.errors import UserError
 
 TEXTS = [f"document {i}\n" + "é\u2028" * (i % 7) + "\r\n" + "long " * (200 * (i % 5 == 0)) for i in range(60)]
@@ -283,6 +283,24 @@ def test_what_cannot_be_read_is_left_out_and_named_once_or_raised(name, tmp_path
             raise errors[0]
     with pytest.raises(UserError, match=message):
         list(sources.documents(config))
+
+
+def test_a_warc_file_that_ends_anywhere_but_between_records_is_damaged(tmp_path):
+    data = warc([("response", HTML, text) for text in (b"one", b"two")], packed=False)
+    second = data.index(b"WARC/1", 1)
+    for cut in range(second - 4 + 1, len(data) - 4, 3):
+        (tmp_path / "a.warc").write_bytes(data[:cut])
+        errors = []
+        found = joined(read_units(DataConfig(source="warc", path=str(tmp_path)), 1 << 20, errors.append))
+        assert [document.text for document in found] == ["one"]
+        assert len(errors) == (cut > second), cut
+
+
+def test_rows_are_numbered_over_batches_and_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(columns, "_BATCH_BYTES", 1)
+    (tmp_path / "a.parquet").write_bytes(parquet(GOOD))
+    found = joined(read_units(DataConfig(source="parquet", path=str(tmp_path)), 1 << 20))
+    assert found == [(text, f"{tmp_path}/a.parquet row {i}") for i, text in enumerate(GOOD)]
 
 
 LONG = {
