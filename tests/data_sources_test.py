@@ -92,7 +92,7 @@ def test_a_folder_without_text_says_what_was_looked_for(tmp_path):
     (tmp_path / "a.md").write_text("a")
     with pytest.raises(UserError, match=r"is a folder without \*.txt files"):
         read(path=str(tmp_path))
-    with pytest.raises(UserError, match=r"is a folder without \*.jsonl or \*.jsonl.gz files"):
+    with pytest.raises(UserError, match=r"is a folder without \*.jsonl or \*.jsonl.gz or \*.jsonl.zst files"):
         read(source="jsonl", path=str(tmp_path))
 
 

@@ -1,0 +1,68 @@
+"""Where documents come from: a source is a name in SOURCES, and gives the same documents in the same order each time.
+
+`documents(config)` streams them, one in memory at a time; `identity(config)` says in a small dict which text that
+is, so that tokens made from it can be found again. `units(config)` are parts that processes read alone with `read`;
+together, in order, they are the documents, whatever their size. Text is taken as it stands: no newline, space or
+byte-order mark is changed. Whatever cannot be read is a UserError with the file and the line, byte, row or record:
+`documents` raises it; `read` gives it to on_error, which raises it or counts it and has the reading go on behind it.
+A SPEC (see spec.py) is a source in one word, such as "jsonl:gs://bucket/c4/*.gz" or "tfds:lm1b@test".
+"""
+
+from collections.abc import Iterator
+
+from gptjax.config import DataConfig
+from gptjax.data.sources import arrays, columns, jsonl, text, warc
+from gptjax.data.sources.records import Document, OnError, Source, Unit
+from gptjax.data.sources.spec import from_spec
+from gptjax.errors import UserError, choose
+
+__all__ = ["SOURCES", "Document", "OnError", "Source", "Unit", "documents", "from_spec", "identity", "read", "units"]
+
+UNIT_BYTES = 64 << 20
+
+SOURCES = {
+    "corpus": text.CORPUS,
+    "text": text.TEXT,
+    "jsonl": jsonl.JSONL,
+    "parquet": columns.PARQUET,
+    "arrayrecord": arrays.ARRAYRECORD,
+    "warc": warc.WARC,
+    "tfds": arrays.TFDS,
+    "hf": columns.HF,
+}
+
+
+def documents(config: DataConfig) -> Iterator[str]:
+    """Raises UserError: an unknown source, nothing at data.path, text that cannot be read."""
+    for unit in units(config):
+        for document in read(config, unit, _raise):
+            yield document.text
+
+
+def _raise(error: UserError) -> None:
+    raise error
+
+
+def identity(config: DataConfig) -> dict:
+    """JSON values that change when the text does. Raises UserError: an unknown source, nothing at data.path."""
+    return {"source": source_name(config)} | _source(config).identity(config)
+
+
+def units(config: DataConfig, unit_bytes: int = UNIT_BYTES) -> list[Unit]:
+    """Parts of about unit_bytes (as they lie on disk), in order. Raises UserError as identity does."""
+    assert unit_bytes > 0
+    return _source(config).units(config, unit_bytes)
+
+
+def read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
+    """The unit's documents. on_error is called for whatever is left out: a bad line, or all of a damaged file's rest."""
+    return SOURCES[unit.source].read(config, unit, on_error)
+
+
+def source_name(config: DataConfig) -> str:
+    """data.source, except that data.path beside the default source means text."""
+    return "text" if config.source == "corpus" and config.path is not None else config.source
+
+
+def _source(config: DataConfig) -> Source:
+    return choose(SOURCES, source_name(config), "data.source")

@@ -1,0 +1,212 @@
+"""Records by number: ArrayRecord files, and TensorFlow Datasets by name, read as ArrayRecord without TensorFlow."""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator
+
+from gptjax.config import DataConfig
+from gptjax.data.sources import files
+from gptjax.data.sources.records import (
+    Damaged,
+    Document,
+    OnError,
+    Source,
+    Unit,
+    decoded,
+    first_line,
+    named_field,
+    ranges,
+    text_of_json,
+)
+from gptjax.errors import UserError, did_you_mean
+
+ENDINGS = (".arrayrecord", ".array_record")
+_BATCH = 256
+"""Records read at once: one by one, reading takes three times as long."""
+
+
+# ---- arrayrecord: files of records, each the text of a document or a JSON object that has it
+
+
+def _identity(config: DataConfig) -> dict:
+    return {"files": files.identity(_files(config)), "text_field": config.text_field}
+
+
+def _units(config: DataConfig, unit_bytes: int) -> list[Unit]:
+    return files.units("arrayrecord", _files(config), unit_bytes, _record_ranges)
+
+
+def _files(config: DataConfig) -> list:
+    if "://" in config.path:
+        raise UserError(
+            f"data.path={config.path}: ArrayRecord files are read from a disk; copy them to one, or mount it."
+        )
+    return files.find_files(config.path, ENDINGS)
+
+
+def _record_ranges(file, size: int, unit_bytes: int) -> list[tuple[int, int | None]]:
+    """A file that cannot be opened is left to its reader to report."""
+    try:
+        with _opened(file) as reader:
+            parts = ranges("arrayrecord", str(file), reader.num_records(), size, unit_bytes)
+    except Damaged:
+        return [(0, None)]
+    return [(part.first, part.stop) for part in parts]
+
+
+@contextlib.contextmanager
+def _opened(file) -> Iterator:
+    """The reader. Raises Damaged: it is no ArrayRecord file, which the library takes for one without records."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(str(file))
+    try:
+        if not reader.ok():
+            reader.read([0])
+        yield reader
+    except RuntimeError as error:
+        raise Damaged(f"{file} is a damaged or no ArrayRecord file ({first_line(error)}); fetch it again.") from error
+    finally:
+        reader.close()
+
+
+def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
+    return files.read(unit, on_error, functools.partial(_documents, config.text_field, unit, on_error))
+
+
+def _documents(field: str, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
+    with _opened(file) as reader:
+        n = reader.num_records()
+        text_of = _reader_of_records(reader.read([0])[0], field, file) if n else None
+        for i, record in _records(reader, unit.first, n if unit.stop is None else unit.stop):
+            where = f"{file} record {i}"
+            try:
+                if isinstance(record, RuntimeError):
+                    raise UserError(f"{where} is damaged ({first_line(record)}); fetch the file again.") from record
+                document = Document(text_of(record, where), where)
+            except UserError as error:
+                on_error(error)
+                continue
+            yield document
+
+
+def _records(reader, first: int, stop: int) -> Iterator[tuple[int, bytes | RuntimeError]]:
+    """Number and record, or why it cannot be read."""
+    for at in range(first, stop, _BATCH):
+        numbers = range(at, min(at + _BATCH, stop))
+        try:
+            yield from zip(numbers, reader.read(numbers.start, numbers.stop))
+        except RuntimeError:
+            yield from ((i, _record(reader, i)) for i in numbers)
+
+
+def _record(reader, i: int) -> bytes | RuntimeError:
+    try:
+        return reader.read([i])[0]
+    except RuntimeError as error:
+        return error
+
+
+def _reader_of_records(record: bytes, field: str, file) -> Callable[[bytes, str], str]:
+    """(record, where) -> text, for a file that has this one first: JSON objects if it is one, else text.
+
+    Raises Damaged: it is a serialized tf.train.Example, whose short ones would pass for text.
+    """
+    if _is_example(record):
+        raise Damaged(
+            f"{file} holds tf.train.Examples; expected text or JSON objects. Read a data set of TFDS by its name."
+        )
+    if record.lstrip().startswith(b"{"):
+        with contextlib.suppress(ValueError):
+            if isinstance(json.loads(record), dict):
+                return lambda data, where: text_of_json(data, field, where)
+    return decoded
+
+
+def _is_example(record: bytes) -> bool:
+    """Whether it is one field 1 (features) from end to end, which begins with a field 1 (feature) or is empty."""
+    size, shift, at = 0, 0, 1
+    while record[:1] == b"\n" and at < len(record):
+        size, shift, at = size | (record[at] & 0x7F) << shift, shift + 7, at + 1
+        if record[at - 1] < 0x80:
+            return at + size == len(record) and record[at : at + 1] in (b"\n", b"")
+    return False
+
+
+ARRAYRECORD = Source(_identity, _units, _read)
+
+
+# ---- tfds: TensorFlow Datasets by name
+
+
+def _tfds_units(config: DataConfig, unit_bytes: int) -> list[Unit]:
+    builder = _tfds_builder(config)
+    n = builder.info.splits[_tfds_split(builder, config)].num_examples
+    whole = builder.info.splits.values()
+    n_bytes = n * sum(s.num_bytes for s in whole) // max(sum(s.num_examples for s in whole), 1)
+    return ranges("tfds", builder.info.full_name, n, n_bytes, unit_bytes)
+
+
+def _read_tfds(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
+    builder = _tfds_builder(config)
+    records = builder.as_data_source(_tfds_split(builder, config))
+    for first in range(unit.first, unit.stop, _BATCH):
+        numbers = range(first, min(first + _BATCH, unit.stop))
+        for i, record in zip(numbers, records.__getitems__(numbers)):
+            where = f"example {i} of data.tfds_name={config.tfds_name!r}"
+            try:
+                document = Document(decoded(named_field(record, config.text_field, where), where), where)
+            except UserError as error:
+                on_error(error)
+                continue
+            yield document
+
+
+def _tfds_identity(config: DataConfig) -> dict:
+    builder = _tfds_builder(config)
+    split = builder.info.splits[_tfds_split(builder, config)]
+    return {
+        "name": builder.info.full_name,
+        "split": config.tfds_split,
+        "examples": split.num_examples,
+        "text_field": config.text_field,
+    }
+
+
+def _tfds_builder(config: DataConfig):
+    """The builder, its data downloaded and prepared if they were not."""
+    import tensorflow_datasets as tfds
+    import tensorflow_datasets.text  # registers wikipedia, c4 and others
+
+    key = f"data.tfds_name={config.tfds_name!r}"
+    folder = None if config.tfds_dir is None else str(config.tfds_dir)
+    try:
+        builder = tfds.builder(config.tfds_name, data_dir=folder, file_format="array_record")
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        near = did_you_mean(config.tfds_name.split("/")[0].split(":")[0], known) or "."
+        raise UserError(f"{key} is not known to TFDS{near} Nor is it a folder in data.tfds_dir={folder}.") from error
+    except (ValueError, AssertionError) as error:  # an unknown config or version
+        raise UserError(f"{key}: {first_line(error)}") from error
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # no network, no space, a source that moved
+        raise UserError(
+            f"{key} could not be prepared: {type(error).__name__}: {first_line(error)}; prepare it as ArrayRecord"
+            " where it can be downloaded, and set data.tfds_dir."
+        ) from error
+    return builder
+
+
+def _tfds_split(builder, config: DataConfig) -> str:
+    try:
+        builder.info.splits[config.tfds_split]
+    except (ValueError, KeyError) as error:
+        there_are = ", ".join(builder.info.splits)
+        key = f"data.tfds_split={config.tfds_split!r}"
+        raise UserError(f"{key} is not a split of {builder.info.full_name}; there are: {there_are}.") from error
+    return config.tfds_split
+
+
+TFDS = Source(_tfds_identity, _tfds_units, _read_tfds)

@@ -1,0 +1,188 @@
+"""Tables whose column data.text_field holds a document a row: Parquet files, and data sets of Hugging Face `datasets`.
+
+A Parquet file is cut between row groups. Of a group, a few MiB of the one column are in memory at a time.
+"""
+
+import functools
+import os
+from collections.abc import Iterator
+
+from gptjax.config import DataConfig
+from gptjax.data.sources import files
+from gptjax.data.sources.records import (
+    Damaged,
+    Document,
+    OnError,
+    Source,
+    Unit,
+    decoded,
+    did_not_load,
+    first_line,
+    library,
+    ranges,
+)
+from gptjax.errors import UserError
+
+ENDINGS = (".parquet",)
+_BATCH_BYTES = 4 << 20
+
+
+def _documents_of(column, field: str, name: str, first: int, on_error: OnError) -> Iterator[Document]:
+    """The documents of an Arrow column of strings, rows first and on of what is called name."""
+    pa = library("pyarrow", "a table")
+    rows = column.cast(pa.large_binary()).to_pylist()  # bytes, so that a bad row is named and not all of its batch
+    for row, data in enumerate(rows, start=first):
+        where = f"{name} row {row}"
+        try:
+            if data is None:
+                raise UserError(f"{where}: field {field!r} is null; expected a string.")
+            document = Document(decoded(data, where), where)
+        except UserError as error:
+            on_error(error)
+            continue
+        yield document
+
+
+def _check_column(schema, field: str, name: str) -> None:
+    """Raises Damaged: there is no such column, or none of strings."""
+    pa = library("pyarrow", "a table")
+    if schema.names.count(field) != 1:
+        columns = ", ".join(map(repr, schema.names))
+        raise Damaged(f"{name} has no column {field!r}; it has: {columns}. Set data.text_field.")
+    kind = schema.field(field).type
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    if not any(test(value) for test in (*is_text, pa.types.is_string_view, pa.types.is_binary_view)):
+        raise Damaged(f"{name}: column {field!r} is of type {kind}; expected strings. Set data.text_field.")
+
+
+# ---- parquet
+
+
+def _identity(config: DataConfig) -> dict:
+    return {"files": files.identity(files.find_files(config.path, ENDINGS)), "text_field": config.text_field}
+
+
+def _units(config: DataConfig, unit_bytes: int) -> list[Unit]:
+    return files.units("parquet", files.find_files(config.path, ENDINGS), unit_bytes, _row_group_ranges)
+
+
+def _row_group_ranges(file, size: int, unit_bytes: int) -> list[tuple[int, int | None]]:
+    """Runs of row groups of about unit_bytes. A file that cannot be opened is left to its reader to report."""
+    try:
+        with file.open("rb") as stream:
+            n = _opened(stream, file).metadata.num_row_groups
+    except (Damaged, OSError):
+        return [(0, None)]
+    starts = range(0, n, max(1, n * unit_bytes // size))
+    return list(zip(starts, [*starts[1:], None])) or [(0, None)]
+
+
+def _opened(stream, file):
+    """Raises Damaged: it is no Parquet file."""
+    pa, parquet = library("pyarrow", "source parquet"), library("pyarrow.parquet", "source parquet")
+    source = str(file) if "://" not in str(file) else stream
+    try:
+        return parquet.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged(f"{file} is a damaged or no Parquet file ({first_line(error)}); fetch it again.") from error
+
+
+def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
+    return files.read(unit, on_error, functools.partial(_documents, config.text_field, unit, on_error))
+
+
+def _documents(field: str, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
+    with file.open("rb") as stream:
+        table = _opened(stream, file)
+        _check_column(table.schema_arrow, field, str(file))
+        groups = [table.metadata.row_group(i) for i in range(table.metadata.num_row_groups)]
+        for i in range(len(groups))[unit.first : unit.stop]:
+            first = sum(group.num_rows for group in groups[:i])
+            yield from _documents_of_group(table, i, first, field, on_error, file)
+
+
+def _documents_of_group(table, i: int, first: int, field: str, on_error: OnError, file) -> Iterator[Document]:
+    pa, group = library("pyarrow", "source parquet"), table.metadata.row_group(i)
+    row, stop = first, first + group.num_rows
+    try:
+        for batch in table.iter_batches(_batch_rows(group, field), [i], [field], use_threads=False):
+            yield from _documents_of(batch.column(0), field, str(file), row, on_error)
+            row += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        what = f"rows {row} to {stop - 1}, the rest of row group {i}, cannot be read"
+        on_error(UserError(f"{file} is damaged: {what} ({first_line(error)}); fetch it again."))
+
+
+def _batch_rows(group, field: str) -> int:
+    columns = [group.column(c) for c in range(group.num_columns)]
+    n_bytes = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == field)
+    return max(1, min(1 << 14, group.num_rows * _BATCH_BYTES // max(n_bytes, 1)))
+
+
+PARQUET = Source(_identity, _units, _read)
+
+
+# ---- hf: Hugging Face datasets, from its cache, the Hub or a folder
+
+
+def _hf_identity(config: DataConfig) -> dict:
+    data = _dataset(config.path, config.hf_split)
+    return {
+        "name": config.path,
+        "split": config.hf_split,
+        "examples": len(data),
+        "fingerprint": data._fingerprint,
+        "text_field": config.text_field,
+    }
+
+
+def _hf_units(config: DataConfig, unit_bytes: int) -> list[Unit]:
+    data = _dataset(config.path, config.hf_split)
+    return ranges("hf", config.path, len(data), data.data.nbytes, unit_bytes)
+
+
+def _read_hf(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
+    data = _dataset(config.path, config.hf_split)
+    name = f"data.path={config.path!r} of hf"
+    try:
+        _check_column(data.features.arrow_schema, config.text_field, name)
+    except Damaged as error:
+        on_error(error)
+        return
+    table = data.select_columns([config.text_field]).with_format("arrow")
+    step = max(1, min(1 << 14, len(data) * _BATCH_BYTES // max(data.data.nbytes, 1)))
+    for first in range(unit.first, unit.stop, step):
+        column = table[first : min(first + step, unit.stop)].column(0)
+        yield from _documents_of(column, config.text_field, name, first, on_error)
+
+
+@functools.lru_cache(maxsize=4)  # a second or more, for each unit
+def _dataset(path: str, split: str):
+    """Raises UserError: `datasets` is not installed, or gives no such data set."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("source hf needs Hugging Face's datasets; pip install datasets.") from error
+    owner, slash, config = (
+        path.rpartition("/") if path.count("/") == 2 and not os.path.exists(path) else (path, "", None)
+    )
+    try:
+        if os.path.exists(os.path.join(path, "dataset_dict.json")) or os.path.exists(os.path.join(path, "state.json")):
+            return _split_of_saved(datasets.load_from_disk(path), path, split)
+        return datasets.load_dataset(owner, config, split=split)
+    except UserError:
+        raise
+    except Exception as error:  # no network, no space, no such name, config or split
+        raise did_not_load(f"data.path={path!r} of hf, data.hf_split={split!r}", error) from error
+
+
+def _split_of_saved(saved, path: str, split: str):
+    if not isinstance(saved, dict):
+        return saved
+    if split not in saved:
+        raise UserError(f"data.hf_split={split!r} is not a split of {path}; there are: {', '.join(saved)}.")
+    return saved[split]
+
+
+HF = Source(_hf_identity, _hf_units, _read_hf)

@@ -1,0 +1,74 @@
+"""JSON lines, packed or not: one object a line, whose data.text_field is a document. Empty lines are none.
+
+A plain file is cut at the line that follows any byte, so that a line belongs to the unit its first byte lies in.
+Such a unit does not know the number of its lines: a document says at which byte it starts, and the lines before a
+bad one are counted when there is one.
+"""
+
+import functools
+from collections.abc import Iterator
+
+from gptjax.config import DataConfig
+from gptjax.data.sources import files
+from gptjax.data.sources.records import Document, OnError, Source, Unit, text_of_json
+from gptjax.errors import UserError
+
+ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+_PACKED = (".gz", ".zst")
+_COUNTED_BYTES = 1 << 30  # before a bad line, at most: half a second from memory, so that errors don't take the time
+
+
+def _identity(config: DataConfig) -> dict:
+    return {"files": files.identity(files.find_files(config.path, ENDINGS)), "text_field": config.text_field}
+
+
+def _units(config: DataConfig, unit_bytes: int) -> list[Unit]:
+    return files.units("jsonl", files.find_files(config.path, ENDINGS), unit_bytes, _cut)
+
+
+def _cut(file, size: int, unit_bytes: int) -> list[tuple[int, int | None]]:
+    return (files.whole if file.name.endswith(_PACKED) else files.byte_ranges)(file, size, unit_bytes)
+
+
+def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
+    return files.read(unit, on_error, functools.partial(_documents, config.text_field, unit, on_error))
+
+
+def _documents(field: str, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
+    packed = file.name.endswith(_PACKED)
+    for where, line in _numbered(file) if packed else _placed(file, unit.first, unit.stop):
+        if not line.strip():
+            continue
+        try:
+            document = Document(text_of_json(line, field, where), where)
+        except UserError as error:
+            on_error(error if packed else _with_line_number(error, file, where))
+            continue
+        yield document
+
+
+def _numbered(file) -> Iterator[tuple[str, bytes]]:
+    for number, line in enumerate(files.lines(file), start=1):
+        yield f"{file}:{number}", line
+
+
+def _placed(file, first: int, stop: int | None) -> Iterator[tuple[str, bytes]]:
+    with file.open("rb") as stream:
+        for at, line in files.lines_from(stream, file, first):
+            if stop is not None and at >= stop:
+                return
+            yield f"{file} at byte {at}", line
+
+
+def _with_line_number(error: UserError, file, where: str) -> UserError:
+    """The error with FILE:LINE in the place of where, "FILE at byte N", if the lines can be counted in little time."""
+    at = int(where.rsplit(" ", 1)[1])
+    if at > _COUNTED_BYTES:
+        return error
+    with file.open("rb") as stream:
+        chunks = iter(lambda: stream.read(min(1 << 20, at - stream.tell())), b"")
+        number = 1 + sum(chunk.count(b"\n") for chunk in chunks)
+    return UserError(f"{file}:{number}{str(error).removeprefix(where)}")
+
+
+JSONL = Source(_identity, _units, _read)

@@ -1,0 +1,95 @@
+"""A SPEC: a source in one word.
+
+corpus                                  the plays that gptjax carries
+KIND:PATH                               text, jsonl, parquet, arrayrecord, warc or prepared; PATH is a file, a
+                                        folder or a glob, local or gs://
+PATH                                    its ending says the kind, or a folder's files do; a folder with a
+                                        manifest.json is `prepared`
+tfds:NAME[@SPLIT]                       tfds:wikipedia/20230601.en:1.0.0@train[:1%]
+hf:NAME[@SPLIT]                         hf:wikitext, hf:allenai/c4, or a folder
+hf:OWNER/NAME/CONFIG[@SPLIT]            hf:Salesforce/wikitext/wikitext-103-v1@validation
+"""
+
+import collections
+import dataclasses
+import re
+
+from gptjax.config import DataConfig
+from gptjax.data.sources import arrays, columns, files, jsonl, text, warc
+from gptjax.errors import UserError, did_you_mean
+
+ENDINGS = {
+    "text": text.ENDINGS,
+    "jsonl": jsonl.ENDINGS,
+    "parquet": columns.ENDINGS,
+    "arrayrecord": arrays.ENDINGS,
+    "warc": warc.ENDINGS,
+}
+"""Of the files of each kind."""
+
+KINDS = ("corpus", *ENDINGS, "prepared", "tfds", "hf")
+
+
+def from_spec(spec: str, base: DataConfig) -> DataConfig:
+    """base with the source that spec names. Raises UserError: it names none, or a path whose kind cannot be told."""
+    head, colon, rest = spec.partition(":")
+    if spec == "corpus":
+        return _with_source(base, "corpus")
+    if not colon or rest.startswith("//") or not re.fullmatch(r"\w+", head):
+        return _with_source(base, _kind(spec), path=spec)
+    if head not in KINDS:
+        return _with_source(base, _kind_of_odd_path(spec, head), path=spec)
+    if head == "corpus" or not rest:
+        expected = "corpus alone" if head == "corpus" else f"{head}:{'NAME' if head in ('tfds', 'hf') else 'PATH'}"
+        raise UserError(f"source {spec!r}: expected {expected}.")
+    if head in ("tfds", "hf"):
+        return _of_dataset(base, head, rest)
+    return _with_source(base, head, path=rest)
+
+
+def _with_source(base: DataConfig, source: str, **fields) -> DataConfig:
+    """base with all that names a source anew; text_field, separator and tfds_dir say how it is read, and stay."""
+    named = {"path": None, "tfds_name": None, "tfds_split": "train", "hf_split": "train"} | fields
+    return dataclasses.replace(base, source=source, **named)
+
+
+def _of_dataset(base: DataConfig, kind: str, rest: str) -> DataConfig:
+    name, at, split = rest.rpartition("@") if "@" in rest else (rest, "", "train")
+    if not name or not split:
+        raise UserError(f"source '{kind}:{rest}': expected {kind}:NAME or {kind}:NAME@SPLIT.")
+    return _with_source(base, kind, **{"path" if kind == "hf" else "tfds_name": name, f"{kind}_split": split})
+
+
+def _kind_of_odd_path(spec: str, head: str) -> str:
+    """The kind of a path with a colon in it, if there is one."""
+    from etils import epath
+
+    if not epath.Path(spec).expanduser().exists():
+        near = did_you_mean(head, KINDS)
+        raise UserError(f"source {spec!r}: {head!r} is no kind{near}; expected a path or one of: {', '.join(KINDS)}.")
+    return _kind(spec)
+
+
+def _kind(path: str) -> str:
+    """By the ending of path, or of the files that it names."""
+    from etils import epath
+
+    where = epath.Path(path).expanduser()
+    if (found := _kind_of_name(where.name)) and not where.is_dir():
+        return found
+    if where.is_dir() and (where / "manifest.json").exists():
+        return "prepared"
+    kinds = collections.Counter(filter(None, (_kind_of_name(f.name) for f in files.find_files(path, ("",)))))
+    if len(kinds) > 1:
+        there_are = " and ".join(f"{n} of {kind}" for kind, n in kinds.most_common())
+        raise UserError(
+            f"{path} holds files of several kinds, {there_are}; say which: {kinds.most_common()[0][0]}:{path}"
+        )
+    if not kinds:
+        endings = ", ".join(e for some in ENDINGS.values() for e in some)
+        raise UserError(f"{path}: no file's ending says its kind; expected {endings}; or KIND:PATH, as in text:{path}.")
+    return kinds.most_common()[0][0]
+
+
+def _kind_of_name(name: str) -> str | None:
+    return next((kind for kind, endings in ENDINGS.items() if name.endswith(endings)), None)

@@ -1,0 +1,125 @@
+"""Text as it stands: the plays shipped with gptjax, and files of one document or of documents between separators.
+
+No newline, space or byte-order mark is changed.
+"""
+
+import functools
+import hashlib
+import importlib.resources
+from collections.abc import Iterator
+
+from gptjax.config import DataConfig
+from gptjax.data.sources import files
+from gptjax.data.sources.records import Damaged, Document, OnError, Source, Unit
+from gptjax.errors import UserError
+
+ENDINGS = (".txt",)
+
+
+# ---- corpus: public-domain text shipped with gptjax
+
+
+def _corpus_files() -> list:
+    folder = importlib.resources.files("gptjax.data") / "corpus"
+    return sorted((f for f in folder.iterdir() if f.name.endswith(".txt")), key=lambda f: f.name)
+
+
+def _corpus_identity(config: DataConfig) -> dict:
+    return {"files": [{"name": f.name, "sha256": hashlib.sha256(f.read_bytes()).hexdigest()} for f in _corpus_files()]}
+
+
+def _corpus_units(config: DataConfig, unit_bytes: int) -> list[Unit]:
+    return [Unit("corpus", ("corpus",), i, i + 1) for i in range(len(_corpus_files()))]
+
+
+def _read_corpus(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
+    for file in _corpus_files()[unit.first : unit.stop]:
+        yield Document(file.read_bytes().decode(), f"corpus/{file.name}")
+
+
+CORPUS = Source(_corpus_identity, _corpus_units, _read_corpus)
+
+
+# ---- text: files, local or gs://
+
+
+def _identity(config: DataConfig) -> dict:
+    return {"files": files.identity(files.find_files(config.path, ENDINGS)), "separator": config.separator}
+
+
+def _units(config: DataConfig, unit_bytes: int) -> list[Unit]:
+    _check_separator(config.separator)
+    cut = files.whole if config.separator is None else files.byte_ranges
+    return files.units("text", files.find_files(config.path, ENDINGS), unit_bytes, cut)
+
+
+def _check_separator(separator: str | None) -> None:
+    if separator is not None and ("\n" in separator or "\r" in separator):
+        raise UserError(f"data.separator={separator!r} is more than one line; give the line without its end.")
+
+
+def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
+    if config.separator is None:
+        return files.read(unit, on_error, _whole)
+    return files.read(unit, on_error, functools.partial(_separated, config.separator.encode(), unit, on_error))
+
+
+def _whole(file) -> Iterator[Document]:
+    if file.stat().length > files.LONGEST_DOCUMENT:
+        limit = f"{files.LONGEST_DOCUMENT >> 30} GiB"
+        raise Damaged(f"{file} would be one document of more than {limit}; set data.separator, or cut the file.")
+    yield Document(_decoded(file.read_bytes(), file, 0, Damaged), str(file))
+
+
+def _separated(separator: bytes, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
+    """The runs of lines between separator lines. Where two separators follow each other there is no document.
+
+    The unit's are the first document of a file, if it starts there, and those that follow a separator within it.
+    """
+    for offset, data in _runs(file, separator, unit.first, unit.stop):
+        try:
+            document = Document(_decoded(data, file, offset, UserError), f"{file} at byte {offset}")
+        except UserError as error:
+            on_error(error)
+            continue
+        yield document
+
+
+def _runs(file, separator: bytes, first: int, stop: int | None) -> Iterator[tuple[int, bytes]]:
+    """Byte where each run starts, and its bytes."""
+    wanted, size, run_at = [] if first == 0 else None, 0, 0
+    with file.open("rb") as stream:
+        for at, line in files.lines_from(stream, file, first):
+            if line.rstrip(b"\r\n") != separator:
+                if wanted is not None:
+                    wanted.append(line)
+                    size = _checked_size(size + len(line), file, run_at)
+                elif stop is not None and at >= stop:
+                    return
+                continue
+            if wanted:
+                yield run_at, b"".join(wanted)
+            if stop is not None and at >= stop:
+                return
+            wanted, size, run_at = [], 0, at + len(line)
+    if wanted:
+        yield run_at, b"".join(wanted)
+
+
+def _checked_size(size: int, file, offset: int) -> int:
+    if size > files.LONGEST_DOCUMENT:
+        limit = f"{files.LONGEST_DOCUMENT >> 30} GiB"
+        raise Damaged(f"{file} has no separator line for {limit} from byte {offset} on; check data.separator.")
+    return size
+
+
+def _decoded(data: bytes, file, offset: int, error_type: type[UserError]) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise error_type(
+            f"{file} is not UTF-8 at byte {offset + error.start} (0x{data[error.start]:02x}); convert it to UTF-8."
+        ) from error
+
+
+TEXT = Source(_identity, _units, _read)
