@@ -68,7 +68,8 @@ def _opened(file) -> Iterator:
     except RuntimeError as error:
         raise Damaged(f"{file} is a damaged or no ArrayRecord file ({first_line(error)}); fetch it again.") from error
     finally:
-        reader.close()
+        if reader.ok():  # else it raises once more
+            reader.close()
 
 
 def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:

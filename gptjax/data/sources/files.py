@@ -140,7 +140,7 @@ def lines(file) -> Iterator[bytes]:
     """The lines of a file, unpacked by its ending: .gz, .zst. Raises Damaged: the packing is, or a line has no end."""
     n = 0
     with file.open("rb") as stream:
-        unpacked = unpacker(file, stream)
+        unpacked = io.BufferedReader(unpacker(file, stream), 1 << 20)
         try:
             for line in iter(lambda: unpacked.readline(LONGEST_DOCUMENT), b""):
                 yield _checked_length(line, f"{file}:{n + 1}")
@@ -167,13 +167,16 @@ def _checked_length(line: bytes, where: str) -> bytes:
     return line
 
 
-def unpacker(file, stream) -> io.BufferedReader:
-    """A stream of what is packed in that of the file, as its ending has it. Reading may raise BadPacking."""
+def unpacker(file, stream) -> io.RawIOBase:
+    """What is packed in the stream of the file, as its ending has it. Reading may raise BadPacking.
+
+    A read gives what there is and no error before that, as a buffer on top would that is asked for much.
+    """
     if file.name.endswith(".gz"):
-        return io.BufferedReader(_Unpacked(stream, "gzip", lambda: zlib.decompressobj(wbits=31)), 1 << 20)
+        return _Unpacked(stream, "gzip", lambda: zlib.decompressobj(wbits=31))
     if file.name.endswith(".zst"):
         zstd = library("zstandard", f"{file.name}, packed by zstd,").ZstdDecompressor(max_window_size=1 << 31)
-        return io.BufferedReader(_Unpacked(stream, "zstd", zstd.decompressobj), 1 << 20)
+        return _Unpacked(stream, "zstd", zstd.decompressobj)
     return stream
 
 
@@ -219,5 +222,5 @@ class _Unpacked(io.RawIOBase):
             raise BadPacking(f"damaged or truncated {self._kind} file ({first_line(error)})") from error
 
 
-# 64 KiB of ordinary text unpack to less than a MiB.
-_PACKED_CHUNK = 1 << 16
+# Bytes. Where one of them is damaged, the rest of them is lost too.
+_PACKED_CHUNK = 1 << 15

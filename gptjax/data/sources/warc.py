@@ -78,7 +78,8 @@ def _is_document(record) -> bool:
 def _content(record) -> bytes | Exception:
     """The bytes of the document, or why they cannot be unpacked, which is for the reader of the record to say."""
     try:
-        return record.content_stream().read()
+        stream = record.content_stream()
+        return b"".join(iter(lambda: stream.read(1 << 20), b""))
     except files.BadPacking:
         raise
     except Exception as error:  # what the decompressor of the HTTP Content-Encoding raises
