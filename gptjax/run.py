@@ -9,6 +9,7 @@ import jax
 from gptjax import attention, data, evaluate, meshes, rundir, sample, step
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, Config, MeshConfig, TrainConfig
+from gptjax.data import tokenizers
 from gptjax.errors import UserError
 
 
@@ -66,10 +67,7 @@ def open_model(workdir: str, step_number: int | None = None, ema: bool = False) 
 def evaluate_run(loaded: LoadedRun) -> evaluate.Evaluation:
     """On the held-out text of the run. Raises UserError if that text cannot be had, or is another one now."""
     store = data.prepare(loaded.config.data)
-    if store.tokenizer.hash != loaded.tokenizer.hash:
-        raise UserError(
-            "the tokenizer made from this text is not the run's own: the text has changed since training; restore it."
-        )
+    tokenizers.check_same(store.tokenizer, loaded.tokenizer)
     rows = data.EvalRows(
         store.val,
         store.tokenizer.token_bytes,
