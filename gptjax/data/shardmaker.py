@@ -86,17 +86,19 @@ def cleaner(recipe: Recipe) -> Callable:
     return functools.partial(_do, _cleaned, recipe, unfinished.hold_as_worker(recipe.folder))
 
 
-def _do(make: Callable, recipe: Recipe, lock, task: Task, report: Callable) -> dict:
-    """The record of a task done by make, written."""
+def _do(make: Callable, recipe: Recipe, lock, task: Task, report: Callable) -> tuple[int, dict]:
+    """The number of a task that make does, and its record, which is written."""
     tally = Tally(report, recipe.strict)
     try:
         name, found = make(recipe, task, tally)
         record = found | tally.record()
         unfinished.write_record(recipe.folder, record_name(name, task.number), record)
+    except BrokenPipeError:  # the parent is gone
+        raise
     except OSError as error:
         raise SaveFailed(f"--out={recipe.folder} cannot be written: {error.strerror or error}") from error
     tally.report()
-    return record
+    return task.number, record
 
 
 class Tally:
@@ -185,7 +187,9 @@ def _tokenised(recipe: Recipe, task: Task, tally: Tally) -> tuple[str, dict]:
         found["cleaning"] = None if cleaner is None else cleaner.report
     else:
         found["duplicates"] = {"documents": 0, "bytes": 0, "samples": []}
-        entries = _write_shards(recipe, task.number, _without_duplicates(recipe, task, found["duplicates"], tally), tally)
+        entries = _write_shards(
+            recipe, task.number, _without_duplicates(recipe, task, found["duplicates"], tally), tally
+        )
     return "shard", {"entries": entries} | found
 
 

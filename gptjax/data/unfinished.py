@@ -38,7 +38,7 @@ def check_free(folder) -> None:
 
 def finished_settings(folder) -> dict | None:
     """The settings of a finished folder; None: it is not finished. Raises UserError: others than prepare made it."""
-    manifest = _read(epath.Path(folder) / "manifest.json")
+    manifest = read_json(epath.Path(folder) / "manifest.json")
     if manifest is None:
         return None
     if "settings" not in manifest:
@@ -49,7 +49,7 @@ def finished_settings(folder) -> dict | None:
 def begin(folder, settings: dict) -> None:
     """Writes the settings, or compares them with those there are. Raises UserError: they differ."""
     path = epath.Path(folder) / WORK / "settings.json"
-    if (kept := _read(path)) is None:
+    if (kept := read_json(path)) is None:
         write_json(path, settings)
     else:
         check_same(folder, kept, settings)
@@ -99,7 +99,7 @@ def write_record(folder, name: str, value: dict) -> None:
 
 def read_record(folder, name: str) -> dict | None:
     """None: that part is not done."""
-    return _read(record_path(folder, name))
+    return read_json(record_path(folder, name))
 
 
 def write_json(path, value: dict) -> None:
@@ -110,7 +110,8 @@ def write_json(path, value: dict) -> None:
     temporary.replace(path)
 
 
-def _read(path) -> dict | None:
+def read_json(path) -> dict | None:
+    """None: there is no such file. Raises UserError: it is not JSON."""
     if not path.exists():
         return None
     try:
