@@ -242,7 +242,7 @@ def test_ctrl_c_stops_in_two_lines_and_leaves_no_worker(long_source, undisturbed
         "gptjax: interrupted",
     ]
     assert "Traceback" not in err
-    assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in workers)
+    preparing.wait_for_end(workers)
     finish(long_source, tmp_path / "out")
     assert preparing.hashes(tmp_path / "out") == undisturbed
 

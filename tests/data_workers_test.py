@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import preparing
 import pytest
 
 from gptjax.data import workers
@@ -85,7 +86,7 @@ def test_the_others_are_ended_where_one_fails_and_where_no_more_is_wanted():
     for result in workers.run(sleeper, [0, 1], 2, pids.append):
         assert result == 1
         break
-    assert not any(map(alive, pids))
+    assert not any(map(preparing.alive, pids))
 
 
 SCRIPT = """
@@ -103,18 +104,8 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
     pids = [int(parent.stdout.readline()) for _ in range(2)]
-    assert all(map(alive, pids))
+    assert all(map(preparing.alive, pids))
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    until = time.monotonic() + 20
-    while any(map(alive, pids)) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not any(map(alive, pids))
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    preparing.wait_for_end(pids)

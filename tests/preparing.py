@@ -7,6 +7,7 @@ import pathlib
 import random
 import subprocess
 import sys
+import time
 
 VARIES = "performance.json"
 """The one file of a folder that differs from run to run."""
@@ -22,7 +23,11 @@ def write_documents(path: pathlib.Path, n: int, words: int = 60) -> list[str]:
     texts = []
     for i in range(n):
         body = " ".join(rng.choices(_WORDS, k=rng.randint(1, 2 * words)))
-        texts.append(texts[rng.randrange(i)] if i % 9 == 8 else f"{i} a{i}@b.org é 漢字\u2581 {body}.\n<|endoftext|> {body[::-1]}")
+        texts.append(
+            texts[rng.randrange(i)]
+            if i % 9 == 8
+            else f"{i} a{i}@b.org é 漢字\u2581 {body}.\n<|endoftext|> {body[::-1]}"
+        )
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return texts
 
@@ -59,3 +64,18 @@ def documents(tokens) -> list[tuple[list[int], int]]:
         (tokens.read(span[:1], span[1] - span[0])[0].tolist(), int(n_bytes))
         for span, n_bytes in zip(span_D2, n_bytes_D)
     ]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and that nobody asks about does not."""
+    try:
+        return "\nState:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_for_end(pids: list[int]) -> None:
+    until = time.monotonic() + 20
+    while running := list(filter(alive, pids)):
+        assert time.monotonic() < until, f"{running} still run"
+        time.sleep(0.05)

@@ -21,7 +21,7 @@ from etils import epath
 
 from gptjax.config import DataConfig
 from gptjax.data import shardmaker, sources, tokenizers, unfinished, workers
-from gptjax.data.folder import FORMAT, SPLITS, write_manifest
+from gptjax.data.folder import FORMAT, SPLITS, digest, write_manifest
 from gptjax.data.shardmaker import Recipe, Task, in_flags
 from gptjax.errors import UserError
 
@@ -84,10 +84,22 @@ def plan(order: Order) -> Plan:
         "num_shards": len(tasks),
         "val_fraction": order.val_fraction,
         "clean": order.clean,
+        "decontaminate": _evaluation_texts(order.clean),
         "dedup": order.dedup,
         "versions": {"folder": FORMAT, "preparation": VERSION} | _library_versions(order),
     }
     return Plan(tasks, recipe, settings)
+
+
+def _evaluation_texts(clean: str | None) -> list[str]:
+    """SHA-256 of the texts of each decontaminate step: they may change under the same name."""
+    if clean is None:
+        return []
+    from gptjax.data import cleaning, decontamination
+    from gptjax.data.cleaning.overlap import Decontaminate
+
+    paths = [step.path for step in cleaning.parse(clean) if isinstance(step, Decontaminate)]
+    return [digest({"texts": decontamination.load_texts(path)}) for path in paths]
 
 
 def _library_versions(order: Order) -> dict[str, str]:
