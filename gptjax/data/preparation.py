@@ -311,7 +311,7 @@ def _check_kept(order: Order, counts: list[dict], read: list[dict]) -> None:
     if any(count["kept_documents"] for count in counts):
         return
     failures = [message for record in read for message in record["failures"]["messages"]]
-    because = f" ({failures[0]})" if failures else ""
+    because = f" ({failures[0].rstrip('.')})" if failures else ""
     n = sum(record["counts"]["documents"] for record in read)
     if not n:
         raise UserError(f"{order.spec} gave no document{because}; check --source and --text_field.")
