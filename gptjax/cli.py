@@ -238,11 +238,14 @@ def _eval(args) -> None:
     from gptjax import run
 
     with run.open_model(args.workdir, args.step, args.ema) as loaded:
-        result = run.evaluate_run(loaded)
+        results = run.evaluate_run(loaded)
         if args.json:
-            print(json.dumps({"workdir": args.workdir, "step": loaded.step, **result.as_dict()}, indent=2))
+            whole, *_ = (result.as_dict() for result in results.values())
+            sources = {name: result.as_dict() for name, result in results.items() if name != "all"}
+            print(json.dumps({"workdir": args.workdir, "step": loaded.step, **whole, "sources": sources}, indent=2))
         else:
-            print(f"step {loaded.step}  {result}")
+            for name, result in results.items():
+                print(f"step {loaded.step}  {name + '  ' if len(results) > 1 else ''}{result}")
 
 
 def _sample(args) -> None:

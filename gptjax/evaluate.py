@@ -3,9 +3,12 @@
 import dataclasses
 import functools
 import math
+import typing
 
 import jax
 import numpy as np
+
+from gptjax import data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,31 +29,64 @@ class Evaluation:
         )
 
 
-def summarise(loss_sum_R, weight_sum_R, n_bytes: int) -> Evaluation:
-    """From the loss sum (nats) and token count of each row and the bytes that all the predicted tokens spell.
+class Sums(typing.NamedTuple):
+    """What an evaluation is made of: of each row the loss (nats) and the tokens, and the bytes all of them spell."""
 
-    The standard error is that of a ratio of means over rows (Cochran 1977, section 2.11): tokens of a row are
+    loss_R: np.ndarray
+    weight_R: np.ndarray
+    n_bytes: int
+
+
+def summarise(sums: Sums) -> Evaluation:
+    """The standard error is that of a ratio of means over rows (Cochran 1977, section 2.11): tokens of a row are
     correlated, rows are taken as independent. End-of-text tokens count as tokens and spell no bytes.
     """
-    loss_sum_R, weight_sum_R = np.float64(loss_sum_R), np.float64(weight_sum_R)
-    kept = weight_sum_R > 0
-    loss_sum_R, weight_sum_R = loss_sum_R[kept], weight_sum_R[kept]
-    nats, tokens, rows = loss_sum_R.sum(), weight_sum_R.sum(), len(loss_sum_R)
+    loss_R, weight_R = np.float64(sums.loss_R), np.float64(sums.weight_R)
+    kept = weight_R > 0
+    loss_R, weight_R = loss_R[kept], weight_R[kept]
+    nats, tokens, rows = loss_R.sum(), weight_R.sum(), len(loss_R)
     loss = nats / tokens
-    residual_R = loss_sum_R - loss * weight_sum_R
+    residual_R = loss_R - loss * weight_R
     spread = math.sqrt(np.square(residual_R).sum() * rows / (rows - 1)) / tokens if rows > 1 else math.nan
     return Evaluation(
         loss=float(loss),
         standard_error=float(spread),
-        bits_per_byte=float(nats / math.log(2) / n_bytes) if n_bytes else math.nan,
+        bits_per_byte=float(nats / math.log(2) / sums.n_bytes) if sums.n_bytes else math.nan,
         perplexity=float(np.exp(loss)),
         tokens=int(tokens),
     )
 
 
-def evaluate(
-    program, params, rows, batch_size: int, should_stop=lambda: False, total=lambda name, n: n
-) -> Evaluation | None:
+def pool(sums: typing.Iterable[Sums]) -> Sums:
+    """Of several sources as one text."""
+    loss, weight, n_bytes = zip(*sums)
+    return Sums(np.concatenate(loss), np.concatenate(weight), sum(n_bytes))
+
+
+def held_out_rows(config, store) -> dict[str, data.EvalRows]:
+    """The held-out text of each source. Raises UserError: one has none."""
+    return {
+        name: data.EvalRows(
+            source.val,
+            store.tokenizer.token_bytes,
+            config.model.context_length,
+            config.data.documents_apart,
+            max_tokens=config.eval.max_tokens,
+        )
+        for name, source in store.sources.items()
+    }
+
+
+def evaluate_sources(program, params, rows: dict[str, data.EvalRows], batch_size: int, **options) -> dict | None:
+    """{source: Evaluation}, and of several sources also "all": their held-out text taken as one. options: of `evaluate`."""
+    sums = {name: evaluate(program, params, rows[name], batch_size, **options) for name in rows}
+    if None in sums.values():
+        return None
+    pooled = {"all": pool(sums.values())} if len(sums) > 1 else {}
+    return {name: summarise(values) for name, values in (pooled | sums).items()}
+
+
+def evaluate(program, params, rows, batch_size: int, should_stop=lambda: False, total=lambda name, n: n) -> Sums | None:
     """Of params on EvalRows, batch_size rows at a time. None if should_stop() said so between two batches.
 
     total: of `Alone` or `Peers`. A process counts the bytes of its own rows.
@@ -65,8 +101,7 @@ def evaluate(
         for start, stop in own_rows(batch_size, program.eval_batch_sharding):
             n_bytes += int(rows.byte_count(first + start, first + stop).sum())
     n_bytes = total("eval_bytes", n_bytes)
-    loss_sum, weight_sum = (np.concatenate(parts) for parts in zip(*jax.device_get(results)))
-    return summarise(loss_sum, weight_sum, n_bytes)
+    return Sums(*(np.concatenate(parts) for parts in zip(*jax.device_get(results))), n_bytes)
 
 
 def _padded_rows(rows, first: int, start: int, stop: int) -> dict:
@@ -91,6 +126,12 @@ def device_batch(read, batch_size: int, batch_sharding, dim: int = 0) -> dict[st
         )
 
     return {name: array(name) for name in sample}
+
+
+def local_rows(batch_size: int, batch_sharding, dim: int = 0) -> tuple[tuple[int, int], ...]:
+    """The (start, stop) of a batch that this process's devices hold."""
+    held = batch_sharding.addressable_devices_indices_map((*[1] * dim, batch_size)).values()
+    return tuple(sorted({index[dim].indices(batch_size)[:2] for index in held}))
 
 
 @functools.lru_cache(maxsize=64)

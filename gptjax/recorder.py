@@ -25,7 +25,7 @@ class Recorder:
     def add(self, first_step: int, learning_rates, hash_S: list[int], on_device, timed: bool) -> None:
         """Takes a call that was just dispatched, and reads the one before. Raises Diverged.
 
-        hash_S: for each step, the sum of `data.row_hashes` over the rows that this process read.
+        hash_S: for each step, the sum of `TrainRows.hashes` over the rows that this process read.
         timed: whether the throughput's clock ran during the call.
         """
         previous, self._unread = self._unread, (first_step, learning_rates, hash_S, on_device, timed)
@@ -72,6 +72,12 @@ class Recorder:
         memory = hardware.memory_in_use(self._session.program.mesh.local_devices)
         batch_hash = self.batch_hash()
         seen = {} if batch_hash is None else {"batch_hash": batch_hash}
+        epochs = self._session.rows.epochs(schedule.rows_before(self._config, taken))
+        seen |= (
+            {f"epochs/{source}": n for source, n in epochs.items()}
+            if len(epochs) > 1
+            else {"epochs": [*epochs.values()][0]}
+        )
         self._log.write("train", taken, **numbers, tokens=tokens, **speed, memory_bytes=memory, **seen)
         self._progress.update(report.progress_line(taken, self._total_steps, numbers, speed))
 

@@ -18,8 +18,7 @@ def header(session, directory, resumed: bool) -> list[str]:
         f"model      {model.n_layers} layers, width {model.d_model}, {model.n_heads} heads of {model.head_size},"
         f" context {model.context_length}, vocabulary {model.vocab_size}, {model.dtype}",
         f"parameters {counts.total:,} ({counts.non_embedding:,} without embeddings)",
-        f"text       {len(session.store.train.token):,} training tokens, {len(session.store.val.token):,} held out"
-        f" ({session.store.tokenizer.kind} tokenizer)",
+        *_text_lines(session.store),
         f"training   {steps:,} steps of {config.train.batch_size} x {model.context_length} tokens:"
         f" {tokens:,} tokens, {flops.train_flops(config):.3g} FLOPs",
         f"devices    {devices}, mesh {axes}",
@@ -27,6 +26,15 @@ def header(session, directory, resumed: bool) -> list[str]:
         f"MFU        of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source});"
         " FLOPs as PaLM counts them",
     ]
+
+
+def _text_lines(store) -> list[str]:
+    """A line, and for a mixture one for each source."""
+    counts = {name: (text.train.n_tokens, text.val.n_tokens) for name, text in store.sources.items()}
+    train, held_out = (sum(n) for n in zip(*counts.values()))
+    whole = f"text       {train:,} training tokens, {held_out:,} held out ({store.tokenizer.kind} tokenizer)"
+    each = [f"           {name}: {train:,}, {held_out:,}" for name, (train, held_out) in counts.items()]
+    return [whole, *(each if len(each) > 1 else [])]
 
 
 def shown_path(directory) -> str:
@@ -48,7 +56,7 @@ def progress_line(taken: int, total: int, numbers: dict, speed: dict) -> str:
 
 def ending(session, directory, state) -> list[str]:
     """A sample if the config asks for one, what lies in the run directory, and what to do next."""
-    lines, config = [], session.config.eval
+    lines, config, writes_on = [], session.config.eval, session.config.data.writes_on
     if config.sample_tokens:
         text = sample_text(session, state.params, config.sample_prompt, max_tokens=config.sample_tokens)
         lines += ["", "a sample:", text, ""]
@@ -59,7 +67,7 @@ def ending(session, directory, state) -> list[str]:
         f"{where}/metrics.jsonl, tensorboard/: the numbers of every logged step and evaluation",
         f"{where}/checkpoints/, tokenizer/: all that evaluation, sampling and resuming need",
         "next:",
-        f"  gptjax sample --workdir={where} --prompt='ROMEO:' --temperature=0.8",
+        *([f"  gptjax sample --workdir={where} --prompt='ROMEO:' --temperature=0.8"] if writes_on else []),
         f"  gptjax eval --workdir={where}",
         f"  tensorboard --logdir={where}",
     ]

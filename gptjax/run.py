@@ -64,22 +64,29 @@ def open_model(workdir: str, step_number: int | None = None, ema: bool = False) 
         yield LoadedRun(config, data.load_tokenizer(directory.tokenizer), program, params, chosen)
 
 
-def evaluate_run(loaded: LoadedRun) -> evaluate.Evaluation:
-    """On the held-out text of the run. Raises UserError if that text cannot be had, or is another one now."""
+def evaluate_run(loaded: LoadedRun) -> dict[str, evaluate.Evaluation]:
+    """On the held-out text of the run: of "all" first where it has several sources, and of each.
+
+    Raises UserError if that text cannot be had, or is another one now."""
     store = data.prepare(loaded.config.data)
     tokenizers.check_same(store.tokenizer, loaded.tokenizer)
-    rows = data.EvalRows(
-        store.val,
-        store.tokenizer.token_bytes,
-        loaded.config.model.context_length,
-        loaded.config.data.mask_documents,
-        max_tokens=loaded.config.eval.max_tokens,
-    )
-    return evaluate.evaluate(loaded.program, loaded.params, rows, loaded.config.eval_batch_size)
+    rows = evaluate.held_out_rows(loaded.config, store)
+    return evaluate.evaluate_sources(loaded.program, loaded.params, rows, loaded.config.eval_batch_size)
 
 
 def sample_run(loaded: LoadedRun, prompt: str | None, **settings) -> list[str]:
-    """Texts that go on from prompt, prompt included. settings: of `sample.generate`."""
+    """Texts that go on from prompt, prompt included. settings: of `sample.generate`.
+
+    A prefix LM reads its prompt token by token here, as it reads what follows, not both ways as in training.
+
+    Raises UserError: the run's objective does not teach to go on with a text.
+    """
+    objective = loaded.config.data.objective
+    if not loaded.config.data.writes_on:
+        raise UserError(
+            f"a model of data.objective={loaded.config.data.objective!r} fills in what is missing in a text and cannot go on with one;"
+            " judge it with gptjax eval, or sample a run of another objective."
+        )
     ids = sample.prompt_ids(loaded.tokenizer, prompt)
     eot_id = loaded.tokenizer.eot_id
     new = sample.generate(loaded.program.graph, loaded.params, ids, eot_id=eot_id, **settings)

@@ -44,6 +44,11 @@ def batch_size(config, step: int) -> int:
     return _stage_of_step(config, step)[2]
 
 
+def batch_sizes(config) -> set[int]:
+    """Of all steps."""
+    return {batch for _, _, batch in _stages(config)}
+
+
 def rows_before(config, step: int) -> int:
     """Sequences read by all steps before this one: the index of its first row."""
     first_step, first_row, batch = _stage_of_step(config, step)

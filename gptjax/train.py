@@ -32,7 +32,7 @@ from gptjax import (
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
-from gptjax.data import tokenizers
+from gptjax.data import reading, tokenizers
 from gptjax.errors import UserError
 from gptjax.peers import PeerLost
 from gptjax.recorder import Diverged, Recorder
@@ -143,10 +143,7 @@ class Loop:
         self.directory, self.checkpointer, self.progress = directory, checkpointer, progress
         self.peers, self.agreed, self.dog, self.started = peers, agreed, dog, started
         self.total_steps = schedule.total_steps(config)
-        self.rows = data.TrainRows(
-            session.store.train, config.model.context_length, config.data.seed, config.data.mask_documents
-        )
-        self.eval_rows = eval_rows(config, session.store)
+        self.eval_rows = evaluate.held_out_rows(config, session.store)
         saved = peers.tell("saved", checkpointer.steps())
         self.step = saved[-1] if saved else 0
         self.saved_step = self.evaluated_step = self.step if saved else -1
@@ -157,6 +154,7 @@ class Loop:
         with dog.doing("resuming" if saved else "initialising"):
             self.state = self._first_state()
         self.recorder = Recorder(session, self.log, progress, peers, self._hash_before())
+        self.calls = self._all_calls()
 
     def _open_log(self) -> metrics.MetricsLog | metrics.NoLog:
         if self.peers.index:
@@ -189,9 +187,11 @@ class Loop:
         config = self.config
         try:
             self.agreed.tick()
-            with data.Prefetcher(
-                self._read_call, self.step // config.train.steps_per_call, config.data.prefetch
-            ) as calls:
+            first = self.step // config.train.steps_per_call
+            with (
+                reading.Reader(self.calls, first, config.data.prefetch_workers) as reader,
+                data.Prefetcher(lambda call: self._place(call, reader.get(call)), first, config.data.prefetch) as calls,
+            ):
                 while self.step < self.total_steps and not self.agreed.stopping:
                     self._call(calls.next())
                     self._between_calls()
@@ -225,33 +225,25 @@ class Loop:
             self.log.close()
             self.checkpointer.close()
 
-    def _read_call(self, call: int) -> tuple[dict, np.ndarray, list[int], int]:
+    def _all_calls(self) -> reading.Calls:
+        config, place = self.config, self.program.train_batch_sharding
+        unit = config.train.microbatches * meshes.batch_unit(config, self.program.mesh.shape)
+        sizes = {reading.padded_to(size, unit) for size in schedule.batch_sizes(config)}
+        local = {size: evaluate.local_rows(size, place, dim=1) for size in sizes}
+        own = {size: evaluate.own_rows(size, place, dim=1) for size in sizes}
+        return reading.Calls(self.session.rows, config, unit, local, own)
+
+    def _place(self, call: int, read: dict) -> tuple[dict, np.ndarray, list[int], int]:
         """Of one dispatch, in the prefetch thread: batches [S, B, ...] on the devices, learning rates [S], and of this
         process's rows the sum of hashes for each step and how many it read."""
-        config, count = self.config, self.config.train.steps_per_call
+        parts = dict(zip(self.calls.local_ranges(call), read["batch"]))
+        batch = evaluate.device_batch(
+            lambda start, stop: parts[start, stop], self.calls.padded(call), self.program.train_batch_sharding, dim=1
+        )
+        count = self.config.train.steps_per_call
         steps = range(call * count, (call + 1) * count)
-        size = schedule.batch_size(config, steps[0])
-        unit = config.train.microbatches * meshes.batch_unit(config, self.program.mesh.shape)
-        padded = -(-size // unit) * unit  # a ramp's first batches may be smaller than the mesh: rows of weight 0
-        first_rows = [schedule.rows_before(config, s) for s in steps]
-        read = {}  # (start, stop) -> those rows of each step's batch
-
-        def read_once(start: int, stop: int) -> dict:
-            if (start, stop) not in read:
-                parts = [self.rows.rows(first + start, first + stop) for first in first_rows]
-                read[start, stop] = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-                read[start, stop]["weight_BL"][:, max(0, size - start) :] = 0
-            return read[start, stop]
-
-        place = self.program.train_batch_sharding
-        batch = evaluate.device_batch(read_once, padded, place, dim=1)
-        hash_S = [0] * count
-        for start, stop in evaluate.own_rows(padded, place, dim=1):
-            for i, first in enumerate(first_rows):
-                hashes = data.row_hashes(read[start, stop]["token_BT"][i, : max(0, size - start)], first + start)
-                hash_S[i] = (hash_S[i] + int(hashes.sum())) % 2**64
-        rates = np.array([schedule.learning_rate(config, s) for s in steps], np.float32)
-        return batch, rates, hash_S, count * sum(max(0, min(stop, size) - start) for start, stop in read)
+        rates = np.array([schedule.learning_rate(self.config, s) for s in steps], np.float32)
+        return batch, rates, [int(h) for h in read["hash_S"]], int(read["rows_read"])
 
     def _call(self, inputs) -> None:
         """Dispatches the next steps and reads the metrics of those before."""
@@ -302,7 +294,7 @@ class Loop:
         averages = {} if self.state.ema is None else {"ema_": self.state.ema}
         with self.dog.doing("evaluating"):
             for prefix, params in {"": self.state.params, **averages}.items():
-                result = evaluate.evaluate(
+                results = evaluate.evaluate_sources(
                     self.program,
                     params,
                     self.eval_rows,
@@ -310,11 +302,19 @@ class Loop:
                     should_stop=self._should_stop,
                     total=self.peers.total,
                 )
-                if result is None:
+                if results is None:
                     return
-                self.log.write("eval", self.step, **{prefix + name: value for name, value in result.as_dict().items()})
-                self.progress.message(f"step {self.step:>7}  {prefix}eval {result}")
+                self._log_evaluation(prefix, results)
         self.evaluated_step = self.step
+
+    def _log_evaluation(self, prefix: str, results: dict[str, evaluate.Evaluation]) -> None:
+        """Of all held-out text, and of each source if there are several, as loss/NAME and so on."""
+        numbers = {}
+        for i, (source, result) in enumerate(results.items()):
+            numbers |= {f"{prefix}{name}" + f"/{source}" * (i > 0): value for name, value in result.as_dict().items()}
+            name = f"{source:>12}" if i else "eval"
+            self.progress.message(f"step {self.step:>7}  {prefix}{name} {result}")
+        self.log.write("eval", self.step, **numbers)
 
     def _should_stop(self) -> bool:
         self.dog.alive()
@@ -353,13 +353,3 @@ class Loop:
         ):
             jax.profiler.start_trace(str(self.directory.path / "profile"))
             self.profiling = True
-
-
-def eval_rows(config, store) -> data.EvalRows:
-    return data.EvalRows(
-        store.val,
-        store.tokenizer.token_bytes,
-        config.model.context_length,
-        config.data.mask_documents,
-        max_tokens=config.eval.max_tokens,
-    )

@@ -6,7 +6,7 @@ pieces dropped whole) are cleaning's `decontaminate`. Read otherwise or not done
 - The "200 character window around" is taken as 200 characters before and 200 behind.
 - GPT-3 ignored 13-grams found in more than ten training documents (phrases, boilerplate). That takes a pass over the
   whole corpus beforehand; here every shared 13-gram counts, so that somewhat more is removed, never less.
-- Evaluation texts of fewer than n words cannot be found, and `Overlaps.too_short` counts them.
+- Evaluation texts of fewer than n words cannot be found, and the step says how many those are.
 - In scripts without spaces each character is half a word: 26 characters in a row.
 """
 
@@ -75,17 +75,19 @@ class Overlaps:
     def __init__(self, texts: list[str], n: int, path: str = "the evaluation texts"):
         self._n = n
         self._number: dict[str, int] = {}
-        self.too_short = 0
+        self.count, self.too_short = len(texts), 0
         hashes = []
         for text in texts:
             unit = [plain for plain in map(_plain, words.units(text)) if plain]
             number_L = np.array([self._number.setdefault(u, len(self._number) + 1) for u in unit], np.int64)
             first, stop = words.windows(words.unit_weights(unit), len(unit), n)
             self.too_short += not len(first)
-            hashes.append(words.window_hashes(number_L, first, stop))
+            hashes.append(words.WindowHasher(number_L)(first, stop))
         self._hashes = np.unique(np.concatenate(hashes))
         if not len(self._hashes):
-            raise UserError(f"decontaminate={path} holds no text of {n} words, so nothing could be found; give a smaller n.")
+            raise UserError(
+                f"decontaminate={path} holds no text of {n} words, so nothing could be found; give a smaller n."
+            )
 
     def spans(self, text: str, window: int = 0) -> list[tuple[int, int]]:
         """Characters of text in shared n-grams, with window more on each side; merged, ascending."""
@@ -97,7 +99,9 @@ class Overlaps:
         first, stop = first[known], stop[known]
         if not len(first):
             return []
-        hit = np.isin(words.window_hashes(number_L, first, stop), self._hashes)
+        hashes = words.WindowHasher(number_L)(first, stop)
+        place = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        hit = self._hashes[place] == hashes
         if not hit.any():
             return []
         place = words.unit_spans(text)

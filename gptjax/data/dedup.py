@@ -70,7 +70,9 @@ def parse(spec: str) -> Settings:
     """exact | minhash[:threshold]. Raises UserError."""
     kind, colon, value = spec.partition(":")
     if kind not in KINDS:
-        raise UserError(f"--dedup={spec!r} is not known{did_you_mean(kind, KINDS)}; expected exact or minhash[:threshold].")
+        raise UserError(
+            f"--dedup={spec!r} is not known{did_you_mean(kind, KINDS)}; expected exact or minhash[:threshold]."
+        )
     if not colon:
         return Settings(kind)
     if kind == "exact":
@@ -118,10 +120,11 @@ def shingles(text: str, n: int) -> list[str]:
     """All runs of n words in lower case, in scripts without spaces of 2n characters; of a shorter text, the text."""
     unit = words.units(text.lower())
     weight = words.unit_weights(unit)
-    if weight is None:
-        runs = [" ".join(run) for run in zip(*(unit[i:] for i in range(n)))]
+    if weight is None or (weight == 0.5).all():
+        length = n if weight is None else 2 * n
+        runs = [" ".join(run) for run in zip(*(unit[i:] for i in range(length)))]
     else:
-        runs = [" ".join(unit[a:b]) for a, b in zip(*words.windows(weight, len(unit), n))]
+        runs = [" ".join(unit[a:b]) for a, b in zip(*(edge.tolist() for edge in words.windows(weight, len(unit), n)))]
     return runs or [" ".join(unit)]
 
 

@@ -25,6 +25,7 @@ _PART_BYTES = 32 << 20
 _CHUNK_BYTES = 8 << 20
 _PAIRS = 8192
 _WINDOW = 256
+_BLOCK = 2048
 _RECORD = np.dtype([("key", "<u8"), ("document", "<i8")])
 _LARGEST = 10
 _SHOWN_MEMBERS = 5
@@ -93,7 +94,9 @@ def _largest(rows: "_Rows", clusters: "_Clusters", size: np.ndarray) -> dict:
     for a, b in _ranges(len(size)):
         place = np.flatnonzero(size[a:b] > 1)
         n_clusters += len(place)
-        best += [(-int(size[a + i]), int(a + i)) for i in place[np.argsort(-size[a:b][place], kind="stable")[:_LARGEST]]]
+        best += [
+            (-int(size[a + i]), int(a + i)) for i in place[np.argsort(-size[a:b][place], kind="stable")[:_LARGEST]]
+        ]
         best = sorted(best)[:_LARGEST]
     members: dict[int, list] = {root: [] for _, root in best}
     for a, b in _ranges(len(size) if best else 0):
@@ -287,12 +290,22 @@ def _join_near(record: np.ndarray, rows: _Rows, clusters: _Clusters, settings: S
     other = document != head
     _join_similar(head[other], document[other], rows, clusters, settings)
     for i in np.flatnonzero(size > 2):
-        member = document[start[i] : start[i] + size[i]]
-        for shift in range(1, min(_WINDOW, len(member) - 1) + 1):
-            root = clusters.roots(member)
-            if (root == root[0]).all():
-                break
-            _join_similar(member[:-shift], member[shift:], rows, clusters, settings)
+        _join_bucket(document[start[i] : start[i] + size[i]], rows, clusters, settings)
+
+
+def _join_bucket(member: np.ndarray, rows: _Rows, clusters: _Clusters, settings: Settings) -> None:
+    """Compares each with the _WINDOW behind it, where the bucket is not one cluster already."""
+    root = clusters.roots(member)
+    if (root == root[0]).all():
+        return
+    for first in range(0, len(member), _BLOCK):
+        block = member[first : first + _BLOCK + _WINDOW]
+        row = rows[block]
+        for shift in range(1, min(_WINDOW, len(block) - 1) + 1):
+            n = min(_BLOCK, len(block) - shift)
+            agree = (row[:n] == row[shift : shift + n]).sum(axis=1)
+            for i in np.flatnonzero(agree >= settings.threshold * settings.permutations).tolist():
+                clusters.join(int(block[i]), int(block[i + shift]))
 
 
 def _join_similar(a: np.ndarray, b: np.ndarray, rows: _Rows, clusters: _Clusters, settings: Settings) -> None:

@@ -18,7 +18,17 @@ from gptjax.data import packing
 from gptjax.data.hashing import DRAW_STREAM, hash_of, hash_of_name, mix
 from gptjax.data.mixture import Mixture
 from gptjax.data.packing import Batch
-from gptjax.errors import choose
+from gptjax.errors import UserError, choose
+
+
+class NextToken:
+    symbols = ()
+
+    def source_tokens(self, row_tokens: int) -> int:
+        return row_tokens
+
+    def __call__(self, batch: Batch, key_B: np.ndarray) -> Batch:
+        return batch
 
 
 class TrainRows:
@@ -122,7 +132,7 @@ class EvalRows:
     def __init__(self, tokens, token_bytes, context_length: int, apart: bool, max_tokens: int | None = None):
         n_tokens = tokens.n_tokens
         if n_tokens < 2:
-            raise packing.UserError(
+            raise UserError(
                 f"the held-out text has {n_tokens} tokens, and 2 are the least to predict one; use a larger"
                 " data.val_fraction or more text."
             )

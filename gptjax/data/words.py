@@ -1,10 +1,10 @@
 """What cleaning, deduplication and decontamination take for a word, in scripts with and without spaces.
 
-A word is a run of letters between white space. Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan are written
+A word is a run of characters between white space. Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan are written
 without spaces: there each character is a unit of half a word (Chinese words are about two characters long), so that
 "at least 50 words" or "5 words in a row" mean about as much text as in English. A mixed text has units of both kinds.
 
-`windows` and `window_hashes` make all runs of n words of a text at once: L units, weights 1 or 0.5.
+`windows` and `WindowHasher` make all runs of n words of a text at once: L units, weights 1 or 0.5.
 """
 
 import re
@@ -18,8 +18,9 @@ _SPACELESS = (
     "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0f40-\u0fbc\u1000-\u103f\u1780-\u17d3\u3005\u3006\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-_CHARACTER = re.compile(f"[{_SPACELESS}]")
-_UNIT = re.compile(f"[{_SPACELESS}]|[^\\s{_SPACELESS}]+")
+# A character with the punctuation and the marks (Thai vowels) at it, as "word," is one word.
+_CHARACTER = re.compile(f"[^\\w\\s]*[{_SPACELESS}][^\\w\\s]*")
+_UNIT = re.compile(f"{_CHARACTER.pattern}|[^\\s{_SPACELESS}]+")
 _LETTER = re.compile(r"[^\W\d_]")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15 | 1)  # odd: it has an inverse modulo 2 ** 64
 _INVERSE = np.uint64(pow(int(_MULTIPLIER), -1, 1 << 64))
@@ -52,9 +53,8 @@ def unit_spans(text: str) -> list[tuple[int, int]]:
 
 def unit_weights(unit: list[str]) -> np.ndarray | None:
     """float64 [L]: 0.5 for a character of a script without spaces, 1 for a word; None: all are 1."""
-    if all(map(str.isascii, unit)):
-        return None
-    return np.array([0.5 if _CHARACTER.match(word) else 1.0 for word in unit])
+    half = {word for word in set(unit) if not word.isascii() and _CHARACTER.search(word)}
+    return np.array([0.5 if word in half else 1.0 for word in unit]) if half else None
 
 
 def windows(weight: np.ndarray | None, n_units: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,16 +68,20 @@ def windows(weight: np.ndarray | None, n_units: int, n: int) -> tuple[np.ndarray
     return first, stop[first]
 
 
-def window_hashes(number_L: np.ndarray, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """uint64: equal for windows that hold the same numbers; for others with probability 2 ** -64.
+class WindowHasher:
+    """hasher(first, stop): uint64, equal for windows that hold the same numbers; for others with probability 2 ** -64.
 
     A polynomial modulo 2 ** 64 of mixed numbers, taken from its prefix sums, so that the length costs nothing.
     """
-    with np.errstate(over="ignore"):
+
+    def __init__(self, number_L: np.ndarray):
+        power = _powers(_MULTIPLIER, len(number_L) + 1)
+        self._inverse = _powers(_INVERSE, len(number_L) + 1)
         value_L = mix(number_L.astype(np.uint64))
-        power_L = _powers(_MULTIPLIER, len(value_L) + 1)
-        prefix = np.concatenate([np.zeros(1, np.uint64), np.cumsum(value_L * power_L[:-1], dtype=np.uint64)])
-        window = (prefix[stop] - prefix[first]) * _powers(_INVERSE, len(value_L) + 1)[first]
+        self._prefix = np.concatenate([np.zeros(1, np.uint64), np.cumsum(value_L * power[:-1], dtype=np.uint64)])
+
+    def __call__(self, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        window = (self._prefix[stop] - self._prefix[first]) * self._inverse[first]
         return mix(window + (stop - first).astype(np.uint64))
 
 

@@ -5,16 +5,14 @@ import functools
 import re
 
 from gptjax.data import words
-from gptjax.data.cleaning.outcome import Outcome, check_range, kept, removed
+from gptjax.data.cleaning.outcome import Outcome, check_range, removed
 from gptjax.errors import UserError
 
 _CLOSERS = "\"'”’»」』）)】"
 _END = re.compile(f"(?:[.!?。！？।؟\"'”»」』][{_CLOSERS}]*)$")
 _SENTENCE = re.compile(f"[.!?।؟]+[{_CLOSERS}]*(?=\\s|$)|[。！？]+")
 _CITATION = re.compile(r"\[(?:\d+|edit|citation needed)\]", re.IGNORECASE)
-_POLICY = re.compile(
-    "terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies", re.IGNORECASE
-)
+_POLICY = re.compile("terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies", re.IGNORECASE)
 _JAVASCRIPT = re.compile("javascript", re.IGNORECASE)
 _LOREM = re.compile("lorem ipsum", re.IGNORECASE)
 _HUGE = 1e12
@@ -94,7 +92,9 @@ def _pattern_of(path: str) -> re.Pattern:
     try:
         lines = epath.Path(path).expanduser().read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"c4(bad_words={path}) cannot be read: {error}; expected a UTF-8 file, a word a line.") from error
+        raise UserError(
+            f"c4(bad_words={path}) cannot be read: {error}; expected a UTF-8 file, a word a line."
+        ) from error
     phrases = sorted({line.strip() for line in lines if line.strip()})
     if not phrases:
         raise UserError(f"c4(bad_words={path}) names no word; expected a UTF-8 file, a word or phrase a line.")

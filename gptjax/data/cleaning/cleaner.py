@@ -51,7 +51,10 @@ class Cleaner:
 
     @property
     def report(self) -> dict:
-        return {"n_samples": [t.n_samples for t in self._tallies][:1], "steps": [tally.report() for tally in self._tallies]}
+        return {
+            "n_samples": [t.n_samples for t in self._tallies][:1],
+            "steps": [tally.report() for tally in self._tallies],
+        }
 
 
 class _Tally:
@@ -137,7 +140,9 @@ def _merged(a: dict, b: dict) -> dict:
         return a if a["steps"] else b
     names = [[step["step"] for step in report["steps"]] for report in (a, b)]
     if names[0] != names[1] or a["n_samples"] != b["n_samples"]:
-        raise UserError(f"Reports of different cleaning cannot be merged: {','.join(names[0])} and {','.join(names[1])}.")
+        raise UserError(
+            f"Reports of different cleaning cannot be merged: {','.join(names[0])} and {','.join(names[1])}."
+        )
     return a | {"steps": [_merged_step(x, y, a["n_samples"][0]) for x, y in zip(a["steps"], b["steps"])]}
 
 

@@ -43,13 +43,13 @@ class Length:
         return kept(text)
 
 
-_READ_CHARACTERS = 20_000
+_READ_CHARACTERS = 700
 
 
 @dataclasses.dataclass(frozen=True)
 class Language:
     """Documents in one of the languages (`language=en`, several: `language=en+zh:0.5`) by py3langid, 97 of ISO 639-1,
-    judged by the first 20,000 characters; the model is part of the library.
+    judged by 700 characters each of its start, middle and end; the model is part of the library.
 
     probability is the model's, flattened for length: a page of one language has 0.9 and more. Reasons: the language
     found (found_de), uncertain (a wanted one, less probable), no_letters (the model sees nothing to judge by).
@@ -61,7 +61,9 @@ class Language:
     def ready(self) -> None:
         known = sorted(_identifier().labels)
         if not self.codes:
-            raise UserError("cleaning step language names no language; expected e.g. language=en or language=en+zh:0.5.")
+            raise UserError(
+                "cleaning step language names no language; expected e.g. language=en or language=en+zh:0.5."
+            )
         for code in self.codes.split("+"):
             if code not in known:
                 near = did_you_mean(code, known)
@@ -69,13 +71,18 @@ class Language:
         check_range("language", probability=(self.probability, 0, 1))
 
     def __call__(self, text: str) -> Outcome:
-        text_read = text[:_READ_CHARACTERS]
+        text_read = _parts_of(text)
         if not any(map(str.isalpha, text_read)):
             return removed("no_letters")
         found, probability = _identifier().classify(text_read)
         if found not in self.codes.split("+"):
             return removed(f"found_{found}")
         return kept(text) if probability >= self.probability else removed("uncertain")
+
+
+def _parts_of(text: str) -> str:
+    n, middle = _READ_CHARACTERS, (len(text) - _READ_CHARACTERS) // 2
+    return text if len(text) <= 3 * n else "\n".join((text[:n], text[middle : middle + n], text[-n:]))
 
 
 @functools.cache

@@ -158,7 +158,7 @@ def repeated_parts(parts: list[str]) -> tuple[float, float]:
         return 0.0, 0.0
     distinct = set(parts)
     total = sum(map(len, parts))
-    return 1 - len(distinct) / len(parts), (total - sum(map(len, distinct))) / total
+    return (len(parts) - len(distinct)) / len(parts), (total - sum(map(len, distinct))) / total
 
 
 class Grams:
@@ -167,7 +167,7 @@ class Grams:
     def __init__(self, text: str):
         unit = words.units(text)
         number: dict[str, int] = {}
-        self._number_L = np.array([number.setdefault(word, len(number)) for word in unit], np.int64)
+        self._hasher = words.WindowHasher(np.array([number.setdefault(word, len(number)) for word in unit], np.int64))
         self._weight_L = words.unit_weights(unit)
         self._size_L = np.array([len(word) for word in unit], np.int64)
 
@@ -192,11 +192,13 @@ class Grams:
         return self._covered(first[again], stop[again])
 
     def _windows(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        first, stop = words.windows(self._weight_L, len(self._number_L), n)
-        return first, stop, words.window_hashes(self._number_L, first, stop)
+        first, stop = words.windows(self._weight_L, len(self._size_L), n)
+        return first, stop, self._hasher(first, stop)
 
     def _covered(self, first: np.ndarray, stop: np.ndarray) -> float:
         if not len(first):
             return 0.0
-        change = np.bincount(first, minlength=len(self._size_L) + 1) - np.bincount(stop, minlength=len(self._size_L) + 1)
+        change = np.bincount(first, minlength=len(self._size_L) + 1) - np.bincount(
+            stop, minlength=len(self._size_L) + 1
+        )
         return float(self._size_L[np.cumsum(change[:-1]) > 0].sum() / self._size_L.sum())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 
 from gptjax.data.cleaning.outcome import Outcome, kept, removed
 from gptjax.data.decontamination import Overlaps, load_texts
@@ -28,7 +29,10 @@ class Decontaminate:
             raise UserError("cleaning step decontaminate has no path; expected decontaminate=PATH of evaluation texts.")
         if self.n < 1 or self.window < 0 or self.min_characters < 0 or self.max_pieces < 1:
             raise UserError(f"{self}: expected n and max_pieces of at least 1, the others not negative.")
-        _overlaps(self.path, self.n)
+        overlaps = _overlaps(self.path, self.n)
+        if overlaps.too_short:
+            what = f"{overlaps.too_short} of {overlaps.count} evaluation texts have fewer than {self.n} words"
+            print(f"decontaminate={self.path}: {what}; they cannot be found.", file=sys.stderr, flush=True)
 
     def __call__(self, text: str) -> Outcome:
         spans = _overlaps(self.path, self.n).spans(text, self.window)

@@ -82,13 +82,20 @@ class Pii:
                 raise UserError(f"pii={kind!r} is not known{did_you_mean(kind, KINDS)}; expected: {', '.join(KINDS)}.")
 
     def __call__(self, text: str) -> Outcome:
-        wanted, counts = self.kinds.split("+"), {}
+        counts: dict[str, int] = {}
+        while True:  # what stood against another number is seen once that is gone
+            before, text = text, self._pass(text, counts)
+            if before == text:
+                return kept(text, **counts)
+
+    def _pass(self, text: str, counts: dict[str, int]) -> str:
+        wanted = self.kinds.split("+")
         for kind, (sign, pattern, check, placeholder) in KINDS.items():
             if kind in wanted and sign in text:
                 text, count = _replaced(text, pattern, check, placeholder)
                 if count:
-                    counts[kind] = count
-        return kept(text, **counts)
+                    counts[kind] = counts.get(kind, 0) + count
+        return text
 
 
 def _replaced(text: str, pattern: re.Pattern, check, placeholder: str) -> tuple[str, int]:
