@@ -5,6 +5,8 @@ import os
 import pathlib
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import preparing
@@ -133,6 +135,20 @@ def test_what_cannot_be_read_is_left_out_named_and_counted(source, tmp_path, cap
     assert "2 left out, not to be read:" in printed.out and "left out: " in printed.err
 
 
+MODULES = """
+import sys
+from gptjax.data import dedup, duplicates, preparation, shardmaker, tokenizers
+shardmaker.make_cleaner("html,unicode,language=en,gopher_quality,gopher_repetition,c4,pii")
+dedup.Fingerprinter(dedup.parse("minhash"))("some text")
+print([name for name in ("jax", "flax", "tensorflow", "grain") if name in sys.modules])
+"""
+
+
+def test_a_worker_imports_no_jax():
+    found = subprocess.run([sys.executable, "-c", MODULES], capture_output=True, text=True, cwd=preparing.ROOT)
+    assert found.stdout == "[]\n", found.stderr
+
+
 # ---- killed, and begun again
 
 
@@ -140,7 +156,7 @@ def test_what_cannot_be_read_is_left_out_named_and_counted(source, tmp_path, cap
 def long_source(tmp_path_factory):
     """A second of work in six shards."""
     path = tmp_path_factory.mktemp("long") / "text.jsonl"
-    preparing.write_documents(path, 1500, words=160)
+    preparing.write_documents(path, 900, words=160)
     return path
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+ROOT = pathlib.Path(__file__).parent.parent
 VARIES = "performance.json"
 """The one file of a folder that differs from run to run."""
 
@@ -38,8 +39,7 @@ def command(*flags: str) -> list[str]:
 
 def start(*flags: str, **more) -> subprocess.Popen:
     """In a session of its own, so that it can be killed with its workers or alone."""
-    root = pathlib.Path(__file__).parent.parent
-    environment = os.environ | {"PYTHONPATH": str(root)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         command(*flags),
         stdout=subprocess.PIPE,

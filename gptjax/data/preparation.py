@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from etils import epath
 
 from gptjax.config import DataConfig
-from gptjax.data import shardmaker, sources, tokenizers, unfinished, workers
+from gptjax.data import preparation_report, shardmaker, sources, tokenizers, unfinished, workers
 from gptjax.data.folder import FORMAT, SPLITS, digest, write_manifest
 from gptjax.data.shardmaker import Recipe, Task, in_flags
 from gptjax.errors import UserError
@@ -29,7 +29,6 @@ VERSION = 1  # of the way from text to shards; raise it when the same settings g
 SHARD_BYTES = 256 << 20  # of a source on disk that make a shard
 _FEWEST_SHARDS, _SMALLEST_SHARD = 32, 4 << 20  # but so many shards, where they get so many bytes: work for processes
 _UNIT_BYTES = 64 << 20
-_NAMED_FAILURES = 1000
 _LIBRARIES = {
     "sentencepiece": ("sentencepiece",),
     "gpt2": ("tiktoken",),
@@ -291,11 +290,11 @@ def _finish(order: Order, made: Plan, read: list[dict], records: list[dict], dup
         raise UserError(
             f"--val_fraction={order.val_fraction:g} holds out every document of {order.spec}; use a smaller one."
         )
-    report, seconds = _report(order, read, records, shards, duplicates)
+    report, seconds = preparation_report.report(order, read, records, shards, duplicates)
     folder = epath.Path(order.out)
     unfinished.write_json(folder / "report.json", report)
-    (folder / "samples.md").write_text(_samples(report))
-    performance = progress.performance() | _performance(read, records, seconds)
+    (folder / "samples.md").write_text(preparation_report.samples(report))
+    performance = progress.performance() | preparation_report.performance(read, records, seconds)
     unfinished.write_json(folder / "performance.json", performance)
     write_manifest(folder, {"source": made.settings["source"], "settings": made.settings}, order.tokenizer, shards)
     unfinished.end(folder)
@@ -318,75 +317,6 @@ def _check_kept(order: Order, counts: list[dict], read: list[dict]) -> None:
     raise UserError(
         f"nothing is left of the {n:,} documents of {order.spec}; they are empty, or --clean removes them all."
     )
-
-
-def _report(order: Order, read: list[dict], records: list[dict], shards: dict, duplicates) -> tuple[dict, list]:
-    """JSON values, equal for equal text and settings, and the seconds of each cleaning step."""
-    counts = {name: sum(record["counts"][name] for record in read) for name in ("documents", "bytes")}
-    messages = [message for record in read for message in record["failures"]["messages"]]
-    failures = {"count": sum(r["failures"]["count"] for r in read), "messages": messages[:_NAMED_FAILURES]}
-    cleaning, seconds = _cleaning_report(order, read)
-    splits = {
-        split: {name: sum(entry[name] for entry in entries.values()) for name in ("documents", "tokens", "bytes")}
-        for split, entries in shards.items()
-    }
-    report = {
-        "source": order.spec,
-        "tokenizer": {"kind": order.tokenizer.kind, "vocab_size": order.tokenizer.vocab_size},
-        "read": counts | {"failures": failures["count"]},
-        "splits": splits,
-        "cleaning": cleaning,
-        "duplicates": None if duplicates is None else duplicates | _removed_duplicates(records),
-        "failures": failures,
-    }
-    return report, seconds
-
-
-def _cleaning_report(order: Order, read: list[dict]) -> tuple[dict | None, list[float]]:
-    if order.clean is None:
-        return None, []
-    from gptjax.data import cleaning
-
-    merged = cleaning.merge(record["cleaning"] for record in read)
-    seconds = [step["seconds"] for step in merged["steps"]]
-    return merged | {"steps": [step | {"seconds": 0} for step in merged["steps"]]}, seconds
-
-
-def _removed_duplicates(records: list[dict]) -> dict:
-    found = [record["duplicates"] for record in records]
-    samples = itertools.chain.from_iterable(one["samples"] for one in found)
-    return {"bytes": sum(one["bytes"] for one in found), "samples": list(itertools.islice(samples, 10))}
-
-
-def _samples(report: dict) -> str:
-    """Markdown."""
-    parts = []
-    if report["cleaning"] is not None:
-        from gptjax.data import cleaning
-
-        parts.append(cleaning.samples(report["cleaning"]))
-    if report["duplicates"] is not None:
-        parts.append("# Duplicates of earlier documents")
-        parts += [
-            f"`{sample['where']}`\n\n" + "\n".join("    " + line for line in sample["text"].splitlines())
-            for sample in report["duplicates"]["samples"]
-        ]
-    return "\n\n".join(parts or ["Nothing was cleaned or looked at for duplicates (--clean, --dedup)."]) + "\n"
-
-
-def _performance(read: list[dict], records: list[dict], cleaning_seconds: list[float]) -> dict:
-    """CPU seconds of all workers, and the most memory that one of them had."""
-    passes = [records] if read is records else [read, records]
-    each = list(itertools.chain.from_iterable(passes))
-    cpu = sum(record["seconds"]["cpu"] for record in each)
-    return {
-        "cpu_seconds": round(cpu, 3),
-        "tokenising_seconds": round(sum(record["seconds"]["tokenising"] for record in each), 3),
-        "cleaning_seconds": [round(s, 3) for s in cleaning_seconds],
-        "mb_per_core_second": sum(record["counts"]["bytes"] for record in read) / 1e6 / max(cpu, 1e-9),
-        "worker_peak_bytes": max(record["peak_bytes"] for record in each),
-        "peak_bytes": shardmaker.peak_bytes(),
-    }
 
 
 # ---- a look beforehand
