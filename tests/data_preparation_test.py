@@ -138,7 +138,7 @@ def test_what_cannot_be_read_is_left_out_named_and_counted(source, tmp_path, cap
 MODULES = """
 import sys
 from gptjax.data import dedup, duplicates, preparation, shardmaker, tokenizers
-shardmaker.make_cleaner("html,unicode,language=en,gopher_quality,gopher_repetition,c4,pii")
+shardmaker.make_cleaner("unicode,language=en,gopher_quality,gopher_repetition,c4,pii")
 dedup.Fingerprinter(dedup.parse("minhash"))("some text")
 print([name for name in ("jax", "flax", "tensorflow", "grain") if name in sys.modules])
 """
