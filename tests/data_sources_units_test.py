@@ -383,3 +383,18 @@ def test_records_that_are_no_text_are_named(name, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         list(sources.documents(DataConfig(source="arrayrecord", path=str(file))))
     assert "\n" not in str(error.value) and str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("n_files, lines", [(1, 5), (3, 200), (100, 3)])
+def test_spread_documents_are_all_of_them_and_the_first_ones_from_all_over(tmp_path, n_files, lines, monkeypatch):
+    monkeypatch.setattr(sources, "_SPREAD_BYTES", 500)
+    texts = [f"{i} {j} " + "x" * (j % 50) for i in range(n_files) for j in range(lines)]
+    for i in range(n_files):
+        part = texts[i * lines : (i + 1) * lines]
+        (tmp_path / f"{i:03}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+    config = DataConfig(source="jsonl", path=str(tmp_path))
+    spread = list(sources.spread_documents(config))
+    assert sorted(spread) == sorted(texts) and spread == list(sources.spread_documents(config))
+    if len(texts) > 100:
+        thirds = {texts.index(text) * 3 // len(texts) for text in spread[:20]}
+        assert thirds == {0, 1, 2}

@@ -21,7 +21,7 @@ from gptjax.data.shards import Tokens, open_shard
 from gptjax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from gptjax.errors import UserError
 
-FORMAT = 2  # of the folder; raise it when the same config and text give other files
+FORMAT = 3  # of the folder; raise it when the same config and text give other files
 SPLITS = ("train", "val")
 # Files are held against their SHA-256 at the start, the smallest first, up to so many bytes in all. The others against
 # their size, and tokens block by block when they are read.
