@@ -10,6 +10,7 @@ import math
 import os
 import sys
 
+from gptjax import tokenizer_command
 from gptjax.errors import SaveFailed, UserError
 from gptjax.interrupt import SAVE_FAILED, USER_ERROR
 
@@ -80,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         "--top_p", type=float, default=None, help="draw from the likeliest tokens of total probability p only"
     )
     sample.add_argument("--seed", type=int, default=0)
+
+    tokenizer = command("tokenizer", tokenizer_command.run, "train a tokenizer, or show what one is and does")
+    tokenizer_command.add_flags(tokenizer)
 
     parity = command("parity", _parity, "show that a config, in miniature, trains the same on every mesh of 8 devices")
     parity.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)

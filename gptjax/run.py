@@ -9,6 +9,7 @@ import jax
 from gptjax import attention, data, evaluate, meshes, rundir, sample, step
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, Config, MeshConfig, TrainConfig
+from gptjax.data import tokenizers
 from gptjax.errors import UserError
 
 
@@ -66,10 +67,7 @@ def open_model(workdir: str, step_number: int | None = None, ema: bool = False) 
 def evaluate_run(loaded: LoadedRun) -> dict[str, evaluate.Evaluation]:
     """On the held-out text of the run: of "all" first where it has several sources, and of each. Raises UserError if that text cannot be had, or is another one now."""
     store = data.prepare(loaded.config.data)
-    if store.tokenizer.hash != loaded.tokenizer.hash:
-        raise UserError(
-            "the tokenizer made from this text is not the run's own: the text has changed since training; restore it."
-        )
+    tokenizers.check_same(store.tokenizer, loaded.tokenizer)
     rows = evaluate.held_out_rows(loaded.config, store)
     return evaluate.evaluate_sources(loaded.program, loaded.params, rows, loaded.config.eval_batch_size)
 

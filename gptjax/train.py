@@ -32,7 +32,7 @@ from gptjax import (
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
-from gptjax.data import reading
+from gptjax.data import reading, tokenizers
 from gptjax.errors import UserError
 from gptjax.peers import PeerLost
 from gptjax.recorder import Diverged, Recorder
@@ -103,6 +103,7 @@ def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: 
     """Writes what describes a new run, or checks that an old one may go on. True if there is something to resume."""
     if directory.exists():
         rundir.check_resume(directory.config(), session.config, allowed)
+        tokenizers.check_same(session.store.tokenizer, tokenizers.load_tokenizer(directory.tokenizer))
         before = json.loads((directory.path / "manifest.json").read_text())
         if before["data"]["fingerprint"] != session.store.fingerprint and "data" not in allowed:
             raise UserError(
