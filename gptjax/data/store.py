@@ -109,14 +109,27 @@ def _prepare_one(config: DataConfig, alive: Callable, name: str | None = None) -
             )
         return tokenizer, text
     key = _cache_key(config)
-    if "://" in config.cache_dir:
-        raise UserError(f"data.cache_dir={config.cache_dir} is not a local folder; tokens are mapped from a disk.")
-    folder = pathlib.Path(config.cache_dir).expanduser() / f"tokens-{digest(key)[:16]}"
+    folder = _cache_folder(config, key)
     if not folder.exists():
         with _one_at_a_time(folder, alive):
             if not folder.exists():
                 _make(config, key, folder, alive)
     return open_folder(folder, name)
+
+
+def folders(config: DataConfig) -> dict[str, str]:
+    """Where `prepare` finds the tokens of each source, or would put them."""
+    configs = {sources.source_name(config): config} if config.mixture is None else mixture_configs(config)
+    return {
+        name: one.path if one.source == "prepared" else str(_cache_folder(one, _cache_key(one)))
+        for name, one in configs.items()
+    }
+
+
+def _cache_folder(config: DataConfig, key: dict) -> pathlib.Path:
+    if "://" in config.cache_dir:
+        raise UserError(f"data.cache_dir={config.cache_dir} is not a local folder; tokens are mapped from a disk.")
+    return pathlib.Path(config.cache_dir).expanduser() / f"tokens-{digest(key)[:16]}"
 
 
 # ---- the key of a cache folder
