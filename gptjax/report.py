@@ -67,7 +67,7 @@ def ending(session, directory, state) -> list[str]:
         f"{where}/metrics.jsonl, tensorboard/: the numbers of every logged step and evaluation",
         f"{where}/checkpoints/, tokenizer/: all that evaluation, sampling and resuming need",
         "next:",
-        f"  gptjax sample --workdir={where} --prompt='ROMEO:' --temperature=0.8",
+        *[f"  gptjax sample --workdir={where} --prompt='ROMEO:' --temperature=0.8"] * session.config.data.writes_on,
         f"  gptjax eval --workdir={where}",
         f"  tensorboard --logdir={where}",
     ]

@@ -73,7 +73,18 @@ def evaluate_run(loaded: LoadedRun) -> dict[str, evaluate.Evaluation]:
 
 
 def sample_run(loaded: LoadedRun, prompt: str | None, **settings) -> list[str]:
-    """Texts that go on from prompt, prompt included. settings: of `sample.generate`."""
+    """Texts that go on from prompt, prompt included. settings: of `sample.generate`.
+
+    A prefix LM reads its prompt token by token here, as it reads what follows, not both ways as in training.
+
+    Raises UserError: the run's objective does not teach to go on with a text.
+    """
+    objective = loaded.config.data.objective
+    if not loaded.config.data.writes_on:
+        raise UserError(
+            f"a model of data.objective={objective!r} fills in what is missing in a text and cannot go on with one;"
+            " judge it with gptjax eval, or sample a run of another objective."
+        )
     ids = sample.prompt_ids(loaded.tokenizer, prompt)
     eot_id = loaded.tokenizer.eot_id
     new = sample.generate(loaded.program.graph, loaded.params, ids, eot_id=eot_id, **settings)

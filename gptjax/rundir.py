@@ -25,7 +25,7 @@ PACKAGES = ("gptjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "num
 
 # Changes that leave the training as it was, so that a resume accepts them without being asked.
 HARMLESS = (
-    "mesh", "eval", "checkpoint", "data.cache_dir", "data.prefetch", "model.attention", "model.remat",
+    "mesh", "eval", "checkpoint", "data.cache_dir", "data.prefetch", "data.prefetch_workers", "model.attention", "model.remat",
     "model.scan_unroll",
     "train.log_every", "train.profile_steps", "train.tensorboard", "train.wandb_project", "train.log_activations",
     "train.watchdog_factor", "train.watchdog_seconds", "train.watchdog_other_seconds",

@@ -7,7 +7,7 @@ import typing
 import jax
 
 from gptjax import attention, data, executable, hardware, meshes, schedule, step
-from gptjax.errors import UserError
+from gptjax.errors import UserError, choose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,7 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
     device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
+    choose(data.PACKINGS, config.data.packing, "data.packing")  # before text is read, perhaps for hours
     store = data.prepare(config.data, alive)
     config = with_vocabulary(config, store.tokenizer)
     meshes.check_fit(config, mesh.shape)

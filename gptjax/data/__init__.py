@@ -9,12 +9,13 @@ Heavy libraries (sentencepiece, tensorflow_datasets, tiktoken, grain ...) are im
 """
 
 from gptjax.data.folder import TextStore, open_folder
-from gptjax.data.pipeline import EvalRows, NextToken, Prefetcher, TrainRows
+from gptjax.data.pipeline import PACKINGS, EvalRows, NextToken, Prefetcher, TrainRows
 from gptjax.data.shards import Tokens
 from gptjax.data.store import TokenStore, prepare
 from gptjax.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
 __all__ = [
+    "PACKINGS",
     "TOKENIZERS",
     "EvalRows",
     "NextToken",
