@@ -9,7 +9,7 @@ import json
 import sys
 import time
 
-from gptjax.errors import UserError, choose
+from gptjax.errors import UserError
 
 _SHOWN = 3  # rows of a step, if none is chosen
 
@@ -91,9 +91,9 @@ def _open(config, directory):
 
 def _objective(config, tokenizer):
     """The objective, and the tokenizer with the symbols it needs."""
-    from gptjax import data
+    from gptjax.data import objectives
 
-    objective = choose({"next_token": data.NextToken}, config.data.objective, "data.objective")()
+    objective = objectives.make_objective(config.data, tokenizer, config.model.context_length)
     return objective, tokenizer.with_special(objective.symbols)
 
 

@@ -58,17 +58,18 @@ def step(facts: dict, n_rows: int, marks: Style) -> str:
 
 
 def _legend(rows: list[dict], marks: Style) -> str:
-    used = {_mark(part) for row in rows for part in row["parts"]} - {None}
+    used = {_mark(part, row) for row in rows for part in row["parts"]} - {None}
     used |= {"target"} if any("target" in part for row in rows for part in row["parts"]) else set()
     said = [f"{_marked(name, '…', marks)} {_MEANING[name]}" for name in _MEANING if name in used]
     return "marks: " + ", ".join(said) if said else ""
 
 
-def _mark(part: dict) -> str | None:
-    """The field of Style that a part is in."""
+def _mark(part: dict, row: dict) -> str | None:
+    """The field of Style that a part is in. Where tokens are predicted in place all of a row is seen whole, and most of
+    it is not predicted: there the targets alone are marked."""
     if part["kind"] == "special":
         return "special"
-    if part["kind"] != "text" or part["predicted"]:
+    if part["kind"] != "text" or part["predicted"] or row["predicts_in_place"]:
         return None
     return "prefix" if part["prefix"] else "unpredicted"
 
@@ -84,22 +85,22 @@ def _row(row: dict, marks: Style) -> str:
     many = "1 document" if row["documents"] == 1 else f"{row['documents']:,} documents"
     padding = f", {row['padding']:,} padding" if row["padding"] else ""
     head = (
-        f"\nrow {row['row']} ({row['run_row']:,} of the run): {row['source']}, epoch {row['epoch']}, {many} from"
-        f" document {row['document']:,} token {row['offset']:,} on"
+        f"\nrow {row['row']} ({row['run_row']:,} of the run): {row['source']}, epoch {row['epoch']}, {many}, from token"
+        f" {row['offset']:,} of document {row['document']:,} on"
         f"\n{row['predicted']:,} of {row['targets']:,} targets have a loss, {row['weight_0']:,} weight 0{padding};"
         f" batch hash {row['batch_hash']}"
     )
-    text = "".join(_part(part, marks) for part in row["parts"])
+    text = "".join(_part(part, row, marks) for part in row["parts"])
     return head + "\n" + "\n".join(f"  │ {line}" for line in text.split("\n"))
 
 
-def _part(part: dict, marks: Style) -> str:
+def _part(part: dict, row: dict, marks: Style) -> str:
     """On a terminal a colour ends with its line, so that the bar before the next has none."""
     if part["kind"] == "boundary":
         return "\n" + _marked("rule", "──── another document", marks) + "\n"
     if part["kind"] == "padding":
         return "\n" + _marked("rule", f"──── {part['tokens']:,} tokens of padding", marks)
-    name, text = _mark(part), _visible(part["text"])
+    name, text = _mark(part, row), _visible(part["text"])
     pieces = text.split("\n") if marks is COLOR else [text]
     shown = "\n".join(_marked(name, piece, marks) for piece in pieces)
     return shown + (_marked("target", _visible(part["target"]), marks) if "target" in part else "")
@@ -125,10 +126,10 @@ def _visible(text: str) -> str:
 def statistics(facts: dict) -> str:
     """All of `gptjax.data.statistics` for a person."""
     run, sources = facts["run"], facts["sources"]
-    apart = "kept apart" if run["documents_apart"] else "not kept apart"
+    apart = "see only themselves" if run["documents_apart"] else "see each other"
     blocks = [
         f"{run['steps']:,} steps: {run['rows']:,} rows of {run['context_length']:,} tokens, {si(run['tokens'])} tokens;"
-        f" packing {run['packing']}, documents {apart}; objective {run['objective']}",
+        f" packing {run['packing']}, documents in a row {apart}; objective {run['objective']}",
         _title("text") + _columns(_TEXT_HEADER, [_text_row(name, one) for name, one in sources.items()]),
         _title("read by this run") + _columns(_READ_HEADER, [_read_row(name, one) for name, one in sources.items()]),
         _title("read how often")
@@ -245,8 +246,10 @@ def _pack_row(name: str, source: dict) -> tuple:
 
 def _objective(sample: dict) -> str:
     return (
-        f"  efficiency: of the places for targets, those that have a loss. After the objective ({sample['name']}) it is"
-        f" {_percent(sample['predicted_share'])}, in {sample['sampled_rows']} rows spread over the run."
+        "  Of the places for targets, efficiency is the part that has a loss: not a document's first token where another\n"
+        "  is before it, nor padding. Documents are cut where no row has them whole, tokens left out of an epoch's rows.\n"
+        f"  After the objective ({sample['name']}) efficiency is {_percent(sample['predicted_share'])}, in"
+        f" {sample['sampled_rows']} rows spread over the run."
     )
 
 

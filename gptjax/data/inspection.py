@@ -3,9 +3,9 @@
 Facts are JSON values. `parts` of a row are stretches of its text that are alike:
 
     kind       text | special (a token that no text has) | boundary (another document begins) | padding
-    predicted  whether a loss is taken at it: for the next token at the token itself, with target_BL where it is hidden
+    predicted  whether there is a loss at predicting it, or, with target_BL, at predicting `target` in its place
     prefix     whether all the row's document sees it, also what comes before it
-    target     what is to be predicted in its place, if that is another token
+    target     what is to be predicted in its place, with target_BL
 """
 
 import codecs
@@ -13,6 +13,7 @@ import codecs
 import numpy as np
 
 from gptjax import schedule
+from gptjax.data.objectives import NextToken
 from gptjax.data.pipeline import TrainRows
 from gptjax.errors import UserError
 
@@ -66,10 +67,25 @@ def row_facts(rows: TrainRows, tokenizer, first: int, stop: int) -> list[dict]:
     for i, (source, index, row_id) in enumerate(zip(source_B.tolist(), index_B.tolist(), id_B.tolist())):
         name, packed = list(rows.by_source.items())[source]
         one = {key: value[i] for key, value in batch.items()}
-        padding = packed.row_tokens - int(packed.spans(np.array([row_id]))[2].sum())
+        used = int(packed.spans(np.array([row_id]))[2].sum())
+        end = used if isinstance(rows.objective, NextToken) else _end(one)
         origin = {"run_row": first + i, "source": name, "epoch": index // packed.rows_per_epoch}
-        facts.append(origin | _documents(packed, row_id) | _counts(one, padding) | _text(one, tokenizer, padding))
+        facts.append(origin | _documents(packed, row_id) | _counts(one, end) | _text(one, tokenizer, end))
     return facts
+
+
+def _end(row: dict[str, np.ndarray]) -> int:
+    """How many of a row's tokens the objective filled: padding is token 0 of weight 0, in a segment of its own."""
+    token_T, weight_L = row["token_BT"], row["weight_BL"]
+    if "target_BL" in row:  # each is predicted in its own place: the last is no input
+        token_T = token_T[:-1]
+        lost_T = (token_T == 0) & (weight_L == 0)
+    else:
+        lost_T = (token_T == 0) & np.append(True, weight_L == 0)
+    if "segment_BT" not in row:
+        return len(token_T) if "target_BL" in row else int(np.flatnonzero(np.append(True, weight_L > 0))[-1]) + 1
+    last = int(np.searchsorted(row["segment_BT"], row["segment_BT"][len(token_T) - 1]))
+    return last if last and lost_T[last:].all() else len(token_T)
 
 
 def _documents(packed, row_id: int) -> dict:
@@ -89,21 +105,24 @@ def _documents(packed, row_id: int) -> dict:
     }
 
 
-def _counts(row: dict[str, np.ndarray], padding: int) -> dict:
-    weight_L = row["weight_BL"]
+def _counts(row: dict[str, np.ndarray], end: int) -> dict:
+    weight_L, n = row["weight_BL"], _inputs(row)
     predicted = int(np.count_nonzero(weight_L))
-    return {"targets": len(weight_L), "predicted": predicted, "weight_0": len(weight_L) - predicted, "padding": padding}
+    return {"targets": len(weight_L), "predicted": predicted, "weight_0": len(weight_L) - predicted, "padding": n - end}
 
 
-def _text(row: dict[str, np.ndarray], tokenizer, padding: int) -> dict:
-    token_T, segment_T = row["token_BT"], row.get("segment_BT")
-    end = len(token_T)
-    if padding and segment_T is not None:
-        end = int(np.searchsorted(segment_T, segment_T[-1]))
+def _inputs(row: dict[str, np.ndarray]) -> int:
+    """Tokens of a row that mean anything: the last has no place where each is predicted in its own."""
+    return len(row["token_BT"]) - ("target_BL" in row)
+
+
+def _text(row: dict[str, np.ndarray], tokenizer, end: int) -> dict:
+    token_T = row["token_BT"]
     return {
         "text": tokenizer.decode(token_T[:end], special=True),
         "tokens": token_T.tolist(),
         "weights": row["weight_BL"].tolist(),
+        "predicts_in_place": "target_BL" in row,
         "parts": parts(row, tokenizer, end),
     }
 
@@ -111,7 +130,8 @@ def _text(row: dict[str, np.ndarray], tokenizer, padding: int) -> dict:
 def parts(row: dict[str, np.ndarray], tokenizer, end: int | None = None) -> list[dict]:
     """A row's text in stretches that are alike, its padding from token `end` on as one."""
     token_T, weight_L = row["token_BT"].tolist(), row["weight_BL"] > 0
-    end = len(token_T) if end is None else end
+    n = _inputs(row)
+    end = n if end is None else end
     target_L = row.get("target_BL")
     # column t is predicted at t - 1; with targets of its own, at t
     predicted_T = [False, *weight_L.tolist()] if target_L is None else [*weight_L.tolist(), False]
@@ -124,15 +144,15 @@ def parts(row: dict[str, np.ndarray], tokenizer, end: int | None = None) -> list
         if begins_T[t]:
             joined.boundary()
         target = {}
-        if target_L is not None and predicted_T[t] and target_L[t] != token:
+        if target_L is not None and predicted_T[t]:
             target = {"target": tokenizer.decode([target_L[t]], special=True)}
         if token in names:
             joined.add("special", names[token], marks | target)
         else:
             joined.bytes(tokenizer.spelling[token] if token < len(tokenizer.spelling) else b"", marks | target)
     joined.flush()
-    if end < len(token_T):
-        joined.add("padding", "", {"predicted": False, "prefix": False, "tokens": len(token_T) - end})
+    if end < n:
+        joined.add("padding", "", {"predicted": False, "prefix": False, "tokens": n - end})
     return joined.parts
 
 

@@ -40,7 +40,7 @@ class TrainRows:
     """
 
     def __init__(self, store, config, context_length: int, objective, alive: Callable = lambda: None):
-        self._objective = objective
+        self.objective = objective
         self._names = tuple(store.sources)
         self._seeds = [_seed_of(config.seed, name, len(self._names)) for name in self._names]
         row_tokens = objective.source_tokens(context_length + 1)
@@ -89,7 +89,7 @@ class TrainRows:
             if len(parts) == 1
             else {name: np.concatenate([part[name] for part in parts])[order_B] for name in parts[0]}
         )
-        return self._objective(batch, key_B)
+        return self.objective(batch, key_B)
 
     def hashes(self, first: int, stop: int) -> np.ndarray:
         """uint64 [stop - first]: of the text, the place in it, and the number in the run of rows first to stop - 1.
