@@ -53,7 +53,8 @@ def lengths(facts: dict, path: str) -> None:
         last.set_xlabel("length of a document (tokens)")
         last.xaxis.set_tick_params(labelbottom=True)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.suptitle("Documents of the training text by length", fontsize=11)
     figure.savefig(pathlib.Path(path).expanduser(), dpi=130)
     pyplot.close(figure)
 
@@ -77,14 +78,14 @@ def _histogram(axis, name: str, lengths: dict, context_length: int, span: tuple[
         color="#4c78a8",
         edgecolor="white",
         linewidth=0.6,
-        label="of documents",
+        label="of the documents",
     )
     axis.stairs(
         [100 * one["tokens"] / total for one in bins],
         [*left, bins[-1]["to"] + 1] if bins else [1, 2],
         color="#e4572e",
         linewidth=1.6,
-        label="of tokens",
+        label="of their tokens",
     )
     axis.axvline(context_length, color="0.35", linestyle="--", linewidth=1, label=f"a row: {context_length:,} tokens")
     axis.set_xscale("log", base=2)

@@ -168,10 +168,11 @@ class _Parts:
     """Joins tokens to stretches; a character spelled by several tokens belongs to the last of them."""
 
     def __init__(self):
-        self.parts = []
+        self.parts, self._last_marks = [], {}
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def bytes(self, spelling: bytes, marks: dict) -> None:
+        self._last_marks = {key: marks[key] for key in ("predicted", "prefix")}
         if text := self._decoder.decode(spelling):
             self._append("text", text, marks)
         elif "target" in marks:  # not a whole character yet, but what is to be predicted must be told
@@ -182,8 +183,7 @@ class _Parts:
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         if rest:
-            marks = {k: v for k, v in self.parts[-1].items() if k in ("predicted", "prefix")} if self.parts else {}
-            self._append("text", rest, marks or {"predicted": False, "prefix": False})
+            self._append("text", rest, self._last_marks)
 
     def add(self, kind: str, text: str, marks: dict) -> None:
         self.flush()
