@@ -107,7 +107,9 @@ def test_targets_in_place_are_the_text_before_it_was_hidden(tmp_path):
     config, rows, tokenizer = make(tmp_path, "masked_lm", packing="best_fit")
     plain = TrainRows(rows_store(rows), config.data, LENGTH - 1, objectives.NextToken())
     _, _, id_B = rows.locate(0, 20)
-    for row, original in zip(inspection.row_facts(rows, tokenizer, 0, 20), inspection.row_facts(plain, TOKENIZER, 0, 20)):
+    for row, original in zip(
+        inspection.row_facts(rows, tokenizer, 0, 20), inspection.row_facts(plain, TOKENIZER, 0, 20)
+    ):
         restored = "".join(part.get("target", part["text"]) for part in row["parts"])
         assert restored.isascii() is False or restored == original["text"]
         assert row["predicted"] > 0

@@ -25,7 +25,8 @@ BYTES = 3  # of a document, times its number
 def tokens_of(lengths: list[int], n_shards: int = 2) -> Tokens:
     parts = [part for part in np.array_split(np.array(lengths), n_shards) if len(part)]
     shards = [
-        MemoryShard(np.arange(part.sum()), np.cumsum(part) - part, BYTES * np.arange(1, len(part) + 1)) for part in parts
+        MemoryShard(np.arange(part.sum()), np.cumsum(part) - part, BYTES * np.arange(1, len(part) + 1))
+        for part in parts
     ]
     return Tokens(shards, sum(int(shard.document_bytes.sum()) for shard in shards))
 
@@ -89,9 +90,7 @@ def test_packing_is_what_an_epoch_of_rows_holds(config, rows):
 def test_reading_counts_every_row_of_the_run(config, rows):
     n_rows = schedule.rows_before(config, schedule.total_steps(config))
     source_B, _, id_B = rows.locate(0, n_rows)
-    facts = {
-        name: statistics.reading(part, rows.counts(n_rows)[name]) for name, part in rows.by_source.items()
-    }
+    facts = {name: statistics.reading(part, rows.counts(n_rows)[name]) for name, part in rows.by_source.items()}
     for i, (name, part) in enumerate(rows.by_source.items()):
         epoch = np.arange(np.sum(source_B == i)) // part.rows_per_epoch
         index = np.arange(np.sum(source_B == i))
@@ -99,7 +98,9 @@ def test_reading_counts_every_row_of_the_run(config, rows):
         times = collections.Counter(ids.tolist())
         expected = collections.Counter(times.values())
         expected[0] = part.rows_per_epoch - len(times)
-        assert {one["times"]: one["rows"] for one in facts[name]["times_read"]} == {k: n for k, n in expected.items() if n}
+        assert {one["times"]: one["rows"] for one in facts[name]["times_read"]} == {
+            k: n for k, n in expected.items() if n
+        }
         spans = [sum(b - a - 1 for a, b in row) for row in pieces(part, part.ids(index))]
         assert facts[name]["tokens_read"] == sum(spans)
         per_times = collections.Counter()
