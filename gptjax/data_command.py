@@ -17,7 +17,7 @@ _SHOWN = 3  # rows of a step, if none is chosen
 def add_flags(parser: argparse.ArgumentParser, config_help: str) -> None:
     parser.add_argument("--config", metavar="FILE", help=config_help)
     parser.add_argument("--workdir", metavar="DIR", help="instead: a run, of whose config and text any step is shown")
-    parser.add_argument("--step", type=int, metavar="N", help="whose rows are shown (default: 0)")
+    parser.add_argument("--step", type=int, metavar="N", help="whose rows are shown, counted from 0 (default: 0)")
     parser.add_argument("--row", type=int, metavar="R", help=f"of the step's batch (default: the first {_SHOWN})")
     parser.add_argument(
         "--stats", action="store_true", help="sources, shares, packing, lengths of documents, what is read how often"

@@ -78,14 +78,14 @@ def _histogram(axis, name: str, lengths: dict, context_length: int, span: tuple[
         color="#4c78a8",
         edgecolor="white",
         linewidth=0.6,
-        label="of the documents",
+        label="share of documents",
     )
     axis.stairs(
         [100 * one["tokens"] / total for one in bins],
         [*left, bins[-1]["to"] + 1] if bins else [1, 2],
         color="#e4572e",
         linewidth=1.6,
-        label="of their tokens",
+        label="share of tokens",
     )
     axis.axvline(context_length, color="0.35", linestyle="--", linewidth=1, label=f"a row: {context_length:,} tokens")
     axis.set_xscale("log", base=2)
@@ -101,4 +101,4 @@ def _histogram(axis, name: str, lengths: dict, context_length: int, span: tuple[
 def _title(name: str, lengths: dict, n: int) -> str:
     if not n:
         return f"{name}: no documents"
-    return f"{name}: {n:,} documents, median {lengths['median']:,.0f}, longest {lengths['longest']['tokens']:,} tokens"
+    return f"{name}: {n:,} document{'s' * (n > 1)}, median {lengths['median']:,.0f}, longest {lengths['longest']['tokens']:,} tokens"

@@ -48,7 +48,8 @@ def step(facts: dict, n_rows: int, marks: Style) -> str:
     shown, last = facts["rows"][:n_rows], facts["first_row"] + facts["batch_size"] - 1
     lines = [
         f"step {facts['step']:,} of {facts['steps']:,}: rows {facts['first_row']:,} to {last:,} of the run",
-        f"batch hash {facts['batch_hash_before']} before it, {facts['batch_hash']} after it",
+        f"batch hash {facts['batch_hash_before']} before it, {facts['batch_hash']} after it"
+        f" (in metrics.jsonl: after step {facts['step'] + 1:,})",
         _legend(shown, marks),
         *(_row(row, marks) for row in shown),
     ]

@@ -87,6 +87,7 @@ def test_text_is_printed_as_it_is_with_marks_where_it_is_not_predicted(folder, c
     rows = json.loads(show(folder, "--json", capsys=capsys))["rows"]
     row = max(rows, key=lambda row: row["documents"])
     printed = show(folder, f"--row={row['row']}", capsys=capsys)
+    assert f"{json.loads(show(folder, '--json', capsys=capsys))['batch_hash']} after it (in metrics" in printed
     assert "step 0 of 30: rows 0 to 7 of the run" in printed and "\033" not in printed
     for part in row["parts"]:
         if part["kind"] == "text":
