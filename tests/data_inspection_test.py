@@ -16,7 +16,7 @@ from gptjax.errors import UserError
 
 LENGTH = 24
 TEXTS = {
-    "plain": ["the fox", "a dog\nand a cat sleep in the long grass of summer", "one", "two two", "x" * 90],
+    "plain": ["the fox", "a dog\nand a cat sleep in the long grass of summer", "one", "nul\0 \0", "two two", "x" * 90],
     "wide": ["你好，世界", "naïve café", "<|endoftext|>", "emoji 😀 and more of them 😀😀", "zz"],
 }
 TOKENIZER = train_tokenizer(DataConfig(tokenizer="bytes"), [])
@@ -111,7 +111,8 @@ def test_targets_in_place_are_the_text_before_it_was_hidden(tmp_path):
         inspection.row_facts(rows, tokenizer, 0, 20), inspection.row_facts(plain, TOKENIZER, 0, 20)
     ):
         restored = "".join(part.get("target", part["text"]) for part in row["parts"])
-        assert restored.isascii() is False or restored == original["text"]
+        if original["text"].isascii():
+            assert restored == original["text"]
         assert row["predicted"] > 0
 
 

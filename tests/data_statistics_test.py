@@ -10,6 +10,7 @@ from gptjax import schedule
 from gptjax.config import Config, DataConfig, ModelConfig, TrainConfig
 from gptjax.data import objectives, statistics
 from gptjax.data.folder import TextStore
+from gptjax.data.packing import BestFitRows, ConcatRows, plan_rows
 from gptjax.data.pipeline import TrainRows
 from gptjax.data.shards import MemoryShard, Tokens
 from gptjax.data.store import TokenStore
@@ -67,24 +68,51 @@ def pieces(part, ids: np.ndarray) -> list[list[tuple[int, int]]]:
     return [[(int(s), int(s + n)) for s, n in zip(start_P[row_P == i], length_P[row_P == i])] for i in range(len(ids))]
 
 
-def test_packing_is_what_an_epoch_of_rows_holds(config, rows):
+def random_lengths(seed: int) -> list[int]:
+    return np.random.default_rng(seed).integers(1, 14, 9).tolist()
+
+
+def check_packing(part, lengths: list[int]) -> None:
+    ids = part.ids(np.arange(part.rows_per_epoch))
+    batch, spans = part.rows(ids), pieces(part, ids)
+    found, length = statistics.packing(part), part.row_tokens
+    read = {token for row in spans for a, b in row for token in range(a, b)}
+    documents = [set(range(b - n, b)) for n, b in zip(lengths, np.cumsum(lengths))]
+    whole = [any(a <= min(d) and max(d) < b for row in spans for a, b in row) for d in documents]
+    assert found["rows_per_epoch"] == len(ids) and found["slots"] == (length - 1) * len(ids)
+    assert found["predicted"] == int(batch["weight_BL"].sum())
+    assert found["efficiency"] == batch["weight_BL"].mean()
+    assert found["padding"] == sum(length - sum(b - a for a, b in row) for row in spans)
+    assert found["slots"] == found["predicted"] + found["document_starts"] + found["padding"]
+    assert found["tokens_left_out"] == part.tokens.n_tokens - len(read)
+    assert found["documents_left_out"] == sum(not d & read for d in documents)
+    assert found["documents_cut"] == sum(bool(d & read) and not w for d, w in zip(documents, whole))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_packing_is_what_an_epoch_of_rows_holds(seed, tmp_path):
+    lengths = random_lengths(seed)
+    tokens = tokens_of(lengths)
+    for apart in (False, True):
+        check_packing(ConcatRows(tokens, 6, seed, apart), lengths)
+    check_packing(BestFitRows(tokens, 6, seed, plan_rows(tokens, 6, tmp_path / "plan")), lengths)
+
+
+def test_packing_of_a_mixture_is_that_of_its_sources(config, store, rows):
+    facts = statistics.statistics(config, store, rows)["sources"]
     for name, part in rows.by_source.items():
-        ids = part.ids(np.arange(part.rows_per_epoch))
-        batch, spans = part.rows(ids), pieces(part, ids)
-        found = statistics.packing(part)
-        stop = np.cumsum(LENGTHS[name])
-        read = {token for row in spans for a, b in row for token in range(a, b)}
-        documents = [set(range(b - n, b)) for n, b in zip(LENGTHS[name], stop)]
-        whole = [any(a <= min(d) and max(d) < b for row in spans for a, b in row) for d in documents]
-        assert found["rows_per_epoch"] == len(ids) and found["slots"] == 16 * len(ids)
-        assert found["predicted"] == int(batch["weight_BL"].sum())
-        assert found["efficiency"] == batch["weight_BL"].mean()
-        assert found["padding"] == sum(17 - sum(b - a for a, b in row) for row in spans)
-        assert found["slots"] == found["predicted"] + found["document_starts"] + found["padding"]
-        assert found["tokens_left_out"] == part.tokens.n_tokens - len(read)
-        assert found["documents_left_out"] == sum(not d & read for d in documents)
-        assert found["documents_cut"] == sum(bool(d & read) and not w for d, w in zip(documents, whole))
-    assert config.data.documents_apart == (found["document_starts"] > 0)
+        check_packing(part, LENGTHS[name])
+        assert facts[name]["packing"] == statistics.packing(part)
+    assert config.data.documents_apart == (facts["short"]["packing"]["document_starts"] > 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tokens_of_part_of_an_epoch_are_those_of_its_rows(seed, tmp_path):
+    tokens = tokens_of(random_lengths(seed))
+    part = BestFitRows(tokens, 12, seed, plan_rows(tokens, 12, tmp_path / "plan"))
+    for n_rows in range(3 * part.rows_per_epoch + 1):
+        weight_BL = part.rows(part.ids(np.arange(n_rows)))["weight_BL"]
+        assert statistics.reading(part, n_rows)["tokens_read"] == weight_BL.sum()
 
 
 def test_reading_counts_every_row_of_the_run(config, rows):
