@@ -33,11 +33,11 @@ def run(args) -> int:
     config, directory = _config(args)
     if args.verify:
         return _verify(config, args)
-    rows, store, tokenizer = _open(config, directory)
+    rows, store = _open(config, directory)
     if args.stats:
         _statistics(config, store, rows, args)
     else:
-        _rows(config, rows, tokenizer, args)
+        _rows(config, rows, store.tokenizer, args)
     return 0
 
 
@@ -78,23 +78,13 @@ def _config(args):
 
 
 def _open(config, directory):
-    """(rows, store, tokenizer) of config. Raises UserError: the text is not the one that the run was started with."""
+    """(rows, store) of config. Raises UserError: the text is not the one that the run was started with."""
     from gptjax import data
 
-    store = data.prepare(config.data)
+    store, objective = data.open_text(config.data, config.model.context_length)
     if directory is not None:
         _check_text(store, directory)
-    objective, tokenizer = _objective(config, store.tokenizer)
-    rows = data.TrainRows(store, config.data, config.model.context_length, objective)
-    return rows, store, tokenizer
-
-
-def _objective(config, tokenizer):
-    """The objective, and the tokenizer with the symbols it needs."""
-    from gptjax.data import objectives
-
-    objective = objectives.make_objective(config.data, tokenizer, config.model.context_length)
-    return objective, tokenizer.with_special(objective.symbols)
+    return data.TrainRows(store, config.data, config.model.context_length, objective), store
 
 
 def _check_text(store, directory) -> None:

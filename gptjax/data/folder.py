@@ -10,11 +10,13 @@ A folder that is not complete, or was altered, is refused by the name of the fil
 import dataclasses
 import hashlib
 import json
+import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 
+from gptjax.config import DataConfig
 from gptjax.data.shards import Tokens, open_shard
 from gptjax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from gptjax.errors import UserError
@@ -89,6 +91,13 @@ def token_dtype(tokenizer: Tokenizer) -> np.dtype:
     return np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
 
 
+def cache_folder(config: DataConfig) -> pathlib.Path:
+    """Where tokens and plans are kept between runs. Raises UserError: it is in a bucket."""
+    if "://" in config.cache_dir:
+        raise UserError(f"data.cache_dir={config.cache_dir} is not a local folder; tokens are mapped from a disk.")
+    return pathlib.Path(config.cache_dir).expanduser()
+
+
 def _size_and_hash(path) -> dict:
     data = path.read_bytes()
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -127,6 +136,12 @@ def _mend(folder) -> str:
 def _checked_manifest(folder) -> dict:
     manifest, mend = read_manifest(folder), _mend(folder)
     files = {name: (file["size"], file["sha256"]) for name, file in all_files(manifest)}
+    for entry in sorted(folder.iterdir()):
+        if (
+            entry.name.partition("-")[0] in SPLITS
+            and entry.name not in manifest["shards"][entry.name.partition("-")[0]]
+        ):
+            raise UserError(f"{entry} is not in its manifest; {mend}.")
     left = _HASHED_BYTES["remote" if "://" in str(folder) else "local"]
     for name, (size, sha256) in sorted(files.items(), key=lambda item: item[1]):
         file = folder / name

@@ -165,25 +165,27 @@ def _begins(row: dict[str, np.ndarray], eot_id: int | None) -> np.ndarray:
 
 
 class _Parts:
-    """Joins tokens to stretches; a character spelled by several tokens belongs to the last of them."""
+    """Joins tokens to stretches. A character spelled by several tokens belongs to the last of them, but where a token has
+    a target of its own, and is shown as far as it alone is text."""
 
     def __init__(self):
         self.parts, self._last_marks = [], {}
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def bytes(self, spelling: bytes, marks: dict) -> None:
+        if "target" in marks:  # it stands alone: what is to be predicted is told of this token
+            self.add("text", spelling.decode("utf-8", "replace"), marks)
+            return
         self._last_marks = {key: marks[key] for key in ("predicted", "prefix")}
         if text := self._decoder.decode(spelling):
-            self._append("text", text, marks)
-        elif "target" in marks:  # not a whole character yet, but what is to be predicted must be told
-            self._append("text", "", marks)
+            self._append(text, marks)
 
     def flush(self) -> None:
         """What an unfinished character left."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         if rest:
-            self._append("text", rest, self._last_marks)
+            self._append(rest, self._last_marks)
 
     def add(self, kind: str, text: str, marks: dict) -> None:
         self.flush()
@@ -192,10 +194,10 @@ class _Parts:
     def boundary(self) -> None:
         self.add("boundary", "", {"predicted": False, "prefix": False})
 
-    def _append(self, kind: str, text: str, marks: dict) -> None:
+    def _append(self, text: str, marks: dict) -> None:
         last = self.parts[-1] if self.parts else {}
         alike = all(last.get(key) == marks.get(key) for key in ("predicted", "prefix"))
-        if last.get("kind") == kind and alike and "target" not in marks and "target" not in last:
+        if last.get("kind") == "text" and alike and "target" not in last:
             last["text"] += text
         else:
-            self.parts.append({"kind": kind, "text": text} | marks)
+            self.parts.append({"kind": "text", "text": text} | marks)

@@ -14,6 +14,7 @@ token but a document's first is predicted. Rows are read in whole epochs of `row
 
 import os
 import pathlib
+import shutil
 import tempfile
 
 import numpy as np
@@ -150,19 +151,24 @@ def plan_rows(tokens: Tokens, row_tokens: int, folder: pathlib.Path, alive=lambd
     """The Plan in folder, made if it is not there.
 
     Documents of one token, which predict nothing, are left out. Documents are packed in groups of a million: memory is
-    that of a group. Raises UserError: no document has two tokens.
+    that of a group. Raises UserError: no document has two tokens, a damaged folder.
     """
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.unfinished-", dir=folder.parent))
-        _write_plan(tokens, row_tokens, unfinished, alive)
-        os.chmod(unfinished, 0o755)  # mkdtemp's is for this user alone
         try:
+            _write_plan(tokens, row_tokens, unfinished, alive)
+            os.chmod(unfinished, 0o755)  # mkdtemp's is for this user alone
             unfinished.rename(folder)
         except OSError:  # another process was faster
             if not folder.exists():
                 raise
-    return Plan(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        return Plan(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is damaged ({error}): remove it and run again.") from error
 
 
 _GROUP = 1 << 20  # documents

@@ -4,22 +4,22 @@ import functools
 import re
 
 _CHUNK_CHARACTERS = 1 << 14  # larger ones are no faster, and those of `tokenizers` slower
-_CUT = re.compile(r"(?<=\S)[ \n]")
+# Where a split always parts pieces, looking neither back across nor ahead beyond. GPT-2's: before spaces and line ends
+# that follow something else. Llama 3's and Qwen 2's, which leave line ends with punctuation: before such spaces, and
+# between a line end and what begins a line.
+GPT2_CUT = re.compile(r"(?<=\S)(?=[ \n])")
+LLAMA_CUT = re.compile(r"(?<=\S)(?= )|(?<=\n)(?=\S)")
 
 
-def chunks(text: str) -> list[str]:
-    """text, cut before spaces and line ends that follow something else; a run without any stays whole.
-
-    Memory is bounded so. A pre-tokenizer of GPT-2's family always parts pieces there, and looks neither back across
-    nor ahead beyond: the tokens are those of the whole text.
-    """
+def chunks(text: str, cut: re.Pattern) -> list[str]:
+    """text in parts, so that memory stays bounded, whose tokens are those of the whole; a run without a cut is one."""
     parts, start = [], 0
     while len(text) - start > _CHUNK_CHARACTERS:
-        cut = _CUT.search(text, start + _CHUNK_CHARACTERS)
-        if cut is None:
+        found = cut.search(text, start + _CHUNK_CHARACTERS)
+        if found is None:
             break
-        parts.append(text[start : cut.start()])
-        start = cut.start()
+        parts.append(text[start : found.start()])
+        start = found.start()
     return [*parts, text[start:]]
 
 

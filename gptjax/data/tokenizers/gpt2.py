@@ -12,7 +12,7 @@ import numpy as np
 
 from gptjax.config import DataConfig
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, read_file, utf8
-from gptjax.data.tokenizers.byte_level import chunks, to_bytes
+from gptjax.data.tokenizers.byte_level import GPT2_CUT, chunks, to_bytes
 from gptjax.errors import UserError
 
 # GPT-2's split of a text into pieces (Radford et al. 2019, the released encoder.py), in the form tiktoken runs fastest.
@@ -59,7 +59,7 @@ class GPT2Tokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         utf8(text)
-        parts = [self._encoding.encode_to_numpy(chunk, disallowed_special=()) for chunk in chunks(text)]
+        parts = [self._encoding.encode_to_numpy(chunk, disallowed_special=()) for chunk in chunks(text, GPT2_CUT)]
         return np.concatenate(parts).view(np.int32)
 
 
@@ -114,10 +114,9 @@ def _merged(folder, vocabulary: str, merges: str) -> dict[bytes, int]:
     """Ranks from encoder.json, checked to be those that the merges give, one after the other."""
     file = folder / vocabulary
     try:
-        number = json.loads((file).read_bytes())
-        number.pop(END_OF_TEXT, None)
-        rank = {to_bytes(token): i for token, i in number.items()}
-    except (ValueError, AttributeError, KeyError) as error:
+        number = json.loads(file.read_bytes())
+        rank = {to_bytes(token): int(i) for token, i in number.items() if token != END_OF_TEXT}
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f"{file} is not the numbered tokens of GPT-2 ({error}); expected {_WANTED}.") from error
     lines = [line for line in (folder / merges).read_bytes().decode(errors="replace").split("\n")[1:] if line]
     for i, line in enumerate(lines, start=256):

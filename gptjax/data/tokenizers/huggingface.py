@@ -5,16 +5,17 @@ file's added tokens the special ones are never matched in a text; templates, tru
 """
 
 import json
+import re
 
 import numpy as np
 
 from gptjax.config import DataConfig
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, changed_probe, read_file, utf8
-from gptjax.data.tokenizers.byte_level import byte_of_character, chunks, to_bytes
+from gptjax.data.tokenizers.byte_level import GPT2_CUT, LLAMA_CUT, byte_of_character, chunks, to_bytes
 from gptjax.errors import UserError
 
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
-# Pre-tokenizers that always part pieces before a space that follows something else: Llama 3's split, and Qwen 2's.
+# The splits of text into pieces of Llama 3 and Qwen 2, which differ in how many digits stay together.
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -37,7 +38,7 @@ class HuggingFaceTokenizer(Tokenizer):
             spelling.append(b"")
         special.setdefault(END_OF_TEXT, next(special[name] for name in _END_OF_TEXT_NAMES if name in special))
         super().__init__(spelling, special, definition)
-        self._in_chunks = not plain and _parts_before_spaces(fields["pre_tokenizer"])
+        self._cut = None if plain else _cut(fields["pre_tokenizer"])
         left_out = {"post_processor": None, "truncation": None, "padding": None}
         self._library = tokenizers.Tokenizer.from_str(json.dumps(fields | left_out))
         self._library.encode_special_tokens = True  # as the text they are
@@ -60,7 +61,11 @@ class HuggingFaceTokenizer(Tokenizer):
             tokenizer = cls(definition)
         except Exception as error:  # `tokenizers` raises plain Exceptions
             raise UserError(f"{file} could not be loaded as a Hugging Face tokenizer: {error}") from error
-        if (changed := changed_probe(tokenizer)) is not None:
+        try:
+            changed = changed_probe(tokenizer)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+        if changed is not None:
             raise UserError(f"{file} changes a text it encodes, {changed!r}; expected a tokenizer that gives it back.")
         return tokenizer
 
@@ -71,7 +76,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode(self, text: str) -> np.ndarray:
         """int32 [n]. Raises UserError: the tokens do not spell as many bytes as the text has."""
         size = len(utf8(text))
-        parts = chunks(text) if self._in_chunks else [text]
+        parts = [text] if self._cut is None else chunks(text, self._cut)
         ids = np.concatenate([np.array(self._ids(part), np.int32) for part in parts])
         if (spelled := int(self.token_bytes[ids].sum())) != size:
             raise UserError(
@@ -127,13 +132,17 @@ def _writes_bytes(token: str) -> bool:
     return True
 
 
-def _parts_before_spaces(pre_tokenizer: dict | None) -> bool:
-    """Whether `chunks` may cut: steps that act on each place alone, one of which always parts pieces there."""
+def _cut(pre_tokenizer: dict | None) -> re.Pattern | None:
+    """Where `chunks` may cut; None: nowhere that is known, so that memory is in proportion to the text."""
     if pre_tokenizer is None:
-        return False
+        return None
     steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
+    like_gpt2 = any(step["type"] == "ByteLevel" and step["use_regex"] for step in steps)
+    like_llama = any(_is_known_split(step) for step in steps)
     known = all(step["type"] in ("ByteLevel", "Digits") or _is_known_split(step) for step in steps)
-    return known and any(step.get("use_regex", False) or _is_known_split(step) for step in steps)
+    if not known or like_gpt2 == like_llama:
+        return None
+    return GPT2_CUT if like_gpt2 else LLAMA_CUT
 
 
 def _is_known_split(step: dict) -> bool:
