@@ -12,6 +12,7 @@ import time
 from gptjax.errors import UserError
 
 _SHOWN = 3  # rows of a step, if none is chosen
+_NAMED = 20  # mistakes that --verify prints
 
 
 def add_flags(parser: argparse.ArgumentParser, config_help: str) -> None:
@@ -135,14 +136,17 @@ def _verify(config, args) -> int:
         print(json.dumps({"sources": results, "passed": not bad}, indent=2))
     else:
         for name, result in results.items():
-            wrong = f"{len(result['bad'])} not" if result["bad"] else "all"
+            n = len(result["bad"])
+            found = f"{n:,} mistake{'s' * (n > 1)}" if n else "all as written"
             print(
-                f"{name}: {result['files']} files, {result['blocks']:,} blocks, {result['bytes']:,} bytes,"
-                f" {wrong} as written ({result['folder']})"
+                f"{name}: {result['files']} files, {result['blocks']:,} blocks, {result['bytes']:,} bytes: {found}"
+                f" ({result['folder']})"
             )
-    for one in bad:
+    for one in bad[:_NAMED]:
         block = "" if one["block"] is None else f", block {one['block']},"
         print(f"gptjax: {one['file']}{block} {one['why']}; make its folder again.", file=sys.stderr)
+    if len(bad) > _NAMED:
+        print(f"gptjax: and {len(bad) - _NAMED:,} more mistakes; --json has them all.", file=sys.stderr)
     return 2 if bad else 0
 
 

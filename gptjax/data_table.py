@@ -229,7 +229,15 @@ def _stage_rows(stages: list[dict]):
             start = ("", "")
 
 
-_PACK_HEADER = ("source", "efficiency", "document starts", "padding", "documents cut", "left out", "tokens left out")
+_PACK_HEADER = (
+    "source",
+    "efficiency",
+    "document starts",
+    "padding",
+    "documents cut",
+    "documents left out",
+    "tokens left out",
+)
 
 
 def _pack_row(name: str, source: dict) -> tuple:

@@ -177,7 +177,7 @@ def test_every_block_of_what_was_written_is_right(folder, capsys):
 
 @pytest.mark.parametrize("block, position", [(0, 5), (1, 0), (2, 2 * BLOCK + 3)])
 def test_an_altered_block_is_named(tmp_path, capsys, block, position):
-    write_jsonl(tmp_path / "a.jsonl", 0, 10, 4000)
+    write_jsonl(tmp_path / "a.jsonl", 0, 20, 4000)
     code = (
         "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict(dict(model=dict(context_length=8,"
         f" n_layers=1, d_model=8, n_heads=1), train=dict(steps=1, batch_size=1), data=dict(path={str(tmp_path / 'a.jsonl')!r},"
@@ -193,7 +193,19 @@ def test_an_altered_block_is_named(tmp_path, capsys, block, position):
     assert cli.main(["data", f"--config={tmp_path / 'config.py'}", "--verify"]) == 2
     printed = capsys.readouterr()
     assert f"{file}, block {block}, has another CRC-32C" in printed.err and printed.err.count("\n") == 1
-    assert "1 not as written" in printed.out
+    assert "bytes: 1 mistake (" in printed.out
+    for i in range(30):
+        content[i * (2 * BLOCK + 4) + 100] ^= 1
+    file.write_bytes(content)
+    assert cli.main(["data", f"--config={tmp_path / 'config.py'}", "--verify"]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 21 and "and 10 more mistakes" in error[-1]
+
+
+def test_blocks_of_another_version_are_told_from_altered_ones(folder, monkeypatch):
+    monkeypatch.setattr(verification, "BLOCK", BLOCK // 2)
+    found = verification.verify(str(next(folder.glob("cache/tokens-*"))))["bad"]
+    assert len(found) == 2 and all("another version of gptjax" in one["why"] for one in found)
 
 
 def test_what_is_wrong_outside_blocks_is_named_by_its_file(folder, tmp_path):
