@@ -10,7 +10,7 @@ import math
 import os
 import sys
 
-from gptjax import data_command, tokenizer_command
+from gptjax import data_command, prepare_command, tokenizer_command
 from gptjax.errors import SaveFailed, UserError
 from gptjax.interrupt import SAVE_FAILED, USER_ERROR
 
@@ -81,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
         "--top_p", type=float, default=None, help="draw from the likeliest tokens of total probability p only"
     )
     sample.add_argument("--seed", type=int, default=0)
+
+    prepare = command(
+        "prepare", prepare_command.run, "make a folder of token shards from text: clean, deduplicate, tokenise"
+    )
+    prepare_command.add_flags(prepare)
 
     data = command("data", data_command.run, "the text of any step of a run, what it reads in numbers, or its checksums")
     data_command.add_flags(data, CONFIG_HELP)

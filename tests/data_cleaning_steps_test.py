@@ -110,7 +110,7 @@ def test_language_keeps_those_wanted():
     assert reason("language=en", "12 + 34 = ...") == "no_letters"
     assert reason("language(codes=en,probability=1)", "the la") == "uncertain"
     assert reason("language=en", ENGLISH[:200] + german * 100) == "found_de"
-    parts = (ENGLISH * 2)[:700], german * 50, (ENGLISH * 3)[:720], german * 50, (ENGLISH * 2)[:700]
+    parts = (ENGLISH * 2)[:700], german * 500, (ENGLISH * 3)[:720], german * 500, (ENGLISH * 2)[:700]
     assert reason("language=en", "".join(parts)) is None  # only its start, middle and end are read
 
 

@@ -96,6 +96,12 @@ def test_the_answer_does_not_depend_on_parts_or_files(tmp_path, how, parts):
     assert [c["size"] for c in report["largest"]] == [c["size"] for c in report_again["largest"]]
 
 
+def test_equal_documents_far_apart_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "_CHUNK_BYTES", 64)  # four of the sixty are read at a time
+    rows = np.random.default_rng(5).integers(0, 4, (60, 2)).astype(np.uint64)
+    np.testing.assert_array_equal(kept(tmp_path, rows, (60,), EXACT, parts=1)[0], reference(rows, EXACT))
+
+
 @pytest.mark.parametrize("changes", [1, 40])
 def test_small_chunks_of_documents_and_pairs_give_the_same(tmp_path, monkeypatch, changes):
     rows = family(np.random.default_rng(2), 60, changes)
@@ -130,11 +136,16 @@ def test_large_buckets_are_compared_within_a_window(tmp_path, monkeypatch, windo
 
 
 def test_a_pair_behind_the_first_of_its_bucket_counts_from_the_threshold_on(tmp_path):
+    """The pair shares the one band that all three share: it differs in each of the others."""
     rows = np.arange(3 * 128, dtype=np.uint32).reshape(3, 128)
     rows[:, :6] = 7
-    for agree, stays in ((102, True), (103, False)):
-        rows[2, 6:], rows[2, 128 - agree + 6 :] = np.arange(1000, 1122), rows[1, 128 - agree + 6 :]
-        assert (rows[1] == rows[2]).sum() == agree
+    for apart, stays in (
+        ([*range(6, 126, 6), 7, 8, 9, 10, 11, 13], True),
+        ([*range(6, 126, 6), 7, 8, 9, 10, 11], False),
+    ):
+        rows[2] = rows[1]
+        rows[2, apart] += 1000
+        assert (rows[1] == rows[2]).sum() == (102 if stays else 103)
         assert kept(tmp_path, rows, (3,))[0].tolist() == [True, True, stays]
 
 

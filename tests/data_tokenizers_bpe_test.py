@@ -53,7 +53,7 @@ def made_hf(tmp_path_factory):
     return make
 
 
-SPLITS = ("gpt2", "digits", "llama", "qwen", "spaces")
+SPLITS = ("gpt2", "digits", "llama", "qwen", "spaces", "none")
 
 
 def test_a_multilingual_text_has_the_ids_of_tiktoken_and_of_tokenizers(made_hf):
@@ -93,7 +93,14 @@ def test_a_tokenizer_json_in_chunks_has_the_ids_of_the_whole(split, made_hf, tex
 def test_texts_are_cut_where_it_is_known_to_be_safe(made_hf):
     cuts = {split: made_hf(split)[0]._cut for split in SPLITS}
     gpt2_cut, llama_cut = byte_level.GPT2_CUT, byte_level.LLAMA_CUT
-    assert cuts == {"gpt2": gpt2_cut, "digits": gpt2_cut, "llama": llama_cut, "qwen": llama_cut, "spaces": None}
+    assert cuts == {
+        "gpt2": gpt2_cut,
+        "digits": gpt2_cut,
+        "llama": llama_cut,
+        "qwen": llama_cut,
+        "spaces": None,
+        "none": None,
+    }
     text = MULTILINGUAL * 40
     for cut in (gpt2_cut, llama_cut):
         parts = byte_level.chunks(text, cut)

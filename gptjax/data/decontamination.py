@@ -33,7 +33,7 @@ def load_texts(path: str) -> list[str]:
 
 
 def _files(path: str) -> list:
-    from gptjax.data.sources import find_files
+    from gptjax.data.sources.files import find_files
 
     try:
         return find_files(path, _ENDINGS)

@@ -34,7 +34,9 @@ class SentencePieceTokenizer(Tokenizer):
         if END_OF_TEXT not in special and self._model.eos_id() >= 0:  # a model made elsewhere
             special[END_OF_TEXT] = self._model.eos_id()
         super().__init__([_spelling(self._model, i) for i in range(len(self._model))], special, model)
-        self._space_mark_ids = [self._model.piece_to_id(f"<0x{b:02X}>") for b in _SPACE_MARK.encode()]
+        self._space_mark_ids = np.array(
+            [self._model.piece_to_id(f"<0x{b:02X}>") for b in _SPACE_MARK.encode()], np.int32
+        )
 
     @classmethod
     def train(cls, config: DataConfig, documents) -> "SentencePieceTokenizer":
@@ -67,12 +69,12 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         utf8(text)
-        ids = []
+        parts = [np.zeros(0, np.int32)]
         for i, span in enumerate(text.split(_SPACE_MARK)):
-            ids += self._space_mark_ids if i else []
-            for chunk in _CHUNK.findall(span):
-                ids += self._model.encode(chunk)
-        return np.array(ids, np.int32)
+            parts += [self._space_mark_ids] if i else []
+            # arrays, as Python's numbers take ten times their memory
+            parts += [np.array(self._model.encode(match[0]), np.int32) for match in _CHUNK.finditer(span)]
+        return np.concatenate(parts)
 
 
 def _spelling(model, i: int) -> bytes:
