@@ -45,7 +45,7 @@ class TrainRows:
     """
 
     def __init__(self, store, config, context_length: int, objective, alive: Callable = lambda: None):
-        self._objective = objective
+        self.objective = objective
         self._names = tuple(store.sources)
         self._seeds = [_seed_of(config.seed, name, len(self._names)) for name in self._names]
         row_tokens = objective.source_tokens(context_length + 1)
@@ -54,12 +54,17 @@ class TrainRows:
             pack(source, row_tokens, seed, config, alive) for source, seed in zip(store.sources.values(), self._seeds)
         ]
         self._identity_S = np.array([int(source.fingerprint[:16], 16) for source in store.sources.values()], np.uint64)
-        self._mixture = Mixture(self._names, self._stages(config, context_length), config.seed)
+        self.stages = self._stages(config, context_length)  # (first row, {source: weight})
+        self._mixture = Mixture(self._names, self.stages, config.seed)
 
     def _stages(self, config, context_length: int) -> list[tuple[int, dict[str, float]]]:
         weights = config.weights or {name: rows.rows_per_epoch for name, rows in zip(self._names, self._rows)}
         later = [(-(-tokens // context_length), weights) for tokens, weights in config.weight_stages]
         return [(0, weights), *later]
+
+    @property
+    def by_source(self) -> dict[str, packing.ConcatRows | packing.BestFitRows]:
+        return dict(zip(self._names, self._rows))
 
     @property
     def rows_per_epoch(self) -> dict[str, int]:
@@ -89,7 +94,7 @@ class TrainRows:
             if len(parts) == 1
             else {name: np.concatenate([part[name] for part in parts])[order_B] for name in parts[0]}
         )
-        return self._objective(batch, key_B)
+        return self.objective(batch, key_B)
 
     def hashes(self, first: int, stop: int) -> np.ndarray:
         """uint64 [stop - first]: of the text, the place in it, and the number in the run of rows first to stop - 1.
@@ -103,8 +108,12 @@ class TrainRows:
 
     def epochs(self, n_rows: int) -> dict[str, float]:
         """How often each source was gone through in the first n_rows rows of the run."""
-        counts_S = self._mixture.counts(n_rows)
-        return {name: n / rows.rows_per_epoch for name, n, rows in zip(self._names, counts_S.tolist(), self._rows)}
+        counts = self.counts(n_rows)
+        return {name: counts[name] / n for name, n in self.rows_per_epoch.items()}
+
+    def counts(self, n_rows: int) -> dict[str, int]:
+        """Rows of each source among the first n_rows of the run."""
+        return dict(zip(self._names, self._mixture.counts(n_rows).tolist()))
 
 
 def _seed_of(seed: int, name: str, n_sources: int) -> int:
