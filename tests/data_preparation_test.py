@@ -14,7 +14,7 @@ import pytest
 
 from gptjax.cli import main
 from gptjax.config import DataConfig
-from gptjax.data import cleaning, open_folder, shardmaker, sources, tokenizers
+from gptjax.data import cleaning, open_folder, shardmaker, sources, tokenizers, workers
 from gptjax.errors import UserError
 
 CLEAN = "unicode,gopher_quality(min_words=40,min_word_length=1,min_stop_words=0),pii"
@@ -71,8 +71,8 @@ def sources_of(source) -> list[str]:
 
 
 def test_the_folder_is_the_same_to_the_bit_for_any_number_of_workers(source, tmp_path):
-    for name, workers in {"one": 1, "three": 3}.items():
-        flags = ("--tokenizer=bytes", "--num_shards=4", f"--workers={workers}", f"--clean={CLEAN}", "--dedup=exact")
+    for name, n in {"one": 1, "three": 3}.items():
+        flags = ("--tokenizer=bytes", "--num_shards=4", f"--workers={n}", f"--clean={CLEAN}", "--dedup=exact")
         prepare(source, tmp_path / name, *flags)
     assert preparing.hashes(tmp_path / "one") == preparing.hashes(tmp_path / "three")
     assert not (tmp_path / "one" / "work").exists()
@@ -96,10 +96,13 @@ def cleaned_first_of_equals(texts: list[str]) -> list[str]:
     return list(dict.fromkeys(cleaned))
 
 
-def test_equal_documents_fall_to_the_same_split_and_about_the_wanted_part_is_held_out():
+HELD_OUT = [3, 9, 16, 21, 38, 46]  # of "0" to "59", a tenth
+
+
+def test_documents_held_out_are_those_they_always_were_and_about_the_wanted_part():
     held = [shardmaker.is_held_out(str(i), 0.1) for i in range(5000)]
     assert 400 < sum(held) < 600
-    assert held[:50] == [shardmaker.is_held_out(str(i), 0.1) for i in range(50)]
+    assert [i for i in range(60) if held[i]] == HELD_OUT
     assert not any(shardmaker.is_held_out(str(i), 0.0) for i in range(5000))
 
 
@@ -133,6 +136,70 @@ def test_what_cannot_be_read_is_left_out_named_and_counted(source, tmp_path, cap
     assert "bad.jsonl:5 has no field 'text'" in failures["messages"][1] and "--text_field" in failures["messages"][1]
     printed = capsys.readouterr()
     assert "2 left out, not to be read:" in printed.out and "left out: " in printed.err
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """The folder that is gs://bucket, behind the library that epath asks for any store."""
+    import fsspec
+    from etils.epath import backend
+    from fsspec.implementations.dirfs import DirFileSystem
+
+    class Bucket(DirFileSystem):
+        protocol = ("gs", "gcs")
+
+        def __init__(self, **options):
+            super().__init__(path=str(tmp_path), fs=fsspec.filesystem("file"))
+
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gcs", Bucket)
+    backend.fsspec_backend._get_filesystem.cache_clear()
+    (tmp_path / "bucket").mkdir()
+    yield tmp_path / "bucket"
+    backend.fsspec_backend._get_filesystem.cache_clear()
+
+
+def in_this_process(make, tasks, n_workers, on_report):
+    """workers.run, where other processes would not know the bucket."""
+    do = make()
+    yield from (do(task, on_report) for task in tasks)
+
+
+def test_a_folder_on_a_store_is_the_one_on_a_disk(source, bucket, tmp_path, monkeypatch):
+    given = ("--tokenizer=bytes", "--num_shards=3", f"--clean={CLEAN}", "--dedup=minhash:0.9", "--val_fraction=0.2")
+    assert main(["prepare", f"--source={source}", f"--out={tmp_path}/local", *given]) == 0
+    monkeypatch.setattr(workers, "run", lambda make, tasks, *more: in_this_process(make, tasks[:2], *more))
+    with pytest.raises(KeyError):  # two shards are done, and no more
+        main(["prepare", f"--source={source}", "--out=gs://bucket/out", *given])
+    monkeypatch.setattr(workers, "run", in_this_process)
+    for _ in range(2):
+        assert main(["prepare", f"--source={source}", "--out=gs://bucket/out", *given]) == 0
+    assert preparing.hashes(bucket / "out") == preparing.hashes(tmp_path / "local")
+
+
+def test_a_shard_whose_file_is_gone_is_made_again_and_no_other(source, tmp_path, monkeypatch, capfd):
+    given = ("--tokenizer=bytes", "--num_shards=3", "--val_fraction=0.2", f"--source={source}")
+    assert main(["prepare", f"--out={tmp_path}/whole", *given]) == 0
+    run = workers.run
+    monkeypatch.setattr(workers, "run", lambda make, tasks, *more: run(make, tasks[:2], *more))
+    with pytest.raises(KeyError):
+        main(["prepare", f"--out={tmp_path}/out", *given])
+    (tmp_path / "out" / "train-00001-of-00003" / "documents.bin").unlink()
+    monkeypatch.setattr(workers, "run", run)
+    assert main(["prepare", f"--out={tmp_path}/out", *given]) == 0
+    assert "tokenising: 1 of 3 shards are done already" in capfd.readouterr().err
+    assert preparing.hashes(tmp_path / "out") == preparing.hashes(tmp_path / "whole")
+
+
+def test_a_mistake_in_the_code_of_a_worker_is_one_line_and_a_traceback_in_a_file(source, tmp_path, monkeypatch, capfd):
+    def failing(*given):
+        raise workers._failure(KeyError("missing"))
+
+    monkeypatch.setattr(workers, "run", failing)
+    assert main(["prepare", f"--source={source}", "--tokenizer=bytes", f"--out={tmp_path}/out"]) == 2
+    file = tmp_path / "out" / "work" / "traceback.txt"
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"gptjax: a worker failed: KeyError: 'missing' (a mistake in gptjax; {file} says where)")
+    assert file.exists()
 
 
 MODULES = """
@@ -246,10 +313,10 @@ def test_a_killed_worker_ends_the_command_in_one_line_and_what_is_done_is_kept(l
     assert preparing.hashes(tmp_path / "out") == undisturbed
 
 
-def test_ctrl_c_stops_in_two_lines_and_leaves_no_worker(long_source, undisturbed, tmp_path):
+def test_ctrl_c_stops_in_two_lines_and_leaves_no_worker(long_source, tmp_path):
     process = preparing.start(*flags(long_source, tmp_path / "out"))
     wait_for_record(process, tmp_path / "out")
-    workers = children(process)
+    pids = children(process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -258,9 +325,7 @@ def test_ctrl_c_stops_in_two_lines_and_leaves_no_worker(long_source, undisturbed
         "gptjax: interrupted",
     ]
     assert "Traceback" not in err
-    preparing.wait_for_end(workers)
-    finish(long_source, tmp_path / "out")
-    assert preparing.hashes(tmp_path / "out") == undisturbed
+    preparing.wait_for_end(pids)
 
 
 def test_two_commands_do_not_fill_one_folder_at_once(long_source, tmp_path):

@@ -86,6 +86,14 @@ def test_bad_input_is_answered_in_one_line(flags, says, folder, capfd):
     assert (folder / "other" / "thesis.tex").read_text() == "precious"
 
 
+def unfinish(out) -> None:
+    """Turns a finished folder into one of whose shards none is done."""
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").unlink()
+    (out / "work").mkdir()
+    (out / "work" / "settings.json").write_text(json.dumps(manifest["settings"]))
+
+
 CHANGES = [
     ("--val_fraction=0.1", "val_fraction was 0.005, now 0.1"),
     ("--num_shards=3", "num_shards was 2, now 3"),
@@ -99,10 +107,7 @@ CHANGES = [
 def test_other_settings_for_a_folder_are_refused_by_name_and_nothing_is_deleted(finished, folder, capfd):
     assert prepare("--num_shards=2") == 0
     if not finished:
-        settings = json.loads((folder / "out" / "manifest.json").read_text())["settings"]
-        (folder / "out" / "manifest.json").unlink()
-        (folder / "out" / "work").mkdir()
-        (folder / "out" / "work" / "settings.json").write_text(json.dumps(settings))
+        unfinish(folder / "out")
     before = preparing.hashes(folder / "out")
     for flag, says in CHANGES:
         assert prepare("--num_shards=2", flag) == 2
@@ -133,6 +138,17 @@ def test_a_document_that_the_tokenizer_cannot_write_is_named(folder, capfd):
     assert "gptjax: good.jsonl at byte 0: the text has '0'" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "begun"])
+def test_strict_stops_at_what_an_earlier_command_left_out(finished, folder, capfd):
+    assert prepare("--num_shards=2", source="bad.jsonl") == 0
+    if not finished:
+        unfinish(folder / "out")
+        record = {"entries": {}, "failures": {"count": 1, "messages": ["bad.jsonl:13 is not JSON"]}}
+        (folder / "out" / "work" / "shard-00001.json").write_text(json.dumps(record))
+    assert prepare("--num_shards=2", "--strict", source="bad.jsonl") == 2
+    assert re.search("^gptjax: bad.jsonl:13 is not JSON", capfd.readouterr().err.splitlines()[-1])
+
+
 def limit_file_size() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
@@ -147,7 +163,9 @@ def test_a_full_disk_is_one_line_and_what_is_done_is_kept(folder):
     process = preparing.start(*flags, "--num_shards=20", preexec_fn=limit_file_size)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 74
-    assert err.splitlines()[-1].startswith(f"gptjax: --out={folder}/out cannot be written: File too large"), err
+    assert err.splitlines()[-1].startswith(
+        f"gptjax: --out={folder}/out cannot be written: File too large; what is done is kept"
+    ), err
     done = len(list((folder / "out" / "work").glob("shard-*.json")))
     assert done >= 5 and not (folder / "out" / "manifest.json").exists()
     process = preparing.start(*flags, "--num_shards=20")

@@ -210,9 +210,14 @@ def _make(order: Order, made: Plan, kind: str, make: Callable, progress) -> list
     progress.begin(kind, made.tasks, records)
     left = [task for task in made.tasks if task.number not in records]
     job = _Job(make, made.recipe)
-    for number, record in workers.run(job, left, order.n_workers, progress.report):
-        records[number] = record
-        progress.done(record)
+    try:
+        for number, record in workers.run(job, left, order.n_workers, progress.report):
+            records[number] = record
+            progress.done(record)
+    except workers.WorkerFailed as error:
+        path = epath.Path(order.out) / unfinished.WORK / "traceback.txt"
+        path.write_text(error.trace)
+        raise UserError(f"{error} (a mistake in gptjax; {path} says where). What is done is kept.") from error
     progress.end()
     return [records[task.number] for task in made.tasks]
 

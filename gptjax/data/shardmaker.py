@@ -96,7 +96,8 @@ def _do(make: Callable, recipe: Recipe, lock, task: Task, report: Callable) -> t
     except BrokenPipeError:  # the parent is gone
         raise
     except OSError as error:
-        raise SaveFailed(f"--out={recipe.folder} cannot be written: {error.strerror or error}") from error
+        why = f"--out={recipe.folder} cannot be written: {error.strerror or error}"
+        raise SaveFailed(f"{why}; what is done is kept: mend that, and run the same command again.") from error
     tally.report()
     return task.number, record
 
@@ -244,6 +245,9 @@ def is_held_out(text: str, val_fraction: float) -> bool:
 
 
 # ---- deduplicated: what is cleaned is kept until duplicates are known
+#
+# Measured in CPU time: keeping and reading back a megabyte costs 10 ms and a fourth of its size, cleaning it again
+# 20 to 500 ms; with no cleaning, reading jsonl again would cost 5 ms, of the 120 to 200 ms that tokenising takes.
 
 
 _SIZES = struct.Struct("<IQ")  # UTF-8 bytes of where and text, before each document
