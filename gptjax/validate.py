@@ -87,7 +87,8 @@ def _check_data(d) -> None:
     _in_unit_interval(d, "data", "val_fraction")
     _one_of(d.val_split, ("tail", "document"), "data.val_split")
     needs_path = d.source in ("text", "jsonl", "parquet", "arrayrecord", "warc", "hf", "prepared")
-    _require(not needs_path or d.path, f"data.source={d.source!r} needs data.path, a file, folder or glob.")
+    what = "a name such as 'wikitext'" if d.source == "hf" else "a file, folder or glob"
+    _require(not needs_path or d.path, f"data.source={d.source!r} needs data.path, {what}.")
     _require(d.source != "tfds" or d.tfds_name, "data.source='tfds' needs data.tfds_name, such as 'lm1b'.")
     _require(
         d.path is None or d.source != "tfds",
