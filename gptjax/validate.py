@@ -84,7 +84,7 @@ def _check_model(m) -> None:
 
 def _check_data(d) -> None:
     _at_least(1, d, "data", "tokenizer_vocab_size", "tokenizer_train_bytes")
-    _at_least(0, d, "data", "prefetch", "seed")
+    _at_least(0, d, "data", "prefetch", "prefetch_workers", "seed")
     _in_unit_interval(d, "data", "val_fraction")
     _one_of(d.val_split, ("tail", "document"), "data.val_split")
     needs_path = d.source in ("text", "jsonl", "parquet", "arrayrecord", "warc", "hf", "prepared")
