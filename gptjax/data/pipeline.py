@@ -39,23 +39,23 @@ def open_text(config, context_length: int, alive: Callable = lambda: None):
 class TrainRows:
     """An endless stream of rows: those of each source in whole epochs of its own, mixed by data.weights.
 
-    objective: of `objectives`; alive: is called while documents are packed, which happens once.
+    data: a DataConfig; objective: of `objectives`; alive: is called while documents are packed, which happens once.
 
     Raises UserError: a source that is too short for a row, weights that cannot be.
     """
 
-    def __init__(self, store, config, context_length: int, objective, alive: Callable = lambda: None):
+    def __init__(self, store, data, context_length: int, objective, alive: Callable = lambda: None):
         self.objective = objective
         self._names = tuple(store.sources)
-        self._seeds = [_seed_of(config.seed, name, len(self._names)) for name in self._names]
+        self._seeds = [_seed_of(data.seed, name, len(self._names)) for name in self._names]
         row_tokens = objective.source_tokens(context_length + 1)
-        pack = choose(PACKINGS, config.packing, "data.packing")
+        pack = choose(PACKINGS, data.packing, "data.packing")
         self._rows = [
-            pack(source, row_tokens, seed, config, alive) for source, seed in zip(store.sources.values(), self._seeds)
+            pack(source, row_tokens, seed, data, alive) for source, seed in zip(store.sources.values(), self._seeds)
         ]
         self._identity_S = np.array([int(source.fingerprint[:16], 16) for source in store.sources.values()], np.uint64)
-        self.stages = self._stages(config, context_length)  # (first row, {source: weight})
-        self._mixture = Mixture(self._names, self.stages, config.seed)
+        self.stages = self._stages(data, context_length)  # (first row, {source: weight})
+        self._mixture = Mixture(self._names, self.stages, data.seed)
 
     def _stages(self, config, context_length: int) -> list[tuple[int, dict[str, float]]]:
         weights = config.weights or {name: rows.rows_per_epoch for name, rows in zip(self._names, self._rows)}
