@@ -10,20 +10,8 @@ import pytest
 
 from gptjax.config import Config, DataConfig, TrainConfig
 from gptjax.data import infilling, objectives, packing, pieces, spans
-from gptjax.data.tokenizers import END_OF_TEXT, TOKENIZERS, Tokenizer, train_tokenizer
+from gptjax.data.tokenizers import TOKENIZERS, train_tokenizer
 from gptjax.errors import UserError
-
-
-def _with_special(tokenizer, names):
-    other = copy.copy(tokenizer)
-    vars(other).pop("token_bytes", None)
-    other.spelling = tokenizer.spelling + [b""] * len(names)
-    other.special = {END_OF_TEXT: tokenizer.eot_id} | {name: tokenizer.vocab_size + i for i, name in enumerate(names)}
-    return other
-
-
-if not hasattr(Tokenizer, "with_special"):  # it comes with branch `tok`: then this goes
-    Tokenizer.with_special = _with_special
 
 WORDS = "the of and fill middle naïve café 中文 文字模型 🙂 Ünïcödé don't 3.1415 \t\n x".split(" ")
 
@@ -223,12 +211,17 @@ def fim_pieces(kind: str, apart: bool, **settings):
         yield list(zip(pieces_of(given, row), pieces_of(rows, row)))
 
 
+@functools.cache
+def fim_tokenizer_of(kind: str):
+    return tokenizer_of(kind).with_special(infilling.FillInTheMiddle.symbols)
+
+
 def fim_sections(ids: list[int], kind: str, spm: bool | None = None) -> tuple:
     """("PSM" | "SPM", prefix, middle, suffix) as bytes, or ("plain", all of it, b"", b"").
 
     Without its prefix a PSM reads as an SPM without its own; spm tells which it is.
     """
-    tokenizer = tokenizer_of(kind).with_special(infilling.FillInTheMiddle.symbols)
+    tokenizer = fim_tokenizer_of(kind)
 
     def spelled(part):
         assert not set(part) & set(tokenizer.special.values())
