@@ -18,6 +18,7 @@ MESHES = {"one device": {}, "sequence": {"sequence": 2}, "stages": {"stage": 2}}
 KERNELS = [name for name, kernel in attention.KERNELS.items() if "cpu" in kernel.platforms]
 CASES = [(name, kernel, "one device") for name in objectives.OBJECTIVES for kernel in KERNELS]
 CASES += [("masked_lm", kernel, mesh) for kernel in KERNELS for mesh in ("sequence", "stages")]  # it has every array
+CASES += [("prefix_lm", kernel, "sequence") for kernel in KERNELS]  # of which some are a prefix and some not
 
 
 def config_of(name: str, mesh: str = "one device", **sections) -> Config:

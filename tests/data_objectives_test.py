@@ -10,20 +10,8 @@ import pytest
 
 from gptjax.config import Config, DataConfig, TrainConfig
 from gptjax.data import infilling, objectives, packing, pieces, spans
-from gptjax.data.tokenizers import END_OF_TEXT, Tokenizer, train_tokenizer
+from gptjax.data.tokenizers import TOKENIZERS, train_tokenizer
 from gptjax.errors import UserError
-
-
-def _with_special(tokenizer, names):
-    other = copy.copy(tokenizer)
-    vars(other).pop("token_bytes", None)
-    other.spelling = tokenizer.spelling + [b""] * len(names)
-    other.special = {END_OF_TEXT: tokenizer.eot_id} | {name: tokenizer.vocab_size + i for i, name in enumerate(names)}
-    return other
-
-
-if not hasattr(Tokenizer, "with_special"):  # it comes with branch `tok`: then this goes
-    Tokenizer.with_special = _with_special
 
 WORDS = "the of and fill middle naïve café 中文 文字模型 🙂 Ünïcödé don't 3.1415 \t\n x".split(" ")
 
@@ -33,8 +21,23 @@ def text_of(seed: int, length: int) -> str:
     return " ".join(rng.choice(WORDS, size=length))
 
 
+class PairTokenizer(TOKENIZERS["bytes"]):
+    """Any two bytes are a token, so that characters are spread over tokens as in GPT-2's BPE, and begin within them."""
+
+    def __init__(self):
+        super().__init__()
+        self.spelling = self.spelling + [bytes([a, b]) for a in range(256) for b in range(256)]
+
+    def encode(self, text: str) -> np.ndarray:
+        data = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+        pairs = data[: len(data) // 2 * 2].reshape(-1, 2)
+        return np.append(257 + 256 * pairs[:, 0] + pairs[:, 1], data[len(pairs) * 2 :]).astype(np.int32)
+
+
 @functools.cache
 def tokenizer_of(kind: str):
+    if kind == "pairs":
+        return PairTokenizer()
     config = DataConfig(tokenizer=kind, tokenizer_vocab_size=340)
     return train_tokenizer(config, [text_of(seed, 500) for seed in range(4)])
 
@@ -208,12 +211,17 @@ def fim_pieces(kind: str, apart: bool, **settings):
         yield list(zip(pieces_of(given, row), pieces_of(rows, row)))
 
 
+@functools.cache
+def fim_tokenizer_of(kind: str):
+    return tokenizer_of(kind).with_special(infilling.FillInTheMiddle.symbols)
+
+
 def fim_sections(ids: list[int], kind: str, spm: bool | None = None) -> tuple:
     """("PSM" | "SPM", prefix, middle, suffix) as bytes, or ("plain", all of it, b"", b"").
 
     Without its prefix a PSM reads as an SPM without its own; spm tells which it is.
     """
-    tokenizer = tokenizer_of(kind).with_special(infilling.FillInTheMiddle.symbols)
+    tokenizer = fim_tokenizer_of(kind)
 
     def spelled(part):
         assert not set(part) & set(tokenizer.special.values())
@@ -231,7 +239,7 @@ def fim_sections(ids: list[int], kind: str, spm: bool | None = None) -> tuple:
     return "PSM", spelled(ids[1:at_suffix]), last, suffix
 
 
-@pytest.mark.parametrize("kind", ["bytes", "chars", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["bytes", "chars", "sentencepiece", "pairs"])
 @pytest.mark.parametrize("apart", [False, True])
 def test_prefix_middle_and_suffix_are_the_text_byte_for_byte(kind, apart):
     """But for a row's last piece, whose end may be left out; and end-of-text stays where a document ends."""
@@ -274,24 +282,24 @@ def test_pieces_are_rearranged_at_the_rates_asked_for(settings):
     assert within(spm, n - found.count("plain"), rates["fim_spm_rate"])
 
 
-def test_cuts_fall_between_any_two_characters_alike_also_within_tokens():
+@pytest.mark.parametrize("kind", ["sentencepiece", "pairs"])
+def test_cuts_fall_between_any_two_characters_alike_also_within_tokens(kind):
     """Cuts of a document of 40 characters whose rows are all it: each of the 41 places as often as another."""
-    tokenizer = tokenizer_of("sentencepiece")
+    tokenizer = tokenizer_of(kind)
     text = "fill middle naïve café 中文 文字模型 🙂 the of and"[:40]
     token_T = tokenizer.encode(text).astype(np.int32)
-    starts = np.cumsum([0] + [len(tokenizer.spelling[i].decode()) for i in token_T])
-    assert len(starts) < 35 and len(text) == 40
+    assert len(token_T) < 35 and len(text) == 40
     config = DataConfig(objective="fim", fim_rate=1.0, fim_spm_rate=0.0)
-    objective = objectives.make_objective(config, tokenizer, 63)
-    rows = np.zeros((4000, 64), np.int32)
+    objective = objectives.make_objective(config, tokenizer, 95)
+    rows = np.zeros((4000, 96), np.int32)
     rows[:, : len(token_T)] = token_T
-    weight_BL = np.zeros((4000, 63), np.float32)
+    weight_BL = np.zeros((4000, 95), np.float32)
     weight_BL[:, : len(token_T) - 1] = 1
     out = objective({"token_BT": rows, "weight_BL": weight_BL}, keys(4000))
     count = np.zeros(41)
     for ids_T, weight_L in zip(out["token_BT"], out["weight_BL"]):
         ids = ids_T[: int(weight_L.sum()) + 1].tolist()
-        _, prefix, middle, suffix = fim_sections(ids, "sentencepiece", spm=False)
+        _, prefix, middle, suffix = fim_sections(ids, kind, spm=False)
         assert prefix + middle + suffix == text.encode()
         count[len(prefix.decode())] += 1
         count[len((prefix + middle).decode())] += 1
