@@ -176,6 +176,14 @@ def test_the_sum_of_hashes_knows_every_row_and_its_place_and_no_order_of_reading
     assert len({whole, *(array.sum() for array in others)}) == len(others) + 1
 
 
+def test_the_same_rows_in_another_order_have_another_sum(tmp_path):
+    one, other = (train_rows(tmp_path, "a", packing="best_fit", seed=seed) for seed in (0, 1))
+    n = one.rows_per_epoch["a"]
+    ids = [rows.locate(0, n)[2] for rows in (one, other)]
+    assert sorted(ids[0]) == sorted(ids[1]) and ids[0].tolist() != ids[1].tolist()
+    assert one.hashes(0, n).sum() != other.hashes(0, n).sum()
+
+
 CHANGES = [dict(seed=1), dict(weights=WEIGHTS | {"a": 0.7}), dict(packing="best_fit")]
 
 
