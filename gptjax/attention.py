@@ -1,8 +1,11 @@
-"""Causal attention: the maths in plain XLA, the fast kernels beside it, and the choice between them.
+"""Attention: the maths in plain XLA, the fast kernels beside it, and the choice between them.
 
 Axes: B batch, L queries, M keys, H query heads, G key/value heads (H = G * R), K head size.
 A token sees itself and earlier tokens, in its own document (`segment_BL`, for packed rows), and only the last
 `window` tokens in a banded layer (Child et al. 2019, GPT-3). Softmax is float32 everywhere.
+
+Tokens of `prefix_BL` are seen by earlier ones too, in their own document: the prefix of a prefix LM (Raffel et al.
+2020), or all tokens of a masked one. A banded layer stays one: it sees `window` - 1 tokens back, and so many ahead.
 """
 
 import dataclasses
@@ -69,10 +72,14 @@ class Visibility(typing.NamedTuple):
     key_M: jax.Array | np.ndarray
     query_segment_BL: jax.Array | None = None  # the document of each token, in packed rows
     key_segment_BM: jax.Array | None = None
+    key_prefix_BM: jax.Array | None = None  # boolean: keys that are seen by earlier queries too
 
     def mask(self, window: int | None):
         """Boolean, broadcasts to [B, G, R, L, M]."""
         mask = visible(self.query_L, self.key_M, window)[None, None, None]
+        if self.key_prefix_BM is not None:
+            ahead = visible(self.key_M, self.query_L, window).T[None, None, None]
+            mask = mask | ahead & self.key_prefix_BM[:, None, None, None, :]
         if self.query_segment_BL is None:
             return mask
         return mask & (self.query_segment_BL[:, :, None] == self.key_segment_BM[:, None, :])[:, None, None]
@@ -119,28 +126,45 @@ def _block_backward(window, dropout_rate, saved, cotangents):
 block_attention.defvjp(_block_forward, _block_backward)
 
 
-def query_blocks(length: int, window: int | None) -> list[tuple[int, int, int]]:
-    """(first query, end, first key) of blocks of queries: keys that no query of a block sees are left out."""
+class Block(typing.NamedTuple):
+    """Queries start to end - 1 of a whole sequence and the keys that one of them may see, first_key to end_key - 1."""
+
+    start: int
+    end: int
+    first_key: int
+    end_key: int
+
+    def queries(self, x_BL):
+        return x_BL[:, self.start : self.end]
+
+    def keys(self, x_BL):
+        return x_BL[:, self.first_key : self.end_key]
+
+    def visibility(self, segment_BL, prefix_BL) -> Visibility:
+        return Visibility(
+            np.arange(self.start, self.end),
+            np.arange(self.first_key, self.end_key),
+            None if segment_BL is None else self.queries(segment_BL),
+            None if segment_BL is None else self.keys(segment_BL),
+            None if prefix_BL is None else self.keys(prefix_BL),
+        )
+
+
+def query_blocks(length: int, window: int | None, prefix: bool = False) -> list[Block]:
+    """A sequence's queries in blocks. prefix: whether some keys are seen by earlier queries too."""
     count = min(8, max(1, length // 128))
     edges = [length * i // count for i in range(count + 1)]
-    return [(a, b, 0 if window is None else max(0, a - window + 1)) for a, b in zip(edges, edges[1:])]
+    reach = length if window is None else window - 1
+    return [Block(a, b, max(0, a - reach), min(length, b + reach) if prefix else b) for a, b in zip(edges, edges[1:])]
 
 
-def _block(segment_BL, start: int, end: int, first_key: int) -> Visibility:
-    """Of queries start to end - 1 to keys first_key to end - 1 of a whole sequence."""
-    positions = np.arange(start, end), np.arange(first_key, end)
-    if segment_BL is None:
-        return Visibility(*positions)
-    return Visibility(*positions, segment_BL[:, start:end], segment_BL[:, first_key:end])
-
-
-def xla_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, dropout_rate=0.0, key=None):
-    """Full-sequence attention for any backend: masks, bands, segments, dropout."""
+def xla_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefix_BL=None, dropout_rate=0.0, key=None):
+    """Full-sequence attention for any backend: masks, bands, segments, prefixes, dropout."""
     outputs = []
-    for i, (start, end, first_key) in enumerate(query_blocks(q_BLHK.shape[1], window)):
+    for i, block in enumerate(query_blocks(q_BLHK.shape[1], window, prefix_BL is not None)):
         block_key = None if key is None else jax.random.fold_in(key, i)
-        q, k, v = q_BLHK[:, start:end], k_BLGK[:, first_key:end], v_BLGK[:, first_key:end]
-        visibility = _block(segment_BL, start, end, first_key)
+        q, k, v = block.queries(q_BLHK), block.keys(k_BLGK), block.keys(v_BLGK)
+        visibility = block.visibility(segment_BL, prefix_BL)
         outputs.append(block_attention(window, dropout_rate, q, k, v, visibility, block_key)[0])
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
 
@@ -152,28 +176,51 @@ def cached_attention(q_BLHK, k_BMGK, v_BMGK, start, *, window=None):
     return softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask)[0]
 
 
-def largest_logit(q_BLHK, k_BLGK, *, window=None, segment_BL=None):
+def largest_logit(q_BLHK, k_BLGK, *, window=None, segment_BL=None, prefix_BL=None):
     """The largest attention logit a query gives to a key it sees, float32: it grows before runs diverge."""
-    blocks = query_blocks(q_BLHK.shape[1], window)
-    return jnp.stack(
-        [
-            masked_logits(q_BLHK[:, a:b], k_BLGK[:, first:b], _block(segment_BL, a, b, first).mask(window)).max()
-            for a, b, first in blocks
-        ]
-    ).max()
+
+    def of(block: Block):
+        mask = block.visibility(segment_BL, prefix_BL).mask(window)
+        return masked_logits(block.queries(q_BLHK), block.keys(k_BLGK), mask).max()
+
+    return jnp.stack([of(block) for block in query_blocks(q_BLHK.shape[1], window, prefix_BL is not None)]).max()
 
 
-def context_parallel_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, dropout_rate=0.0, key=None):
+def context_parallel_attention(
+    q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefix_BL=None, dropout_rate=0.0, key=None
+):
     """xla_attention where the mesh splits sequences, whose tokens are in `context.device_order`."""
     assert key is None or dropout_rate == 0
     rows, heads = ("batch", "length"), ("batch", "length", "heads", None)
-    segments = () if segment_BL is None else (segment_BL,)
+    given = {"segment_BL": segment_BL, "prefix_BL": prefix_BL}
+    given = {name: a for name, a in given.items() if a is not None}
+    function = _attend_to_chunks if prefix_BL is None else _attend_to_all
+
+    def local(q_BLHK, k_BLGK, v_BLGK, *arrays):
+        return function(window, q_BLHK, k_BLGK, v_BLGK, **dict(zip(given, arrays)))
+
     return jax.shard_map(
-        functools.partial(_attend_to_chunks, window),
-        in_specs=(*[sharding.spec(heads)] * 3, *[sharding.spec(rows)] * len(segments)),
+        local,
+        in_specs=(*[sharding.spec(heads)] * 3, *[sharding.spec(rows)] * len(given)),
         out_specs=sharding.spec(heads),
         check_vma=False,
-    )(q_BLHK, k_BLGK, v_BLGK, *segments)
+    )(q_BLHK, k_BLGK, v_BLGK, *given.values())
+
+
+def _attend_to_all(window, q_BLHK, k_BLGK, v_BLGK, prefix_BL, segment_BL=None):
+    """One device's part where any key may be seen: its two chunks of queries, each to all keys of the sequence."""
+    size = q_BLHK.shape[1] // 2
+    gathered = jax.tree.map(context.gather_length, (k_BLGK, v_BLGK, segment_BL, prefix_BL))
+    k_BMGK, v_BMGK, segment_BM, prefix_BM = gathered
+
+    def attend(here: int, chunk):
+        cut = lambda a: None if a is None else a[:, here : here + size]  # noqa: E731
+        positions = chunk * size + jnp.arange(size), np.arange(k_BMGK.shape[1])
+        visibility = Visibility(*positions, cut(segment_BL), segment_BM, prefix_BM)
+        return block_attention(window, 0.0, cut(q_BLHK), k_BMGK, v_BMGK, visibility, None)[0]
+
+    early, late = context.device_chunks()
+    return jnp.concatenate([attend(0, early), attend(size, late)], axis=1)
 
 
 def _attend_to_chunks(window, q_BLHK, k_BLGK, v_BLGK, segment_BL=None):
@@ -215,9 +262,11 @@ def _merge(parts):
     return (out_PBLHK * share_PBLH[..., None]).sum(0).astype(out_PBLHK.dtype)
 
 
-def cudnn_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, dropout_rate=0.0, key=None):
+def cudnn_attention(
+    q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefix_BL=None, dropout_rate=0.0, key=None
+):
     """cuDNN's flash attention through jax.nn.dot_product_attention."""
-    assert segment_BL is None and (key is None or dropout_rate == 0)
+    assert segment_BL is None and prefix_BL is None and (key is None or dropout_rate == 0)
     local = None if window is None else (window - 1, 0)
     return jax.nn.dot_product_attention(
         q_BLHK, k_BLGK, v_BLGK, is_causal=True, local_window_size=local, implementation="cudnn"
@@ -237,6 +286,7 @@ class Kernel:
     platforms: tuple[str, ...]  # where it runs
     dropout: bool = False  # whether it can drop attention probabilities
     segments: bool = False  # whether it can keep packed documents apart
+    prefix: bool = False  # whether it can let tokens be seen by earlier ones
     float32: bool = False
     context_parallel: typing.Callable | None = None  # the same, where the tokens of a sequence are split over devices
 
@@ -247,6 +297,7 @@ KERNELS = {
         ("cpu", "gpu", "tpu"),
         dropout=True,
         segments=True,
+        prefix=True,
         float32=True,
         context_parallel=context_parallel_attention,
     ),
@@ -292,6 +343,8 @@ def _obstacle(name: str, config, platform: str, sequence: int) -> str | None:
         return f"has no attention dropout (model.attention_dropout={model.attention_dropout})"
     if config.data.documents_apart and not kernel.segments:
         return "cannot keep packed documents apart (data.mask_documents, data.packing='best_fit')"
+    if config.data.sees_ahead and not kernel.prefix:
+        return f"cannot let a token see later ones (data.objective={config.data.objective!r})"
     if model.dtype == "float32" and not kernel.float32:
         return "has no float32 form (model.dtype='float32')"
     if sequence != 1 and kernel.context_parallel is None:

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 
+from gptjax import data_command, prepare_command, tokenizer_command
 from gptjax.errors import SaveFailed, UserError
 from gptjax.interrupt import SAVE_FAILED, USER_ERROR
 
@@ -81,6 +82,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("--seed", type=int, default=0)
 
+    prepare = command(
+        "prepare", prepare_command.run, "make a folder of token shards from text: clean, deduplicate, tokenise"
+    )
+    prepare_command.add_flags(prepare)
+
+    data = command(
+        "data", data_command.run, "the text of any step of a run, what it reads in numbers, or its checksums"
+    )
+    data_command.add_flags(data, CONFIG_HELP)
+
+    tokenizer = command("tokenizer", tokenizer_command.run, "train a tokenizer, or show what one is and does")
+    tokenizer_command.add_flags(tokenizer)
+
     parity = command("parity", _parity, "show that a config, in miniature, trains the same on every mesh of 8 devices")
     parity.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
     parity.add_argument("--steps", type=int, default=3, help="optimizer steps after which parameters are compared")
@@ -89,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     bench = command("bench", _bench, "compile time, tokens/s, MFU and memory of training and decoding a config")
     bench.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
     bench.add_argument("--seconds", type=float, default=20.0, help="to measure each for")
+    bench.add_argument("--data", action="store_true", help="instead: rates of the loader, and of encoding its text")
+    bench.add_argument(
+        "--tokenizer", action="append", metavar="SPEC", help="with --data: encode with this one (default: the text's)"
+    )
     bench.add_argument("--json", action="store_true", help="machine-readable")
     return parser
 
@@ -290,6 +308,14 @@ def _start_eight_cpu_devices() -> None:
 
 def _bench(args) -> None:
     config = _load_config(args)
+    if args.data:
+        from gptjax import data_bench
+
+        results = data_bench.bench(config, args.seconds, args.tokenizer or ())
+        print(json.dumps(results, indent=2) if args.json else data_bench.table(results))
+        return
+    if args.tokenizer:
+        raise UserError(f"--tokenizer={args.tokenizer[0]} is for gptjax bench --data; give that too.")
     _start_jax(config)
     from gptjax import bench
 

@@ -124,6 +124,21 @@ class DataConfig:
         """Whether the documents packed into a row see only themselves."""
         return self.mask_documents or self.packing == "best_fit"
 
+    @property
+    def sees_ahead(self) -> bool:
+        """Whether some tokens are seen by earlier ones too: a batch has prefix_BL."""
+        return self.objective in ("prefix_lm", "masked_lm", "span_corruption")
+
+    @property
+    def writes_on(self) -> bool:
+        """Whether a model learns what follows a text, and not only what is missing in it."""
+        return self.objective not in ("masked_lm", "span_corruption")
+
+    @property
+    def predicts_in_place(self) -> bool:
+        """Whether a token is predicted at its own position instead of the one before: a batch has target_BL."""
+        return self.objective == "masked_lm"
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:

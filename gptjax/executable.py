@@ -18,6 +18,7 @@ from gptjax.errors import UserError
 
 SCHEMA = "gptjax-executable-1"
 SECTIONS = ("model", "optim", "train")  # of the config; what the program is made of, beside the mesh
+OF_DATA = ("documents_apart", "sees_ahead", "predicts_in_place")  # which arrays a batch has
 OF_MESH = ("pipeline_microbatches", "pipeline_repeats", "offload_optimizer")  # what the mesh itself does not show
 ON_THE_HOST = {  # fields of theirs that the compiled step never sees
     "optim": "peak_lr schedule warmup_steps warmup_tokens decay_steps decay_tokens final_lr_fraction cooldown_fraction",
@@ -29,7 +30,8 @@ ON_THE_HOST = {  # fields of theirs that the compiled step never sees
 def config_hash(config) -> str:
     """Of all that the compiled step depends on: where the data lies or how often it is saved changes nothing."""
     values = config.to_dict()
-    kept = {section: values[section] for section in SECTIONS} | {"documents_apart": config.data.documents_apart}
+    kept = {section: values[section] for section in SECTIONS}
+    kept |= {name: getattr(config.data, name) for name in OF_DATA}
     kept["mesh"] = {name: values["mesh"][name] for name in OF_MESH}
     for section, names in ON_THE_HOST.items():
         for name in names.split():

@@ -168,10 +168,19 @@ class GPT(nnx.Module):
         return sharding.constrain(x_BLD, "batch", "residual", "width")
 
     def activations(
-        self, token_BL, *, segment_BL=None, position_BL=None, key=None, log_activations: bool = False, schedule=None
+        self,
+        token_BL,
+        *,
+        segment_BL=None,
+        position_BL=None,
+        prefix_BL=None,
+        key=None,
+        log_activations: bool = False,
+        schedule=None,
     ):
         """Final activations [B, L, D], the head's input, and a dict of per-layer numbers [N] if asked for.
 
+        segment_BL: the document of each token, which sees no other. prefix_BL: tokens that earlier ones see too.
         schedule: how microbatches go through the stages of a pipeline (pipeline.Schedule), where the mesh has some.
         """
         config = self.config
@@ -181,22 +190,23 @@ class GPT(nnx.Module):
             position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
 
-        def attend(q, k, v, *, window, key, segment_BL):
-            options = {"window": window, "segment_BL": segment_BL}
+        def attend(q, k, v, *, window, key, segment_BL, prefix_BL):
+            options = {"window": window, "segment_BL": segment_BL, "prefix_BL": prefix_BL}
             out = attention.attend(self.kernel, q, k, v, dropout_rate=config.attention_dropout, key=key, **options)
             out = sharding.constrain(out, "batch", "length", "heads", None)
             return out, attention.largest_logit(q, k, **options) if log_activations else None
 
         def layer(x_BLD, block, window, layer_keys, rows):
             key_residual, key_attention = (None, None) if layer_keys is None else layer_keys
-            attend_here = functools.partial(attend, window=window, key=key_attention, segment_BL=rows["segment_BL"])
+            masks = {name: rows[name] for name in ("segment_BL", "prefix_BL")}
+            attend_here = functools.partial(attend, window=window, key=key_attention, **masks)
             x_BLD, largest = block(x_BLD, attend_here, rows["position_BL"], key_residual)
             rms = jnp.sqrt(jnp.mean(jnp.square(x_BLD.astype(jnp.float32)))) if log_activations else None
             return x_BLD, {"activation_rms": rms, "max_attention_logit": largest}
 
         layer_keys = None if key is None else jax.random.split(keys[1], (config.n_layers, 2))
         x_BLD = self.embed(token_BL, position_BL, keys[0])
-        rows = {"segment_BL": segment_BL, "position_BL": position_BL}
+        rows = {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL}
         if schedule is None:
             x_BLD, numbers = self._scan(functools.partial(layer, rows=rows), x_BLD, self.blocks, layer_keys)
         else:
@@ -239,18 +249,32 @@ class GPT(nnx.Module):
         key_data = None if layer_keys is None else jax.random.key_data(layer_keys)
         return pipeline.run(piece, x_BLD, rows, (self.blocks, key_data), schedule)
 
-    def token_loss(self, token_BT, *, segment_BL=None, position_BL=None, chunks: int = 1, **options):
+    def token_loss(
+        self,
+        token_BT,
+        *,
+        target_BL=None,
+        segment_BL=None,
+        position_BL=None,
+        prefix_BL=None,
+        chunks: int = 1,
+        **options,
+    ):
         """Of predicting each token of token_BT [B, L + 1] from those before it: the loss in nats, the logsumexp of the
-        logits, both [B, L] float32, and the numbers of `activations`. chunks: see `loss.cross_entropy`."""
-        input_BL, target_BL = token_BT[:, :-1], token_BT[:, 1:]
+        logits, both [B, L] float32, and the numbers of `activations`. chunks: see `loss.cross_entropy`.
+
+        target_BL: what is predicted at each of the first L tokens instead of the next."""
+        input_BL = token_BT[:, :-1]
+        target_BL = token_BT[:, 1:] if target_BL is None else target_BL
         order_L = context.device_order(input_BL.shape[1])
         if order_L is not None:
             if position_BL is None:
                 position_BL = jnp.broadcast_to(jnp.arange(input_BL.shape[1]), input_BL.shape)
-            input_BL, target_BL, segment_BL, position_BL = jax.tree.map(
-                lambda a: a[:, order_L], (input_BL, target_BL, segment_BL, position_BL)
+            input_BL, target_BL, segment_BL, position_BL, prefix_BL = jax.tree.map(
+                lambda a: a[:, order_L], (input_BL, target_BL, segment_BL, position_BL, prefix_BL)
             )
-        x_BLD, numbers = self.activations(input_BL, segment_BL=segment_BL, position_BL=position_BL, **options)
+        options |= {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL}
+        x_BLD, numbers = self.activations(input_BL, **options)
         loss_BL, log_normaliser_BL = loss.cross_entropy(
             sharding.constrain(x_BLD, "batch", "head_length", "width"),
             self.head_VD,

@@ -188,7 +188,7 @@ def initial_state(mini) -> step.TrainState:
 
 def batches(mini) -> dict[str, np.ndarray]:
     """Of every step: tokens that repeat, weights from 0 to 1 that differ between rows, documents if they are kept
-    apart."""
+    apart, and what the objective lets be seen ahead or predicted in place."""
     shape = (mini.train.steps, mini.train.batch_size, mini.model.context_length)
     rng = np.random.default_rng(1)
     token_SBT = rng.integers(0, 5, (*shape[:2], shape[2] + 1)).cumsum(-1) % mini.model.vocab_size
@@ -200,6 +200,10 @@ def batches(mini) -> dict[str, np.ndarray]:
         begin_SBT = np.maximum.accumulate(np.where(starts_SBT, index_SBT, 0), axis=-1)
         batch["segment_BT"] = starts_SBT.cumsum(-1).astype(np.int32)
         batch["position_BL"] = (index_SBT - begin_SBT)[..., :-1].astype(np.int32)
+    if mini.data.sees_ahead:
+        batch["prefix_BL"] = rng.random(shape) < 0.5
+    if mini.data.predicts_in_place:
+        batch["target_BL"] = (token_SBT[..., :-1] + 1).astype(np.int32) % mini.model.vocab_size
     return batch
 
 

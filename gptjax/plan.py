@@ -121,6 +121,10 @@ def abstract_arguments(config, program: step.Program):
     shapes = {"token_BT": ((rows, length + 1), np.int32), "weight_BL": ((rows, length), np.float32)}
     if config.data.documents_apart:
         shapes |= {"segment_BT": ((rows, length + 1), np.int32), "position_BL": ((rows, length), np.int32)}
+    if config.data.sees_ahead:
+        shapes["prefix_BL"] = ((rows, length), np.bool_)
+    if config.data.predicts_in_place:
+        shapes["target_BL"] = ((rows, length), np.int32)
     place = program.train_batch_sharding
     batch = {
         name: jax.ShapeDtypeStruct((calls, *shape), dtype, sharding=place) for name, (shape, dtype) in shapes.items()

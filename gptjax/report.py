@@ -56,7 +56,7 @@ def progress_line(taken: int, total: int, numbers: dict, speed: dict) -> str:
 
 def ending(session, directory, state) -> list[str]:
     """A sample if the config asks for one, what lies in the run directory, and what to do next."""
-    lines, config = [], session.config.eval
+    lines, config, writes_on = [], session.config.eval, session.config.data.writes_on
     if config.sample_tokens:
         text = sample_text(session, state.params, config.sample_prompt, max_tokens=config.sample_tokens)
         lines += ["", "a sample:", text, ""]
@@ -67,7 +67,7 @@ def ending(session, directory, state) -> list[str]:
         f"{where}/metrics.jsonl, tensorboard/: the numbers of every logged step and evaluation",
         f"{where}/checkpoints/, tokenizer/: all that evaluation, sampling and resuming need",
         "next:",
-        f"  gptjax sample --workdir={where} --prompt='ROMEO:' --temperature=0.8",
+        *([f"  gptjax sample --workdir={where} --prompt='ROMEO:' --temperature=0.8"] if writes_on else []),
         f"  gptjax eval --workdir={where}",
         f"  tensorboard --logdir={where}",
     ]

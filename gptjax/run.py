@@ -9,6 +9,7 @@ import jax
 from gptjax import attention, data, evaluate, meshes, rundir, sample, step
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, Config, MeshConfig, TrainConfig
+from gptjax.data import tokenizers
 from gptjax.errors import UserError
 
 
@@ -64,18 +65,27 @@ def open_model(workdir: str, step_number: int | None = None, ema: bool = False) 
 
 
 def evaluate_run(loaded: LoadedRun) -> dict[str, evaluate.Evaluation]:
-    """On the held-out text of the run: of "all" first where it has several sources, and of each. Raises UserError if that text cannot be had, or is another one now."""
-    store = data.prepare(loaded.config.data)
-    if store.tokenizer.hash != loaded.tokenizer.hash:
-        raise UserError(
-            "the tokenizer made from this text is not the run's own: the text has changed since training; restore it."
-        )
-    rows = evaluate.held_out_rows(loaded.config, store)
+    """On the held-out text of the run: of "all" first where it has several sources, and of each.
+
+    Raises UserError if that text cannot be had, or is another one now."""
+    store, objective = data.open_text(loaded.config.data, loaded.config.model.context_length)
+    tokenizers.check_same(store.tokenizer, loaded.tokenizer)
+    rows = evaluate.held_out_rows(loaded.config, store, objective)
     return evaluate.evaluate_sources(loaded.program, loaded.params, rows, loaded.config.eval_batch_size)
 
 
 def sample_run(loaded: LoadedRun, prompt: str | None, **settings) -> list[str]:
-    """Texts that go on from prompt, prompt included. settings: of `sample.generate`."""
+    """Texts that go on from prompt, prompt included. settings: of `sample.generate`.
+
+    A prefix LM reads its prompt token by token here, as it reads what follows, not both ways as in training.
+
+    Raises UserError: the run's objective does not teach to go on with a text.
+    """
+    if not loaded.config.data.writes_on:
+        raise UserError(
+            f"a model of data.objective={loaded.config.data.objective!r} fills in what is missing in a text and cannot go on with one;"
+            " judge it with gptjax eval, or sample a run of another objective."
+        )
     ids = sample.prompt_ids(loaded.tokenizer, prompt)
     eot_id = loaded.tokenizer.eot_id
     new = sample.generate(loaded.program.graph, loaded.params, ids, eot_id=eot_id, **settings)

@@ -21,7 +21,7 @@ from gptjax import config as config_module
 from gptjax import flops
 from gptjax.errors import UserError, did_you_mean
 
-PACKAGES = ("gptjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
+PACKAGES = ("gptjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "tiktoken")
 
 # Changes that leave the training as it was, so that a resume accepts them without being asked.
 HARMLESS = (

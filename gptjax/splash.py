@@ -35,14 +35,14 @@ class CausalMask(splash_attention_mask.Mask):
 
 
 def splash_attention(
-    q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, dropout_rate=0.0, key=None, interpret=False
+    q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefix_BL=None, dropout_rate=0.0, key=None, interpret=False
 ):
     """Each device runs the kernel on its rows, heads and queries, with all their keys.
 
     Where the mesh splits sequences, tokens are in `context.device_order`. Head sizes below 128 lanes are padded with
     zeros, which changes no dot product.
     """
-    assert key is None or dropout_rate == 0
+    assert prefix_BL is None and (key is None or dropout_rate == 0)
     length, head_size = q_BLHK.shape[1], q_BLHK.shape[3]
     pad = -head_size % 128
     q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, pad))) for x in (q_BLHK, k_BLGK, v_BLGK))

@@ -60,7 +60,7 @@ def batch_loss(params, batch: dict, key, *, graph, config):
         key=key if config.model.max_dropout else None,
         log_activations=config.train.log_activations,
         schedule=pipeline.schedule(config.mesh),
-        **packing(batch),
+        **masking(batch),
     )
     loss_sum = jnp.sum(loss_BL * weight_BL)
     objective = loss_sum
@@ -69,11 +69,11 @@ def batch_loss(params, batch: dict, key, *, graph, config):
     return objective, ((loss_sum, weight_BL.sum()), numbers)
 
 
-def packing(batch: dict) -> dict:
-    """The model's arguments that keep packed documents apart, if the batch has them."""
-    if "segment_BT" not in batch:
-        return {}
-    return {"segment_BL": batch["segment_BT"][:, :-1], "position_BL": batch["position_BL"]}
+def masking(batch: dict) -> dict:
+    """The model's arguments beside tokens: what keeps packed documents apart, what is seen by earlier tokens and what
+    is predicted instead of the next one, as far as the batch has them."""
+    given = {name: batch[name] for name in ("position_BL", "prefix_BL", "target_BL") if name in batch}
+    return given | ({"segment_BL": batch["segment_BT"][:, :-1]} if "segment_BT" in batch else {})
 
 
 def accumulate(params, batch: dict, key, *, graph, config, param_spec):
@@ -169,7 +169,7 @@ def eval_call(params, batch: dict, *, graph, config):
         batch["token_BT"],
         chunks=config.train.vocab_chunks,
         schedule=pipeline.schedule(config.mesh),
-        **packing(batch),
+        **masking(batch),
     )
     return (loss_BL * batch["weight_BL"]).sum(-1), batch["weight_BL"].sum(-1)
 

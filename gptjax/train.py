@@ -32,7 +32,7 @@ from gptjax import (
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
-from gptjax.data import reading
+from gptjax.data import reading, tokenizers
 from gptjax.errors import UserError
 from gptjax.peers import PeerLost
 from gptjax.recorder import Diverged, Recorder
@@ -103,6 +103,7 @@ def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: 
     """Writes what describes a new run, or checks that an old one may go on. True if there is something to resume."""
     if directory.exists():
         rundir.check_resume(directory.config(), session.config, allowed)
+        tokenizers.check_same(session.store.tokenizer, tokenizers.load_tokenizer(directory.tokenizer))
         before = json.loads((directory.path / "manifest.json").read_text())
         if before["data"]["fingerprint"] != session.store.fingerprint and "data" not in allowed:
             raise UserError(
@@ -142,7 +143,7 @@ class Loop:
         self.directory, self.checkpointer, self.progress = directory, checkpointer, progress
         self.peers, self.agreed, self.dog, self.started = peers, agreed, dog, started
         self.total_steps = schedule.total_steps(config)
-        self.eval_rows = evaluate.held_out_rows(config, session.store)
+        self.eval_rows = evaluate.held_out_rows(config, session.store, session.objective)
         saved = peers.tell("saved", checkpointer.steps())
         self.step = saved[-1] if saved else 0
         self.saved_step = self.evaluated_step = self.step if saved else -1

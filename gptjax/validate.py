@@ -12,6 +12,7 @@ def check(config) -> None:
     _check_model(config.model)
     _check_data(config.data)
     _check_mixture(config.data)
+    _check_objective(config.data)
     _check_optim(config.optim)
     _check_mesh(config)
     _check_train(config)
@@ -88,7 +89,8 @@ def _check_data(d) -> None:
     _in_unit_interval(d, "data", "val_fraction")
     _one_of(d.val_split, ("tail", "document"), "data.val_split")
     needs_path = d.source in ("text", "jsonl", "parquet", "arrayrecord", "warc", "hf", "prepared")
-    _require(not needs_path or d.path, f"data.source={d.source!r} needs data.path, a file, folder or glob.")
+    what = "a name such as 'wikitext'" if d.source == "hf" else "a file, folder or glob"
+    _require(not needs_path or d.path, f"data.source={d.source!r} needs data.path, {what}.")
     _require(d.source != "tfds" or d.tfds_name, "data.source='tfds' needs data.tfds_name, such as 'lm1b'.")
     _require(
         d.path is None or d.source != "tfds",
@@ -114,6 +116,20 @@ def _check_mixture(d) -> None:
 
     weights = d.weights or dict.fromkeys(d.mixture, 1.0)
     check_weights(tuple(d.mixture), [weights, *(later for _, later in d.weight_stages)])
+
+
+def _check_objective(d) -> None:
+    for field in ("fim_rate", "fim_spm_rate"):
+        value = getattr(d, field)
+        _require(0 <= value <= 1, f"data.{field}={value} is not in [0, 1].")
+    _require(0 < d.mask_rate < 1, f"data.mask_rate={d.mask_rate} is not in (0, 1).")
+    _at_least(1, d, "data", "span_length")
+    most = d.span_length / (d.span_length + 1)
+    _require(
+        d.objective != "span_corruption" or d.mask_rate <= most,
+        f"data.mask_rate={d.mask_rate} leaves no token between spans of data.span_length={d.span_length};"
+        f" use a rate of at most {most:.3g}, or longer spans.",
+    )
 
 
 def _check_optim(o) -> None:
@@ -212,6 +228,11 @@ def _check_cadence(config) -> None:
     )
     _at_least(1, config.eval, "eval", "every_steps", "batch_size", "max_tokens")
     _at_least(0, config.eval, "eval", "sample_tokens")
+    _require(
+        config.data.writes_on or not config.eval.sample_tokens,
+        f"eval.sample_tokens={config.eval.sample_tokens}, but a model of data.objective={config.data.objective!r} does not"
+        " go on with a text; use 0.",
+    )
     per_call = config.train.steps_per_call
     periods = {
         "train.steps": config.train.steps,

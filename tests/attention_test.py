@@ -11,41 +11,53 @@ from gptjax import attention, meshes
 from gptjax.config import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
 from gptjax.errors import UserError
 
-CASES = {  # length, query heads, key heads, window, documents
-    "one block": (24, 4, 4, None, False),
-    "one block, band": (24, 4, 4, 5, False),
-    "one block, everything": (24, 4, 2, 5, True),
-    "three blocks": (384, 2, 2, None, False),
-    "three blocks, band inside a block": (384, 2, 2, 3, False),
-    "three blocks, band over blocks": (384, 2, 1, 200, False),
-    "two uneven blocks, everything": (301, 4, 2, 70, True),
+CASES = {  # length, query heads, key heads, window, documents, prefix
+    "one block": (24, 4, 4, None, False, False),
+    "one block, band": (24, 4, 4, 5, False, False),
+    "one block, everything": (24, 4, 2, 5, True, False),
+    "one block, prefix": (24, 4, 4, None, False, True),
+    "one block, prefix and everything": (24, 4, 2, 5, True, True),
+    "three blocks": (384, 2, 2, None, False, False),
+    "three blocks, band inside a block": (384, 2, 2, 3, False, False),
+    "three blocks, band over blocks": (384, 2, 1, 200, False, False),
+    "two uneven blocks, everything": (301, 4, 2, 70, True, False),
+    "two uneven blocks, prefix": (301, 2, 2, None, True, True),
+    "two uneven blocks, prefix and everything": (301, 4, 2, 70, True, True),
 }
+
+
+def masks(case):
+    """The arguments beside q, k and v; of a prefix every third token or so."""
+    length, _, _, window, documents, prefix = CASES[case]
+    prefix_BL = np.random.default_rng(2).random((2, length)) < 0.3 if prefix else None
+    return dict(window=window, segment_BL=inputs(length, 1, 1, documents)[3], prefix_BL=prefix_BL)
 
 
 @functools.cache
 def inputs(length, heads, kv_heads, documents, head_dim=8, batch=2):
-    """q, k, v and segments, whose documents end at other places in every row."""
+    """q, k, v and segments, whose documents end at other places in every row and don't depend on the heads."""
+    starts = np.random.default_rng(3).random((batch, length)) < 4 / length
     rng = np.random.default_rng(0)
     q, k, v = (
         rng.standard_normal((batch, length, n, head_dim)).astype(np.float32) for n in (heads, kv_heads, kv_heads)
     )
-    starts = rng.random((batch, length)) < 4 / length
     return q, k, v, np.cumsum(starts, axis=1).astype(np.int32) if documents else None
 
 
-def sees(query: int, key: int, window, segment_L) -> bool:
-    in_band = window is None or query - key < window
-    return key <= query and in_band and (segment_L is None or segment_L[key] == segment_L[query])
+def sees(query: int, key: int, window, segment_L, prefix_L) -> bool:
+    in_band = window is None or abs(query - key) < window
+    in_time = key <= query or (prefix_L is not None and prefix_L[key])
+    return in_time and in_band and (segment_L is None or segment_L[key] == segment_L[query])
 
 
-def reference(q_BLHK, k_BLGK, v_BLGK, window, segment_BL):
+def reference(q_BLHK, k_BLGK, v_BLGK, window, segment_BL, prefix_BL):
     """(attention, largest logit) in float64, query by query."""
     B, L, H, K = q_BLHK.shape
     group = H // k_BLGK.shape[2]
     out, largest = np.zeros((B, L, H, K)), -np.inf
     for b, query in np.ndindex(B, L):
-        segment_L = None if segment_BL is None else segment_BL[b]
-        seen = [m for m in range(L) if sees(query, m, window, segment_L)]
+        segment_L, prefix_L = (None if a is None else a[b] for a in (segment_BL, prefix_BL))
+        seen = [m for m in range(L) if sees(query, m, window, segment_L, prefix_L)]
         for h in range(H):
             logit = k_BLGK[b, seen, h // group].astype(np.float64) @ q_BLHK[b, query, h] / np.sqrt(K)
             weight = np.exp(logit - logit.max())
@@ -56,24 +68,21 @@ def reference(q_BLHK, k_BLGK, v_BLGK, window, segment_BL):
 
 @functools.cache
 def reference_of(case):
-    length, heads, kv_heads, window, documents = CASES[case]
-    q, k, v, segment_BL = inputs(length, heads, kv_heads, documents)
-    return reference(q, k, v, window, segment_BL)
+    return reference(*inputs(*CASES[case][:3], False)[:3], **masks(case))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_xla_attention_equals_a_loop_over_queries(case):
-    length, heads, kv_heads, window, documents = CASES[case]
-    q, k, v, segment_BL = inputs(length, heads, kv_heads, documents)
-    out = jax.jit(functools.partial(attention.xla_attention, window=window))(q, k, v, segment_BL=segment_BL)
+    q, k, v, _ = inputs(*CASES[case][:3], False)
+    attend = jax.jit(attention.xla_attention, static_argnames="window")
+    out = attend(q, k, v, **masks(case))
     np.testing.assert_allclose(out, reference_of(case)[0], atol=2e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_largest_logit_is_that_of_a_loop_over_queries(case):
-    length, heads, kv_heads, window, documents = CASES[case]
-    q, k, _, segment_BL = inputs(length, heads, kv_heads, documents)
-    largest = attention.largest_logit(q, k, window=window, segment_BL=segment_BL)
+    q, k, *_ = inputs(*CASES[case][:3], False)
+    largest = attention.largest_logit(q, k, **masks(case))
     assert float(largest) == pytest.approx(reference_of(case)[1], rel=1e-6)
 
 
@@ -91,9 +100,11 @@ def test_a_logit_that_no_query_sees_is_not_the_largest():
 @pytest.mark.parametrize("length,window", [(1, None), (127, None), (384, None), (384, 3), (384, 384), (5000, 100)])
 def test_query_blocks_cover_every_query_once_and_every_key_it_sees(length, window):
     blocks = attention.query_blocks(length, window)
-    assert [q for start, end, _ in blocks for q in range(start, end)] == list(range(length))
-    for start, _, first_key in blocks:
-        assert first_key == max(0, start + 1 - (window or length))
+    assert [q for block in blocks for q in range(block.start, block.end)] == list(range(length))
+    for block, ahead in zip(blocks, attention.query_blocks(length, window, prefix=True)):
+        assert block.first_key == max(0, block.start + 1 - (window or length)) and block.end_key == block.end
+        last = min(length, block.end - 1 + (window or length))  # the first key that the last query cannot see
+        assert ahead == block._replace(end_key=last)
 
 
 @pytest.mark.parametrize("window", [None, 1, 7, 40])
@@ -119,11 +130,14 @@ def test_bfloat16_attention_is_rounded_once_or_twice():
 # Gradients, whose backward pass is written by hand
 
 
-def plain_attention(q, k, v, *, window, segment_BL):
+def plain_attention(q, k, v, *, window, segment_BL, prefix_BL):
     """The definition in a form that JAX can differentiate itself."""
     L, group = q.shape[1], q.shape[2] // k.shape[2]
     k, v = (jnp.repeat(x, group, axis=2) for x in (k, v))
-    seen = np.tril(np.ones((L, L), bool)) & ~np.tril(np.ones((L, L), bool), -(window or L))
+    ones = np.ones((L, L), bool)
+    seen = np.tril(ones)[None, None]
+    seen = seen if prefix_BL is None else seen | prefix_BL[:, None, None, :]
+    seen = seen & np.triu(ones, 1 - (window or L)) & np.tril(ones, (window or L) - 1)
     seen = seen if segment_BL is None else seen & (segment_BL[:, None, :, None] == segment_BL[:, None, None, :])
     logit = jnp.einsum("blhk,bmhk->bhlm", q, k) / np.sqrt(q.shape[-1])
     return jnp.einsum("bhlm,bmhk->blhk", jax.nn.softmax(jnp.where(seen, logit, -np.inf)), v)
@@ -136,14 +150,10 @@ def gradients(kernel, inputs, **options):
     return jax.jit(jax.grad(weighted, argnums=(0, 1, 2)))(*inputs)
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if "everything" in name or "band" in name])
+@pytest.mark.parametrize("case", [name for name in CASES if "," in name])
 def test_gradients_of_xla_attention_are_those_jax_finds_for_the_definition(case):
-    length, heads, kv_heads, window, documents = CASES[case]
-    *qkv, segment_BL = inputs(length, heads, kv_heads, documents)
-    ours, expected = (
-        gradients(kernel, qkv, window=window, segment_BL=segment_BL)
-        for kernel in (attention.xla_attention, plain_attention)
-    )
+    qkv = inputs(*CASES[case][:3], False)[:3]
+    ours, expected = (gradients(kernel, qkv, **masks(case)) for kernel in (attention.xla_attention, plain_attention))
     for a, b in zip(ours, expected):
         np.testing.assert_allclose(a, b, atol=3e-6 * np.abs(b).max())
 
@@ -240,6 +250,9 @@ OBSTACLES = [  # kernel, platform, what the config asks, why the kernel cannot
     ("cudnn", "gpu", {"model": {"attention_dropout": 0.1}}, "has no attention dropout"),
     ("splash", "tpu", {"model": {"attention_dropout": 0.1}}, "has no attention dropout"),
     ("cudnn", "gpu", {"data": {"mask_documents": True}}, "cannot keep packed documents apart"),
+    ("cudnn", "gpu", {"data": {"objective": "prefix_lm"}}, "cannot let a token see later ones"),
+    ("cudnn", "gpu", {"data": {"objective": "span_corruption"}}, "cannot let a token see later ones"),
+    ("splash", "tpu", {"data": {"objective": "masked_lm"}}, "cannot let a token see later ones"),
     ("cudnn", "gpu", {"model": {"dtype": "float32"}}, "has no float32 form"),
     ("cudnn", "gpu", {"mesh": {"sequence": 2}}, "cannot split a sequence"),
     ("cudnn", "gpu", {"mesh": {"sequence": 2}}, "cannot split a sequence"),
@@ -286,7 +299,7 @@ def test_a_kernel_is_chosen_by_the_devices_that_split_a_sequence_not_by_minus_on
 def test_xla_can_do_everything_everywhere(platform):
     hardest = config(
         {"attention": "xla", "attention_dropout": 0.1, "dtype": "float32", "context_length": 100, "band_width": 3},
-        {"mask_documents": True},
+        {"mask_documents": True, "objective": "span_corruption"},
         {"sequence": 2},
     )
     assert attention.choose_kernel(hardest, platform)[0] == "xla"

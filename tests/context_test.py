@@ -63,9 +63,10 @@ def in_device_order(function, length):
     """function of arrays in the order of the sequence, of one whose arrays are in device_order."""
     order_L = context.device_order(length)
 
-    def wrapped(q, k, v, segment_BL=None, **options):
-        q, k, v, segment_BL = jax.tree.map(lambda a: a[:, order_L], (q, k, v, segment_BL))
-        return function(q, k, v, segment_BL=segment_BL, **options)[:, np.argsort(order_L)]
+    def wrapped(q, k, v, segment_BL=None, prefix_BL=None, **options):
+        arrays = jax.tree.map(lambda a: a[:, order_L], (q, k, v, segment_BL, prefix_BL))
+        out = function(*arrays[:3], segment_BL=arrays[3], prefix_BL=arrays[4], **options)
+        return out[:, np.argsort(order_L)]
 
     return wrapped
 
@@ -89,6 +90,17 @@ def test_attention_of_split_sequences_equals_that_of_whole_ones(axes, documents,
     options = dict(window=window, segment_BL=segment_BL)
     whole = output_and_gradients(attention.xla_attention, q, k, v, **options)
     with jax.set_mesh(mesh_of(**axes)):
+        split = in_device_order(functools.partial(attention.attend, "xla"), 64)
+        assert_close(output_and_gradients(split, q, k, v, **options), whole)
+
+
+@pytest.mark.parametrize("documents,window", [(False, None), (True, 7)], ids=["", "documents, band"])
+def test_attention_of_split_sequences_with_a_prefix_equals_that_of_whole_ones(documents, window):
+    q, k, v, segment_BL = inputs(64, 4, 2, documents)
+    prefix_BL = np.random.default_rng(1).random((2, 64)) < 0.3
+    options = dict(window=window, segment_BL=segment_BL, prefix_BL=prefix_BL)
+    whole = output_and_gradients(attention.xla_attention, q, k, v, **options)
+    with jax.set_mesh(mesh_of(fsdp=2, sequence=2, tensor=2)):
         split = in_device_order(functools.partial(attention.attend, "xla"), 64)
         assert_close(output_and_gradients(split, q, k, v, **options), whole)
 

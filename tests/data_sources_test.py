@@ -3,6 +3,9 @@
 import dataclasses
 import gzip
 import json
+import pickle
+import re
+import shutil
 import subprocess
 import sys
 
@@ -110,8 +113,43 @@ def test_the_identity_changes_with_the_file_even_within_a_second(tmp_path):
     assert sources.identity(config) != before
 
 
+def test_the_identity_of_very_many_files_is_short_and_changes_with_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources.files, "_FILES_LISTED", 2)
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(name)
+    config = DataConfig(path=str(tmp_path))
+    before = sources.identity(config)["files"]
+    assert (before["count"], before["size"]) == (3, 3)
+    (tmp_path / "b.txt").write_text("B")
+    assert sources.identity(config)["files"] != before
+
+
+def test_hugging_face_data_sets_are_asked_for_where_their_library_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match="source hf needs Hugging Face's datasets; pip install datasets"):
+        read(source="hf", path="wikitext")
+
+
+def test_a_hugging_face_data_set_is_read_from_a_folder(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    texts = [f"row {i} é" for i in range(50)]
+    table = datasets.Dataset.from_dict({"text": texts, "n": list(range(50))})
+    datasets.DatasetDict({"train": table, "test": table.select([7, 3])}).save_to_disk(str(tmp_path / "saved"))
+    config = DataConfig(source="hf", path=str(tmp_path / "saved"))
+    assert list(sources.documents(config)) == texts
+    units = sources.units(config, 100)
+    assert len(units) > 5 and [d.text for u in units for d in sources.read(config, u, pytest.fail)] == texts
+    assert read(source="hf", path=config.path, hf_split="test") == [texts[7], texts[3]]
+    with pytest.raises(UserError, match="data.hf_split='x' is not a split of .*; there are: train, test"):
+        read(source="hf", path=config.path, hf_split="x")
+    with pytest.raises(UserError, match="has no column 'body'; it has: 'text', 'n'. Set data.text_field"):
+        read(source="hf", path=config.path, text_field="body")
+    with pytest.raises(UserError, match="column 'n' is of type int64; expected strings"):
+        read(source="hf", path=config.path, text_field="n")
+
+
 def test_importing_the_package_loads_no_heavy_library():
-    heavy = "jax", "tensorflow_datasets", "sentencepiece", "tensorflow"
+    heavy = "jax", "tensorflow_datasets", "sentencepiece", "tensorflow", "pyarrow", "zstandard", "warcio", "etils"
     code = f"import sys, gptjax.data; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
@@ -154,6 +192,29 @@ def test_a_tfds_data_set_is_read_without_tensorflow(tfds_config):
     assert sources.identity(part)["name"] == "tiny_proverbs/1.0.0"
     assert sources.identity(part) != sources.identity(tfds_config)
     assert "tensorflow" not in sys.modules
+
+
+def test_the_units_of_a_tfds_data_set_are_its_documents_in_order(tfds_config):
+    whole = list(sources.documents(tfds_config))
+    for unit_bytes, at_least in ((200, 50), (700, 15), (1 << 30, 1)):
+        units = pickle.loads(pickle.dumps(sources.units(tfds_config, unit_bytes)))
+        assert len(units) >= at_least
+        found = [document for unit in units for document in sources.read(tfds_config, unit, pytest.fail)]
+        assert [document.text for document in found] == whole
+        assert found[5].where == "example 5 of data.tfds_name='tiny_proverbs'"
+
+
+def test_an_example_that_cannot_be_read_is_left_out_and_named(tfds_config, tmp_path):
+    folder = tmp_path / "tfds"
+    shutil.copytree(tfds_config.tfds_dir, folder)
+    (file,) = folder.glob("*/*/*test.array_record*")
+    file.write_bytes(file.read_bytes()[:-99])
+    config, errors = dataclasses.replace(tfds_config, tfds_dir=str(folder), tfds_split="test"), []
+    found = [d for unit in sources.units(config) for d in sources.read(config, unit, errors.append)]
+    assert found == [] and len(errors) == 1
+    assert re.match(
+        r"example 0 to 9 of data.tfds_name='tiny_proverbs' cannot be read, damaged \(.*\); ", str(errors[0])
+    )
 
 
 TFDS_BAD = [

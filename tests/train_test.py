@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import runs
+import vocabularies
 from runs import assert_same_state, losses, saved_arrays, start, train_rows, wait_for_step
 
 from gptjax import checkpoint, data, interrupt, meshes, metrics, run, rundir, schedule, step, supervisor, train
@@ -179,6 +181,40 @@ def test_another_text_is_refused_on_resume(values, undisturbed, text, tmp_path):
     changed = from_dict({**values, "data": {**values["data"], "path": str(other)}})
     with pytest.raises(UserError, match="not the one this run was started with"):
         train.train(changed, str(undisturbed), ("data.path",))
+
+
+def test_another_tokenizer_is_refused_on_resume_whatever_is_allowed(config, undisturbed, tmp_path):
+    before = data.load_tokenizer(undisturbed / "tokenizer")
+    assert json.loads((undisturbed / "manifest.json").read_text())["tokenizer_hash"] == before.hash
+    with pytest.raises(UserError, match="not the run's own: that is 'chars' of 9 tokens .* 'bytes' of 257 tokens"):
+        train.train(config.replace(data={"tokenizer": "bytes"}), str(undisturbed), ("data", "model"))
+    assert data.load_tokenizer(undisturbed / "tokenizer").hash == before.hash
+
+
+def test_a_run_is_not_evaluated_with_another_tokenizer(undisturbed, text, tmp_path):
+    """Its text has other characters now."""
+    shutil.copytree(undisturbed, tmp_path / "run")
+    (tmp_path / "other.txt").write_text(text.read_text() + "xyz")
+    file = tmp_path / "run" / "config.json"
+    values = json.loads(file.read_text())
+    values["data"]["path"] = str(tmp_path / "other.txt")
+    file.write_text(json.dumps(values))
+    with run.open_model(tmp_path / "run") as loaded:
+        with pytest.raises(UserError, match="not the run's own: that is 'chars' of 9 tokens .* of 12 tokens"):
+            run.evaluate_run(loaded)
+
+
+def test_a_run_carries_its_tokenizer_and_is_read_without_the_file_that_was_given(values, tmp_path):
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(vocabularies.small_json()))
+    given = dict(tokenizer="hf", tokenizer_path=str(file))
+    config = from_dict(runs.changed(values, data=given, train=dict(steps=2), eval=dict(every_steps=None)))
+    assert train.train(config, str(tmp_path / "run")) == 0
+    file.unlink()
+    with run.open_model(tmp_path / "run") as loaded:
+        assert (loaded.tokenizer.kind, loaded.tokenizer.decode(loaded.tokenizer.encode("中 a"))) == ("hf", "中 a")
+        [continued] = run.sample_run(loaded, "ab", max_tokens=2)
+    assert continued.startswith("ab")
 
 
 def test_a_directory_with_other_files_is_refused(config, tmp_path):

@@ -80,33 +80,54 @@ def _documents(field: str, unit: Unit, on_error: OnError, file) -> Iterator[Docu
     with _opened(file) as reader:
         n = reader.num_records()
         text_of = _reader_of_records(reader.read([0])[0], field, file) if n else None
-        for i, record in _records(reader, unit.first, n if unit.stop is None else unit.stop):
-            where = f"{file} record {i}"
-            try:
-                if isinstance(record, RuntimeError):
-                    raise UserError(f"{where} is damaged ({first_line(record)}); fetch the file again.") from record
-                document = Document(text_of(record, where), where)
-            except UserError as error:
-                on_error(error)
-                continue
-            yield document
+        stop = n if unit.stop is None else unit.stop
+        read = lambda numbers: reader.read(numbers.start, numbers.stop)  # noqa: E731
+        name = lambda numbers: f"{file} record {numbers}"  # noqa: E731
+        yield from _documents_of(read, unit.first, stop, text_of, name, on_error)
 
 
-def _records(reader, first: int, stop: int) -> Iterator[tuple[int, bytes | RuntimeError]]:
+def _documents_of(read, first: int, stop: int, text_of, name: Callable[[str], str], on_error) -> Iterator[Document]:
+    """read(numbers) -> records; text_of(record, where) -> text; name("record 7") -> where that is."""
+    bad, why = range(first, first), None
+    for i, record in _records(read, first, stop):
+        if isinstance(record, Exception):
+            bad, why = range(bad.start if bad else i, i + 1), why if bad else record
+            continue
+        if bad:
+            on_error(_damaged(bad, why, name))
+            bad = range(0)
+        where = name(f"{i}")
+        try:
+            document = Document(text_of(record, where), where)
+        except UserError as error:
+            on_error(error)
+            continue
+        yield document
+    if bad:
+        on_error(_damaged(bad, why, name))
+
+
+def _records(read: Callable[[range], list], first: int, stop: int) -> Iterator[tuple]:
     """Number and record, or why it cannot be read."""
     for at in range(first, stop, _BATCH):
         numbers = range(at, min(at + _BATCH, stop))
-        try:
-            yield from zip(numbers, reader.read(numbers.start, numbers.stop))
-        except RuntimeError:
-            yield from ((i, _record(reader, i)) for i in numbers)
+        records = _or_error(read, numbers)
+        if isinstance(records, Exception):
+            ones = [_or_error(read, numbers[i : i + 1]) for i in range(len(numbers))]
+            records = [one if isinstance(one, Exception) else one[0] for one in ones]
+        yield from zip(numbers, records)
 
 
-def _record(reader, i: int) -> bytes | RuntimeError:
+def _or_error(read: Callable[[range], list], numbers: range) -> list | Exception:
     try:
-        return reader.read([i])[0]
-    except RuntimeError as error:
+        return read(numbers)
+    except (RuntimeError, ValueError, IndexError) as error:  # what the library raises for damaged files
         return error
+
+
+def _damaged(bad: range, why: Exception, name: Callable[[str], str]) -> UserError:
+    numbers = f"{bad[0]}" if len(bad) == 1 else f"{bad[0]} to {bad[-1]}"
+    return UserError(f"{name(numbers)} cannot be read, damaged ({first_line(why)}); fetch the file again.")
 
 
 def _reader_of_records(record: bytes, field: str, file) -> Callable[[bytes, str], str]:
@@ -152,16 +173,13 @@ def _tfds_units(config: DataConfig, unit_bytes: int) -> list[Unit]:
 def _read_tfds(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
     builder = _tfds_builder(config)
     records = builder.as_data_source(_tfds_split(builder, config))
-    for first in range(unit.first, unit.stop, _BATCH):
-        numbers = range(first, min(first + _BATCH, unit.stop))
-        for i, record in zip(numbers, records.__getitems__(numbers)):
-            where = f"example {i} of data.tfds_name={config.tfds_name!r}"
-            try:
-                document = Document(decoded(named_field(record, config.text_field, where), where), where)
-            except UserError as error:
-                on_error(error)
-                continue
-            yield document
+    text_of = functools.partial(_field_text, config.text_field)
+    name = lambda numbers: f"example {numbers} of data.tfds_name={config.tfds_name!r}"  # noqa: E731
+    yield from _documents_of(records.__getitems__, unit.first, unit.stop, text_of, name, on_error)
+
+
+def _field_text(field: str, record: dict, where: str) -> str:
+    return decoded(named_field(record, field, where), where)
 
 
 def _tfds_identity(config: DataConfig) -> dict:

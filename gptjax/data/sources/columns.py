@@ -83,8 +83,10 @@ def _opened(stream, file):
     pa, parquet = library("pyarrow", "source parquet"), library("pyarrow.parquet", "source parquet")
     source = str(file) if "://" not in str(file) else stream
     try:
-        return parquet.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+        table = parquet.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
+        table.schema_arrow.names  # noqa: B018  so that it is read here
+        return table
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of a damaged column's name
         raise Damaged(f"{file} is a damaged or no Parquet file ({first_line(error)}); fetch it again.") from error
 
 
@@ -109,7 +111,7 @@ def _documents_of_group(table, i: int, first: int, field: str, on_error: OnError
         for batch in table.iter_batches(_batch_rows(group, field), [i], [field], use_threads=False):
             yield from _documents_of(batch.column(0), field, str(file), row, on_error)
             row += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         what = f"rows {row} to {stop - 1}, the rest of row group {i}, cannot be read"
         on_error(UserError(f"{file} is damaged: {what} ({first_line(error)}); fetch it again."))
 

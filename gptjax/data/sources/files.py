@@ -5,8 +5,11 @@ A file that is empty, damaged or gone is found when it is read, and does not kee
 """
 
 import concurrent.futures
+import functools
 import glob
+import hashlib
 import io
+import json
 import os
 import re
 import zlib
@@ -26,14 +29,21 @@ def find_files(path: str, endings: tuple[str, ...]) -> list:
 
     Raises UserError: there are none.
     """
+    try:
+        return sorted(_found(path, endings), key=str)
+    except ImportError as error:  # of the library for a store, which epath loads when it meets a path there
+        raise UserError(f"data.path={path} cannot be read here: {error}; pip install 'etils[epath-gcs]'.") from error
+
+
+def _found(path: str, endings: tuple[str, ...]) -> list:
     from etils import epath
 
     where = epath.Path(path).expanduser()
     if where.is_dir():
         files = [f for f in walk(where) if f.name.endswith(endings)]
         if not files:
-            wanted = " or ".join("*" + e for e in endings)
-            raise UserError(f"data.path={path} is a folder without {wanted} files; name others by a glob.")
+            wanted = " or ".join("*" + e for e in endings if e) + " files"
+            raise UserError(f"data.path={path} is a folder without {wanted.strip()}; name others by a glob.")
     elif where.exists():
         files = [where]
     elif any(c in path for c in "*?["):
@@ -42,11 +52,17 @@ def find_files(path: str, endings: tuple[str, ...]) -> list:
             raise UserError(f"data.path={path} matches no file; check the glob.")
     else:
         raise UserError(f"data.path={path} does not exist; expected a file, a folder or a glob.")
-    return sorted(files, key=str)
+    return files
 
 
 def walk(folder) -> Iterator:
     """The files under an epath folder, at any depth, in no order."""
+    from etils import epath
+
+    if "://" not in str(folder):  # a fifth of the time of asking each entry whether it is a folder
+        for where, _, names in os.walk(folder, followlinks=True):
+            yield from (epath.Path(os.path.join(where, name)) for name in names)
+        return
     for entry in folder.iterdir():
         if entry.is_dir():
             yield from walk(entry)
@@ -65,10 +81,17 @@ def _glob(pattern: str) -> list:
     return list(epath.Path(pattern[:cut]).glob(pattern[cut + 1 :]))
 
 
-def identity(files: list) -> list[dict]:
-    """Of each file its path, size and time of change, which say whether it is still the same."""
+def identity(files: list) -> list[dict] | dict:
+    """Of each file its path, size and time of change, which say whether it is still the same; of very many, a hash."""
     stats = _stats(files)
-    return [{"path": _absolute(f), "size": s.length, "mtime": _mtime(f, s)} for f, s in zip(files, stats)]
+    found = [{"path": _absolute(f), "size": s.length, "mtime": _mtime(f, s)} for f, s in zip(files, stats)]
+    if len(found) <= _FILES_LISTED:
+        return found
+    digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()
+    return {"count": len(found), "size": sum(s.length for s in stats), "sha256": digest}
+
+
+_FILES_LISTED = 10_000
 
 
 def _absolute(file) -> str:
@@ -138,13 +161,14 @@ class BadPacking(Exception):
 
 def lines(file) -> Iterator[bytes]:
     """The lines of a file, unpacked by its ending: .gz, .zst. Raises Damaged: the packing is, or a line has no end."""
-    n = 0
+    n = at = 0
     with file.open("rb") as stream:
         unpacked = io.BufferedReader(unpacker(file, stream), 1 << 20)
         try:
-            for line in iter(lambda: unpacked.readline(LONGEST_DOCUMENT), b""):
-                yield _checked_length(line, f"{file}:{n + 1}")
-                n += 1
+            for line in iter(functools.partial(unpacked.readline, LONGEST_DOCUMENT), b""):
+                _check_length(line, file, at)
+                yield line
+                n, at = n + 1, at + len(line)
         except BadPacking as error:
             raise Damaged(f"{file} is a {error}: nothing after line {n} can be read; fetch it again.") from error
 
@@ -156,15 +180,18 @@ def lines_from(stream, file, first: int) -> Iterator[tuple[int, bytes]]:
         while (part := stream.readline(1 << 20)) and not part.endswith(b"\n"):
             pass
         first = stream.tell()
-    for line in iter(lambda: stream.readline(LONGEST_DOCUMENT), b""):
-        yield first, _checked_length(line, f"{file}: the line at byte {first}")
+    for line in iter(functools.partial(stream.readline, LONGEST_DOCUMENT), b""):
+        _check_length(line, file, first)
+        yield first, line
         first += len(line)
 
 
-def _checked_length(line: bytes, where: str) -> bytes:
+def _check_length(line: bytes, file, at: int) -> None:
     if len(line) == LONGEST_DOCUMENT:
-        raise Damaged(f"{where} is longer than {LONGEST_DOCUMENT >> 30} GiB; expected a document a line.")
-    return line
+        limit = f"{LONGEST_DOCUMENT >> 30} GiB"
+        raise Damaged(
+            f"{file}: the line at byte {at} is longer than {limit}; expected a document a line, or lines of text."
+        )
 
 
 def unpacker(file, stream) -> io.RawIOBase:

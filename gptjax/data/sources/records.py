@@ -104,4 +104,5 @@ def ranges(source: str, name: str, n: int, n_bytes: int, unit_bytes: int) -> lis
 
 
 def did_not_load(key: str, error: Exception) -> UserError:
-    return UserError(f"{key} could not be loaded: {type(error).__name__}: {first_line(error)}.")
+    why = f"{type(error).__name__}: {first_line(error).rstrip('.')}"
+    return UserError(f"{key} could not be loaded: {why}; check the name, the split and the network.")

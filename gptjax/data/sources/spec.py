@@ -8,6 +8,9 @@ PATH                                    its ending says the kind, or a folder's 
 tfds:NAME[@SPLIT]                       tfds:wikipedia/20230601.en:1.0.0@train[:1%]
 hf:NAME[@SPLIT]                         hf:wikitext, hf:allenai/c4, or a folder
 hf:OWNER/NAME/CONFIG[@SPLIT]            hf:Salesforce/wikitext/wikitext-103-v1@validation
+
+With data.text_field as it is: tfds:wikipedia/20230601.en, tfds:c4/en, tfds:lm1b; set to book_text: tfds:pg19. Corpora
+that come as lines are named by their files, such as the Pile's jsonl:pile/train/*.jsonl.zst or jsonl:c4/en/*.json.gz.
 """
 
 import collections
@@ -35,6 +38,8 @@ def from_spec(spec: str, base: DataConfig) -> DataConfig:
     head, colon, rest = spec.partition(":")
     if spec == "corpus":
         return _with_source(base, "corpus")
+    if not spec:
+        raise UserError(f"source '': expected a path or one of: {', '.join(KINDS)}.")
     if not colon or rest.startswith("//") or not re.fullmatch(r"\w+", head):
         return _with_source(base, _kind(spec), path=spec)
     if head not in KINDS:
@@ -74,12 +79,12 @@ def _kind(path: str) -> str:
     """By the ending of path, or of the files that it names."""
     from etils import epath
 
-    where = epath.Path(path).expanduser()
-    if (found := _kind_of_name(where.name)) and not where.is_dir():
+    if found := _kind_of_name(path.rstrip("/")):
         return found
-    if where.is_dir() and (where / "manifest.json").exists():
+    named = files.find_files(path, ("",))
+    if epath.Path(path).expanduser() / "manifest.json" in named:
         return "prepared"
-    kinds = collections.Counter(filter(None, (_kind_of_name(f.name) for f in files.find_files(path, ("",)))))
+    kinds = collections.Counter(filter(None, (_kind_of_name(f.name) for f in named)))
     if len(kinds) > 1:
         there_are = " and ".join(f"{n} of {kind}" for kind, n in kinds.most_common())
         raise UserError(

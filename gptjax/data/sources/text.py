@@ -90,7 +90,7 @@ def _runs(file, separator: bytes, first: int, stop: int | None) -> Iterator[tupl
     wanted, size, run_at = [] if first == 0 else None, 0, 0
     with file.open("rb") as stream:
         for at, line in files.lines_from(stream, file, first):
-            if line.rstrip(b"\r\n") != separator:
+            if not line.startswith(separator) or line.rstrip(b"\r\n") != separator:
                 if wanted is not None:
                     wanted.append(line)
                     size = _checked_size(size + len(line), file, run_at)

@@ -32,38 +32,54 @@ def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Documen
 
 
 def _documents(on_error: OnError, file) -> Iterator[Document]:
-    failed, n = library("warcio.exceptions", "source warc").ArchiveLoadFailed, 0
+    n = 0
     with file.open("rb") as stream:
         try:
-            for n, record in enumerate(_whole_records(files.unpacker(file, stream)), start=1):
+            for n, found in enumerate(_whole_records(files.unpacker(file, stream)), start=1):
                 where = f"{file} record {n}"
                 try:
-                    text = _text(record, where)
+                    text = _text(*found, where)
                 except UserError as error:
                     on_error(error)
                     continue
                 if text is not None:
                     yield Document(text, where)
-        except (files.BadPacking, failed) as error:
-            what = error if isinstance(error, files.BadPacking) else f"damaged or no WARC file ({first_line(error)})"
-            raise Damaged(f"{file} is a {what}: nothing after record {n} can be read; fetch it again.") from error
+        except files.BadPacking as error:
+            raise Damaged(f"{file} is a {error}: nothing after record {n} can be read; fetch it again.") from error
 
 
 def _whole_records(stream) -> Iterator[tuple]:
-    """(record, its bytes or None if it is no document) of those that are as long as they say."""
+    """(record, its bytes or None if it is no document) of those that are as long as they say. Raises BadPacking."""
     iterator = library("warcio.archiveiterator", "source warc")
 
     class Archive(iterator.ArchiveIterator):
         INC_RECORD = ""  # which it prints
 
-    archive = Archive(stream)
-    failed = library("warcio.exceptions", "source warc").ArchiveLoadFailed
-    for record in archive:
+    archive, next_line = Archive(stream), b"of a first record"
+    while (record := _or_bad(next, archive, None)) is not None:
+        if not (record.rec_headers.get_header("Content-Length") or "").strip().isdigit():
+            raise _bad("a record has no Content-Length")
         data = _content(record) if _is_document(record) else None
-        archive.read_to_end()
+        _or_bad(archive.read_to_end)
         if archive.err_count or record.raw_stream.limit:
-            raise failed("a record is not as long as its Content-Length says")
+            raise _bad("a record is not as long as its Content-Length says")
+        next_line = archive.next_line
         yield record, data
+    if next_line:  # and no record, which warcio takes for the end
+        raise _bad("it ends too early")
+
+
+def _or_bad(function, *args):
+    try:
+        return function(*args)
+    except files.BadPacking:
+        raise
+    except Exception as error:  # ArchiveLoadFailed, and whatever else damaged headers make warcio raise
+        raise _bad(first_line(error)) from error
+
+
+def _bad(why: str) -> files.BadPacking:
+    return files.BadPacking(f"damaged or no WARC file ({why})")
 
 
 def _is_document(record) -> bool:
@@ -86,8 +102,7 @@ def _content(record) -> bytes | Exception:
         return error
 
 
-def _text(found: tuple, where: str) -> str | None:
-    record, data = found
+def _text(record, data: bytes | Exception | None, where: str) -> str | None:
     if data is None:
         return None
     if record.rec_type == "conversion":

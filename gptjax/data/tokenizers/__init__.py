@@ -1,0 +1,37 @@
+"""Text to tokens and back: bytes, characters, a SentencePiece model, GPT-2's BPE, or a Hugging Face tokenizer.json.
+
+All of them are lossless on any text: `decode(encode(text)) == text`, and the tokens' byte counts add up to the
+text's, which is what bits per byte needs. No text can spell a special token: only the data pipeline adds those.
+
+A tokenizer is its `definition`, the bytes it is rebuilt from without any other file, and the names of the special
+symbols that were added to it. `hash` is of both, `base_hash` of the definition alone: tokens of a text are those of
+every tokenizer with that base_hash.
+"""
+
+from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer
+from gptjax.data.tokenizers.folder import check_same, load_tokenizer, save_tokenizer
+from gptjax.data.tokenizers.kinds import (
+    TOKENIZERS,
+    from_spec,
+    tokenizer_class,
+    tokenizer_settings,
+    train_tokenizer,
+    with_spec,
+)
+from gptjax.data.tokenizers.symbols import SYMBOLS, parse_symbols
+
+__all__ = [
+    "END_OF_TEXT",
+    "SYMBOLS",
+    "TOKENIZERS",
+    "Tokenizer",
+    "check_same",
+    "from_spec",
+    "load_tokenizer",
+    "parse_symbols",
+    "save_tokenizer",
+    "tokenizer_class",
+    "tokenizer_settings",
+    "train_tokenizer",
+    "with_spec",
+]

@@ -1,0 +1,91 @@
+"""A tokenizer on disk: tokenizer.json says what it is, tokenizer.model is its definition. Local or gs://."""
+
+import json
+
+from gptjax.data.tokenizers.base import Tokenizer, definition_hash
+from gptjax.data.tokenizers.gpt2 import GPT2Tokenizer
+from gptjax.data.tokenizers.huggingface import HuggingFaceTokenizer
+from gptjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from gptjax.data.tokenizers.simple import ByteTokenizer, CharTokenizer
+from gptjax.errors import UserError, choose
+
+KINDS = (ByteTokenizer, CharTokenizer, SentencePieceTokenizer, GPT2Tokenizer, HuggingFaceTokenizer)
+TOKENIZERS = {kind.kind: kind for kind in KINDS}
+FILES = ("tokenizer.json", "tokenizer.model")
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder) -> None:
+    """Writes tokenizer.json (kind, hashes, sizes, special symbols) and tokenizer.model (the definition)."""
+    from etils import epath
+
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.model").write_bytes(tokenizer.definition)
+    (folder / "tokenizer.json").write_text(json.dumps(_summary(tokenizer), indent=2, ensure_ascii=False) + "\n")
+
+
+def _summary(tokenizer: Tokenizer) -> dict:
+    return {
+        "kind": tokenizer.kind,
+        "hash": tokenizer.hash,
+        "base_hash": tokenizer.base_hash,
+        "vocab_size": tokenizer.vocab_size,
+        "eot_id": tokenizer.eot_id,
+        "special": tokenizer.special,
+        "added": list(tokenizer.added),
+    }
+
+
+def load_tokenizer(folder) -> Tokenizer:
+    """What save_tokenizer wrote, now or before it wrote special symbols. Raises UserError: files missing or altered."""
+    from etils import epath
+
+    folder = epath.Path(folder)
+    for name in FILES:
+        if not (folder / name).exists():
+            raise UserError(f"{folder} has no {name}; expected a folder that a tokenizer was saved in.")
+    try:
+        summary = json.loads((folder / "tokenizer.json").read_text())
+        kind, wanted = summary["kind"], summary.get("base_hash", summary["hash"])
+        added = [str(name) for name in summary.get("added", [])]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}/tokenizer.json was altered: {error!r}; restore the file.") from error
+    kind = choose(TOKENIZERS, kind, f"{folder}/tokenizer.json: kind")
+    definition = (folder / "tokenizer.model").read_bytes()
+    if definition_hash(kind.kind, definition) != wanted:
+        raise UserError(f"{folder}/tokenizer.model was altered: its hash is not {wanted}; restore the file.")
+    tokenizer = kind.from_definition(definition).with_special(added)
+    for key, value in _summary(tokenizer).items():
+        if key in summary and summary[key] != value:
+            raise UserError(
+                f"{folder}/tokenizer.json was altered: its {key} is {summary[key]!r}, that of tokenizer.model"
+                f" {value!r}; restore the file."
+            )
+    return tokenizer
+
+
+def saved_kind(folder: str) -> str | None:
+    """The kind that tokenizer.json of a folder names; None: no tokenizer was saved there (or it is beyond reading)."""
+    from etils import epath
+
+    folder = epath.Path(folder).expanduser()
+    if not all((folder / name).exists() for name in FILES):
+        return None
+    try:
+        summary = json.loads((folder / "tokenizer.json").read_text())
+        return summary["kind"] if "hash" in summary else None
+    except (ValueError, KeyError, TypeError):  # a Hugging Face tokenizer.json beside some tokenizer.model, or damaged
+        return None
+
+
+def check_same(tokenizer: Tokenizer, of_run: Tokenizer) -> None:
+    """Raises UserError: the tokenizer that the config and text give now is not the one a run was made with."""
+    if tokenizer.hash != of_run.hash:
+        raise UserError(
+            f"the tokenizer is not the run's own: that is {_described(of_run)}, now it is {_described(tokenizer)};"
+            " restore the text and the data.tokenizer fields, or use a new --workdir."
+        )
+
+
+def _described(tokenizer: Tokenizer) -> str:
+    return f"{tokenizer.kind!r} of {tokenizer.vocab_size} tokens (hash {tokenizer.hash[:12]})"

@@ -1,0 +1,88 @@
+"""The tokenizer that a config or a SPEC names: KIND, KIND:PATH, or a folder that a tokenizer was saved in."""
+
+import dataclasses
+import hashlib
+
+from gptjax.config import DataConfig
+from gptjax.data.tokenizers import folder
+from gptjax.data.tokenizers.base import Tokenizer
+from gptjax.data.tokenizers.gpt2 import GPT2_SHA256, GPT2Tokenizer
+from gptjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from gptjax.data.tokenizers.simple import CharTokenizer
+from gptjax.errors import UserError, choose, did_you_mean
+
+TOKENIZERS = folder.TOKENIZERS
+
+
+def train_tokenizer(config: DataConfig, documents) -> Tokenizer:
+    """The tokenizer that config names, made from an iterable of documents (which some kinds don't read).
+
+    Raises UserError: an unknown kind, too little text for data.tokenizer_vocab_size, an unusable data.tokenizer_path.
+    """
+    kind = tokenizer_class(config)
+    return kind.train(config, documents) if config.tokenizer_path is None else _read(kind, config.tokenizer_path)
+
+
+def tokenizer_class(config: DataConfig) -> type[Tokenizer]:
+    """Raises UserError: an unknown kind."""
+    name = config.tokenizer
+    if name is None and config.tokenizer_path is not None:
+        name = folder.saved_kind(config.tokenizer_path)
+    return choose(TOKENIZERS, name or "sentencepiece", "data.tokenizer")
+
+
+def tokenizer_settings(config: DataConfig) -> dict:
+    """What, beside the text, decides which tokenizer train_tokenizer gives. Raises as train_tokenizer."""
+    kind = tokenizer_class(config)
+    settings = {"kind": kind.kind}
+    if config.tokenizer_path is not None:
+        tokenizer = _read(kind, config.tokenizer_path)
+        model = {"model": hashlib.sha256(tokenizer.definition).hexdigest()}
+        return settings | model | ({"special": list(tokenizer.added)} if tokenizer.added else {})
+    if kind is SentencePieceTokenizer:
+        return settings | {"vocab_size": config.tokenizer_vocab_size, "train_bytes": config.tokenizer_train_bytes}
+    return settings | ({"model": GPT2_SHA256} if kind is GPT2Tokenizer else {})
+
+
+def from_spec(spec: str) -> Tokenizer:
+    """The tokenizer of a SPEC. Raises UserError: no such kind or folder, or a kind made from a text."""
+    name, path = _parsed(spec)
+    if name is None:
+        return folder.load_tokenizer(path)
+    kind = TOKENIZERS[name]
+    if path is None and kind in (CharTokenizer, SentencePieceTokenizer):
+        raise UserError(
+            f"the tokenizer {spec!r} is made from a text; give the folder of one that was saved, as gptjax tokenizer"
+            f" train writes{', or sentencepiece:PATH of a .model file' * (kind is SentencePieceTokenizer)}."
+        )
+    return _read(kind, path)
+
+
+def with_spec(config: DataConfig, spec: str) -> DataConfig:
+    """config with the tokenizer of a SPEC, which may be one to train. Raises UserError: no such kind or folder."""
+    name, path = _parsed(spec)
+    return dataclasses.replace(config, tokenizer=name or folder.saved_kind(path), tokenizer_path=path)
+
+
+def _parsed(spec: str) -> tuple[str | None, str | None]:
+    """(kind, path); the kind is None for a folder that a tokenizer was saved in."""
+    name, _, path = spec.partition(":")
+    if name in TOKENIZERS:
+        return name, path or None
+    if folder.saved_kind(spec) is not None:
+        return None, spec
+    raise UserError(
+        f"the tokenizer {spec!r} is neither a kind nor a folder that a tokenizer was saved in"
+        f"{did_you_mean(name, TOKENIZERS)}; expected bytes, chars, gpt2[:PATH], hf:PATH, sentencepiece[:PATH] or a"
+        " folder."
+    )
+
+
+def _read(kind: type[Tokenizer], path: str | None) -> Tokenizer:
+    """The tokenizer of a kind from a folder it was saved in, or from the files of others."""
+    saved = None if path is None else folder.saved_kind(path)
+    if saved is None:
+        return kind.read(path)
+    if saved != kind.kind:
+        raise UserError(f"{path} holds a tokenizer of kind {saved!r}, not {kind.kind!r}; set data.tokenizer={saved!r}.")
+    return folder.load_tokenizer(path)
