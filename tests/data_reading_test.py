@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import runs
 
 from gptjax import interrupt, metrics, rundir, schedule, train
 from gptjax.config import from_dict
-from gptjax.data import NextToken, TrainRows, folder, prepare, reading
+from gptjax.data import TrainRows, folder, prepare, reading
+from gptjax.data.objectives import NextToken
 from gptjax.errors import UserError
 
 NAMES = ("web", "books", "code")
@@ -172,6 +174,7 @@ def ask(process) -> list[str]:
     """The hash of the next call, and the signal that came before."""
     process.stdin.write("next\n")
     process.stdin.flush()
+    assert select.select([process.stdout], [], [], runs.SECONDS)[0], "no answer"
     return process.stdout.readline().split()
 
 
