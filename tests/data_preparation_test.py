@@ -273,8 +273,9 @@ def test_killed_at_random_points_and_begun_again_it_is_the_undisturbed_folder(lo
         process = preparing.start(*flags(long_source, out))
         wait_for_record(process, out, n)
         time.sleep(rng.uniform(0, 0.1))
-        killed += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
+        if process.poll() is None:
+            killed += 1
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     assert killed
     kept = {kind: len(list((out / "work").glob(f"{kind}-*.json"))) for kind in ("cleaned", "shard")}
@@ -299,15 +300,15 @@ def test_a_command_begun_at_once_after_its_parent_alone_was_killed_gives_the_sam
     assert preparing.hashes(tmp_path / "out") == undisturbed
 
 
-def children(process) -> list[int]:
-    return [int(pid) for pid in pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+def workers_of(process) -> list[int]:
+    pids = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in pids if b"spawn_main" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_a_killed_worker_ends_the_command_in_one_line_and_what_is_done_is_kept(long_source, undisturbed, tmp_path):
     process = preparing.start(*flags(long_source, tmp_path / "out"))
     wait_for_record(process, tmp_path / "out")
-    worker = max(children(process))
-    os.kill(worker, signal.SIGKILL)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 74
     assert "gptjax: a worker was killed by SIGKILL" in err.splitlines()[-1] and "Traceback" not in err
@@ -318,7 +319,7 @@ def test_a_killed_worker_ends_the_command_in_one_line_and_what_is_done_is_kept(l
 def test_ctrl_c_stops_in_two_lines_and_leaves_no_worker(long_source, tmp_path):
     process = preparing.start(*flags(long_source, tmp_path / "out"))
     wait_for_record(process, tmp_path / "out")
-    pids = children(process)
+    pids = workers_of(process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -333,6 +334,7 @@ def test_ctrl_c_stops_in_two_lines_and_leaves_no_worker(long_source, tmp_path):
 def test_two_commands_do_not_fill_one_folder_at_once(long_source, tmp_path):
     process = preparing.start(*flags(long_source, tmp_path / "out"))
     wait_for_record(process, tmp_path / "out")
+    os.killpg(process.pid, signal.SIGSTOP)
     second = preparing.start(*flags(long_source, tmp_path / "out"))
     _, err = second.communicate(timeout=60)
     os.killpg(process.pid, signal.SIGKILL)
