@@ -155,9 +155,7 @@ def query_blocks(length: int, window: int | None, prefix: bool = False) -> list[
     count = min(8, max(1, length // 128))
     edges = [length * i // count for i in range(count + 1)]
     reach = length if window is None else window - 1
-    return [
-        Block(a, b, max(0, a - reach), min(length, b + reach) if prefix else b) for a, b in zip(edges, edges[1:])
-    ]
+    return [Block(a, b, max(0, a - reach), min(length, b + reach) if prefix else b) for a, b in zip(edges, edges[1:])]
 
 
 def xla_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefix_BL=None, dropout_rate=0.0, key=None):

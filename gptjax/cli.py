@@ -10,7 +10,7 @@ import math
 import os
 import sys
 
-from gptjax import prepare_command, tokenizer_command
+from gptjax import data_command, prepare_command, tokenizer_command
 from gptjax.errors import SaveFailed, UserError
 from gptjax.interrupt import SAVE_FAILED, USER_ERROR
 
@@ -86,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
         "prepare", prepare_command.run, "make a folder of token shards from text: clean, deduplicate, tokenise"
     )
     prepare_command.add_flags(prepare)
+
+    data = command("data", data_command.run, "the text of any step of a run, what it reads in numbers, or its checksums")
+    data_command.add_flags(data, CONFIG_HELP)
 
     tokenizer = command("tokenizer", tokenizer_command.run, "train a tokenizer, or show what one is and does")
     tokenizer_command.add_flags(tokenizer)

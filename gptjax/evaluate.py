@@ -63,14 +63,15 @@ def pool(sums: typing.Iterable[Sums]) -> Sums:
     return Sums(np.concatenate(loss), np.concatenate(weight), sum(n_bytes))
 
 
-def held_out_rows(config, store) -> dict[str, data.EvalRows]:
+def held_out_rows(config, store, objective) -> dict[str, data.EvalRows]:
     """The held-out text of each source. Raises UserError: one has none."""
     return {
         name: data.EvalRows(
             source.val,
-            store.tokenizer.token_bytes,
+            store.tokenizer,
             config.model.context_length,
-            config.data.documents_apart,
+            config.data,
+            objective,
             max_tokens=config.eval.max_tokens,
         )
         for name, source in store.sources.items()

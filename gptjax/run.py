@@ -68,9 +68,9 @@ def evaluate_run(loaded: LoadedRun) -> dict[str, evaluate.Evaluation]:
     """On the held-out text of the run: of "all" first where it has several sources, and of each.
 
     Raises UserError if that text cannot be had, or is another one now."""
-    store = data.prepare(loaded.config.data)
+    store, objective = data.open_text(loaded.config.data, loaded.config.model.context_length)
     tokenizers.check_same(store.tokenizer, loaded.tokenizer)
-    rows = evaluate.held_out_rows(loaded.config, store)
+    rows = evaluate.held_out_rows(loaded.config, store, objective)
     return evaluate.evaluate_sources(loaded.program, loaded.params, rows, loaded.config.eval_batch_size)
 
 
@@ -81,7 +81,6 @@ def sample_run(loaded: LoadedRun, prompt: str | None, **settings) -> list[str]:
 
     Raises UserError: the run's objective does not teach to go on with a text.
     """
-    objective = loaded.config.data.objective
     if not loaded.config.data.writes_on:
         raise UserError(
             f"a model of data.objective={loaded.config.data.objective!r} fills in what is missing in a text and cannot go on with one;"

@@ -7,7 +7,7 @@ import typing
 import jax
 
 from gptjax import attention, data, executable, hardware, meshes, schedule, step
-from gptjax.errors import UserError, choose
+from gptjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +16,7 @@ class Session:
 
     config: typing.Any  # resolved: with vocab_size
     store: data.TokenStore
+    objective: data.objectives.Objective
     rows: data.TrainRows
     program: step.Program
     kernel: str
@@ -36,14 +37,13 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
     device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
-    choose(data.PACKINGS, config.data.packing, "data.packing")  # before text is read, perhaps for hours
-    store = data.prepare(config.data, alive)
+    store, objective = data.open_text(config.data, config.model.context_length, alive)
     config = with_vocabulary(config, store.tokenizer)
     meshes.check_fit(config, mesh.shape)
     kernel, reason = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
-    rows = data.TrainRows(store, config.data, config.model.context_length, data.NextToken(), alive)
+    rows = data.TrainRows(store, config.data, config.model.context_length, objective, alive)
     program = step.build(config, mesh, kernel)
-    return Session(config, store, rows, program, kernel, reason, *_peak(config, mesh))
+    return Session(config, store, objective, rows, program, kernel, reason, *_peak(config, mesh))
 
 
 def _peak(config, mesh) -> tuple[float, str]:

@@ -1,6 +1,7 @@
 """`gptjax tokenizer train | info | encode`: makes a tokenizer from a source, and shows what one is and does."""
 
 import contextlib
+import itertools
 import json
 import sys
 import threading
@@ -53,7 +54,11 @@ def add_flags(parser) -> None:
 
 def _add_source_flags(parser, required: bool) -> None:
     parser.add_argument(
-        "--source", required=required, metavar="SPEC", help="corpus, a path, KIND:PATH, tfds:NAME@SPLIT"
+        "--source",
+        required=required,
+        action="append",
+        metavar="SPEC",
+        help="corpus, a path, KIND:PATH, tfds:NAME@SPLIT; of several each gives an equal part",
     )
     parser.add_argument("--text_field", default="text", metavar="NAME", help="of jsonl, Parquet, TFDS: holds the text")
     parser.add_argument("--separator", metavar="LINE", help="a line between the documents of a text file")
@@ -64,12 +69,13 @@ def run(args) -> int | None:
     return args.act(args)
 
 
-def _documents(args):
+def _documents(args) -> list:
+    """For each --source its documents, the first ones from all over it."""
     from gptjax.config import DataConfig
     from gptjax.data import sources
 
     base = DataConfig(text_field=args.text_field, separator=args.separator, tfds_dir=args.tfds_dir)
-    return sources.documents(sources.from_spec(args.source, base))
+    return [sources.spread_documents(sources.from_spec(spec, base)) for spec in args.source]
 
 
 # ---- train
@@ -84,7 +90,8 @@ def _train(args) -> None:
     _check_flags(args, symbols)
     progress, train_bytes = Progress(), int(args.train_bytes)
     with contextlib.closing(progress):
-        lines = list(_watched(sentencepiece.training_lines(_documents(args), train_bytes), train_bytes, progress))
+        parts = [sentencepiece.training_lines(texts, train_bytes // len(args.source)) for texts in _documents(args)]
+        lines = list(_watched(itertools.chain(*parts), train_bytes, progress))
         split, coverage = args.digits == "split", args.character_coverage
         with _clock(progress, f"training {args.vocab_size:,} tokens on {_size(lines) / 1e6:,.1f} MB"):
             model = sentencepiece.train_model(lines, args.vocab_size, symbols, split, coverage, "--vocab_size")
@@ -167,7 +174,7 @@ def _info(args) -> None:
         "base_hash": tokenizer.base_hash,
     }
     if args.source is not None:
-        sample = _sample(_documents(args))
+        sample = _sample(itertools.chain(*_documents(args)))
         facts |= {"sample_bytes": _size(sample), "bytes_per_token": round(_bytes_per_token(tokenizer, sample), 4)}
     if args.json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))

@@ -143,7 +143,7 @@ class Loop:
         self.directory, self.checkpointer, self.progress = directory, checkpointer, progress
         self.peers, self.agreed, self.dog, self.started = peers, agreed, dog, started
         self.total_steps = schedule.total_steps(config)
-        self.eval_rows = evaluate.held_out_rows(config, session.store)
+        self.eval_rows = evaluate.held_out_rows(config, session.store, session.objective)
         saved = peers.tell("saved", checkpointer.steps())
         self.step = saved[-1] if saved else 0
         self.saved_step = self.evaluated_step = self.step if saved else -1

@@ -85,7 +85,7 @@ def _check_model(m) -> None:
 
 def _check_data(d) -> None:
     _at_least(1, d, "data", "tokenizer_vocab_size", "tokenizer_train_bytes")
-    _at_least(0, d, "data", "prefetch", "seed")
+    _at_least(0, d, "data", "prefetch", "prefetch_workers", "seed")
     _in_unit_interval(d, "data", "val_fraction")
     _one_of(d.val_split, ("tail", "document"), "data.val_split")
     needs_path = d.source in ("text", "jsonl", "parquet", "arrayrecord", "warc", "hf", "prepared")
@@ -112,6 +112,10 @@ def _check_mixture(d) -> None:
         starts == sorted(set(starts)) and all(start > 0 for start in starts),
         f"data.weight_stages start at {starts} tokens; expected increasing numbers above 0 (before them data.weights hold).",
     )
+    from gptjax.data.mixture import check_weights  # the package imports config
+
+    weights = d.weights or dict.fromkeys(d.mixture, 1.0)
+    check_weights(tuple(d.mixture), [weights, *(later for _, later in d.weight_stages)])
 
 
 def _check_objective(d) -> None:

@@ -6,7 +6,8 @@ documents start). DIR, on the disk to be measured, gets the same tokens as
     raw_random            the same, with the kernel's readahead off (MADV_RANDOM)
     raw_ahead             the same, and the pages of a batch asked for (MADV_WILLNEED) before any of them is read
     zarr3                 tensorstore, zarr3 sharded: inner chunks of 32768 tokens with crc32c, one shard for all
-    zarr3_4096            the same with inner chunks of 4096 tokens
+    zarr3_mapped          the file of zarr3, mapped, its index read by us, as raw_ahead (checksums are not looked at)
+    zarr3_4096            zarr3 with inner chunks of 4096 tokens
     arrayrecord           ArrayRecord, group_size:1, uncompressed, records of 32768 tokens
     arrayrecord_zstd      the same with ArrayRecord's default compression
     arrayrecord_documents ArrayRecord, group_size:1, uncompressed, a document a record
@@ -100,6 +101,30 @@ def zarr3(folder: pathlib.Path, token: np.ndarray, document_start: np.ndarray, b
     return open_it
 
 
+def zarr3_mapped(folder: pathlib.Path, token: np.ndarray, document_start: np.ndarray):
+    """The shard's last bytes are its index: offset and size of every inner chunk, uint64, and a crc32c."""
+    zarr3(folder, token, document_start)
+
+    def open_it():
+        with open(folder / "c" / "0", "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        mapped.madvise(mmap.MADV_RANDOM)
+        n_blocks = -(-len(token) // BLOCK)
+        offset = np.frombuffer(mapped, "<u8", 2 * n_blocks, len(mapped) - 16 * n_blocks - 4)[::2].astype(np.int64)
+        array = np.frombuffer(mapped, token.dtype, len(mapped) // token.itemsize)
+
+        def read(start_B):
+            index_BT = start_B[:, None] + np.arange(WINDOW)
+            place_BT = offset[index_BT // BLOCK] // token.itemsize + index_BT % BLOCK
+            for first in (place_BT[:, 0] * token.itemsize // mmap.PAGESIZE * mmap.PAGESIZE).tolist():
+                mapped.madvise(mmap.MADV_WILLNEED, first, min(2 * mmap.PAGESIZE, len(mapped) - first))
+            return array[place_BT]
+
+        return read
+
+    return open_it
+
+
 def zarr3_4096(folder: pathlib.Path, token: np.ndarray, document_start: np.ndarray):
     return zarr3(folder, token, document_start, block=4096)
 
@@ -147,7 +172,17 @@ def _array_record(folder: pathlib.Path, token: np.ndarray, bounds: np.ndarray, o
     return open_it
 
 
-FORMATS = (raw, raw_random, raw_ahead, zarr3, zarr3_4096, arrayrecord, arrayrecord_zstd, arrayrecord_documents)
+FORMATS = (
+    raw,
+    raw_random,
+    raw_ahead,
+    zarr3,
+    zarr3_mapped,
+    zarr3_4096,
+    arrayrecord,
+    arrayrecord_zstd,
+    arrayrecord_documents,
+)
 
 
 def format_rates(token: np.ndarray, document_start: np.ndarray, out: pathlib.Path, batches: int, rounds: int) -> dict:

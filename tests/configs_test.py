@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
+import json
 import pathlib
 import re
 
@@ -225,9 +226,53 @@ def test_a_missing_config_file_names_its_nearest_sibling():
         load_config(str(ROOT / "configs" / "gpt2_smal.py"))
 
 
+MIXTURE = {"mixture": {"web": "a", "code": "text:b"}, "weights": {"web": 3, "code": 1}}
+
+
+def with_data(**fields) -> Config:
+    return from_dict({"train": {"steps": 1}, "data": MIXTURE | fields})
+
+
 def test_a_config_survives_a_round_trip_through_its_dict():
     config = shipped("gpt3_125m", "train.profile_steps=(10, 12)")
     assert from_dict(config.to_dict()) == config
+    config = with_data(weight_stages=[[1e9, {"web": 1, "code": 2}], (2_000_000_000, {"web": 0, "code": 1.0})])
+    assert from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.data.weights == {"web": 3.0, "code": 1.0} and config.data.weight_stages[1][1]["web"] == 0.0
+
+
+def test_a_mixture_is_given_on_the_command_line():
+    given = [f"data.{name}={value}" for name, value in MIXTURE.items()]
+    stages = "data.weight_stages=[(1000, {'web': 1, 'code': 0})]"
+    config = shipped("gpt2_small", "data.source=corpus", "data.tfds_name=none", *given, stages)
+    assert config.data.mixture == MIXTURE["mixture"] and config.data.weights == MIXTURE["weights"]
+    assert config.data.weight_stages == ((1000, {"web": 1.0, "code": 0.0}),)
+
+
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        ({"mixture": None}, "data.weights are those of data.mixture; set that too"),
+        ({"mixture": {}}, "data.mixture has no source; give {name: folder or 'KIND:PATH'}, or None"),
+        ({"path": "c"}, "data.mixture and data.source='corpus', data.path='c' are both set"),
+        ({"source": "tfds", "tfds_name": "lm1b"}, "data.mixture and data.source='tfds'"),
+        ({"weights": {"web": 1, "kode": 1}}, "data.weights has 'kode'; did you mean 'code'?"),
+        ({"weights": {"web": 1}}, "data.weights has none for 'code'"),
+        ({"weights": {"web": 1, "code": "much"}}, "data.weights['code']='much' is a str; expected"),
+        ({"weights": {"web": 1, "code": float("nan")}}, "data.weights['code']=nan is a float; expected"),
+        ({"weights": [1, 2]}, "data.weights=[1, 2] is a list; expected"),
+        ({"weights": {"web": 0, "code": 1}}, "data.weights gives 'web' 0 in all stages"),
+        ({"weight_stages": [(9, {"web": 1})]}, "data.weights has none for 'code'"),
+        ({"weight_stages": [(0, MIXTURE["weights"])]}, "data.weight_stages start at [0] tokens; expected increasing"),
+        ({"weight_stages": [(9, MIXTURE["weights"])] * 2}, "data.weight_stages start at [9, 9] tokens"),
+        ({"weight_stages": [9]}, "data.weight_stages[0]=9 is an int; expected"),
+        ({"prefetch_workers": -1}, "data.prefetch_workers=-1"),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_refused_when_the_config_is_made(fields, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        with_data(**fields)
+    assert "\n" not in str(error.value)
 
 
 # Every field has a reader

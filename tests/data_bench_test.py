@@ -1,5 +1,6 @@
 """gptjax/data_bench.py: what is counted and compared; not how fast anything is."""
 
+import json
 import os
 
 import numpy as np
@@ -62,14 +63,17 @@ def test_a_timer_calls_every_function_with_its_argument_and_counts_the_time_of_a
 
 
 def test_the_pages_of_a_forgotten_file_are_not_in_memory(tmp_path):
-    file = tmp_path / "tokens.bin"
-    file.write_bytes(os.urandom(1 << 20))
-    with open(file, "rb") as stream:
+    for name in ("given_up", "forgotten"):
+        (tmp_path / name).write_bytes(os.urandom(1 << 20))
+    with open(tmp_path / "given_up", "rb") as stream:
+        os.fsync(stream.fileno())
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if _is_in_memory(stream):
+            pytest.skip(f"{tmp_path} is on a disk that keeps all its pages in memory")
+    with open(tmp_path / "forgotten", "rb") as stream:
         assert _is_in_memory(stream)
-        assert data_bench.forget_pages(file) == 1 << 20
-        if not _is_in_memory(stream):
-            return
-    pytest.skip(f"{tmp_path} is on a disk that keeps all its pages in memory")
+        assert data_bench.forget_pages(tmp_path / "forgotten") == 1 << 20
+        assert not _is_in_memory(stream)
 
 
 def test_the_loader_is_measured_on_the_files_and_the_batches_of_training(tmp_path):
@@ -95,6 +99,17 @@ def test_the_reader_hashes_the_rows_of_its_step_and_no_others(tmp_path):
         start_B = rows.row_ids(step * 4, step * 4 + 4)
         token_BT = token[start_B[:, None] + np.arange(65)]
         assert read(step) == int(data.row_hashes(token_BT, step * 4).sum())
+
+
+def test_bench_measures_the_tokenizer_of_the_run_and_those_that_are_named(tmp_path):
+    config = _config(DataConfig(source="corpus", tokenizer="bytes", cache_dir=str(tmp_path)))
+    own = data_bench.bench(config, seconds=0.1)
+    assert set(own) == {"loader", "tokenizers"}
+    (rates,) = own["tokenizers"]
+    assert rates["tokenizer"].startswith(str(tmp_path)) and rates["text_bytes"] > 0
+    named = data_bench.bench(config, seconds=0.1, specs=["bytes", rates["tokenizer"]])
+    assert [row["tokenizer"] for row in named["tokenizers"]] == ["bytes", rates["tokenizer"]]
+    json.dumps(named)
 
 
 def _config(data_config: DataConfig) -> Config:

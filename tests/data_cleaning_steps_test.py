@@ -66,6 +66,7 @@ def test_an_empty_page_goes_and_text_that_speaks_of_tags_stays():
         ("one\r\ntwo\rthree\u2028four", "one\ntwo\nthree\nfour"),
         ("\ufeffstart\x00 of \x1b[36mtext", "start of text"),
         ("e\u0301", "é"),
+        ("Â\ufffdaa\r\x80a", "\ufffdaa\n€a"),  # ftfy needs a second round once the line end is mended
         ("\ud83d\ude00 and \ud83d", "😀 and \ufffd"),
     ],
 )
@@ -109,6 +110,8 @@ def test_language_keeps_those_wanted():
     assert reason("language=en", "12 + 34 = ...") == "no_letters"
     assert reason("language(codes=en,probability=1)", "the la") == "uncertain"
     assert reason("language=en", ENGLISH[:200] + german * 100) == "found_de"
+    parts = (ENGLISH * 2)[:700], german * 500, (ENGLISH * 3)[:720], german * 500, (ENGLISH * 2)[:700]
+    assert reason("language=en", "".join(parts)) is None  # only its start, middle and end are read
 
 
 # ---- gopher_quality: 100 words of 4 letters are a text that passes; each rule is then driven over its edge
@@ -249,6 +252,7 @@ LINES = "The first sentence stands here. The second one is here too! And is ther
         (LINES + "\nBy using this site you accept our Cookie Policy.", LINES, {"line_policy": 1}),
         (LINES + '\n\nHe said "there it is again."', LINES + '\nHe said "there it is again."', {"line_empty": 1}),
         (LINES[:-1] + "[1][citation needed]?", LINES, {"citation": 2}),
+        (LINES[:-1] + "[1[2]]?", LINES, {"citation": 2}),
         (
             LINES + "\n天下大势分久必合。\n天下大势，分久必合久分。",
             LINES + "\n天下大势，分久必合久分。",

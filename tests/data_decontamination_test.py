@@ -51,6 +51,11 @@ def test_passages_are_those_of_comparing_every_run(evaluation, document, n, wind
     assert found == slow_spans(texts, n, text, window)
 
 
+def test_passages_that_touch_are_one():
+    assert decontamination.Overlaps(["a", "b"], 1).spans("a -- b", 2) == [(0, 6)]
+    assert decontamination.Overlaps(["a", "b"], 1).spans("a -- b", 1) == [(0, 2), (4, 6)]
+
+
 def evaluation(tmp_path, text=None) -> str:
     (tmp_path / "eval.txt").write_text(text or " ".join(f"word{i}" for i in range(13)))
     return str(tmp_path / "eval.txt")

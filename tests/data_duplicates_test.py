@@ -96,22 +96,57 @@ def test_the_answer_does_not_depend_on_parts_or_files(tmp_path, how, parts):
     assert [c["size"] for c in report["largest"]] == [c["size"] for c in report_again["largest"]]
 
 
-def test_pairs_in_small_chunks_and_over_many_buckets_give_the_same(tmp_path, monkeypatch):
-    rows = family(np.random.default_rng(2), 60, 40)
+def test_equal_documents_far_apart_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "_CHUNK_BYTES", 64)  # four of the sixty are read at a time
+    rows = np.random.default_rng(5).integers(0, 4, (60, 2)).astype(np.uint64)
+    np.testing.assert_array_equal(kept(tmp_path, rows, (60,), EXACT, parts=1)[0], reference(rows, EXACT))
+
+
+@pytest.mark.parametrize("changes", [1, 40])
+def test_small_chunks_of_documents_and_pairs_give_the_same(tmp_path, monkeypatch, changes):
+    rows = family(np.random.default_rng(2), 60, changes)
     monkeypatch.setattr(duplicates, "_PAIRS", 3)
-    monkeypatch.setattr(duplicates, "_CHUNK_BYTES", 512 * 7)
+    monkeypatch.setattr(duplicates, "_CHUNK_BYTES", 512)
     np.testing.assert_array_equal(kept(tmp_path, rows, (60,))[0], reference(rows, MINHASH))
 
 
-@pytest.mark.parametrize("window, block", [(1, 2), (2, 3), (3, 100)])
-def test_large_buckets_are_compared_within_a_window(tmp_path, monkeypatch, window, block):
-    """All share a band, so that all are in one bucket; some are copies with few values drawn anew."""
-    rows = family(np.random.default_rng(4), 60, 20)
+def one_band(rng, n) -> np.ndarray:
+    """Rows that all share the first band. Most are copies: of a third, each of the other bands differs in a value, so
+    that they agree in 108 of 128 places and share no other band; of a third, none."""
+    rows = rng.integers(0, 1 << 32, (n, 128), dtype=np.uint32)
     rows[:, : MINHASH.rows] = 7
+    for i in range(1, n):
+        kind = rng.integers(3)
+        if kind:
+            rows[i] = rows[rng.integers(i)]
+        if kind == 1:
+            place = np.arange(1, MINHASH.bands) * MINHASH.rows + rng.integers(MINHASH.rows, size=MINHASH.bands - 1)
+            rows[i, place] = rng.integers(0, 1 << 32, MINHASH.bands - 1, dtype=np.uint32)
+    return rows
+
+
+@pytest.mark.parametrize("window, block", [(1, 2), (2, 3), (5, 7), (100, 100)])
+def test_large_buckets_are_compared_within_a_window(tmp_path, monkeypatch, window, block):
+    rows = one_band(np.random.default_rng(4), 40)
     monkeypatch.setattr(duplicates, "_WINDOW", window)
     monkeypatch.setattr(duplicates, "_BLOCK", block)
     expected = reference(rows, MINHASH, window)
-    np.testing.assert_array_equal(kept(tmp_path, rows, (60,))[0], expected)
+    assert (expected.sum() > reference(rows, MINHASH).sum()) == (window < 40)
+    np.testing.assert_array_equal(kept(tmp_path, rows, (40,))[0], expected)
+
+
+def test_a_pair_behind_the_first_of_its_bucket_counts_from_the_threshold_on(tmp_path):
+    """The pair shares the one band that all three share: it differs in each of the others."""
+    rows = np.arange(3 * 128, dtype=np.uint32).reshape(3, 128)
+    rows[:, :6] = 7
+    for apart, stays in (
+        ([*range(6, 126, 6), 7, 8, 9, 10, 11, 13], True),
+        ([*range(6, 126, 6), 7, 8, 9, 10, 11], False),
+    ):
+        rows[2] = rows[1]
+        rows[2, apart] += 1000
+        assert (rows[1] == rows[2]).sum() == (102 if stays else 103)
+        assert kept(tmp_path, rows, (3,))[0].tolist() == [True, True, stays]
 
 
 def test_the_report_names_clusters_and_where_they_are(tmp_path):
@@ -135,6 +170,7 @@ def test_a_shared_band_is_not_enough_and_a_chain_is_one_cluster(tmp_path):
     rows[1, :102] = rows[0, :102]  # 102 of 128 agree: 0.797
     assert kept(tmp_path, rows, (4,))[0].all()
     rows[1, :103] = rows[0, :103]  # 0.805
+    assert kept(tmp_path, rows, (4,))[0].tolist() == [True, False, True, True]
     rows[2, 25:] = rows[1, 25:]  # like 1, and 0 only in 78 places
     assert kept(tmp_path, rows, (4,))[0].tolist() == [True, False, False, True]
 

@@ -18,7 +18,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from gptjax.config import DataConfig
 from gptjax.data import sources
-from gptjax.data.sources import files
+from gptjax.data.sources import columns, files
 from gptjax.errors import UserError
 
 TEXTS = [f"document {i}\n" + "é\u2028" * (i % 7) + "\r\n" + "long " * (200 * (i % 5 == 0)) for i in range(60)]
@@ -285,6 +285,24 @@ def test_what_cannot_be_read_is_left_out_and_named_once_or_raised(name, tmp_path
         list(sources.documents(config))
 
 
+def test_a_warc_file_that_ends_anywhere_but_between_records_is_damaged(tmp_path):
+    data = warc([("response", HTML, text) for text in (b"one", b"two")], packed=False)
+    second = data.index(b"WARC/1", 1)
+    for cut in range(second - 4 + 1, len(data) - 4, 3):
+        (tmp_path / "a.warc").write_bytes(data[:cut])
+        errors = []
+        found = joined(read_units(DataConfig(source="warc", path=str(tmp_path)), 1 << 20, errors.append))
+        assert [document.text for document in found] == ["one"]
+        assert len(errors) == (cut > second), cut
+
+
+def test_rows_are_numbered_over_batches_and_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(columns, "_BATCH_BYTES", 1)
+    (tmp_path / "a.parquet").write_bytes(parquet(GOOD))
+    found = joined(read_units(DataConfig(source="parquet", path=str(tmp_path)), 1 << 20))
+    assert found == [(text, f"{tmp_path}/a.parquet row {i}") for i, text in enumerate(GOOD)]
+
+
 LONG = {
     "a.txt": (None, b"x" * 101, [], "a.txt would be one document of more than .*; set data.separator"),
     "b.txt": (
@@ -365,3 +383,18 @@ def test_records_that_are_no_text_are_named(name, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         list(sources.documents(DataConfig(source="arrayrecord", path=str(file))))
     assert "\n" not in str(error.value) and str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("n_files, lines", [(1, 5), (3, 200), (100, 3)])
+def test_spread_documents_are_all_of_them_and_the_first_ones_from_all_over(tmp_path, n_files, lines, monkeypatch):
+    monkeypatch.setattr(sources, "_SPREAD_BYTES", 500)
+    texts = [f"{i} {j} " + "x" * (j % 50) for i in range(n_files) for j in range(lines)]
+    for i in range(n_files):
+        part = texts[i * lines : (i + 1) * lines]
+        (tmp_path / f"{i:03}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+    config = DataConfig(source="jsonl", path=str(tmp_path))
+    spread = list(sources.spread_documents(config))
+    assert sorted(spread) == sorted(texts) and spread == list(sources.spread_documents(config))
+    if len(texts) > 100:
+        thirds = {texts.index(text) * 3 // len(texts) for text in spread[:20]}
+        assert thirds == {0, 1, 2}

@@ -9,6 +9,8 @@ import pytest
 
 from gptjax.config import DataConfig
 from gptjax.data import sources, store, tokenizers
+from gptjax.data.folder import TextStore
+from gptjax.data.shards import Tokens
 from gptjax.data.store import Span, prepare, split_documents
 from gptjax.errors import UserError
 
@@ -26,8 +28,27 @@ def cached(config) -> list[pathlib.Path]:
     return sorted(pathlib.Path(config.cache_dir).iterdir())
 
 
+def text_of(made) -> TextStore:
+    """Of the only source."""
+    [text] = made.sources.values()
+    return text
+
+
+def ids(tokens: Tokens) -> np.ndarray:
+    """All of them."""
+    return tokens.read(np.array([0]), tokens.n_tokens)[0] if tokens.n_tokens else np.zeros(0, np.int32)
+
+
+def starts(tokens: Tokens) -> list[int]:
+    return tokens.document_starts(np.arange(tokens.n_documents)).tolist()
+
+
 def decode(made, split: str) -> str:
-    return made.tokenizer.decode(getattr(made, split).token)
+    return made.tokenizer.decode(ids(getattr(text_of(made), split)))
+
+
+def token_file(folder, split: str) -> pathlib.Path:
+    return pathlib.Path(folder) / f"{split}-00000-of-00001" / "c" / "0"
 
 
 def test_one_document_of_characters_is_split_as_nanogpt_splits_it(config):
@@ -38,11 +59,12 @@ def test_one_document_of_characters_is_split_as_nanogpt_splits_it(config):
     train, val = TEXT[: int(n * 0.9)], TEXT[int(n * 0.9) :]
     made = prepare(config)
     assert made.tokenizer.vocab_size == len(chars)
-    assert made.train.token.dtype == np.uint16
-    assert made.train.token.tolist() == [number[c] for c in train]
-    assert made.val.token.tolist() == [number[c] for c in val]
-    assert made.train.byte_count == len(train.encode()) and made.val.byte_count == len(val.encode())
-    assert made.train.document_start.tolist() == made.val.document_start.tolist() == [0]
+    text = text_of(made)
+    assert made.description["dtype"] == "uint16"
+    assert ids(text.train).tolist() == [number[c] for c in train]
+    assert ids(text.val).tolist() == [number[c] for c in val]
+    assert text.train.byte_count == len(train.encode()) and text.val.byte_count == len(val.encode())
+    assert starts(text.train) == starts(text.val) == [0]
 
 
 def test_documents_are_parted_by_end_of_text_and_found_by_their_start(config):
@@ -53,9 +75,11 @@ def test_documents_are_parted_by_end_of_text_and_found_by_their_start(config):
     made = prepare(dataclasses.replace(config, tokenizer="bytes", val_fraction=0.25))
     # 17 characters, of which int(17 * .75) = 12 are trained on: the cut document ends in the held-out part only
     e = made.tokenizer.eot_id
-    assert made.train.token.tolist() == [*b"one", e, *b"-", e, *b"two, two", e]
-    assert made.val.token.tolist() == [*b"three", e]
-    assert made.train.document_start.tolist() == [0, 4, 6]
+    text = text_of(made)
+    assert ids(text.train).tolist() == [*b"one", e, *b"-", e, *b"two, two", e]
+    assert ids(text.val).tolist() == [*b"three", e]
+    assert starts(text.train) == [0, 4, 6]
+    assert text.train.documents(0, 3)[1].tolist() == [3, 1, 8] and text.train.documents(0, 3)[0][-1].tolist() == [6, 15]
     assert made.description["splits"]["train"] == {"documents": 3, "tokens": 15, "characters": 12, "bytes": 12}
 
 
@@ -101,7 +125,7 @@ def test_a_second_run_uses_the_tokens_of_the_first(config, monkeypatch):
     monkeypatch.setattr(store, "_write_store", never)
     second = prepare(dataclasses.replace(config, seed=3, prefetch=9, mask_documents=True))
     assert second.fingerprint == first.fingerprint and second.description == first.description
-    np.testing.assert_array_equal(second.train.token, first.train.token)
+    np.testing.assert_array_equal(ids(text_of(second).train), ids(text_of(first).train))
     assert len(cached(config)) == 1
 
 
@@ -147,8 +171,9 @@ def test_a_large_vocabulary_is_stored_in_four_bytes(config):
     many = "".join(map(chr, range(0x10000, 0x10000 + 70_000)))
     (pathlib.Path(config.path) / "a.txt").write_text(many)
     made = prepare(dataclasses.replace(config, val_fraction=0.0))
-    assert made.train.token.dtype == np.uint32 and decode(made, "train") == many
-    assert len(made.val.token) == 0 and len(made.val.document_start) == 0
+    assert made.description["dtype"] == "uint32" and decode(made, "train") == many
+    val = text_of(made).val
+    assert val.n_tokens == 0 and val.n_documents == 0
 
 
 def test_the_shipped_corpus_comes_back_from_its_tokens(config):
@@ -156,41 +181,10 @@ def test_the_shipped_corpus_comes_back_from_its_tokens(config):
     made = prepare(config)
     text = "".join(sources.documents(config))
     assert decode(made, "train") + decode(made, "val") == text
-    assert (made.train.token == made.tokenizer.eot_id).sum() + 1 == len(made.train.document_start) == 14
-    assert made.train.byte_count == made.tokenizer.token_bytes[made.train.token].sum()
-
-
-def truncate(file: pathlib.Path) -> None:
-    file.write_bytes(file.read_bytes()[:-2])
-
-
-def flip(file: pathlib.Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[3] ^= 1
-    file.write_bytes(data)
-
-
-DAMAGES = {
-    "has no manifest.json": ("manifest.json", pathlib.Path.unlink),
-    "manifest.json cannot be read": ("manifest.json", truncate),
-    "train.bin is missing": ("train.bin", pathlib.Path.unlink),
-    "train.bin has [0-9]+ bytes, but was written with": ("train.bin", truncate),
-    "val.bin was altered": ("val.bin", flip),
-    "train_documents.bin was altered": ("train_documents.bin", flip),
-    "tokenizer.model was altered": ("tokenizer.model", flip),
-    "tokenizer.json is missing": ("tokenizer.json", pathlib.Path.unlink),
-}
-
-
-@pytest.mark.parametrize("message", DAMAGES)
-def test_a_damaged_cache_is_refused_by_name(message, config):
-    prepare(config)
-    (folder,) = cached(config)
-    name, damage = DAMAGES[message]
-    damage(folder / name)
-    with pytest.raises(UserError, match=f"{message}.*: remove {folder} and run again") as error:
-        prepare(config)
-    assert "\n" not in str(error.value)
+    train = text_of(made).train
+    assert (ids(train) == made.tokenizer.eot_id).sum() + 1 == train.n_documents == 14
+    assert train.byte_count == made.tokenizer.token_bytes[ids(train)].sum()
+    assert train.documents(0, 14)[1].sum() == train.byte_count
 
 
 def test_a_run_that_fails_leaves_no_folder_behind(config):
@@ -232,6 +226,71 @@ def _fingerprint(config) -> str:
 def test_a_cache_in_a_bucket_is_refused(config):
     with pytest.raises(UserError, match="data.cache_dir=gs://b is not a local folder"):
         prepare(dataclasses.replace(config, cache_dir="gs://b"))
+
+
+# ---- several sources
+
+
+@pytest.fixture
+def prepared(config):
+    """{name: folder} of two texts prepared with one tokenizer, bytes."""
+    folders = {}
+    for name, text in {"best": TEXT, "rest": TEXT.replace("best", "rest")}.items():
+        file = pathlib.Path(config.path).parent / f"{name}.txt"
+        file.write_text(text)
+        made = prepare(dataclasses.replace(config, path=str(file), tokenizer="bytes"))
+        folders[name] = made.description["folder"]
+    return folders
+
+
+def mixed(config, mixture, **changes) -> DataConfig:
+    return dataclasses.replace(config, path=None, tokenizer=None, mixture=mixture, **changes)
+
+
+def test_a_mixture_has_the_texts_of_its_sources_and_a_fingerprint_of_all(config, prepared):
+    made = prepare(mixed(config, prepared))
+    assert list(made.sources) == ["best", "rest"] and made.tokenizer.kind == "bytes"
+    for name, text in made.sources.items():
+        alone = prepare(dataclasses.replace(config, source="prepared", path=prepared[name], tokenizer=None))
+        assert alone.fingerprint == text.fingerprint != made.fingerprint
+        assert made.description["sources"][name]["splits"] == alone.description["splits"]
+        assert text.training_text == f"the training text of {name!r}"
+    renamed = {"best": prepared["best"], "last": prepared["rest"]}
+    assert prepare(mixed(config, renamed)).fingerprint != made.fingerprint
+    assert (
+        prepare(mixed(config, {name: f"prepared:{at}" for name, at in prepared.items()})).fingerprint
+        == made.fingerprint
+    )
+
+
+def test_raw_text_and_a_prepared_folder_mix_if_their_tokenizer_is_one(config, prepared):
+    raw = {"raw": f"text:{config.path}"} | prepared
+    made = prepare(dataclasses.replace(mixed(config, raw), tokenizer="bytes"))
+    assert made.sources["raw"].fingerprint == made.sources["best"].fingerprint  # it is the same text
+
+
+@pytest.mark.parametrize("tokenizer", ["sentencepiece", "chars", None])
+def test_raw_text_whose_tokenizer_would_be_its_own_is_refused_in_a_mixture(config, prepared, tokenizer):
+    raw = {"raw": f"text:{config.path}"} | prepared
+    with pytest.raises(UserError, match="data.mixture: 'raw' is raw text, and data.tokenizer=.* would be made"):
+        prepare(dataclasses.replace(mixed(config, raw), tokenizer=tokenizer))
+
+
+def test_sources_of_different_tokenizers_are_refused_by_name(config, prepared):
+    other = prepare(config).description["folder"]
+    with pytest.raises(UserError, match=r"data.mixture: 'chars' was made with another tokenizer \(chars, .* 'best'"):
+        prepare(mixed(config, prepared | {"chars": other}))
+
+
+def test_a_prepared_folder_of_another_tokenizer_than_the_config_says_is_refused(config, prepared):
+    chosen = dataclasses.replace(config, source="prepared", path=prepared["best"], tokenizer="chars")
+    with pytest.raises(UserError, match="was made with a bytes tokenizer, but data.tokenizer='chars'; set it to None"):
+        prepare(chosen)
+
+
+def test_a_source_that_is_no_prepared_folder_is_one_line(config, prepared, tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}/none.*"):
+        prepare(mixed(config, prepared | {"none": f"prepared:{tmp_path}/none"}))
 
 
 def test_a_long_preparation_reports_on_stderr(capsys, monkeypatch):

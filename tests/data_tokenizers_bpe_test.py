@@ -53,7 +53,7 @@ def made_hf(tmp_path_factory):
     return make
 
 
-SPLITS = ("gpt2", "digits", "llama", "qwen", "spaces")
+SPLITS = ("gpt2", "digits", "llama", "qwen", "spaces", "none")
 
 
 def test_a_multilingual_text_has_the_ids_of_tiktoken_and_of_tokenizers(made_hf):
@@ -90,10 +90,18 @@ def test_a_tokenizer_json_in_chunks_has_the_ids_of_the_whole(split, made_hf, tex
         assert ours.encode(text).tolist() == library.encode(text, add_special_tokens=False).ids
 
 
-def test_texts_are_cut_where_it_is_known_to_be_safe(made_hf):
+def test_texts_are_cut_where_it_is_known_to_be_safe(made_hf, monkeypatch):
+    monkeypatch.setattr(byte_level, "_CHUNK_CHARACTERS", 1 << 14)
     cuts = {split: made_hf(split)[0]._cut for split in SPLITS}
     gpt2_cut, llama_cut = byte_level.GPT2_CUT, byte_level.LLAMA_CUT
-    assert cuts == {"gpt2": gpt2_cut, "digits": gpt2_cut, "llama": llama_cut, "qwen": llama_cut, "spaces": None}
+    assert cuts == {
+        "gpt2": gpt2_cut,
+        "digits": gpt2_cut,
+        "llama": llama_cut,
+        "qwen": llama_cut,
+        "spaces": None,
+        "none": None,
+    }
     text = MULTILINGUAL * 40
     for cut in (gpt2_cut, llama_cut):
         parts = byte_level.chunks(text, cut)
@@ -101,7 +109,19 @@ def test_texts_are_cut_where_it_is_known_to_be_safe(made_hf):
         assert max(map(len, parts)) < 1.1 * byte_level._CHUNK_CHARACTERS
 
 
-def test_a_long_text_has_tiktokens_ids(made_hf):
+def test_line_ends_stay_with_punctuation_where_a_split_keeps_them_together(made_hf, monkeypatch):
+    monkeypatch.setattr(byte_level, "_CHUNK_CHARACTERS", 1 << 14)
+    ours, library = made_hf("llama")
+    text = "so!\n\n \n中。\n12\n" * 3000
+    with_cuts = ours.encode(text)
+    assert len(byte_level.chunks(text, ours._cut)) > 1
+    np.testing.assert_array_equal(with_cuts, library.encode(text, add_special_tokens=False).ids)
+    pieces = [piece for piece, _ in library.pre_tokenizer.pre_tokenize_str(text)]
+    assert "!\u010a\u010a" in pieces  # a cut before the line ends would part them
+
+
+def test_a_long_text_has_tiktokens_ids(made_hf, monkeypatch):
+    monkeypatch.setattr(byte_level, "_CHUNK_CHARACTERS", 1 << 14)
     text = MULTILINGUAL * 40 + "x" * 50_000 + " " * 50_000
     expected = np.array(direct_tiktoken().encode_ordinary(text))
     np.testing.assert_array_equal(gpt2().encode(text), expected)

@@ -9,7 +9,7 @@ from gptjax.config import from_dict
 
 
 def test_summary_of_hand_worked_rows():
-    result = evaluate.summarise([2.0, 6.0, 0.0], [1.0, 3.0, 0.0], n_bytes=8)
+    result = evaluate.summarise(evaluate.Sums([2.0, 6.0, 0.0], [1.0, 3.0, 0.0], n_bytes=8))
     assert result.loss == 2.0 and result.tokens == 4
     assert result.perplexity == pytest.approx(math.exp(2))
     assert result.bits_per_byte == pytest.approx(8 / math.log(2) / 8)
@@ -18,7 +18,7 @@ def test_summary_of_hand_worked_rows():
 
 def test_standard_error_is_that_of_the_mean_for_rows_of_one_token():
     losses = np.random.default_rng(0).standard_normal(50)
-    result = evaluate.summarise(losses, np.ones(50), n_bytes=0)
+    result = evaluate.summarise(evaluate.Sums(losses, np.ones(50), n_bytes=0))
     assert result.standard_error == pytest.approx(losses.std(ddof=1) / math.sqrt(50))
     assert math.isnan(result.bits_per_byte)
 
@@ -29,7 +29,7 @@ def test_standard_error_covers_the_truth_when_rows_are_correlated():
     for _ in range(400):
         count = rng.integers(1, 20, size=60)
         row_mean = 3 + rng.standard_normal(60)  # tokens of a row share their row's mean
-        result = evaluate.summarise(count * row_mean, count, n_bytes=1)
+        result = evaluate.summarise(evaluate.Sums(count * row_mean, count, n_bytes=1))
         inside += abs(result.loss - 3) < 1.96 * result.standard_error
     assert 0.90 < inside / 400 < 0.98
 
@@ -47,3 +47,22 @@ def test_a_batch_on_the_mesh_is_the_batch_read_and_every_row_is_read_once():
     batch = evaluate.device_batch(read, 8, sharding.batch_sharding(mesh, leading=1), dim=1)
     np.testing.assert_array_equal(batch["token_BT"], whole)
     assert sorted(reads) == [(0, 2), (2, 4), (4, 6), (6, 8)]
+
+
+def test_sources_taken_as_one_have_the_sums_of_all():
+    rng = np.random.default_rng(0)
+    sums = [evaluate.Sums(rng.uniform(1, 9, n), rng.integers(1, 5, n), int(rng.integers(1, 99))) for n in (3, 1, 8)]
+    whole, parts = evaluate.summarise(evaluate.pool(sums)), [evaluate.summarise(one) for one in sums]
+    assert whole.tokens == sum(part.tokens for part in parts)
+    nats = sum(part.loss * part.tokens for part in parts)
+    assert whole.loss == pytest.approx(nats / whole.tokens)
+    assert whole.bits_per_byte == pytest.approx(nats / math.log(2) / sum(one.n_bytes for one in sums))
+    assert min(part.loss for part in parts) < whole.loss < max(part.loss for part in parts)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_what_a_process_reads_of_a_batch_is_all_that_its_devices_hold(count):
+    config = from_dict({"train": {"steps": 1, "batch_size": 8}, "mesh": {"fsdp": count}})
+    place = sharding.batch_sharding(meshes.make_mesh(config, jax.devices()[:count]), leading=1)
+    ranges = evaluate.local_rows(8, place, dim=1)
+    assert ranges == evaluate.own_rows(8, place, dim=1) == tuple((a, a + 8 // count) for a in range(0, 8, 8 // count))

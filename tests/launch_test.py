@@ -106,7 +106,7 @@ def test_tokens_prepared_as_the_readme_says_are_opened_and_nothing_is_written_be
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     after = {file: file.stat().st_mtime_ns for file in (tmp_path, *tmp_path.rglob("*"))}
-    assert before == after and len(list(tmp_path.glob("tokens-*/train.bin"))) == 1
+    assert before == after and len(list(tmp_path.glob("tokens-*/train-*/c/0"))) == 1
 
 
 QUEUED = LAUNCHES["tpu_queued_resource"]

@@ -21,8 +21,9 @@ TOKEN_BL = TOKEN_BT[:, :-1]
 
 
 @functools.partial(jax.jit, static_argnames="graph")
-def logits(graph, params, token_BL, segment_BL=None, position_BL=None, key=None):
-    return nnx.merge(graph, params)(token_BL, segment_BL=segment_BL, position_BL=position_BL, key=key)
+def logits(graph, params, token_BL, segment_BL=None, position_BL=None, key=None, prefix_BL=None):
+    masks = dict(segment_BL=segment_BL, position_BL=position_BL, prefix_BL=prefix_BL)
+    return nnx.merge(graph, params)(token_BL, key=key, **masks)
 
 
 @functools.partial(jax.jit, static_argnames="graph")
@@ -48,7 +49,7 @@ def changed(tree, path: str, layer, change):
 # A slow reference, written from the papers: float64, one row, one head, one query at a time
 
 
-def reference_logits(config: ModelConfig, params: dict, token_L) -> np.ndarray:
+def reference_logits(config: ModelConfig, params: dict, token_L, prefix: int = 0) -> np.ndarray:
     params = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     x_LD = params["token_embedding"][token_L]
     if config.position == "learned":
@@ -58,7 +59,7 @@ def reference_logits(config: ModelConfig, params: dict, token_L) -> np.ndarray:
         window = config.band_width if n % 2 == 1 else None
 
         def attend(x_LD, block=block, window=window):
-            return reference_attention(config, block["attention"], x_LD, window)
+            return reference_attention(config, block["attention"], x_LD, window, prefix)
 
         def mlp(x_LD, block=block):
             return reference_mlp(config, block["mlp"], x_LD)
@@ -85,7 +86,7 @@ def rms_normalised(config, x):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps)
 
 
-def reference_attention(config, p, x_LD, window):
+def reference_attention(config, p, x_LD, window, prefix):
     K, group = config.head_size, config.n_heads // config.kv_heads
     heads_out = []
     for h in range(config.n_heads):
@@ -104,8 +105,9 @@ def reference_attention(config, p, x_LD, window):
         out_LK = np.zeros_like(v_LK)
         for query in range(len(x_LD)):
             first = 0 if window is None else max(0, query - window + 1)
-            weight = np.exp(k_LK[first : query + 1] @ q_LK[query] / math.sqrt(K))
-            out_LK[query] = weight / weight.sum() @ v_LK[first : query + 1]
+            stop = max(query + 1, min(prefix, len(x_LD) if window is None else query + window))
+            weight = np.exp(k_LK[first:stop] @ q_LK[query] / math.sqrt(K))
+            out_LK[query] = weight / weight.sum() @ v_LK[first:stop]
         heads_out.append(out_LK @ p["out"]["weight"][h])
     return sum(heads_out) + (p["out"]["bias"] if config.bias else 0)
 
@@ -159,6 +161,26 @@ def test_changing_token_t_leaves_earlier_logits_unchanged(variant, changed_at):
     before, after = (logits(variant.graph, variant.params, tokens) for tokens in (TOKEN_BL, token_BL))
     np.testing.assert_array_equal(before[:, :changed_at], after[:, :changed_at])
     assert np.all(np.abs(before - after)[:, changed_at:].max(-1) > 0)
+
+
+@pytest.mark.parametrize("name,prefix", [("gpt1", LENGTH), ("gpt3", 9), ("modern", 9), ("modern", LENGTH)])
+def test_a_prefix_is_seen_both_ways_as_in_a_slow_forward_pass(make_variant, name, prefix):
+    """All of a text, as a masked LM sees it, or its first nine tokens."""
+    tiny, prefix_BL = make_variant(name), np.tile(np.arange(LENGTH) < prefix, (BATCH, 1))
+    logit_BLV = logits(tiny.graph, tiny.params, TOKEN_BL, prefix_BL=prefix_BL)
+    for token_L, logit_LV in zip(TOKEN_BL, logit_BLV):
+        expected = reference_logits(tiny.config, tiny.params, token_L, prefix)
+        np.testing.assert_allclose(logit_LV, expected, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("changed_at", [8, 9])
+def test_a_token_of_a_prefix_moves_all_logits_and_a_later_one_none_before_it(make_variant, changed_at):
+    tiny, prefix_BL = make_variant("modern"), np.tile(np.arange(LENGTH) < 9, (BATCH, 1))
+    token_BL = TOKEN_BL.copy()
+    token_BL[:, changed_at] = (token_BL[:, changed_at] + 1) % 65
+    before, after = (logits(tiny.graph, tiny.params, tokens, prefix_BL=prefix_BL) for tokens in (TOKEN_BL, token_BL))
+    moved_L = np.abs(before - after).max((0, 2)) > 0
+    assert np.flatnonzero(moved_L).tolist() == list(range(0 if changed_at < 9 else changed_at, LENGTH))
 
 
 @pytest.mark.parametrize("silenced,reach", [(0, 3), (1, LENGTH)], ids=["banded layers alone", "dense layers alone"])

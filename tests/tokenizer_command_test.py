@@ -12,7 +12,7 @@ from vocabularies import GPT2_FOLDER, MULTILINGUAL, TEXTS, examples
 from gptjax import cli, interrupt
 from gptjax.config import DataConfig
 from gptjax.data import tokenizers
-from gptjax.data.sources import documents
+from gptjax.data.sources import spread_documents
 
 TRAIN = ["tokenizer", "train", "--source=corpus", "--vocab_size=500", "--train_bytes=100e3"]
 
@@ -61,20 +61,20 @@ def test_training_twice_gives_the_same_files(trained, tmp_path):
         assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes()
 
 
-def test_without_options_it_is_the_tokenizer_that_a_config_trains(tmp_path):
+def test_without_options_it_is_the_tokenizer_that_a_config_trains_on_text_from_all_over_the_source(tmp_path):
     assert cli.main([*TRAIN, f"--out={tmp_path / 'out'}"]) == 0
     config = DataConfig(tokenizer_vocab_size=500, tokenizer_train_bytes=100_000)
-    expected = tokenizers.train_tokenizer(config, documents(config))
+    expected = tokenizers.train_tokenizer(config, spread_documents(config))
     assert tokenizers.load_tokenizer(tmp_path / "out").hash == expected.hash
 
 
 def test_encode_shows_ids_and_pieces_that_make_up_the_text(capsys):
-    text = 'Say "hi"  中\n'
+    text = 'Say "hi"  中𝄞\n'
     assert cli.main(["tokenizer", "encode", f"--tokenizer=gpt2:{GPT2_FOLDER}", text, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     tokenizer = tokenizers.from_spec(f"gpt2:{GPT2_FOLDER}")
     assert shown["ids"] == tokenizer.encode(text).tolist()
-    assert shown["pieces"] == ["Say", ' "', "hi", '"', " ", " ", "<0xE4><0xB8>", "<0xAD>", "\n"]
+    assert shown["pieces"] == ["Say", ' "', "hi", '"', " ", " ", "中", "<0xF0><0x9D>", "<0x84>", "<0x9E>", "\n"]
     assert cli.main(["tokenizer", "encode", "--tokenizer=bytes", "ab"]) == 0
     assert capsys.readouterr().out == '97 98\n"a" "b"\n'
 
@@ -125,3 +125,15 @@ def test_a_wrong_request_ends_in_one_line_and_writes_nothing(words, message, tmp
     assert re.search(message.replace("FULL", places["FULL"]), said[-1])
     assert sum(line.startswith("gptjax: ") for line in said) == 1
     assert [file.name for file in tmp_path.rglob("*")] == ["full", "thesis.tex"]
+
+
+def test_of_several_sources_each_gives_an_equal_part_of_what_is_trained_on(tmp_path):
+    for name in "ab":
+        letters = str.maketrans("0123456789", "cdefghijkl")
+        (tmp_path / f"{name}.txt").write_text(" ".join(f"{name}{i * i}".translate(letters) for i in range(3000)))
+    out = tmp_path / "made"
+    sources = [f"--source={tmp_path}/a.txt", f"--source={tmp_path}/b.txt"]
+    assert cli.main(["tokenizer", "train", *sources, "--vocab_size=400", "--train_bytes=10e3", f"--out={out}"]) == 0
+    spelling = tokenizers.load_tokenizer(out).spelling
+    n_a, n_b = (sum(letter in token for token in spelling) for letter in (b"a", b"b"))
+    assert n_a > 15 and n_b > 15, (n_a, n_b)

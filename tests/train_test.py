@@ -159,6 +159,7 @@ def test_a_changed_config_is_refused_by_the_name_of_its_keys(config, undisturbed
 def test_harmless_and_allowed_changes_are_accepted(config):
     other = config.replace(mesh={"tensor": 2}, eval={"every_steps": None}, train={"log_every": 5})
     rundir.check_resume(config, other)
+    rundir.check_resume(config, config.replace(data={"prefetch": 7, "prefetch_workers": 3, "cache_dir": "/elsewhere"}))
     longer = config.replace(train={"steps": 80})
     with pytest.raises(UserError, match=r"train.steps \(40 -> 80\)"):
         rundir.check_resume(config, longer)
@@ -312,5 +313,6 @@ def test_a_run_stored_in_bfloat16_with_its_optimizer_on_the_host_resumes_evaluat
         with run.open_model(str(tmp_path / "run"), ema=ema) as loaded:
             dtype = "float32" if ema else "bfloat16"
             assert {str(leaf.dtype) for leaf in jax.tree.leaves(loaded.params)} == {dtype}
-            assert run.evaluate_run(loaded).loss == pytest.approx(logged[key], rel=1e-5)
+            [result] = run.evaluate_run(loaded).values()
+            assert result.loss == pytest.approx(logged[key], rel=1e-5)
             assert len(run.sample_run(loaded, "abc", max_tokens=5)[0]) == 8

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import random
 
 from hypothesis import settings, strategies
 
@@ -68,7 +69,8 @@ SPLITS = {"llama": WORDS % "{1,3}", "qwen": WORDS % "", "spaces": r"\s+|\S+"}
 
 
 def library_tokenizer(split: str = "gpt2"):
-    """GPT-2's merges in `tokenizers`, as its own documentation builds them; a split of text other than GPT-2's."""
+    """`tokenizers` with GPT-2's merges, built as its documentation says; or with another split of text, and merges
+    learnt with it, which GPT-2's would not show: they never join what only another split leaves together."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     made = Tokenizer(models.BPE.from_file(str(GPT2_FOLDER / "encoder.json"), str(GPT2_FOLDER / "vocab.bpe")))
@@ -80,6 +82,11 @@ def library_tokenizer(split: str = "gpt2"):
         made.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), made.pre_tokenizer]
         )
+    if split != "gpt2":
+        rng = random.Random(0)
+        made.model = models.BPE()
+        pieces = [piece for piece in _PIECES if piece != "<|endoftext|>"]  # else "spaces" would learn it as a word
+        _train(made, "".join(rng.choices(pieces, k=5000)), vocab_size=1000)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens(["<|endoftext|>", "<|mask|>"])
     return made
@@ -87,13 +94,16 @@ def library_tokenizer(split: str = "gpt2"):
 
 def small_json() -> dict:
     """A tokenizer.json of 300 tokens, as nested dicts."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, models, pre_tokenizers
 
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["</s>", "<pad>"], initial_alphabet=alphabet, show_progress=False
-    )
-    made.train_from_iterator([MULTILINGUAL], trainer)
+    _train(made, MULTILINGUAL, vocab_size=300, special_tokens=["</s>", "<pad>"])
     return json.loads(made.to_str())
+
+
+def _train(made, text: str, **settings) -> None:
+    from tokenizers import pre_tokenizers, trainers
+
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator([text], trainers.BpeTrainer(initial_alphabet=alphabet, show_progress=False, **settings))

@@ -1,6 +1,6 @@
 """From text to batches: sources of documents, tokenizers, tokens on disk, and rows as a function of the step.
 
-    store = prepare(config.data)
+    store, objective = open_text(config.data, context_length)
     rows = TrainRows(store, config.data, context_length, objective)
     with Prefetcher(lambda step: rows.rows(step * B, (step + 1) * B), first_step, config.data.prefetch) as batches:
         batch = batches.next()
@@ -9,16 +9,14 @@ Heavy libraries (sentencepiece, tensorflow_datasets, tiktoken, grain ...) are im
 """
 
 from gptjax.data.folder import TextStore, open_folder
-from gptjax.data.pipeline import PACKINGS, EvalRows, NextToken, Prefetcher, TrainRows
+from gptjax.data.pipeline import EvalRows, Prefetcher, TrainRows, open_text
 from gptjax.data.shards import Tokens
 from gptjax.data.store import TokenStore, prepare
 from gptjax.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
 __all__ = [
-    "PACKINGS",
     "TOKENIZERS",
     "EvalRows",
-    "NextToken",
     "Prefetcher",
     "TextStore",
     "TokenStore",
@@ -27,6 +25,7 @@ __all__ = [
     "TrainRows",
     "load_tokenizer",
     "open_folder",
+    "open_text",
     "prepare",
     "save_tokenizer",
     "train_tokenizer",

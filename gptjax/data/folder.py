@@ -10,16 +10,18 @@ A folder that is not complete, or was altered, is refused by the name of the fil
 import dataclasses
 import hashlib
 import json
+import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 
+from gptjax.config import DataConfig
 from gptjax.data.shards import Tokens, open_shard
 from gptjax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from gptjax.errors import UserError
 
-FORMAT = 2  # of the folder; raise it when the same config and text give other files
+FORMAT = 3  # of the folder; raise it when the same config and text give other files
 SPLITS = ("train", "val")
 # Files are held against their SHA-256 at the start, the smallest first, up to so many bytes in all. The others against
 # their size, and tokens block by block when they are read.
@@ -89,6 +91,13 @@ def token_dtype(tokenizer: Tokenizer) -> np.dtype:
     return np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
 
 
+def cache_folder(config: DataConfig) -> pathlib.Path:
+    """Where tokens and plans are kept between runs. Raises UserError: it is in a bucket."""
+    if "://" in config.cache_dir:
+        raise UserError(f"data.cache_dir={config.cache_dir} is not a local folder; tokens are mapped from a disk.")
+    return pathlib.Path(config.cache_dir).expanduser()
+
+
 def _size_and_hash(path) -> dict:
     data = path.read_bytes()
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -102,8 +111,9 @@ def digest(value: dict) -> str:
 # ---- checking
 
 
-def _checked_manifest(folder) -> dict:
-    mend = f"it is damaged or not complete: remove {folder} and make it again"
+def read_manifest(folder) -> dict:
+    """What manifest.json says, its files not looked at. Raises UserError: it is missing, damaged, or of another format."""
+    mend = _mend(folder)
     path = folder / "manifest.json"
     if not path.exists():
         raise UserError(f"{folder} has no manifest.json, the last file to be written; {mend}.")
@@ -111,11 +121,27 @@ def _checked_manifest(folder) -> dict:
         manifest = json.loads(path.read_text())
         if manifest["format"] != FORMAT:
             raise UserError(f"{folder} has format {manifest['format']}, and {FORMAT} is read here; make it again.")
-        files = {name: (file["size"], file["sha256"]) for name, file in _all_files(manifest)}
+        {name: (file["size"], file["sha256"]) for name, file in all_files(manifest)}
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); {mend}.") from error
+    return manifest
+
+
+def _mend(folder) -> str:
+    return f"it is damaged or not complete: remove {folder} and make it again"
+
+
+def _checked_manifest(folder) -> dict:
+    manifest, mend = read_manifest(folder), _mend(folder)
+    files = {name: (file["size"], file["sha256"]) for name, file in all_files(manifest)}
+    for entry in sorted(folder.iterdir()):
+        if (
+            entry.name.partition("-")[0] in SPLITS
+            and entry.name not in manifest["shards"][entry.name.partition("-")[0]]
+        ):
+            raise UserError(f"{entry} is not in its manifest; {mend}.")
     left = _HASHED_BYTES["remote" if "://" in str(folder) else "local"]
     for name, (size, sha256) in sorted(files.items(), key=lambda item: item[1]):
         file = folder / name
@@ -129,7 +155,8 @@ def _checked_manifest(folder) -> dict:
     return manifest
 
 
-def _all_files(manifest: dict) -> Iterator[tuple[str, dict]]:
+def all_files(manifest: dict) -> Iterator[tuple[str, dict]]:
+    """(path in the folder, {"size", "sha256"}) of every file but the manifest."""
     yield from manifest["files"].items()
     for entries in manifest["shards"].values():
         for shard, entry in entries.items():

@@ -1,4 +1,4 @@
-"""Fill-in-the-middle (Bavarian et al. 2022): a document's middle is moved to its end, and left to right is all it takes.
+"""Fill-in-the-middle (Bavarian et al. 2022): a document's middle is moved to its end, to be learnt left to right.
 
     PSM    PREFIX prefix SUFFIX suffix MIDDLE middle      (section 3)
     SPM    PREFIX SUFFIX suffix MIDDLE prefix middle      (its variant 2)
@@ -67,18 +67,19 @@ class FillInTheMiddle:
     def _rearranged(self, text_L: np.ndarray, space: int, drawn) -> list[np.ndarray] | None:
         """The parts of a piece in their new order, at most `space` tokens; None if it cannot be cut."""
         _, spm, *places = drawn
-        length = len(text_L)
+        length, has_end = len(text_L), text_L[-1] == self._tokenizer.eot_id
         while length >= 2:
-            ends = length == len(text_L) and text_L[-1] == self._tokenizer.eot_id
-            body_L = text_L[: length - ends]
+            body_L = text_L[: length - (has_end and length == len(text_L))]
             cuts = self._cuts(body_L, places)
             if cuts is None:
                 return None
             prefix, middle, suffix = self._sections(body_L, *cuts)
-            excess = sum(map(len, (*prefix, *middle, *suffix))) + len(self.symbols) + ends - space
-            if excess <= 0:
-                more = text_L[length : min(length - excess, len(text_L) - 1)]  # if it was shortened by more than it had to
-                suffix, end = [*suffix, more], text_L[length - ends : length]
+            added = sum(map(len, (*prefix, *middle, *suffix))) - len(body_L) + len(self.symbols)
+            excess = length + added - space
+            if excess <= 0:  # if below, a text was shortened by more than it had to be
+                stop = min(length - excess, len(text_L))
+                body_stop = stop - (has_end and stop == len(text_L))
+                suffix, end = [*suffix, text_L[len(body_L) : body_stop]], text_L[body_stop:stop]
                 if spm < self._spm_rate:
                     return [self._prefix, self._suffix, *suffix, self._middle, *prefix, *middle, end]
                 return [self._prefix, *prefix, self._suffix, *suffix, self._middle, *middle, end]

@@ -1,12 +1,14 @@
 """Which source row g of a run comes from, and which of that source's rows it is: arithmetic, for any g at once.
 
 A stage of the mixture repeats a table of PERIOD rows. In it source i has a whole number of places, its weight's share,
-spread as evenly as its randomness allows: one in every PERIOD / places rows, at a random point in between. So the shares of
-any stretch of rows are those of the weights to within a row or two of each source, on any number of hosts. Within a
-source rows are counted without gaps, also over stages: what it gives is its own epochs, in its own order.
+spread as evenly as its randomness allows: one in every PERIOD / places rows, at a random point in between. So of the first
+n rows of a stage a source with p n to have, of S sources, has less than 1 + p (S - 2) rows more or less, whatever n, on any
+number of hosts. Within a source rows are counted without gaps, also over stages: what it gives is its own epochs, in
+its own order.
 """
 
 import dataclasses
+import math
 import typing
 
 import numpy as np
@@ -106,7 +108,7 @@ def check_weights(names: tuple[str, ...], stages: list[dict[str, float]]) -> Non
                 raise UserError(f"data.weights has none for {name!r}; {there_are}, and each needs one (0 is allowed).")
         total = sum(weights.values())
         for name, weight in weights.items():
-            if weight < 0 or total <= 0:
+            if not 0 <= weight < math.inf or total <= 0:  # also what is not a number
                 raise UserError(f"data.weights={weights}: expected weights of at least 0, one of them larger.")
             if 0 < weight / total < 1 / PERIOD:
                 raise UserError(

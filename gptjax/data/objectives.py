@@ -12,9 +12,9 @@ Out:
 
     token_BT     int32 [B, T + 1]
     weight_BL    float32 [B, T]       of the loss at each position
-    target_BL    int32 [B, T]         what is predicted there, where it is not the next token       (masked_lm)
-    prefix_BL    bool [B, T]          tokens that earlier ones of their segment see too             (all but the first two)
-    segment_BT   int32 [B, T + 1], position_BL int32 [B, T]                        (where documents are kept apart)
+    target_BL    int32 [B, T]         what is predicted there, where it is not the next token              (masked_lm)
+    prefix_BL    bool [B, T]          tokens that earlier ones of their segment see too    (not in next_token and fim)
+    segment_BT   int32 [B, T + 1], position_BL int32 [B, T]                       (where documents are kept apart)
 
 Held-out text is judged by the loss of the next token where that is what is trained (next_token, fim), otherwise by the
 objective itself with keys made of the row's number: `held_out`, `evaluation_keys`.
@@ -80,8 +80,8 @@ class PrefixLM:
 
 
 class MaskedLM:
-    """BERT (Devlin et al. 2018, section 3.1): mask_rate of the tokens are predicted from all the others of the document,
-    80% of them hidden behind a mask, 10% behind a random token, 10% in sight.
+    """BERT (Devlin et al. 2018, section 3.1): mask_rate of the tokens are predicted from all the others of their
+    document, 80% of them hidden behind a mask, 10% behind a random token, 10% in sight.
 
     End-of-text is never one of them. A row in which chance picks none gets one.
     """
@@ -128,7 +128,7 @@ class MaskedLM:
 
 
 def _one_more(batch: Batch) -> Batch:
-    """segment_BT and position_BL, if the batch has them, of rows that one more token, which nothing reads, is put to."""
+    """segment_BT and position_BL, if the batch has them, of rows longer by one token, which nothing reads."""
     if "segment_BT" not in batch:
         return {}
     segment_BL, position_BL = batch["segment_BT"], batch["position_BL"]
@@ -157,8 +157,8 @@ def make_objective(config, tokenizer, context_length: int) -> Objective:
     objective = choose(OBJECTIVES, config.objective, "data.objective")(config, tokenizer, context_length)
     if objective.source_tokens(context_length + 1) < 2:
         raise UserError(
-            f"model.context_length={context_length} is too short for data.objective={config.objective!r}, whose rows would"
-            " be made of a single token; use at least 2."
+            f"model.context_length={context_length} is too short for data.objective={config.objective!r}, whose rows"
+            " would be made of a single token; use at least 2."
         )
     return objective
 

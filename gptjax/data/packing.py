@@ -14,6 +14,7 @@ token but a document's first is predicted. Rows are read in whole epochs of `row
 
 import os
 import pathlib
+import shutil
 import tempfile
 
 import numpy as np
@@ -32,7 +33,7 @@ class ConcatRows:
     """
 
     def __init__(self, tokens: Tokens, row_tokens: int, seed: int, apart: bool, name: str = "the training text"):
-        self._tokens, self._row_tokens, self._seed, self._apart = tokens, row_tokens, seed, apart
+        self.tokens, self.row_tokens, self.apart, self._seed = tokens, row_tokens, apart, seed
         stride = row_tokens - 1
         if tokens.n_tokens < row_tokens:
             raise UserError(
@@ -46,18 +47,25 @@ class ConcatRows:
         """int64 [B]: the token that each row starts at. index_B counts rows through all epochs."""
         epoch_B, index_B = np.divmod(index_B, self.rows_per_epoch)
         position_B = permute(index_B, self.rows_per_epoch, self._seed, epoch_B)
-        offset_B = hash_of(self._seed, epoch_B, OFFSET_STREAM) % np.uint64(self._n_offsets)
-        return offset_B.astype(np.int64) + position_B * (self._row_tokens - 1)
+        return self.offsets(epoch_B) + position_B * (self.row_tokens - 1)
+
+    def offsets(self, epoch_B: np.ndarray) -> np.ndarray:
+        """int64 [B]: the token that the first row of each epoch starts at."""
+        return (hash_of(self._seed, epoch_B, OFFSET_STREAM) % np.uint64(self._n_offsets)).astype(np.int64)
+
+    def spans(self, id_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As BestFitRows.spans: one for each row."""
+        return np.arange(len(id_B)), id_B, np.full(len(id_B), self.row_tokens)
 
     def rows(self, id_B: np.ndarray) -> Batch:
-        return window_rows(self._tokens, id_B, self._row_tokens, self._apart)
+        return window_rows(self.tokens, id_B, self.row_tokens, self.apart)
 
 
 class BestFitRows:
     """The plan of which documents share a row is made once for a text and a row length; epochs shuffle whole rows."""
 
     def __init__(self, tokens: Tokens, row_tokens: int, seed: int, plan: "Plan"):
-        self._tokens, self._row_tokens, self._seed, self._plan = tokens, row_tokens, seed, plan
+        self.tokens, self.row_tokens, self.plan, self._seed = tokens, row_tokens, plan, seed
         self.rows_per_epoch = len(plan.row_first) - 1
 
     def ids(self, index_B: np.ndarray) -> np.ndarray:
@@ -65,26 +73,31 @@ class BestFitRows:
         epoch_B, index_B = np.divmod(index_B, self.rows_per_epoch)
         return permute(index_B, self.rows_per_epoch, self._seed, epoch_B)
 
-    def rows(self, id_B: np.ndarray) -> Batch:
-        """What pads a row has token 0, weight 0 and a segment of its own."""
-        first_B, stop_B = self._plan.row_first[id_B], self._plan.row_first[id_B + 1]
+    def spans(self, id_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int64 [P], three times: of each piece of text in these rows, in their order, which of the rows it is in, the
+        token it starts at, and how many it has."""
+        first_B, stop_B = self.plan.row_first[id_B], self.plan.row_first[id_B + 1]
         row_P = np.repeat(np.arange(len(id_B)), stop_B - first_B)
         piece_P = np.arange(len(row_P)) + np.repeat(
             first_B - np.cumsum(stop_B - first_B) + stop_B - first_B, stop_B - first_B
         )
-        start_P, length_P = self._plan.start[piece_P], self._plan.length[piece_P].astype(np.int64)
+        return row_P, self.plan.start[piece_P], self.plan.length[piece_P].astype(np.int64)
+
+    def rows(self, id_B: np.ndarray) -> Batch:
+        """What pads a row has token 0, weight 0 and a segment of its own."""
+        row_P, start_P, length_P = self.spans(id_B)
         end_P = np.cumsum(length_P)
         used_B = np.bincount(row_P, length_P, len(id_B)).astype(np.int64)
         column_P = end_P - length_P - (np.cumsum(used_B) - used_B)[row_P]
-        token_BT = np.zeros((len(id_B), self._row_tokens), np.int32)
+        token_BT = np.zeros((len(id_B), self.row_tokens), np.int32)
         pieces = (token_BT[r, c : c + n] for r, c, n in zip(row_P.tolist(), column_P.tolist(), length_P.tolist()))
-        self._tokens.fill(pieces, start_P, start_P + length_P)
+        self.tokens.fill(pieces, start_P, start_P + length_P)
         starts_BT = np.zeros(token_BT.shape, bool)
         starts_BT[row_P, column_P] = True
-        padded_B = used_B < self._row_tokens
+        padded_B = used_B < self.row_tokens
         starts_BT[padded_B, used_B[padded_B]] = True
         batch = {"token_BT": token_BT} | _keep_apart(starts_BT)
-        batch["weight_BL"] *= np.arange(1, self._row_tokens) < used_B[:, None]
+        batch["weight_BL"] *= np.arange(1, self.row_tokens) < used_B[:, None]
         return batch
 
 
@@ -138,19 +151,24 @@ def plan_rows(tokens: Tokens, row_tokens: int, folder: pathlib.Path, alive=lambd
     """The Plan in folder, made if it is not there.
 
     Documents of one token, which predict nothing, are left out. Documents are packed in groups of a million: memory is
-    that of a group. Raises UserError: no document has two tokens.
+    that of a group. Raises UserError: no document has two tokens, a damaged folder.
     """
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.unfinished-", dir=folder.parent))
-        _write_plan(tokens, row_tokens, unfinished, alive)
-        os.chmod(unfinished, 0o755)  # mkdtemp's is for this user alone
         try:
+            _write_plan(tokens, row_tokens, unfinished, alive)
+            os.chmod(unfinished, 0o755)  # mkdtemp's is for this user alone
             unfinished.rename(folder)
         except OSError:  # another process was faster
             if not folder.exists():
                 raise
-    return Plan(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        return Plan(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is damaged ({error}): remove it and run again.") from error
 
 
 _GROUP = 1 << 20  # documents

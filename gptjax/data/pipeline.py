@@ -9,52 +9,62 @@ what arrays a batch has.
 
 import collections
 import concurrent.futures
-import pathlib
+import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
 
-from gptjax.data import packing
+from gptjax.data import objectives, packing
+from gptjax.data.folder import cache_folder
 from gptjax.data.hashing import DRAW_STREAM, hash_of, hash_of_name, mix
 from gptjax.data.mixture import Mixture
 from gptjax.data.packing import Batch
+from gptjax.data.store import prepare
 from gptjax.errors import UserError, choose
 
 
-class NextToken:
-    symbols = ()
+def open_text(config, context_length: int, alive: Callable = lambda: None):
+    """(TokenStore, Objective) of a DataConfig. The tokenizer has the special symbols that the objective needs.
 
-    def source_tokens(self, row_tokens: int) -> int:
-        return row_tokens
-
-    def __call__(self, batch: Batch, key_B: np.ndarray) -> Batch:
-        return batch
+    Raises UserError as `prepare` and `make_objective` do.
+    """
+    choose(PACKINGS, config.packing, "data.packing")  # before text is read, perhaps for hours
+    choose(objectives.OBJECTIVES, config.objective, "data.objective")
+    store = prepare(config, alive)
+    objective = objectives.make_objective(config, store.tokenizer, context_length)
+    return dataclasses.replace(store, tokenizer=store.tokenizer.with_special(objective.symbols)), objective
 
 
 class TrainRows:
     """An endless stream of rows: those of each source in whole epochs of its own, mixed by data.weights.
 
-    objective: of `objectives`; alive: is called while documents are packed, which happens once.
+    data: a DataConfig; objective: of `objectives`; alive: is called while documents are packed, which happens once.
 
     Raises UserError: a source that is too short for a row, weights that cannot be.
     """
 
-    def __init__(self, store, config, context_length: int, objective, alive: Callable = lambda: None):
-        self._objective = objective
+    def __init__(self, store, data, context_length: int, objective, alive: Callable = lambda: None):
+        self.objective = objective
         self._names = tuple(store.sources)
-        self._seeds = [_seed_of(config.seed, name, len(self._names)) for name in self._names]
+        self._seeds = [_seed_of(data.seed, name, len(self._names)) for name in self._names]
         row_tokens = objective.source_tokens(context_length + 1)
-        pack = choose(PACKINGS, config.packing, "data.packing")
+        pack = choose(PACKINGS, data.packing, "data.packing")
         self._rows = [
-            pack(source, row_tokens, seed, config, alive) for source, seed in zip(store.sources.values(), self._seeds)
+            pack(source, row_tokens, seed, data, alive) for source, seed in zip(store.sources.values(), self._seeds)
         ]
         self._identity_S = np.array([int(source.fingerprint[:16], 16) for source in store.sources.values()], np.uint64)
-        self._mixture = Mixture(self._names, self._stages(config, context_length), config.seed)
+        self.stages = self._stages(data, context_length)  # (first row, {source: weight})
+        self._mixture = Mixture(self._names, self.stages, data.seed)
 
     def _stages(self, config, context_length: int) -> list[tuple[int, dict[str, float]]]:
         weights = config.weights or {name: rows.rows_per_epoch for name, rows in zip(self._names, self._rows)}
         later = [(-(-tokens // context_length), weights) for tokens, weights in config.weight_stages]
         return [(0, weights), *later]
+
+    @property
+    def by_source(self) -> dict[str, packing.ConcatRows | packing.BestFitRows]:
+        return dict(zip(self._names, self._rows))
 
     @property
     def rows_per_epoch(self) -> dict[str, int]:
@@ -84,7 +94,7 @@ class TrainRows:
             if len(parts) == 1
             else {name: np.concatenate([part[name] for part in parts])[order_B] for name in parts[0]}
         )
-        return self._objective(batch, key_B)
+        return self.objective(batch, key_B)
 
     def hashes(self, first: int, stop: int) -> np.ndarray:
         """uint64 [stop - first]: of the text, the place in it, and the number in the run of rows first to stop - 1.
@@ -98,8 +108,12 @@ class TrainRows:
 
     def epochs(self, n_rows: int) -> dict[str, float]:
         """How often each source was gone through in the first n_rows rows of the run."""
-        counts_S = self._mixture.counts(n_rows)
-        return {name: n / rows.rows_per_epoch for name, n, rows in zip(self._names, counts_S.tolist(), self._rows)}
+        counts = self.counts(n_rows)
+        return {name: counts[name] / n for name, n in self.rows_per_epoch.items()}
+
+    def counts(self, n_rows: int) -> dict[str, int]:
+        """Rows of each source among the first n_rows of the run."""
+        return dict(zip(self._names, self._mixture.counts(n_rows).tolist()))
 
 
 def _seed_of(seed: int, name: str, n_sources: int) -> int:
@@ -112,8 +126,8 @@ def _concat(source, row_tokens: int, seed: int, config, alive) -> packing.Concat
 
 
 def _best_fit(source, row_tokens: int, seed: int, config, alive) -> packing.BestFitRows:
-    cache = pathlib.Path(config.cache_dir).expanduser()
-    plan = packing.plan_rows(source.train, row_tokens, cache / f"rows-{source.fingerprint[:16]}-{row_tokens}", alive)
+    folder = cache_folder(config) / f"rows-{source.fingerprint[:16]}-{row_tokens}"
+    plan = packing.plan_rows(source.train, row_tokens, folder, alive)
     return packing.BestFitRows(source.train, row_tokens, seed, plan)
 
 
@@ -124,38 +138,45 @@ class EvalRows:
     """The held-out text of a source in order, in `num_rows` windows that predict every token but the first exactly once.
 
     What pads the last window, and rows from num_rows on, has weight 0. bits per byte is the loss summed over all
-    rows, over ln 2, over the sum of byte_count.
+    rows, over ln 2, over the sum of byte_count. An objective that is judged by itself gets whole windows only: fewer than
+    a row's tokens at the end are left out.
 
-    Raises UserError: fewer than 2 tokens.
+    Raises UserError: fewer than 2 tokens, or than such a window's.
     """
 
-    def __init__(self, tokens, token_bytes, context_length: int, apart: bool, max_tokens: int | None = None):
-        n_tokens = tokens.n_tokens
-        if n_tokens < 2:
+    def __init__(self, tokens, tokenizer, context_length: int, config, objective, max_tokens: int | None = None):
+        self._tokens, self._apart = tokens, config.documents_apart
+        self._token_bytes = np.asarray(tokenizer.token_bytes, np.int64)
+        self._judge = objectives.held_out(objective)
+        self._row_tokens = self._judge.source_tokens(context_length + 1)
+        self._stride = self._row_tokens - 1
+        n_tokens, whole = tokens.n_tokens, self._judge.judged_by_itself
+        least = self._row_tokens if whole else 2
+        if n_tokens < least:
             raise UserError(
-                f"the held-out text has {n_tokens} tokens, and 2 are the least to predict one; use a larger"
+                f"the held-out text has {n_tokens} tokens, and {least} are the least to predict one; use a larger"
                 " data.val_fraction or more text."
             )
-        self._tokens = tokens
-        self._token_bytes = np.asarray(token_bytes, np.int64)
-        self._length = context_length
-        self._apart = apart
         self._n_predicted = n_tokens - 1 if max_tokens is None else min(max_tokens, n_tokens - 1)
-        self.num_rows = -(-self._n_predicted // context_length)
+        rows = self._n_predicted / self._stride
+        self.num_rows = max(1, int(rows)) if whole else math.ceil(rows)
+        self._n_predicted = self.num_rows * self._stride if whole else self._n_predicted
 
     def rows(self, first: int, stop: int) -> Batch:
         """Rows first to stop - 1; stop may lie beyond num_rows."""
-        start_B = np.arange(first, stop, dtype=np.int64) * self._length
-        batch = packing.window_rows(self._tokens, start_B, self._length + 1, self._apart)
-        inside_BL = start_B[:, None] + np.arange(self._length) < self._n_predicted
+        start_B = np.arange(first, stop, dtype=np.int64) * self._stride
+        batch = packing.window_rows(self._tokens, start_B, self._row_tokens, self._apart)
+        inside_BL = start_B[:, None] + np.arange(self._stride) < self._n_predicted
         batch["weight_BL"] *= inside_BL
         batch["token_BT"][:, 1:] *= inside_BL
+        batch = self._judge(batch, objectives.evaluation_keys(first, stop))
+        batch["weight_BL"] *= np.arange(first, stop)[:, None] < self.num_rows
         return batch
 
     def byte_count(self, first: int, stop: int) -> np.ndarray:
         """int64 [stop - first]: UTF-8 bytes of the tokens that each row predicts with weight 1."""
         batch = self.rows(first, stop)
-        return np.sum(self._token_bytes[batch["token_BT"][:, 1:]] * (batch["weight_BL"] > 0), axis=1)
+        return np.sum(self._token_bytes[objectives.targets(batch)] * (batch["weight_BL"] > 0), axis=1)
 
 
 class Prefetcher:

@@ -4,6 +4,13 @@ Element i of the dataset is a function of i alone. So who reads it, and how many
 resuming at a call needs no iterator's state.
 """
 
+import contextlib
+import multiprocessing
+import multiprocessing.resource_tracker
+import os
+import signal
+import threading
+
 import numpy as np
 
 from gptjax import schedule
@@ -69,6 +76,23 @@ def _parse_flags() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
+def _end_with_parent(worker: int, workers: int) -> None:
+    """In a process that reads: it ends when the one that trains does, also when that is killed."""
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(0)), daemon=True).start()
+
+
+@contextlib.contextmanager
+def _signals_kept_from_children():
+    """Processes started meanwhile never see Ctrl-C and SIGTERM, which a terminal or Slurm sends to all of a job: they
+    are for the one that trains, which reads on until it has saved."""
+    multiprocessing.resource_tracker.ensure_running()  # which would let signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Reader:
     """`get(call)` of Calls, call after call from `first` on. Use it in a `with`. workers: processes that read ahead."""
 
@@ -76,17 +100,19 @@ class Reader:
         import grain
 
         dataset = grain.MapDataset.source(calls)
-        self._dataset, self._iterator = dataset, None
+        self._dataset, self._iterator, self._started = dataset, None, False
         if workers:
             _parse_flags()
             ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
             processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-            self._iterator = iter(dataset[first:].to_iter_dataset(ahead).mp_prefetch(processes))
+            self._iterator = iter(dataset[first:].to_iter_dataset(ahead).mp_prefetch(processes, _end_with_parent))
 
     def get(self, call: int) -> dict:
         if self._iterator is None:
             return self._dataset[call]
-        read = next(self._iterator)
+        with contextlib.nullcontext() if self._started else _signals_kept_from_children():
+            read = next(self._iterator)
+            self._started = True
         # Copied, so that the memory shared with the process that read it goes back now, whoever keeps the arrays.
         return read | {"batch": [{name: np.array(array) for name, array in part.items()} for part in read["batch"]]}
 
@@ -97,3 +123,4 @@ class Reader:
         """Ends the processes."""
         if self._iterator is not None:
             self._iterator.close()
+            self._iterator = self._dataset = None  # at the interpreter's end Grain's destructors fail with a traceback

@@ -9,9 +9,13 @@ on gs:// is read by tensorstore, a block at a time. Either way a row costs the s
 context length, and every block is held against its CRC when it is first read.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
+import mmap
+import pathlib
+import typing
 
 import google_crc32c
 import numpy as np
@@ -19,7 +23,7 @@ from etils import epath
 
 from gptjax.errors import UserError
 
-BLOCK = 32768  # tokens: 64 or 128 KiB, of which a row on gs:// needs one or two
+BLOCK = 4096  # tokens, 8 or 16 KiB: what a row takes from the disk or gs://, once or twice or its length
 
 
 class ShardWriter:
@@ -102,7 +106,7 @@ class _HashedFile:
         return {"size": self._size, "sha256": self._sha256.hexdigest()}
 
 
-# ---- reading a shard: `read` begins, `wait` gives the tokens of what it returned
+# ---- reading a shard: after `expect`, or without, `read` begins, and `wait` gives the tokens of what it returned
 
 
 class MemoryShard:
@@ -112,6 +116,9 @@ class MemoryShard:
         self._token, self.n_tokens = np.asarray(token), len(token)
         self.document_start = np.asarray(document_start, np.int64)
         self.document_bytes = np.zeros(len(self.document_start), np.int64) if document_bytes is None else document_bytes
+
+    def expect(self, start: int, stop: int) -> None:
+        pass
 
     def read(self, start: int, stop: int) -> np.ndarray:
         return self._token[start:stop]
@@ -129,6 +136,15 @@ class _DiskShard:
     def __reduce__(self):  # a process that reads ahead opens the files itself
         return type(self), (self._folder, self.n_tokens, self._dtype.name)
 
+    @contextlib.contextmanager
+    def _blamed(self) -> typing.Iterator[None]:
+        """Raises UserError for what numpy and tensorstore raise at a file that is missing or another one."""
+        try:
+            yield
+        except (OSError, KeyError, ValueError) as error:
+            how = str(error).splitlines()[0].partition(" [tensorstore_spec=")[0]
+            raise _altered(self._folder, how) from error
+
     @property
     def document_start(self) -> np.ndarray:
         return self._document[:, 0]
@@ -143,20 +159,38 @@ class MappedShard(_DiskShard):
 
     @functools.cached_property
     def _document(self) -> np.ndarray:
-        path = f"{self._folder}/documents.bin"
-        if not epath.Path(path).stat().length:  # numpy cannot map an empty file
+        path = pathlib.Path(self._folder) / "documents.bin"
+        if path.exists() and not path.stat().st_size:  # numpy cannot map an empty file
             return np.zeros((0, 2), np.int64)
-        return np.memmap(path, "<i8", mode="r").reshape(-1, 2)
+        with self._blamed():
+            return np.memmap(path, "<i8", mode="r").reshape(-1, 2)
 
     @functools.cached_property
     def _block(self) -> np.ndarray:
         """Records of BLOCK tokens and a CRC."""
-        record = np.dtype([("token", self._dtype, BLOCK), ("crc", "<u4")])
-        return np.memmap(f"{self._folder}/c/0", record, mode="r", shape=(max(1, -(-self.n_tokens // BLOCK)),))
+        with self._blamed():
+            return np.frombuffer(self._map, self._record, count=max(1, -(-self.n_tokens // BLOCK)))
+
+    @functools.cached_property
+    def _record(self) -> np.dtype:
+        return np.dtype([("token", self._dtype, BLOCK), ("crc", "<u4")])
+
+    @functools.cached_property
+    def _map(self) -> mmap.mmap:
+        """Read at random: without that advice the kernel reads 100 KiB and more around each row."""
+        with self._blamed(), open(f"{self._folder}/c/0", "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped.madvise(mmap.MADV_RANDOM)
+        return mapped
 
     @functools.cached_property
     def _checked(self) -> np.ndarray:
         return np.zeros(len(self._block), bool)
+
+    def expect(self, start: int, stop: int) -> None:
+        """Lets the disk begin with what will be read: so the rows of a batch are waited for together."""
+        first = start // BLOCK * self._record.itemsize // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_WILLNEED, first, ((stop - 1) // BLOCK + 1) * self._record.itemsize - first)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Raises UserError: a block was altered."""
@@ -185,24 +219,42 @@ class RemoteShard(_DiskShard):
 
     @functools.cached_property
     def _document(self) -> np.ndarray:
-        return np.frombuffer((epath.Path(self._folder) / "documents.bin").read_bytes(), "<i8").reshape(-1, 2)
+        import tensorstore
+
+        with self._blamed():
+            read = tensorstore.KvStore.open(f"{self._folder}/").result().read("documents.bin").result()
+            if read.state != "value":
+                raise FileNotFoundError("documents.bin is missing")
+            return np.frombuffer(read.value, "<i8").reshape(-1, 2)
 
     @functools.cached_property
     def _array(self):
         import tensorstore
 
         spec = {"driver": "zarr3", "kvstore": f"{self._folder}/", "recheck_cached_metadata": "open"}
-        return tensorstore.open(spec, read=True, open=True).result()
+        spec |= {"fill_missing_data_reads": False}  # else a lost file would read as zeros
+        spec |= {"recheck_cached_data": "open"}
+        with self._blamed():
+            return tensorstore.open(spec, read=True, open=True, context=_cache()).result()
+
+    def expect(self, start: int, stop: int) -> None:
+        """Nothing: `read` itself does not wait."""
 
     def read(self, start: int, stop: int):
         return self._array[start:stop].read()
 
     def wait(self, part) -> np.ndarray:
         """Raises UserError: a block was altered."""
-        try:
+        with self._blamed():
             return part.result()
-        except ValueError as error:
-            raise _altered(self._folder, str(error).splitlines()[0]) from error
+
+
+@functools.cache
+def _cache():
+    """Of the last blocks read, and of where blocks lie: without it a row would cost its shard's whole index again."""
+    import tensorstore
+
+    return tensorstore.Context({"cache_pool": {"total_bytes_limit": 1 << 26}})
 
 
 def _altered(folder: str, how: str) -> UserError:
@@ -217,7 +269,7 @@ class Tokens:
     """One split of a source: the documents of its shards, end to end."""
 
     def __init__(self, shards: list, byte_count: int = 0):
-        self._shards = [shard for shard in shards if shard.n_tokens]
+        self._shards = shards
         self._first = np.cumsum([0, *(shard.n_tokens for shard in self._shards)])  # token of each shard, and the end
         self.n_tokens = int(self._first[-1])
         self.byte_count = byte_count  # UTF-8 bytes of the text
@@ -242,11 +294,14 @@ class Tokens:
 
     def fill(self, target, start_P: np.ndarray, stop_P: np.ndarray) -> None:
         """Writes tokens start_P to stop_P - 1 into the arrays of target, one after the other."""
-        reads = [
-            (row, begin, shard, shard.read(a, b))
+        parts = [
+            (row, *part)
             for row, start, stop in zip(target, start_P.tolist(), stop_P.tolist())
-            for begin, shard, a, b in self._parts(start, stop)
+            for part in self._parts(start, stop)
         ]
+        for _, _, shard, first, end in parts:
+            shard.expect(first, end)
+        reads = [(row, begin, shard, shard.read(first, end)) for row, begin, shard, first, end in parts]
         for row, begin, shard, part in reads:
             part = shard.wait(part)
             row[begin : begin + len(part)] = part
@@ -258,7 +313,8 @@ class Tokens:
         while start + begin < stop:
             first = int(self._first[i])
             end = min(stop - first, self._shards[i].n_tokens)
-            yield begin, self._shards[i], start + begin - first, end
+            if end:  # a shard may hold only empty documents
+                yield begin, self._shards[i], start + begin - first, end
             begin, i = first + end - start, i + 1
 
     def document_at(self, position_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,5 @@
-"""Span corruption (T5, Raffel et al. 2020, section 3.1.4) for a decoder (UL2, Tay et al. 2022): spans of the text are cut
-out, and follow it, to be predicted.
+"""Span corruption (T5, Raffel et al. 2020, section 3.1.4) for a decoder (UL2, Tay et al. 2022): spans of the text are
+cut out, and follow it, to be predicted.
 
     text        a b c d e f g h          two spans of 4 tokens in all: "b c" and "f g"
     inputs      a <0> d e <1> h          seen both ways
@@ -75,8 +75,8 @@ class SpanCorruption:
         return noise_P, np.minimum(spans_P, np.minimum(noise_P, length_P - noise_P + 1))
 
     def _shorten(self, found: Pieces, key_P: np.ndarray):
-        """The pieces that fit into their rows, with their keys and counts: of those that don't fit the first of a row is
-        shortened, and the others are left out."""
+        """The pieces that fit into their rows, with their keys and counts: of those that don't fit the first of a row
+        is shortened, and the others are left out."""
         _, spans_P = self._counts(found.length, key_P)
         takes_P = found.length + 2 * spans_P + 1
         before_P = np.cumsum(takes_P) - takes_P

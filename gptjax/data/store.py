@@ -26,7 +26,17 @@ import numpy as np
 
 from gptjax.config import DataConfig
 from gptjax.data import sources
-from gptjax.data.folder import FORMAT, SPLITS, TextStore, digest, open_folder, token_dtype, with_end, write_manifest
+from gptjax.data.folder import (
+    FORMAT,
+    SPLITS,
+    TextStore,
+    cache_folder,
+    digest,
+    open_folder,
+    token_dtype,
+    with_end,
+    write_manifest,
+)
 from gptjax.data.hashing import mix
 from gptjax.data.shards import ShardWriter
 from gptjax.data.tokenizers import (
@@ -109,14 +119,25 @@ def _prepare_one(config: DataConfig, alive: Callable, name: str | None = None) -
             )
         return tokenizer, text
     key = _cache_key(config)
-    if "://" in config.cache_dir:
-        raise UserError(f"data.cache_dir={config.cache_dir} is not a local folder; tokens are mapped from a disk.")
-    folder = pathlib.Path(config.cache_dir).expanduser() / f"tokens-{digest(key)[:16]}"
+    folder = _tokens_folder(config, key)
     if not folder.exists():
         with _one_at_a_time(folder, alive):
             if not folder.exists():
                 _make(config, key, folder, alive)
     return open_folder(folder, name)
+
+
+def folders(config: DataConfig) -> dict[str, str]:
+    """Where `prepare` finds the tokens of each source, or would put them."""
+    configs = {sources.source_name(config): config} if config.mixture is None else mixture_configs(config)
+    return {
+        name: one.path if one.source == "prepared" else str(_tokens_folder(one, _cache_key(one)))
+        for name, one in configs.items()
+    }
+
+
+def _tokens_folder(config: DataConfig, key: dict) -> pathlib.Path:
+    return cache_folder(config) / f"tokens-{digest(key)[:16]}"
 
 
 # ---- the key of a cache folder

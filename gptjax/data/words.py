@@ -81,8 +81,7 @@ class WindowHasher:
         self._prefix = np.concatenate([np.zeros(1, np.uint64), np.cumsum(value_L * power[:-1], dtype=np.uint64)])
 
     def __call__(self, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
-        window = (self._prefix[stop] - self._prefix[first]) * self._inverse[first]
-        return mix(window + (stop - first).astype(np.uint64))
+        return mix((self._prefix[stop] - self._prefix[first]) * self._inverse[first])
 
 
 def _powers(base: np.uint64, n: int) -> np.ndarray:

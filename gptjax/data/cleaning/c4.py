@@ -28,6 +28,7 @@ class C4:
 
     Two Chinese characters count as one word (words.count_words). Not here: English only (see language) and the removal
     of repeated three-sentence spans over the whole corpus (see --dedup).
+    The rules are for one paragraph a line: text wrapped at 70 characters loses every line that ends within a sentence.
     """
 
     min_line_words: int | None = 5

@@ -8,17 +8,36 @@ byte-order mark is changed. Whatever cannot be read is a UserError with the file
 A SPEC (see spec.py) is a source in one word, such as "jsonl:gs://bucket/c4/*.gz" or "tfds:lm1b@test".
 """
 
+import itertools
+from collections import deque
 from collections.abc import Iterator
 
+import numpy as np
+
 from gptjax.config import DataConfig
+from gptjax.data.hashing import permute
 from gptjax.data.sources import arrays, columns, jsonl, text, warc
 from gptjax.data.sources.records import Document, OnError, Source, Unit
 from gptjax.data.sources.spec import from_spec
 from gptjax.errors import UserError, choose
 
-__all__ = ["SOURCES", "Document", "OnError", "Source", "Unit", "documents", "from_spec", "identity", "read", "units"]
+__all__ = [
+    "SOURCES",
+    "Document",
+    "OnError",
+    "Source",
+    "Unit",
+    "documents",
+    "from_spec",
+    "identity",
+    "read",
+    "spread_documents",
+    "units",
+]
 
 UNIT_BYTES = 64 << 20
+_SPREAD_BYTES = 1 << 20  # of a unit, where documents are taken from all over
+_SPREAD_UNITS = 64  # read in turns
 
 SOURCES = {
     "corpus": text.CORPUS,
@@ -37,6 +56,24 @@ def documents(config: DataConfig) -> Iterator[str]:
     for unit in units(config):
         for document in read(config, unit, _raise):
             yield document.text
+
+
+def spread_documents(config: DataConfig) -> Iterator[str]:
+    """The documents in another order, the same each time, in which the first ones are from all over the source.
+
+    Raises UserError as documents does.
+    """
+    parts = units(config, _SPREAD_BYTES)
+    order = deque(parts[i] for i in permute(np.arange(len(parts)), len(parts), 0, 0)) if parts else deque()
+    reading = deque()
+    while order or reading:
+        if order and len(reading) < _SPREAD_UNITS:
+            reading.append(read(config, order.popleft(), _raise))
+            continue
+        unit = reading.popleft()
+        for document in itertools.islice(unit, 1):
+            yield document.text
+            reading.append(unit)
 
 
 def _raise(error: UserError) -> None:

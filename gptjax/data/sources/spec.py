@@ -8,6 +8,9 @@ PATH                                    its ending says the kind, or a folder's 
 tfds:NAME[@SPLIT]                       tfds:wikipedia/20230601.en:1.0.0@train[:1%]
 hf:NAME[@SPLIT]                         hf:wikitext, hf:allenai/c4, or a folder
 hf:OWNER/NAME/CONFIG[@SPLIT]            hf:Salesforce/wikitext/wikitext-103-v1@validation
+
+With data.text_field as it is: tfds:wikipedia/20230601.en, tfds:c4/en, tfds:lm1b; set to book_text: tfds:pg19. Corpora
+that come as lines are named by their files, such as the Pile's jsonl:pile/train/*.jsonl.zst or jsonl:c4/en/*.json.gz.
 """
 
 import collections

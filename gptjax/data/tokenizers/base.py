@@ -2,7 +2,6 @@
 
 import abc
 import concurrent.futures
-import copy
 import functools
 import hashlib
 import json
@@ -76,8 +75,8 @@ class Tokenizer(abc.ABC):
         lacking = tuple(dict.fromkeys(name for name in names if name not in self.special))
         if not lacking:
             return self
-        other = copy.copy(self)
-        vars(other).pop("token_bytes", None)  # cached
+        other = object.__new__(type(self))  # copy.copy would build all anew, by __reduce__
+        vars(other).update({name: value for name, value in vars(self).items() if name != "token_bytes"})  # cached
         other.added = self.added + lacking
         other.spelling = self.spelling + [b""] * len(lacking)
         other.special = self.special | {name: self.vocab_size + i for i, name in enumerate(lacking)}
