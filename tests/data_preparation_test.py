@@ -38,7 +38,7 @@ def expected(source, tokenizer, keep=lambda texts: texts) -> dict[str, list]:
     """What each split has to hold, made plainly: {split: [(tokens, bytes) of a document]}."""
     found = {"train": [], "val": []}
     for text in keep(list(sources.documents(sources.from_spec(str(source), DataConfig())))):
-        split = "val" if shardmaker.is_held_out(text, 0.2) else "train"
+        split = "val" if shardmaker.is_held_out(text.encode(), 0.2) else "train"
         ids = tokenizer.encode(text).tolist() + ([] if tokenizer.eot_id is None else [tokenizer.eot_id])
         found[split].append((ids, len(text.encode())))
     return found
@@ -100,10 +100,10 @@ HELD_OUT = [3, 9, 16, 21, 38, 46]  # of "0" to "59", a tenth
 
 
 def test_documents_held_out_are_those_they_always_were_and_about_the_wanted_part():
-    held = [shardmaker.is_held_out(str(i), 0.1) for i in range(5000)]
+    held = [shardmaker.is_held_out(str(i).encode(), 0.1) for i in range(5000)]
     assert 400 < sum(held) < 600
     assert [i for i in range(60) if held[i]] == HELD_OUT
-    assert not any(shardmaker.is_held_out(str(i), 0.0) for i in range(5000))
+    assert not any(shardmaker.is_held_out(str(i).encode(), 0.0) for i in range(5000))
 
 
 def test_a_finished_folder_is_left_as_it_is(source, tmp_path, capsys):
