@@ -14,7 +14,7 @@ import pytest
 
 from gptjax.cli import main
 from gptjax.config import DataConfig
-from gptjax.data import cleaning, open_folder, shardmaker, sources, tokenizers, workers
+from gptjax.data import cleaning, open_folder, preparation, shardmaker, sources, tokenizers, workers
 from gptjax.errors import UserError
 
 CLEAN = "unicode,gopher_quality(min_words=40,min_word_length=1,min_stop_words=0),pii"
@@ -104,6 +104,21 @@ def test_documents_held_out_are_those_they_always_were_and_about_the_wanted_part
     assert 400 < sum(held) < 600
     assert [i for i in range(60) if held[i]] == HELD_OUT
     assert not any(shardmaker.is_held_out(str(i).encode(), 0.0) for i in range(5000))
+
+
+@pytest.mark.parametrize("size, shards", [(1, 1), (4 << 20, 1), (9 << 20, 3), (1 << 30, 32), (64 << 30, 256)])
+def test_shards_are_as_many_as_the_size_of_the_source_says(size, shards, tmp_path):
+    with (tmp_path / "a.jsonl").open("wb") as file:
+        file.truncate(size)  # takes no space
+    config = sources.from_spec(str(tmp_path / "a.jsonl"), DataConfig())
+    order = preparation.Order("a.jsonl", config, None, "out", None, 1, 0.1, None, None, False)
+    tasks = preparation._tasks(order)
+    assert [task.number for task in tasks] == list(range(shards))
+    assert [unit for task in tasks for unit in task.units] == sources.units(
+        config, 64 << 20 if shards > 32 else 4 << 20
+    )
+    sizes = [len(task.units) for task in tasks]
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_a_finished_folder_is_left_as_it_is(source, tmp_path, capsys):
