@@ -1,6 +1,6 @@
 """Loss curves of runs, read from their metrics.jsonl: python -m gptjax.plot --out=loss.png RUN [RUN ...]
 
-Needs matplotlib: pip install 'gptjax[notebooks]'.
+With --by_source: bits per byte of the held-out text of each source of one run. Needs matplotlib: pip install 'gptjax[notebooks]'.
 """
 
 import argparse
@@ -15,14 +15,7 @@ def loss_curves(workdirs: list[str], out: str) -> None:
 
     Raises UserError: a directory that is no run, no matplotlib.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError("loss curves need matplotlib; pip install 'gptjax[notebooks]'.") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    figure, axes = _figure()
     for workdir in workdirs:
         directory = rundir.open_run(workdir)
         directory.config()  # raises UserError if this is no run
@@ -48,13 +41,61 @@ def loss_curves(workdirs: list[str], out: str) -> None:
     figure.savefig(out, dpi=120)
 
 
+def source_curves(workdir: str, out: str) -> None:
+    """A picture at `out`: bits per byte of each source's held-out text, with two standard errors, against tokens.
+
+    Raises UserError: a directory that is no run, a run whose text has one source, no matplotlib.
+    """
+    figure, axes = _figure()
+    directory = rundir.open_run(workdir)
+    config = directory.config()
+    tokens_at = {row["step"]: row["tokens"] for row in metrics.read_metrics(directory.metrics, "train")}
+    held_out = [row for row in metrics.read_metrics(directory.metrics, "eval") if row["step"] in tokens_at]
+    names = [key.partition("/")[2] for key in (held_out[-1] if held_out else {}) if key.startswith("bits_per_byte/")]
+    if not names:
+        raise UserError(f"{workdir} has no held-out loss by source; --by_source is for a run of a data.mixture.")
+    for name in sorted(names, key=lambda name: -held_out[-1][f"bits_per_byte/{name}"]):
+        bits = [row[f"bits_per_byte/{name}"] for row in held_out]
+        relative = [row[f"standard_error/{name}"] / row[f"loss/{name}"] for row in held_out]
+        axes.errorbar(
+            [tokens_at[row["step"]] for row in held_out],
+            bits,
+            yerr=[2 * error * value for error, value in zip(relative, bits)],
+            fmt="o-",
+            markersize=3,
+            linewidth=1.2,
+            label=f"{name}: {bits[-1]:.2f}",
+        )
+    for tokens, _ in config.data.weight_stages:
+        axes.axvline(tokens, color="grey", linestyle="--", linewidth=0.8)
+        axes.annotate("other weights", (tokens, axes.get_ylim()[1]), ha="right", va="top", rotation=90, fontsize=8)
+    axes.set(xlabel="tokens", ylabel="bits per byte, held out", title=directory.path.name)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(out, dpi=120)
+
+
+def _figure():
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError("loss curves need matplotlib; pip install 'gptjax[notebooks]'.") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m gptjax.plot", description="Loss curves of runs.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run directory")
     parser.add_argument("--out", required=True, help="the picture: .png, .svg or .pdf")
+    parser.add_argument("--by_source", action="store_true", help="bits per byte of each source of one run")
     args = parser.parse_args()
     try:
-        loss_curves(args.runs, args.out)
+        if args.by_source and len(args.runs) > 1:
+            raise UserError(f"--by_source is for one run, and {len(args.runs)} are given.")
+        source_curves(args.runs[0], args.out) if args.by_source else loss_curves(args.runs, args.out)
     except UserError as error:
         print(f"gptjax: {error}", file=sys.stderr)
         return 2
