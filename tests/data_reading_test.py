@@ -14,7 +14,8 @@ import runs
 
 from gptjax import interrupt, metrics, rundir, schedule, train
 from gptjax.config import from_dict
-from gptjax.data import NextToken, TrainRows, folder, prepare, reading
+from gptjax.data import TrainRows, folder, prepare, reading
+from gptjax.data.objectives import NextToken
 from gptjax.errors import UserError
 
 NAMES = ("web", "books", "code")
