@@ -19,7 +19,7 @@ import tempfile
 
 import numpy as np
 
-from gptjax.data.hashing import OFFSET_STREAM, hash_of, permute
+from gptjax.data.hashing import OFFSET_STREAM, hash_of, mix, permute
 from gptjax.data.shards import Tokens
 from gptjax.errors import UserError
 
@@ -57,6 +57,10 @@ class ConcatRows:
         """As BestFitRows.spans: one for each row."""
         return np.arange(len(id_B)), id_B, np.full(len(id_B), self.row_tokens)
 
+    def places(self, id_B: np.ndarray) -> np.ndarray:
+        """uint64 [B]: a hash of where in the text each row lies."""
+        return mix(id_B.astype(np.uint64))
+
     def rows(self, id_B: np.ndarray) -> Batch:
         return window_rows(self.tokens, id_B, self.row_tokens, self.apart)
 
@@ -82,6 +86,15 @@ class BestFitRows:
             first_B - np.cumsum(stop_B - first_B) + stop_B - first_B, stop_B - first_B
         )
         return row_P, self.plan.start[piece_P], self.plan.length[piece_P].astype(np.int64)
+
+    def places(self, id_B: np.ndarray) -> np.ndarray:
+        """uint64 [B]: a hash of where in the text the pieces of each row lie, and of their order; not of the plan's numbers."""
+        row_P, start_P, length_P = self.spans(id_B)
+        count_B = np.bincount(row_P, minlength=len(id_B))
+        first_B = np.cumsum(count_B) - count_B
+        number_P = np.arange(len(row_P)) - first_B[row_P]
+        hash_P = mix(mix(start_P.astype(np.uint64)) ^ length_P.astype(np.uint64)) ^ number_P.astype(np.uint64)
+        return np.add.reduceat(mix(hash_P), first_B) if len(row_P) else np.zeros(0, np.uint64)
 
     def rows(self, id_B: np.ndarray) -> Batch:
         """What pads a row has token 0, weight 0 and a segment of its own."""

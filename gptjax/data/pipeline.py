@@ -103,7 +103,10 @@ class TrainRows:
         a row was another text, missing, read twice or in the place of another.
         """
         source_B, _, id_B = self.locate(first, stop)
-        place_B = mix(self._identity_S[source_B] ^ mix(id_B.astype(np.uint64)))
+        place_B = np.empty(len(source_B), np.uint64)
+        for i in np.unique(source_B):
+            place_B[source_B == i] = self._rows[i].places(id_B[source_B == i])
+        place_B = mix(self._identity_S[source_B] ^ place_B)
         return mix(place_B ^ mix(np.arange(first, stop, dtype=np.uint64)))
 
     def epochs(self, n_rows: int) -> dict[str, float]:
