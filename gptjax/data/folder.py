@@ -116,6 +116,8 @@ def read_manifest(folder) -> dict:
     mend = _mend(folder)
     path = folder / "manifest.json"
     if not path.exists():
+        if (folder / "work").exists():
+            mend = "gptjax prepare has not finished it: run the same command again, which goes on where it stopped"
         raise UserError(f"{folder} has no manifest.json, the last file to be written; {mend}.")
     try:
         manifest = json.loads(path.read_text())
