@@ -147,7 +147,16 @@ class EvalRows:
     Raises UserError: fewer than 2 tokens, or than such a window's.
     """
 
-    def __init__(self, tokens, tokenizer, context_length: int, config, objective, max_tokens: int | None = None):
+    def __init__(
+        self,
+        tokens,
+        tokenizer,
+        context_length: int,
+        config,
+        objective,
+        max_tokens: int | None = None,
+        name: str = "the held-out text",
+    ):
         self._tokens, self._apart = tokens, config.documents_apart
         self._token_bytes = np.asarray(tokenizer.token_bytes, np.int64)
         self._judge = objectives.held_out(objective)
@@ -157,8 +166,8 @@ class EvalRows:
         least = self._row_tokens if whole else 2
         if n_tokens < least:
             raise UserError(
-                f"the held-out text has {n_tokens} tokens, and {least} are the least to predict one; use a larger"
-                " data.val_fraction or more text."
+                f"{name} has {n_tokens} tokens, and {least} are the least to predict one; use a larger data.val_fraction"
+                " (of a prepared folder: --val_fraction of gptjax prepare) or more text."
             )
         self._n_predicted = n_tokens - 1 if max_tokens is None else min(max_tokens, n_tokens - 1)
         rows = self._n_predicted / self._stride
