@@ -87,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare_command.add_flags(prepare)
 
-    data = command("data", data_command.run, "the text of any step of a run, what it reads in numbers, or its checksums")
+    data = command(
+        "data", data_command.run, "the text of any step of a run, what it reads in numbers, or its checksums"
+    )
     data_command.add_flags(data, CONFIG_HELP)
 
     tokenizer = command("tokenizer", tokenizer_command.run, "train a tokenizer, or show what one is and does")
@@ -101,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     bench = command("bench", _bench, "compile time, tokens/s, MFU and memory of training and decoding a config")
     bench.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
     bench.add_argument("--seconds", type=float, default=20.0, help="to measure each for")
+    bench.add_argument("--data", action="store_true", help="instead: rates of the loader, and of encoding its text")
+    bench.add_argument(
+        "--tokenizer", action="append", metavar="SPEC", help="with --data: encode with this one (default: the text's)"
+    )
     bench.add_argument("--json", action="store_true", help="machine-readable")
     return parser
 
@@ -302,6 +308,14 @@ def _start_eight_cpu_devices() -> None:
 
 def _bench(args) -> None:
     config = _load_config(args)
+    if args.data:
+        from gptjax import data_bench
+
+        results = data_bench.bench(config, args.seconds, args.tokenizer or ())
+        print(json.dumps(results, indent=2) if args.json else data_bench.table(results))
+        return
+    if args.tokenizer:
+        raise UserError(f"--tokenizer={args.tokenizer[0]} is for gptjax bench --data; give that too.")
     _start_jax(config)
     from gptjax import bench
 

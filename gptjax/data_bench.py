@@ -5,7 +5,6 @@ on both. Rates are per second of CPU time of this process (all its threads), and
 others use too, the first is the one to compare. No JAX device is touched.
 """
 
-import glob
 import itertools
 import os
 import pathlib
@@ -16,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from gptjax import data
-from gptjax.data import sources, tokenizers
+from gptjax import data, schedule
+from gptjax.data import tokenizers
+from gptjax.data.hashing import permute
 from gptjax.errors import UserError
 from gptjax.metrics import si
 
@@ -30,10 +30,23 @@ def bench(config, seconds: float, specs: Iterable[str] = ()) -> dict:
 
     specs are tokenizers; none: the one of the config's data, as it is kept with the tokens.
     """
-    loader = loader_rates(config, seconds)
-    specs = list(specs) or [data.prepare(config.data).description["folder"]]
-    rates = [tokenizer_rates(spec, sources.documents(config.data), seconds) for spec in specs]
-    return {"loader": loader, "tokenizers": rates}
+    store, _ = data.open_text(config.data, config.model.context_length)
+    specs = list(specs) or [next(iter(store.sources.values())).description["folder"]]
+    rates = [tokenizer_rates(spec, _texts(store), seconds) for spec in specs]
+    return {"loader": loader_rates(config, seconds), "tokenizers": rates}
+
+
+def _texts(store: data.TokenStore) -> Iterator[str]:
+    """The documents that are trained on, from all over each source, source after source in turns."""
+    turns = [_shuffled(source.train, store.tokenizer) for source in store.sources.values()]
+    for texts in itertools.zip_longest(*turns):
+        yield from (text for text in texts if text)
+
+
+def _shuffled(tokens: data.Tokens, tokenizer: data.Tokenizer) -> Iterator[str]:
+    for number in permute(np.arange(tokens.n_documents), tokens.n_documents, 0, 0).tolist():
+        [(start, stop)], _ = tokens.documents(number, number + 1)
+        yield tokenizer.decode(tokens.read(np.array([start]), stop - start)[0])
 
 
 def tokenizer_rates(spec: str, texts: Iterable[str], seconds: float) -> dict:
@@ -76,7 +89,7 @@ def loader_rates(config, seconds: float) -> dict:
     read, files = training_reader(config)
     _, steps = _read_for(read, itertools.count(), seconds / 4)
     warm, steps = _read_for(read, steps, seconds / 2)
-    batch_tokens = config.train.batch_size * config.model.context_length
+    batch_tokens = config.tokens_per_step
     return {
         "file_bytes": sum(file.stat().st_size for file in files),
         "batch_tokens": batch_tokens,
@@ -87,18 +100,17 @@ def loader_rates(config, seconds: float) -> dict:
 
 def training_reader(config) -> tuple[Callable[[int], object], list[pathlib.Path]]:
     """(what reads the batch of a step and hashes its rows, the files it reads from). The one place that knows how."""
-    store = data.prepare(config.data)
-    rows = data.TrainRows(
-        store.train, config.model.context_length, config.data.seed, mask_documents=config.data.mask_documents
-    )
-    size = config.train.batch_size
+    store, objective = data.open_text(config.data, config.model.context_length)
+    rows = data.TrainRows(store, config.data, config.model.context_length, objective)
 
     def read(step: int) -> int:
-        batch = rows.rows(step * size, (step + 1) * size)
-        return int(data.row_hashes(batch["token_BT"], step * size).sum())
+        first = schedule.rows_before(config, step)
+        stop = first + schedule.batch_size(config, step)
+        rows.rows(first, stop)
+        return int(rows.hashes(first, stop).sum())
 
-    folder = store.description["folder"]
-    return read, [pathlib.Path(path) for path in sorted(glob.glob(f"{glob.escape(folder)}/train*.bin"))]
+    folders = [source.description["folder"] for source in store.sources.values()]
+    return read, [path for folder in folders for path in sorted(pathlib.Path(folder).glob("train-*/c/0"))]
 
 
 def forget_pages(file) -> int:

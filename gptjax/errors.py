@@ -8,7 +8,8 @@ class UserError(ValueError):
 
 
 class SaveFailed(UserError):
-    """A checkpoint could not be written; the same command may well succeed later. Exit code SAVE_FAILED."""
+    """A checkpoint or shard could not be written, or a worker was lost; the same command may well succeed later. Exit code
+    SAVE_FAILED."""
 
 
 def did_you_mean(name: str, known) -> str:

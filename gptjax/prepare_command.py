@@ -27,7 +27,9 @@ def add_flags(parser) -> None:
         help="bytes, gpt2[:PATH], hf:PATH, sentencepiece:PATH, or a folder of gptjax tokenizer train",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to fill, local or gs://")
-    parser.add_argument("--num_shards", type=int, metavar="N", help="(default: by size, whatever --workers)")
+    parser.add_argument(
+        "--num_shards", type=int, metavar="N", help="of each split (default: by the size of the source)"
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a CPU)")
     parser.add_argument(
         "--val_fraction",
@@ -260,8 +262,8 @@ def _performance(n: dict) -> str:
 def _dry_run(order, as_json: bool) -> None:
     from gptjax.data import preparation, unfinished
 
-    made = preparation.plan(order)
     unfinished.check_free(order.out)
+    made = preparation.plan(order)
     found = preparation.trial(order, made)
     counts, cpu = found["counts"], max(found["seconds"]["cpu"], 1e-9)
     facts = {

@@ -110,7 +110,10 @@ MANIFESTS = {
     "list": (lambda file: file.write_text("[]"), "manifest.json cannot be read (TypeError"),
     "another": (lambda file: file.write_text("{}"), "manifest.json cannot be read (KeyError: 'format')"),
     "binary": (lambda file: file.write_bytes(b"\xff\xfe"), "manifest.json cannot be read (UnicodeDecodeError"),
-    "old": (lambda file: file.write_text('{"format": 1}'), "has format 1, and 3 is read here; make it again"),
+    "old": (
+        lambda file: file.write_text('{"format": 1}'),
+        f"has format 1, and {folder.FORMAT} is read here; make it again",
+    ),
 }
 
 

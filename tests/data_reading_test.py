@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -173,6 +174,7 @@ def ask(process) -> list[str]:
     """The hash of the next call, and the signal that came before."""
     process.stdin.write("next\n")
     process.stdin.flush()
+    assert select.select([process.stdout], [], [], runs.SECONDS)[0], "no answer"
     return process.stdout.readline().split()
 
 

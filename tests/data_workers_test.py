@@ -92,6 +92,21 @@ def test_the_others_are_ended_where_one_fails_and_where_no_more_is_wanted():
     assert not any(map(preparing.alive, pids))
 
 
+def patient():
+    return wait
+
+
+def wait(task, report):
+    report(os.getpid())
+    time.sleep(0.3)
+    return task
+
+
+def test_ctrl_c_is_for_the_parent_alone():
+    assert list(workers.run(patient, ["done"], 1, lambda pid: os.kill(pid, signal.SIGINT))) == ["done"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 SCRIPT = """
 import data_workers_test, sys
 from gptjax.data import workers

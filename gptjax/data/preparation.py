@@ -161,8 +161,8 @@ def prepare(order: Order, progress) -> dict:
 
     Raises UserError: settings other than the folder's, nothing to train on, and whatever a worker raises.
     """
-    made = plan(order)
     unfinished.check_free(order.out)
+    made = plan(order)
     if (report := _finished(order, made)) is not None:
         return report
     epath.Path(order.out).mkdir(parents=True, exist_ok=True)

@@ -111,10 +111,22 @@ class Reader:
         if self._iterator is None:
             return self._dataset[call]
         with contextlib.nullcontext() if self._started else _signals_kept_from_children():
-            read = next(self._iterator)
+            read = self._next()
             self._started = True
         # Copied, so that the memory shared with the process that read it goes back now, whoever keeps the arrays.
         return read | {"batch": [{name: np.array(array) for name, array in part.items()} for part in read["batch"]]}
+
+    def _next(self) -> dict:
+        """Raises ChildProcessError: a process died; the same command may well succeed later."""
+        try:
+            return next(self._iterator)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise ChildProcessError(
+                "a process that reads ahead died (killed, or out of memory); run the same command again, or set"
+                " data.prefetch_workers=0"
+            ) from error
 
     def __enter__(self) -> "Reader":
         return self

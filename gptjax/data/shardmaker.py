@@ -123,11 +123,22 @@ class Tally:
             self.failures.append(message)
         self._send({"failure": message})
 
+    def read(self, n_bytes: int) -> None:
+        """A document of so many bytes of text was read."""
+        self.counts["documents"] += 1
+        self.counts["bytes"] += n_bytes
+        if self.counts["documents"] % 64 == 0:
+            self.add()
+
     def add(self, **counts: int) -> None:
         for name, n in counts.items():
             self.counts[name] += n
         if time.monotonic() - self._said > _SECONDS_BETWEEN_REPORTS:
             self.report()
+
+    def set(self, **counts: int) -> None:
+        self.counts |= counts
+        self.add()
 
     def report(self) -> None:
         """What was counted since the last time."""
@@ -165,7 +176,7 @@ def clean_documents(recipe: Recipe, units: Iterable[Unit], cleaner, tally: Tally
     """The documents of the units as they are to be tokenised. One without text is left out: it teaches nothing."""
     for unit in units:
         for document in sources.read(recipe.config, unit, tally.failed):
-            tally.add(documents=1, bytes=utf8_length(document.text))
+            tally.read(utf8_length(document.text))
             for piece in (document,) if cleaner is None else cleaner(document):
                 if piece.text:
                     yield piece
@@ -201,16 +212,17 @@ def _write_shards(recipe: Recipe, number: int, documents: Iterable[Document], ta
         began = time.process_time()
         ids = _encoded(recipe.tokenizer, batch)
         tally.tokenising_seconds += time.process_time() - began
-        n_bytes = [utf8_length(document.text) for document in batch]
-        for document, tokens, size in zip(batch, ids, n_bytes):
-            split = "val" if is_held_out(document.text, recipe.val_fraction) else "train"
+        for document, tokens in zip(batch, ids):
+            text = document.text.encode()
+            split = "val" if is_held_out(text, recipe.val_fraction) else "train"
             if split not in writers:
                 folder = epath.Path(recipe.folder) / recipe.shard_name(split, number)
                 writers[split] = ShardWriter(folder, token_dtype(recipe.tokenizer))
-            tokens = with_end(tokens, recipe.tokenizer)
-            writers[split].add(tokens, size)
-            tally.add(tokens=len(tokens))
-        tally.add(kept_documents=len(batch), kept_bytes=sum(n_bytes))
+            writers[split].add(with_end(tokens, recipe.tokenizer), len(text))
+        done = {
+            name: sum(writer.counts[name] for writer in writers.values()) for name in ("documents", "bytes", "tokens")
+        }
+        tally.set(kept_documents=done["documents"], kept_bytes=done["bytes"], tokens=done["tokens"])
     return {split: {recipe.shard_name(split, number): writer.close()} for split, writer in sorted(writers.items())}
 
 
@@ -238,9 +250,9 @@ def _encoded(tokenizer: Tokenizer, batch: list[Document]) -> list[np.ndarray]:
         raise
 
 
-def is_held_out(text: str, val_fraction: float) -> bool:
-    """By the text alone: equal documents fall to the same split, wherever they stand."""
-    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+def is_held_out(text: bytes, val_fraction: float) -> bool:
+    """By the UTF-8 of a text alone: equal documents fall to the same split, wherever they stand."""
+    number = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
     return number < int(val_fraction * 2**64)
 
 
@@ -277,7 +289,7 @@ def _without_duplicates(recipe: Recipe, task: Task, found: dict, tally: Tally) -
         keep = np.frombuffer(stream.read(), bool)
     for document, kept in zip(_kept_back(recipe.folder, task.number), keep.tolist(), strict=True):
         size = utf8_length(document.text)
-        tally.add(documents=1, bytes=size)
+        tally.read(size)
         if kept:
             yield document
             continue

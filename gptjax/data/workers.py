@@ -12,6 +12,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
 
 from gptjax.errors import SaveFailed, UserError
 
@@ -61,7 +62,12 @@ def _started(make: Callable[[], Do]) -> tuple:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, make), daemon=True)
-    process.start()
+    resource_tracker.ensure_running()  # which start() would do, and unblock what is blocked here
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for good in the process, from its first moment
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()  # so that a read from ours ends when the process does
     return ours, process
 
@@ -93,7 +99,6 @@ def _end(process) -> None:
 
 
 def _work(pipe, make: Callable[[], Do]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         do = make()

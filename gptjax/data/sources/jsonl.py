@@ -48,16 +48,18 @@ def _documents(field: str, unit: Unit, on_error: OnError, file) -> Iterator[Docu
 
 
 def _numbered(file) -> Iterator[tuple[str, bytes]]:
+    name = str(file)  # of an epath, which puts it together anew each time
     for number, line in enumerate(files.lines(file), start=1):
-        yield f"{file}:{number}", line
+        yield f"{name}:{number}", line
 
 
 def _placed(file, first: int, stop: int | None) -> Iterator[tuple[str, bytes]]:
+    name = str(file)
     with file.open("rb") as stream:
         for at, line in files.lines_from(stream, file, first):
             if stop is not None and at >= stop:
                 return
-            yield f"{file} at byte {at}", line
+            yield f"{name} at byte {at}", line
 
 
 def _with_line_number(error: UserError, file, where: str) -> UserError:
