@@ -129,7 +129,7 @@ def _concat(source, row_tokens: int, seed: int, config, alive) -> packing.Concat
 
 
 def _best_fit(source, row_tokens: int, seed: int, config, alive) -> packing.BestFitRows:
-    folder = cache_folder(config) / f"rows-{source.fingerprint[:16]}-{row_tokens}"
+    folder = cache_folder(config) / f"rows-{packing.Plan.FORMAT}-{source.fingerprint[:16]}-{row_tokens}"
     plan = packing.plan_rows(source.train, row_tokens, folder, alive)
     return packing.BestFitRows(source.train, row_tokens, seed, plan)
 
