@@ -20,6 +20,7 @@ from etils import epath
 from gptjax.config import DataConfig
 from gptjax.data.shards import Tokens, open_shard
 from gptjax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from gptjax.data.unfinished import WORK
 from gptjax.errors import UserError
 
 FORMAT = 3  # of the folder; raise it when the same config and text give other files
@@ -122,7 +123,7 @@ def read_manifest(folder) -> dict:
     mend = _mend(folder)
     path = folder / "manifest.json"
     if not path.exists():
-        if (folder / "work").exists():
+        if (folder / WORK).exists():
             mend = "gptjax prepare has not finished it: run the same command again, which goes on where it stopped"
         raise UserError(f"{folder} has no manifest.json, the last file to be written; {mend}.")
     try:
