@@ -84,21 +84,8 @@ def _open(config, directory):
 
     store, objective = data.open_text(config.data, config.model.context_length)
     if directory is not None:
-        _check_text(store, directory)
+        directory.check_text(store)
     return data.TrainRows(store, config.data, config.model.context_length, objective), store
-
-
-def _check_text(store, directory) -> None:
-    file = directory.path / "manifest.json"
-    try:
-        started = json.loads(file.read_text())["data"]["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read ({error!r}), which says what text the run has; restore it.") from error
-    if started != store.fingerprint:
-        raise UserError(
-            f"the text or tokenizer is not the one the run in {directory.path} was started with (fingerprint"
-            f" {started[:12]}, now {store.fingerprint[:12]}); restore the text, or look at it with --config=FILE."
-        )
 
 
 def _rows(config, rows, tokenizer, args) -> None:

@@ -64,7 +64,8 @@ def pool(sums: typing.Iterable[Sums]) -> Sums:
 
 
 def held_out_rows(config, store, objective) -> dict[str, data.EvalRows]:
-    """The held-out text of each source. Raises UserError: one has none."""
+    """The held-out text of each source. Raises UserError: one has none, by its name."""
+    said = {name: "the held-out text" + f" of {name!r}" * (len(store.sources) > 1) for name in store.sources}
     return {
         name: data.EvalRows(
             source.val,
@@ -73,6 +74,7 @@ def held_out_rows(config, store, objective) -> dict[str, data.EvalRows]:
             config.data,
             objective,
             max_tokens=config.eval.max_tokens,
+            name=said[name],
         )
         for name, source in store.sources.items()
     }

@@ -15,6 +15,7 @@ from gptjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class LoadedRun:
+    directory: rundir.RunDirectory
     config: Config
     tokenizer: data.Tokenizer
     program: step.Program
@@ -61,7 +62,7 @@ def open_model(workdir: str, step_number: int | None = None, ema: bool = False) 
             params = checkpointer.restore_params(chosen, abstract, name)
         finally:
             checkpointer.close()
-        yield LoadedRun(config, data.load_tokenizer(directory.tokenizer), program, params, chosen)
+        yield LoadedRun(directory, config, data.load_tokenizer(directory.tokenizer), program, params, chosen)
 
 
 def evaluate_run(loaded: LoadedRun) -> dict[str, evaluate.Evaluation]:
@@ -70,6 +71,7 @@ def evaluate_run(loaded: LoadedRun) -> dict[str, evaluate.Evaluation]:
     Raises UserError if that text cannot be had, or is another one now."""
     store, objective = data.open_text(loaded.config.data, loaded.config.model.context_length)
     tokenizers.check_same(store.tokenizer, loaded.tokenizer)
+    loaded.directory.check_text(store)
     rows = evaluate.held_out_rows(loaded.config, store, objective)
     return evaluate.evaluate_sources(loaded.program, loaded.params, rows, loaded.config.eval_batch_size)
 

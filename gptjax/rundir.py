@@ -68,6 +68,21 @@ class RunDirectory:
         except json.JSONDecodeError as error:
             raise UserError(f"{file} is damaged: {error}; restore it from a copy, or start a new run.") from error
 
+    def check_text(self, store) -> None:
+        """Raises UserError: the text or tokenizer of a TokenStore is not the one of the run."""
+        file = self.path / "manifest.json"
+        try:
+            started = json.loads(file.read_text())["data"]["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{file} cannot be read ({error!r}), which says what text the run has; restore it."
+            ) from error
+        if started != store.fingerprint:
+            raise UserError(
+                f"the text or tokenizer is not the one the run in {self.path} was started with (fingerprint"
+                f" {started[:12]}, now {store.fingerprint[:12]}); restore the text."
+            )
+
     def _neighbours(self) -> list[str]:
         return [p.name for p in self.path.parent.iterdir()] if self.path.parent.exists() else []
 

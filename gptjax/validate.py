@@ -104,6 +104,9 @@ def _check_mixture(d) -> None:
         return
     _require(d.mixture, "data.mixture has no source; give {name: folder or 'KIND:PATH'}, or None.")
     _require(
+        "all" not in d.mixture, "data.mixture: 'all' is what evaluations call the whole; give the source another name."
+    )
+    _require(
         d.source == "corpus" and d.path is None,
         f"data.mixture and data.source={d.source!r}, data.path={d.path!r} are both set; give the text in one of them.",
     )

@@ -110,7 +110,10 @@ MANIFESTS = {
     "list": (lambda file: file.write_text("[]"), "manifest.json cannot be read (TypeError"),
     "another": (lambda file: file.write_text("{}"), "manifest.json cannot be read (KeyError: 'format')"),
     "binary": (lambda file: file.write_bytes(b"\xff\xfe"), "manifest.json cannot be read (UnicodeDecodeError"),
-    "old": (lambda file: file.write_text('{"format": 1}'), f"has format 1, and {folder.FORMAT} is read here; make it again"),
+    "old": (
+        lambda file: file.write_text('{"format": 1}'),
+        f"has format 1, and {folder.FORMAT} is read here; make it again",
+    ),
 }
 
 
@@ -138,6 +141,15 @@ def test_what_others_put_beside_the_shards_is_left_alone(copy):
 def test_a_folder_that_is_none_is_refused(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path / 'none'} has no manifest.json"):
         open_folder(tmp_path / "none")
+
+
+def test_a_folder_that_prepare_has_not_finished_is_told_to_go_on_and_not_removed(tmp_path):
+    (tmp_path / "work").mkdir()
+    with pytest.raises(
+        UserError, match="prepare has not finished it: run the same command again, which goes on"
+    ) as error:
+        open_folder(tmp_path)
+    assert "remove" not in str(error.value)
 
 
 def test_files_too_large_to_hash_at_the_start_are_checked_block_by_block(copy, monkeypatch):

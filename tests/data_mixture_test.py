@@ -1,5 +1,6 @@
 """Mixtures: shares as exact as rows can be, sources counted without gaps, all of it arithmetic."""
 
+import itertools
 import math
 import re
 
@@ -132,12 +133,21 @@ def test_another_seed_gives_another_order_and_scaled_weights_the_same():
     assert np.array_equal(one, mixture({name: 50 * weight for name, weight in EIGHTHS.items()}).locate(0, 1000)[0])
 
 
-def test_the_order_in_which_sources_are_named_changes_no_sources_places():
-    names = ("web", "books", "code")
-    turned = ("code", "web", "books")
-    one = mixture(EIGHTHS).locate(0, 1000)[0]
-    other = mixture({name: EIGHTHS[name] for name in turned}).locate(0, 1000)[0]
-    assert [names[i] for i in one] == [turned[i] for i in other]
+@pytest.mark.parametrize(
+    "weights", [EIGHTHS, dict.fromkeys(EIGHTHS, 1), {"web": 0.6, "books": 0.3, "code": 0.1}], ids=str
+)
+def test_the_order_in_which_sources_are_named_changes_no_sources_places(weights):
+    names = tuple(weights)
+    for turned in itertools.permutations(names):
+        one, other = mixture(weights), mixture({name: weights[name] for name in turned})
+        (source_B, index_B), (source, index) = (
+            one.locate(PERIOD - 99, PERIOD + 99),
+            other.locate(PERIOD - 99, PERIOD + 99),
+        )
+        assert [names[i] for i in source_B] == [turned[i] for i in source]
+        np.testing.assert_array_equal(index_B, index)
+        counts = (dict(zip(order, made.counts(PERIOD + 7))) for order, made in ((names, one), (turned, other)))
+        assert next(counts) == next(counts)
 
 
 def test_a_source_alone_is_in_order_and_one_with_tiny_weight_comes_at_least_once_a_period():

@@ -188,6 +188,15 @@ def test_the_same_rows_in_another_order_have_another_sum(tmp_path):
 CHANGES = [dict(seed=1), dict(weights=WEIGHTS | {"a": 0.7}), dict(packing="best_fit")]
 
 
+def test_the_hash_of_packed_rows_is_of_their_documents_and_not_of_the_plans_numbers(tmp_path):
+    rows = train_rows(tmp_path, names="b", packing="best_fit")
+    n, plan = rows.rows_per_epoch["b"], rows.by_source["b"].plan
+    before, row_B = rows.hashes(0, n), rows.locate(0, n)[2]
+    plan.start = plan.start.copy()
+    plan.start[[0, -1]] = plan.start[[-1, 0]]  # the first and last of equally long documents change places
+    np.testing.assert_array_equal(rows.hashes(0, n) != before, (row_B == 0) | (row_B == n - 1))
+
+
 # ---- held-out rows
 
 

@@ -7,10 +7,12 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import preparing
 import pytest
+from etils import epath
 
 from gptjax.cli import main
 from gptjax.config import DataConfig
@@ -191,6 +193,28 @@ def test_a_folder_on_a_store_is_the_one_on_a_disk(source, bucket, tmp_path, monk
     assert preparing.hashes(bucket / "out") == preparing.hashes(tmp_path / "local")
 
 
+def test_a_folder_on_a_store_is_refused_where_a_file_is_missing_or_cut_and_asked_for_files_at_once(
+    source, bucket, tmp_path, monkeypatch
+):
+    given = ("--tokenizer=bytes", "--num_shards=3", "--val_fraction=0.2")
+    assert main(["prepare", f"--source={source}", f"--out={bucket}/out", *given]) == 0
+    stat, threads = type(epath.Path("gs://bucket")).stat, set()
+    counting = lambda path: threads.add(threading.current_thread()) or time.sleep(0.01) or stat(path)  # noqa: E731
+    monkeypatch.setattr(type(epath.Path("gs://bucket")), "stat", counting)
+    open_folder("gs://bucket/out")
+    assert len(threads) > 5
+    file = bucket / "out" / "train-00001-of-00003" / "documents.bin"
+    data = file.read_bytes()
+    file.write_bytes(data[:-16])
+    with pytest.raises(
+        UserError, match=f"train-00001-of-00003/documents.bin has {len(data) - 16} bytes, but was written"
+    ):
+        open_folder("gs://bucket/out")
+    file.unlink()
+    with pytest.raises(UserError, match="gs://bucket/out/train-00001-of-00003/documents.bin is missing"):
+        open_folder("gs://bucket/out")
+
+
 def test_a_shard_whose_file_is_gone_is_made_again_and_no_other(source, tmp_path, monkeypatch, capfd):
     given = ("--tokenizer=bytes", "--num_shards=3", "--val_fraction=0.2", f"--source={source}")
     assert main(["prepare", f"--out={tmp_path}/whole", *given]) == 0
@@ -219,6 +243,7 @@ def test_a_mistake_in_the_code_of_a_worker_is_one_line_and_a_traceback_in_a_file
 
 MODULES = """
 import sys
+import threading
 from gptjax.data import dedup, duplicates, preparation, shardmaker, tokenizers
 shardmaker.make_cleaner("unicode,language=en,gopher_quality,gopher_repetition,c4,pii")
 dedup.Fingerprinter(dedup.parse("minhash"))("some text")

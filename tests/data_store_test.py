@@ -12,6 +12,7 @@ from gptjax.data import sources, store, tokenizers
 from gptjax.data.folder import TextStore
 from gptjax.data.shards import Tokens
 from gptjax.data.store import Span, prepare, split_documents
+from gptjax.data.tokenizers import save_tokenizer, train_tokenizer
 from gptjax.errors import UserError
 
 TEXT = "It was the best of times, it was the wørst of times.\n" * 40
@@ -284,8 +285,30 @@ def test_sources_of_different_tokenizers_are_refused_by_name(config, prepared):
 
 def test_a_prepared_folder_of_another_tokenizer_than_the_config_says_is_refused(config, prepared):
     chosen = dataclasses.replace(config, source="prepared", path=prepared["best"], tokenizer="chars")
-    with pytest.raises(UserError, match="was made with a bytes tokenizer, but data.tokenizer='chars'; set it to None"):
+    says = r"was made with a bytes tokenizer \(hash .*\), which is not that of data.tokenizer='chars'; set them to None"
+    with pytest.raises(UserError, match=says):
         prepare(chosen)
+
+
+def test_a_prepared_folder_and_the_path_of_another_tokenizer_are_refused_and_that_of_its_own_is_not(config, tmp_path):
+    one, other = (train_tokenizer(DataConfig(tokenizer="chars"), [text]) for text in (TEXT, TEXT + "é"))
+    for name, tokenizer in (
+        ("one", one),
+        ("other", other.with_special(["<|x|>"])),
+        ("again", one.with_special(["<|x|>"])),
+    ):
+        save_tokenizer(tokenizer, tmp_path / name)
+    folder = prepare(dataclasses.replace(config, tokenizer="chars", tokenizer_path=str(tmp_path / "one"))).description[
+        "folder"
+    ]
+    chosen = dataclasses.replace(config, source="prepared", path=folder, tokenizer=None)
+    for name in ("one", "again"):
+        assert prepare(dataclasses.replace(chosen, tokenizer_path=str(tmp_path / name))).tokenizer.hash == one.hash
+    with pytest.raises(
+        UserError,
+        match="made with a chars tokenizer .* not that of data.tokenizer=None, data.tokenizer_path='.*/other'",
+    ):
+        prepare(dataclasses.replace(chosen, tokenizer_path=str(tmp_path / "other")))
 
 
 def test_a_source_that_is_no_prepared_folder_is_one_line(config, prepared, tmp_path):

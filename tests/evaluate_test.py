@@ -6,6 +6,11 @@ import pytest
 
 from gptjax import evaluate, meshes, sharding
 from gptjax.config import from_dict
+from gptjax.data import TextStore, Tokens, TokenStore
+from gptjax.data.objectives import NextToken
+from gptjax.data.shards import MemoryShard
+from gptjax.data.tokenizers.simple import ByteTokenizer
+from gptjax.errors import UserError
 
 
 def test_summary_of_hand_worked_rows():
@@ -58,6 +63,17 @@ def test_sources_taken_as_one_have_the_sums_of_all():
     assert whole.loss == pytest.approx(nats / whole.tokens)
     assert whole.bits_per_byte == pytest.approx(nats / math.log(2) / sum(one.n_bytes for one in sums))
     assert min(part.loss for part in parts) < whole.loss < max(part.loss for part in parts)
+
+
+def test_a_source_with_too_little_held_out_text_is_named():
+    tokens = {n: Tokens([MemoryShard(np.zeros(n, np.int32))]) for n in (1, 50)}
+    texts = {name: TextStore(tokens[50], tokens[n], "0" * 64, {}, name) for name, n in (("web", 50), ("code", 1))}
+    config = from_dict({"train": {"steps": 1}})
+    with pytest.raises(UserError, match="the held-out text of 'code' has 1 tokens, and 2 are the least"):
+        evaluate.held_out_rows(config, TokenStore(ByteTokenizer(), texts), NextToken())
+    alone = TokenStore(ByteTokenizer(), {"code": texts["code"]})
+    with pytest.raises(UserError, match="^the held-out text has 1 tokens, .* of gptjax prepare. or more text"):
+        evaluate.held_out_rows(config, alone, NextToken())
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])

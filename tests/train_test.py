@@ -204,6 +204,18 @@ def test_a_run_is_not_evaluated_with_another_tokenizer(undisturbed, text, tmp_pa
             run.evaluate_run(loaded)
 
 
+def test_a_run_is_not_evaluated_on_another_text_of_the_same_characters(undisturbed, text, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    (tmp_path / "other.txt").write_text(text.read_text()[::-1])
+    file = tmp_path / "run" / "config.json"
+    values = json.loads(file.read_text())
+    values["data"]["path"] = str(tmp_path / "other.txt")
+    file.write_text(json.dumps(values))
+    with run.open_model(tmp_path / "run") as loaded:
+        with pytest.raises(UserError, match=r"the text or tokenizer is not the one the run in .*/run was started with"):
+            run.evaluate_run(loaded)
+
+
 def test_a_run_carries_its_tokenizer_and_is_read_without_the_file_that_was_given(values, tmp_path):
     file = tmp_path / "tokenizer.json"
     file.write_text(json.dumps(vocabularies.small_json()))

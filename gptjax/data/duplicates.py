@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gptjax.data.dedup import Settings
-from gptjax.data.pipeline import mix
+from gptjax.data.hashing import mix
 from gptjax.errors import UserError
 
 _PART_BYTES = 32 << 20

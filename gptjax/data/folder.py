@@ -7,6 +7,7 @@
 A folder that is not complete, or was altered, is refused by the name of the file. It may lie on gs://.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
@@ -19,6 +20,7 @@ from etils import epath
 from gptjax.config import DataConfig
 from gptjax.data.shards import Tokens, open_shard
 from gptjax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from gptjax.data.unfinished import WORK
 from gptjax.errors import UserError
 
 FORMAT = 3  # of the folder; raise it when the same config and text give other files
@@ -121,6 +123,8 @@ def read_manifest(folder) -> dict:
     mend = _mend(folder)
     path = folder / "manifest.json"
     if not path.exists():
+        if (folder / WORK).exists():
+            mend = "gptjax prepare has not finished it: run the same command again, which goes on where it stopped"
         raise UserError(f"{folder} has no manifest.json, the last file to be written; {mend}.")
     try:
         manifest = json.loads(path.read_text())
@@ -147,17 +151,31 @@ def _checked_manifest(folder) -> dict:
             and entry.name not in manifest["shards"][entry.name.partition("-")[0]]
         ):
             raise UserError(f"{entry} is not in its manifest; {mend}.")
+    found = _sizes(folder, files)
     left = _HASHED_BYTES["remote" if "://" in str(folder) else "local"]
     for name, (size, sha256) in sorted(files.items(), key=lambda item: item[1]):
         file = folder / name
-        if not file.exists():
+        if found[name] is None:
             raise UserError(f"{file} is missing; {mend}.")
-        if file.stat().length != size:
-            raise UserError(f"{file} has {file.stat().length} bytes, but was written with {size}; {mend}.")
+        if found[name] != size:
+            raise UserError(f"{file} has {found[name]} bytes, but was written with {size}; {mend}.")
         left -= size
         if left >= 0 and _hash_of_file(file) != sha256:
             raise UserError(f"{file} was altered after it was written; {mend}.")
     return manifest
+
+
+def _sizes(folder, names) -> dict[str, int | None]:
+    """Bytes of files in a folder; None: missing. In threads where each is a request to a store, and there are thousands."""
+
+    def size(name: str) -> int | None:
+        file = folder / name
+        return file.stat().length if file.exists() else None
+
+    if "://" not in str(folder):
+        return {name: size(name) for name in names}
+    with concurrent.futures.ThreadPoolExecutor(32) as threads:
+        return dict(zip(names, threads.map(size, names)))
 
 
 def all_files(manifest: dict) -> Iterator[tuple[str, dict]]:

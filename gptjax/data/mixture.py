@@ -51,20 +51,15 @@ class Mixture:
                 before_S = before_S + stage.counts(end - first)
 
     def _stage(self, first: int, weights: dict[str, float], before_S: np.ndarray, seed: int) -> _Stage:
-        places_S = _places(np.array([weights[name] for name in self._names], np.float64))
+        """The table is made of the names in alphabetical order, so that the order in which they are given changes no row."""
+        names = sorted(self._names)
+        places_S = _places(np.array([weights[name] for name in names], np.float64))
         source_K = np.repeat(np.arange(len(places_S)), places_S)
         rank_K = np.arange(PERIOD) - np.repeat(np.cumsum(places_S) - places_S, places_S)
-        jitter_K = (
-            np.concatenate(
-                [
-                    hash_of(hash_of_name(f"{seed} {first} {name}"), np.arange(n), 0)
-                    for name, n in zip(self._names, places_S)
-                ]
-            )
-            / 2.0**64
-        )
-        order_K = np.argsort((rank_K + jitter_K) / places_S[source_K], kind="stable")
-        return _Stage(first, source_K[order_K], rank_K[order_K], places_S, before_S)
+        jitter = [hash_of(hash_of_name(f"{seed} {first} {name}"), np.arange(n), 0) for name, n in zip(names, places_S)]
+        order_K = np.argsort((rank_K + np.concatenate(jitter) / 2.0**64) / places_S[source_K], kind="stable")
+        given_S = np.array([self._names.index(name) for name in names])
+        return _Stage(first, given_S[source_K[order_K]], rank_K[order_K], places_S[np.argsort(given_S)], before_S)
 
     def locate(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """int64 [stop - first] twice: the source of rows first to stop - 1, and which of its rows each is."""

@@ -12,6 +12,7 @@ token but a document's first is predicted. Rows are read in whole epochs of `row
     position_BL  int32 [B, R - 1]    counted from the start of the document, or of the row     (if documents are apart)
 """
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -19,7 +20,7 @@ import tempfile
 
 import numpy as np
 
-from gptjax.data.hashing import OFFSET_STREAM, hash_of, permute
+from gptjax.data.hashing import OFFSET_STREAM, hash_of, mix, permute
 from gptjax.data.shards import Tokens
 from gptjax.errors import UserError
 
@@ -57,6 +58,10 @@ class ConcatRows:
         """As BestFitRows.spans: one for each row."""
         return np.arange(len(id_B)), id_B, np.full(len(id_B), self.row_tokens)
 
+    def places(self, id_B: np.ndarray) -> np.ndarray:
+        """uint64 [B]: a hash of where in the text each row lies."""
+        return mix(id_B.astype(np.uint64))
+
     def rows(self, id_B: np.ndarray) -> Batch:
         return window_rows(self.tokens, id_B, self.row_tokens, self.apart)
 
@@ -82,6 +87,15 @@ class BestFitRows:
             first_B - np.cumsum(stop_B - first_B) + stop_B - first_B, stop_B - first_B
         )
         return row_P, self.plan.start[piece_P], self.plan.length[piece_P].astype(np.int64)
+
+    def places(self, id_B: np.ndarray) -> np.ndarray:
+        """uint64 [B]: a hash of where in the text the pieces of each row lie, and of their order; not of the plan's numbers."""
+        row_P, start_P, length_P = self.spans(id_B)
+        count_B = np.bincount(row_P, minlength=len(id_B))
+        first_B = np.cumsum(count_B) - count_B
+        number_P = np.arange(len(row_P)) - first_B[row_P]
+        hash_P = mix(mix(start_P.astype(np.uint64)) ^ length_P.astype(np.uint64)) ^ number_P.astype(np.uint64)
+        return np.add.reduceat(mix(hash_P), first_B) if len(row_P) else np.zeros(0, np.uint64)
 
     def rows(self, id_B: np.ndarray) -> Batch:
         """What pads a row has token 0, weight 0 and a segment of its own."""
@@ -133,15 +147,21 @@ def _keep_apart(starts_BT: np.ndarray) -> Batch:
 
 
 class Plan:
-    """Pieces of documents, row by row: row r has pieces row_first[r] to row_first[r + 1] - 1. Arrays mapped from disk."""
+    """Pieces of documents, row by row: row r has pieces row_first[r] to row_first[r + 1] - 1. Arrays mapped from disk.
 
-    NAMES = ("start", "length", "row_first")  # of its files; tokens, tokens, pieces
+    Raises OSError or ValueError: a file is missing, or cut.
+    """
+
+    FORMAT = 2  # of the files; raise it when the same text gives another plan
+    DTYPES = {"start": "<i8", "length": "<i4", "row_first": "<i8"}  # of tokens, tokens, pieces
 
     def __init__(self, folder):
         self._folder = str(folder)
         self.start, self.length, self.row_first = (
-            np.load(f"{folder}/{name}.npy", mmap_mode="r") for name in self.NAMES
+            np.memmap(f"{folder}/{name}.bin", dtype, "r") for name, dtype in self.DTYPES.items()
         )
+        if not len(self.start) == len(self.length) == self.row_first[-1]:
+            raise ValueError("its files are not of one length")
 
     def __reduce__(self):  # another process maps the files itself
         return Plan, (self._folder,)
@@ -175,24 +195,27 @@ _GROUP = 1 << 20  # documents
 
 
 def _write_plan(tokens: Tokens, row_tokens: int, folder: pathlib.Path, alive) -> None:
-    parts, n_pieces = {name: [] for name in Plan.NAMES}, 0
-    for first in range(0, tokens.n_documents, _GROUP):
-        span_D2, _ = tokens.documents(first, min(first + _GROUP, tokens.n_documents))
-        start_P, length_P = _pieces(span_D2, row_tokens)
-        row_P = best_fit_decreasing(length_P, row_tokens)
-        order_P = np.argsort(row_P, kind="stable")
-        count_R = np.bincount(row_P) if len(row_P) else np.zeros(0, np.int64)
-        for name, values in zip(
-            Plan.NAMES, (start_P[order_P], length_P[order_P], n_pieces + np.cumsum(count_R) - count_R)
-        ):
-            parts[name].append(values)
-        n_pieces += len(row_P)
-        alive()
+    n_pieces = 0
+    with contextlib.ExitStack() as opened:
+        files = {name: opened.enter_context((folder / f"{name}.bin").open("wb")) for name in Plan.DTYPES}
+
+        def write(**values) -> None:
+            for name, array in values.items():
+                files[name].write(array.astype(Plan.DTYPES[name]).tobytes())
+
+        for first in range(0, tokens.n_documents, _GROUP):
+            span_D2, _ = tokens.documents(first, min(first + _GROUP, tokens.n_documents))
+            start_P, length_P = _pieces(span_D2, row_tokens)
+            row_P = best_fit_decreasing(length_P, row_tokens)
+            order_P = np.argsort(row_P, kind="stable")
+            count_R = np.bincount(row_P) if len(row_P) else np.zeros(0, np.int64)
+            row_first_R = n_pieces + np.cumsum(count_R) - count_R
+            write(start=start_P[order_P], length=length_P[order_P], row_first=row_first_R)
+            n_pieces += len(row_P)
+            alive()
+        write(row_first=np.array([n_pieces]))
     if not n_pieces:
         raise UserError("no document of the training text has two tokens, the least to predict one; use more text.")
-    parts["row_first"].append(np.array([n_pieces]))
-    for name, dtype in zip(Plan.NAMES, (np.int64, np.int32, np.int64)):
-        np.save(folder / f"{name}.npy", np.concatenate(parts[name]).astype(dtype))
 
 
 def _pieces(span_D2: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndarray]:

@@ -103,7 +103,10 @@ class TrainRows:
         a row was another text, missing, read twice or in the place of another.
         """
         source_B, _, id_B = self.locate(first, stop)
-        place_B = mix(self._identity_S[source_B] ^ mix(id_B.astype(np.uint64)))
+        place_B = np.empty(len(source_B), np.uint64)
+        for i in np.unique(source_B):
+            place_B[source_B == i] = self._rows[i].places(id_B[source_B == i])
+        place_B = mix(self._identity_S[source_B] ^ place_B)
         return mix(place_B ^ mix(np.arange(first, stop, dtype=np.uint64)))
 
     def epochs(self, n_rows: int) -> dict[str, float]:
@@ -126,7 +129,7 @@ def _concat(source, row_tokens: int, seed: int, config, alive) -> packing.Concat
 
 
 def _best_fit(source, row_tokens: int, seed: int, config, alive) -> packing.BestFitRows:
-    folder = cache_folder(config) / f"rows-{source.fingerprint[:16]}-{row_tokens}"
+    folder = cache_folder(config) / f"rows-{packing.Plan.FORMAT}-{source.fingerprint[:16]}-{row_tokens}"
     plan = packing.plan_rows(source.train, row_tokens, folder, alive)
     return packing.BestFitRows(source.train, row_tokens, seed, plan)
 
@@ -144,7 +147,16 @@ class EvalRows:
     Raises UserError: fewer than 2 tokens, or than such a window's.
     """
 
-    def __init__(self, tokens, tokenizer, context_length: int, config, objective, max_tokens: int | None = None):
+    def __init__(
+        self,
+        tokens,
+        tokenizer,
+        context_length: int,
+        config,
+        objective,
+        max_tokens: int | None = None,
+        name: str = "the held-out text",
+    ):
         self._tokens, self._apart = tokens, config.documents_apart
         self._token_bytes = np.asarray(tokenizer.token_bytes, np.int64)
         self._judge = objectives.held_out(objective)
@@ -154,8 +166,8 @@ class EvalRows:
         least = self._row_tokens if whole else 2
         if n_tokens < least:
             raise UserError(
-                f"the held-out text has {n_tokens} tokens, and {least} are the least to predict one; use a larger"
-                " data.val_fraction or more text."
+                f"{name} has {n_tokens} tokens, and {least} are the least to predict one; use a larger data.val_fraction"
+                " (of a prepared folder: --val_fraction of gptjax prepare) or more text."
             )
         self._n_predicted = n_tokens - 1 if max_tokens is None else min(max_tokens, n_tokens - 1)
         rows = self._n_predicted / self._stride

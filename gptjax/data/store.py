@@ -112,11 +112,7 @@ def _prepare_one(config: DataConfig, alive: Callable, name: str | None = None) -
     """name: of the source in data.mixture; None: it is alone."""
     if config.source == "prepared":
         tokenizer, text = open_folder(config.path, name)
-        if config.tokenizer is not None and config.tokenizer != tokenizer.kind:
-            raise UserError(
-                f"{config.path} was made with a {tokenizer.kind} tokenizer, but data.tokenizer={config.tokenizer!r};"
-                " set it to None, or prepare the text again."
-            )
+        _check_tokenizer(config, tokenizer)
         return tokenizer, text
     key = _cache_key(config)
     folder = _tokens_folder(config, key)
@@ -125,6 +121,23 @@ def _prepare_one(config: DataConfig, alive: Callable, name: str | None = None) -
             if not folder.exists():
                 _make(config, key, folder, alive)
     return open_folder(folder, name)
+
+
+def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
+    """Raises UserError: config names another tokenizer than that of the prepared folder."""
+    if config.tokenizer is None and config.tokenizer_path is None:
+        return
+    named, kind = f"data.tokenizer={config.tokenizer!r}", tokenizer_class(config).kind
+    if config.tokenizer_path is not None:
+        named += f", data.tokenizer_path={config.tokenizer_path!r}"
+    same = kind == tokenizer.kind
+    if same and config.tokenizer_path is not None:
+        same = train_tokenizer(config, ()).base_hash == tokenizer.base_hash
+    if not same:
+        raise UserError(
+            f"{config.path} was made with a {tokenizer.kind} tokenizer (hash {tokenizer.base_hash[:12]}), which is not"
+            f" that of {named}; set them to None, or prepare the text again."
+        )
 
 
 def folders(config: DataConfig) -> dict[str, str]:

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from gptjax.data.pipeline import mix
+from gptjax.data.hashing import mix
 
 # Kana, CJK ideographs, Thai to Tibetan, Burmese, Khmer. Hangul has spaces, so it is not here.
 _SPACELESS = (

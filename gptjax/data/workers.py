@@ -102,15 +102,25 @@ def _work(pipe, make: Callable[[], Do]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         do = make()
-        while True:
-            task = pipe.recv()
+        while (task := _next(pipe)) is not _NO_MORE:
             pipe.send(("done", do(task, lambda value: pipe.send(("report", value)))))
-    except (EOFError, BrokenPipeError):  # the parent is gone
+    except BrokenPipeError:  # the parent is gone
         return
     except (UserError, OSError) as error:
         pipe.send(("error", error))
     except Exception as error:
         pipe.send(("error", _failure(error)))
+
+
+_NO_MORE = object()
+
+
+def _next(pipe):
+    """The next task; _NO_MORE: the parent is gone. An EOFError of a task's own is another thing."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        return _NO_MORE
 
 
 def _end_with_parent() -> None:
