@@ -16,7 +16,8 @@ from etils import epath
 
 from gptjax.cli import main
 from gptjax.config import DataConfig
-from gptjax.data import cleaning, open_folder, preparation, shardmaker, sources, tokenizers, workers
+from gptjax.data import cleaning, open_folder, preparation, sources, tokenizers, workers
+from gptjax.data.hashing import is_held_out
 from gptjax.errors import UserError
 
 CLEAN = "unicode,gopher_quality(min_words=40,min_word_length=1,min_stop_words=0),pii"
@@ -40,7 +41,7 @@ def expected(source, tokenizer, keep=lambda texts: texts) -> dict[str, list]:
     """What each split has to hold, made plainly: {split: [(tokens, bytes) of a document]}."""
     found = {"train": [], "val": []}
     for text in keep(list(sources.documents(sources.from_spec(str(source), DataConfig())))):
-        split = "val" if shardmaker.is_held_out(text.encode(), 0.2) else "train"
+        split = "val" if is_held_out(text, 0.2) else "train"
         ids = tokenizer.encode(text).tolist() + ([] if tokenizer.eot_id is None else [tokenizer.eot_id])
         found[split].append((ids, len(text.encode())))
     return found
@@ -102,10 +103,11 @@ HELD_OUT = [3, 9, 16, 21, 38, 46]  # of "0" to "59", a tenth
 
 
 def test_documents_held_out_are_those_they_always_were_and_about_the_wanted_part():
-    held = [shardmaker.is_held_out(str(i).encode(), 0.1) for i in range(5000)]
+    held = [is_held_out(str(i), 0.1) for i in range(5000)]
     assert 400 < sum(held) < 600
     assert [i for i in range(60) if held[i]] == HELD_OUT
-    assert not any(shardmaker.is_held_out(str(i).encode(), 0.0) for i in range(5000))
+    assert all(is_held_out(f" {i}\n", 0.1) == held[i] for i in range(5000))  # white space is not the words
+    assert not any(is_held_out(str(i), 0.0) for i in range(5000))
 
 
 @pytest.mark.parametrize("size, shards", [(1, 1), (4 << 20, 1), (9 << 20, 3), (1 << 30, 32), (64 << 30, 256)])
@@ -380,3 +382,19 @@ def test_two_commands_do_not_fill_one_folder_at_once(long_source, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert second.returncode == 2 and "another gptjax prepare is filling" in err
+
+
+@pytest.mark.parametrize("dedup", [[], ["--dedup=exact"]])
+def test_the_parts_that_cleaning_splits_a_document_into_are_all_held_out_or_none(tmp_path, dedup):
+    words = "a question of thirteen words stands in the middle of this long text"
+    (tmp_path / "asked.txt").write_text(words)
+    lines = [json.dumps({"text": f"{i:03} " * 150 + words + f" {i:03}b" * 150}) for i in range(40)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    flags = [f"--clean=decontaminate={tmp_path / 'asked.txt'}", "--tokenizer=bytes", *dedup]
+    _, store = prepare(tmp_path / "in.jsonl", tmp_path / "out", *flags)
+    found = {}
+    for split, tokens in (("train", store.train), ("val", store.val)):
+        for ids, _ in preparing.documents(tokens):
+            found.setdefault(bytes(ids[:-1]).split()[0], []).append(split)
+    assert len(found) == 40 and all(len(splits) == 2 and len(set(splits)) == 1 for splits in found.values())
+    assert 0 < sum(splits[0] == "val" for splits in found.values()) < 20

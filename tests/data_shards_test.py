@@ -317,3 +317,18 @@ def test_a_writer_holds_no_more_than_a_block_and_a_document(tmp_path):
     tracemalloc.stop()
     writer.close()
     assert pathlib.Path(tmp_path / "c" / "0").stat().st_size > 16_000_000 > 20 * peak
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_an_altered_table_of_documents_is_found_when_it_is_read(tmp_path, prefix):
+    writer = ShardWriter(tmp_path / "shard", np.uint16)
+    writer.add(np.arange(5), 5)
+    writer.add(np.arange(3), 3)
+    sha256 = writer.close()["files"]["documents.bin"]["sha256"]
+    path = f"{prefix}{tmp_path / 'shard'}"
+    assert open_shard(path, 8, "uint16", sha256).document_start.tolist() == [0, 5]
+    table = np.fromfile(tmp_path / "shard" / "documents.bin", "<i8")
+    table[2] = 4
+    table.tofile(tmp_path / "shard" / "documents.bin")
+    with pytest.raises(UserError, match="shard was altered .*documents.bin has another SHA-256"):
+        open_shard(path, 8, "uint16", sha256).document_start  # noqa: B018

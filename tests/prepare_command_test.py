@@ -108,6 +108,7 @@ def test_other_settings_for_a_folder_are_refused_by_name_and_nothing_is_deleted(
     assert prepare("--num_shards=2") == 0
     if not finished:
         unfinish(folder / "out")
+        (folder / "out" / "work" / "shard-00001.json").write_text("{}")  # a part that is done
     before = preparing.hashes(folder / "out")
     for flag, says in CHANGES:
         assert prepare("--num_shards=2", flag) == 2
@@ -175,7 +176,7 @@ def test_a_full_disk_is_one_line_and_what_is_done_is_kept(folder):
 
 
 def test_json_is_all_that_is_printed(folder, capfd):
-    assert prepare("--json", "--clean=unicode", "--dedup=exact") == 0
+    assert prepare("--json", "--clean=unicode", "--dedup=exact", "--val_fraction=0") == 0
     printed = json.loads(capfd.readouterr().out)
     kept = json.loads((folder / "out" / "report.json").read_text())
     assert {name: printed[name] for name in kept} == kept
@@ -208,3 +209,12 @@ def test_the_progress_line_and_the_table_say_how_it_went(folder, capfd):
     counts = open_folder(folder / "out")[1].train
     assert table[1].split()[:3] == ["train", f"{counts.n_documents:,}", f"{counts.n_tokens:,}"]
     assert "--config.data.source=prepared --config.data.path=out" in printed.out
+
+
+@pytest.mark.parametrize("wrong", ["--source=empty.txt", "--text_field=body", "--clean=length(min_characters=99999)"])
+def test_a_command_that_made_nothing_may_be_mended_and_run_again(wrong, folder, capfd):
+    assert prepare(wrong, "--num_shards=1") == 2
+    assert prepare("--num_shards=2") == 0
+    mended = preparing.hashes(folder / "out")
+    assert prepare("--num_shards=2", out="other_out") == 0
+    assert mended == preparing.hashes(folder / "other_out")

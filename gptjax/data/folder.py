@@ -23,7 +23,7 @@ from gptjax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from gptjax.data.unfinished import WORK
 from gptjax.errors import UserError
 
-FORMAT = 3  # of the folder; raise it when the same config and text give other files
+FORMAT = 4  # of the folder; raise it when the same config and text give other files
 SPLITS = ("train", "val")
 # Files are held against their SHA-256 at the start, the smallest first, up to so many bytes in all. The others against
 # their size, and tokens block by block when they are read.
@@ -47,7 +47,7 @@ def open_folder(folder, name: str | None = None) -> tuple[Tokenizer, TextStore]:
     manifest = _checked_manifest(folder)
     tokenizer = load_tokenizer(folder)
     splits = {split: _open_tokens(folder, manifest, split) for split in SPLITS}
-    content = {shard: entry["files"] for entries in manifest["shards"].values() for shard, entry in entries.items()}
+    content = {shard: entry for entries in manifest["shards"].values() for shard, entry in entries.items()}
     fingerprint = digest({"format": manifest["format"], "tokenizer": tokenizer.hash, "files": content})
     about = {k: v for k, v in manifest.items() if k not in ("files", "shards")}
     said = "the training text" if name is None else f"the training text of {name!r}"
@@ -196,5 +196,8 @@ def _hash_of_file(path) -> str:
 
 def _open_tokens(folder, manifest: dict, split: str) -> Tokens:
     entries = manifest["shards"][split]
-    shards = [open_shard(folder / name, entry["tokens"], manifest["dtype"]) for name, entry in entries.items()]
+    shards = [
+        open_shard(folder / name, entry["tokens"], manifest["dtype"], entry["files"]["documents.bin"]["sha256"])
+        for name, entry in entries.items()
+    ]
     return Tokens(shards, manifest["splits"][split]["bytes"])

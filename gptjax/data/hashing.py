@@ -34,6 +34,14 @@ def hash_of_name(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
+def is_held_out(text: str, val_fraction: float) -> bool:
+    """Whether a document is for evaluation: by a hash of its words alone. So texts that differ in white space at most
+    fall to the same split, in every source and however often the text is prepared."""
+    words = " ".join(text.split()).encode(errors="surrogatepass")
+    number = int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")
+    return number < int(val_fraction * 2**64)
+
+
 def permute(index: np.ndarray, n: int, seed: int, epoch) -> np.ndarray:
     """int64, the shape of index: where a permutation of [0, n), drawn by (seed, epoch), takes each index.
 

@@ -9,6 +9,7 @@ of workers and however often the command was killed. Beside the shards it holds
     performance.json   seconds and memory: the one file that differs from run to run
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import itertools
@@ -25,7 +26,7 @@ from gptjax.data.folder import FORMAT, SPLITS, digest, write_manifest
 from gptjax.data.shardmaker import Recipe, Task, in_flags
 from gptjax.errors import UserError
 
-VERSION = 1  # of the way from text to shards; raise it when the same settings give other shards
+VERSION = 2  # of the way from text to shards; raise it when the same settings give other shards
 SHARD_BYTES = 256 << 20  # of a source on disk that make a shard
 _FEWEST_SHARDS, _SMALLEST_SHARD = 32, 4 << 20  # but so many shards, where they get so many bytes: work for processes
 _UNIT_BYTES = 64 << 20
@@ -267,21 +268,17 @@ def _find_duplicates(order: Order, made: Plan, progress) -> dict:
     return found
 
 
-class _local_files:
+@contextlib.contextmanager
+def _local_files(out, numbers: list[int]) -> Iterator[tuple[list, pathlib.Path]]:
     """(paths of the fingerprints on a local disk, a folder to work in), for the duration of a `with`."""
-
-    def __init__(self, out, numbers: list[int]):
-        self._out, self._numbers = out, numbers
-
-    def __enter__(self) -> tuple[list, pathlib.Path]:
-        remote = "://" in str(self._out)
-        parent = None if remote else epath.Path(self._out) / unfinished.WORK
-        self._folder = pathlib.Path(tempfile.mkdtemp(prefix="duplicates-", dir=parent))
-        files = [shardmaker.work_file(self._out, "fingerprints", n, "bin") for n in self._numbers]
-        return ([file.copy(self._folder / file.name) for file in files] if remote else files), self._folder
-
-    def __exit__(self, *error) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+    remote = "://" in str(out)
+    parent = None if remote else epath.Path(out) / unfinished.WORK
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="duplicates-", dir=parent))
+    files = [shardmaker.work_file(out, "fingerprints", n, "bin") for n in numbers]
+    try:
+        yield ([file.copy(folder / file.name) for file in files] if remote else files), folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---- the end
@@ -292,6 +289,7 @@ def _finish(order: Order, made: Plan, read: list[dict], records: list[dict], dup
     _check_kept(order, [record["counts"] for record in records], read)
     shards = {split: _entries(records, split) for split in SPLITS}
     if not shards["train"]:
+        unfinished.abandon(order.out)
         raise UserError(
             f"--val_fraction={order.val_fraction:g} holds out every document of {order.spec}; use a smaller one."
         )
@@ -314,6 +312,7 @@ def _check_kept(order: Order, counts: list[dict], read: list[dict]) -> None:
     """Raises UserError: there is no text to make shards of."""
     if any(count["kept_documents"] for count in counts):
         return
+    unfinished.abandon(order.out)
     failures = [message for record in read for message in record["failures"]["messages"]]
     because = f" ({failures[0].rstrip('.')})" if failures else ""
     n = sum(record["counts"]["documents"] for record in read)

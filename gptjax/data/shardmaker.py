@@ -11,7 +11,6 @@ Memory in use is that of a batch of documents, or of the largest of them.
 import dataclasses
 import functools
 import gzip
-import hashlib
 import os
 import re
 import resource
@@ -26,8 +25,9 @@ from etils import epath
 from gptjax.config import DataConfig
 from gptjax.data import sources, unfinished
 from gptjax.data.folder import token_dtype, with_end
+from gptjax.data.hashing import is_held_out
 from gptjax.data.shards import ShardWriter
-from gptjax.data.sources import Document, Unit
+from gptjax.data.sources import Unit
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import SaveFailed, UserError
 
@@ -35,6 +35,14 @@ NAMED_FAILURES = 100  # of a shard; more are counted
 _BATCH_CHARACTERS, _BATCH_DOCUMENTS = 1 << 20, 1024
 _SECONDS_BETWEEN_REPORTS = 0.25
 _SAMPLES, _EXCERPT = 3, 240  # of duplicates: documents of a shard, characters of each
+
+
+class Piece(NamedTuple):
+    """A document that is to be tokenised, or a part of one that cleaning has split."""
+
+    where: str
+    text: str
+    held_out: bool  # all parts of a document or none
 
 
 class Task(NamedTuple):
@@ -172,14 +180,17 @@ def make_cleaner(clean: str | None):
     return cleaning.Cleaner(cleaning.parse(clean))
 
 
-def clean_documents(recipe: Recipe, units: Iterable[Unit], cleaner, tally: Tally) -> Iterator[Document]:
-    """The documents of the units as they are to be tokenised. One without text is left out: it teaches nothing."""
+def clean_documents(recipe: Recipe, units: Iterable[Unit], cleaner, tally: Tally) -> Iterator[Piece]:
+    """The documents of the units as they are to be tokenised. One without text is left out: it teaches nothing.
+
+    Held out is by the cleaned text, of a document in parts by the first of them.
+    """
     for unit in units:
         for document in sources.read(recipe.config, unit, tally.failed):
             tally.read(utf8_length(document.text))
-            for piece in (document,) if cleaner is None else cleaner(document):
-                if piece.text:
-                    yield piece
+            parts = [part for part in ((document,) if cleaner is None else cleaner(document)) if part.text]
+            held_out = bool(parts) and is_held_out(parts[0].text, recipe.val_fraction)
+            yield from (Piece(part.where, part.text, held_out) for part in parts)
         tally.add(units=1)
 
 
@@ -205,7 +216,7 @@ def _tokenised(recipe: Recipe, task: Task, tally: Tally) -> tuple[str, dict]:
     return "shard", {"entries": entries} | found
 
 
-def _write_shards(recipe: Recipe, number: int, documents: Iterable[Document], tally: Tally) -> dict:
+def _write_shards(recipe: Recipe, number: int, documents: Iterable[Piece], tally: Tally) -> dict:
     """{split: {shard: its entry in the manifest}}, of the splits that got a document."""
     writers = {}
     for batch in _batches(documents):
@@ -213,12 +224,11 @@ def _write_shards(recipe: Recipe, number: int, documents: Iterable[Document], ta
         ids = _encoded(recipe.tokenizer, batch)
         tally.tokenising_seconds += time.process_time() - began
         for document, tokens in zip(batch, ids):
-            text = document.text.encode()
-            split = "val" if is_held_out(text, recipe.val_fraction) else "train"
+            split = "val" if document.held_out else "train"
             if split not in writers:
                 folder = epath.Path(recipe.folder) / recipe.shard_name(split, number)
                 writers[split] = ShardWriter(folder, token_dtype(recipe.tokenizer))
-            writers[split].add(with_end(tokens, recipe.tokenizer), len(text))
+            writers[split].add(with_end(tokens, recipe.tokenizer), utf8_length(document.text))
         done = {
             name: sum(writer.counts[name] for writer in writers.values()) for name in ("documents", "bytes", "tokens")
         }
@@ -226,7 +236,7 @@ def _write_shards(recipe: Recipe, number: int, documents: Iterable[Document], ta
     return {split: {recipe.shard_name(split, number): writer.close()} for split, writer in sorted(writers.items())}
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def _batches(documents: Iterable[Piece]) -> Iterator[list[Piece]]:
     batch, size = [], 0
     for document in documents:
         batch.append(document)
@@ -238,7 +248,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _encoded(tokenizer: Tokenizer, batch: list[Document]) -> list[np.ndarray]:
+def _encoded(tokenizer: Tokenizer, batch: list[Piece]) -> list[np.ndarray]:
     try:
         return tokenizer.encode_batch([document.text for document in batch])
     except UserError:
@@ -250,19 +260,13 @@ def _encoded(tokenizer: Tokenizer, batch: list[Document]) -> list[np.ndarray]:
         raise
 
 
-def is_held_out(text: bytes, val_fraction: float) -> bool:
-    """By the UTF-8 of a text alone: equal documents fall to the same split, wherever they stand."""
-    number = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
-    return number < int(val_fraction * 2**64)
-
-
 # ---- deduplicated: what is cleaned is kept until duplicates are known
 #
 # Measured in CPU time: keeping and reading back a megabyte costs 10 ms and a fourth of its size, cleaning it again
 # 20 to 500 ms; with no cleaning, reading jsonl again would cost 5 ms, of the 120 to 200 ms that tokenising takes.
 
 
-_SIZES = struct.Struct("<IQ")  # UTF-8 bytes of where and text, before each document
+_HEAD = struct.Struct("<IQ?")  # before each document: UTF-8 bytes of where and of text, whether it is held out
 
 
 def _cleaned(recipe: Recipe, task: Task, tally: Tally) -> tuple[str, dict]:
@@ -277,14 +281,14 @@ def _cleaned(recipe: Recipe, task: Task, tally: Tally) -> tuple[str, dict]:
     ):
         for document in clean_documents(recipe, task.units, cleaner, tally):
             where, text = document.where.encode(), document.text.encode()
-            stream.write(_SIZES.pack(len(where), len(text)) + where)
+            stream.write(_HEAD.pack(len(where), len(text), document.held_out) + where)
             stream.write(text)
             fingerprints.write(fingerprint(document.text).tobytes())
             tally.add(kept_documents=1, kept_bytes=len(text))
     return "cleaned", {"cleaning": None if cleaner is None else cleaner.report}
 
 
-def _without_duplicates(recipe: Recipe, task: Task, found: dict, tally: Tally) -> Iterator[Document]:
+def _without_duplicates(recipe: Recipe, task: Task, found: dict, tally: Tally) -> Iterator[Piece]:
     with work_file(recipe.folder, "keep", task.number, "bin").open("rb") as stream:
         keep = np.frombuffer(stream.read(), bool)
     for document, kept in zip(_kept_back(recipe.folder, task.number), keep.tolist(), strict=True):
@@ -300,8 +304,9 @@ def _without_duplicates(recipe: Recipe, task: Task, found: dict, tally: Tally) -
     tally.add(units=len(task.units))
 
 
-def _kept_back(folder, number: int) -> Iterator[Document]:
+def _kept_back(folder, number: int) -> Iterator[Piece]:
     with work_file(folder, "cleaned", number, "gz").open("rb") as packed, gzip.open(packed) as stream:
-        while sizes := stream.read(_SIZES.size):
-            where, text = (stream.read(n).decode() for n in _SIZES.unpack(sizes))
-            yield Document(text, where)
+        while head := stream.read(_HEAD.size):
+            *sizes, held_out = _HEAD.unpack(head)
+            where, text = (stream.read(n).decode() for n in sizes)
+            yield Piece(where, text, held_out)

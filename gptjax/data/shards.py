@@ -128,13 +128,20 @@ class MemoryShard:
 
 
 class _DiskShard:
-    """What shards on disk have in common: the table of documents, read when it is asked for."""
+    """What shards on disk have in common: the table of documents, read, and held against its hash, when it is asked for."""
 
-    def __init__(self, folder, n_tokens: int, dtype: str):
+    def __init__(self, folder, n_tokens: int, dtype: str, documents_sha256: str | None = None):
         self._folder, self.n_tokens, self._dtype = str(folder), n_tokens, np.dtype(dtype).newbyteorder("<")
+        self._documents_sha256 = documents_sha256
 
     def __reduce__(self):  # a process that reads ahead opens the files itself
-        return type(self), (self._folder, self.n_tokens, self._dtype.name)
+        return type(self), (self._folder, self.n_tokens, self._dtype.name, self._documents_sha256)
+
+    def _table(self, data) -> np.ndarray:
+        """int64 [documents, 2] from the bytes of documents.bin. Raises UserError: they were altered."""
+        if self._documents_sha256 not in (None, hashlib.sha256(data).hexdigest()):
+            raise _altered(self._folder, "documents.bin has another SHA-256")
+        return np.frombuffer(data, "<i8").reshape(-1, 2)
 
     @contextlib.contextmanager
     def _blamed(self) -> typing.Iterator[None]:
@@ -163,7 +170,7 @@ class MappedShard(_DiskShard):
         if path.exists() and not path.stat().st_size:  # numpy cannot map an empty file
             return np.zeros((0, 2), np.int64)
         with self._blamed():
-            return np.memmap(path, "<i8", mode="r").reshape(-1, 2)
+            return self._table(np.memmap(path, np.uint8, mode="r"))
 
     @functools.cached_property
     def _block(self) -> np.ndarray:
@@ -225,7 +232,7 @@ class RemoteShard(_DiskShard):
             read = tensorstore.KvStore.open(f"{self._folder}/").result().read("documents.bin").result()
             if read.state != "value":
                 raise FileNotFoundError("documents.bin is missing")
-            return np.frombuffer(read.value, "<i8").reshape(-1, 2)
+            return self._table(read.value)
 
     @functools.cached_property
     def _array(self):
@@ -261,8 +268,8 @@ def _altered(folder: str, how: str) -> UserError:
     return UserError(f"{folder} was altered after it was written ({how}); make it again with gptjax prepare.")
 
 
-def open_shard(folder, n_tokens: int, dtype: str):
-    return (RemoteShard if "://" in str(folder) else MappedShard)(folder, n_tokens, dtype)
+def open_shard(folder, n_tokens: int, dtype: str, documents_sha256: str | None = None):
+    return (RemoteShard if "://" in str(folder) else MappedShard)(folder, n_tokens, dtype, documents_sha256)
 
 
 class Tokens:

@@ -22,8 +22,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
-
 from gptjax.config import DataConfig
 from gptjax.data import sources
 from gptjax.data.folder import (
@@ -37,7 +35,7 @@ from gptjax.data.folder import (
     with_end,
     write_manifest,
 )
-from gptjax.data.hashing import mix
+from gptjax.data.hashing import is_held_out
 from gptjax.data.shards import ShardWriter
 from gptjax.data.tokenizers import (
     Tokenizer,
@@ -187,10 +185,8 @@ def split_documents(config: DataConfig, documents: Iterable[str], n_characters: 
 
 
 def _split_by_hash(documents: Iterable[str], val_fraction: float) -> Iterator[Span]:
-    threshold = int(val_fraction * 2**64)
-    for i, text in enumerate(documents):
-        held_out = int(mix(np.array([i], np.uint64))[0]) < threshold
-        yield Span("val" if held_out else "train", text, ends=True)
+    for text in documents:
+        yield Span("val" if is_held_out(text, val_fraction) else "train", text, ends=True)
 
 
 def _split_tail(documents: Iterable[str], n_train_characters: int) -> Iterator[Span]:

@@ -4,14 +4,15 @@
     work/NAME.json           a record of each part that is done, written whole when it is
     work/lock, lock.workers  held by the process that fills the folder, and by its workers
 
-`work` goes when the manifest is there. Other settings than those it was begun with are refused; nothing is deleted for
-them. Local folders are locked; on gs:// two commands that fill one folder at once are not noticed.
+`work` goes when the manifest is there. Once a part is done, other settings than those it was begun with are refused;
+nothing is deleted for them. Local folders are locked; on gs:// two commands that fill one folder at once are not noticed.
 """
 
 import contextlib
 import fcntl
 import json
 import pathlib
+import re
 import time
 from collections.abc import Iterator
 
@@ -21,6 +22,7 @@ from gptjax.errors import UserError
 
 WORK = "work"
 _LOCK, _WORKERS_LOCK = "lock", "lock.workers"
+_SHARD = re.compile(r"(train|val)-\d{5}-of-\d{5}")
 _SECONDS_TO_END = 20  # of workers whose parent was killed
 
 
@@ -47,12 +49,32 @@ def finished_settings(folder) -> dict | None:
 
 
 def begin(folder, settings: dict) -> None:
-    """Writes the settings, or compares them with those there are. Raises UserError: they differ."""
+    """Writes the settings, or compares them with those there are.
+
+    Raises UserError: they differ, and a part of the folder is done with the others.
+    """
     path = epath.Path(folder) / WORK / "settings.json"
-    if (kept := read_json(path)) is None:
-        write_json(path, settings)
-    else:
+    kept = read_json(path)
+    if kept is not None and _is_any_done(folder):
         check_same(folder, kept, settings)
+    elif kept != json.loads(json.dumps(settings)):
+        abandon(folder)
+        write_json(path, settings)
+
+
+def _is_any_done(folder) -> bool:
+    names = {path.name for path in (epath.Path(folder) / WORK).iterdir()}
+    return any(name.endswith(".json") for name in names - {"settings.json"})
+
+
+def abandon(folder) -> None:
+    """Removes what was begun, of which nothing can be used: the same command, mended, may begin anew."""
+    work = epath.Path(folder) / WORK
+    for path in [*epath.Path(folder).iterdir(), *(work.iterdir() if work.exists() else ())]:
+        if _SHARD.fullmatch(path.name):
+            path.rmtree()
+        elif path.parent == work and path.name not in (_LOCK, _WORKERS_LOCK):
+            path.rmtree() if path.is_dir() else path.unlink()
 
 
 def check_same(folder, kept: dict, settings: dict) -> None:
