@@ -149,7 +149,8 @@ def test_a_hugging_face_data_set_is_read_from_a_folder(tmp_path):
 
 
 def test_importing_the_package_loads_no_heavy_library():
-    heavy = "jax", "tensorflow_datasets", "sentencepiece", "tensorflow", "pyarrow", "zstandard", "warcio", "etils"
+    heavy = ["jax", "tensorflow_datasets", "sentencepiece", "tensorflow", "pyarrow", "zstandard", "warcio", "grain"]
+    heavy += ["tensorstore", "tiktoken", "tokenizers", "trafilatura", "ftfy", "rensa"]
     code = f"import sys, gptjax.data; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
