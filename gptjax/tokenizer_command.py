@@ -26,6 +26,13 @@ def add_flags(parser) -> None:
     train.add_argument("--vocab_size", type=int, required=True, metavar="N", help="tokens, special ones included")
     train.add_argument("--out", required=True, metavar="DIR", help="a folder to make, local or gs://")
     train.add_argument("--train_bytes", type=float, default=100e6, metavar="N", help="of text to train on, at most")
+    train.add_argument(
+        "--val_fraction",
+        type=float,
+        default=0.005,
+        metavar="F",
+        help="of gptjax prepare: documents that it holds out are not trained on (default: 0.005)",
+    )
     train.add_argument("--digits", choices=("keep", "split"), default="keep", help="split: a token has one at most")
     train.add_argument(
         "--special",
@@ -83,6 +90,7 @@ def _documents(args) -> list:
 
 def _train(args) -> None:
     from gptjax.data import tokenizers
+    from gptjax.data.hashing import is_held_out
     from gptjax.data.tokenizers import sentencepiece
     from gptjax.metrics import Progress
 
@@ -90,7 +98,8 @@ def _train(args) -> None:
     _check_flags(args, symbols)
     progress, train_bytes = Progress(), int(args.train_bytes)
     with contextlib.closing(progress):
-        parts = [sentencepiece.training_lines(texts, train_bytes // len(args.source)) for texts in _documents(args)]
+        kept = ((text for text in texts if not is_held_out(text, args.val_fraction)) for texts in _documents(args))
+        parts = [sentencepiece.training_lines(texts, train_bytes // len(args.source)) for texts in kept]
         lines = list(_watched(itertools.chain(*parts), train_bytes, progress))
         split, coverage = args.digits == "split", args.character_coverage
         with _clock(progress, f"training {args.vocab_size:,} tokens on {_size(lines) / 1e6:,.1f} MB"):
@@ -113,6 +122,8 @@ def _check_flags(args, symbols: tuple[str, ...]) -> None:
         raise UserError(
             f"--vocab_size={args.vocab_size} is too small: {least} are bytes and special symbols; use more."
         )
+    if not 0 <= args.val_fraction < 1:
+        raise UserError(f"--val_fraction={args.val_fraction:g} is no fraction; give one from 0 to 1, such as 0.005.")
     if not args.train_bytes >= 1:
         raise UserError(f"--train_bytes={args.train_bytes:g} is too small; use at least 1, such as 100e6.")
     if args.character_coverage is not None and not 0.98 <= args.character_coverage <= 1:

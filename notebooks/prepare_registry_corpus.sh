@@ -9,7 +9,7 @@ raw=$folder/raw
 [ -e "$folder/tokenizer/tokenizer.json" ] || gptjax tokenizer train --out="$folder/tokenizer" \
     --source="jsonl:$raw/manuals" --source="jsonl:$raw/dictionaries" --source="jsonl:$raw/code_python" \
     --source="jsonl:$raw/code_go" --source="jsonl:$raw/zh_poems" --source="jsonl:$raw/zh_sayings" \
-    --vocab_size=8192 --train_bytes=20e6 --special=chat,fim
+    --vocab_size=8192 --train_bytes=20e6 --val_fraction=0.02 --special=chat,fim
 
 prepare() {
     name=$1

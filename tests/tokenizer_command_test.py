@@ -12,6 +12,7 @@ from vocabularies import GPT2_FOLDER, MULTILINGUAL, TEXTS, examples
 from gptjax import cli, interrupt
 from gptjax.config import DataConfig
 from gptjax.data import tokenizers
+from gptjax.data.hashing import is_held_out
 from gptjax.data.sources import documents, spread_documents
 
 TRAIN = ["tokenizer", "train", "--source=corpus", "--vocab_size=500", "--train_bytes=100e3"]
@@ -125,6 +126,18 @@ def test_a_wrong_request_ends_in_one_line_and_writes_nothing(words, message, tmp
     assert re.search(message.replace("FULL", places["FULL"]), said[-1])
     assert sum(line.startswith("gptjax: ") for line in said) == 1
     assert [file.name for file in tmp_path.rglob("*")] == ["full", "thesis.tex"]
+
+
+def test_documents_that_prepare_holds_out_are_not_trained_on(tmp_path):
+    texts = [f"{word} " * 50 for word in ("zebra", "okapi", "tapir", "gnu", "yak", "eland", "kudu", "oryx")]
+    held = [text.split()[0] for text in texts if is_held_out(text, 0.5)]
+    assert 0 < len(held) < len(texts)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    flags = [f"--source={tmp_path / 'a.jsonl'}", "--val_fraction=0.5", "--vocab_size=280", f"--out={tmp_path / 'made'}"]
+    assert cli.main(["tokenizer", "train", *flags]) == 0
+    kept = "".join(text for text in texts if text.split()[0] not in held)
+    longer = [token.decode() for token in tokenizers.load_tokenizer(tmp_path / "made").spelling if len(token) > 1]
+    assert len(longer) > 5 and all(token in kept for token in longer)
 
 
 def test_of_several_sources_each_gives_an_equal_part_of_what_is_trained_on(tmp_path):

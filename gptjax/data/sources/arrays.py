@@ -194,17 +194,21 @@ def _tfds_identity(config: DataConfig) -> dict:
 
 
 def _tfds_builder(config: DataConfig):
+    return _prepared_builder(config.tfds_name, None if config.tfds_dir is None else str(config.tfds_dir))
+
+
+@functools.lru_cache(maxsize=4)  # a process reads many units of a data set
+def _prepared_builder(name: str, folder: str | None):
     """The builder, its data downloaded and prepared if they were not."""
     import tensorflow_datasets as tfds
     import tensorflow_datasets.text  # registers wikipedia, c4 and others
 
-    key = f"data.tfds_name={config.tfds_name!r}"
-    folder = None if config.tfds_dir is None else str(config.tfds_dir)
+    key = f"data.tfds_name={name!r}"
     try:
-        builder = tfds.builder(config.tfds_name, data_dir=folder, file_format="array_record")
+        builder = tfds.builder(name, data_dir=folder, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
-        near = did_you_mean(config.tfds_name.split("/")[0].split(":")[0], known) or "."
+        near = did_you_mean(name.split("/")[0].split(":")[0], known) or "."
         raise UserError(f"{key} is not known to TFDS{near} Nor is it a folder in data.tfds_dir={folder}.") from error
     except (ValueError, AssertionError) as error:  # an unknown config or version
         raise UserError(f"{key}: {first_line(error)}") from error
