@@ -263,9 +263,9 @@ def test_a_worker_imports_no_jax():
 
 @pytest.fixture(scope="module")
 def long_source(tmp_path_factory):
-    """A second of work in six shards."""
+    """Two seconds of work in six shards."""
     path = tmp_path_factory.mktemp("long") / "text.jsonl"
-    preparing.write_documents(path, 900, words=160)
+    preparing.write_documents(path, 1800, words=160)
     return path
 
 
@@ -395,6 +395,6 @@ def test_the_parts_that_cleaning_splits_a_document_into_are_all_held_out_or_none
     found = {}
     for split, tokens in (("train", store.train), ("val", store.val)):
         for ids, _ in preparing.documents(tokens):
-            found.setdefault(bytes(ids[:-1]).split()[0], []).append(split)
+            found.setdefault(bytes(ids[:-1]).split()[0][:3], []).append(split)
     assert len(found) == 40 and all(len(splits) == 2 and len(set(splits)) == 1 for splits in found.values())
     assert 0 < sum(splits[0] == "val" for splits in found.values()) < 20
