@@ -214,7 +214,7 @@ def _summary(order, report: dict) -> str:
     parts.append(
         f"{order.out} holds report.json, samples.md and performance.json. To train on it:\n"
         "  gptjax train --config=configs/gpt2_small.py --workdir=RUN --config.data.source=prepared"
-        f" --config.data.path={order.out}"
+        f" --config.data.path={order.out} --config.data.tokenizer=None"
     )
     return "\n\n".join(parts)
 

@@ -285,7 +285,7 @@ def test_sources_of_different_tokenizers_are_refused_by_name(config, prepared):
 
 def test_a_prepared_folder_of_another_tokenizer_than_the_config_says_is_refused(config, prepared):
     chosen = dataclasses.replace(config, source="prepared", path=prepared["best"], tokenizer="chars")
-    says = r"was made with a bytes tokenizer \(hash .*\), which is not that of data.tokenizer='chars'; set them to None"
+    says = r"was made with a bytes tokenizer \(hash .*\), which is not that of data.tokenizer='chars'; add --config.data.tokenizer=None"
     with pytest.raises(UserError, match=says):
         prepare(chosen)
 

@@ -134,7 +134,8 @@ def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
     if not same:
         raise UserError(
             f"{config.path} was made with a {tokenizer.kind} tokenizer (hash {tokenizer.base_hash[:12]}), which is not"
-            f" that of {named}; set them to None, or prepare the text again."
+            f" that of {named}; add --config.data.tokenizer=None --config.data.tokenizer_path=None to take the folder's"
+            " own, or prepare the text again."
         )
 
 
