@@ -38,7 +38,12 @@ def add_flags(parser) -> None:
         metavar="F",
         help="of the documents, held out by a hash of their text (default: %(default)s)",
     )
-    parser.add_argument("--clean", metavar="STEPS", help="such as unicode,language=en:0.5,gopher_quality,c4,pii")
+    parser.add_argument(
+        "--clean",
+        metavar="STEPS",
+        help="such as unicode,language=en:0.5,gopher_quality; there are: html, unicode, language, length, gopher_quality,"
+        " gopher_repetition, c4, pii, decontaminate=EVALUATION_TEXTS",
+    )
     parser.add_argument("--dedup", metavar="HOW", help="exact, or minhash[:SIMILARITY]: the first of equals stays")
     parser.add_argument("--text_field", default="text", metavar="NAME", help="of jsonl, Parquet, TFDS: holds the text")
     parser.add_argument("--separator", metavar="LINE", help="a line between the documents of a text file")
@@ -206,13 +211,15 @@ def _summary(order, report: dict) -> str:
         parts.append(f"{order.out} was made by this command before; nothing was done")
     else:
         parts.append(_performance(report["performance"]))
-    if order.val_fraction and not report["splits"]["val"]["documents"]:
+    holds = f"{order.out} holds report.json, samples.md and performance.json."
+    if not report["splits"]["val"]["documents"]:
         parts.append(
-            f"note: none of so few documents fell to the held-out {order.val_fraction:g}; evaluation needs some, see"
-            " --val_fraction"
+            f"{holds} No document is held out, and training needs some to evaluate on: use a larger --val_fraction than"
+            f" {order.val_fraction:g}, in another folder (a text file is one document, unless --separator parts it)"
         )
+        return "\n\n".join(parts)
     parts.append(
-        f"{order.out} holds report.json, samples.md and performance.json. To train on it:\n"
+        f"{holds} To train on it:\n"
         "  gptjax train --config=configs/gpt2_small.py --workdir=RUN --config.data.source=prepared"
         f" --config.data.path={order.out} --config.data.tokenizer=None"
     )

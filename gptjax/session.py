@@ -6,7 +6,7 @@ import typing
 
 import jax
 
-from gptjax import attention, data, executable, hardware, meshes, schedule, step
+from gptjax import attention, data, evaluate, executable, hardware, meshes, schedule, step
 from gptjax.errors import UserError
 
 
@@ -18,6 +18,7 @@ class Session:
     store: data.TokenStore
     objective: data.objectives.Objective
     rows: data.TrainRows
+    eval_rows: dict[str, data.EvalRows]  # of each source
     program: step.Program
     kernel: str
     kernel_reason: str
@@ -42,8 +43,9 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     meshes.check_fit(config, mesh.shape)
     kernel, reason = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
     rows = data.TrainRows(store, config.data, config.model.context_length, objective, alive)
+    eval_rows = evaluate.held_out_rows(config, store, objective)
     program = step.build(config, mesh, kernel)
-    return Session(config, store, objective, rows, program, kernel, reason, *_peak(config, mesh))
+    return Session(config, store, objective, rows, eval_rows, program, kernel, reason, *_peak(config, mesh))
 
 
 def _peak(config, mesh) -> tuple[float, str]:

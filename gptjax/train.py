@@ -143,7 +143,6 @@ class Loop:
         self.directory, self.checkpointer, self.progress = directory, checkpointer, progress
         self.peers, self.agreed, self.dog, self.started = peers, agreed, dog, started
         self.total_steps = schedule.total_steps(config)
-        self.eval_rows = evaluate.held_out_rows(config, session.store, session.objective)
         saved = peers.tell("saved", checkpointer.steps())
         self.step = saved[-1] if saved else 0
         self.saved_step = self.evaluated_step = self.step if saved else -1
@@ -297,7 +296,7 @@ class Loop:
                 results = evaluate.evaluate_sources(
                     self.program,
                     params,
-                    self.eval_rows,
+                    self.session.eval_rows,
                     self.config.eval_batch_size,
                     should_stop=self._should_stop,
                     total=self.peers.total,

@@ -85,7 +85,7 @@ def test_pieces_of_199_characters_go_and_of_200_stay(tmp_path):
     for extra, left in ((399, 0), (400, 1)):
         text = FILLER[1 : 1 + extra].replace(" ", "_") + " " + shared  # the space belongs to the window
         texts, reasons = step(tmp_path, window=201)(text)
-        assert len(texts) == left and reasons == ({"passage": 1} if left else {"too_short_pieces": 1})
+        assert len(texts) == left and reasons == ({"passage": 1} if left else {"in_evaluation_text": 1})
         assert all(len(piece) == 200 for piece in texts)
 
 

@@ -120,7 +120,9 @@ def test_processes_read_what_a_thread_reads_from_any_call_on(mixed, workers, cap
 def running_children(parent: int | None = None) -> list[int]:
     """Processes that read, of this one or of parent."""
     parent = parent or os.getpid()
-    listed = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True
+    ).stdout
     return [int(line.split()[0]) for line in listed.splitlines() if "spawn_main" in line]
 
 

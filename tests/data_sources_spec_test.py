@@ -192,3 +192,23 @@ def test_an_optional_library_that_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(UserError, match=r"packed by zstd, needs zstandard; pip install 'gptjax\[data\]'"):
         list(sources.documents(DataConfig(source="jsonl", path=str(tmp_path))))
+
+
+@pytest.mark.parametrize(
+    "name, kind", [("a.jsonl", "jsonl"), ("a.txt", "text"), ("a.log", "text"), ("a.jsonl.gz", "jsonl")]
+)
+def test_a_path_alone_is_of_the_kind_that_its_ending_says_and_otherwise_text(tmp_path, name, kind):
+    (tmp_path / name).write_text("x")
+    assert sources.source_name(DataConfig(path=str(tmp_path / name))) == kind
+    assert sources.source_name(DataConfig(path=str(tmp_path))) == kind
+    assert sources.source_name(DataConfig(source="text", path=str(tmp_path / name))) == "text"
+
+
+def test_a_path_alone_may_be_a_prepared_folder_which_has_no_text(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    config = DataConfig(path=str(tmp_path))
+    assert sources.source_name(config) == "prepared"
+    with pytest.raises(UserError, match="is a folder of gptjax prepare: it holds tokens"):
+        next(sources.documents(config))
+    with pytest.raises(UserError, match="expected one of: .*hf, prepared"):
+        next(sources.documents(DataConfig(source="jsnl")))

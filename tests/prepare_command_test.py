@@ -218,3 +218,9 @@ def test_a_command_that_made_nothing_may_be_mended_and_run_again(wrong, folder, 
     mended = preparing.hashes(folder / "out")
     assert prepare("--num_shards=2", out="other_out") == 0
     assert mended == preparing.hashes(folder / "other_out")
+
+
+def test_a_folder_without_held_out_documents_says_what_to_do_and_not_to_train_on_it(folder, capfd):
+    assert prepare("--val_fraction=0") == 0
+    out = capfd.readouterr().out
+    assert "No document is held out" in out and "larger --val_fraction than 0" in out and "gptjax train" not in out

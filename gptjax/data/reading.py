@@ -82,10 +82,25 @@ def _end_with_parent(worker: int, workers: int) -> None:
 
 
 @contextlib.contextmanager
+def _quiet_tracker():
+    """Python's tracker of shared memory, if it is started meanwhile, frees what was read ahead and not used at the end of a
+    run without a warning of leaks."""
+    before = os.environ.get("PYTHONWARNINGS")
+    quiet = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = quiet if before is None else f"{before},{quiet}"
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        os.environ |= {} if before is None else {"PYTHONWARNINGS": before}
+
+
+@contextlib.contextmanager
 def _signals_kept_from_children():
     """Processes started meanwhile never see Ctrl-C and SIGTERM, which a terminal or Slurm sends to all of a job: they
     are for the one that trains, which reads on until it has saved."""
-    multiprocessing.resource_tracker.ensure_running()  # which would let signals through again
+    with _quiet_tracker():
+        multiprocessing.resource_tracker.ensure_running()  # which would let signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield

@@ -92,7 +92,7 @@ def mixture_configs(config: DataConfig) -> dict[str, DataConfig]:
     alone = dataclasses.replace(config, mixture=None, weights=None, weight_stages=())
     configs = {name: sources.from_spec(spec, alone) for name, spec in config.mixture.items()}
     for name, one in configs.items():
-        if one.source != "prepared" and trains(one):
+        if sources.source_name(one) != "prepared" and trains(one):
             raise UserError(
                 f"data.mixture: {name!r} is raw text, and data.tokenizer={one.tokenizer or 'sentencepiece'!r} would be made"
                 " from it alone; train one tokenizer for all (gptjax tokenizer train) and set data.tokenizer_path, or"
@@ -108,7 +108,7 @@ def trains(config: DataConfig) -> bool:
 
 def _prepare_one(config: DataConfig, alive: Callable, name: str | None = None) -> tuple[Tokenizer, TextStore]:
     """name: of the source in data.mixture; None: it is alone."""
-    if config.source == "prepared":
+    if sources.source_name(config) == "prepared":
         tokenizer, text = open_folder(config.path, name)
         _check_tokenizer(config, tokenizer)
         return tokenizer, text
@@ -143,7 +143,7 @@ def folders(config: DataConfig) -> dict[str, str]:
     """Where `prepare` finds the tokens of each source, or would put them."""
     configs = {sources.source_name(config): config} if config.mixture is None else mixture_configs(config)
     return {
-        name: one.path if one.source == "prepared" else str(_tokens_folder(one, _cache_key(one)))
+        name: one.path if sources.source_name(one) == "prepared" else str(_tokens_folder(one, _cache_key(one)))
         for name, one in configs.items()
     }
 

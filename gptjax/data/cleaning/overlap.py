@@ -14,7 +14,7 @@ class Decontaminate:
     """Brown et al. 2020 (GPT-3) app. C, see gptjax.data.decontamination: `decontaminate=PATH`, or PATH:n for n-grams.
 
     path is a file, a folder or a glob of .txt (one evaluation text a file) and .jsonl(.gz) (one a line; every string
-    in it counts). Reasons: passage (how many were cut out), too_many_pieces, too_short_pieces (nothing of 200
+    in it counts). Reasons: passage (how many were cut out), too_many_pieces, in_evaluation_text (nothing of 200
     characters is left).
     """
 
@@ -43,7 +43,7 @@ class Decontaminate:
         if len(pieces) > self.max_pieces:
             return removed("too_many_pieces")
         long = [piece for piece in pieces if len(piece) >= self.min_characters]
-        return Outcome(long, {"passage": len(spans)}) if long else removed("too_short_pieces")
+        return Outcome(long, {"passage": len(spans)}) if long else removed("in_evaluation_text")
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from gptjax.config import DataConfig
 from gptjax.data.hashing import permute
 from gptjax.data.sources import arrays, columns, jsonl, text, warc
 from gptjax.data.sources.records import Document, OnError, Source, Unit
-from gptjax.data.sources.spec import from_spec
+from gptjax.data.sources.spec import from_spec, kind_of_path
 from gptjax.errors import UserError, choose
 
 __all__ = [
@@ -97,9 +97,12 @@ def read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document
 
 
 def source_name(config: DataConfig) -> str:
-    """data.source, except that data.path beside the default source means text."""
-    return "text" if config.source == "corpus" and config.path is not None else config.source
+    """data.source; where data.path stands beside the default source, the kind that its ending says, or else text."""
+    return kind_of_path(config.path) if config.source == "corpus" and config.path is not None else config.source
 
 
 def _source(config: DataConfig) -> Source:
-    return choose(SOURCES, source_name(config), "data.source")
+    name = source_name(config)
+    if name == "prepared":
+        raise UserError(f"data.path={config.path} is a folder of gptjax prepare: it holds tokens, and no text to read.")
+    return choose(SOURCES | {"prepared": None}, name, "data.source")

@@ -75,6 +75,18 @@ def _kind_of_odd_path(spec: str, head: str) -> str:
     return _kind(spec)
 
 
+def kind_of_path(path: str) -> str:
+    """The kind of data.path alone: as in a SPEC, but text where no ending says it. Raises UserError as from_spec does."""
+    try:
+        return _kind(path)
+    except _NoKnownEnding:
+        return "text"
+
+
+class _NoKnownEnding(UserError):
+    pass
+
+
 def _kind(path: str) -> str:
     """By the ending of path, or of the files that it names."""
     from etils import epath
@@ -92,7 +104,9 @@ def _kind(path: str) -> str:
         )
     if not kinds:
         endings = ", ".join(e for some in ENDINGS.values() for e in some)
-        raise UserError(f"{path}: no file's ending says its kind; expected {endings}; or KIND:PATH, as in text:{path}.")
+        raise _NoKnownEnding(
+            f"{path}: no file's ending says its kind; expected {endings}; or KIND:PATH, as in text:{path}."
+        )
     return kinds.most_common()[0][0]
 
 
