@@ -1,10 +1,12 @@
 """Text to prepare, `gptjax prepare` as a process, and what its folder holds."""
 
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -47,6 +49,7 @@ def start(*flags: str, **more) -> subprocess.Popen:
         text=True,
         env=environment,
         start_new_session=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background ignores it
         **more,
     )
 
