@@ -1,6 +1,5 @@
 """Text to prepare, `gptjax prepare` as a process, and what its folder holds."""
 
-import functools
 import hashlib
 import json
 import os
@@ -39,6 +38,11 @@ def command(*flags: str) -> list[str]:
     return [sys.executable, "-m", "gptjax", "prepare", *flags]
 
 
+def heeds_ctrl_c() -> None:
+    """In a process that begins: what a shell runs in the background would ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*flags: str, **more) -> subprocess.Popen:
     """In a session of its own, so that it can be killed with its workers or alone."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -49,8 +53,7 @@ def start(*flags: str, **more) -> subprocess.Popen:
         text=True,
         env=environment,
         start_new_session=True,
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background ignores it
-        **more,
+        **{"preexec_fn": heeds_ctrl_c} | more,
     )
 
 
