@@ -246,15 +246,15 @@ def _eval(args) -> None:
     _start_jax()
     from gptjax import run
 
-    with run.open_model(args.workdir, args.step, args.ema) as loaded:
-        results = run.evaluate_run(loaded)
-        if args.json:
-            whole, *_ = (result.as_dict() for result in results.values())
-            sources = {name: result.as_dict() for name, result in results.items() if name != "all"}
-            print(json.dumps({"workdir": args.workdir, "step": loaded.step, **whole, "sources": sources}, indent=2))
-        else:
-            for name, result in results.items():
-                print(f"step {loaded.step}  {name + '  ' if len(results) > 1 else ''}{result}")
+    loaded = run.load(args.workdir, args.step, mesh={"replica": -1}, ema=args.ema)
+    results = run.evaluate_run(loaded)
+    if args.json:
+        whole, *_ = (result.as_dict() for result in results.values())
+        sources = {name: result.as_dict() for name, result in results.items() if name != "all"}
+        print(json.dumps({"workdir": args.workdir, "step": loaded.step, **whole, "sources": sources}, indent=2))
+    else:
+        for name, result in results.items():
+            print(f"step {loaded.step}  {name + '  ' if len(results) > 1 else ''}{result}")
 
 
 def _sample(args) -> None:
@@ -263,8 +263,8 @@ def _sample(args) -> None:
     from gptjax import run
 
     settings = ("num_samples", "max_tokens", "temperature", "top_k", "top_p", "seed")
-    with run.open_model(args.workdir, args.step, args.ema) as loaded:
-        texts = run.sample_run(loaded, args.prompt, **{name: getattr(args, name) for name in settings})
+    loaded = run.load(args.workdir, args.step, ema=args.ema)
+    texts = run.sample_run(loaded, args.prompt, **{name: getattr(args, name) for name in settings})
     for i, text in enumerate(texts):
         if len(texts) > 1:
             print(f"--- sample {i + 1} of {len(texts)}")

@@ -199,9 +199,9 @@ def test_a_run_is_not_evaluated_with_another_tokenizer(undisturbed, text, tmp_pa
     values = json.loads(file.read_text())
     values["data"]["path"] = str(tmp_path / "other.txt")
     file.write_text(json.dumps(values))
-    with run.open_model(tmp_path / "run") as loaded:
-        with pytest.raises(UserError, match="not the run's own: that is 'chars' of 9 tokens .* of 12 tokens"):
-            run.evaluate_run(loaded)
+    loaded = run.load(tmp_path / "run")
+    with pytest.raises(UserError, match="not the run's own: that is 'chars' of 9 tokens .* of 12 tokens"):
+        run.evaluate_run(loaded)
 
 
 def test_a_run_is_not_evaluated_on_another_text_of_the_same_characters(undisturbed, text, tmp_path):
@@ -211,9 +211,9 @@ def test_a_run_is_not_evaluated_on_another_text_of_the_same_characters(undisturb
     values = json.loads(file.read_text())
     values["data"]["path"] = str(tmp_path / "other.txt")
     file.write_text(json.dumps(values))
-    with run.open_model(tmp_path / "run") as loaded:
-        with pytest.raises(UserError, match=r"the text or tokenizer is not the one the run in .*/run was started with"):
-            run.evaluate_run(loaded)
+    loaded = run.load(tmp_path / "run")
+    with pytest.raises(UserError, match=r"the text or tokenizer is not the one the run in .*/run was started with"):
+        run.evaluate_run(loaded)
 
 
 def test_a_run_carries_its_tokenizer_and_is_read_without_the_file_that_was_given(values, tmp_path):
@@ -223,9 +223,9 @@ def test_a_run_carries_its_tokenizer_and_is_read_without_the_file_that_was_given
     config = from_dict(runs.changed(values, data=given, train=dict(steps=2), eval=dict(every_steps=None)))
     assert train.train(config, str(tmp_path / "run")) == 0
     file.unlink()
-    with run.open_model(tmp_path / "run") as loaded:
-        assert (loaded.tokenizer.kind, loaded.tokenizer.decode(loaded.tokenizer.encode("中 a"))) == ("hf", "中 a")
-        [continued] = run.sample_run(loaded, "ab", max_tokens=2)
+    loaded = run.load(tmp_path / "run")
+    assert (loaded.tokenizer.kind, loaded.tokenizer.decode(loaded.tokenizer.encode("中 a"))) == ("hf", "中 a")
+    [continued] = run.sample_run(loaded, "ab", max_tokens=2)
     assert continued.startswith("ab")
 
 
@@ -322,9 +322,9 @@ def test_a_run_stored_in_bfloat16_with_its_optimizer_on_the_host_resumes_evaluat
     for row in metrics.read_metrics(tmp_path / "run/metrics.jsonl", "eval"):
         logged |= row
     for ema, key in ((False, "loss"), (True, "ema_loss")):
-        with run.open_model(str(tmp_path / "run"), ema=ema) as loaded:
-            dtype = "float32" if ema else "bfloat16"
-            assert {str(leaf.dtype) for leaf in jax.tree.leaves(loaded.params)} == {dtype}
-            [result] = run.evaluate_run(loaded).values()
-            assert result.loss == pytest.approx(logged[key], rel=1e-5)
-            assert len(run.sample_run(loaded, "abc", max_tokens=5)[0]) == 8
+        loaded = run.load(str(tmp_path / "run"), ema=ema)
+        dtype = "float32" if ema else "bfloat16"
+        assert {str(leaf.dtype) for leaf in jax.tree.leaves(loaded.params)} == {dtype}
+        [result] = run.evaluate_run(loaded).values()
+        assert result.loss == pytest.approx(logged[key], rel=1e-5)
+        assert len(run.sample_run(loaded, "abc", max_tokens=5)[0]) == 8
