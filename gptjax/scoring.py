@@ -55,11 +55,12 @@ def score(
     batch_size: int = 8,
     vocab_chunks: int = 1,
     should_stop=lambda: False,
+    report=lambda done, total: None,
 ) -> list[Score] | None:
     """The Score of each request, in their order. None if should_stop() said so between two batches.
 
     batch_size: rows of the full context length that go through the model at once; of shorter ones as many tokens.
-    vocab_chunks: see `loss.cross_entropy`. On a mesh of several processes all call this with the same requests.
+    vocab_chunks: see `loss.cross_entropy`. report: is told how many requests are done. On a mesh of several processes all call this with the same requests.
 
     Raises UserError: no context or continuation, or a continuation longer than the context length.
     """
@@ -67,11 +68,13 @@ def score(
     _check(requests, model.config.context_length)
     rows = [_row(request, model.config.context_length) for request in requests]
     ordered = sorted(set(rows), key=lambda row: (-len(row[0]), row))
+    total = len(ordered)
     program = _program(graph, mesh, vocab_chunks)
     found, waiting = {}, []
     with jax.set_mesh(mesh):
         shapes = Shapes.of(model, mesh, batch_size)
         while ordered:
+            report(total - len(ordered), total)
             if should_stop():
                 return None
             length, count = shapes.batch(len(ordered[0][0]) - 1, len(ordered))
