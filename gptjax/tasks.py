@@ -13,6 +13,8 @@ import logging
 import math
 import os
 import random
+import sys
+import threading
 import time
 import typing
 
@@ -198,6 +200,19 @@ def table(results: TaskResults) -> str:
     return "\n".join([*text, f"{results.seconds:.1f} s", *(f"note: {note}" for note in results.notes)])
 
 
+class _SilentHere(io.TextIOBase):
+    """A stream that takes nothing from the thread it was made in; what others have to say is said."""
+
+    def __init__(self, stream):
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
 @contextlib.contextmanager
 def _quiet():
     """Keeps lm-eval's bars, logs and prints from the terminal; gives the list that its warnings go to."""
@@ -206,7 +221,8 @@ def _quiet():
     handler.emit = lambda record: notes.append(f"lm-eval: {' '.join(record.getMessage().split())}")
     handlers, logger.handlers, propagates, logger.propagate = logger.handlers, [handler], logger.propagate, False
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        silent = [_SilentHere(stream) for stream in (sys.stdout, sys.stderr)]
+        with contextlib.redirect_stdout(silent[0]), contextlib.redirect_stderr(silent[1]):
             yield notes
     finally:
         logger.handlers, logger.propagate = handlers, propagates
