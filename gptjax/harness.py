@@ -9,6 +9,7 @@ whole likelihood is asked for. What is too long is cut from the left. Needs the 
 """
 
 import collections
+import contextlib
 
 import jax
 from lm_eval.api.model import TemplateLM
@@ -203,10 +204,11 @@ def prefix_token(tokenizer) -> int:
     """
     if tokenizer.eot_id is not None:
         return tokenizer.eot_id
-    ids = tokenizer.encode("\n")
-    if len(ids) != 1:
-        raise UserError(
-            f"the tokenizer {tokenizer.kind!r} has no end-of-text token and no line break that could stand before a text;"
-            " train with one that has, such as data.tokenizer='bytes'."
-        )
-    return int(ids[0])
+    with contextlib.suppress(UserError):  # a tokenizer of characters that has not seen one
+        ids = tokenizer.encode("\n")
+        if len(ids) == 1:
+            return int(ids[0])
+    raise UserError(
+        f"the tokenizer {tokenizer.kind!r} has no end-of-text token and no line break that could stand before a text;"
+        " train with one that has, such as data.tokenizer='bytes'."
+    )
