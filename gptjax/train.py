@@ -299,7 +299,6 @@ class Loop:
                     self.session.eval_rows,
                     self.config.eval_batch_size,
                     should_stop=self._should_stop,
-                    total=self.peers.total,
                 )
                 if results is None:
                     return

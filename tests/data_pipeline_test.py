@@ -245,9 +245,9 @@ def test_max_tokens_limits_what_is_predicted():
 def test_held_out_bytes_are_those_of_the_predicted_tokens():
     token_bytes = np.arange(20) % 5
     rows = eval_rows(tokens_of(20), token_bytes, 8, False)
-    assert rows.byte_count(0, 4).tolist() == [*(token_bytes[a:b].sum() for a, b in ((1, 9), (9, 17), (17, 20))), 0]
+    assert rows.rows(0, 4)["bytes_B"].tolist() == [*(token_bytes[a:b].sum() for a, b in ((1, 9), (9, 17), (17, 20))), 0]
     masked = eval_rows(tokens_of(3, 17), token_bytes, 8, True)
-    assert masked.byte_count(0, 4).sum() == token_bytes[1:].sum() - token_bytes[3]
+    assert masked.rows(0, 4)["bytes_B"].sum() == token_bytes[1:].sum() - token_bytes[3]
 
 
 def test_masked_held_out_rows_predict_all_but_first_tokens_and_pad_in_range():
