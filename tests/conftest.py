@@ -73,13 +73,13 @@ def variant(request):
 
 @pytest.fixture
 def make_variant():
-    """make_variant(name) is the Tiny of that name."""
+    """make_variant(name, **fields) is the Tiny of that name, with other fields of its config if they are given."""
     return tiny_variant
 
 
 @functools.cache
-def tiny_variant(name: str) -> Tiny:
-    config = dataclasses.replace(TINY, **VARIANTS[name])
+def tiny_variant(name: str, **fields) -> Tiny:
+    config = dataclasses.replace(TINY, **VARIANTS[name], **fields)
     graph, shapes, _ = model.abstract(config)
     rng = np.random.default_rng(0)
 
