@@ -25,6 +25,7 @@ class Evaluation:
     perplexity: float  # exp(loss), per token of this tokenizer
     tokens: int  # predicted
     bytes: int  # UTF-8, that those tokens spell
+    words: int | None = None  # of the text as its data set has it, where a protocol counts them
 
     @property
     def perplexity_interval(self) -> tuple[float, float]:
@@ -32,15 +33,23 @@ class Evaluation:
         spread = NORMAL_95 * self.standard_error
         return float(np.exp(self.loss - spread)), float(np.exp(self.loss + spread))
 
+    @property
+    def word_perplexity(self) -> float | None:
+        """Per word of the data set but the first, whatever the tokenizer (Radford et al. 2019, section 3.1)."""
+        return None if self.words is None else float(np.exp(self.loss * self.tokens / (self.words - 1)))
+
     def as_dict(self) -> dict:
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        words = values.pop("words")
+        return values if words is None else values | {"words": words, "word_perplexity": self.word_perplexity}
 
     def __str__(self) -> str:
         low, high = self.perplexity_interval
+        per_word = "" if self.words is None else f"  perplexity/word {self.word_perplexity:.2f} ({self.words:,} words)"
         return (
             f"loss {self.loss:.4f} +- {self.standard_error:.4f}  bits/byte {self.bits_per_byte:.4f} +-"
             f" {self.bits_per_byte_error:.4f}  perplexity {self.perplexity:.2f} [{low:.2f}, {high:.2f}]"
-            f"  ({self.tokens:,} tokens, {self.bytes:,} bytes)"
+            f"  ({self.tokens:,} tokens, {self.bytes:,} bytes){per_word}"
         )
 
 
@@ -112,14 +121,20 @@ def held_out_rows(config, store, objective) -> dict[str, data.EvalRows]:
     }
 
 
-def evaluate_sources(program, params, rows: dict[str, data.EvalRows], batch_size: int, **options) -> dict | None:
-    """{source: Evaluation}, and of several sources also "all": their text taken as one. options: of `evaluate`.
+def _silent(name: str, num_rows: int, rows_done: int, nats: float, tokens: float) -> None: ...
+
+
+def evaluate_sources(
+    program, params, rows: dict[str, data.EvalRows], batch_size: int, should_stop=lambda: False, report=_silent
+) -> dict | None:
+    """{source: Evaluation}, and of several sources also "all": their text taken as one. None: as `evaluate` says.
 
     Rows that overlap are taken together where they predict as much as a window, so that the errors are those of windows.
     """
     sums = {}
     for name, source in rows.items():
-        found = evaluate(program, params, source, batch_size, **options)
+        tell = functools.partial(report, name, source.num_rows)
+        found = evaluate(program, params, source, batch_size, should_stop, tell)
         if found is None:
             return None
         sums[name] = found.clustered(source.rows_per_window)
@@ -128,7 +143,7 @@ def evaluate_sources(program, params, rows: dict[str, data.EvalRows], batch_size
 
 
 def evaluate(
-    program, params, rows, batch_size: int, should_stop=lambda: False, report=lambda rows_done, loss, tokens: None
+    program, params, rows, batch_size: int, should_stop=lambda: False, report=lambda rows_done, nats, tokens: None
 ) -> Sums | None:
     """Of params on EvalRows, batch_size rows at a time. None if should_stop() said so between two batches.
 
