@@ -6,11 +6,13 @@ sum of those of its pieces. mix is a bijection of the bits: one element that cha
 several leave it as it was with probability 2**-64. (The mixer is MurmurHash3's finaliser, Appleby 2011.)
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 LANES = (0x9E3779B9, 0x85EBCA77)  # what tells the lanes apart: odd constants
 
@@ -21,9 +23,15 @@ def checksum(array) -> str:
 
 
 def lanes_of(array):
-    """uint32 [2] on the device, not waited for: the checksum of a whole array."""
-    shape = np.shape(array)
-    return _lanes(array, np.zeros(len(shape), np.uint32), _strides(shape))
+    """uint32 [2] on the devices, not waited for: the checksum of a whole array, in every process of a sharded one."""
+    shape, place = np.shape(array), getattr(array, "sharding", None)
+    function = _replicated_lanes(place.mesh) if isinstance(place, NamedSharding) else _lanes
+    return function(array, np.zeros(len(shape), np.uint32), _strides(shape))
+
+
+@functools.cache
+def _replicated_lanes(mesh):
+    return jax.jit(_lanes, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def lanes_of_piece(values, start, shape):

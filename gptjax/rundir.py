@@ -18,7 +18,7 @@ import time
 from etils import epath
 
 from gptjax import config as config_module
-from gptjax import flops
+from gptjax import flops, validity
 from gptjax.errors import UserError, did_you_mean
 
 PACKAGES = ("gptjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "tiktoken")
@@ -98,9 +98,7 @@ class RunDirectory:
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, oldest first, without loading Orbax."""
-        if not self.checkpoints.exists():
-            return []
-        return sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdigit())
+        return validity.valid_steps(self.checkpoints)
 
 
 def open_run(workdir: str) -> RunDirectory:
