@@ -2,7 +2,7 @@
 
     config.json     the resolved config            manifest.json   code, packages, data, parameter counts
     metrics.jsonl   one JSON object a line         checkpoints/    newest and kept steps
-    tokenizer/      the tokenizer it was made with
+    tokenizer/      the tokenizer it was made with      writer.lock     who writes here now (runlock.py)
 
 Nothing else is needed to evaluate, sample or resume a run. Paths are local or gs:// alike.
 """

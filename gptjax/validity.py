@@ -1,138 +1,243 @@
-"""Which steps of a run can be trusted. Orbax alone would offer a torn or altered step as the latest.
+"""Which checkpoints can be trusted: the manifest of a step, and what is made of a step without one. Needs no JAX.
 
-A step is valid if Orbax marked it as committed, its manifest can be read, and every file has the size it was written
-with; its arrays are valid if their checksums are those of the manifest (see `checksums.py`). The manifest is the last
-file written into a step before Orbax commits it:
+    checkpoints/STEP/manifest.json      written when all else of the step is on disk: with it the step is there
+        schema, step, written           numbers
+        config, data                    the resolved config; rows read so far, batch_hash, whatever `save` was given
+        arrays                          {"params/embed": {"shape", "dtype", "pieces": [{"start", "shape", "checksum"}]}}
+        files                           {path in the step: bytes}
+        sha256                          of all this, as canonical JSON
+    checkpoints/STEP.damaged-N          a bad step that a training run has set aside: nobody takes it for one again.
+                                        Object stores cannot rename: there STEP/damaged.json says so
 
-    checkpoints/STEP/manifest.json    {"schema": 2, "step", "config": of the run, "data": what was read so far,
-                                       "arrays": {"params/...": {"shape", "dtype", "checksum"}}, "files": {path: bytes}}
-
-Steps of schema 1 have none: they are read, and said to be unverified. A step found damaged is renamed to
-STEP.damaged-N; object stores cannot rename, so there it gets a file DAMAGED that says why.
+A step's standing is told from names and sizes, in milliseconds; whether its bytes are those that were written, by the
+checksums, when it is read (checkpoint.py) or by `gptjax verify`. Checkpoints of schema 1 (before manifests) have
+nothing to hold them against: they count, as unverified.
 """
 
+import concurrent.futures
 import dataclasses
+import hashlib
 import json
+import time
 
 from etils import epath
 
 from gptjax.errors import UserError
 
 SCHEMA = 2
-MANIFEST, MARKER, DAMAGED = "manifest.json", "commit_success.txt", "DAMAGED"
-_WRITTEN_LATER = (MANIFEST, MARKER, DAMAGED, "_CHECKPOINT_METADATA")  # than the files were listed
-
-
-class DamagedStep(UserError):
-    """A step of a run is not what was saved."""
+MANIFEST, ASIDE = "manifest.json", "damaged.json"
+VALID, UNVERIFIED, INCOMPLETE, DAMAGED, SET_ASIDE = "valid", "unverified", "incomplete", "damaged", "set aside"
+TEMPORARY = ".orbax-checkpoint-tmp"  # in the names of what Orbax is writing, or was when it was killed
 
 
 @dataclasses.dataclass(frozen=True)
-class Condition:
-    """Of one step. verdict: valid | unverified (schema 1) | incomplete (saving never ended) | damaged | newer."""
+class Standing:
+    """What a step is worth by names and sizes: VALID or UNVERIFIED (both count as steps), or why it does not."""
 
-    verdict: str
+    step: int
+    path: epath.Path
+    state: str
     reason: str = ""
 
     @property
-    def usable(self) -> bool:
-        return self.verdict in ("valid", "unverified")
+    def counts(self) -> bool:
+        return self.state in (VALID, UNVERIFIED)
 
 
-def write_manifest(folder: epath.Path, facts: dict) -> None:
-    """Into a step whose other files are all there. facts: all but the files."""
-    text = json.dumps({"schema": SCHEMA, **facts, "files": file_sizes(folder)}, indent=1)
-    (folder / MANIFEST).write_text(text + "\n")
+class Unreadable(Exception):
+    """A manifest that is not as it was written."""
 
 
-def file_sizes(folder: epath.Path, parent: str = "") -> dict[str, int]:
-    """{path within the folder: bytes} of every file but those that are written after the manifest's list was made."""
-    sizes = {}
-    for path in sorted(folder.iterdir(), key=lambda p: p.name):
-        name = f"{parent}{path.name}"
-        if path.is_dir():
-            sizes |= file_sizes(path, f"{name}/")
-        elif name not in _WRITTEN_LATER and path.name != MARKER:
-            sizes[name] = path.stat().length
-    return sizes
+def steps(checkpoints) -> list[int]:
+    """The steps that count, oldest first."""
+    return [standing.step for standing in standings(checkpoints) if standing.counts]
 
 
-def read_manifest(folder: epath.Path) -> dict | None:
-    """None: a step of schema 1. Raises DamagedStep: there is none and should be, or it cannot be read."""
+def standings(checkpoints) -> list[Standing]:
+    """Of every step in a folder of checkpoints, oldest first; those set aside before are among them."""
+    checkpoints = epath.Path(checkpoints)
+    found = [] if not checkpoints.exists() else list(checkpoints.iterdir())
+    numbered = [standing_of(path) for path in found if path.name.isdigit()]
+    aside = [
+        Standing(int(path.name.partition(".")[0]), path, SET_ASIDE, "found damaged before")
+        for path in found
+        if path.name.partition(".")[0].isdigit() and ".damaged-" in path.name
+    ]
+    return sorted(numbered + aside, key=lambda standing: (standing.step, standing.path.name))
+
+
+def standing_of(path: epath.Path) -> Standing:
+    """Of the step in a folder."""
+    step = int(path.name)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        if isinstance(manifest["files"], dict) and isinstance(manifest["arrays"], dict) and manifest["schema"] >= 2:
-            return manifest
-        raise DamagedStep(f"{folder / MANIFEST} is not a manifest")
-    except FileNotFoundError:
-        if _first_schema(folder):
-            return None
-        raise DamagedStep(f"{folder} has no {MANIFEST}, which is written last: saving it never ended") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedStep(f"{folder / MANIFEST} cannot be read: {error!r}") from error
+        if (path / ASIDE).exists():
+            return Standing(step, path, SET_ASIDE, json.loads((path / ASIDE).read_text())["reason"])
+        if not (path / MANIFEST).exists():
+            return _without_manifest(step, path)
+        manifest = read_manifest(path)
+    except Unreadable as error:
+        return Standing(step, path, DAMAGED, str(error))
+    except (OSError, ValueError, KeyError) as error:
+        if not path.exists():  # deleted meanwhile, as the oldest step is by a run that goes on
+            return Standing(step, path, INCOMPLETE, "is being deleted")
+        return Standing(step, path, DAMAGED, f"cannot be read: {error!r}")
+    if wrong := _wrong_files(path, manifest["files"]):
+        return Standing(step, path, DAMAGED, wrong)
+    return Standing(step, path, VALID)
 
 
-def _first_schema(folder: epath.Path) -> bool:
+def _without_manifest(step: int, path: epath.Path) -> Standing:
+    """Schema 1 kept none; what later schemas have not finished has none yet, or no more."""
+    committed, meta = _json(path / "_CHECKPOINT_METADATA"), _json(path / "meta" / "metadata")
+    if not committed.get("commit_timestamp_nsecs"):
+        return Standing(step, path, INCOMPLETE, "its writing never ended")
+    if meta.get("schema") != 1:
+        return Standing(step, path, INCOMPLETE, f"has no {MANIFEST}, which is written last")
+    items = [item.name for item in path.iterdir() if item.is_dir() and item.name != "meta"]
+    for item in items or ["params"]:
+        for name in ("_METADATA", "manifest.ocdbt"):
+            if not _size(path / item / name):
+                return Standing(step, path, DAMAGED, f"{item}/{name} is missing or empty")
+    return Standing(step, path, UNVERIFIED, "schema 1 kept no checksums")
+
+
+def _json(file: epath.Path) -> dict:
     try:
-        return json.loads((folder / "meta" / "metadata").read_text())["schema"] == 1
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def condition(folder: epath.Path, sizes: bool = True) -> Condition:
-    """Of a step by its marker and manifest, and the sizes of its files if asked; no array is read."""
-    if (folder / DAMAGED).exists():
-        return Condition("damaged", (folder / DAMAGED).read_text().strip())
-    if not (folder / MARKER).exists():
-        return Condition("incomplete", f"it has no {MARKER}: saving it never ended")
-    if not (folder / MANIFEST).exists() and not _first_schema(folder):
-        return Condition("incomplete", f"it has no {MANIFEST}, which is written last")
-    try:
-        manifest = read_manifest(folder)
-    except DamagedStep as error:
-        return Condition("damaged", str(error))
-    if manifest is None:
-        return Condition("unverified", "made before checkpoints had checksums (schema 1)")
-    if manifest["schema"] > SCHEMA:
-        return Condition(
-            "newer", f"it has schema {manifest['schema']}, this gptjax reads up to {SCHEMA}: update gptjax"
-        )
-    wrong = _wrong_size(folder, manifest["files"]) if sizes else None
-    return Condition("damaged", wrong) if wrong else Condition("valid")
-
-
-def _wrong_size(folder: epath.Path, files: dict[str, int]) -> str | None:
-    for name, size in files.items():
-        try:
-            found = (folder / name).stat().length
-        except FileNotFoundError:
-            return f"{name} is missing"
-        if found != size:
-            return f"{name} has {found} bytes instead of {size}"
-    return None
-
-
-def step_folders(checkpoints: epath.Path) -> dict[int, epath.Path]:
-    """Every folder named like a step, whatever its condition, oldest first."""
-    if not checkpoints.exists():
+        value = json.loads(file.read_text())
+    except (OSError, ValueError):
         return {}
-    found = {int(path.name): path for path in checkpoints.iterdir() if path.name.isdigit() and path.is_dir()}
-    return dict(sorted(found.items()))
+    return value if isinstance(value, dict) else {}
 
 
-def valid_steps(checkpoints: epath.Path) -> list[int]:
-    """Steps with marker and manifest, oldest first."""
-    return [step for step, folder in step_folders(checkpoints).items() if condition(folder, sizes=False).usable]
+def _size(file: epath.Path) -> int | None:
+    try:
+        return file.stat().length
+    except OSError:
+        return None
 
 
-def quarantine(folder: epath.Path, reason: str) -> str:
-    """Takes a step out of the run; nothing is deleted. Returns where it is now."""
-    (folder / DAMAGED).write_text(reason + "\n")
-    if "://" in str(folder):
-        return str(folder)
-    for number in range(1000):
-        aside = folder.parent / f"{folder.name}.damaged-{number}"
-        if not aside.exists():
-            folder.rename(aside)
-            return str(aside)
-    raise UserError(f"{folder.parent} holds a thousand damaged steps; find out what destroys them.")
+def _wrong_files(path: epath.Path, files: dict[str, int]) -> str:
+    """What is wrong with the first file that is not there with its size; "" if all are."""
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # on object stores each is a request
+        sizes = list(pool.map(lambda name: _size(path / name), files))
+    for (name, expected), size in zip(files.items(), sizes):
+        if size is None:
+            return f"{name} is missing"
+        if size != expected:
+            return f"{name} has {size:,} bytes, {expected:,} were written"
+    return ""
+
+
+# ---- the manifest
+
+
+def write_manifest(path: epath.Path, step: int, config: dict, data: dict, arrays: dict) -> None:
+    """Makes the finished files of a folder a valid step: whole or not at all."""
+    body = {"schema": SCHEMA, "step": step, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    body |= {"config": config, "data": data, "arrays": arrays, "files": file_sizes(path)}
+    temporary = path / f".{MANIFEST}.partial"
+    temporary.write_text(json.dumps(body | {"sha256": _digest(body)}, indent=1) + "\n")
+    temporary.replace(path / MANIFEST)
+
+
+def read_manifest(path: epath.Path) -> dict:
+    """Of the step in a folder. Raises Unreadable: it is not as it was written."""
+    text = (path / MANIFEST).read_bytes()
+    try:
+        manifest = json.loads(text)
+        schema = int(manifest["schema"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unreadable(f"{MANIFEST} is no manifest: {error!r}") from error
+    given = manifest.pop("sha256", None)
+    if schema <= SCHEMA and given != _digest(manifest):
+        raise Unreadable(f"{MANIFEST} is not as it was written: its own checksum differs")
+    if not isinstance(manifest.get("files"), dict):
+        raise Unreadable(f"{MANIFEST} names no files")
+    return manifest
+
+
+def _digest(body: dict) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_sizes(path: epath.Path) -> dict[str, int]:
+    """{path in the folder: bytes} of everything in it."""
+    files, folders = {}, [""]
+    while folders:
+        folder = folders.pop()
+        for entry in (path / folder).iterdir() if folder else path.iterdir():
+            name = f"{folder}/{entry.name}".lstrip("/")
+            if entry.is_dir():
+                folders.append(name)
+            elif not entry.name.startswith(f".{MANIFEST}"):
+                files[name] = entry.stat().length
+    return dict(sorted(files.items()))
+
+
+def description(path: epath.Path) -> dict:
+    """The manifest of a step; of schema 1, what it kept instead: {"schema": 1, "step", "data"}.
+
+    Raises UserError: neither is there, or a newer schema.
+    """
+    try:
+        known = read_manifest(path) if (path / MANIFEST).exists() else _old_description(path)
+    except Unreadable as error:
+        raise UserError(f"checkpoint {path} is damaged: {error}; take another step, or see gptjax verify.") from error
+    if known["schema"] > SCHEMA:
+        raise UserError(
+            f"checkpoint {path} has schema {known['schema']}, this gptjax reads up to {SCHEMA}; update gptjax."
+        )
+    return known
+
+
+def _old_description(path: epath.Path) -> dict:
+    meta = _json(path / "meta" / "metadata")
+    if "schema" not in meta:
+        raise Unreadable(f"it has neither {MANIFEST} nor meta/metadata")
+    data = {name: value for name, value in meta.items() if name not in ("schema", "step")}
+    return {"schema": meta["schema"], "step": meta.get("step", int(path.name)), "data": data}
+
+
+# ---- bad and old steps
+
+
+def set_aside(path: epath.Path, reason: str, rename: bool) -> str:
+    """Makes a bad step none, but keeps its files. Returns where they are now. rename: not on object stores."""
+    text = json.dumps({"reason": reason, "found": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}) + "\n"
+    if not rename:
+        (path / ASIDE).write_text(text)
+        return str(path / ASIDE)
+    number = 1
+    while (target := path.parent / f"{path.name}.damaged-{number}").exists():
+        number += 1
+    path.rename(target)
+    (target / ASIDE).write_text(text)
+    return str(target)
+
+
+def remove(path: epath.Path) -> None:
+    """Deletes a step. First its manifest: interrupted, it leaves no step that looks whole."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    path.rmtree(missing_ok=True)
+
+
+def remove_old(checkpoints, keep: int, keep_every: int | None) -> None:
+    """Deletes all but the newest `keep` steps and those divisible by keep_every; and what is left of writing others.
+
+    Steps that do not count are not counted. An unfinished one goes if it is older than those kept.
+    """
+    known = standings(checkpoints)
+    good = [standing.step for standing in known if standing.counts]
+    kept = set(good[-keep:]) | {step for step in good if keep_every is not None and step % keep_every == 0}
+    for standing in known:
+        old = standing.counts or (standing.state == INCOMPLETE and good and standing.step < good[-1])
+        if old and standing.step not in kept:
+            remove(standing.path)
+
+
+def remove_unfinished(checkpoints) -> None:
+    """Deletes what Orbax was writing when it was killed. Only for who alone writes here, and while nothing is saved."""
+    checkpoints = epath.Path(checkpoints)
+    for path in checkpoints.iterdir() if checkpoints.exists() else []:
+        if TEMPORARY in path.name:
+            path.rmtree(missing_ok=True)
