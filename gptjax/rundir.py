@@ -97,8 +97,8 @@ class RunDirectory:
         temporary.replace(self.path / name)
 
     def steps(self) -> list[int]:
-        """Steps with a finished checkpoint, oldest first, without loading Orbax."""
-        return validity.valid_steps(self.checkpoints)
+        """Steps with a checkpoint that counts (validity.py), oldest first, without loading Orbax."""
+        return validity.steps(self.checkpoints)
 
 
 def open_run(workdir: str) -> RunDirectory:

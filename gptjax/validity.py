@@ -161,7 +161,7 @@ def _digest(body: dict) -> str:
 
 
 def file_sizes(path: epath.Path) -> dict[str, int]:
-    """{path in the folder: bytes} of everything in it."""
+    """{path in the folder: bytes} of everything in it but the manifest."""
     files, folders = {}, [""]
     while folders:
         folder = folders.pop()
@@ -169,7 +169,7 @@ def file_sizes(path: epath.Path) -> dict[str, int]:
             name = f"{folder}/{entry.name}".lstrip("/")
             if entry.is_dir():
                 folders.append(name)
-            elif not entry.name.startswith(f".{MANIFEST}"):
+            elif name not in (MANIFEST, f".{MANIFEST}.partial"):
                 files[name] = entry.stat().length
     return dict(sorted(files.items()))
 
