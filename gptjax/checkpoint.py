@@ -56,9 +56,7 @@ def from_plain(plain: dict, like):
 
 def named(tree) -> dict:
     """{"params/blocks/gain": array} of a tree: the names that a manifest has."""
-    return {
-        "/".join(_name(key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return {"/".join(_name(key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _name(key) -> str:

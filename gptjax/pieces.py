@@ -27,7 +27,9 @@ def begin(array):
     ]
     starts = _starts(array.sharding, array.shape)
     lanes = _lanes_of_shards(array.sharding.mesh, array.sharding.spec)(array, starts, checksums.strides(array.shape))
-    return own, jax.block_until_ready(lanes) if array.sharding != given else lanes  # or all copies would be on the device at once
+    return own, jax.block_until_ready(
+        lanes
+    ) if array.sharding != given else lanes  # or all copies would be on the device at once
 
 
 def finish(begun) -> list[dict]:
@@ -54,7 +56,7 @@ def _on_devices(array):
     return jax.device_put(array, array.sharding.with_memory_kind(device_memory))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _starts(sharding: NamedSharding, shape):
     """uint32 [*mesh, dims] laid out over the mesh: where each device's shard begins."""
     mesh = sharding.mesh
@@ -68,7 +70,7 @@ def _everywhere(mesh) -> PartitionSpec:
     return PartitionSpec(*mesh.axis_names)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lanes_of_shards(mesh, spec):
     """jit of (array, starts, strides) -> uint32 [*mesh, 2]."""
 

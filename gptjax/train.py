@@ -31,7 +31,6 @@ from gptjax import (
     rundir,
     runlock,
     schedule,
-    step,
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
@@ -208,13 +207,21 @@ class Loop:
             self._save(last=True)
             self._log_rows_read()
         except Diverged as error:
-            saved = f"the last checkpoint is of step {self.keeper.saved_step}" if self.keeper.saved_step > 0 else "no checkpoint yet"
+            saved = (
+                f"the last checkpoint is of step {self.keeper.saved_step}"
+                if self.keeper.saved_step > 0
+                else "no checkpoint yet"
+            )
             self.progress.message(f"gptjax: {error}; {saved}. Try a lower optim.peak_lr or a longer warmup.")
             self.log.write("event", error.step, event="diverged")
             return interrupt.DIVERGED
         if self.agreed.stopping:
             who = f"{self.agreed.reason}: " if self.agreed.reason else ""
-            saved = f"saved step {self.keeper.saved_step}" if self.keeper.saved_step > 0 else "stopped before the first step"
+            saved = (
+                f"saved step {self.keeper.saved_step}"
+                if self.keeper.saved_step > 0
+                else "stopped before the first step"
+            )
             self.progress.message(f"{who}{saved}; run the same command again to go on")
             return interrupt.SAVED_AND_STOPPED
         self.progress.close()
