@@ -104,7 +104,7 @@ def _lanes_of_chunk(chunk, future, shape):
 
 def _chunks(array, start, shape):
     """[(first, last + 1) of each dimension] of the parts of a piece that lie on disk as one."""
-    block = array.chunk_layout.read_chunk.shape
+    block = array.chunk_layout.read_chunk.shape or ()  # None of a scalar
     edges = [range(begin - begin % size, begin + extent, size) for begin, extent, size in zip(start, shape, block)]
     for corner in itertools.product(*edges):
         yield [
