@@ -254,8 +254,12 @@ class Checkpointer:
         items, reason = None, ""
         try:
             items = dict(self._reader.restore(self._folder(step), args=self._ocp.args.Composite(**args)).items())
-        except READ_ERRORS as error:
-            reason = f"{', '.join(like)} cannot be read: {first_line(error)}"
+        except Exception as error:
+            changed = validity.changed_files(self._folder(step))
+            bare = type(error) is Exception  # as Orbax hands on what TensorStore says
+            if not (isinstance(error, READ_ERRORS) or bare or changed):
+                raise  # a mistake of ours, or no memory left
+            reason = f"{changed[0]} has changed" if changed else f"{', '.join(like)} cannot be read: {first_line(error)}"
         return items, self._agree("read", reason)
 
     def _difference(self, known: dict, items: dict) -> str:

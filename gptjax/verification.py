@@ -61,7 +61,7 @@ def _step(standing: validity.Standing) -> Outcome:
         return Outcome(
             standing.path.name, "newer", (f"schema {manifest['schema']}; update gptjax",), step=standing.step
         )
-    reasons, checked = [], 0
+    reasons, checked = [f"{name} has changed" for name in validity.changed_files(standing.path)], 0
     for name, about in manifest["arrays"].items():
         try:
             reasons += wrong_pieces(standing.path, name, about)
