@@ -161,7 +161,7 @@ def test_the_step_before_a_damaged_one_is_taken_and_it_is_said(directory, in_pla
     [line], [event] = said, log
     assert "step 30" in line and reason in line and reason in event["reason"]
     assert event["kind"] == "event" and event["step"] == 20 and event["checkpoint"] == 30
-    assert event["event"] == "checkpoint_incomplete" if state == "incomplete" else "checkpoint_set_aside"
+    assert event["event"] == ("checkpoint_incomplete" if state == "incomplete" else "checkpoint_set_aside")
     assert rundir.open_run(directory).steps() == [10, 20]
     if state != "incomplete":  # its files are kept
         kept = step if in_place else directory / "checkpoints" / "30.damaged-1"
@@ -226,3 +226,330 @@ def test_two_steps_without_a_manifest_and_no_other_are_no_run_to_start_over(dire
         shutil.rmtree(directory / "checkpoints" / str(step))
     resumed, said, _ = resume(directory, in_place)
     assert resumed is None and "step 30 does not count" in said[0]
+
+
+def test_another_model_is_refused_by_the_name_of_an_array_and_nothing_is_set_aside(directory, in_place):
+    def other(like):
+        return like._replace(params={**like.params, "embed": jax.ShapeDtypeStruct((97, 48), jnp.float32)})
+
+    reader = checkpoint.Checkpointer(directory / "checkpoints", in_place=in_place)
+    with pytest.raises(UserError, match=r"params/embed has shape \(97, 32\) there and \(97, 48\) here") as error:
+        reader.restore(30, other(ABSTRACT), SHARDING)
+    assert type(error.value) is UserError
+    with pytest.raises(UserError, match="the checkpoint has no params/missing"):
+        reader.restore_params(30, {**ABSTRACT.params, "missing": ABSTRACT.params["embed"]})
+    with pytest.raises(UserError, match="this model has no params/blocks/gain"):
+        reader.restore_params(30, {"embed": ABSTRACT.params["embed"]})
+    reader.close()
+    assert rundir.open_run(directory).steps() == [10, 20, 30]
+
+
+def test_what_was_saved_in_one_dtype_is_checked_in_it_and_read_in_another(saved):
+    place = SHARDING.params["embed"]
+    reader = checkpoint.Checkpointer(saved[False] / "checkpoints")
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=place), ABSTRACT.params)
+    found = reader.restore_params(30, wanted)
+    reader.close()
+    assert found["embed"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found["embed"], state_of(30).params["embed"].astype(jnp.bfloat16))
+
+
+# ---- schema 1, which had no manifest
+
+
+def save_schema_1(directory, steps) -> None:
+    """As gptjax 0.1.0 did."""
+    manager = ocp.CheckpointManager(directory / "checkpoints", options=ocp.CheckpointManagerOptions(create=True))
+    for step in steps:
+        state = state_of(step)
+        items = {"params": state.params, "opt_state": checkpoint.to_plain(state.opt_state)}
+        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        meta = {"schema": 1, "step": step, "batch_hash": f"{step:016x}", "rows_read": 8 * step}
+        manager.save(step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args), force=True)
+    manager.close()
+
+
+def test_a_run_of_schema_1_goes_on_unverified_and_a_damaged_step_of_it_is_set_aside(tmp_path):
+    save_schema_1(tmp_path, (10, 20, 30))
+    states = [standing.state for standing in validity.standings(tmp_path / "checkpoints")]
+    assert states == ["unverified"] * 3 and rundir.open_run(tmp_path).steps() == [10, 20, 30]
+    os.truncate(tmp_path / "checkpoints/30/params/_METADATA", 0)
+    data_file(tmp_path / "checkpoints/20").unlink()
+    resumed, said, _ = resume(tmp_path)
+    assert_state(resumed, 10)
+    assert len(said) == 2
+    save(tmp_path, (20,))
+    assert [s.state for s in validity.standings(tmp_path / "checkpoints") if s.counts] == ["unverified", "valid"]
+    assert_state(resume(tmp_path)[0], 20)
+
+
+def test_a_torn_step_of_schema_1_does_not_count(tmp_path):
+    save_schema_1(tmp_path, (10, 20))
+    file = tmp_path / "checkpoints/20/_CHECKPOINT_METADATA"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"commit_timestamp_nsecs": None}))  # as one begins
+    assert rundir.open_run(tmp_path).steps() == [10]
+
+
+def test_a_newer_schema_is_refused_and_not_set_aside(directory, in_place):
+    file = directory / "checkpoints/30/manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 3}))
+    with pytest.raises(UserError, match="has schema 3, this gptjax reads up to 2; update gptjax"):
+        resume(directory, in_place)
+    assert rundir.open_run(directory).steps() == [10, 20, 30]
+
+
+# ---- saves that do not end well
+
+SAVE_LARGE = """
+import sys
+import numpy as np
+from gptjax import checkpoint
+from gptjax.config import Config, TrainConfig
+from gptjax.step import TrainState
+directory, step, in_place = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
+import jax.numpy as jnp
+params = {"embed": jnp.asarray(np.random.default_rng(0).standard_normal((40, 2**18)), jnp.float32)}
+saver = checkpoint.Checkpointer(directory, Config(train=TrainConfig(steps=90, batch_size=8)), in_place=in_place)
+saver.save(TrainState(jnp.int32(step), params, {}, None), step)
+print("saving", flush=True)
+saver.wait()
+print("saved", flush=True)
+"""
+
+
+def test_a_save_that_is_killed_leaves_what_there_was(directory, in_place):
+    words = [sys.executable, "-c", SAVE_LARGE, str(directory / "checkpoints"), "40", str(in_place)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "saving\n"
+    process.kill()
+    assert process.communicate()[0] == "", "it was over before it was killed"
+    left = [path.name for path in (directory / "checkpoints").iterdir() if path.name.startswith("40")]
+    assert len(left) == 1 and (left == ["40"]) == in_place
+    assert rundir.open_run(directory).steps() == [10, 20, 30]
+    resumed, said, _ = resume(directory, in_place)
+    assert_state(resumed, 30)
+    assert any("step 40 does not count" in line for line in said) == in_place
+    save(directory, (40,), in_place=in_place)
+    names = sorted(path.name for path in (directory / "checkpoints").iterdir())
+    assert names == ["10", "20", "30", "40"], "and nothing of it stays"
+
+
+def test_a_step_that_is_being_saved_is_none_yet(directory, in_place):
+    saver = checkpoint.Checkpointer(directory / "checkpoints", CONFIG, in_place=in_place)
+    seen = []
+    large = state_of(40)._replace(opt_state={"mu": jnp.ones((2**22,))})
+    saver.save(large, 40, batch_hash="0", rows_read=0)
+    while saver.steps() == [10, 20, 30]:
+        seen.append(os.path.exists(directory / "checkpoints" / "40"))
+        assert saver._thread.is_alive()
+    assert seen and saver.steps() == [10, 20, 30, 40]
+    assert validity.standing_of(epath.Path(directory / "checkpoints" / "40")).state == "valid"
+    saver.wait()
+    saver.close()
+
+
+def test_the_newest_steps_and_every_nth_are_kept_and_bad_ones_are_not_counted(tmp_path):
+    config = CONFIG.replace(checkpoint={"keep": 2, "keep_every": 40})
+    save(tmp_path, (10, 20, 30, 40, 50, 60), config)
+    assert rundir.open_run(tmp_path).steps() == [40, 50, 60]
+    empty(tmp_path / "checkpoints/60")
+    save(tmp_path, (70,), config)
+    assert rundir.open_run(tmp_path).steps() == [40, 50, 70]
+    assert not (tmp_path / "checkpoints/60").exists()
+
+
+def test_deleting_a_step_that_is_interrupted_leaves_none_that_looks_whole(directory, monkeypatch):
+    step = epath.Path(directory / "checkpoints" / "10")
+    monkeypatch.setattr(type(step), "rmtree", lambda *_, **__: None)
+    validity.remove(step)
+    assert step.exists() and rundir.open_run(directory).steps() == [20, 30]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """mount(megabytes): a file system of that size."""
+    mounted = []
+
+    def mount(size: str) -> pathlib.Path:
+        place = tmp_path / "disk"
+        place.mkdir()
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True
+        ).returncode:
+            pytest.skip("mounting needs root")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.parametrize("policy", ["stop", "continue"])
+def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(small_disk, policy):
+    directory = small_disk("4m") / "run"
+    save(directory, (10,))
+    said, log = [], Log()
+    checkpointer = checkpoint.Checkpointer(directory / "checkpoints", CONFIG)
+    keeping = keeper.Keeper(checkpointer, policy, Alone(), said.append)
+    keeping.log_to(log, 10)
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    os.truncate(filler, filler.stat().st_size - 40_000)  # begins, and cannot end
+    keeping.save(state_of(20), 20)
+    if policy == "stop":
+        with pytest.raises(SaveFailed, match="could not be written to .*those of earlier steps are intact"):
+            keeping.settle(21)
+        assert not said and not log
+    else:
+        keeping.settle(21)
+        assert "could not be written" in said[0] and "training goes on" in said[0]
+        assert [row["event"] for row in log] == ["save_failed"] and log[0]["step"] == 21
+    assert keeping.saved_step == -1
+    assert [path.name for path in (directory / "checkpoints").iterdir()] == ["10"], "what was half written is gone"
+    filler.unlink()
+    keeping.save(state_of(30), 30, last=True, batch_hash=f"{30:016x}", rows_read=240)
+    checkpointer.close()
+    assert rundir.open_run(directory).steps() == [10, 30]
+    assert_state(resume(directory)[0], 30)
+    shutil.rmtree(directory / "checkpoints/30")
+    assert_state(resume(directory)[0], 10)
+
+
+def test_a_run_that_may_go_on_with_a_full_disk_trains_to_its_end_before_it_fails(values, small_disk, tmp_path, capfd):
+    config = from_dict(values).replace(
+        checkpoint={"on_save_failure": "continue", "keep": 1}, eval={"every_steps": None}
+    )
+    assert train.train(config.replace(train={"steps": 10}), str(tmp_path / "run")) == 0
+    step = sum(path.stat().st_blocks * 512 for path in (tmp_path / "run").rglob("*"))
+    workdir = small_disk(f"{int(step * 1.6) // 1024}k") / "run"
+    with pytest.raises(SaveFailed, match="could not be written"):
+        train.train(config, str(workdir))
+    assert rundir.open_run(workdir).steps() == [10]
+    assert [row["step"] for row in runs.train_rows(workdir)] == list(range(1, 41))
+    failed = [row for row in metrics.read_metrics(workdir / "metrics.jsonl", "event") if row["event"] == "save_failed"]
+    assert [row["step"] for row in failed] == [30, 40, 40], "when it was noticed"
+    assert capfd.readouterr().err.count("training goes on") == 3
+
+
+def test_a_directory_that_cannot_be_written_to_is_one_line_before_the_first_step(values, small_disk, tmp_path, capsys):
+    place = small_disk("1m")
+    subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    file = runs.write_config(values, tmp_path / "config.py")
+    assert cli.main(["train", file, f"--workdir={place / 'run'}"]) == interrupt.USER_ERROR
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gptjax: ")]
+    assert lines == [
+        f"gptjax: --workdir={place / 'run'} cannot be written to: Read-only file system; mount it for writing, or use another."
+    ]
+
+
+# ---- whole runs
+
+
+@pytest.mark.parametrize(
+    "kills,steps", [(3, 40), pytest.param(25, 400, marks=pytest.mark.slow)], ids=["3 kills", "25 kills"]
+)
+def test_a_run_killed_at_random_points_ends_bit_identical_to_an_undisturbed_one(values, tmp_path, kills, steps):
+    """While it starts, trains, saves, writes manifests, deletes old steps, or resumes."""
+    rng = random.Random(kills)
+    values = runs.changed(values, train=values["train"] | dict(steps=steps), eval=dict(every_steps=None))
+    assert train.train(from_dict(values), str(tmp_path / "undisturbed")) == 0
+    workdir = tmp_path / "killed"
+    done, points = 0, []
+    while done < kills:
+        process = runs.start(values, workdir, tmp_path)
+        points.append(_wait_for_random_point(rng, workdir, process, steps // kills))
+        done += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    process = runs.start(values, workdir, tmp_path)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "cannot be trusted" not in stderr and "set aside" not in stderr
+    assert runs.losses(workdir) == runs.losses(tmp_path / "undisturbed"), points
+    runs.assert_same_state(tmp_path / "undisturbed", workdir, steps)
+    left = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert left == {str(step) for step in (steps - 20, steps - 10, steps)}, (
+        "three are kept, and nothing of killed saves"
+    )
+
+
+def _wait_for_random_point(rng, workdir, process, most_steps: int) -> str:
+    """While it starts (1 of 5), some steps on (2 of 5), or within 50 ms of the beginning of a save (2 of 5)."""
+    kind = rng.choice(["start", "step", "step", "save", "save"])
+    before = max([0, *(row["step"] for row in _rows(workdir))])
+    saves = _saves(workdir)
+    if kind == "start":
+        time.sleep(rng.uniform(1, 4))
+    elif kind == "step":
+        target = before + rng.randint(1, max(1, most_steps))
+        _poll(lambda: any(row["step"] >= target for row in _rows(workdir)), process)
+    else:
+        _poll(lambda: _saves(workdir) - saves, process)
+        time.sleep(rng.uniform(0, 0.05))
+    return kind
+
+
+def _rows(workdir):
+    return runs.train_rows(workdir) if (workdir / "metrics.jsonl").exists() else []
+
+
+def _saves(workdir) -> set:
+    folder = workdir / "checkpoints"
+    return set(os.listdir(folder)) if folder.exists() else set()
+
+
+def _poll(condition, process) -> None:
+    deadline = time.monotonic() + runs.SECONDS
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_two_processes_agree_on_the_step_before_a_damaged_one_which_only_one_of_them_reads(values, tmp_path):
+    """On a mesh of two processes each reads its own half of every parameter: one sees the flipped bit, one a zstd error."""
+    values = runs.changed(values, mesh=dict(fsdp=2), eval=dict(every_steps=None))
+    short = runs.changed(values, train=values["train"] | dict(steps=40))
+    with runs.processes(short, tmp_path / "run", tmp_path, 2, 1) as started:
+        for process in started:
+            process.ends_with(0)
+    before = runs.saved_arrays(tmp_path / "run", 40)
+    manifest = json.loads((tmp_path / "run/checkpoints/40/manifest.json").read_text())
+    assert max(len(about["pieces"]) for about in manifest["arrays"].values()) == 2, "a checksum a shard"
+    own = sorted((tmp_path / "run/checkpoints/40/params").glob("ocdbt.process_1/d/*"), key=lambda p: p.stat().st_size)
+    flip(own[-1])
+    own = sorted((tmp_path / "run/checkpoints/30/params").glob("ocdbt.process_1/d/*"), key=lambda p: p.stat().st_size)
+    content = bytearray(own[-1].read_bytes())
+    for at in range(0, len(content), 16):
+        content[at] ^= 255
+    own[-1].write_bytes(content)
+    with runs.processes(short, tmp_path / "run", tmp_path, 2, 1) as started:
+        for process in started:
+            process.ends_with(0)
+        said = started[0].output()
+    assert "checkpoint of step 40 is set aside" in said and "checkpoint of step 30 is set aside" in said
+    assert "resumed from step 20" in said and "Traceback" not in said
+    after = runs.saved_arrays(tmp_path / "run", 40)
+    assert all(np.array_equal(after[name], array) for name, array in before.items()), "trained again, to the same end"
+    events = [row for row in metrics.read_metrics(tmp_path / "run/metrics.jsonl", "event")]
+    assert [row["checkpoint"] for row in events if row["event"] == "checkpoint_set_aside"] == [40, 30]
+
+
+def test_a_torn_or_damaged_line_of_metrics_costs_that_line_only(values, tmp_path, capsys):
+    values = runs.changed(values, train=values["train"] | dict(steps=20), eval=dict(every_steps=None))
+    config, workdir = from_dict(values), tmp_path / "run"
+    assert train.train(config, str(workdir)) == 0
+    file = workdir / "metrics.jsonl"
+    whole = runs.losses(workdir)
+    lines = file.read_bytes().splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if b'"kind": "train", "step": 5,' in line)
+    lines[at] = b'{"kind": "train", "st\xff\x00ep'[:20] + b"\n"
+    file.write_bytes(b"".join(lines) + b'{"kind": "train", "step": 2')
+    assert [row for row in whole if row[0] != 5] == runs.losses(workdir)
+    assert cli.main(["verify", f"--workdir={workdir}"]) == 0
+    assert "2 of its lines are torn" in capsys.readouterr().out
+    assert train.train(config.replace(train={"steps": 30}), str(workdir), ("train.steps", "optim")) == 0
+    assert [row[0] for row in runs.losses(workdir)] == [step for step in range(1, 31) if step != 5]
+    assert metrics.torn_lines(epath.Path(file)) == 0
