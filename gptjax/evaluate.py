@@ -142,6 +142,15 @@ def evaluate_sources(
     return {name: summarise(values) for name, values in (pooled | sums).items()}
 
 
+def logged(prefix: str, results: dict[str, Evaluation]) -> dict[str, float]:
+    """An evaluation in metrics.jsonl: of all held-out text, and of each source if there are several as loss/NAME."""
+    return {
+        f"{prefix}{name}" + f"/{source}" * (i > 0): value
+        for i, (source, result) in enumerate(results.items())
+        for name, value in result.as_dict().items()
+    }
+
+
 def evaluate(
     program, params, rows, batch_size: int, should_stop=lambda: False, report=lambda rows_done, nats, tokens: None
 ) -> Sums | None:

@@ -71,7 +71,12 @@ def reading_of(
             found = protocols.detokenised(specs, tokenizer, base, protocol)
     if max_tokens is RUNS_OWN:
         max_tokens = config.eval.max_tokens if texts is None else None
-    return Reading({name: _rows(run, text, name, stride, max_tokens) for name, text in found.items()}, found)
+    return windows_of(run, found, stride, max_tokens)
+
+
+def windows_of(run, texts: dict[str, evaluation_text.Text], stride: int | None, max_tokens: int | None) -> Reading:
+    """Texts in the tokens of the run's tokenizer, cut for it. Raises UserError: a stride that cannot be."""
+    return Reading({name: _rows(run, text, name, stride, max_tokens) for name, text in texts.items()}, texts)
 
 
 def _check_protocol_fits(run, protocol: str, texts, max_tokens) -> None:
@@ -123,7 +128,9 @@ def evaluate_run(run, texts=None, *, batch_size: int | None = None, **settings) 
 def last_words(run, texts, *, batch_size: int | None = None, should_stop=lambda: False, **how) -> dict | None:
     """{name: LastWords} of data sets in LAMBADA's form. how: text_field, separator. None if should_stop() said so."""
     if not run.config.data.writes_on:
-        raise UserError(f"--protocol=lambada: a model of data.objective={run.config.data.objective!r} does not write on.")
+        raise UserError(
+            f"--protocol=lambada: a model of data.objective={run.config.data.objective!r} does not write on."
+        )
     found, base = {}, dataclasses.replace(run.config.data, **how)
     for name, spec in evaluation_text.named(texts).items():
         requests = [scoring.Request(*passage) for passage in protocols.passages(spec, run.tokenizer, base)]

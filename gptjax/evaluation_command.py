@@ -16,7 +16,9 @@ QUIET_SECONDS = 2.0  # of an evaluation, before a progress line is shown
 def add_flags(parser) -> None:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the run directory, local or gs://")
     parser.add_argument(
-        "--step", metavar="N|all|best", help="of the checkpoint: a number, all, or the best evaluated (default: the newest)"
+        "--step",
+        metavar="N|all|best",
+        help="of the checkpoint: a number, all, or the best evaluated (default: the newest)",
     )
     add_reading_flags(parser)
     parser.add_argument("--ema", action="store_true", help="use the averaged parameters")
@@ -47,6 +49,13 @@ def add_reading_flags(parser) -> None:
     parser.add_argument("--mesh", metavar="AXES", help="such as fsdp=4,tensor=2 (default: a copy on each device)")
     parser.add_argument("--text_field", metavar="NAME", help="of jsonl, Parquet, TFDS: holds the text")
     parser.add_argument("--separator", metavar="LINE", help="a line between the documents of a text file")
+
+
+def config_to_start_with(args):
+    """What JAX has to know of the run before it starts, so that an evaluation made up is the one that was missed."""
+    from gptjax import rundir
+
+    return rundir.open_run(args.workdir).config() if args.catch_up else None
 
 
 def run(args) -> int:
@@ -185,7 +194,7 @@ def _evaluate(args, stop) -> None:
                 print(f"step {number:>7}  {name + '  ' if len(results) > 1 else ''}{result}", flush=True)
     if args.json:
         only = facts.pop("steps") if len(steps) == 1 and args.step != "all" else None
-        print(json.dumps(_finite(facts | (only[0] if only else {})), indent=2))
+        print(json.dumps(finite(facts | (only[0] if only else {})), indent=2))
 
 
 class Shared:
@@ -196,7 +205,7 @@ class Shared:
 
     def evaluate(self, number: int) -> tuple[dict, dict]:
         """({name: Evaluation or LastWords}, convention) of a step. Raises Stopped."""
-        from gptjax import evaluation, protocols
+        from gptjax import evaluation
 
         args, loaded = self._args, self._load(number)
         with Watch(self._stop, number) as watch:
@@ -205,7 +214,6 @@ class Shared:
                 results = evaluation.last_words(
                     loaded, args.data, batch_size=args.batch_size, should_stop=watch.should_stop, **how_read(args)
                 )
-                results = None if results is None else protocols.pooled(results)
             else:
                 if self._reading is None:
                     self._reading = evaluation.reading_of(loaded, args.data, **reading_settings(args))
@@ -284,17 +292,17 @@ def convention_lines(convention: dict) -> list[str]:
 
 
 def _as_json(results: dict) -> dict:
-    """All texts as one, and each where there are several."""
-    whole, *_ = (result.as_dict() for result in results.values())
+    """All texts as one, and each of them."""
+    whole = results[next(iter(results))].as_dict() if len(results) == 1 or "all" in results else {}
     return whole | {"sources": {name: result.as_dict() for name, result in results.items() if name != "all"}}
 
 
-def _finite(value):
+def finite(value):
     """JSON has no NaN: null."""
     if isinstance(value, dict):
-        return {name: _finite(v) for name, v in value.items()}
+        return {name: finite(v) for name, v in value.items()}
     if isinstance(value, list):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -316,7 +324,7 @@ def _catch_up(args, stop) -> None:
     with Watch(stop) as watch:
         found = catch_up.catch_up(directory, tell, watch.should_stop, watch.report)
     if args.json:
-        print(json.dumps(_finite({"workdir": args.workdir, "made_up": done, **found._asdict()}), indent=2))
+        print(json.dumps(finite({"workdir": args.workdir, "made_up": done, **found._asdict()}), indent=2))
     else:
         print("\n".join(catch_up.said(found)))
     if found.left:

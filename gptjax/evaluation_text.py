@@ -6,7 +6,6 @@ training, unless a protocol says otherwise.
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Iterable, Iterator
@@ -30,20 +29,11 @@ class Text:
 
 def own(run) -> dict[str, Text]:
     """The held-out text of each source of a run. Raises UserError: it has none, or it cannot be had, or is another now."""
-    _check_has_text(run.directory)
+    run.directory.check_trained("evaluated on it; give --data=KIND:PATH")
     store, _ = data.open_text(run.config.data, run.config.model.context_length)
     tokenizers.check_same(store.tokenizer, run.tokenizer)
     run.directory.check_text(store)
     return {name: Text(source.val, "the run's held-out text") for name, source in store.sources.items()}
-
-
-def _check_has_text(directory) -> None:
-    try:
-        known = json.loads((directory.path / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return  # check_text says what is wrong with it
-    if "data" not in known:
-        raise UserError(f"the model in {directory.path} came without a text of its own; give --data=KIND:PATH.")
 
 
 def named(specs) -> dict[str, str]:

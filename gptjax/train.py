@@ -115,6 +115,7 @@ def run_session(session: Session, directory, progress, peers, stop, dog, started
 def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: tuple[str, ...]) -> bool:
     """Writes what describes a new run, or checks that an old one may go on. True if there is something to resume."""
     if directory.exists():
+        directory.check_trained("trained further; start a run of its own")
         rundir.check_resume(directory.config(), session.config, allowed)
         tokenizers.check_same(session.store.tokenizer, tokenizers.load_tokenizer(directory.tokenizer))
         before = json.loads((directory.path / "manifest.json").read_text())
@@ -319,13 +320,10 @@ class Loop:
         self.evaluated_step = self.step
 
     def _log_evaluation(self, prefix: str, results: dict[str, evaluate.Evaluation]) -> None:
-        """Of all held-out text, and of each source if there are several, as loss/NAME and so on."""
-        numbers = {}
         for i, (source, result) in enumerate(results.items()):
-            numbers |= {f"{prefix}{name}" + f"/{source}" * (i > 0): value for name, value in result.as_dict().items()}
             name = f"{source:>12}" if i else "eval"
             self.progress.message(f"step {self.step:>7}  {prefix}{name} {result}")
-        self.log.write("eval", self.step, **numbers)
+        self.log.write("eval", self.step, **evaluate.logged(prefix, results))
 
     def _should_stop(self) -> bool:
         self.dog.alive()

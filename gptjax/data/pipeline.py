@@ -160,7 +160,7 @@ class EvalRows:
         name: str = "the held-out text",
         stride: int | None = None,
     ):
-        self._tokens, self._apart = tokens, config.documents_apart
+        self.tokens, self._apart = tokens, config.documents_apart
         self._token_bytes = np.asarray(tokenizer.token_bytes, np.int32)
         self._judge = objectives.held_out(objective)
         self._row_tokens = self._judge.source_tokens(context_length + 1)
@@ -202,7 +202,7 @@ class EvalRows:
         """Rows first to stop - 1, with bytes_B, int32: UTF-8 bytes of what each predicts with weight 1. stop may lie
         beyond num_rows."""
         start_B = np.arange(first, stop, dtype=np.int64) * self.stride
-        batch = packing.window_rows(self._tokens, start_B, self._row_tokens, self._apart)
+        batch = packing.window_rows(self.tokens, start_B, self._row_tokens, self._apart)
         inside_BL = start_B[:, None] + np.arange(self.window) < self._n_predicted
         batch["token_BT"][:, 1:] *= inside_BL
         new_BL = (np.arange(first, stop) == 0)[:, None] | (np.arange(self.window) >= self.window - self.stride)
