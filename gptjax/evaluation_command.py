@@ -241,7 +241,7 @@ class Watch:
     def __init__(self, stop, step: int | None = None):
         self._stop, self._began, self._step = stop, time.monotonic(), step
         self._progress = metrics.Progress(sys.stderr)
-        self._since = {}  # of each text: when its first batch was done, and the tokens in it: it has the compilation
+        self._since = {}  # of each text: when its first batch was done, and what was in it
 
     def __enter__(self) -> "Watch":
         return self
@@ -254,15 +254,21 @@ class Watch:
 
     def report(self, name: str, num_rows: int, rows_done: int, nats: float, tokens: float) -> None:
         now = time.monotonic()
-        began, tokens_before, rows_before = self._since.setdefault(name, (now, tokens, rows_done))
+        began, rows_before, tokens_before = self._since.setdefault(name, (now, rows_done, tokens))
         if now - self._began < QUIET_SECONDS or not tokens:
             return
-        line = f"{name}: {rows_done:,} of {num_rows:,} windows  loss {nats / tokens:.4f}"
-        if rows_done > rows_before and now > began:
-            left = (num_rows - rows_done) * (now - began) / (rows_done - rows_before)
-            rate = (tokens - tokens_before) / (now - began)
-            line += f"  {metrics.si(rate)} tok/s  left {metrics.duration(left)}"
+        line = progress_line(name, num_rows, rows_done, nats, tokens, (now - began, rows_before, tokens_before))
         self._progress.update(line if self._step is None else f"step {self._step}  {line}")
+
+
+def progress_line(name: str, num_rows: int, rows_done: int, nats: float, tokens: float, since) -> str:
+    """since: seconds, and the windows and tokens that were done before them: the first batch waits for the compiler."""
+    seconds, rows_before, tokens_before = since
+    line = f"{name}: {rows_done:,} of {num_rows:,} windows  loss {nats / tokens:.4f}"
+    if rows_done == rows_before or not seconds:
+        return line
+    left = (num_rows - rows_done) * seconds / (rows_done - rows_before)
+    return f"{line}  {metrics.si((tokens - tokens_before) / seconds)} tok/s  left {metrics.duration(left)}"
 
 
 # ---- what is said

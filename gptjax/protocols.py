@@ -4,7 +4,7 @@ wikitext2, wikitext103, ptb: GPT-2 (Radford et al. 2019, section 3.1) undoes the
 de-tokenizers") and divides the text's log-probability by the number of its original tokens, for a perplexity per word
 that models of any tokenizer share. Its de-tokenizers were not published; the rules here are those of Megatron-LM's
 zero-shot evaluation (Shoeybi et al. 2019), by which others measure GPT-2, and so is the division by one token less than
-there are: the first is not predicted. Words are counted as Merity et al. 2016 do, with one token for each line's end.
+there are: the first is not predicted. Their quirks are kept (two apostrophes are taken for quotes), for the numbers' sake. Words are counted as Merity et al. 2016 do, with one token for each line's end.
 
 lambada: the last word of each passage, from all before it (Paperno et al. 2016): its accuracy under greedy decoding of
 all its tokens, and perplexity per word, as lm-evaluation-harness's lambada_openai has them; and the accuracy of its last

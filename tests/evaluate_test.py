@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import jax
@@ -19,6 +20,29 @@ def test_summary_of_hand_worked_rows():
     assert result.perplexity == pytest.approx(math.exp(2))
     assert result.bits_per_byte == pytest.approx(8 / math.log(2) / 8)
     assert result.standard_error == 0.0  # both rows have mean 2
+    assert result.bits_per_byte_error == 0.0 and result.bytes == 8
+    assert result.perplexity_interval == (result.perplexity, result.perplexity)
+
+
+def test_errors_of_bits_per_byte_and_perplexity_are_hand_worked():
+    """Rows of 2 and 6 nats on 1 token each, of 2 and 2 bytes: 2 nats/byte, residuals -2 and 2."""
+    result = evaluate.summarise(evaluate.Sums([2.0, 6.0], [1.0, 1.0], [2, 2]))
+    assert result.bits_per_byte_error == pytest.approx(math.sqrt((4 + 4) * 2 / 1) / 4 / math.log(2))
+    assert result.standard_error == 2.0  # of the mean of 2 and 6
+    assert result.perplexity_interval == pytest.approx((math.exp(4 - 1.96 * 2), math.exp(4 + 1.96 * 2)))
+
+
+def test_rows_that_share_a_window_are_taken_together():
+    sums = evaluate.Sums(np.arange(5.0), np.ones(5), np.arange(5)).clustered(2)
+    assert [a.tolist() for a in sums] == [[1, 5, 4], [2, 2, 1], [1, 5, 4]]
+
+
+def test_perplexity_per_word_is_that_of_the_whole_text():
+    """4 tokens of 2 nats are 8 nats, on the 4 words after the first."""
+    result = evaluate.summarise(evaluate.Sums([4.0, 4.0], [2.0, 2.0], [1, 1]))
+    assert result.word_perplexity is None and "words" not in result.as_dict()
+    counted = dataclasses.replace(result, words=5)
+    assert counted.word_perplexity == pytest.approx(math.exp(8 / 4)) == counted.as_dict()["word_perplexity"]
 
 
 def test_standard_error_is_that_of_the_mean_for_rows_of_one_token():
