@@ -107,7 +107,7 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
     source = program(4, 2)
     state = source.init()
     before = jax.tree.map(np.asarray, state)
-    saver = checkpoint.Checkpointer(tmp_path / "0", config.checkpoint)
+    saver = checkpoint.Checkpointer(tmp_path / "0", config)
     saver.save(state, 0)
     saver.wait()
     for i, (fsdp, tensor) in enumerate([(2, 4), (1, 1), (8, 1)]):
@@ -117,7 +117,7 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
             assert len(leaf.sharding.device_set) == fsdp * tensor, path
         jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, state))
         saver.close()
-        saver = checkpoint.Checkpointer(tmp_path / str(i + 1), config.checkpoint)
+        saver = checkpoint.Checkpointer(tmp_path / str(i + 1), config)
         saver.save(state, 0)
         saver.wait()
     saver.close()
@@ -129,7 +129,7 @@ def test_every_optimizers_state_survives_the_disk(config, tmp_path, name):
     program = step.build(config, meshes.make_mesh(config), "xla")
     state = program.init()
     filled = jax.tree.map(lambda leaf: jax.device_put(leaf + 1, leaf.sharding), state)._replace(step=state.step + 7)
-    saver = checkpoint.Checkpointer(tmp_path, config.checkpoint)
+    saver = checkpoint.Checkpointer(tmp_path, config)
     saver.save(filled, 7)
     saver.wait()
     restored = saver.restore(7, program.abstract_state, program.state_sharding)
@@ -201,7 +201,7 @@ def test_a_run_is_not_evaluated_with_another_tokenizer(undisturbed, text, tmp_pa
     file.write_text(json.dumps(values))
     loaded = run.load(tmp_path / "run")
     with pytest.raises(UserError, match="not the run's own: that is 'chars' of 9 tokens .* of 12 tokens"):
-        run.evaluate_run(loaded)
+        loaded.evaluate()
 
 
 def test_a_run_is_not_evaluated_on_another_text_of_the_same_characters(undisturbed, text, tmp_path):
@@ -213,7 +213,7 @@ def test_a_run_is_not_evaluated_on_another_text_of_the_same_characters(undisturb
     file.write_text(json.dumps(values))
     loaded = run.load(tmp_path / "run")
     with pytest.raises(UserError, match=r"the text or tokenizer is not the one the run in .*/run was started with"):
-        run.evaluate_run(loaded)
+        loaded.evaluate()
 
 
 def test_a_run_carries_its_tokenizer_and_is_read_without_the_file_that_was_given(values, tmp_path):
@@ -325,6 +325,6 @@ def test_a_run_stored_in_bfloat16_with_its_optimizer_on_the_host_resumes_evaluat
         loaded = run.load(str(tmp_path / "run"), ema=ema)
         dtype = "float32" if ema else "bfloat16"
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(loaded.params)} == {dtype}
-        [result] = run.evaluate_run(loaded).values()
+        [result] = loaded.evaluate().values()
         assert result.loss == pytest.approx(logged[key], rel=1e-5)
         assert len(run.sample_run(loaded, "abc", max_tokens=5)[0]) == 8

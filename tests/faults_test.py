@@ -1,0 +1,555 @@
+"""The table of faults in docs/checkpoints.md: what is done to a checkpoint or its disk for real, and what a run makes of
+it. States of a few arrays where no training is needed."""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import runs
+from etils import epath
+
+from gptjax import checkpoint, cli, interrupt, keeper, metrics, runlock, rundir, train, validity
+from gptjax.config import Config, TrainConfig, from_dict
+from gptjax.errors import SaveFailed, UserError
+from gptjax.peers import Alone
+from gptjax.step import TrainState
+
+CONFIG = Config(train=TrainConfig(steps=90, batch_size=8)).replace(checkpoint={"keep": 9})
+
+
+def state_of(step: int) -> TrainState:
+    """Arrays that differ from step to step."""
+    rng = np.random.default_rng(step)
+    params = {
+        "embed": jnp.asarray(rng.standard_normal((97, 32)), jnp.float32),
+        "blocks": {"gain": jnp.asarray(rng.standard_normal((2, 32)), jnp.bfloat16)},
+    }
+    return TrainState(jnp.int32(step), params, {"mu": params, "count": jnp.int32(step)}, None)
+
+
+ABSTRACT = jax.eval_shape(lambda: state_of(0))
+SHARDING = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), ABSTRACT)
+
+
+def save(directory, steps, config=CONFIG, **options) -> None:
+    saver = checkpoint.Checkpointer(directory / "checkpoints", config, **options)
+    for step in steps:
+        saver.save(state_of(step), step, batch_hash=f"{step:016x}", rows_read=8 * step)
+    saver.wait()
+    saver.close()
+
+
+class Log(list):
+    def write(self, kind, step, **numbers):
+        self.append({"kind": kind, "step": step, **numbers})
+
+
+def resume(directory, in_place=False, config=CONFIG):
+    """(what a run goes on from, lines said, events)."""
+    said, log = [], Log()
+    checkpointer = checkpoint.Checkpointer(directory / "checkpoints", config, in_place=in_place)
+    keeping = keeper.Keeper(checkpointer, "stop", Alone(), said.append)
+    try:
+        resumed = keeping.resume(rundir.open_run(directory), ABSTRACT, SHARDING)
+        keeping.log_to(log, 0 if resumed is None else resumed.step)
+    finally:
+        checkpointer.close()
+    return resumed, said, log
+
+
+def assert_state(resumed, step) -> None:
+    assert (resumed.step, int(resumed.state.step)) == (step, step)
+    assert resumed.data == {"batch_hash": f"{step:016x}", "rows_read": 8 * step}
+    for found, expected in zip(jax.tree.leaves(resumed.state), jax.tree.leaves(state_of(step)), strict=True):
+        assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """{in_place: a folder with the steps 10, 20 and 30}."""
+    folders = {in_place: tmp_path_factory.mktemp("saved") for in_place in (False, True)}
+    for in_place, folder in folders.items():
+        save(folder, (10, 20, 30), in_place=in_place)
+    return folders
+
+
+@pytest.fixture(params=[False, True], ids=["rename", "commit_file"])
+def in_place(request):
+    return request.param
+
+
+@pytest.fixture
+def directory(saved, in_place, tmp_path):
+    """A copy of its own, as of a bucket."""
+    shutil.copytree(saved[in_place], tmp_path / "run")
+    return tmp_path / "run"
+
+
+# ---- damage on disk, one step of three
+
+
+def data_file(step) -> pathlib.Path:
+    """The file with the most of the parameters."""
+    return max((step / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+def flip(file, bit=2) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1 << bit
+    file.write_bytes(content)
+
+
+def truncate(file) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def empty(step) -> None:
+    shutil.rmtree(step)
+    step.mkdir()
+
+
+def tear(step) -> None:
+    """As a save that was killed, or a copy that was broken off, leaves a step where nothing is renamed."""
+    for name in ("manifest.json", "commit_success.txt", "params/manifest.ocdbt"):
+        (step / name).unlink()
+
+
+def alter(step) -> None:
+    file = step / "manifest.json"
+    file.write_text(file.read_text().replace('"rows_read": 240', '"rows_read": 241'))
+
+
+FAULTS = {  # what is done to a step: (how, its standing before anything is read, part of the reason)
+    "flipped bit": (lambda step: flip(data_file(step)), "valid", "checksums differ for params/embed"),
+    "truncated file": (lambda step: truncate(data_file(step)), "damaged", "were written"),
+    "missing data file": (lambda step: data_file(step).unlink(), "damaged", "is missing"),
+    "missing manifest": (lambda step: (step / "manifest.json").unlink(), "incomplete", "manifest.json"),
+    "half a manifest": (lambda step: truncate(step / "manifest.json"), "damaged", "manifest.json is no manifest"),
+    "altered manifest": (alter, "damaged", "its own checksum differs"),
+    "missing marker": (lambda step: (step / "commit_success.txt").unlink(), "damaged", "commit_success.txt is missing"),
+    "empty step": (empty, "incomplete", "its writing never ended"),
+    "missing metadata": (lambda step: (step / "params/_METADATA").unlink(), "damaged", "_METADATA is missing"),
+    "empty metadata": (lambda step: os.truncate(step / "params/_METADATA", 0), "damaged", "_METADATA has 0 bytes"),
+    "missing ocdbt manifest": (lambda step: (step / "params/manifest.ocdbt").unlink(), "damaged", "manifest.ocdbt"),
+    "flipped bit of metadata": (lambda step: flip(step / "params/_METADATA", 7), "valid", "params/_METADATA has changed"),
+    "torn step": (tear, "incomplete", "manifest.json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_step_before_a_damaged_one_is_taken_and_it_is_said(directory, in_place, fault):
+    damage, state, reason = FAULTS[fault]
+    step = directory / "checkpoints" / "30"
+    damage(step)
+    standing = validity.standing_of(epath.Path(step))
+    assert standing.state == state
+    assert rundir.open_run(directory).steps() == ([10, 20, 30] if standing.counts else [10, 20])
+
+    resumed, said, log = resume(directory, in_place)
+    assert_state(resumed, 20)
+    [line], [event] = said, log
+    assert "step 30" in line and reason in line and reason in event["reason"]
+    assert event["kind"] == "event" and event["step"] == 20 and event["checkpoint"] == 30
+    assert event["event"] == ("checkpoint_incomplete" if state == "incomplete" else "checkpoint_set_aside")
+    assert rundir.open_run(directory).steps() == [10, 20]
+    if state != "incomplete":  # its files are kept
+        kept = step if in_place else directory / "checkpoints" / "30.damaged-1"
+        assert (kept / "damaged.json").exists() and len(list(kept.iterdir())) > 3
+
+    save(directory, (30,), in_place=in_place)  # the run comes there again
+    resumed, said, log = resume(directory, in_place)
+    assert_state(resumed, 30)
+    assert not said and not log
+
+
+def test_stock_orbax_returns_the_flipped_bit_as_data(saved, tmp_path):
+    """Or the first fault above would be none."""
+    shutil.copytree(saved[False], tmp_path / "run")
+    step = tmp_path / "run" / "checkpoints" / "30"
+    flip(data_file(step))
+    with ocp.StandardCheckpointer() as reader:
+        found = reader.restore(step / "params", ABSTRACT.params)
+    assert np.sum(np.asarray(found["embed"]) != np.asarray(state_of(30).params["embed"])) == 1
+
+
+@pytest.mark.parametrize("faults", [("flipped bit", "truncated file"), ("empty step", "flipped bit")])
+def test_the_newest_and_the_one_before_damaged_leave_the_one_before_these(directory, in_place, faults):
+    for step, fault in zip((30, 20), faults):
+        FAULTS[fault][0](directory / "checkpoints" / str(step))
+    resumed, said, _ = resume(directory, in_place)
+    assert_state(resumed, 10)
+    assert len(said) == 2 and "step 30" in said[0] + said[1] and "step 20" in said[0] + said[1]
+
+
+def test_with_every_step_damaged_a_run_does_not_start_over_until_it_is_told(directory, in_place):
+    for step, fault in zip((10, 20, 30), ("flipped bit", "missing data file", "flipped bit of metadata")):
+        FAULTS[fault][0](directory / "checkpoints" / str(step))
+    for _ in range(2):  # nor at the second try
+        with pytest.raises(UserError) as error:
+            resume(directory, in_place)
+        message = str(error.value)
+        assert "no checkpoint left that can be trusted" in message and "\n" not in message
+        assert all(f"{step}: " in message for step in (10, 20, 30)) and "to start over" in message
+    shutil.rmtree(directory / "checkpoints")
+    assert resume(directory, in_place)[0] is None
+
+
+def test_a_good_copy_put_back_is_taken(directory, saved, in_place):
+    for step in (10, 20, 30):
+        flip(data_file(directory / "checkpoints" / str(step)))
+    with pytest.raises(UserError, match="Put a copy of a good one"):
+        resume(directory, in_place)
+    target = directory / "checkpoints" / "20"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(saved[in_place] / "checkpoints" / "20", target)
+    assert_state(resume(directory, in_place)[0], 20)
+
+
+def test_two_steps_without_a_manifest_and_no_other_are_no_run_to_start_over(directory, in_place):
+    """A crash leaves one such step; two were trusted once."""
+    for step in (10, 20, 30):
+        (directory / "checkpoints" / str(step) / "manifest.json").unlink()
+    with pytest.raises(UserError, match="no checkpoint left that can be trusted"):
+        resume(directory, in_place)
+    for step in (10, 20):
+        shutil.rmtree(directory / "checkpoints" / str(step))
+    resumed, said, _ = resume(directory, in_place)
+    assert resumed is None and "step 30 does not count" in said[0]
+
+
+def test_another_model_is_refused_by_the_name_of_an_array_and_nothing_is_set_aside(directory, in_place):
+    def other(like):
+        return like._replace(params={**like.params, "embed": jax.ShapeDtypeStruct((97, 48), jnp.float32)})
+
+    reader = checkpoint.Checkpointer(directory / "checkpoints", in_place=in_place)
+    with pytest.raises(UserError, match=r"params/embed has shape \(97, 32\) there and \(97, 48\) here") as error:
+        reader.restore(30, other(ABSTRACT), SHARDING)
+    assert type(error.value) is UserError
+    with pytest.raises(UserError, match="the checkpoint has no params/missing"):
+        reader.restore_params(30, {**ABSTRACT.params, "missing": ABSTRACT.params["embed"]})
+    with pytest.raises(UserError, match="this model has no params/blocks/gain"):
+        reader.restore_params(30, {"embed": ABSTRACT.params["embed"]})
+    reader.close()
+    assert rundir.open_run(directory).steps() == [10, 20, 30]
+
+
+def test_what_was_saved_in_one_dtype_is_checked_in_it_and_read_in_another(saved):
+    place = SHARDING.params["embed"]
+    reader = checkpoint.Checkpointer(saved[False] / "checkpoints")
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=place), ABSTRACT.params)
+    found = reader.restore_params(30, wanted)
+    reader.close()
+    assert found["embed"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found["embed"], state_of(30).params["embed"].astype(jnp.bfloat16))
+
+
+# ---- schema 1, which had no manifest
+
+
+def save_schema_1(directory, steps) -> None:
+    """As gptjax 0.1.0 did."""
+    manager = ocp.CheckpointManager(directory / "checkpoints", options=ocp.CheckpointManagerOptions(create=True))
+    for step in steps:
+        state = state_of(step)
+        items = {"params": state.params, "opt_state": checkpoint.to_plain(state.opt_state)}
+        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        meta = {"schema": 1, "step": step, "batch_hash": f"{step:016x}", "rows_read": 8 * step}
+        manager.save(step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args), force=True)
+    manager.close()
+
+
+def test_a_run_of_schema_1_goes_on_unverified_and_a_damaged_step_of_it_is_set_aside(tmp_path):
+    save_schema_1(tmp_path, (10, 20, 30))
+    states = [standing.state for standing in validity.standings(tmp_path / "checkpoints")]
+    assert states == ["unverified"] * 3 and rundir.open_run(tmp_path).steps() == [10, 20, 30]
+    os.truncate(tmp_path / "checkpoints/30/params/_METADATA", 0)
+    data_file(tmp_path / "checkpoints/20").unlink()
+    resumed, said, _ = resume(tmp_path)
+    assert_state(resumed, 10)
+    assert len(said) == 2
+    save(tmp_path, (20,))
+    assert [s.state for s in validity.standings(tmp_path / "checkpoints") if s.counts] == ["unverified", "valid"]
+    assert_state(resume(tmp_path)[0], 20)
+
+
+def test_a_torn_step_of_schema_1_does_not_count(tmp_path):
+    save_schema_1(tmp_path, (10, 20))
+    file = tmp_path / "checkpoints/20/_CHECKPOINT_METADATA"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"commit_timestamp_nsecs": None}))  # as one begins
+    assert rundir.open_run(tmp_path).steps() == [10]
+
+
+def test_a_newer_schema_is_refused_and_not_set_aside(directory, in_place):
+    file = directory / "checkpoints/30/manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 3}))
+    with pytest.raises(UserError, match="has schema 3, this gptjax reads up to 2; update gptjax"):
+        resume(directory, in_place)
+    assert rundir.open_run(directory).steps() == [10, 20, 30]
+
+
+# ---- saves that do not end well
+
+SAVE_LARGE = """
+import sys
+import numpy as np
+from gptjax import checkpoint
+from gptjax.config import Config, TrainConfig
+from gptjax.step import TrainState
+directory, step, in_place = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
+import jax.numpy as jnp
+params = {"embed": jnp.asarray(np.random.default_rng(0).standard_normal((40, 2**18)), jnp.float32)}
+saver = checkpoint.Checkpointer(directory, Config(train=TrainConfig(steps=90, batch_size=8)), in_place=in_place)
+saver.save(TrainState(jnp.int32(step), params, {}, None), step)
+print("saving", flush=True)
+saver.wait()
+print("saved", flush=True)
+"""
+
+
+def test_a_save_that_is_killed_leaves_what_there_was(directory, in_place):
+    words = [sys.executable, "-c", SAVE_LARGE, str(directory / "checkpoints"), "40", str(in_place)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "saving\n"
+    process.kill()
+    assert process.communicate()[0] == "", "it was over before it was killed"
+    left = [path.name for path in (directory / "checkpoints").iterdir() if path.name.startswith("40")]
+    assert len(left) == 1 and (left == ["40"]) == in_place
+    assert rundir.open_run(directory).steps() == [10, 20, 30]
+    resumed, said, _ = resume(directory, in_place)
+    assert_state(resumed, 30)
+    assert any("step 40 does not count" in line for line in said) == in_place
+    save(directory, (40,), in_place=in_place)
+    names = sorted(path.name for path in (directory / "checkpoints").iterdir())
+    assert names == ["10", "20", "30", "40"], "and nothing of it stays"
+
+
+def test_a_step_that_is_being_saved_is_none_yet(directory, in_place):
+    saver = checkpoint.Checkpointer(directory / "checkpoints", CONFIG, in_place=in_place)
+    seen = []
+    large = state_of(40)._replace(opt_state={"mu": jnp.ones((2**22,))})
+    saver.save(large, 40, batch_hash="0", rows_read=0)
+    while saver.steps() == [10, 20, 30]:
+        seen.append(os.path.exists(directory / "checkpoints" / "40"))
+        assert saver._thread.is_alive()
+    assert seen and saver.steps() == [10, 20, 30, 40]
+    assert validity.standing_of(epath.Path(directory / "checkpoints" / "40")).state == "valid"
+    saver.wait()
+    saver.close()
+
+
+def test_the_newest_steps_and_every_nth_are_kept_and_bad_ones_are_not_counted(tmp_path):
+    config = CONFIG.replace(checkpoint={"keep": 2, "keep_every": 40})
+    save(tmp_path, (10, 20, 30, 40, 50, 60), config)
+    assert rundir.open_run(tmp_path).steps() == [40, 50, 60]
+    empty(tmp_path / "checkpoints/60")
+    save(tmp_path, (70,), config)
+    assert rundir.open_run(tmp_path).steps() == [40, 50, 70]
+    assert not (tmp_path / "checkpoints/60").exists()
+
+
+def test_deleting_a_step_that_is_interrupted_leaves_none_that_looks_whole(directory, monkeypatch):
+    step = epath.Path(directory / "checkpoints" / "10")
+    monkeypatch.setattr(type(step), "rmtree", lambda *_, **__: None)
+    validity.remove(step)
+    assert step.exists() and rundir.open_run(directory).steps() == [20, 30]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """mount(megabytes): a file system of that size."""
+    mounted = []
+
+    def mount(size: str) -> pathlib.Path:
+        place = tmp_path / "disk"
+        place.mkdir()
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True
+        ).returncode:
+            pytest.skip("mounting needs root")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.parametrize("policy", ["stop", "continue"])
+def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(small_disk, policy):
+    directory = small_disk("4m") / "run"
+    save(directory, (10,))
+    said, log = [], Log()
+    checkpointer = checkpoint.Checkpointer(directory / "checkpoints", CONFIG)
+    keeping = keeper.Keeper(checkpointer, policy, Alone(), said.append)
+    keeping.log_to(log, 10)
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    os.truncate(filler, filler.stat().st_size - 40_000)  # begins, and cannot end
+    keeping.save(state_of(20), 20)
+    if policy == "stop":
+        with pytest.raises(SaveFailed, match="could not be written to .*those of earlier steps are intact"):
+            keeping.settle(21)
+        assert not said and not log
+    else:
+        keeping.settle(21)
+        assert "could not be written" in said[0] and "training goes on" in said[0]
+        assert [row["event"] for row in log] == ["save_failed"] and log[0]["step"] == 21
+    assert keeping.saved_step == -1
+    assert [path.name for path in (directory / "checkpoints").iterdir()] == ["10"], "what was half written is gone"
+    filler.unlink()
+    keeping.save(state_of(30), 30, last=True, batch_hash=f"{30:016x}", rows_read=240)
+    checkpointer.close()
+    assert rundir.open_run(directory).steps() == [10, 30]
+    assert_state(resume(directory)[0], 30)
+    shutil.rmtree(directory / "checkpoints/30")
+    assert_state(resume(directory)[0], 10)
+
+
+def test_a_run_that_may_go_on_with_a_full_disk_trains_to_its_end_before_it_fails(values, small_disk, tmp_path, capfd):
+    config = from_dict(values).replace(
+        checkpoint={"on_save_failure": "continue", "keep": 1}, eval={"every_steps": None}
+    )
+    assert train.train(config.replace(train={"steps": 10}), str(tmp_path / "run")) == 0
+    step = sum(path.stat().st_blocks * 512 for path in (tmp_path / "run").rglob("*"))
+    workdir = small_disk(f"{int(step * 1.6) // 1024}k") / "run"
+    with pytest.raises(SaveFailed, match="could not be written"):
+        train.train(config, str(workdir))
+    assert rundir.open_run(workdir).steps() == [10]
+    assert [row["step"] for row in runs.train_rows(workdir)] == list(range(1, 41))
+    failed = [row for row in metrics.read_metrics(workdir / "metrics.jsonl", "event") if row["event"] == "save_failed"]
+    assert [row["step"] for row in failed] == [30, 40, 40], "when it was noticed"
+    assert capfd.readouterr().err.count("training goes on") == 3
+
+
+def test_a_directory_that_cannot_be_written_to_is_one_line_before_the_first_step(values, small_disk, tmp_path, capsys):
+    place = small_disk("1m")
+    subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    file = runs.write_config(values, tmp_path / "config.py")
+    assert cli.main(["train", file, f"--workdir={place / 'run'}"]) == interrupt.USER_ERROR
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gptjax: ")]
+    assert lines == [
+        f"gptjax: --workdir={place / 'run'} cannot be written to: Read-only file system; mount it for writing, or use another."
+    ]
+
+
+# ---- whole runs
+
+
+@pytest.mark.parametrize(
+    "kills,steps", [(3, 40), pytest.param(25, 400, marks=pytest.mark.slow)], ids=["3 kills", "25 kills"]
+)
+def test_a_run_killed_at_random_points_ends_bit_identical_to_an_undisturbed_one(values, tmp_path, kills, steps):
+    """While it starts, trains, saves, writes manifests, deletes old steps, or resumes."""
+    rng = random.Random(kills)
+    values = runs.changed(values, train=values["train"] | dict(steps=steps), eval=dict(every_steps=None))
+    assert train.train(from_dict(values), str(tmp_path / "undisturbed")) == 0
+    workdir = tmp_path / "killed"
+    done, points = 0, []
+    while done < kills:
+        process = runs.start(values, workdir, tmp_path)
+        points.append(_wait_for_random_point(rng, workdir, process, steps // kills))
+        done += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    process = runs.start(values, workdir, tmp_path)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "cannot be trusted" not in stderr and "set aside" not in stderr
+    assert runs.losses(workdir) == runs.losses(tmp_path / "undisturbed"), points
+    runs.assert_same_state(tmp_path / "undisturbed", workdir, steps)
+    left = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert left == {str(step) for step in (steps - 20, steps - 10, steps)}, (
+        "three are kept, and nothing of killed saves"
+    )
+
+
+def _wait_for_random_point(rng, workdir, process, most_steps: int) -> str:
+    """While it starts (1 of 5), some steps on (2 of 5), or within 50 ms of the beginning of a save (2 of 5)."""
+    kind = rng.choice(["start", "step", "step", "save", "save"])
+    before = max([0, *(row["step"] for row in _rows(workdir))])
+    saves = _saves(workdir)
+    if kind == "start":
+        time.sleep(rng.uniform(1, 4))
+    elif kind == "step":
+        target = before + rng.randint(1, max(1, most_steps))
+        _poll(lambda: any(row["step"] >= target for row in _rows(workdir)), process)
+    else:
+        _poll(lambda: _saves(workdir) - saves, process)
+        time.sleep(rng.uniform(0, 0.05))
+    return kind
+
+
+def _rows(workdir):
+    return runs.train_rows(workdir) if (workdir / "metrics.jsonl").exists() else []
+
+
+def _saves(workdir) -> set:
+    folder = workdir / "checkpoints"
+    return set(os.listdir(folder)) if folder.exists() else set()
+
+
+def _poll(condition, process) -> None:
+    deadline = time.monotonic() + runs.SECONDS
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_two_processes_agree_on_the_step_before_a_damaged_one_which_only_one_of_them_reads(values, tmp_path):
+    """On a mesh of two processes each reads its own half of every parameter: one sees the flipped bit, one a zstd error."""
+    values = runs.changed(values, mesh=dict(fsdp=2), eval=dict(every_steps=None))
+    short = runs.changed(values, train=values["train"] | dict(steps=40))
+    with runs.processes(short, tmp_path / "run", tmp_path, 2, 1) as started:
+        for process in started:
+            process.ends_with(0)
+    before = runs.saved_arrays(tmp_path / "run", 40)
+    manifest = json.loads((tmp_path / "run/checkpoints/40/manifest.json").read_text())
+    assert max(len(about["pieces"]) for about in manifest["arrays"].values()) == 2, "a checksum a shard"
+    own = sorted((tmp_path / "run/checkpoints/40/params").glob("ocdbt.process_1/d/*"), key=lambda p: p.stat().st_size)
+    flip(own[-1])
+    own = sorted((tmp_path / "run/checkpoints/30/params").glob("ocdbt.process_1/d/*"), key=lambda p: p.stat().st_size)
+    content = bytearray(own[-1].read_bytes())
+    for at in range(0, len(content), 16):
+        content[at] ^= 255
+    own[-1].write_bytes(content)
+    with runs.processes(short, tmp_path / "run", tmp_path, 2, 1) as started:
+        for process in started:
+            process.ends_with(0)
+        said = started[0].output()
+    assert "checkpoint of step 40 is set aside" in said and "checkpoint of step 30 is set aside" in said
+    assert "resumed from step 20" in said and "Traceback" not in said
+    after = runs.saved_arrays(tmp_path / "run", 40)
+    assert all(np.array_equal(after[name], array) for name, array in before.items()), "trained again, to the same end"
+    events = [row for row in metrics.read_metrics(tmp_path / "run/metrics.jsonl", "event")]
+    assert [row["checkpoint"] for row in events if row["event"] == "checkpoint_set_aside"] == [40, 30]
+
+
+def test_a_torn_or_damaged_line_of_metrics_costs_that_line_only(values, tmp_path, capsys):
+    values = runs.changed(values, train=values["train"] | dict(steps=20), eval=dict(every_steps=None))
+    config, workdir = from_dict(values), tmp_path / "run"
+    assert train.train(config, str(workdir)) == 0
+    file = workdir / "metrics.jsonl"
+    whole = runs.losses(workdir)
+    lines = file.read_bytes().splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if b'"kind": "train", "step": 5,' in line)
+    lines[at] = b'{"kind": "train", "st\xff\x00ep'[:20] + b"\n"
+    file.write_bytes(b"".join(lines) + b'{"kind": "train", "step": 2')
+    assert [row for row in whole if row[0] != 5] == runs.losses(workdir)
+    assert cli.main(["verify", f"--workdir={workdir}"]) == 0
+    assert "2 of its lines are torn" in capsys.readouterr().out
+    assert train.train(config.replace(train={"steps": 30}), str(workdir), ("train.steps", "optim")) == 0
+    assert [row[0] for row in runs.losses(workdir)] == [step for step in range(1, 31) if step != 5]
+    assert metrics.torn_lines(epath.Path(file)) == 0
