@@ -5,13 +5,15 @@ Hugging Face backend, so that the numbers compare.
 
 A context and its continuation are encoded as one text and parted after the context's tokens; spaces at the context's
 end go to the continuation. Nothing stands before a context, and end-of-text before an empty one and before a text whose
-whole likelihood is asked for. What is too long is cut from the left. Needs the extra `eval` (lm-eval), not torch.
+whole likelihood is asked for. What is too long is cut from the left; a continuation that is itself longer than the
+context, which the Hugging Face backend refuses, is scored in windows. Needs the extra `eval` (lm-eval), not torch.
 """
 
 import collections
 import contextlib
 
 import jax
+import numpy as np
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
@@ -49,6 +51,7 @@ class GptjaxLM(TemplateLM):
         self._full_rows = batch_size or min(run.config.eval_batch_size, FULL_ROWS * shards)
         self._prefix = prefix_token(run.tokenizer)
         self.truncated = 0  # requests, so far, that were cut to fit the context
+        self.in_windows = 0  # requests, so far, whose continuation alone was longer
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> "GptjaxLM":
@@ -106,11 +109,23 @@ class GptjaxLM(TemplateLM):
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests, **_) -> list[tuple[float, bool]]:
-        scores = self._score([scoring.Request(context, continuation) for _, context, continuation in requests])
-        answers = [(score.log_likelihood, score.greedy) for score in scores]
+        parted = [self._windows(context, continuation) for _, context, continuation in requests]
+        scores = iter(self._score([window for windows in parted for window in windows]))
+        answers = []
+        for windows in parted:
+            found = [next(scores) for _ in windows]
+            answers.append((float(sum(s.log_likelihood for s in found)), all(s.greedy for s in found)))
         for (texts, _, _), answer in zip(requests, answers):
             self.cache_hook.add_partial("loglikelihood", texts, answer)
         return answers
+
+    def _windows(self, context: list[int], continuation: list[int]) -> list[scoring.Request]:
+        """One request, or of a continuation longer than the context length as many as it takes."""
+        size = self.max_length
+        self.in_windows += len(continuation) > size
+        self.truncated += len(context) + len(continuation) > size + 1 and len(continuation) <= size
+        starts = range(0, max(1, len(continuation)), size)
+        return [scoring.Request(context + continuation[:i], continuation[i : i + size]) for i in starts]
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = True) -> list[float]:
         """Nats of each text, whole: in windows of the context length, each token predicted once."""
@@ -128,7 +143,6 @@ class GptjaxLM(TemplateLM):
         return answers
 
     def _score(self, requests: list[scoring.Request]) -> list[scoring.Score]:
-        self.truncated += sum(len(r.context) + len(r.continuation) > self.max_length + 1 for r in requests)
         scores = scoring.score(
             self.run.graph,
             self.run.params,
@@ -178,6 +192,18 @@ class GptjaxLM(TemplateLM):
                 self.run.graph, self.run.params, prompt, max_tokens=max_tokens, seed=seed, eot_id=eot, **settings
             )
         return self.run.tokenizer.decode(new)
+
+
+class DryLM(GptjaxLM):
+    """Takes requests as they come, tokenises them, and computes nothing: what cannot be asked of a model is found out
+    before it is trained."""
+
+    def _score(self, requests):
+        one = scoring.Score(np.zeros(1, np.float32), np.zeros(1, bool))
+        return [one] * len(requests)
+
+    def _generate(self, *_) -> str:
+        return ""
 
 
 def _generation_settings(request, context_length: int) -> tuple[list[str], int, dict]:

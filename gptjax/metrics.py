@@ -11,7 +11,7 @@ from etils import epath
 class MetricsLog:
     """Rows of numbers: one JSON object a line in metrics.jsonl, and TensorBoard and W&B if the config asks.
 
-    Every row has `kind` ("train", "eval" or "event") and `step`. NaN and infinities are written as strings, so that
+    Every row has `kind` ("train", "eval", "tasks" or "event") and `step`. NaN and infinities are written as strings, so that
     every line is JSON.
     """
 

@@ -8,7 +8,11 @@ those, after JAX has started threads; here it does not.
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import io
+import itertools
+import json
 import logging
 import math
 import os
@@ -72,18 +76,31 @@ class TaskSet:
             self._loaded = task_files.load(selection)
         self._own_shots = {name: task.get_config("num_fewshot") for name, task in self._loaded["tasks"].items()}
 
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """Of the documents of each task, by which processes know that they ask the same."""
+        found = {}
+        for name, task in self._loaded["tasks"].items():
+            digest = hashlib.sha256()
+            for document in itertools.islice(task.eval_docs, self.limit):
+                digest.update(json.dumps(document, sort_keys=True, default=str).encode())
+            found[name] = digest.hexdigest()
+        return found
+
     def evaluate(self, lm, shots: tuple[int | None, ...] = (None,)) -> TaskResults:
         """Of a `harness.GptjaxLM`, for each number of shots. None: as many as a task's file says, or none.
 
         A task whose file says 0 shots keeps them, as lm-eval has it. Raises UserError: too few examples for the shots.
         """
-        started, results, cut = time.monotonic(), [], lm.truncated
+        started, results, cut, parted = time.monotonic(), [], lm.truncated, lm.in_windows
         with _quiet() as notes:
             for number in shots:
                 results.append(self._evaluate(lm, number))
         notes = list(dict.fromkeys([*self.notes, *notes]))
         if lm.truncated > cut:
             notes.append(f"{lm.truncated - cut:,} requests were longer than the context and cut from the left")
+        if lm.in_windows > parted:
+            notes.append(f"{lm.in_windows - parted:,} continuations were longer than the context and scored in windows")
         rows = list(dict.fromkeys(row for result in results for row in _rows(result)))
         return TaskResults(rows, time.monotonic() - started, notes, [_plain(_reduced(result)) for result in results])
 
@@ -91,20 +108,40 @@ class TaskSet:
         """lm-eval's results, with our standard errors."""
         from lm_eval.evaluator import evaluate
 
+        self._set_shots(shots)
+        with _seeded(), _environment(DISABLE_MULTIPROC="1", LOCAL_RANK="0"):
+            with _as_user_error(f"--tasks={','.join(self._own_shots)}, {_shown(shots)}"):
+                results = evaluate(lm, self._loaded, limit=self.limit, bootstrap_iters=RESAMPLINGS, log_samples=True)
+        for name, task in self._loaded["tasks"].items():
+            _mend_standard_errors(task, results["results"][name], results["samples"][name])
+        return results
+
+    def _set_shots(self, shots: int | None) -> None:
         for name, task in self._loaded["tasks"].items():
             own = self._own_shots[name]
             task.set_config("num_fewshot", own or 0 if shots is None or own == 0 else shots)
             task.set_fewshot_seed(FEWSHOT_SEED)
-        with _seeded(), _environment(DISABLE_MULTIPROC="1", LOCAL_RANK="0"):
-            try:
-                results = evaluate(lm, self._loaded, limit=self.limit, bootstrap_iters=RESAMPLINGS, log_samples=True)
-            except (AssertionError, ValueError) as error:
-                if isinstance(error, UserError):
-                    raise
-                raise UserError(f"--tasks={','.join(self._own_shots)}, {_shown(shots)}: {_one_line(error)}") from error
-        for name, task in self._loaded["tasks"].items():
-            _mend_standard_errors(task, results["results"][name], results["samples"][name])
-        return results
+
+    def check(self, dry_lm, shots: int | None) -> None:
+        """Asks a `harness.DryLM` all there is to ask. Raises UserError: what cannot be asked of such a model."""
+        self._set_shots(shots)
+        with _quiet(), _seeded():
+            for name, task in self._loaded["tasks"].items():
+                with _as_user_error(f"--tasks={name}, {_shown(shots)}"):
+                    task.build_all_requests(limit=self.limit, rank=0, world_size=1)
+                    for kind in {instance.request_type for instance in task.instances}:
+                        getattr(dry_lm, kind)([i for i in task.instances if i.request_type == kind])
+
+
+@contextlib.contextmanager
+def _as_user_error(what: str):
+    """lm-eval's complaints of tasks, as ours."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"{what}: {_one_line(error)}") from error
 
 
 def _shown(shots: int | None) -> str:
