@@ -126,6 +126,15 @@ def _jsonable(value):
     return value
 
 
+def finite(value):
+    """value for JSON that others read, which has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _tensorboard(directory: epath.Path, step: int):
     from tensorboardX import SummaryWriter
 

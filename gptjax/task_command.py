@@ -3,55 +3,74 @@
 import json
 import sys
 
+from gptjax import metrics
 from gptjax.errors import UserError
+
+FLAGS = ("num_fewshot", "limit")
+FOR_TEXT = ("data", "protocol", "stride", "max_tokens", "text_field", "separator", "catch_up")
 
 
 def add_flags(parser) -> None:
-    tasks = parser.add_argument_group("tasks of lm-evaluation-harness, instead of held-out text")
+    tasks = parser.add_argument_group("tasks of lm-evaluation-harness, instead of text")
     tasks.add_argument(
-        "--tasks",
-        metavar="TASKS",
-        help="comma-separated: task files (.yaml), folders of them, or names of lm-eval's own",
+        "--tasks", metavar="TASKS", help="comma-separated task files, folders of them, and lm-eval's names"
     )
     tasks.add_argument(
-        "--num_fewshot",
-        metavar="K",
-        help="examples before each question; several give a table, as in --num_fewshot=0,1,32",
+        "--num_fewshot", metavar="K", help="examples before each question; several for a table, as in 0,1,32"
     )
-    tasks.add_argument("--limit", type=int, metavar="N", help="documents of each task, the first N")
+    tasks.add_argument("--limit", type=int, metavar="N", help="documents of each task: the first N (default: all)")
 
 
 def check_flags(args) -> None:
-    """Raises UserError: a flag that needs --tasks without it."""
-    for flag in ("num_fewshot", "limit"):
-        if args.tasks is None and getattr(args, flag) is not None:
+    """Raises UserError: a flag of tasks without them, or one of text with them."""
+    for flag in FLAGS if args.tasks is None else ():
+        if getattr(args, flag) is not None:
             raise UserError(f"--{flag} is of tasks; give --tasks too, as in --tasks=configs/tasks.")
+    for flag in () if args.tasks is None else FOR_TEXT:
+        if getattr(args, flag):
+            raise UserError(f"--{flag} is of text, and --tasks bring their own; give one of the two.")
 
 
 def shots(text: str | None) -> tuple[int | None, ...]:
     """(0, 1, 32) of "0,1,32"; (None,) if nothing is given. Raises UserError."""
     if text is None:
         return (None,)
-    words = text.split(",")
-    if not all(word.strip().isdecimal() for word in words):
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
         raise UserError(f"--num_fewshot={text}: expected numbers of examples, as in --num_fewshot=0,1,32.")
-    return tuple(dict.fromkeys(int(word) for word in words))
+    return tuple(dict.fromkeys(map(int, words)))
 
 
-def run(args, load) -> None:
-    """load() gives the Run, once it is known that there is something to ask of it."""
-    from gptjax import metrics, task_files, tasks
+def run(args, steps: list[int], why: str, load, should_stop) -> int | None:
+    """Evaluates steps, and says what came of them. load(step) is the Run of one.
+
+    The step that should_stop() kept from being evaluated; None: all are done.
+    """
+    from gptjax import task_files, tasks
 
     numbers = shots(args.num_fewshot)
     task_files.require()
     chosen = tasks.TaskSet(args.tasks.split(","), args.limit)
-    loaded = load()
     from gptjax import harness
 
+    facts = {"workdir": args.workdir, "chosen": why, "parameters": "ema" if args.ema else "params", "steps": []}
     progress = metrics.Progress(sys.stderr)
-    lm = harness.GptjaxLM(loaded, report=lambda done, total: progress.update(f"{done:,} of {total:,} requests"))
-    results = chosen.evaluate(lm, numbers)
+    for step in steps:
+        lm = harness.GptjaxLM(load(step), args.batch_size, should_stop, _reporter(progress, step))
+        try:
+            results = chosen.evaluate(lm, numbers)
+        except harness.Stopped:
+            return step
+        finally:
+            progress.close()
+        facts["steps"].append({"step": step, **results.as_dict()})
+        if not args.json:
+            print(f"step {step} of {args.workdir} ({why})\n{tasks.table(results)}", flush=True)
     if args.json:
-        print(json.dumps({"workdir": args.workdir, "step": loaded.step, **results.as_dict()}, indent=2))
-    else:
-        print(f"step {loaded.step} of {args.workdir}\n{tasks.table(results)}")
+        only = facts.pop("steps") if len(steps) == 1 and args.step != "all" else None
+        print(json.dumps(metrics.finite(facts | (only[0] if only else {})), indent=2))
+    return None
+
+
+def _reporter(progress, step: int):
+    return lambda done, total: progress.update(f"step {step}  {done:,} of {total:,} requests")

@@ -52,10 +52,8 @@ class TaskEvaluation:
 
     def _say(self, prefix: str, step: int, results: tasks.TaskResults) -> None:
         for row in results.rows:
-            error = "" if row.standard_error is None else f" +- {row.standard_error:.4f}"
-            self._progress.message(
-                f"step {step:>7}  {prefix}{row.name} {row.value:.4f}{error}  ({row.samples:,} documents)"
-            )
+            value = tasks.shown(row.value, row.standard_error)
+            self._progress.message(f"step {step:>7}  {prefix}{row.name} {value}  ({row.samples:,} documents)")
         self._progress.message(f"step {step:>7}  {prefix}tasks took {results.seconds:.1f} s")
         numbers = {f"{prefix}{row.name}": row.value for row in results.rows}
         errors = {

@@ -119,7 +119,12 @@ class TaskSet:
     def _set_shots(self, shots: int | None) -> None:
         for name, task in self._loaded["tasks"].items():
             own = self._own_shots[name]
-            task.set_config("num_fewshot", own or 0 if shots is None or own == 0 else shots)
+            number = own or 0 if shots is None or own == 0 else shots
+            if number and hasattr(task, "sampler") and number > (there := len(task.sampler.fewshot_docs())):
+                raise UserError(
+                    f"the task {name!r} has {there} examples to draw {number} shots from; use at most {there}."
+                )
+            task.set_config("num_fewshot", number)
             task.set_fewshot_seed(FEWSHOT_SEED)
 
     def check(self, dry_lm, shots: int | None) -> None:
@@ -210,6 +215,12 @@ def _reduced(results: dict) -> dict:
     return {key: value for key, value in results.items() if key not in ("samples", "configs")}
 
 
+def shown(value: float, error: float | None) -> str:
+    """A value and its standard error, to four digits behind the point where they are not too many."""
+    digits = ".4f" if abs(value) < 1e6 else ".4g"
+    return f"{value:{digits}}" + ("" if error is None else f" +- {error:{digits}}")
+
+
 def _plain(value):
     """value in what JSON has: other numbers as numbers, anything else as text."""
     if isinstance(value, dict):
@@ -228,8 +239,7 @@ def table(results: TaskResults) -> str:
     for row in results.rows:
         arrow = {True: "higher is better", False: "lower is better", None: ""}[row.higher_is_better]
         label = (row.task, row.metric + f",{row.filter}" * (row.filter != "none"), f"{row.samples:,}", arrow)
-        error = "" if row.standard_error is None else f" +- {row.standard_error:.4f}"
-        cells.setdefault(label, {})[row.shots] = f"{row.value:.4f}{error}"
+        cells.setdefault(label, {})[row.shots] = shown(row.value, row.standard_error)
     head = ("task", "metric", "documents", *(f"{n} shot" + "s" * (n != 1) for n in shots), "")
     lines = [head] + [(*label[:3], *(found.get(n, "") for n in shots), label[3]) for label, found in cells.items()]
     widths = [max(map(len, column)) for column in zip(*lines)]
