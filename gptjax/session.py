@@ -60,7 +60,9 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     program = step.build(config, mesh, kernel)
     chosen = {"program": program, "kernel": kernel, "kernel_reason": reason, "tasks": task_set}
     peak, source = _peak(config, mesh)
-    return Session(config, store, objective, rows, eval_rows, **chosen, peak_flops=peak, peak_source=source)
+    session = Session(config, store, objective, rows, eval_rows, **chosen, peak_flops=peak, peak_source=source)
+    task_evaluation.check(session)
+    return session
 
 
 def _peak(config, mesh) -> tuple[float, str]:

@@ -10,19 +10,26 @@ def open_tasks(config) -> tasks.TaskSet | None:
     return tasks.TaskSet(config.eval.tasks.split(","), config.eval.tasks_limit)
 
 
-class TaskEvaluation:
-    """The tasks of a Session, when they are due. All processes of a run evaluate, each the same numbers.
+def check(session) -> None:
+    """Raises UserError: tasks of a Session ask what its model cannot answer, such as of characters it has no token for."""
+    if session.tasks is not None:
+        from gptjax import harness
 
-    Raises UserError: tasks ask what this model cannot answer, such as of characters that it has no token for."""
+        lm = harness.DryLM(_run(session, directory=None, params=None, step=0))
+        session.tasks.check(lm, session.config.eval.tasks_num_fewshot)
+
+
+def _run(session, directory, params, step: int) -> run.Run:
+    return run.Run(directory, session.config, session.store.tokenizer, session.program, params, step)
+
+
+class TaskEvaluation:
+    """The tasks of a Session, when they are due. All processes of a run evaluate, each the same numbers."""
 
     def __init__(self, session, directory, progress, log, step: int):
         self._session, self._directory, self._progress, self._log = session, directory, progress, log
         self._config = session.config.eval
         self._done_step = step  # the last that is evaluated, or was before a resume; -1: none
-        if session.tasks is not None:
-            from gptjax import harness
-
-            session.tasks.check(harness.DryLM(self._run(params=None, step=0)), self._config.tasks_num_fewshot)
 
     def due(self, step: int) -> bool:
         every = self._config.tasks_every_steps
@@ -38,17 +45,15 @@ class TaskEvaluation:
         averages = {} if state.ema is None else {"ema_": state.ema}
         for prefix, params in {"": state.params, **averages}.items():
             size = self._session.config.eval_batch_size
-            lm = harness.GptjaxLM(self._run(params, step), batch_size=size, should_stop=should_stop)
+            lm = harness.GptjaxLM(
+                _run(self._session, self._directory, params, step), batch_size=size, should_stop=should_stop
+            )
             try:
                 results = self._session.tasks.evaluate(lm, (self._config.tasks_num_fewshot,))
             except harness.Stopped:
                 return
             self._say(prefix, step, results)
         self._done_step = step
-
-    def _run(self, params, step: int) -> run.Run:
-        session = self._session
-        return run.Run(self._directory, session.config, session.store.tokenizer, session.program, params, step)
 
     def _say(self, prefix: str, step: int, results: tasks.TaskResults) -> None:
         for row in results.rows:
