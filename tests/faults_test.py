@@ -16,7 +16,7 @@ import pytest
 import runs
 from etils import epath
 
-from gptjax import checkpoint, cli, interrupt, keeper, metrics, rundir, train, validity
+from gptjax import checkpoint, cli, interrupt, keeper, metrics, rundir, train, validity, verification
 from gptjax.config import Config, TrainConfig, from_dict
 from gptjax.errors import SaveFailed, UserError
 from gptjax.peers import Alone
@@ -338,6 +338,8 @@ def test_a_save_that_is_killed_leaves_what_there_was(directory, in_place):
     resumed, said, _ = resume(directory, in_place)
     assert_state(resumed, 30)
     assert any("step 40 does not count" in line for line in said) == in_place
+    names = {path.name for path in (directory / "checkpoints").iterdir()}
+    assert names == {"10", "20", "30"} | ({"40"} if in_place else set()), "a run that starts clears away what is no step"
     save(directory, (40,), in_place=in_place)
     names = sorted(path.name for path in (directory / "checkpoints").iterdir())
     assert names == ["10", "20", "30", "40"], "and nothing of it stays"
@@ -392,6 +394,13 @@ def small_disk(tmp_path):
     yield mount
     for place in mounted:
         subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_what_is_to_follow_a_failed_save_is_stop_or_continue():
+    with pytest.raises(
+        UserError, match="checkpoint.on_save_failure='retry' is not known; expected one of: stop, continue"
+    ):
+        CONFIG.replace(checkpoint={"on_save_failure": "retry"})
 
 
 @pytest.mark.parametrize("policy", ["stop", "continue"])
@@ -622,3 +631,11 @@ def test_verify_refuses_a_step_that_is_none_in_one_line(trained, capsys, flags, 
     assert cli.main(["verify", f"--workdir={trained}", *flags]) == interrupt.USER_ERROR
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_verify_beside_a_run_does_not_take_a_step_that_was_deleted_for_a_damaged_one(directory):
+    standing = validity.standing_of(epath.Path(directory / "checkpoints" / "20"))
+    manifest = validity.read_manifest(standing.path)
+    validity.remove(standing.path)
+    outcome = verification.outcome_of_arrays(standing, manifest)
+    assert outcome.good and outcome.state == "deleted"
