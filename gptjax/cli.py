@@ -10,7 +10,14 @@ import math
 import os
 import sys
 
-from gptjax import data_command, exchange_command, prepare_command, sample_command, tokenizer_command
+from gptjax import (
+    data_command,
+    exchange_command,
+    prepare_command,
+    sample_command,
+    tokenizer_command,
+    verify_command,
+)
 from gptjax.errors import SaveFailed, UserError
 from gptjax.interrupt import SAVE_FAILED, USER_ERROR
 
@@ -73,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--workdir", required=True, metavar="DIR")
     _add_checkpoint_flags(sample)
     sample_command.add_flags(sample)
+
+    verify = command("verify", _verify, "whether a run's checkpoints and files are as they were written")
+    verify_command.add_flags(verify)
 
     prepare = command(
         "prepare", prepare_command.run, "make a folder of token shards from text: clean, deduplicate, tokenise"
@@ -275,6 +285,14 @@ def _export(args) -> None:
     _refuse_several("export")
     _start_jax()
     exchange_command.run_export(args)
+
+
+def _verify(args) -> int:
+    """On the CPU, whatever else is there: another process may have the accelerator."""
+    _refuse_several("verify")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    _start_jax()
+    return verify_command.run(args)
 
 
 def _parity(args) -> int:

@@ -51,17 +51,12 @@ def test_a_run_directory_holds_what_the_contract_says(undisturbed):
     assert evaluations[-1]["loss"] < evaluations[0]["loss"] < np.log(9) + 0.1
 
 
-def test_a_run_killed_twice_and_resumed_is_bit_equal_to_an_undisturbed_one(values, undisturbed, tmp_path):
-    workdir = tmp_path / "killed"
-    for number in (13, 25):
-        process = start(values, workdir, tmp_path)
-        wait_for_step(workdir, number, process)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    process = start(values, workdir, tmp_path)
-    assert process.wait() == 0, process.stderr.read()
-    assert any(row["event"] == "resumed" for row in metrics.read_metrics(workdir / "metrics.jsonl", "event"))
-    assert_same_run(undisturbed, workdir)
+def test_a_run_killed_at_random_points_and_resumed_is_bit_equal_to_an_undisturbed_one(values, undisturbed, tmp_path):
+    """25 of them: faults_test."""
+    points = runs.kill_at_random_points(values, tmp_path / "killed", tmp_path, kills=3, most_steps=5)
+    events = metrics.read_metrics(tmp_path / "killed" / "metrics.jsonl", "event")
+    assert len(points) > 1 and any(row["event"] == "resumed" for row in events), points
+    assert_same_run(undisturbed, tmp_path / "killed")
 
 
 def test_sigterm_saves_exits_with_its_own_code_and_the_run_goes_on_bit_equal(values, undisturbed, tmp_path):
@@ -107,7 +102,7 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
     source = program(4, 2)
     state = source.init()
     before = jax.tree.map(np.asarray, state)
-    saver = checkpoint.Checkpointer(tmp_path / "0", config.checkpoint)
+    saver = checkpoint.Checkpointer(tmp_path / "0", config)
     saver.save(state, 0)
     saver.wait()
     for i, (fsdp, tensor) in enumerate([(2, 4), (1, 1), (8, 1)]):
@@ -117,7 +112,7 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
             assert len(leaf.sharding.device_set) == fsdp * tensor, path
         jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, state))
         saver.close()
-        saver = checkpoint.Checkpointer(tmp_path / str(i + 1), config.checkpoint)
+        saver = checkpoint.Checkpointer(tmp_path / str(i + 1), config)
         saver.save(state, 0)
         saver.wait()
     saver.close()
@@ -129,7 +124,7 @@ def test_every_optimizers_state_survives_the_disk(config, tmp_path, name):
     program = step.build(config, meshes.make_mesh(config), "xla")
     state = program.init()
     filled = jax.tree.map(lambda leaf: jax.device_put(leaf + 1, leaf.sharding), state)._replace(step=state.step + 7)
-    saver = checkpoint.Checkpointer(tmp_path, config.checkpoint)
+    saver = checkpoint.Checkpointer(tmp_path, config)
     saver.save(filled, 7)
     saver.wait()
     restored = saver.restore(7, program.abstract_state, program.state_sharding)
