@@ -225,7 +225,7 @@ def test_a_run_carries_its_tokenizer_and_is_read_without_the_file_that_was_given
     file.unlink()
     loaded = run.load(tmp_path / "run")
     assert (loaded.tokenizer.kind, loaded.tokenizer.decode(loaded.tokenizer.encode("中 a"))) == ("hf", "中 a")
-    [continued] = run.sample_run(loaded, "ab", max_tokens=2)
+    [continued] = map(str, loaded.generate("ab", max_tokens=2))
     assert continued.startswith("ab")
 
 
@@ -327,4 +327,4 @@ def test_a_run_stored_in_bfloat16_with_its_optimizer_on_the_host_resumes_evaluat
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(loaded.params)} == {dtype}
         [result] = loaded.evaluate().values()
         assert result.loss == pytest.approx(logged[key], rel=1e-5)
-        assert len(run.sample_run(loaded, "abc", max_tokens=5)[0]) == 8
+        assert len(str(loaded.generate("abc", max_tokens=5)[0])) == 8
