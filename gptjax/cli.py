@@ -11,7 +11,9 @@ import os
 import sys
 
 from gptjax import (
+    compare_command,
     data_command,
+    evaluation_command,
     exchange_command,
     prepare_command,
     sample_command,
@@ -71,10 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     plan = command("plan", _plan, "compile a config for a machine that is not here: memory, collectives, time, cost")
     _add_plan_flags(plan)
 
-    evaluate = command("eval", _eval, "loss, perplexity and bits per byte of a run on its held-out text")
-    evaluate.add_argument("--workdir", required=True, metavar="DIR")
-    _add_checkpoint_flags(evaluate)
-    evaluate.add_argument("--json", action="store_true", help="machine-readable")
+    evaluate = command("eval", _eval, "loss, perplexity and bits per byte of a run on its held-out text, or on others")
+    evaluation_command.add_flags(evaluate)
+
+    compare = command("compare", _compare, "two runs on the same text: the difference, its error, and a p-value")
+    compare_command.add_flags(compare)
 
     sample = command("sample", _sample, "text from a run")
     sample.add_argument("--workdir", required=True, metavar="DIR")
@@ -252,20 +255,16 @@ def _plan(args) -> int:
     return plan_command.run(chosen, args)
 
 
-def _eval(args) -> None:
+def _eval(args) -> int:
     _refuse_several("eval")
-    _start_jax()
-    from gptjax import run
+    _start_jax(evaluation_command.config_to_start_with(args))
+    return evaluation_command.run(args)
 
-    loaded = run.load(args.workdir, args.step, mesh={"replica": -1}, ema=args.ema)
-    results = run.evaluate_run(loaded)
-    if args.json:
-        whole, *_ = (result.as_dict() for result in results.values())
-        sources = {name: result.as_dict() for name, result in results.items() if name != "all"}
-        print(json.dumps({"workdir": args.workdir, "step": loaded.step, **whole, "sources": sources}, indent=2))
-    else:
-        for name, result in results.items():
-            print(f"step {loaded.step}  {name + '  ' if len(results) > 1 else ''}{result}")
+
+def _compare(args) -> int:
+    _refuse_several("compare")
+    _start_jax()
+    return compare_command.run(args)
 
 
 def _sample(args) -> None:
@@ -273,6 +272,14 @@ def _sample(args) -> None:
     settings = sample_command.settings(args)
     _start_jax()
     sample_command.run(args, settings)
+
+
+def _verify(args) -> int:
+    """On the CPU, whatever else is there: another process may have the accelerator."""
+    _refuse_several("verify")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    _start_jax()
+    return verify_command.run(args)
 
 
 def _import(args) -> None:
@@ -285,14 +292,6 @@ def _export(args) -> None:
     _refuse_several("export")
     _start_jax()
     exchange_command.run_export(args)
-
-
-def _verify(args) -> int:
-    """On the CPU, whatever else is there: another process may have the accelerator."""
-    _refuse_several("verify")
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    _start_jax()
-    return verify_command.run(args)
 
 
 def _parity(args) -> int:

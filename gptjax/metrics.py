@@ -27,8 +27,7 @@ class MetricsLog:
 
     def write(self, kind: str, step: int, **numbers) -> None:
         """Adds a row; lists (per-layer numbers) go to metrics.jsonl only."""
-        row = {"kind": kind, "step": step, "time": round(time.time(), 3), **numbers}
-        self._lines.append(json.dumps(_jsonable(row)))
+        self._lines.append(_line(kind, step, numbers))
         if self._local:
             with self._file.open("a") as file:
                 file.write(self._lines.pop() + "\n")
@@ -54,9 +53,7 @@ class MetricsLog:
             self._wandb.finish()
 
     def _rewrite(self) -> None:
-        temporary = self._file.parent / ".metrics.jsonl.partial"
-        temporary.write_text("".join(line + "\n" for line in self._lines))
-        temporary.replace(self._file)
+        _replace(self._file, self._lines)
         if self._local:
             self._lines = []
 
@@ -91,6 +88,27 @@ def _parsed(file: epath.Path):
 def torn_lines(file: epath.Path) -> int:
     """How many lines of a metrics.jsonl nobody can read."""
     return sum(row is None for _, row in _parsed(file))
+
+
+def insert(file: epath.Path, kind: str, step: int, **numbers) -> None:
+    """Puts a row behind all others of steps up to its own; the file is replaced whole. For whoever holds the run's lock."""
+    lines, place = [], 0
+    for line, row in _parsed(file) if file.exists() else ():
+        lines.append(line)
+        if row is not None and row["step"] <= step:
+            place = len(lines)
+    lines.insert(place, _line(kind, step, numbers))
+    _replace(file, lines)
+
+
+def _line(kind: str, step: int, numbers: dict) -> str:
+    return json.dumps(_jsonable({"kind": kind, "step": step, "time": round(time.time(), 3), **numbers}))
+
+
+def _replace(file: epath.Path, lines: list[str]) -> None:
+    temporary = file.parent / f".{file.name}.partial"
+    temporary.write_text("".join(line + "\n" for line in lines))
+    temporary.replace(file)
 
 
 def read_metrics(file: epath.Path, kind: str | None = None) -> list[dict]:

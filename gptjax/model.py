@@ -262,12 +262,14 @@ class GPT(nnx.Module):
         position_BL=None,
         prefix_BL=None,
         chunks: int = 1,
+        head=loss.cross_entropy,
         **options,
     ):
         """Of predicting each token of token_BT [B, L + 1] from those before it: the loss in nats, the logsumexp of the
         logits, both [B, L] float32, and the numbers of `activations`. chunks: see `loss.cross_entropy`.
 
-        target_BL: what is predicted at each of the first L tokens instead of the next."""
+        target_BL: what is predicted at each of the first L tokens instead of the next. head: what is made of final
+        activations, output matrix and target instead of those two, such as `loss.scores`."""
         input_BL = token_BT[:, :-1]
         target_BL = token_BT[:, 1:] if target_BL is None else target_BL
         order_L = context.device_order(input_BL.shape[1])
@@ -279,7 +281,7 @@ class GPT(nnx.Module):
             )
         options |= {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL}
         x_BLD, numbers = self.activations(input_BL, **options)
-        loss_BL, log_normaliser_BL = loss.cross_entropy(
+        loss_BL, log_normaliser_BL = head(
             sharding.constrain(x_BLD, "batch", "head_length", "width"),
             self.head_VD,
             target_BL,

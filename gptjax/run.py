@@ -10,10 +10,9 @@ import functools
 import jax
 from flax import nnx
 
-from gptjax import attention, data, evaluate, generation, meshes, model, rundir, step
+from gptjax import attention, data, evaluate, evaluation, generation, meshes, model, rundir, step
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, TrainConfig
-from gptjax.data import tokenizers
 from gptjax.errors import UserError, choose
 
 
@@ -74,6 +73,10 @@ class Run:
         """Steps with a checkpoint, oldest first."""
         return self.directory.steps()
 
+    def evaluate(self, texts=None, **settings) -> dict[str, evaluate.Evaluation]:
+        """{name: Evaluation} on the held-out text of the run, or on others: see `evaluation.evaluate_run`."""
+        return evaluation.evaluate_run(self, texts, **settings)
+
 
 def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, ema: bool = False) -> Run:
     """The run in a directory, local or gs://, with the parameters of a step (None: the newest), whatever mesh wrote them.
@@ -129,18 +132,3 @@ def _program(config: Config, dtype: str | None, mesh) -> step.Program:
     mesh = meshes.make_mesh(config, devices)
     kernel, _ = attention.choose_kernel(config, devices[0].platform, mesh.shape["sequence"])
     return step.build(config, mesh, kernel)
-
-
-def evaluate_run(run: Run) -> dict[str, evaluate.Evaluation]:
-    """On the held-out text of the run: of "all" first where it has several sources, and of each.
-
-    Raises UserError if that text cannot be had, or is another one now."""
-    config = run.config
-    run.directory.check_trained("evaluated on it; give --data")
-    store, objective = data.open_text(config.data, config.model.context_length)
-    tokenizers.check_same(store.tokenizer, run.tokenizer)
-    run.directory.check_text(store)
-    rows = evaluate.held_out_rows(config, store, objective)
-    batch = -(-config.eval_batch_size // run.mesh.size) * run.mesh.size
-    with jax.set_mesh(run.mesh):
-        return evaluate.evaluate_sources(run.program, run.params, rows, batch)

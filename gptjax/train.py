@@ -313,7 +313,6 @@ class Loop:
                     self.session.eval_rows,
                     self.config.eval_batch_size,
                     should_stop=self._should_stop,
-                    total=self.peers.total,
                 )
                 if results is None:
                     return
@@ -321,13 +320,10 @@ class Loop:
         self.evaluated_step = self.step
 
     def _log_evaluation(self, prefix: str, results: dict[str, evaluate.Evaluation]) -> None:
-        """Of all held-out text, and of each source if there are several, as loss/NAME and so on."""
-        numbers = {}
         for i, (source, result) in enumerate(results.items()):
-            numbers |= {f"{prefix}{name}" + f"/{source}" * (i > 0): value for name, value in result.as_dict().items()}
             name = f"{source:>12}" if i else "eval"
             self.progress.message(f"step {self.step:>7}  {prefix}{name} {result}")
-        self.log.write("eval", self.step, **numbers)
+        self.log.write("eval", self.step, **evaluate.logged(prefix, results))
 
     def _should_stop(self) -> bool:
         self.dog.alive()
