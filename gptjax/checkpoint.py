@@ -256,7 +256,7 @@ class Checkpointer:
         try:
             items = dict(self._reader.restore(self._folder(step), args=self._ocp.args.Composite(**args)).items())
         except Exception as error:
-            changed = validity.changed_files(self._folder(step))
+            changed = validity.changed_files(self._folder(step), self._description(step))
             bare = type(error) is Exception  # as Orbax hands on what TensorStore says
             if not (isinstance(error, READ_ERRORS) or bare or changed):
                 raise  # a mistake of ours, or no memory left

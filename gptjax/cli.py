@@ -16,6 +16,7 @@ from gptjax import (
     evaluation_command,
     exchange_command,
     prepare_command,
+    sample_command,
     tokenizer_command,
     verify_command,
 )
@@ -81,15 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     sample = command("sample", _sample, "text from a run")
     sample.add_argument("--workdir", required=True, metavar="DIR")
     _add_checkpoint_flags(sample)
-    sample.add_argument("--prompt", default=None, help="text to go on from (default: the start of a document)")
-    sample.add_argument("--num_samples", type=int, default=1)
-    sample.add_argument("--max_tokens", type=int, default=200)
-    sample.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest token")
-    sample.add_argument("--top_k", type=int, default=None, help="draw from the k likeliest tokens only")
-    sample.add_argument(
-        "--top_p", type=float, default=None, help="draw from the likeliest tokens of total probability p only"
-    )
-    sample.add_argument("--seed", type=int, default=0)
+    sample_command.add_flags(sample)
 
     verify = command("verify", _verify, "whether a run's checkpoints and files are as they were written")
     verify_command.add_flags(verify)
@@ -124,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--data", action="store_true", help="instead: rates of the loader, and of encoding its text")
     bench.add_argument(
         "--tokenizer", action="append", metavar="SPEC", help="with --data: encode with this one (default: the text's)"
+    )
+    bench.add_argument(
+        "--generate", action="store_true", help="instead: tokens/s of text, beside Hugging Face's generate"
     )
     bench.add_argument("--json", action="store_true", help="machine-readable")
     return parser
@@ -273,16 +269,9 @@ def _compare(args) -> int:
 
 def _sample(args) -> None:
     _refuse_several("sample")
+    settings = sample_command.settings(args)
     _start_jax()
-    from gptjax import run
-
-    settings = ("num_samples", "max_tokens", "temperature", "top_k", "top_p", "seed")
-    loaded = run.load(args.workdir, args.step, ema=args.ema)
-    texts = run.sample_run(loaded, args.prompt, **{name: getattr(args, name) for name in settings})
-    for i, text in enumerate(texts):
-        if len(texts) > 1:
-            print(f"--- sample {i + 1} of {len(texts)}")
-        print(text)
+    sample_command.run(args, settings)
 
 
 def _verify(args) -> int:
@@ -351,6 +340,12 @@ def _bench(args) -> None:
     if args.tokenizer:
         raise UserError(f"--tokenizer={args.tokenizer[0]} is for gptjax bench --data; give that too.")
     _start_jax(config)
+    if args.generate:
+        from gptjax import generation_bench
+
+        results = generation_bench.bench(config, args.seconds)
+        print(json.dumps(results, indent=2) if args.json else generation_bench.table(results))
+        return
     from gptjax import bench
 
     results = bench.bench(config, args.seconds)

@@ -10,7 +10,7 @@ import functools
 import jax
 from flax import nnx
 
-from gptjax import attention, data, evaluate, evaluation, meshes, model, rundir, sample, step
+from gptjax import attention, data, evaluate, evaluation, generation, meshes, model, rundir, step
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.errors import UserError, choose
@@ -45,6 +45,28 @@ class Run:
     def model_config(self) -> ModelConfig:
         """Of the model as it was loaded: with this dtype, and the attention kernel of this platform."""
         return self.model.config
+
+    @functools.cached_property
+    def engine(self) -> generation.Engine:
+        """What makes texts; compiled programs stay with it."""
+        return generation.Engine(self.graph, self.params)
+
+    def generate(self, prompts=None, *, callback=None, **settings) -> list[generation.Completion]:
+        """Texts that go on from a prompt or each of a list, flat: num_return_sequences of the first, of the second, ...
+
+        prompts: texts or token ids; None: the start of a document. settings: of `generation.Settings`.
+        callback(index, piece): is called with text as it comes; False from it ends that text.
+        A prefix LM reads its prompt token by token here, as it reads what follows, not both ways as in training.
+
+        Raises UserError: a setting out of range, an objective that does not teach to go on with a text.
+        """
+        if not self.config.data.writes_on:
+            raise UserError(
+                f"a model of data.objective={self.config.data.objective!r} fills in what is missing in a text and cannot go"
+                " on with one; judge it with gptjax eval, or sample a run of another objective."
+            )
+        with jax.set_mesh(self.mesh):
+            return generation.generate(self.engine, self.tokenizer, prompts, generation.Settings(**settings), callback)
 
     @property
     def steps(self) -> list[int]:
@@ -110,21 +132,3 @@ def _program(config: Config, dtype: str | None, mesh) -> step.Program:
     mesh = meshes.make_mesh(config, devices)
     kernel, _ = attention.choose_kernel(config, devices[0].platform, mesh.shape["sequence"])
     return step.build(config, mesh, kernel)
-
-
-def sample_run(run: Run, prompt: str | None, **settings) -> list[str]:
-    """Texts that go on from prompt, prompt included. settings: of `sample.generate`.
-
-    A prefix LM reads its prompt token by token here, as it reads what follows, not both ways as in training.
-
-    Raises UserError: the run's objective does not teach to go on with a text.
-    """
-    if not run.config.data.writes_on:
-        raise UserError(
-            f"a model of data.objective={run.config.data.objective!r} fills in what is missing in a text and cannot go on with one;"
-            " judge it with gptjax eval, or sample a run of another objective."
-        )
-    ids = sample.prompt_ids(run.tokenizer, prompt)
-    with jax.set_mesh(run.mesh):
-        new = sample.generate(run.graph, run.params, ids, eot_id=run.tokenizer.eot_id, **settings)
-    return [(prompt or "") + run.tokenizer.decode(ids) for ids in new]
