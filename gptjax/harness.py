@@ -12,17 +12,24 @@ context, which the Hugging Face backend refuses, is scored in windows. Needs the
 import collections
 import contextlib
 
-import jax
 import numpy as np
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from gptjax import sample, scoring
+from gptjax import scoring
 from gptjax.errors import UserError
 
 MAX_NEW_TOKENS = 256  # of a generation whose task does not say
+ROWS_GENERATED = 16  # at once
+GENERATION = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+)  # settings that tasks and we call the same
 FULL_ROWS = 8  # of the whole context, for each data shard of the mesh, that are scored at once unless told otherwise
 
 
@@ -173,25 +180,26 @@ class GptjaxLM(TemplateLM):
                 self.cache_hook.add_partial("generate_until", request.args, text)
         return answers
 
-    def _continue(self, requests, seeds: list[int]):
-        """The text that follows each context, one by one. seeds: of those that are drawn."""
-        until, max_tokens, settings = _generation_settings(requests[0], self.max_length)
-        room = self.max_length - max_tokens
-        for done, (request, seed) in enumerate(zip(requests, seeds)):
-            self._report(done, len(requests))
+    def _continue(self, requests, numbers: list[int]) -> list[str]:
+        """The text that follows each context. numbers: of the requests, seeds of what is drawn."""
+        settings = _generation_settings(requests[0], self.max_length)
+        room = self.max_length - settings["max_tokens"]
+        prompts = [self.tok_encode(request.args[0]) or [self._prefix] for request in requests]
+        self.truncated += sum(len(prompt) > room for prompt in prompts)
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i]))  # of like lengths together
+        texts = [""] * len(prompts)
+        for first in range(0, len(order), ROWS_GENERATED):
+            self._report(first, len(order))
             if self._should_stop():
                 raise Stopped
-            ids = self.tok_encode(request.args[0]) or [self._prefix]
-            self.truncated += len(ids) > room
-            yield postprocess_generated_text(self._generate(ids[-room:], max_tokens, seed, settings), until, None)
+            chosen = order[first : first + ROWS_GENERATED]
+            seeds = tuple(numbers[i] for i in chosen)
+            for i, text in zip(chosen, self._generate([prompts[i][-room:] for i in chosen], seed=seeds, **settings)):
+                texts[i] = text
+        return texts
 
-    def _generate(self, prompt: list[int], max_tokens: int, seed: int, settings: dict) -> str:
-        eot = self.run.tokenizer.eot_id
-        with jax.set_mesh(self.run.mesh):
-            [new] = sample.generate(
-                self.run.graph, self.run.params, prompt, max_tokens=max_tokens, seed=seed, eot_id=eot, **settings
-            )
-        return self.run.tokenizer.decode(new)
+    def _generate(self, prompts: list[list[int]], **settings) -> list[str]:
+        return [completion.text for completion in self.run.generate(prompts, **settings)]
 
 
 class DryLM(GptjaxLM):
@@ -202,25 +210,26 @@ class DryLM(GptjaxLM):
         one = scoring.Score(np.zeros(1, np.float32), np.zeros(1, bool))
         return [one] * len(requests)
 
-    def _generate(self, *_) -> str:
-        return ""
+    def _generate(self, prompts, **settings) -> list[str]:
+        return [""] * len(prompts)
 
 
-def _generation_settings(request, context_length: int) -> tuple[list[str], int, dict]:
-    """(stop strings, new tokens at most, settings of `sample.generate`) that a request asks for."""
+def _generation_settings(request, context_length: int) -> dict:
+    """Settings of `Run.generate` that a request asks for."""
     given = normalize_gen_kwargs(request.args[1], MAX_NEW_TOKENS)
     until, max_tokens, drawn = given.pop("until"), given.pop("max_gen_toks"), given.pop("do_sample")
-    settings = {name: given.pop(name) for name in ("temperature", "top_k", "top_p") if name in given}
+    settings = {name: given.pop(name) for name in GENERATION if given.get(name) is not None}
     task = f"the task {request.task_name!r} asks"
     if given:
-        known = "until, max_gen_toks, do_sample, temperature, top_k, top_p"
+        known = ", ".join(("until", "max_gen_toks", "do_sample", *GENERATION))
         raise UserError(f"{task} to generate with {', '.join(given)}; there are: {known}.")
     if not 0 < max_tokens < context_length:
         raise UserError(
             f"{task} for {max_tokens} new tokens (max_gen_toks), which leaves no room for a prompt in"
             f" model.context_length={context_length}; set generation_kwargs.max_gen_toks in its file."
         )
-    return until, max_tokens, settings if drawn else {"temperature": 0.0}
+    greedy = {} if drawn else {"temperature": 0.0}
+    return {"max_tokens": max_tokens, "stop": tuple(filter(None, until)), **settings, **greedy}
 
 
 def prefix_token(tokenizer) -> int:
