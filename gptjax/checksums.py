@@ -6,11 +6,13 @@ sum of those of its pieces. mix is a bijection of the bits: one element that cha
 several leave it as it was with probability 2**-64. (The mixer is MurmurHash3's finaliser, Appleby 2011.)
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 LANES = (0x9E3779B9, 0x85EBCA77)  # what tells the lanes apart: odd constants
 
@@ -21,15 +23,21 @@ def checksum(array) -> str:
 
 
 def lanes_of(array):
-    """uint32 [2] on the device, not waited for: the checksum of a whole array."""
-    shape = np.shape(array)
-    return _lanes(array, np.zeros(len(shape), np.uint32), _strides(shape))
+    """uint32 [2] on the devices, not waited for: the checksum of a whole array, in every process of a sharded one."""
+    shape, place = np.shape(array), getattr(array, "sharding", None)
+    function = _replicated_lanes(place.mesh) if isinstance(place, NamedSharding) else lanes_at
+    return function(array, np.zeros(len(shape), np.uint32), strides(shape))
+
+
+@functools.cache
+def _replicated_lanes(mesh):
+    return jax.jit(lanes_at, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def lanes_of_piece(values, start, shape):
     """uint32 [2] on the device: the part of the checksum of an array of this shape that comes from the piece `values`
     which begins at the indices `start`."""
-    return _lanes(values, np.array(start, np.uint32), _strides(shape))
+    return lanes_at(values, np.array(start, np.uint32), strides(shape))
 
 
 def add(lanes) -> np.ndarray:
@@ -52,15 +60,16 @@ def from_hex(text: str) -> np.ndarray:
     return np.array([int(text[:8], 16), int(text[8:], 16)], np.uint32)
 
 
-def _strides(shape) -> np.ndarray:
+def strides(shape) -> np.ndarray:
     """uint32: of each dimension but the first in the linear index of the rest; the first is mixed in by itself, since
     a stack of layers has more than 2**32 elements."""
-    strides = [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
-    return np.array([stride % 2**32 for stride in strides], np.uint32)
+    counts = [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
+    return np.array([count % 2**32 for count in counts], np.uint32)
 
 
 @jax.jit
-def _lanes(values, start, strides):
+def lanes_at(values, start, strides):
+    """lanes_of_piece, with the strides of the whole array."""
     bits = _bits(values)
     position = _mix(_indices(bits.shape, 0, start)) if values.ndim else jnp.zeros(bits.shape, jnp.uint32)
     for dim in range(1, values.ndim):

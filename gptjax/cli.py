@@ -10,7 +10,7 @@ import math
 import os
 import sys
 
-from gptjax import data_command, prepare_command, tokenizer_command
+from gptjax import data_command, prepare_command, tokenizer_command, verify_command
 from gptjax.errors import SaveFailed, UserError
 from gptjax.interrupt import SAVE_FAILED, USER_ERROR
 
@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         "--top_p", type=float, default=None, help="draw from the likeliest tokens of total probability p only"
     )
     sample.add_argument("--seed", type=int, default=0)
+
+    verify = command("verify", _verify, "whether a run's checkpoints and files are as they were written")
+    verify_command.add_flags(verify)
 
     prepare = command(
         "prepare", prepare_command.run, "make a folder of token shards from text: clean, deduplicate, tokenise"
@@ -269,6 +272,14 @@ def _sample(args) -> None:
         if len(texts) > 1:
             print(f"--- sample {i + 1} of {len(texts)}")
         print(text)
+
+
+def _verify(args) -> int:
+    """On the CPU, whatever else is there: another process may have the accelerator."""
+    _refuse_several("verify")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    _start_jax()
+    return verify_command.run(args)
 
 
 def _parity(args) -> int:

@@ -209,6 +209,7 @@ class CheckpointConfig:
     every_minutes: float | None = None
     keep: int = 2  # newest steps kept
     keep_every: int | None = None  # and every step divisible by this, for good
+    on_save_failure: str = "stop"  # stop (exit code 74) | continue, and try again when the next is due
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,24 +72,30 @@ class NoLog:
 
 
 def _lines_up_to(file: epath.Path, step: int) -> list[str]:
-    """Lines of an earlier part of the run, less those of steps that are about to be run again and a torn last line."""
-    if not file.exists():
-        return []
-    return [row["line"] for row in _parsed(file) if row["step"] <= step]
+    """Lines of an earlier part of the run, less those of steps that are about to be run again, and torn ones."""
+    rows = _parsed(file) if file.exists() else ()
+    return [line for line, row in rows if row is not None and row["step"] <= step]
 
 
 def _parsed(file: epath.Path):
-    for line in file.read_text().splitlines():
+    """(line, its row or None): None for a line that is none, which a process was killed writing, or a disk has damaged."""
+    for line in file.read_bytes().decode(errors="replace").splitlines():
         try:
-            yield {**json.loads(line), "line": line}
-        except json.JSONDecodeError:  # the process was killed while it wrote this line
-            continue
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        whole = isinstance(row, dict) and isinstance(row.get("kind"), str) and isinstance(row.get("step"), int)
+        yield line, row if whole else None
+
+
+def torn_lines(file: epath.Path) -> int:
+    """How many lines of a metrics.jsonl nobody can read."""
+    return sum(row is None for _, row in _parsed(file))
 
 
 def read_metrics(file: epath.Path, kind: str | None = None) -> list[dict]:
-    """The rows of a metrics.jsonl, of one kind or all."""
-    rows = [{k: v for k, v in row.items() if k != "line"} for row in _parsed(file)]
-    return [row for row in rows if kind in (None, row["kind"])]
+    """The rows of a metrics.jsonl, of one kind or all; lines that are torn are left out."""
+    return [row for _, row in _parsed(file) if row is not None and kind in (None, row["kind"])]
 
 
 def _jsonable(value):

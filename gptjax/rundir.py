@@ -2,7 +2,7 @@
 
     config.json     the resolved config            manifest.json   code, packages, data, parameter counts
     metrics.jsonl   one JSON object a line         checkpoints/    newest and kept steps
-    tokenizer/      the tokenizer it was made with
+    tokenizer/      the tokenizer it was made with      writer.lock     who writes here now (runlock.py)
 
 Nothing else is needed to evaluate, sample or resume a run. Paths are local or gs:// alike.
 """
@@ -18,7 +18,7 @@ import time
 from etils import epath
 
 from gptjax import config as config_module
-from gptjax import config_file, flops
+from gptjax import config_file, flops, validity
 from gptjax.errors import UserError, did_you_mean
 
 PACKAGES = ("gptjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "tiktoken")
@@ -97,10 +97,8 @@ class RunDirectory:
         temporary.replace(self.path / name)
 
     def steps(self) -> list[int]:
-        """Steps with a finished checkpoint, oldest first, without loading Orbax."""
-        if not self.checkpoints.exists():
-            return []
-        return sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdigit())
+        """Steps with a checkpoint that counts (validity.py), oldest first, without loading Orbax."""
+        return validity.steps(self.checkpoints)
 
 
 def open_run(workdir: str) -> RunDirectory:

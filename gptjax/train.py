@@ -9,6 +9,7 @@ What one step computes is in `step.py`. The device never waits for the host: met
 process runs this same code; process 0 alone writes what is not a checkpoint. When to stop and to save, `agreement.py`.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -23,12 +24,13 @@ from gptjax import (
     distributed,
     evaluate,
     interrupt,
+    keeper,
     meshes,
     metrics,
     report,
     rundir,
+    runlock,
     schedule,
-    step,
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
@@ -77,18 +79,29 @@ def _train_together(config, directory, allowed_changes, executable_path, peers, 
         if peers.count > 1:
             fingerprint = {"fingerprint": session.store.fingerprint}
             distributed.check_equal(peers, {"text": fingerprint}, seconds=None, alive=dog.alive)  # some read for hours
-        resumed = _open_directory(directory, session, allowed_changes, peers)
-        for line in report.header(session, directory, resumed):
-            progress.message(line)
-        for line in distributed.device_lines(peers) if peers.count > 1 else []:
-            progress.message(line)
-        return run_session(session, directory, progress, peers, stop, dog, started)
+        with _sole_writer(directory, peers):
+            resumed = _open_directory(directory, session, allowed_changes, peers)
+            for line in report.header(session, directory, resumed):
+                progress.message(line)
+            for line in distributed.device_lines(peers) if peers.count > 1 else []:
+                progress.message(line)
+            return run_session(session, directory, progress, peers, stop, dog, started)
+
+
+def _sole_writer(directory, peers):
+    """Process 0 holds the directory for all. Raises UserError: another run has it, or it is none of ours."""
+    if peers.index:
+        return contextlib.nullcontext()
+    if not directory.exists() and directory.path.exists():
+        if any(path.name != runlock.NAME for path in directory.path.iterdir()):
+            raise UserError(f"--workdir={directory.path} holds files but no run; use an empty or a new directory.")
+    return runlock.hold(directory.path)
 
 
 def run_session(session: Session, directory, progress, peers, stop, dog, started: float) -> int:
     """The loop, in a run directory that is open. Returns the exit code."""
     with jax.set_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
-        checkpointer = Checkpointer(directory.checkpoints, session.config.checkpoint)
+        checkpointer = Checkpointer(directory.checkpoints, session.config, peers)
         loop = Loop(session, directory, checkpointer, progress, peers, agreed, dog, started)
         try:
             return loop.run()
@@ -111,8 +124,6 @@ def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: 
                 f" {before['data']['fingerprint'][:12]}, now {session.store.fingerprint[:12]}); restore the text,"
                 " use a new --workdir, or allow it with --allow_change=data."
             )
-    elif directory.path.exists() and any(directory.path.iterdir()):
-        raise UserError(f"--workdir={directory.path} holds files but no run; use an empty or a new directory.")
     resumed = bool(directory.steps())
     data.save_tokenizer(session.store.tokenizer, directory.tokenizer)
     directory.write_json("manifest.json", rundir.manifest(session.config, session.store, rundir.command_line()))
@@ -134,6 +145,12 @@ def _open_directory(directory: rundir.RunDirectory, session: Session, allowed: t
     return resumed
 
 
+def _hash_before(resumed) -> int | None:
+    """Of the rows of the steps before, from the checkpoint; None if it was made before they were hashed."""
+    known = "0" if resumed is None else resumed.data.get("batch_hash")
+    return None if known is None else int(known, 16)
+
+
 class Loop:
     """The state of a run that is going on."""
 
@@ -143,16 +160,21 @@ class Loop:
         self.directory, self.checkpointer, self.progress = directory, checkpointer, progress
         self.peers, self.agreed, self.dog, self.started = peers, agreed, dog, started
         self.total_steps = schedule.total_steps(config)
-        saved = peers.tell("saved", checkpointer.steps())
-        self.step = saved[-1] if saved else 0
-        self.saved_step = self.evaluated_step = self.step if saved else -1
+        self.keeper = keeper.Keeper(checkpointer, config.checkpoint.on_save_failure, peers, progress.message)
+        with dog.doing("resuming or initialising"):
+            resumed = self.keeper.resume(directory, self.program.abstract_state, self.program.state_sharding)
+            self.state = self.program.init() if resumed is None else resumed.state
+        self.step = 0 if resumed is None else resumed.step
+        self.evaluated_step = self.step if resumed else -1
         self.log = self._open_log()
+        self.keeper.log_to(self.log, self.step)
+        if resumed:
+            self.progress.message(f"resumed from step {self.step} of {self.directory.checkpoints}")
+            self.log.write("event", self.step, event="resumed", processes=self.peers.count)
         self.rows_read = 0  # of the training text, by this process
         self.compiled = set()  # shapes of batches, of which a ramp has several
         self.profiling = False
-        with dog.doing("resuming" if saved else "initialising"):
-            self.state = self._first_state()
-        self.recorder = Recorder(session, self.log, progress, peers, self._hash_before())
+        self.recorder = Recorder(session, self.log, progress, peers, _hash_before(resumed))
         self.calls = self._all_calls()
 
     def _open_log(self) -> metrics.MetricsLog | metrics.NoLog:
@@ -165,21 +187,6 @@ class Loop:
             wandb_project=self.config.train.wandb_project,
             config=self.config,
         )
-
-    def _first_state(self) -> step.TrainState:
-        if self.step == 0:
-            return self.program.init()
-        state = self.checkpointer.restore(self.step, self.program.abstract_state, self.program.state_sharding)
-        self.progress.message(f"resumed from step {self.step} of {self.directory.checkpoints}")
-        self.log.write("event", self.step, event="resumed", processes=self.peers.count)
-        return state
-
-    def _hash_before(self) -> int | None:
-        """Of the rows of the steps before, from the checkpoint; None if it was made before they were hashed."""
-        if self.step == 0:
-            return 0
-        known = self.checkpointer.meta(self.step).get("batch_hash")
-        return None if known is None else int(known, 16)
 
     def run(self) -> int:
         """Trains to the end, or until asked to stop. Returns the exit code."""
@@ -197,18 +204,24 @@ class Loop:
             self.recorder.drain()
             if not self.agreed.stopping:
                 self._evaluate()
-            self._save()
+            self._save(last=True)
             self._log_rows_read()
-            with self.dog.doing("saving"):
-                self.checkpointer.wait()
         except Diverged as error:
-            saved = f"the last checkpoint is of step {self.saved_step}" if self.saved_step > 0 else "no checkpoint yet"
+            saved = (
+                f"the last checkpoint is of step {self.keeper.saved_step}"
+                if self.keeper.saved_step > 0
+                else "no checkpoint yet"
+            )
             self.progress.message(f"gptjax: {error}; {saved}. Try a lower optim.peak_lr or a longer warmup.")
             self.log.write("event", error.step, event="diverged")
             return interrupt.DIVERGED
         if self.agreed.stopping:
             who = f"{self.agreed.reason}: " if self.agreed.reason else ""
-            saved = f"saved step {self.saved_step}" if self.saved_step > 0 else "stopped before the first step"
+            saved = (
+                f"saved step {self.keeper.saved_step}"
+                if self.keeper.saved_step > 0
+                else "stopped before the first step"
+            )
             self.progress.message(f"{who}{saved}; run the same command again to go on")
             return interrupt.SAVED_AND_STOPPED
         self.progress.close()
@@ -319,14 +332,17 @@ class Loop:
         self.dog.alive()
         return self.agreed.tick()
 
-    def _save(self) -> None:
-        if self.saved_step == self.step or self.step == 0:
-            return
+    def _save(self, last: bool = False) -> None:
+        """last: waits until it is on disk."""
         with self.dog.doing("saving"):
-            self.checkpointer.save(self.state, self.step, batch_hash=self.recorder.batch_hash())
+            if last:
+                self.keeper.settle(self.step)
+            if self.keeper.saved_step != self.step and self.step > 0:
+                rows_read = schedule.rows_before(self.config, self.step)
+                batch_hash = self.recorder.batch_hash()
+                self.keeper.save(self.state, self.step, last, batch_hash=batch_hash, rows_read=rows_read)
         self.agreed.saved()
         self.log.flush()
-        self.saved_step = self.step
 
     def _log_rows_read(self) -> None:
         """What each process read of the training text since it started: 1/processes of it, unless they share rows."""

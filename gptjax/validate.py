@@ -225,6 +225,7 @@ def _check_ramp(t) -> None:
 def _check_cadence(config) -> None:
     """Everything that happens between steps happens between calls: its period is a multiple of steps_per_call."""
     _at_least(1, config.checkpoint, "checkpoint", "every_steps", "keep", "keep_every")
+    _one_of(config.checkpoint.on_save_failure, ("stop", "continue"), "checkpoint.on_save_failure")
     _require(
         config.checkpoint.every_minutes is None or config.checkpoint.every_minutes > 0,
         f"checkpoint.every_minutes={config.checkpoint.every_minutes} must be positive; None turns it off.",

@@ -107,7 +107,7 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
     source = program(4, 2)
     state = source.init()
     before = jax.tree.map(np.asarray, state)
-    saver = checkpoint.Checkpointer(tmp_path / "0", config.checkpoint)
+    saver = checkpoint.Checkpointer(tmp_path / "0", config)
     saver.save(state, 0)
     saver.wait()
     for i, (fsdp, tensor) in enumerate([(2, 4), (1, 1), (8, 1)]):
@@ -117,7 +117,7 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
             assert len(leaf.sharding.device_set) == fsdp * tensor, path
         jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, state))
         saver.close()
-        saver = checkpoint.Checkpointer(tmp_path / str(i + 1), config.checkpoint)
+        saver = checkpoint.Checkpointer(tmp_path / str(i + 1), config)
         saver.save(state, 0)
         saver.wait()
     saver.close()
@@ -129,7 +129,7 @@ def test_every_optimizers_state_survives_the_disk(config, tmp_path, name):
     program = step.build(config, meshes.make_mesh(config), "xla")
     state = program.init()
     filled = jax.tree.map(lambda leaf: jax.device_put(leaf + 1, leaf.sharding), state)._replace(step=state.step + 7)
-    saver = checkpoint.Checkpointer(tmp_path, config.checkpoint)
+    saver = checkpoint.Checkpointer(tmp_path, config)
     saver.save(filled, 7)
     saver.wait()
     restored = saver.restore(7, program.abstract_state, program.state_sharding)
