@@ -151,6 +151,9 @@ class OptimConfig:
     weight_decay: float = 0.1  # decoupled, on matrices; never on biases and gains
     decay_embeddings: bool = False  # decay the embeddings too, a tied head with them
     clip_norm: float | None = 1.0  # of the global gradient
+    skip: str = "none"  # updates left out: none | nonfinite (loss or gradient) | outliers (of either, and nonfinite)
+    skip_sigma: float = 6.0  # outliers: standard deviations above the mean
+    skip_window: int = 128  # outliers: updates that mean and deviation are taken over
     ema_decay: float | None = None  # keeps an exponential moving average of the parameters, in float32
     moment_dtype: str = "float32"  # of the moments between steps: float32 | bfloat16, rounded stochastically
     param_dtype: str = "float32"  # of the parameters between steps, likewise
@@ -193,6 +196,9 @@ class TrainConfig:
     vocab_chunks: int = 1  # the loss holds float32 logits of vocab/vocab_chunks entries at a time
     z_loss: float | None = None  # weight of mean(logsumexp(logits)^2)
     seed: int = 0  # of initialisation and dropout
+    max_skips: int = 10  # updates left out in a row (see optim.skip) that end the run, or turn it back
+    max_rollbacks: int = 0  # times a run that diverges goes back to a checkpoint and on past the text that did it
+    rollback_margin: int = 0  # steps whose text is left out beyond that of the bad ones
     log_every: int = 10  # steps
     log_activations: bool = False  # per-layer activation RMS and largest attention logit
     profile_steps: tuple[int, int] | None = None  # (first, last) step of a profiler trace
