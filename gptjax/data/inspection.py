@@ -49,6 +49,7 @@ def step_facts(
         "steps": steps,
         "batch_size": size,
         "first_row": first,
+        "rows_left_out": first - schedule.rows_before(config, step),
         "batch_hash_before": f"{before:016x}",
         "batch_hash": f"{int(hash_B[-1]):016x}",
         "rows": [
