@@ -29,6 +29,7 @@ from gptjax.peers import Alone
 from gptjax.step import TrainState
 
 CHUNK_BYTES = 64 * 2**20  # what a reader has to hold of an array at a time
+INTACT = "; those of earlier steps are intact"
 READ_ERRORS = (ValueError, KeyError, OSError)  # of Orbax and TensorStore, for a file that is not as it was
 
 
@@ -175,8 +176,8 @@ class Checkpointer:
         reason = self._peers.tell("saved", None if reasons is None else next(filter(None, reasons), None))
         if reason is not None:
             raise SaveFailed(
-                f"a checkpoint could not be written to {self._directory}: {reason}; those of earlier steps are intact:"
-                " make room, then run the same command again."
+                f"a checkpoint could not be written to {self._directory}: {reason}{INTACT}: make room, then run the"
+                " same command again."
             ) from error
 
     def close(self) -> None:
@@ -261,8 +262,14 @@ class Checkpointer:
         items, reason = None, ""
         try:
             items = dict(self._reader.restore(self._folder(step), args=self._ocp.args.Composite(**args)).items())
-        except READ_ERRORS as error:
-            reason = f"{', '.join(like)} cannot be read: {first_line(error)}"
+        except Exception as error:
+            changed = validity.changed_files(self._folder(step), self._description(step))
+            bare = type(error) is Exception  # as Orbax hands on what TensorStore says
+            if not (isinstance(error, READ_ERRORS) or bare or changed):
+                raise  # a mistake of ours, or no memory left
+            reason = (
+                f"{changed[0]} has changed" if changed else f"{', '.join(like)} cannot be read: {first_line(error)}"
+            )
         return items, self._agree("read", reason)
 
     def _difference(self, known: dict, items: dict) -> str:

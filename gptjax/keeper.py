@@ -7,7 +7,7 @@ checkpoint.on_save_failure says. Either is said on the terminal and in metrics.j
 import typing
 
 from gptjax import validity
-from gptjax.checkpoint import Checkpointer
+from gptjax.checkpoint import INTACT, Checkpointer
 from gptjax.errors import Damaged, SaveFailed, UserError
 from gptjax.recovery import NoWayBack
 
@@ -130,9 +130,10 @@ class Keeper:
     def _failed(self, step: int, error: SaveFailed, last: bool) -> None:
         if last or self._policy == "stop":
             raise error
+        reason = str(error).partition(INTACT)[0]
         self._tell(
-            f"{error} Training goes on all the same (checkpoint.on_save_failure='continue').",
-            event="save_failed", at=step, reason=str(error),
+            f"{reason}; training goes on, and the next is tried when it is due (checkpoint.on_save_failure='continue').",
+            event="save_failed", at=step, reason=reason,
         )  # fmt: skip
 
 

@@ -5,6 +5,7 @@
         config, data                    the resolved config; rows read so far, batch_hash, whatever `save` was given
         arrays                          {"params/embed": {"shape", "dtype", "pieces": [{"start", "shape", "checksum"}]}}
         files                           {path in the step: bytes}
+        digests                         {path in the step: sha256} of the small files that describe the arrays
         sha256                          of all this, as canonical JSON
     checkpoints/STEP.damaged-N          a bad step that a training run has set aside: nobody takes it for one again.
                                         Object stores cannot rename: there STEP/damaged.json says so
@@ -134,7 +135,9 @@ def _wrong_files(path: epath.Path, files: dict[str, int]) -> str:
 def write_manifest(path: epath.Path, step: int, config: dict, data: dict, arrays: dict) -> None:
     """Makes the finished files of a folder a valid step: whole or not at all."""
     body = {"schema": SCHEMA, "step": step, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    body |= {"config": config, "data": data, "arrays": arrays, "files": file_sizes(path)}
+    files = file_sizes(path)
+    digests = file_digests(path, [name for name, size in files.items() if _describes(name, size)])
+    body |= {"config": config, "data": data, "arrays": arrays, "files": files, "digests": digests}
     temporary = path / f".{MANIFEST}.partial"
     temporary.write_text(json.dumps(body | {"sha256": _digest(body)}, indent=1) + "\n")
     temporary.replace(path / MANIFEST)
@@ -172,6 +175,31 @@ def file_sizes(path: epath.Path) -> dict[str, int]:
             elif name not in (MANIFEST, f".{MANIFEST}.partial"):
                 files[name] = entry.stat().length
     return dict(sorted(files.items()))
+
+
+def _describes(name: str, size: int) -> bool:
+    """Not the arrays themselves, which have checksums, and lie in folders d of OCDBT."""
+    return size <= 2**20 and "/d/" not in name
+
+
+def file_digests(path: epath.Path, names) -> dict[str, str]:
+    """{path in the folder: sha256}; "" of a file that cannot be read."""
+
+    def digest(name: str) -> str:
+        try:
+            return hashlib.sha256((path / name).read_bytes()).hexdigest()
+        except OSError:
+            return ""
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        return dict(zip(names, pool.map(digest, names)))
+
+
+def changed_files(path: epath.Path, manifest: dict) -> list[str]:
+    """Of the small files of a step, those that are not as they were written."""
+    digests = manifest.get("digests", {})
+    found = file_digests(path, list(digests))
+    return [name for name, digest in digests.items() if found[name] != digest]
 
 
 def description(path: epath.Path) -> dict:

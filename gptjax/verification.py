@@ -18,7 +18,7 @@ from gptjax.errors import Damaged, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Of one thing: a step, or a file of the run. state: of validity, or "readable", "unreadable", "missing"."""
+    """Of one thing: a step, or a file of the run. state: of validity, or "readable", "unreadable", "missing", "deleted"."""
 
     name: str
     state: str
@@ -28,7 +28,7 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        return self.state in (validity.VALID, validity.UNVERIFIED, "readable")
+        return self.state in (validity.VALID, validity.UNVERIFIED, "readable", "deleted")
 
 
 def verify(directory: rundir.RunDirectory, step: int | None = None, report=lambda outcome: None) -> list[Outcome]:
@@ -54,20 +54,26 @@ def verify(directory: rundir.RunDirectory, step: int | None = None, report=lambd
 
 
 def _step(standing: validity.Standing) -> Outcome:
+    name, step = standing.path.name, standing.step
     if standing.state != validity.VALID:
-        return Outcome(standing.path.name, standing.state, (standing.reason,), step=standing.step)
+        return Outcome(name, standing.state, (standing.reason,), step=step)
     manifest = validity.read_manifest(standing.path)
     if manifest["schema"] > validity.SCHEMA:
-        return Outcome(
-            standing.path.name, "newer", (f"schema {manifest['schema']}; update gptjax",), step=standing.step
-        )
-    reasons, checked = [], 0
+        return Outcome(name, "newer", (f"schema {manifest['schema']}; update gptjax",), step=step)
+    return outcome_of_arrays(standing, manifest)
+
+
+def outcome_of_arrays(standing: validity.Standing, manifest: dict) -> Outcome:
+    """Of every piece of every array of a step, and of its small files."""
+    reasons, checked = [f"{name} has changed" for name in validity.changed_files(standing.path, manifest)], 0
     for name, about in manifest["arrays"].items():
         try:
             reasons += wrong_pieces(standing.path, name, about)
         except Damaged as error:
             reasons.append(f"{name} cannot be read: {error}")
         checked += math.prod(about["shape"]) * jax.numpy.dtype(about["dtype"]).itemsize
+    if reasons and not (standing.path / validity.MANIFEST).exists():
+        return Outcome(standing.path.name, "deleted", ("by a run that goes on",), step=standing.step)
     state = validity.DAMAGED if reasons else validity.VALID
     return Outcome(standing.path.name, state, tuple(reasons), checked, standing.step)
 
