@@ -17,7 +17,8 @@ import runs
 from etils import epath
 
 from gptjax import checkpoint, cli, interrupt, keeper, metrics, rundir, train, validity, verification
-from gptjax.config import Config, TrainConfig, from_dict
+from gptjax.config import Config, TrainConfig
+from gptjax.config_file import from_dict
 from gptjax.errors import SaveFailed, UserError
 from gptjax.peers import Alone
 from gptjax.step import TrainState
