@@ -11,6 +11,8 @@ import os
 import sys
 
 from gptjax import data_command, prepare_command, tokenizer_command, verify_command
+=======
+from gptjax import data_command, exchange_command, prepare_command, tokenizer_command
 from gptjax.errors import SaveFailed, UserError
 from gptjax.interrupt import SAVE_FAILED, USER_ERROR
 
@@ -97,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
 
     tokenizer = command("tokenizer", tokenizer_command.run, "train a tokenizer, or show what one is and does")
     tokenizer_command.add_flags(tokenizer)
+
+    imports = command("import", _import, "make a run directory of a GPT-1 or GPT-2 of Hugging Face's")
+    exchange_command.add_import_flags(imports)
+
+    exports = command("export", _export, "write a run's model as Hugging Face's transformers reads it")
+    exchange_command.add_export_flags(exports)
 
     parity = command("parity", _parity, "show that a config, in miniature, trains the same on every mesh of 8 devices")
     parity.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
@@ -280,6 +288,18 @@ def _verify(args) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     _start_jax()
     return verify_command.run(args)
+
+
+def _import(args) -> None:
+    _refuse_several("import")
+    _start_jax()
+    exchange_command.run_import(args)
+
+
+def _export(args) -> None:
+    _refuse_several("export")
+    _start_jax()
+    exchange_command.run_export(args)
 
 
 def _parity(args) -> int:

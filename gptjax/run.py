@@ -114,6 +114,7 @@ def evaluate_run(run: Run) -> dict[str, evaluate.Evaluation]:
 
     Raises UserError if that text cannot be had, or is another one now."""
     config = run.config
+    run.directory.check_trained("evaluated on it; give --data")
     store, objective = data.open_text(config.data, config.model.context_length)
     tokenizers.check_same(store.tokenizer, run.tokenizer)
     run.directory.check_text(store)

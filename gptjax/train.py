@@ -115,6 +115,7 @@ def run_session(session: Session, directory, progress, peers, stop, dog, started
 def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: tuple[str, ...]) -> bool:
     """Writes what describes a new run, or checks that an old one may go on. True if there is something to resume."""
     if directory.exists():
+        directory.check_trained("trained further; start a run of its own")
         rundir.check_resume(directory.config(), session.config, allowed)
         tokenizers.check_same(session.store.tokenizer, tokenizers.load_tokenizer(directory.tokenizer))
         before = json.loads((directory.path / "manifest.json").read_text())
