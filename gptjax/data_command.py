@@ -70,10 +70,10 @@ def _check_picture(args) -> None:
 
 def _config(args):
     """The config, and the run directory if it is a run's."""
-    from gptjax import config, rundir
+    from gptjax import config_file, rundir
 
     if args.workdir is None:
-        return config.load_config(args.config, args.overrides), None
+        return config_file.load_config(args.config, args.overrides), None
     directory = rundir.open_run(args.workdir)
     return directory.config(), directory
 

@@ -18,7 +18,7 @@ import time
 from etils import epath
 
 from gptjax import config as config_module
-from gptjax import flops, validity
+from gptjax import config_file, flops, validity
 from gptjax.errors import UserError, did_you_mean
 
 PACKAGES = ("gptjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "tiktoken")
@@ -64,7 +64,7 @@ class RunDirectory:
                 " give the --workdir of a training run."
             )
         try:
-            return config_module.from_dict(json.loads(file.read_text()))
+            return config_file.from_dict(json.loads(file.read_text()))
         except json.JSONDecodeError as error:
             raise UserError(f"{file} is damaged: {error}; restore it from a copy, or start a new run.") from error
 
