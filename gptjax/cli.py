@@ -10,9 +10,7 @@ import math
 import os
 import sys
 
-from gptjax import data_command, prepare_command, tokenizer_command, verify_command
-=======
-from gptjax import data_command, exchange_command, prepare_command, tokenizer_command
+from gptjax import data_command, exchange_command, prepare_command, tokenizer_command, verify_command
 from gptjax.errors import SaveFailed, UserError
 from gptjax.interrupt import SAVE_FAILED, USER_ERROR
 

@@ -29,8 +29,8 @@ from gptjax import (
     sample,
     step,
     validity,
+    weights,
 )
-from gptjax import weights as weights_module
 from gptjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.data import tokenizers
 from gptjax.errors import Damaged, UserError, choose
@@ -265,7 +265,7 @@ def _read_step(directory: rundir.RunDirectory, step: int | None, item: str, dtyp
         kept = None if dtype is None else model.DTYPES[dtype]
         layout = getattr(program.abstract_state, item), getattr(program.state_sharding, item)
         try:
-            return standing.step, weights_module.read(standing.path, item, *layout, kept)
+            return standing.step, weights.read(standing.path, item, *layout, kept)
         except Damaged as error:
             raise Damaged(f"checkpoint {standing.path} is damaged: {error}; see gptjax verify.") from error
 
