@@ -106,8 +106,8 @@ class Run:
     def loss(self, text: str) -> TokenLoss:
         """The loss of each token of a text.
 
-        A text longer than the context is read in windows that begin half a context apart: each token is predicted once,
-        from at least half a context before it. Raises UserError: the objective does not teach to go on with a text.
+        A text longer than the context is read in windows that begin half a context apart, the last with its end: each
+        token is predicted once, from at least half a context before it. Raises UserError: the objective does not teach to go on with a text.
         """
         _check_writes_on(self.config)
         ids = self.tokens(text)

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import gptjax
-from gptjax import checkpoint, config, data, model, rundir, run
+from gptjax import checkpoint, config, data, model, run, rundir
 from gptjax.data.tokenizers.simple import IdTokenizer
 from gptjax.step import TrainState
 
