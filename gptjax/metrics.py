@@ -11,7 +11,7 @@ from etils import epath
 class MetricsLog:
     """Rows of numbers: one JSON object a line in metrics.jsonl, and TensorBoard and W&B if the config asks.
 
-    Every row has `kind` ("train", "eval" or "event") and `step`. NaN and infinities are written as strings, so that
+    Every row has `kind` ("train", "eval", "tasks" or "event") and `step`. NaN and infinities are written as strings, so that
     every line is JSON.
     """
 
@@ -150,6 +150,15 @@ def _jsonable(value):
     if isinstance(value, float):
         return float(f"{value:.12g}") if math.isfinite(value) else str(value)
     return value
+
+
+def finite(value):
+    """value for JSON that others read, which has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tensorboard(directory: epath.Path, step: int):
