@@ -1,26 +1,36 @@
-"""Checkpoints: Orbax, asynchronous, restored onto any mesh.
+"""Checkpoints: Orbax, asynchronous, restored onto any mesh, trusted only with a manifest (validity.py).
 
 On disk a state is a plain nested dict of arrays, whatever optax and flax call their containers:
 
-    checkpoints/STEP/params       the model's parameters
-    checkpoints/STEP/opt_state    the optimizer's state
-    checkpoints/STEP/ema          averaged parameters, if the run keeps them
-    checkpoints/STEP/meta         {"schema": 1, "step": STEP, "batch_hash": of all rows read so far}
+    checkpoints/STEP/params         the model's parameters
+    checkpoints/STEP/opt_state      the optimizer's state
+    checkpoints/STEP/ema            averaged parameters, if the run keeps them
+    checkpoints/STEP/skips          counters and windows of updates left out, if the run leaves any out (skipping.py)
+    checkpoints/STEP/meta           {"schema": 2, "step": STEP, and what `save` was given besides}
+    checkpoints/STEP/manifest.json  written last, with a checksum of every shard of every array
 
 Data order and random keys are functions of the step and need no file of their own. Every process of a run takes part
-in saving and restoring; Orbax writes each array's shards from where they are.
+in saving and restoring; Orbax writes each array's shards from where they are, in chunks of CHUNK_BYTES at most. The
+checksums are dispatched before the state is donated, and waited for by a thread, which then writes the manifest.
 """
 
 import contextlib
+import sys
+import threading
 import time
 
 import jax
+import numpy as np
 from etils import epath
 
-from gptjax.errors import SaveFailed, UserError
+from gptjax import pieces, validity
+from gptjax.errors import Damaged, SaveFailed, UserError
+from gptjax.peers import Alone
 from gptjax.step import TrainState
 
-SCHEMA = 1
+CHUNK_BYTES = 64 * 2**20  # what a reader has to hold of an array at a time
+INTACT = "; those of earlier steps are intact"
+READ_ERRORS = (ValueError, KeyError, OSError)  # of Orbax and TensorStore, for a file that is not as it was
 
 
 def to_plain(tree) -> dict:
@@ -47,61 +57,148 @@ def from_plain(plain: dict, like):
     return jax.tree_util.tree_map_with_path(leaf, like)
 
 
+def named(tree) -> dict:
+    """{"params/blocks/gain": array} of a tree: the names that a manifest has."""
+    return {"/".join(_name(key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def _name(key) -> str:
     return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
 
 
 def _items(state: TrainState) -> dict[str, dict]:
     """What is saved of a state, by folder name. A state of stateless SGD has no arrays there, so no folder."""
-    items = {"params": state.params, "opt_state": to_plain(state.opt_state), "ema": state.ema}
+    items = {"params": state.params, "opt_state": to_plain(state.opt_state), "ema": state.ema, "skips": state.skips}
     return {name: tree for name, tree in items.items() if tree}
 
 
 class Checkpointer:
-    """The checkpoints of one run directory. checkpoint: CheckpointConfig, or None to only read."""
+    """The checkpoints of one run directory. config: the run's, or None to only read.
 
-    def __init__(self, directory, checkpoint=None):
+    in_place: write and mark steps where they are, as object stores have it, which cannot rename; None: by the path.
+    """
+
+    def __init__(self, directory, config=None, peers=None, in_place: bool | None = None):
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         self._directory = epath.Path(directory)
-        self._checkpoint = checkpoint
+        self._config, self._peers = config, peers or Alone()
+        self._in_place = "://" in str(directory) if in_place is None else in_place
         self._last_save = time.monotonic()
-        reading = checkpoint is None
-        keep = {} if reading else {"max_to_keep": checkpoint.keep, "keep_period": checkpoint.keep_every}
-        options = ocp.CheckpointManagerOptions(
-            create=not reading, read_only=reading, enable_async_checkpointing=not reading, **keep
-        )
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._reader = ocp.CompositeCheckpointHandler()
+        self._writer = None
+        if config is not None:
+            place = ocp.path.atomicity
+            kind = place.CommitFileTemporaryPath if self._in_place else place.AtomicRenameTemporaryPath
+            self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), temporary_path_class=kind)
 
     def steps(self) -> list[int]:
-        """Steps with a finished checkpoint, oldest first."""
-        return sorted(self._manager.all_steps())
+        """Steps that count (validity.py), oldest first: none that is being written."""
+        return validity.steps(self._directory)
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint should be written after so many steps, the same in every process."""
-        checkpoint = self._checkpoint
-        return checkpoint.every_steps is not None and step % checkpoint.every_steps == 0
+        every = self._config.checkpoint.every_steps
+        return every is not None and step % every == 0
 
     def overdue(self) -> bool:
         """Whether one should be written by this process's clock."""
-        checkpoint = self._checkpoint
-        minutes = (time.monotonic() - self._last_save) / 60
-        return checkpoint.every_minutes is not None and minutes >= checkpoint.every_minutes
+        every = self._config.checkpoint.every_minutes
+        return every is not None and (time.monotonic() - self._last_save) / 60 >= every
 
-    def save(self, state: TrainState, step: int, **meta) -> None:
-        """Starts writing; the state may be donated when this returns. Raises SaveFailed if this or the last save did.
+    # ---- saving
 
-        meta: JSON values kept beside the state; those of process 0 count.
+    def save(self, state: TrainState, step: int, **data) -> None:
+        """Starts writing; the state may be donated when this returns. Raises SaveFailed if the last save did, or if one
+        process alone cannot start this one; of several, all learn of it at the next save or `wait`.
+
+        data: JSON values kept in the manifest; those of process 0 count.
         """
-        args = {name: self._ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        meta = self._ocp.args.JsonSave({"schema": SCHEMA, "step": step, **meta})
-        with self._writing():
-            self._manager.save(step, args=self._ocp.args.Composite(meta=meta, **args), force=True)
+        self.wait()
         self._last_save = time.monotonic()
+        items, begun, failure = _items(state), {}, None
+        meta = self._ocp.args.JsonSave({"schema": validity.SCHEMA, "step": step, **data})
+        args = {name: self._ocp.args.StandardSave(tree, self._chunked(tree)) for name, tree in items.items()}
+        try:
+            if self._peers.index == 0:
+                validity.remove(self._folder(step))
+            begun = {name: (leaf.shape, str(leaf.dtype), pieces.begin(leaf)) for name, leaf in named(items).items()}
+            self._writer.save(self._folder(step), args=self._ocp.args.Composite(meta=meta, **args), force=True)
+        except Exception as error:
+            failure = error
+        self._thread = threading.Thread(target=self._finish, args=(step, begun, data, failure), name="manifest")
+        self._thread.start()
+        if failure is not None and self._peers.count == 1:
+            self.wait()
+
+    def _chunked(self, tree):
+        return jax.tree.map(lambda _: self._ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
+
+    def _finish(self, step: int, begun: dict, data: dict, failure) -> None:
+        """In a thread: the manifest, once the files are there. Process 0 writes it for all."""
+        try:
+            own = {} if failure else {name: pieces.finish(parts) for name, (_, _, parts) in begun.items()}
+            everyones = self._peers.gather("checksums", own)
+            self._writer.wait_until_finished()
+            if failure is not None:
+                raise failure
+            if everyones is None:
+                return
+            arrays = {
+                name: {"shape": list(shape), "dtype": dtype, "pieces": [p for each in everyones for p in each[name]]}
+                for name, (shape, dtype, _) in begun.items()
+            }
+            validity.write_manifest(self._folder(step), step, self._config.to_dict(), data, arrays)
+            keep = self._config.checkpoint
+            validity.remove_old(self._directory, keep.keep, keep.keep_every)
+        except BaseException as error:
+            self._failure = error
+            self._clean(step)
+
+    def _clean(self, step: int) -> None:
+        """What a failed save has left would fill the disk."""
+        with contextlib.suppress(Exception):
+            if self._peers.index == 0:
+                validity.remove_unfinished(self._directory)
+                if not validity.standing_of(self._folder(step)).counts:
+                    validity.remove(self._folder(step))
+
+    def wait(self) -> None:
+        """Until the last save is on disk. Raises SaveFailed, in all processes, if it is not in one."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        error, self._thread, self._failure = self._failure, None, None
+        reasons = self._peers.gather("saved", None if error is None else first_line(error))
+        reason = self._peers.tell("saved", None if reasons is None else next(filter(None, reasons), None))
+        if reason is not None:
+            raise SaveFailed(
+                f"a checkpoint could not be written to {self._directory}: {reason}{INTACT}: make room, then run the"
+                " same command again."
+            ) from error
+
+    def close(self) -> None:
+        """After the last save is on disk, or has failed, which is said here if nobody waited for it."""
+        if self._thread is not None:
+            self._thread.join()
+            if self._failure is not None:
+                print(f"gptjax: a checkpoint could not be written: {first_line(self._failure)}", file=sys.stderr)
+        if self._writer is not None:
+            self._writer.close()
+        self._reader.close()
+
+    # ---- restoring
 
     def restore(self, step: int, abstract: TrainState, sharding: TrainState) -> TrainState:
-        """The whole state of a step, laid out by sharding. Raises UserError if it is not such a state."""
+        """The whole state of a step, laid out by sharding, checked. Raises UserError if it is not such a state, and
+        Damaged, in all processes, if it is not as it was written. A step that kept no `skips` begins them anew."""
+        skips = None
+        if abstract.skips is not None and not (self._folder(step) / "skips").exists():
+            skips = jax.tree.map(_zeros, abstract.skips, sharding.skips)
+            abstract, sharding = abstract._replace(skips=None), sharding._replace(skips=None)
         like = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, sharding
         )
@@ -111,52 +208,123 @@ class Checkpointer:
             params=items["params"],
             opt_state=from_plain(items.get("opt_state", {}), like.opt_state),
             ema=items.get("ema"),
+            skips=skips or items.get("skips"),
         )
 
     def restore_params(self, step: int, abstract_params, name: str = "params"):
-        """Only the parameters ("params" or "ema"), laid out as abstract_params says."""
+        """Only the parameters ("params" or "ema"), laid out as abstract_params says. Raises as `restore`."""
         return self._read(step, {name: abstract_params})[name]
-
-    def _read(self, step: int, like: dict) -> dict:
-        self.meta(step)
-        args = {name: self._ocp.args.StandardRestore(tree) for name, tree in like.items()}
-        try:
-            return dict(self._manager.restore(step, args=self._ocp.args.Composite(**args)).items())
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(
-                f"checkpoint {self._directory / str(step)} does not hold {', '.join(like)} of this model: {reason}"
-            ) from error
 
     def meta(self, step: int) -> dict:
         """What `save` was given besides the state. Raises UserError: no such step, a newer schema."""
+        return self._description(step)["data"]
+
+    def set_aside(self, step: int, reason: str) -> str:
+        """Makes a bad step none. Returns where its files are. Process 0 alone calls it."""
+        return validity.set_aside(self._folder(step), reason, rename=not self._in_place)
+
+    def _folder(self, step: int) -> epath.Path:
+        return self._directory / str(step)
+
+    def _description(self, step: int) -> dict:
         if step not in self.steps():
+            standing = self._folder(step).exists() and validity.standing_of(self._folder(step))
+            why = f" that counts: it is {standing.state} ({standing.reason})" if standing else ""
             known = ", ".join(map(str, self.steps())) or "none"
-            raise UserError(f"{self._directory} has no checkpoint of step {step}; there are: {known}.")
-        meta = self._manager.restore(step, args=self._ocp.args.Composite(meta=self._ocp.args.JsonRestore())).meta
-        if meta["schema"] > SCHEMA:
-            raise UserError(
-                f"checkpoint {self._directory / str(step)} has schema {meta['schema']},"
-                f" this gptjax reads up to {SCHEMA}; update gptjax."
-            )
-        return meta
+            raise UserError(f"{self._directory} has no checkpoint of step {step}{why}; there are: {known}.")
+        return validity.description(self._folder(step))
 
-    def wait(self) -> None:
-        """Until the last save is on disk. Raises SaveFailed if it did."""
-        with self._writing():
-            self._manager.wait_until_finished()
+    def _read(self, step: int, like: dict) -> dict:
+        """Checked items of a step. What fails once is read once more, since a network or a memory may have erred."""
+        known = self._description(step).get("arrays") or self._described_by_orbax(step, like)
+        stored = _as_stored(self._folder(step), known, like)
+        for _ in range(2):
+            items, reason = self._read_once(step, stored)
+            reason = reason or self._difference(known, items)
+            if not reason:
+                return jax.tree.map(_cast, items, like)
+            del items  # before there are two
+        raise Damaged(f"checkpoint {self._folder(step)} is damaged: {reason}; see gptjax verify.")
 
-    @contextlib.contextmanager
-    def _writing(self):
-        """A full disk, a lost mount, a network that stalled: whatever Orbax makes of it."""
+    def _described_by_orbax(self, step: int, like: dict) -> dict:
+        """{name: {"shape", "dtype"}} of a step of schema 1, which has no manifest."""
+        folder, handler = self._folder(step), self._ocp.StandardCheckpointHandler()
+        held = [name for name in like if (folder / name).exists()]
         try:
-            yield
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise SaveFailed(
-                f"a checkpoint could not be written to {self._directory}: {reason}; those of earlier steps are intact:"
-                " make room, then run the same command again."
-            ) from error
+            trees = {name: dict(handler.metadata(folder / name).tree) for name in held}
+        except READ_ERRORS as error:
+            raise Damaged(f"checkpoint {folder} is damaged: {first_line(error)}.") from error
+        return {name: {"shape": leaf.shape, "dtype": str(leaf.dtype)} for name, leaf in named(trees).items()}
 
-    def close(self) -> None:
-        self._manager.close()
+    def _read_once(self, step: int, like: dict) -> tuple[dict | None, str]:
+        """(items, why they could not be read in one of the processes)."""
+        args = {name: self._ocp.args.StandardRestore(tree) for name, tree in like.items()}
+        items, reason = None, ""
+        try:
+            items = dict(self._reader.restore(self._folder(step), args=self._ocp.args.Composite(**args)).items())
+        except Exception as error:
+            changed = validity.changed_files(self._folder(step), self._description(step))
+            bare = type(error) is Exception  # as Orbax hands on what TensorStore says
+            if not (isinstance(error, READ_ERRORS) or bare or changed):
+                raise  # a mistake of ours, or no memory left
+            reason = (
+                f"{changed[0]} has changed" if changed else f"{', '.join(like)} cannot be read: {first_line(error)}"
+            )
+        return items, self._agree("read", reason)
+
+    def _difference(self, known: dict, items: dict) -> str:
+        """Which arrays are not those that were saved; "" for none, and where no checksums were kept."""
+        if not all("pieces" in each for each in known.values()):
+            return ""
+        begun = {name: pieces.begin(leaf) for name, leaf in named(items).items()}
+        everyones = self._peers.gather("restored", {name: pieces.finish(parts) for name, parts in begun.items()})
+        if everyones is None:
+            return self._peers.tell("restored", None)
+        wrong = [
+            name
+            for name in begun
+            if pieces.total([p for each in everyones for p in each[name]]) != pieces.total(known[name]["pieces"])
+        ]
+        shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        return self._peers.tell("restored", f"checksums differ for {shown}" if wrong else "")
+
+    def _agree(self, name: str, reason: str) -> str:
+        """The first reason that a process has, in all."""
+        reasons = self._peers.gather(name, reason)
+        return self._peers.tell(name, None if reasons is None else next(filter(None, reasons), ""))
+
+
+def _as_stored(folder, known: dict, like: dict) -> dict:
+    """like with the dtypes on disk. Raises UserError: other arrays than the step holds."""
+    wanted = named(like)
+    held = {name for name in known if name.partition("/")[0] in like}
+    if missing := sorted(wanted.keys() - held) or sorted(held - wanted.keys()):
+        whose = "the checkpoint" if missing[0] in wanted else "this model"
+        raise UserError(
+            f"checkpoint {folder} does not hold {', '.join(like)} of this model: {whose} has no {missing[0]}"
+            f"{f' nor {len(missing) - 1} others' if len(missing) > 1 else ''}."
+        )
+    for name, leaf in wanted.items():
+        if tuple(known[name]["shape"]) != leaf.shape:
+            raise UserError(
+                f"checkpoint {folder} does not hold {', '.join(like)} of this model: {name} has shape"
+                f" {tuple(known[name]['shape'])} there and {leaf.shape} here."
+            )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.ShapeDtypeStruct(
+            leaf.shape, known["/".join(_name(key) for key in path)]["dtype"], sharding=leaf.sharding
+        ),
+        like,
+    )
+
+
+def _zeros(leaf, sharding):
+    return jax.device_put(np.zeros(leaf.shape, leaf.dtype), sharding)
+
+
+def _cast(array, like):
+    return array if array.dtype == like.dtype else array.astype(like.dtype)
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__

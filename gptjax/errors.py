@@ -12,6 +12,10 @@ class SaveFailed(UserError):
     SAVE_FAILED."""
 
 
+class Damaged(UserError):
+    """A checkpoint is not as it was written; that of another step may be."""
+
+
 def did_you_mean(name: str, known) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -16,19 +16,25 @@ class MetricsLog:
     """
 
     def __init__(
-        self, directory: epath.Path, *, resume_step: int, tensorboard: bool, wandb_project: str | None, config
+        self,
+        directory: epath.Path,
+        *,
+        resume_step: int,
+        rollbacks: int = 0,
+        tensorboard: bool,
+        wandb_project: str | None,
+        config,
     ):
         self._file = directory / "metrics.jsonl"
         self._local = "://" not in str(directory)
-        self._lines = _lines_up_to(self._file, resume_step)
+        self._lines, _ = _parted(self._file, resume_step, rollbacks)
         self._rewrite()
         self._tensorboard = _tensorboard(directory / "tensorboard", resume_step) if tensorboard else None
         self._wandb = _wandb(wandb_project, directory, config) if wandb_project else None
 
     def write(self, kind: str, step: int, **numbers) -> None:
         """Adds a row; lists (per-layer numbers) go to metrics.jsonl only."""
-        row = {"kind": kind, "step": step, "time": round(time.time(), 3), **numbers}
-        self._lines.append(json.dumps(_jsonable(row)))
+        self._lines.append(_line(kind, step, numbers))
         if self._local:
             with self._file.open("a") as file:
                 file.write(self._lines.pop() + "\n")
@@ -38,6 +44,16 @@ class MetricsLog:
                 self._tensorboard.add_scalar(name, value, step)
         if self._wandb:
             self._wandb.log(scalars, step=step)
+
+    def rewind(self, step: int, number: int) -> None:
+        """Moves rows of steps after `step`, which are about to be run another way, to metrics.abandoned-NUMBER.jsonl."""
+        self.flush()
+        self._lines, gone = _parted(self._file, step)
+        (self._file.parent / f"metrics.abandoned-{number}.jsonl").write_text("".join(line + "\n" for line in gone))
+        self._rewrite()
+        if self._tensorboard:
+            self._tensorboard.close()
+            self._tensorboard = _tensorboard(self._file.parent / "tensorboard", step)
 
     def flush(self) -> None:
         """Object stores cannot append: there the whole file is written anew."""
@@ -54,9 +70,7 @@ class MetricsLog:
             self._wandb.finish()
 
     def _rewrite(self) -> None:
-        temporary = self._file.parent / ".metrics.jsonl.partial"
-        temporary.write_text("".join(line + "\n" for line in self._lines))
-        temporary.replace(self._file)
+        _replace(self._file, self._lines)
         if self._local:
             self._lines = []
 
@@ -66,30 +80,66 @@ class NoLog:
 
     def write(self, kind: str, step: int, **numbers) -> None: ...
 
+    def rewind(self, step: int, number: int) -> None: ...
+
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
 
 
-def _lines_up_to(file: epath.Path, step: int) -> list[str]:
-    """Lines of an earlier part of the run, less those of steps that are about to be run again and a torn last line."""
-    if not file.exists():
-        return []
-    return [row["line"] for row in _parsed(file) if row["step"] <= step]
+def _parted(file: epath.Path, step: int, rollbacks: float = math.inf) -> tuple[list[str], list[str]]:
+    """Lines of an earlier part of the run, and those of steps that are about to be run again; without torn ones.
+
+    Of rollbacks to `step` only the first `rollbacks` count: what came after the checkpoint will be decided once more.
+    """
+    kept, gone = [], []
+    for line, row in _parsed(file) if file.exists() else ():
+        if row is not None:
+            again = row.get("event") == "rolled_back" and row["rollbacks"] > rollbacks
+            (gone if again or row["step"] > step else kept).append(line)
+    return kept, gone
 
 
 def _parsed(file: epath.Path):
-    for line in file.read_text().splitlines():
+    """(line, its row or None): None for a line that is none, which a process was killed writing, or a disk has damaged."""
+    for line in file.read_bytes().decode(errors="replace").splitlines():
         try:
-            yield {**json.loads(line), "line": line}
-        except json.JSONDecodeError:  # the process was killed while it wrote this line
-            continue
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        whole = isinstance(row, dict) and isinstance(row.get("kind"), str) and isinstance(row.get("step"), int)
+        yield line, row if whole else None
+
+
+def torn_lines(file: epath.Path) -> int:
+    """How many lines of a metrics.jsonl nobody can read."""
+    return sum(row is None for _, row in _parsed(file))
+
+
+def insert(file: epath.Path, kind: str, step: int, **numbers) -> None:
+    """Puts a row behind all others of steps up to its own; the file is replaced whole. For whoever holds the run's lock."""
+    lines, place = [], 0
+    for line, row in _parsed(file) if file.exists() else ():
+        lines.append(line)
+        if row is not None and row["step"] <= step:
+            place = len(lines)
+    lines.insert(place, _line(kind, step, numbers))
+    _replace(file, lines)
+
+
+def _line(kind: str, step: int, numbers: dict) -> str:
+    return json.dumps(_jsonable({"kind": kind, "step": step, "time": round(time.time(), 3), **numbers}))
+
+
+def _replace(file: epath.Path, lines: list[str]) -> None:
+    temporary = file.parent / f".{file.name}.partial"
+    temporary.write_text("".join(line + "\n" for line in lines))
+    temporary.replace(file)
 
 
 def read_metrics(file: epath.Path, kind: str | None = None) -> list[dict]:
-    """The rows of a metrics.jsonl, of one kind or all."""
-    rows = [{k: v for k, v in row.items() if k != "line"} for row in _parsed(file)]
-    return [row for row in rows if kind in (None, row["kind"])]
+    """The rows of a metrics.jsonl, of one kind or all; lines that are torn are left out."""
+    return [row for _, row in _parsed(file) if row is not None and kind in (None, row["kind"])]
 
 
 def _jsonable(value):
@@ -105,7 +155,7 @@ def _jsonable(value):
 def _tensorboard(directory: epath.Path, step: int):
     from tensorboardX import SummaryWriter
 
-    return SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+    return SummaryWriter(str(directory), purge_step=step + 1)
 
 
 def _wandb(project: str, directory: epath.Path, config):

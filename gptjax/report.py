@@ -2,7 +2,7 @@
 
 import pathlib
 
-from gptjax import flops, sample, schedule
+from gptjax import flops, generation, schedule
 from gptjax.metrics import duration, si
 
 
@@ -47,6 +47,8 @@ def shown_path(directory) -> str:
 def progress_line(taken: int, total: int, numbers: dict, speed: dict) -> str:
     line = f"step {taken}/{total}  loss {numbers['loss']:.4f}  grad {numbers['grad_norm']:.2f}"
     line += f"  lr {numbers['learning_rate']:.2e}"
+    if numbers.get("skipped_updates"):
+        line += f"  left out {numbers['skipped_updates']}"
     if speed:
         line += (
             f"  {si(speed['tokens_per_second'])} tok/s  MFU {speed['mfu']:.1%}  left {duration(speed['seconds_left'])}"
@@ -79,6 +81,6 @@ def sample_text(session, params, prompt: str | None, **settings) -> str:
     tokenizer = session.store.tokenizer
     if prompt is None and tokenizer.eot_id is None:
         prompt = "\n"
-    ids = sample.prompt_ids(tokenizer, prompt)
-    [new] = sample.generate(session.program.graph, params, ids, eot_id=tokenizer.eot_id, **settings)
-    return (prompt or "") + tokenizer.decode(new)
+    engine = generation.Engine(session.program.graph, params)
+    [completion] = generation.generate(engine, tokenizer, prompt, generation.Settings(**settings))
+    return str(completion)

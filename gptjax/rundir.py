@@ -2,7 +2,7 @@
 
     config.json     the resolved config            manifest.json   code, packages, data, parameter counts
     metrics.jsonl   one JSON object a line         checkpoints/    newest and kept steps
-    tokenizer/      the tokenizer it was made with
+    tokenizer/      the tokenizer it was made with      writer.lock     who writes here now (runlock.py)
 
 Nothing else is needed to evaluate, sample or resume a run. Paths are local or gs:// alike.
 """
@@ -18,7 +18,7 @@ import time
 from etils import epath
 
 from gptjax import config as config_module
-from gptjax import flops
+from gptjax import config_file, flops, metrics, recovery, validity
 from gptjax.errors import UserError, did_you_mean
 
 PACKAGES = ("gptjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "tiktoken")
@@ -28,6 +28,7 @@ HARMLESS = (
     "mesh", "eval", "checkpoint", "data.cache_dir", "data.prefetch", "data.prefetch_workers", "model.attention", "model.remat",
     "model.scan_unroll",
     "train.log_every", "train.profile_steps", "train.tensorboard", "train.wandb_project", "train.log_activations",
+    "train.max_skips", "train.max_rollbacks", "train.rollback_margin",
     "train.watchdog_factor", "train.watchdog_seconds", "train.watchdog_other_seconds",
 )  # fmt: skip
 
@@ -64,23 +65,50 @@ class RunDirectory:
                 " give the --workdir of a training run."
             )
         try:
-            return config_module.from_dict(json.loads(file.read_text()))
+            return config_file.from_dict(json.loads(file.read_text()))
         except json.JSONDecodeError as error:
             raise UserError(f"{file} is damaged: {error}; restore it from a copy, or start a new run.") from error
 
-    def check_text(self, store) -> None:
-        """Raises UserError: the text or tokenizer of a TokenStore is not the one of the run."""
+    def rewinds(self) -> recovery.Rewinds:
+        """What text the run left out: as its newest checkpoint says, or metrics.jsonl of a rollback since."""
+        steps = self.steps()
+        saved = validity.description(self.checkpoints / str(steps[-1]))["data"] if steps else {}
+        rows = metrics.read_metrics(self.metrics, "event") if self.metrics.exists() else []
+        known = [saved, *(row for row in rows if row["event"] == "rolled_back")]
+        return max(map(recovery.Rewinds.from_dict, known), key=lambda rewinds: rewinds.count)
+
+    def manifest(self) -> dict:
+        """Where the run came from. Raises UserError: it cannot be read."""
         file = self.path / "manifest.json"
         try:
-            started = json.loads(file.read_text())["data"]["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return dict(json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(
-                f"{file} cannot be read ({error!r}), which says what text the run has; restore it."
+                f"{file} cannot be read ({error!r}), which says what the run came from; restore it."
+            ) from error
+
+    def check_text(self, store) -> None:
+        """Raises UserError: the text or tokenizer of a TokenStore is not the one of the run."""
+        try:
+            started = self.manifest()["data"]["fingerprint"]
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.path / 'manifest.json'} does not say what text the run has ({error!r}); restore it."
             ) from error
         if started != store.fingerprint:
             raise UserError(
                 f"the text or tokenizer is not the one the run in {self.path} was started with (fingerprint"
                 f" {started[:12]}, now {store.fingerprint[:12]}); restore the text."
+            )
+
+    def check_trained(self, wanted: str) -> None:
+        """Raises UserError: the model was imported, so that it has no text of its own and no optimizer state.
+
+        wanted: what needs one."""
+        if source := self.manifest().get("imported"):
+            raise UserError(
+                f"the model in {self.path} was imported from {source['folder']}: it has parameters alone, no text of its"
+                f" own and no optimizer state, so that it cannot be {wanted}."
             )
 
     def _neighbours(self) -> list[str]:
@@ -97,10 +125,8 @@ class RunDirectory:
         temporary.replace(self.path / name)
 
     def steps(self) -> list[int]:
-        """Steps with a finished checkpoint, oldest first, without loading Orbax."""
-        if not self.checkpoints.exists():
-            return []
-        return sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdigit())
+        """Steps with a checkpoint that counts (validity.py), oldest first, without loading Orbax."""
+        return validity.steps(self.checkpoints)
 
 
 def open_run(workdir: str) -> RunDirectory:
@@ -139,14 +165,18 @@ def check_resume(old, new, allowed: tuple[str, ...] = ()) -> None:
 
 def manifest(config, store, command: list[str]) -> dict:
     """What a reader needs to make the run again: code, packages, data, machine, sizes, command line."""
+    text = {"fingerprint": store.fingerprint, **store.description}
+    return provenance(config, command) | {"data": text, "tokenizer_hash": store.tokenizer.hash}
+
+
+def provenance(config, command: list[str]) -> dict:
+    """Of the manifest, what is true of a model wherever it came from."""
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": command,
         "git": _git(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "data": {"fingerprint": store.fingerprint, **store.description},
-        "tokenizer_hash": store.tokenizer.hash,
         "parameters": flops.parameter_counts(config.model),
         "flops_per_token": flops.flops_per_token(config.model),
     }

@@ -9,13 +9,13 @@ What one step computes is in `step.py`. The device never waits for the host: met
 process runs this same code; process 0 alone writes what is not a checkpoint. When to stop and to save, `agreement.py`.
 """
 
+import contextlib
 import json
 import os
 import sys
 import time
 
 import jax
-import numpy as np
 
 from gptjax import (
     agreement,
@@ -23,19 +23,21 @@ from gptjax import (
     distributed,
     evaluate,
     interrupt,
-    meshes,
+    keeper,
     metrics,
     report,
     rundir,
+    runlock,
     schedule,
-    step,
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
-from gptjax.data import reading, tokenizers
+from gptjax.data import tokenizers
 from gptjax.errors import UserError
+from gptjax.feed import Feed, Inputs
 from gptjax.peers import PeerLost
-from gptjax.recorder import Diverged, Recorder
+from gptjax.recorder import Recorder
+from gptjax.recovery import Diverged, NoWayBack, Rewinds, advice, rewound
 from gptjax.session import Session, prepare, with_executable
 
 
@@ -77,18 +79,29 @@ def _train_together(config, directory, allowed_changes, executable_path, peers, 
         if peers.count > 1:
             fingerprint = {"fingerprint": session.store.fingerprint}
             distributed.check_equal(peers, {"text": fingerprint}, seconds=None, alive=dog.alive)  # some read for hours
-        resumed = _open_directory(directory, session, allowed_changes, peers)
-        for line in report.header(session, directory, resumed):
-            progress.message(line)
-        for line in distributed.device_lines(peers) if peers.count > 1 else []:
-            progress.message(line)
-        return run_session(session, directory, progress, peers, stop, dog, started)
+        with _sole_writer(directory, peers):
+            resumed = _open_directory(directory, session, allowed_changes, peers)
+            for line in report.header(session, directory, resumed):
+                progress.message(line)
+            for line in distributed.device_lines(peers) if peers.count > 1 else []:
+                progress.message(line)
+            return run_session(session, directory, progress, peers, stop, dog, started)
+
+
+def _sole_writer(directory, peers):
+    """Process 0 holds the directory for all. Raises UserError: another run has it, or it is none of ours."""
+    if peers.index:
+        return contextlib.nullcontext()
+    if not directory.exists() and directory.path.exists():
+        if any(path.name != runlock.NAME for path in directory.path.iterdir()):
+            raise UserError(f"--workdir={directory.path} holds files but no run; use an empty or a new directory.")
+    return runlock.hold(directory.path)
 
 
 def run_session(session: Session, directory, progress, peers, stop, dog, started: float) -> int:
     """The loop, in a run directory that is open. Returns the exit code."""
     with jax.set_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
-        checkpointer = Checkpointer(directory.checkpoints, session.config.checkpoint)
+        checkpointer = Checkpointer(directory.checkpoints, session.config, peers)
         loop = Loop(session, directory, checkpointer, progress, peers, agreed, dog, started)
         try:
             return loop.run()
@@ -102,6 +115,7 @@ def run_session(session: Session, directory, progress, peers, stop, dog, started
 def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: tuple[str, ...]) -> bool:
     """Writes what describes a new run, or checks that an old one may go on. True if there is something to resume."""
     if directory.exists():
+        directory.check_trained("trained further; start a run of its own")
         rundir.check_resume(directory.config(), session.config, allowed)
         tokenizers.check_same(session.store.tokenizer, tokenizers.load_tokenizer(directory.tokenizer))
         before = json.loads((directory.path / "manifest.json").read_text())
@@ -111,8 +125,6 @@ def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: 
                 f" {before['data']['fingerprint'][:12]}, now {session.store.fingerprint[:12]}); restore the text,"
                 " use a new --workdir, or allow it with --allow_change=data."
             )
-    elif directory.path.exists() and any(directory.path.iterdir()):
-        raise UserError(f"--workdir={directory.path} holds files but no run; use an empty or a new directory.")
     resumed = bool(directory.steps())
     data.save_tokenizer(session.store.tokenizer, directory.tokenizer)
     directory.write_json("manifest.json", rundir.manifest(session.config, session.store, rundir.command_line()))
@@ -134,6 +146,12 @@ def _open_directory(directory: rundir.RunDirectory, session: Session, allowed: t
     return resumed
 
 
+def _hash_before(resumed) -> int | None:
+    """Of the rows of the steps before, from the checkpoint; None if it was made before they were hashed."""
+    known = "0" if resumed is None else resumed.data.get("batch_hash")
+    return None if known is None else int(known, 16)
+
+
 class Loop:
     """The state of a run that is going on."""
 
@@ -143,17 +161,30 @@ class Loop:
         self.directory, self.checkpointer, self.progress = directory, checkpointer, progress
         self.peers, self.agreed, self.dog, self.started = peers, agreed, dog, started
         self.total_steps = schedule.total_steps(config)
-        saved = peers.tell("saved", checkpointer.steps())
-        self.step = saved[-1] if saved else 0
-        self.saved_step = self.evaluated_step = self.step if saved else -1
+        self.keeper = keeper.Keeper(checkpointer, config.checkpoint.on_save_failure, peers, progress.message)
+        with dog.doing("resuming or initialising"):
+            resumed = self.keeper.resume(directory, self.program.abstract_state, self.program.state_sharding)
+        self.rewinds = Rewinds.from_dict(resumed.data if resumed else {})
+        self._take_state(resumed)
         self.log = self._open_log()
+        self.keeper.log_to(self.log, self.step)
+        self._record_from_here(resumed)
+        if resumed:
+            self.progress.message(f"resumed from step {self.step} of {self.directory.checkpoints}")
+            self.log.write("event", self.step, event="resumed", processes=self.peers.count)
         self.rows_read = 0  # of the training text, by this process
         self.compiled = set()  # shapes of batches, of which a ramp has several
         self.profiling = False
-        with dog.doing("resuming" if saved else "initialising"):
-            self.state = self._first_state()
-        self.recorder = Recorder(session, self.log, progress, peers, self._hash_before())
-        self.calls = self._all_calls()
+
+    def _take_state(self, resumed) -> None:
+        with self.dog.doing("resuming or initialising"):
+            self.state = self.program.init() if resumed is None else resumed.state
+        self.step = 0 if resumed is None else resumed.step
+        self.evaluated_step = self.step if resumed else -1
+
+    def _record_from_here(self, resumed) -> None:
+        before = _hash_before(resumed)
+        self.recorder = Recorder(self.session, self.log, self.progress, self.peers, before, self.rewinds)
 
     def _open_log(self) -> metrics.MetricsLog | metrics.NoLog:
         if self.peers.index:
@@ -161,54 +192,22 @@ class Loop:
         return metrics.MetricsLog(
             self.directory.path,
             resume_step=self.step,
+            rollbacks=self.rewinds.count,
             tensorboard=self.config.train.tensorboard,
             wandb_project=self.config.train.wandb_project,
             config=self.config,
         )
 
-    def _first_state(self) -> step.TrainState:
-        if self.step == 0:
-            return self.program.init()
-        state = self.checkpointer.restore(self.step, self.program.abstract_state, self.program.state_sharding)
-        self.progress.message(f"resumed from step {self.step} of {self.directory.checkpoints}")
-        self.log.write("event", self.step, event="resumed", processes=self.peers.count)
-        return state
-
-    def _hash_before(self) -> int | None:
-        """Of the rows of the steps before, from the checkpoint; None if it was made before they were hashed."""
-        if self.step == 0:
-            return 0
-        known = self.checkpointer.meta(self.step).get("batch_hash")
-        return None if known is None else int(known, 16)
-
     def run(self) -> int:
         """Trains to the end, or until asked to stop. Returns the exit code."""
-        config = self.config
-        try:
-            self.agreed.tick()
-            first = self.step // config.train.steps_per_call
-            with (
-                reading.Reader(self.calls, first, config.data.prefetch_workers) as reader,
-                data.Prefetcher(lambda call: self._place(call, reader.get(call)), first, config.data.prefetch) as calls,
-            ):
-                while self.step < self.total_steps and not self.agreed.stopping:
-                    self._call(calls.next())
-                    self._between_calls()
-            self.recorder.drain()
-            if not self.agreed.stopping:
-                self._evaluate()
-            self._save()
-            self._log_rows_read()
-            with self.dog.doing("saving"):
-                self.checkpointer.wait()
-        except Diverged as error:
-            saved = f"the last checkpoint is of step {self.saved_step}" if self.saved_step > 0 else "no checkpoint yet"
-            self.progress.message(f"gptjax: {error}; {saved}. Try a lower optim.peak_lr or a longer warmup.")
-            self.log.write("event", error.step, event="diverged")
-            return interrupt.DIVERGED
+        self.agreed.tick()
+        while (error := self._train_on()) is not None:
+            if not self._roll_back(error):
+                return interrupt.DIVERGED
         if self.agreed.stopping:
             who = f"{self.agreed.reason}: " if self.agreed.reason else ""
-            saved = f"saved step {self.saved_step}" if self.saved_step > 0 else "stopped before the first step"
+            last = self.keeper.saved_step
+            saved = f"saved step {last}" if last > 0 else "stopped before the first step"
             self.progress.message(f"{who}{saved}; run the same command again to go on")
             return interrupt.SAVED_AND_STOPPED
         self.progress.close()
@@ -217,6 +216,51 @@ class Loop:
                 self.progress.message(line)
         return 0
 
+    def _train_on(self) -> Diverged | None:
+        """Trains and saves, to the end of the run or until asked to stop. Returns what went wrong, if it did."""
+        try:
+            with Feed(self.session, self.rewinds, self.step) as inputs:
+                while self.step < self.total_steps and not self.agreed.stopping:
+                    self._call(inputs.next())
+                    self._between_calls()
+            self.recorder.drain()
+            if not self.agreed.stopping:
+                self._evaluate()
+            self._save(last=True)
+            self._log_rows_read()
+        except Diverged as error:
+            return error
+        return None
+
+    def _roll_back(self, error: Diverged) -> bool:
+        """Goes back to before what went wrong, and on with the text after it. False, and said why, where the run ends."""
+        if self.rewinds.count >= self.config.train.max_rollbacks:
+            return self._give_up(error)
+        self.state = self.recorder = None  # there may be no room for two
+        try:
+            with self.dog.doing("rolling back"):
+                self.keeper.settle(self.step)
+                abstract, sharding = self.program.abstract_state, self.program.state_sharding
+                resumed = self.keeper.rewind(self.directory, error.first_bad, abstract, sharding)
+        except NoWayBack as reason:
+            return self._give_up(error, f"; {reason}")
+        self._take_state(resumed)
+        known = Rewinds.from_dict(resumed.data if resumed else {})
+        self.rewinds = rewound(self.config, self.rewinds, known, self.step, error)
+        self.log.rewind(self.step, self.rewinds.count)
+        self._record_from_here(resumed)
+        self.progress.message(self.rewinds.said(self.config, self.step, error))
+        facts = {"failed_step": error.step, "reason": error.why, **self.rewinds.as_dict()}
+        self.log.write("event", self.step, event="rolled_back", **facts)
+        return True
+
+    def _give_up(self, error: Diverged, reason: str = "") -> bool:
+        last = self.keeper.saved_step
+        saved = f"the last checkpoint is of step {last}" if last > 0 else "no checkpoint yet"
+        self.progress.message(f"gptjax: {error}; {saved}{reason}{advice(self.config, self.rewinds)}")
+        self.log.write("event", error.step, event="diverged", reason=error.why)
+        return False
+
     def close(self) -> None:
         with self.dog.doing("closing"):
             self._profile(stop=True)
@@ -224,27 +268,7 @@ class Loop:
             self.log.close()
             self.checkpointer.close()
 
-    def _all_calls(self) -> reading.Calls:
-        config, place = self.config, self.program.train_batch_sharding
-        unit = config.train.microbatches * meshes.batch_unit(config, self.program.mesh.shape)
-        sizes = {reading.padded_to(size, unit) for size in schedule.batch_sizes(config)}
-        local = {size: evaluate.local_rows(size, place, dim=1) for size in sizes}
-        own = {size: evaluate.own_rows(size, place, dim=1) for size in sizes}
-        return reading.Calls(self.session.rows, config, unit, local, own)
-
-    def _place(self, call: int, read: dict) -> tuple[dict, np.ndarray, list[int], int]:
-        """Of one dispatch, in the prefetch thread: batches [S, B, ...] on the devices, learning rates [S], and of this
-        process's rows the sum of hashes for each step and how many it read."""
-        parts = dict(zip(self.calls.local_ranges(call), read["batch"]))
-        batch = evaluate.device_batch(
-            lambda start, stop: parts[start, stop], self.calls.padded(call), self.program.train_batch_sharding, dim=1
-        )
-        count = self.config.train.steps_per_call
-        steps = range(call * count, (call + 1) * count)
-        rates = np.array([schedule.learning_rate(self.config, s) for s in steps], np.float32)
-        return batch, rates, [int(h) for h in read["hash_S"]], int(read["rows_read"])
-
-    def _call(self, inputs) -> None:
+    def _call(self, inputs: Inputs) -> None:
         """Dispatches the next steps and reads the metrics of those before."""
         batch, learning_rates, hash_S, rows_read = inputs
         self._profile()
@@ -299,7 +323,6 @@ class Loop:
                     self.session.eval_rows,
                     self.config.eval_batch_size,
                     should_stop=self._should_stop,
-                    total=self.peers.total,
                 )
                 if results is None:
                     return
@@ -307,26 +330,27 @@ class Loop:
         self.evaluated_step = self.step
 
     def _log_evaluation(self, prefix: str, results: dict[str, evaluate.Evaluation]) -> None:
-        """Of all held-out text, and of each source if there are several, as loss/NAME and so on."""
-        numbers = {}
         for i, (source, result) in enumerate(results.items()):
-            numbers |= {f"{prefix}{name}" + f"/{source}" * (i > 0): value for name, value in result.as_dict().items()}
             name = f"{source:>12}" if i else "eval"
             self.progress.message(f"step {self.step:>7}  {prefix}{name} {result}")
-        self.log.write("eval", self.step, **numbers)
+        self.log.write("eval", self.step, **evaluate.logged(prefix, results))
 
     def _should_stop(self) -> bool:
         self.dog.alive()
         return self.agreed.tick()
 
-    def _save(self) -> None:
-        if self.saved_step == self.step or self.step == 0:
-            return
+    def _save(self, last: bool = False) -> None:
+        """last: waits until it is on disk."""
         with self.dog.doing("saving"):
-            self.checkpointer.save(self.state, self.step, batch_hash=self.recorder.batch_hash())
+            if last:
+                self.keeper.settle(self.step)
+            if self.keeper.saved_step != self.step and self.step > 0:
+                rows_read = schedule.rows_before(self.config, self.step)
+                batch_hash = self.recorder.batch_hash()
+                skipped = self.rewinds.as_dict()
+                self.keeper.save(self.state, self.step, last, batch_hash=batch_hash, rows_read=rows_read, **skipped)
         self.agreed.saved()
         self.log.flush()
-        self.saved_step = self.step
 
     def _log_rows_read(self) -> None:
         """What each process read of the training text since it started: 1/processes of it, unless they share rows."""

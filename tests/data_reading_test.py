@@ -14,7 +14,7 @@ import pytest
 import runs
 
 from gptjax import interrupt, metrics, rundir, schedule, train
-from gptjax.config import from_dict
+from gptjax.config_file import from_dict
 from gptjax.data import TrainRows, folder, prepare, reading
 from gptjax.data.objectives import NextToken
 from gptjax.errors import UserError

@@ -16,13 +16,17 @@ from gptjax import interrupt, supervisor
 # "wait": until SIGTERM, to save another checkpoint then.
 CHILD = """
 import json, os, pathlib, signal, sys, time
+from etils import epath
+from gptjax import validity
 here = pathlib.Path(sys.argv[1])
 starts = here / "starts.txt"
 number = len(starts.read_text().split()) if starts.exists() else 0
 plan = json.loads((here / "plan.json").read_text())
 step, ending = plan[min(number, len(plan) - 1)]
 def save(step):
-    (here / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
+    folder = here / "checkpoints" / str(step)
+    folder.mkdir(parents=True, exist_ok=True)
+    validity.write_manifest(epath.Path(folder), step, config={}, data={}, arrays={})
 def on_term(*_):
     save(step + 5)
     sys.exit(75)

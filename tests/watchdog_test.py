@@ -57,7 +57,7 @@ def test_a_run_whose_peer_is_stopped_ends_and_leaves_the_stacks(values, tmp_path
 
 BLOCKED_READER = """
 import dataclasses, os, sys
-from gptjax import config, interrupt, metrics, peers, rundir, session, train, watchdog
+from gptjax import config_file, interrupt, metrics, peers, rundir, session, train, watchdog
 
 class Disk:
     '''Rows on a disk that stops answering after some reads.'''
@@ -72,7 +72,7 @@ class Disk:
         return self.inner.rows(first, stop)
 
 def main(file, workdir):
-    settings = config.load_config(file)
+    settings = config_file.load_config(file)
     directory = rundir.open_run(workdir)
     directory.write_config(settings)
     prepared = session.prepare(settings)

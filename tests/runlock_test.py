@@ -1,0 +1,103 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import runs
+
+from gptjax import cli, interrupt, runlock
+from gptjax.errors import UserError
+
+HOLD = """
+import sys, time
+from gptjax import runlock
+if sys.argv[2] == "lease":
+    runlock.BEAT_SECONDS, runlock.LEASE_SECONDS = 0.1, 1.0
+    runlock.Lease.__init__.__defaults__ = (0.1, 1.0)
+with runlock.hold(sys.argv[1], lease=sys.argv[2] == "lease"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+LEASE = (0.1, 1.0)
+
+
+def holder(directory, kind):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(directory), kind], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def take(directory, kind):
+    file = directory / runlock.NAME
+    return runlock.Flock(file) if kind == "flock" else runlock.Lease(file, *LEASE)
+
+
+@pytest.mark.parametrize("kind", ["flock", "lease"])
+def test_a_second_writer_is_refused_by_the_name_of_the_first_until_that_one_is_killed(tmp_path, kind):
+    first = holder(tmp_path, kind)
+    try:
+        with pytest.raises(UserError) as error:
+            take(tmp_path, kind)
+        message = str(error.value)
+        assert f"process {first.pid} on {os.uname().nodename} since 2" in message and "\n" not in message
+        assert "wait for it or stop it, or use another --workdir" in message
+    finally:
+        first.kill()
+        first.wait()
+    take(tmp_path, kind).release()
+
+
+@pytest.mark.parametrize("kind", ["flock", "lease"])
+def test_a_lock_that_was_given_back_is_taken_at_once(tmp_path, kind):
+    for _ in range(2):
+        begun = time.monotonic()
+        take(tmp_path, kind).release()
+        assert time.monotonic() - begun < 0.5
+
+
+def test_half_a_lease_is_waited_for_and_not_crashed_on(tmp_path):
+    (tmp_path / runlock.NAME).write_text('{"host": ')
+    take(tmp_path, "lease").release()
+
+
+@pytest.mark.parametrize("kind", ["flock", "lease"])
+def test_of_several_that_come_at_once_one_stays(tmp_path, kind):
+    words = [sys.executable, "-c", HOLD, str(tmp_path), kind]
+    started = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    try:
+        deadline = time.monotonic() + 20
+        while sum(process.poll() is None for process in started) > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        [stays] = [process for process in started if process.poll() is None]
+        assert stays.stdout.readline() == "held\n"
+        time.sleep(1.5)
+        assert stays.poll() is None
+        for process in started:
+            if process is not stays:
+                assert f"process {stays.pid} on" in process.stderr.read() or kind == "lease"
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def test_who_lost_its_lease_to_another_ends(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path), "lease"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    (tmp_path / runlock.NAME).write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "another"}))
+    assert process.wait(10) == interrupt.PEER_LOST
+    assert "process 1 on elsewhere has taken over" in process.stderr.read()
+
+
+def test_a_second_training_run_in_a_directory_is_refused_in_one_line(values, tmp_path, capsys):
+    config = runs.write_config(values, tmp_path / "config.py")
+    with runlock.hold(tmp_path / "run"):
+        assert cli.main(["train", config, f"--workdir={tmp_path / 'run'}"]) == interrupt.USER_ERROR
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gptjax: ")]
+    assert len(lines) == 1 and f"is being written to by process {os.getpid()} on" in lines[0]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [runlock.NAME], "nothing was written"
