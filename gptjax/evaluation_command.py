@@ -145,6 +145,8 @@ def how_read(args) -> dict:
 
 def chosen_steps(directory, which: str | None, ema: bool) -> tuple[list[int], str]:
     """Steps, and why they are: of --step. Raises UserError: there is no such step."""
+    directory.config()  # says what is wrong with a path that is none of a run
+    directory.config()  # or it is no run
     steps = directory.steps()
     if not steps:
         raise UserError(f"--workdir={directory.path} has no checkpoint yet; train it further.")

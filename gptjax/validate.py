@@ -154,6 +154,9 @@ def _check_optim(o) -> None:
         "optim.moment_dtype='bfloat16' is not for optim.name='adafactor', whose factored moments take no room;"
         " use 'float32'.",
     )
+    _one_of(o.skip, ("none", "nonfinite", "outliers"), "optim.skip")
+    _at_least(2, o, "optim", "skip_window")
+    _require(o.skip_sigma > 0, f"optim.skip_sigma={o.skip_sigma} must be positive; optim.skip='none' is off.")
     _not_both(o, "optim", "warmup_steps", "warmup_tokens")
     _not_both(o, "optim", "decay_steps", "decay_tokens")
     _require(
@@ -182,7 +185,8 @@ def _check_train(config) -> None:
         1, t, "train", "steps", "tokens", "batch_size", "microbatches", "steps_per_call", "vocab_chunks", "log_every"
     )
     _at_least(1, t, "train", "batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")
-    _at_least(0, t, "train", "seed", "z_loss")
+    _at_least(0, t, "train", "seed", "z_loss", "max_rollbacks", "rollback_margin")
+    _at_least(1, t, "train", "max_skips")
     for field in ("watchdog_factor", "watchdog_seconds", "watchdog_other_seconds"):
         value = getattr(t, field)
         _require(value is None or value > 0, f"train.{field}={value} must be positive; watchdog_factor=None is off.")
@@ -252,6 +256,7 @@ def _check_cadence(config) -> None:
         f"eval.sample_tokens={config.eval.sample_tokens}, but a model of data.objective={config.data.objective!r} does not"
         " go on with a text; use 0.",
     )
+    _check_rollback(config)
     per_call = config.train.steps_per_call
     periods = {
         "train.steps": config.train.steps,
@@ -266,6 +271,20 @@ def _check_cadence(config) -> None:
             f"{key}={steps} is not a multiple of train.steps_per_call={per_call};"
             f" use {-(-(steps or 0) // per_call) * per_call}.",
         )
+
+
+def _check_rollback(config) -> None:
+    """A row of skipped updates may span checkpoints, and one from before it has to be left."""
+    every, keep = config.checkpoint.every_steps, config.checkpoint.keep
+    if not config.train.max_rollbacks or every is None:
+        return
+    needed = 1 + -(-(config.train.max_skips - 1) // every) if config.optim.skip != "none" else 1
+    _require(
+        keep >= needed,
+        f"train.max_rollbacks={config.train.max_rollbacks} needs a checkpoint from before train.max_skips="
+        f"{config.train.max_skips} bad steps, but checkpoint.keep={keep} of checkpoint.every_steps={every} may all be"
+        f" younger; use checkpoint.keep={needed}.",
+    )
 
 
 def _nearest_divisor(n: int, k: int) -> int:

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from gptjax import meshes, scoring
-from gptjax.config import from_dict
+from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
 CONTEXT = 64
