@@ -339,7 +339,9 @@ def test_a_save_that_is_killed_leaves_what_there_was(directory, in_place):
     assert_state(resumed, 30)
     assert any("step 40 does not count" in line for line in said) == in_place
     names = {path.name for path in (directory / "checkpoints").iterdir()}
-    assert names == {"10", "20", "30"} | ({"40"} if in_place else set()), "a run that starts clears away what is no step"
+    assert names == {"10", "20", "30"} | ({"40"} if in_place else set()), (
+        "a run that starts clears away what is no step"
+    )
     save(directory, (40,), in_place=in_place)
     names = sorted(path.name for path in (directory / "checkpoints").iterdir())
     assert names == ["10", "20", "30", "40"], "and nothing of it stays"
