@@ -169,10 +169,16 @@ def xla_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefi
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
 
 
-def cached_attention(q_BLHK, k_BMGK, v_BMGK, start, *, window=None):
-    """Attention of queries at positions start, start+1, ... over a cache of M positions, filled up to there."""
-    positions = start + jnp.arange(q_BLHK.shape[1])
-    mask = visible(positions, jnp.arange(k_BMGK.shape[1]), window)[None, None, None]
+def cached_attention(q_BLHK, k_BMGK, v_BMGK, start, *, window=None, pad_B=None):
+    """Attention of queries at places start, start+1, ... over a cache of M places, filled up to there.
+
+    pad_B: how many places at the start of each row are padding, which no query of a token sees.
+    """
+    places = start + jnp.arange(q_BLHK.shape[1])
+    key_M = jnp.arange(k_BMGK.shape[1])
+    mask = visible(places, key_M, window)[None, None, None]
+    if pad_B is not None:
+        mask = mask & (key_M >= pad_B[:, None])[:, None, None, None]
     return softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask)[0]
 
 

@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 
-from gptjax import attention, flops, hardware, info, meshes, sample, step
+from gptjax import attention, flops, generation, hardware, info, meshes, step
 from gptjax.metrics import si
 
 DECODE_BATCHES = (1, 8)
@@ -75,9 +75,12 @@ def _bench_train(config, program, state, peak: float, seconds: float) -> tuple[d
 def _bench_decode(config, program, params, batch: int, seconds: float) -> dict:
     tokens = min(DECODE_TOKENS, config.model.context_length - 1)
 
+    engine = generation.Engine(program.graph, params)
+
     def generate(seed):
+        rows = [generation.Row(np.zeros(1, np.int32), seed + i) for i in range(batch)]
         start = time.perf_counter()
-        sample.generate(program.graph, params, [0], num_samples=batch, max_tokens=tokens, seed=seed)
+        engine.run(rows, generation.Settings(max_tokens=tokens))
         return time.perf_counter() - start
 
     first, times = generate(0), []

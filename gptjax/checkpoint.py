@@ -237,7 +237,7 @@ class Checkpointer:
     def _read(self, step: int, like: dict) -> dict:
         """Checked items of a step. What fails once is read once more, since a network or a memory may have erred."""
         known = self._description(step).get("arrays") or self._described_by_orbax(step, like)
-        stored = _as_stored(self._folder(step), known, like)
+        stored = as_stored(self._folder(step), known, like)
         for _ in range(2):
             items, reason = self._read_once(step, stored)
             reason = reason or self._difference(known, items)
@@ -294,7 +294,7 @@ class Checkpointer:
         return self._peers.tell(name, None if reasons is None else next(filter(None, reasons), ""))
 
 
-def _as_stored(folder, known: dict, like: dict) -> dict:
+def as_stored(folder, known: dict, like: dict) -> dict:
     """like with the dtypes on disk. Raises UserError: other arrays than the step holds."""
     wanted = named(like)
     held = {name for name in known if name.partition("/")[0] in like}

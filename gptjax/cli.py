@@ -10,7 +10,16 @@ import math
 import os
 import sys
 
-from gptjax import data_command, prepare_command, tokenizer_command, verify_command
+from gptjax import (
+    compare_command,
+    data_command,
+    evaluation_command,
+    exchange_command,
+    prepare_command,
+    sample_command,
+    tokenizer_command,
+    verify_command,
+)
 from gptjax.errors import SaveFailed, UserError
 from gptjax.interrupt import SAVE_FAILED, USER_ERROR
 
@@ -64,23 +73,16 @@ def _parser() -> argparse.ArgumentParser:
     plan = command("plan", _plan, "compile a config for a machine that is not here: memory, collectives, time, cost")
     _add_plan_flags(plan)
 
-    evaluate = command("eval", _eval, "loss, perplexity and bits per byte of a run on its held-out text")
-    evaluate.add_argument("--workdir", required=True, metavar="DIR")
-    _add_checkpoint_flags(evaluate)
-    evaluate.add_argument("--json", action="store_true", help="machine-readable")
+    evaluate = command("eval", _eval, "loss, perplexity and bits per byte of a run on its held-out text, or on others")
+    evaluation_command.add_flags(evaluate)
+
+    compare = command("compare", _compare, "two runs on the same text: the difference, its error, and a p-value")
+    compare_command.add_flags(compare)
 
     sample = command("sample", _sample, "text from a run")
     sample.add_argument("--workdir", required=True, metavar="DIR")
     _add_checkpoint_flags(sample)
-    sample.add_argument("--prompt", default=None, help="text to go on from (default: the start of a document)")
-    sample.add_argument("--num_samples", type=int, default=1)
-    sample.add_argument("--max_tokens", type=int, default=200)
-    sample.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest token")
-    sample.add_argument("--top_k", type=int, default=None, help="draw from the k likeliest tokens only")
-    sample.add_argument(
-        "--top_p", type=float, default=None, help="draw from the likeliest tokens of total probability p only"
-    )
-    sample.add_argument("--seed", type=int, default=0)
+    sample_command.add_flags(sample)
 
     verify = command("verify", _verify, "whether a run's checkpoints and files are as they were written")
     verify_command.add_flags(verify)
@@ -98,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     tokenizer = command("tokenizer", tokenizer_command.run, "train a tokenizer, or show what one is and does")
     tokenizer_command.add_flags(tokenizer)
 
+    imports = command("import", _import, "make a run directory of a GPT-1 or GPT-2 of Hugging Face's")
+    exchange_command.add_import_flags(imports)
+
+    exports = command("export", _export, "write a run's model as Hugging Face's transformers reads it")
+    exchange_command.add_export_flags(exports)
+
     parity = command("parity", _parity, "show that a config, in miniature, trains the same on every mesh of 8 devices")
     parity.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
     parity.add_argument("--steps", type=int, default=3, help="optimizer steps after which parameters are compared")
@@ -109,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--data", action="store_true", help="instead: rates of the loader, and of encoding its text")
     bench.add_argument(
         "--tokenizer", action="append", metavar="SPEC", help="with --data: encode with this one (default: the text's)"
+    )
+    bench.add_argument(
+        "--generate", action="store_true", help="instead: tokens/s of text, beside Hugging Face's generate"
     )
     bench.add_argument("--json", action="store_true", help="machine-readable")
     return parser
@@ -244,34 +255,23 @@ def _plan(args) -> int:
     return plan_command.run(chosen, args)
 
 
-def _eval(args) -> None:
+def _eval(args) -> int:
     _refuse_several("eval")
-    _start_jax()
-    from gptjax import run
+    _start_jax(evaluation_command.config_to_start_with(args))
+    return evaluation_command.run(args)
 
-    loaded = run.load(args.workdir, args.step, mesh={"replica": -1}, ema=args.ema)
-    results = run.evaluate_run(loaded)
-    if args.json:
-        whole, *_ = (result.as_dict() for result in results.values())
-        sources = {name: result.as_dict() for name, result in results.items() if name != "all"}
-        print(json.dumps({"workdir": args.workdir, "step": loaded.step, **whole, "sources": sources}, indent=2))
-    else:
-        for name, result in results.items():
-            print(f"step {loaded.step}  {name + '  ' if len(results) > 1 else ''}{result}")
+
+def _compare(args) -> int:
+    _refuse_several("compare")
+    _start_jax()
+    return compare_command.run(args)
 
 
 def _sample(args) -> None:
     _refuse_several("sample")
+    settings = sample_command.settings(args)
     _start_jax()
-    from gptjax import run
-
-    settings = ("num_samples", "max_tokens", "temperature", "top_k", "top_p", "seed")
-    loaded = run.load(args.workdir, args.step, ema=args.ema)
-    texts = run.sample_run(loaded, args.prompt, **{name: getattr(args, name) for name in settings})
-    for i, text in enumerate(texts):
-        if len(texts) > 1:
-            print(f"--- sample {i + 1} of {len(texts)}")
-        print(text)
+    sample_command.run(args, settings)
 
 
 def _verify(args) -> int:
@@ -280,6 +280,18 @@ def _verify(args) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     _start_jax()
     return verify_command.run(args)
+
+
+def _import(args) -> None:
+    _refuse_several("import")
+    _start_jax()
+    exchange_command.run_import(args)
+
+
+def _export(args) -> None:
+    _refuse_several("export")
+    _start_jax()
+    exchange_command.run_export(args)
 
 
 def _parity(args) -> int:
@@ -328,6 +340,12 @@ def _bench(args) -> None:
     if args.tokenizer:
         raise UserError(f"--tokenizer={args.tokenizer[0]} is for gptjax bench --data; give that too.")
     _start_jax(config)
+    if args.generate:
+        from gptjax import generation_bench
+
+        results = generation_bench.bench(config, args.seconds)
+        print(json.dumps(results, indent=2) if args.json else generation_bench.table(results))
+        return
     from gptjax import bench
 
     results = bench.bench(config, args.seconds)

@@ -223,6 +223,10 @@ class EvalConfig:
     every_steps: int | None = 1000  # None: only at the end
     batch_size: int | None = None  # sequences; None: train.batch_size / train.microbatches
     max_tokens: int | None = None  # of the held-out text; None: all of it
+    tasks: str | None = None  # of lm-eval, comma-separated: task files, folders of them, names; see gptjax eval --tasks
+    tasks_every_steps: int | None = None  # None: only at the end
+    tasks_limit: int | None = None  # documents of each task, the first ones; None: all
+    tasks_num_fewshot: int | None = None  # examples before each question; None: as each task's file says, or none
     sample_prompt: str | None = None  # text the end-of-run sample starts with; None: end-of-text
     sample_tokens: int = 0  # length of a sample printed at the end of the run
 

@@ -15,7 +15,7 @@ import types
 import typing
 
 from gptjax.config import Config, MeshConfig
-from gptjax.errors import UserError, did_you_mean
+from gptjax.errors import UserError, choose, did_you_mean
 
 
 def from_dict(values) -> Config:
@@ -54,18 +54,24 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
     return from_dict(values)
 
 
+def mesh_sizes(text: str) -> dict[str, int]:
+    """{"fsdp": 64, "tensor": 8} of "fsdp=64,tensor=8". Raises UserError: other words, an axis twice."""
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(axis and size.removeprefix("-").isdigit() for axis, _, size in pairs):
+        raise UserError(f"--mesh={text}: expected axes and sizes, as in --mesh=fsdp=64,tensor=8.")
+    for axis, count in collections.Counter(axis for axis, _, _ in pairs).items():
+        if count > 1:
+            raise UserError(f"--mesh={text} gives {axis} twice; give each axis once.")
+        choose(dict.fromkeys(MeshConfig.AXES), axis, "--mesh: the axis")
+    return {axis: int(size) for axis, _, size in pairs}
+
+
 def plan_overrides(args) -> list[str]:
     """Overrides that the short flags of `gptjax plan` stand for. --mesh names all axes that are not 1."""
     overrides = []
     if args.mesh is not None:
-        pairs = [pair.partition("=") for pair in args.mesh.split(",")]
-        if not all(axis and size for axis, _, size in pairs):
-            raise UserError(f"--mesh={args.mesh}: expected axes and sizes, as in --mesh=fsdp=64,tensor=8.")
-        twice = [axis for axis, count in collections.Counter(axis for axis, _, _ in pairs).items() if count > 1]
-        if twice:
-            raise UserError(f"--mesh={args.mesh} gives {twice[0]} twice; give each axis once.")
-        ones = dict.fromkeys(MeshConfig.AXES, "1")
-        overrides += [f"mesh.{axis}={size}" for axis, size in (ones | {a: s for a, _, s in pairs}).items()]
+        sizes = dict.fromkeys(MeshConfig.AXES, 1) | mesh_sizes(args.mesh)
+        overrides += [f"mesh.{axis}={size}" for axis, size in sizes.items()]
     short = {"train.batch_size": args.batch, "train.microbatches": args.microbatches, "model.remat": args.remat}
     return overrides + [f"{key}={value}" for key, value in short.items() if value is not None]
 

@@ -1,4 +1,7 @@
-"""Loss on held-out text: nats per token with its standard error, perplexity, bits per byte."""
+"""Loss on held-out text: nats per token, perplexity, bits per byte, with their standard errors.
+
+Axes: R rows (windows) of a text, C clusters of neighbouring rows.
+"""
 
 import dataclasses
 import functools
@@ -8,59 +11,97 @@ import typing
 import jax
 import numpy as np
 
-from gptjax import data
+from gptjax import data, sharding
+
+NORMAL_95 = 1.96  # standard errors on each side of an interval that holds the truth 95 times in 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     loss: float  # nats per token
-    standard_error: float  # of loss, from the spread between rows
+    standard_error: float  # of loss, from the spread between windows
     bits_per_byte: float  # of the text itself, whatever the tokenizer
-    perplexity: float
-    tokens: int
+    bits_per_byte_error: float  # its standard error
+    perplexity: float  # exp(loss), per token of this tokenizer
+    tokens: int  # predicted
+    bytes: int  # UTF-8, that those tokens spell
+    words: int | None = None  # of the text as its data set has it, where a protocol counts them
+
+    @property
+    def perplexity_interval(self) -> tuple[float, float]:
+        """That of 95%: exp of the loss and 1.96 standard errors on each side."""
+        spread = NORMAL_95 * self.standard_error
+        return float(np.exp(self.loss - spread)), float(np.exp(self.loss + spread))
+
+    @property
+    def word_perplexity(self) -> float | None:
+        """Per word of the data set but the first, whatever the tokenizer (Radford et al. 2019, section 3.1)."""
+        return None if self.words is None else float(np.exp(self.loss * self.tokens / (self.words - 1)))
 
     def as_dict(self) -> dict:
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        words = values.pop("words")
+        return values if words is None else values | {"words": words, "word_perplexity": self.word_perplexity}
 
     def __str__(self) -> str:
+        low, high = self.perplexity_interval
+        per_word = "" if self.words is None else f"  perplexity/word {self.word_perplexity:.2f} ({self.words:,} words)"
         return (
-            f"loss {self.loss:.4f} +- {self.standard_error:.4f}  bits/byte {self.bits_per_byte:.4f}"
-            f"  perplexity {self.perplexity:.2f}  ({self.tokens:,} tokens)"
+            f"loss {self.loss:.4f} +- {self.standard_error:.4f}  bits/byte {self.bits_per_byte:.4f} +-"
+            f" {self.bits_per_byte_error:.4f}  perplexity {self.perplexity:.2f} [{low:.2f}, {high:.2f}]"
+            f"  ({self.tokens:,} tokens, {self.bytes:,} bytes){per_word}"
         )
 
 
 class Sums(typing.NamedTuple):
-    """What an evaluation is made of: of each row the loss (nats) and the tokens, and the bytes all of them spell."""
+    """What an evaluation is made of: of each row the loss (nats), the tokens, and the bytes they spell."""
 
     loss_R: np.ndarray
     weight_R: np.ndarray
-    n_bytes: int
+    bytes_R: np.ndarray
+
+    def clustered(self, rows: int) -> "Sums":
+        """Of each `rows` neighbours together."""
+        if rows == 1:
+            return self
+        first_C = np.arange(0, len(self.loss_R), rows)
+        return Sums(*(np.add.reduceat(np.asarray(a, np.float64), first_C) for a in self))
 
 
 def summarise(sums: Sums) -> Evaluation:
-    """The standard error is that of a ratio of means over rows (Cochran 1977, section 2.11): tokens of a row are
+    """The standard errors are those of a ratio of means over rows (Cochran 1977, section 2.11): tokens of a row are
     correlated, rows are taken as independent. End-of-text tokens count as tokens and spell no bytes.
     """
-    loss_R, weight_R = np.float64(sums.loss_R), np.float64(sums.weight_R)
+    loss_R, weight_R, bytes_R = (np.float64(a) for a in sums)
     kept = weight_R > 0
-    loss_R, weight_R = loss_R[kept], weight_R[kept]
-    nats, tokens, rows = loss_R.sum(), weight_R.sum(), len(loss_R)
-    loss = nats / tokens
-    residual_R = loss_R - loss * weight_R
-    spread = math.sqrt(np.square(residual_R).sum() * rows / (rows - 1)) / tokens if rows > 1 else math.nan
+    loss_R, weight_R, bytes_R = loss_R[kept], weight_R[kept], bytes_R[kept]
+    loss, spread = ratio_of_means(loss_R, weight_R)
+    nats_per_byte, byte_spread = ratio_of_means(loss_R, bytes_R)
     return Evaluation(
-        loss=float(loss),
-        standard_error=float(spread),
-        bits_per_byte=float(nats / math.log(2) / sums.n_bytes) if sums.n_bytes else math.nan,
+        loss=loss,
+        standard_error=spread,
+        bits_per_byte=nats_per_byte / math.log(2),
+        bits_per_byte_error=byte_spread / math.log(2),
         perplexity=float(np.exp(loss)),
-        tokens=int(tokens),
+        tokens=int(weight_R.sum()),
+        bytes=int(bytes_R.sum()),
     )
+
+
+def ratio_of_means(value_R: np.ndarray, size_R: np.ndarray) -> tuple[float, float]:
+    """The sum of value_R over that of size_R, and its standard error over R independent rows. NaN where undefined."""
+    size, rows = size_R.sum(), len(size_R)
+    if not size:
+        return math.nan, math.nan
+    ratio = value_R.sum() / size
+    residual_R = value_R - ratio * size_R
+    spread = math.sqrt(np.square(residual_R).sum() * rows / (rows - 1)) / size if rows > 1 else math.nan
+    return float(ratio), float(spread)
 
 
 def pool(sums: typing.Iterable[Sums]) -> Sums:
     """Of several sources as one text."""
-    loss, weight, n_bytes = zip(*sums)
-    return Sums(np.concatenate(loss), np.concatenate(weight), sum(n_bytes))
+    return Sums(*(np.concatenate(parts) for parts in zip(*sums)))
 
 
 def held_out_rows(config, store, objective) -> dict[str, data.EvalRows]:
@@ -80,31 +121,61 @@ def held_out_rows(config, store, objective) -> dict[str, data.EvalRows]:
     }
 
 
-def evaluate_sources(program, params, rows: dict[str, data.EvalRows], batch_size: int, **options) -> dict | None:
-    """{source: Evaluation}, and of several sources also "all": their held-out text taken as one. options: of `evaluate`."""
-    sums = {name: evaluate(program, params, rows[name], batch_size, **options) for name in rows}
-    if None in sums.values():
-        return None
+def _silent(name: str, num_rows: int, rows_done: int, nats: float, tokens: float) -> None: ...
+
+
+def evaluate_sources(
+    program, params, rows: dict[str, data.EvalRows], batch_size: int, should_stop=lambda: False, report=_silent
+) -> dict | None:
+    """{source: Evaluation}, and of several sources also "all": their text taken as one. None: as `evaluate` says.
+
+    Rows that overlap are taken together where they predict as much as a window, so that the errors are those of windows.
+    """
+    sums = {}
+    for name, source in rows.items():
+        tell = functools.partial(report, name, source.num_rows)
+        found = evaluate(program, params, source, batch_size, should_stop, tell)
+        if found is None:
+            return None
+        sums[name] = found.clustered(source.rows_per_window)
     pooled = {"all": pool(sums.values())} if len(sums) > 1 else {}
     return {name: summarise(values) for name, values in (pooled | sums).items()}
 
 
-def evaluate(program, params, rows, batch_size: int, should_stop=lambda: False, total=lambda name, n: n) -> Sums | None:
+def logged(prefix: str, results: dict[str, Evaluation]) -> dict[str, float]:
+    """An evaluation in metrics.jsonl: of all held-out text, and of each source if there are several as loss/NAME."""
+    return {
+        f"{prefix}{name}" + f"/{source}" * (i > 0): value
+        for i, (source, result) in enumerate(results.items())
+        for name, value in result.as_dict().items()
+    }
+
+
+def evaluate(
+    program, params, rows, batch_size: int, should_stop=lambda: False, report=lambda rows_done, nats, tokens: None
+) -> Sums | None:
     """Of params on EvalRows, batch_size rows at a time. None if should_stop() said so between two batches.
 
-    total: of `Alone` or `Peers`. A process counts the bytes of its own rows.
+    report(rows done, nats, tokens) of the batches read so far.
     """
-    results, n_bytes = [], 0
+    results, nats, tokens = [], 0.0, 0.0
     for first in range(0, rows.num_rows, batch_size):
         if should_stop():
             return None
         batch = device_batch(functools.partial(_padded_rows, rows, first), batch_size, program.eval_batch_sharding)
-        results.append(program.evaluate(params, batch))
+        bytes_B = _everywhere(program.mesh)(batch.pop("bytes_B"))
+        results.append((*program.evaluate(params, batch), bytes_B))
         results[-2:-1] = jax.device_get(results[-2:-1])  # one batch late, so that few wait on the device
-        for start, stop in own_rows(batch_size, program.eval_batch_sharding):
-            n_bytes += int(rows.byte_count(first + start, first + stop).sum())
-    n_bytes = total("eval_bytes", n_bytes)
-    return Sums(*(np.concatenate(parts) for parts in zip(*jax.device_get(results))), n_bytes)
+        if len(results) > 1:
+            nats, tokens = nats + results[-2][0].sum(dtype=np.float64), tokens + results[-2][1].sum(dtype=np.float64)
+            report(first, nats, tokens)
+    return Sums(*(np.concatenate(parts) for parts in zip(*jax.device_get(results))))
+
+
+@functools.lru_cache(maxsize=8)
+def _everywhere(mesh):
+    """a -> a, whole on every device, so that each process can read it."""
+    return jax.jit(lambda a: a, out_shardings=sharding.replicated(mesh))
 
 
 def _padded_rows(rows, first: int, start: int, stop: int) -> dict:

@@ -31,10 +31,11 @@ class SignalHandler(abc.ABC):
 
 
 class StopRequest(SignalHandler):
-    """After a first signal it is true; a second Ctrl-C interrupts."""
+    """After a first signal it is true; a second Ctrl-C interrupts. wish: what is done now, as the user is told."""
 
-    def __init__(self):
+    def __init__(self, wish: str = "saving a checkpoint, then stopping"):
         self.signal: signal.Signals | None = None
+        self._wish = wish
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -48,4 +49,4 @@ class StopRequest(SignalHandler):
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
         # os.write, because the signal may have come in the middle of a write to sys.stderr
-        os.write(2, f"\n{self.signal.name}: saving a checkpoint, then stopping (Ctrl-C again stops at once)\n".encode())
+        os.write(2, f"\n{self.signal.name}: {self._wish} (Ctrl-C again stops at once)\n".encode())

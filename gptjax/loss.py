@@ -24,6 +24,28 @@ def cross_entropy(x, head_VD, target, *, vocab_size: int, chunks: int = 1, softc
     return log_normaliser - target_logit, log_normaliser
 
 
+def scores(x, head_VD, target, *, vocab_size: int, chunks: int = 1, softcap: float | None = None):
+    """(log-probability of each token of target in nats, whether it is the likeliest), of the shape of target.
+
+    As `cross_entropy` otherwise, but without a gradient. Of equally likely entries the first is the likeliest.
+    """
+
+    def step(carry, part):
+        running, target_logit, largest, likeliest = carry
+        head_vD, entry_v = part
+        logit = _part_logits(x, head_vD, entry_v, vocab_size, softcap)
+        chosen = jnp.where(entry_v == target[..., None], logit, 0).sum(-1)
+        here, entry = logit.max(-1), entry_v[logit.argmax(-1)]
+        better = (here > largest) | ((here == largest) & (entry < likeliest))
+        running = jnp.logaddexp(running, jax.nn.logsumexp(logit, axis=-1))
+        return (running, target_logit + chosen, jnp.maximum(here, largest), jnp.where(better, entry, likeliest)), None
+
+    low, zero = jnp.full(target.shape, -jnp.inf, jnp.float32), jnp.zeros(target.shape, jnp.float32)
+    start = (low, zero, low, jnp.full(target.shape, head_VD.shape[0], jnp.int32))
+    (log_normaliser, target_logit, _, likeliest), _ = jax.lax.scan(step, start, _parts(head_VD, chunks))
+    return target_logit - log_normaliser, likeliest == target
+
+
 def mask_padding(logit, vocab_size: int, entry_v=None):
     """Logits with those of entries from vocab_size on at -inf. entry_v: the entries of the last axis; None: all."""
     entry_v = jnp.arange(logit.shape[-1]) if entry_v is None else entry_v

@@ -11,7 +11,7 @@ from etils import epath
 class MetricsLog:
     """Rows of numbers: one JSON object a line in metrics.jsonl, and TensorBoard and W&B if the config asks.
 
-    Every row has `kind` ("train", "eval" or "event") and `step`. NaN and infinities are written as strings, so that
+    Every row has `kind` ("train", "eval", "tasks" or "event") and `step`. NaN and infinities are written as strings, so that
     every line is JSON.
     """
 
@@ -34,8 +34,7 @@ class MetricsLog:
 
     def write(self, kind: str, step: int, **numbers) -> None:
         """Adds a row; lists (per-layer numbers) go to metrics.jsonl only."""
-        row = {"kind": kind, "step": step, "time": round(time.time(), 3), **numbers}
-        self._lines.append(json.dumps(_jsonable(row)))
+        self._lines.append(_line(kind, step, numbers))
         if self._local:
             with self._file.open("a") as file:
                 file.write(self._lines.pop() + "\n")
@@ -71,9 +70,7 @@ class MetricsLog:
             self._wandb.finish()
 
     def _rewrite(self) -> None:
-        temporary = self._file.parent / ".metrics.jsonl.partial"
-        temporary.write_text("".join(line + "\n" for line in self._lines))
-        temporary.replace(self._file)
+        _replace(self._file, self._lines)
         if self._local:
             self._lines = []
 
@@ -119,6 +116,27 @@ def torn_lines(file: epath.Path) -> int:
     return sum(row is None for _, row in _parsed(file))
 
 
+def insert(file: epath.Path, kind: str, step: int, **numbers) -> None:
+    """Puts a row behind all others of steps up to its own; the file is replaced whole. For whoever holds the run's lock."""
+    lines, place = [], 0
+    for line, row in _parsed(file) if file.exists() else ():
+        lines.append(line)
+        if row is not None and row["step"] <= step:
+            place = len(lines)
+    lines.insert(place, _line(kind, step, numbers))
+    _replace(file, lines)
+
+
+def _line(kind: str, step: int, numbers: dict) -> str:
+    return json.dumps(_jsonable({"kind": kind, "step": step, "time": round(time.time(), 3), **numbers}))
+
+
+def _replace(file: epath.Path, lines: list[str]) -> None:
+    temporary = file.parent / f".{file.name}.partial"
+    temporary.write_text("".join(line + "\n" for line in lines))
+    temporary.replace(file)
+
+
 def read_metrics(file: epath.Path, kind: str | None = None) -> list[dict]:
     """The rows of a metrics.jsonl, of one kind or all; lines that are torn are left out."""
     return [row for _, row in _parsed(file) if row is not None and kind in (None, row["kind"])]
@@ -132,6 +150,15 @@ def _jsonable(value):
     if isinstance(value, float):
         return float(f"{value:.12g}") if math.isfinite(value) else str(value)
     return value
+
+
+def finite(value):
+    """value for JSON that others read, which has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tensorboard(directory: epath.Path, step: int):

@@ -152,6 +152,11 @@ class GPT(nnx.Module):
             self.head = nnx.Param(layers.normal(key_head, (V, D), config.init_std), axes=("vocab", "embed"))
 
     @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Of the layers of a period: how many tokens one sees; None: all. GPT-3: dense first, then banded."""
+        return (None,) if self.config.layer_period == 1 else (None, self.config.band_width)
+
+    @property
     def head_VD(self):
         return self.token_embedding[...] if self.head is None else self.head[...]
 
@@ -217,13 +222,12 @@ class GPT(nnx.Module):
     def _scan(self, layer, x, blocks, extra_N):
         """Runs layer(x, block, window, extra) -> (x, y) over stacked blocks; returns x and the y's stacked [N]."""
         period, n_layers = self.config.layer_period, jax.tree.leaves(blocks)[0].shape[0]
-        windows = (None,) if period == 1 else (None, self.config.band_width)  # GPT-3: dense first, then banded
         by_period = jax.tree.map(lambda a: a.reshape(n_layers // period, period, *a.shape[1:]), (blocks, extra_N))
 
         def step(x, stacked_P):
             x = jax.tree.map(lambda a: checkpoint_name(a, "layer_input"), x)
             ys = []
-            for i, window in enumerate(windows):
+            for i, window in enumerate(self.windows):
                 block, extra = jax.tree.map(lambda a: a[i], stacked_P)
                 x, y = layer(x, block, window, extra)
                 ys.append(y)
@@ -258,12 +262,14 @@ class GPT(nnx.Module):
         position_BL=None,
         prefix_BL=None,
         chunks: int = 1,
+        head=loss.cross_entropy,
         **options,
     ):
         """Of predicting each token of token_BT [B, L + 1] from those before it: the loss in nats, the logsumexp of the
         logits, both [B, L] float32, and the numbers of `activations`. chunks: see `loss.cross_entropy`.
 
-        target_BL: what is predicted at each of the first L tokens instead of the next."""
+        target_BL: what is predicted at each of the first L tokens instead of the next. head: what is made of final
+        activations, output matrix and target instead of those two, such as `loss.scores`."""
         input_BL = token_BT[:, :-1]
         target_BL = token_BT[:, 1:] if target_BL is None else target_BL
         order_L = context.device_order(input_BL.shape[1])
@@ -275,7 +281,7 @@ class GPT(nnx.Module):
             )
         options |= {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL}
         x_BLD, numbers = self.activations(input_BL, **options)
-        loss_BL, log_normaliser_BL = loss.cross_entropy(
+        loss_BL, log_normaliser_BL = head(
             sharding.constrain(x_BLD, "batch", "head_length", "width"),
             self.head_VD,
             target_BL,
@@ -289,35 +295,64 @@ class GPT(nnx.Module):
 
     def __call__(self, token_BL, **options):
         """Float32 logits [B, L, vocab_size]."""
-        x_BLD, _ = self.activations(token_BL, **options)
+        return self.logits(self.activations(token_BL, **options)[0])
+
+    def logits(self, x_BLD):
+        """Float32 logits [..., vocab_size] of final activations [..., D]."""
         return loss.logits(x_BLD, self.head_VD, self.config.logit_softcap)[..., : self.config.vocab_size]
 
-    def empty_cache(self, batch: int, length: int):
-        """Keys and values of `length` positions, each [N, B, M, G, K] in the compute dtype."""
-        shape = (self.config.n_layers, batch, length, self.config.kv_heads, self.config.head_size)
-        return tuple(jnp.zeros(shape, DTYPES[self.config.dtype]) for _ in range(2))
+    def apart(self) -> tuple[Block, ...]:
+        """The layers one by one, each with arrays of its own: for `extend`, where a slice of the stack would be copied."""
+        return tuple(jax.tree.map(lambda a, i=i: a[i], self.blocks) for i in range(self.config.n_layers))
 
-    def extend(self, token_BL, cache, start):
-        """Logits [B, L, vocab_size] of tokens at positions start, start+1, ... and the cache with them in it."""
-        position_BL = jnp.broadcast_to(start + jnp.arange(token_BL.shape[1]), token_BL.shape)
-        assert token_BL.shape[1] <= cache[0].shape[2], "more tokens than the cache has positions"
+    def empty_cache(self, batch: int, length: int, dtype=None, apart: bool = False):
+        """Keys and values of `length` positions in a dtype (None: that of the matmuls): each [N, B, M, G, K].
+
+        apart: of each layer instead, each [B, M, G, K], for `extend` with layers taken apart.
+        """
+        shape = (batch, length, self.config.kv_heads, self.config.head_size)
+        pair = lambda shape: tuple(jnp.zeros(shape, dtype or DTYPES[self.config.dtype]) for _ in range(2))  # noqa: E731
+        return (
+            tuple(pair(shape) for _ in range(self.config.n_layers)) if apart else pair((self.config.n_layers, *shape))
+        )
+
+    def extend(self, token_BL, cache, start, pad_B=None, layers=None):
+        """Final activations [B, L, D] of tokens at places start, start+1, ... of the cache, and the cache with them in it.
+
+        pad_B: how many places at the start of each row are padding, which nothing sees: positions count from there.
+        layers: of `apart`, with a cache that is apart too.
+        """
+        place_L = start + jnp.arange(token_BL.shape[1])
+        position_BL = jnp.broadcast_to(place_L, token_BL.shape)
+        if pad_B is not None:
+            position_BL = jnp.maximum(position_BL - pad_B[:, None], 0)
+        assert token_BL.shape[1] <= jax.tree.leaves(cache)[0].shape[-3], "more tokens than the cache has positions"
 
         def layer(carry, block, window, index):
-            x_BLD, (keys_NBMGK, values_NBMGK) = carry
+            x_BLD, cache = carry
 
             def attend(q, k, v):
-                at = (index, 0, start, 0, 0)
-                keys = jax.lax.dynamic_update_slice(keys_NBMGK, k[None], at)
-                values = jax.lax.dynamic_update_slice(values_NBMGK, v[None], at)
-                return attention.cached_attention(q, keys[index], values[index], start, window=window), (keys, values)
+                at = (0, start, 0, 0) if index is None else (index, 0, start, 0, 0)
+                new = (k, v) if index is None else (k[None], v[None])
+                updated = tuple(
+                    jax.lax.dynamic_update_slice(old, a.astype(old.dtype), at) for old, a in zip(cache, new)
+                )
+                keys, values = ((a if index is None else a[index]).astype(q.dtype) for a in updated)
+                return attention.cached_attention(q, keys, values, start, window=window, pad_B=pad_B), updated
 
             x_BLD, cache = block(x_BLD, attend, position_BL)
             return (x_BLD, cache), None
 
-        x = (self.embed(token_BL, position_BL), cache)
-        (x_BLD, cache), _ = self._scan(layer, x, self.blocks, jnp.arange(self.config.n_layers))
-        x_BLD = x_BLD if self.final_norm is None else self.final_norm(x_BLD)
-        return loss.logits(x_BLD, self.head_VD, self.config.logit_softcap)[..., : self.config.vocab_size], cache
+        x_BLD = self.embed(token_BL, position_BL)
+        if layers is None:
+            (x_BLD, cache), _ = self._scan(layer, (x_BLD, cache), self.blocks, jnp.arange(self.config.n_layers))
+        else:
+            extended = []
+            for i, (block, of_layer) in enumerate(zip(layers, cache)):
+                (x_BLD, of_layer), _ = layer((x_BLD, of_layer), block, self.windows[i % len(self.windows)], None)
+                extended.append(of_layer)
+            cache = tuple(extended)
+        return x_BLD if self.final_norm is None else self.final_norm(x_BLD), cache
 
 
 def split(model) -> tuple:

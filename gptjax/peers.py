@@ -46,10 +46,6 @@ class Alone:
         """Process 0's value, in every process."""
         return value
 
-    def total(self, name: str, value: int) -> int:
-        """The sum over processes, in every process."""
-        return value
-
     def blame(self, error: BaseException) -> None:
         """For an error that ends this process; among several processes this does not return."""
 
@@ -144,11 +140,6 @@ class Peers:
             alive()
             time.sleep(0.05)
         return json.loads(text)
-
-    def total(self, name: str, value: int) -> int:
-        """The sum over processes, in every process."""
-        values = self.gather(name, value)
-        return self.tell(name, None if values is None else sum(values))
 
     def _round(self, name: str) -> str:
         self._rounds[name] += 1

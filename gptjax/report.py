@@ -2,7 +2,7 @@
 
 import pathlib
 
-from gptjax import flops, sample, schedule
+from gptjax import flops, generation, schedule
 from gptjax.metrics import duration, si
 
 
@@ -81,6 +81,6 @@ def sample_text(session, params, prompt: str | None, **settings) -> str:
     tokenizer = session.store.tokenizer
     if prompt is None and tokenizer.eot_id is None:
         prompt = "\n"
-    ids = sample.prompt_ids(tokenizer, prompt)
-    [new] = sample.generate(session.program.graph, params, ids, eot_id=tokenizer.eot_id, **settings)
-    return (prompt or "") + tokenizer.decode(new)
+    engine = generation.Engine(session.program.graph, params)
+    [completion] = generation.generate(engine, tokenizer, prompt, generation.Settings(**settings))
+    return str(completion)

@@ -77,19 +77,38 @@ class RunDirectory:
         known = [saved, *(row for row in rows if row["event"] == "rolled_back")]
         return max(map(recovery.Rewinds.from_dict, known), key=lambda rewinds: rewinds.count)
 
-    def check_text(self, store) -> None:
-        """Raises UserError: the text or tokenizer of a TokenStore is not the one of the run."""
+    def manifest(self) -> dict:
+        """Where the run came from. Raises UserError: it cannot be read."""
         file = self.path / "manifest.json"
         try:
-            started = json.loads(file.read_text())["data"]["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return dict(json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(
-                f"{file} cannot be read ({error!r}), which says what text the run has; restore it."
+                f"{file} cannot be read ({error!r}), which says what the run came from; restore it."
+            ) from error
+
+    def check_text(self, store) -> None:
+        """Raises UserError: the text or tokenizer of a TokenStore is not the one of the run."""
+        try:
+            started = self.manifest()["data"]["fingerprint"]
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.path / 'manifest.json'} does not say what text the run has ({error!r}); restore it."
             ) from error
         if started != store.fingerprint:
             raise UserError(
                 f"the text or tokenizer is not the one the run in {self.path} was started with (fingerprint"
                 f" {started[:12]}, now {store.fingerprint[:12]}); restore the text."
+            )
+
+    def check_trained(self, wanted: str) -> None:
+        """Raises UserError: the model was imported, so that it has no text of its own and no optimizer state.
+
+        wanted: what needs one."""
+        if source := self.manifest().get("imported"):
+            raise UserError(
+                f"the model in {self.path} was imported from {source['folder']}: it has parameters alone, no text of its"
+                f" own and no optimizer state, so that it cannot be {wanted}."
             )
 
     def _neighbours(self) -> list[str]:
@@ -146,14 +165,18 @@ def check_resume(old, new, allowed: tuple[str, ...] = ()) -> None:
 
 def manifest(config, store, command: list[str]) -> dict:
     """What a reader needs to make the run again: code, packages, data, machine, sizes, command line."""
+    text = {"fingerprint": store.fingerprint, **store.description}
+    return provenance(config, command) | {"data": text, "tokenizer_hash": store.tokenizer.hash}
+
+
+def provenance(config, command: list[str]) -> dict:
+    """Of the manifest, what is true of a model wherever it came from."""
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": command,
         "git": _git(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "data": {"fingerprint": store.fingerprint, **store.description},
-        "tokenizer_hash": store.tokenizer.hash,
         "parameters": flops.parameter_counts(config.model),
         "flops_per_token": flops.flops_per_token(config.model),
     }

@@ -184,13 +184,18 @@ def train_call(state: TrainState, batch: dict, learning_rate_S, **program):
 
 def eval_call(params, batch: dict, *, graph, config):
     """(loss sum, weight sum) of each row of a batch, both [B] float32. Dropout is off."""
+    return weighted_loss(params, batch, graph=graph, config=config).sum(-1), batch["weight_BL"].sum(-1)
+
+
+def weighted_loss(params, batch: dict, *, graph, config):
+    """float32 [B, L]: nats of each token of a batch times its weight. Dropout is off."""
     loss_BL, _, _ = nnx.merge(graph, params).token_loss(
         batch["token_BT"],
         chunks=config.train.vocab_chunks,
         schedule=pipeline.schedule(config.mesh),
         **masking(batch),
     )
-    return (loss_BL * batch["weight_BL"]).sum(-1), batch["weight_BL"].sum(-1)
+    return loss_BL * batch["weight_BL"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +211,7 @@ class Program:
     init: typing.Callable  # () -> TrainState, each leaf created where it lives
     train: typing.Callable  # (state, batch, learning_rate_S) -> (state, metrics); the state is donated
     evaluate: typing.Callable  # (params, batch) -> (loss_sum_B, weight_sum_B)
+    weighted_loss: typing.Callable  # (params, batch) -> loss_BL
 
 
 def build(config, mesh, kernel: str) -> Program:
@@ -238,6 +244,11 @@ def build(config, mesh, kernel: str) -> Program:
         ),
         evaluate=jax.jit(
             functools.partial(eval_call, **functions),
+            in_shardings=(state_sharding.params, eval_batch),
+            out_shardings=replicated,
+        ),
+        weighted_loss=jax.jit(
+            functools.partial(weighted_loss, **functions),
             in_shardings=(state_sharding.params, eval_batch),
             out_shardings=replicated,
         ),

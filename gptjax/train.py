@@ -29,6 +29,7 @@ from gptjax import (
     rundir,
     runlock,
     schedule,
+    task_evaluation,
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
@@ -77,8 +78,9 @@ def _train_together(config, directory, allowed_changes, executable_path, peers, 
         if executable_path is not None:
             session = with_executable(session, executable_path)
         if peers.count > 1:
-            fingerprint = {"fingerprint": session.store.fingerprint}
-            distributed.check_equal(peers, {"text": fingerprint}, seconds=None, alive=dog.alive)  # some read for hours
+            facts = {"text": {"fingerprint": session.store.fingerprint}}
+            facts |= {"tasks": session.tasks.digests} if session.tasks else {}
+            distributed.check_equal(peers, facts, seconds=None, alive=dog.alive)  # some read for hours
         with _sole_writer(directory, peers):
             resumed = _open_directory(directory, session, allowed_changes, peers)
             for line in report.header(session, directory, resumed):
@@ -115,6 +117,7 @@ def run_session(session: Session, directory, progress, peers, stop, dog, started
 def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: tuple[str, ...]) -> bool:
     """Writes what describes a new run, or checks that an old one may go on. True if there is something to resume."""
     if directory.exists():
+        directory.check_trained("trained further; start a run of its own")
         rundir.check_resume(directory.config(), session.config, allowed)
         tokenizers.check_same(session.store.tokenizer, tokenizers.load_tokenizer(directory.tokenizer))
         before = json.loads((directory.path / "manifest.json").read_text())
@@ -174,6 +177,7 @@ class Loop:
         self.rows_read = 0  # of the training text, by this process
         self.compiled = set()  # shapes of batches, of which a ramp has several
         self.profiling = False
+        self.tasks = task_evaluation.TaskEvaluation(session, directory, progress, self.log, self.evaluated_step)
 
     def _take_state(self, resumed) -> None:
         with self.dog.doing("resuming or initialising"):
@@ -225,6 +229,7 @@ class Loop:
             self.recorder.drain()
             if not self.agreed.stopping:
                 self._evaluate()
+                self._evaluate_tasks()
             self._save(last=True)
             self._log_rows_read()
         except Diverged as error:
@@ -301,11 +306,14 @@ class Loop:
         self.agreed.tick()
         evaluation_due = every is not None and self.step % every == 0
         checkpoint_due = self.checkpointer.due(self.step) or self.agreed.save_due
-        if evaluation_due or checkpoint_due:
+        tasks_due = self.tasks.due(self.step)
+        if evaluation_due or tasks_due or checkpoint_due:
             self.recorder.drain()
         self.recorder.throughput.pause()
         if evaluation_due:
             self._evaluate()
+        if tasks_due:
+            self._evaluate_tasks()
         if checkpoint_due:
             self._save()
         self.recorder.throughput.resume()
@@ -322,7 +330,6 @@ class Loop:
                     self.session.eval_rows,
                     self.config.eval_batch_size,
                     should_stop=self._should_stop,
-                    total=self.peers.total,
                 )
                 if results is None:
                     return
@@ -330,13 +337,15 @@ class Loop:
         self.evaluated_step = self.step
 
     def _log_evaluation(self, prefix: str, results: dict[str, evaluate.Evaluation]) -> None:
-        """Of all held-out text, and of each source if there are several, as loss/NAME and so on."""
-        numbers = {}
         for i, (source, result) in enumerate(results.items()):
-            numbers |= {f"{prefix}{name}" + f"/{source}" * (i > 0): value for name, value in result.as_dict().items()}
             name = f"{source:>12}" if i else "eval"
             self.progress.message(f"step {self.step:>7}  {prefix}{name} {result}")
-        self.log.write("eval", self.step, **numbers)
+        self.log.write("eval", self.step, **evaluate.logged(prefix, results))
+
+    def _evaluate_tasks(self) -> None:
+        if not self.agreed.stopping:
+            with self.dog.doing("evaluating tasks"):
+                self.tasks.evaluate(self.state, self.step, self._should_stop)
 
     def _should_stop(self) -> bool:
         self.dog.alive()

@@ -226,6 +226,20 @@ def _check_ramp(t) -> None:
         )
 
 
+def _check_tasks(config) -> None:
+    for name in ("tasks_every_steps", "tasks_limit", "tasks_num_fewshot"):
+        value = getattr(config.eval, name)
+        _require(
+            config.eval.tasks is not None or value is None,
+            f"eval.{name}={value} is of tasks, but there are none; set eval.tasks, or eval.{name} to None.",
+        )
+    _require(
+        config.data.writes_on or config.eval.tasks is None,
+        f"eval.tasks={config.eval.tasks!r}, but a model of data.objective={config.data.objective!r} does not go on with a"
+        " text; use None.",
+    )
+
+
 def _check_cadence(config) -> None:
     """Everything that happens between steps happens between calls: its period is a multiple of steps_per_call."""
     _at_least(1, config.checkpoint, "checkpoint", "every_steps", "keep", "keep_every")
@@ -234,8 +248,9 @@ def _check_cadence(config) -> None:
         config.checkpoint.every_minutes is None or config.checkpoint.every_minutes > 0,
         f"checkpoint.every_minutes={config.checkpoint.every_minutes} must be positive; None turns it off.",
     )
-    _at_least(1, config.eval, "eval", "every_steps", "batch_size", "max_tokens")
-    _at_least(0, config.eval, "eval", "sample_tokens")
+    _at_least(1, config.eval, "eval", "every_steps", "batch_size", "max_tokens", "tasks_every_steps", "tasks_limit")
+    _at_least(0, config.eval, "eval", "sample_tokens", "tasks_num_fewshot")
+    _check_tasks(config)
     _require(
         config.data.writes_on or not config.eval.sample_tokens,
         f"eval.sample_tokens={config.eval.sample_tokens}, but a model of data.objective={config.data.objective!r} does not"
@@ -248,6 +263,7 @@ def _check_cadence(config) -> None:
         "train.log_every": config.train.log_every,
         "checkpoint.every_steps": config.checkpoint.every_steps,
         "eval.every_steps": config.eval.every_steps,
+        "eval.tasks_every_steps": config.eval.tasks_every_steps,
     }
     for key, steps in periods.items():
         _require(

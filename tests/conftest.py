@@ -11,10 +11,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 cache = pathlib.Path(tempfile.gettempdir()) / f"gptjax-test-xla-cache-{os.getuid()}"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+import judging  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import runs  # noqa: E402
@@ -73,13 +74,13 @@ def variant(request):
 
 @pytest.fixture
 def make_variant():
-    """make_variant(name) is the Tiny of that name."""
+    """make_variant(name, **fields) is the Tiny of that name, with other fields of its config if they are given."""
     return tiny_variant
 
 
 @functools.cache
-def tiny_variant(name: str) -> Tiny:
-    config = dataclasses.replace(TINY, **VARIANTS[name])
+def tiny_variant(name: str, **fields) -> Tiny:
+    config = dataclasses.replace(TINY, **VARIANTS[name], **fields)
     graph, shapes, _ = model.abstract(config)
     rng = np.random.default_rng(0)
 
@@ -109,3 +110,9 @@ def values(text):
         "checkpoint": dict(every_steps=10, keep=3),
         "eval": dict(every_steps=20, max_tokens=512),
     }
+
+
+@pytest.fixture(scope="session")
+def trained(values, tmp_path_factory):
+    """The directory of a run of 6 steps that was evaluated every 2 and keeps steps 4 and 6. Copy it to change it."""
+    return judging.trained_run(values, tmp_path_factory.mktemp("trained") / "run")

@@ -117,6 +117,6 @@ def test_the_loss_of_a_masked_lm_is_that_of_its_targets_given_all_tokens_of_thei
 def test_a_model_that_does_not_write_on_is_not_sampled(name):
     loaded = run.Run(None, config_of(name), None, None, {}, 0)
     with pytest.raises(UserError, match=f"data.objective='{name}' fills in what is missing"):
-        run.sample_run(loaded, "text")
+        loaded.generate("text")
     with pytest.raises(UserError, match="eval.sample_tokens=5, but .* use 0"):
         config_of(name, eval=EvalConfig(sample_tokens=5))

@@ -207,9 +207,9 @@ class Spelling:
         self.token_bytes = token_bytes
 
 
-def eval_rows(tokens, token_bytes, context_length: int, apart: bool, max_tokens: int | None = None) -> EvalRows:
+def eval_rows(tokens, token_bytes, context_length: int, apart: bool, max_tokens=None, stride=None) -> EvalRows:
     config = DataConfig(mask_documents=apart)
-    return EvalRows(tokens, Spelling(token_bytes), context_length, config, NextToken(), max_tokens)
+    return EvalRows(tokens, Spelling(token_bytes), context_length, config, NextToken(), max_tokens, stride=stride)
 
 
 def predicted(rows: EvalRows, batch_size: int) -> list[int]:
@@ -245,9 +245,9 @@ def test_max_tokens_limits_what_is_predicted():
 def test_held_out_bytes_are_those_of_the_predicted_tokens():
     token_bytes = np.arange(20) % 5
     rows = eval_rows(tokens_of(20), token_bytes, 8, False)
-    assert rows.byte_count(0, 4).tolist() == [*(token_bytes[a:b].sum() for a, b in ((1, 9), (9, 17), (17, 20))), 0]
+    assert rows.rows(0, 4)["bytes_B"].tolist() == [*(token_bytes[a:b].sum() for a, b in ((1, 9), (9, 17), (17, 20))), 0]
     masked = eval_rows(tokens_of(3, 17), token_bytes, 8, True)
-    assert masked.byte_count(0, 4).sum() == token_bytes[1:].sum() - token_bytes[3]
+    assert masked.rows(0, 4)["bytes_B"].sum() == token_bytes[1:].sum() - token_bytes[3]
 
 
 def test_masked_held_out_rows_predict_all_but_first_tokens_and_pad_in_range():
@@ -256,6 +256,37 @@ def test_masked_held_out_rows_predict_all_but_first_tokens_and_pad_in_range():
     batch = rows.rows(0, 9)
     assert (batch["position_BL"] >= 0).all() and (batch["position_BL"] < 8).all()
     assert (np.diff(batch["segment_BT"], axis=1) >= 0).all() and (batch["segment_BT"][:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("stride", [1, 3, 5, 8])
+@pytest.mark.parametrize("n_tokens", [2, 9, 10, 11, 14, 40])
+def test_with_a_stride_every_token_but_the_first_is_predicted_once_from_a_longer_context(n_tokens, stride):
+    rows = eval_rows(tokens_of(n_tokens), np.ones(n_tokens), 8, False, stride=stride)
+    assert predicted(rows, 3) == list(range(1, n_tokens))
+    batch = rows.rows(0, rows.num_rows)
+    row, column = np.nonzero(batch["weight_BL"])
+    target = batch["token_BT"][row, column + 1]  # token t is the number t
+    context = target - batch["token_BT"][row, 0]
+    assert (context >= np.minimum(target, 8 - stride + 1)).all() and (context <= 8).all()
+
+
+def test_a_stride_of_the_context_length_gives_the_windows_that_touch():
+    plain, strided = (eval_rows(tokens_of(5, 1, 18, 6), np.arange(30), 8, True, 25, stride) for stride in (None, 8))
+    assert plain.num_rows == strided.num_rows and plain.rows_per_window == strided.rows_per_window == 1
+    for name, array in plain.rows(0, 6).items():
+        np.testing.assert_array_equal(array, strided.rows(0, 6)[name], name)
+    assert eval_rows(tokens_of(30), np.ones(30), 8, False, stride=3).rows_per_window == 3
+
+
+def test_with_a_stride_first_tokens_of_documents_stay_unpredicted():
+    rows = eval_rows(tokens_of(5, 1, 18, 6), np.ones(30), 8, apart=True, stride=3)
+    assert predicted(rows, 4) == [t for t in range(1, 30) if t not in (5, 6, 24)]
+
+
+@pytest.mark.parametrize("stride", [0, 9])
+def test_a_stride_that_would_leave_tokens_out_is_refused(stride):
+    with pytest.raises(UserError, match=f"--stride={stride} is not from 1 to the context length, 8"):
+        eval_rows(tokens_of(30), np.ones(30), 8, False, stride=stride)
 
 
 def test_held_out_text_without_a_token_to_predict_is_refused():

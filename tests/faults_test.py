@@ -17,7 +17,8 @@ import runs
 from etils import epath
 
 from gptjax import checkpoint, cli, interrupt, keeper, metrics, rundir, train, validity, verification
-from gptjax.config import Config, TrainConfig, from_dict
+from gptjax.config import Config, TrainConfig
+from gptjax.config_file import from_dict
 from gptjax.errors import SaveFailed, UserError
 from gptjax.peers import Alone
 from gptjax.step import TrainState
@@ -551,11 +552,11 @@ def test_a_torn_or_damaged_line_of_metrics_costs_that_line_only(trained, tmp_pat
     lines = (trained / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     at = next(i for i, line in enumerate(lines) if b'"kind": "train", "step": 5,' in line)
     lines[at] = b'{"kind": "tr\xff\x00\n'
-    file.write_bytes(b"".join(lines) + b'{"kind": "train", "step": 2')
+    file.write_bytes(b"7\n" + b"".join(lines) + b'{"kind": "train", "step": 2')
     others = [
         row for row in metrics.read_metrics(trained / "metrics.jsonl") if (row["kind"], row["step"]) != ("train", 5)
     ]
-    assert metrics.read_metrics(file) == others and metrics.torn_lines(file) == 2
+    assert metrics.read_metrics(file) == others and metrics.torn_lines(file) == 3
     log = metrics.MetricsLog(epath.Path(tmp_path), resume_step=8, tensorboard=False, wandb_project=None, config=None)
     log.write("train", 9, loss=1.0)
     log.close()

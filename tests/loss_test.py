@@ -136,3 +136,22 @@ def test_chunked_loss_needs_far_less_memory_than_the_whole_logits():
     logits_bytes = tokens * vocab * 4
     assert temporary_bytes(1) > logits_bytes
     assert temporary_bytes(16) < logits_bytes / 4
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("chunks", [1, 2, 8])
+def test_scores_are_the_log_probability_and_whether_it_is_the_largest(chunks, softcap):
+    x, head_VD, target = inputs(shape=(30, 20))
+    likeliest = (x @ head_VD[:VOCAB].T).argmax(-1)
+    target = np.where(target < 100, likeliest, target).astype(np.int32)
+    log_p, greedy = loss.scores(x, head_VD, target, vocab_size=VOCAB, chunks=chunks, softcap=softcap)
+    np.testing.assert_allclose(-log_p, reference(x, head_VD, target, softcap)[0], atol=1e-5)
+    assert log_p.dtype == jnp.float32 and greedy.tolist() == (target == likeliest).tolist()
+    assert 0.3 < greedy.mean() < 0.7
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+def test_of_equal_logits_the_first_is_the_likeliest_and_padding_never(chunks):
+    head_VD = np.array([[0.0], [1.0], [1.0], [9.0]], np.float32)
+    _, greedy = loss.scores(jnp.ones((3, 1)), head_VD, jnp.arange(3), vocab_size=3, chunks=chunks)
+    assert greedy.tolist() == [False, True, False]

@@ -196,7 +196,7 @@ def test_a_run_is_not_evaluated_with_another_tokenizer(undisturbed, text, tmp_pa
     file.write_text(json.dumps(values))
     loaded = run.load(tmp_path / "run")
     with pytest.raises(UserError, match="not the run's own: that is 'chars' of 9 tokens .* of 12 tokens"):
-        run.evaluate_run(loaded)
+        loaded.evaluate()
 
 
 def test_a_run_is_not_evaluated_on_another_text_of_the_same_characters(undisturbed, text, tmp_path):
@@ -208,7 +208,7 @@ def test_a_run_is_not_evaluated_on_another_text_of_the_same_characters(undisturb
     file.write_text(json.dumps(values))
     loaded = run.load(tmp_path / "run")
     with pytest.raises(UserError, match=r"the text or tokenizer is not the one the run in .*/run was started with"):
-        run.evaluate_run(loaded)
+        loaded.evaluate()
 
 
 def test_a_run_carries_its_tokenizer_and_is_read_without_the_file_that_was_given(values, tmp_path):
@@ -220,7 +220,7 @@ def test_a_run_carries_its_tokenizer_and_is_read_without_the_file_that_was_given
     file.unlink()
     loaded = run.load(tmp_path / "run")
     assert (loaded.tokenizer.kind, loaded.tokenizer.decode(loaded.tokenizer.encode("中 a"))) == ("hf", "中 a")
-    [continued] = run.sample_run(loaded, "ab", max_tokens=2)
+    [continued] = map(str, loaded.generate("ab", max_tokens=2))
     assert continued.startswith("ab")
 
 
@@ -320,6 +320,6 @@ def test_a_run_stored_in_bfloat16_with_its_optimizer_on_the_host_resumes_evaluat
         loaded = run.load(str(tmp_path / "run"), ema=ema)
         dtype = "float32" if ema else "bfloat16"
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(loaded.params)} == {dtype}
-        [result] = run.evaluate_run(loaded).values()
+        [result] = loaded.evaluate().values()
         assert result.loss == pytest.approx(logged[key], rel=1e-5)
-        assert len(run.sample_run(loaded, "abc", max_tokens=5)[0]) == 8
+        assert len(str(loaded.generate("abc", max_tokens=5)[0])) == 8

@@ -138,13 +138,15 @@ PACKINGS = {"concat": _concat, "best_fit": _best_fit}
 
 
 class EvalRows:
-    """The held-out text of a source in order, in `num_rows` windows that predict every token but the first exactly once.
+    """A text in order, in `num_rows` windows that predict every token but the first exactly once.
 
-    What pads the last window, and rows from num_rows on, has weight 0. bits per byte is the loss summed over all
-    rows, over ln 2, over the sum of byte_count. An objective that is judged by itself gets whole windows only: fewer than
-    a row's tokens at the end are left out.
+    Windows start `stride` tokens apart (None: as many as one predicts, so that they only touch). With fewer, a window
+    predicts its last `stride` tokens, each from context_length - stride tokens before it at least, and the first window
+    all of its own. What is predicted elsewhere, what pads the last window, and rows from num_rows on, has weight 0. bits
+    per byte is the loss summed over all rows, over ln 2, over the sum of bytes_B. An objective that is judged by itself
+    gets whole windows only: fewer than a row's tokens at the end are left out.
 
-    Raises UserError: fewer than 2 tokens, or than such a window's.
+    Raises UserError: fewer than 2 tokens, or than such a window's; a stride that cannot be.
     """
 
     def __init__(
@@ -156,13 +158,15 @@ class EvalRows:
         objective,
         max_tokens: int | None = None,
         name: str = "the held-out text",
+        stride: int | None = None,
     ):
-        self._tokens, self._apart = tokens, config.documents_apart
-        self._token_bytes = np.asarray(tokenizer.token_bytes, np.int64)
+        self.tokens, self._apart = tokens, config.documents_apart
+        self._token_bytes = np.asarray(tokenizer.token_bytes, np.int32)
         self._judge = objectives.held_out(objective)
         self._row_tokens = self._judge.source_tokens(context_length + 1)
-        self._stride = self._row_tokens - 1
+        self.window = self._row_tokens - 1  # tokens that a window predicts at most
         n_tokens, whole = tokens.n_tokens, self._judge.judged_by_itself
+        self.stride = self._checked_stride(stride, context_length, config.objective)
         least = self._row_tokens if whole else 2
         if n_tokens < least:
             raise UserError(
@@ -170,25 +174,43 @@ class EvalRows:
                 " (of a prepared folder: --val_fraction of gptjax prepare) or more text."
             )
         self._n_predicted = n_tokens - 1 if max_tokens is None else min(max_tokens, n_tokens - 1)
-        rows = self._n_predicted / self._stride
-        self.num_rows = max(1, int(rows)) if whole else math.ceil(rows)
-        self._n_predicted = self.num_rows * self._stride if whole else self._n_predicted
+        if whole:
+            self.num_rows = max(1, self._n_predicted // self.stride)
+            self._n_predicted = self.num_rows * self.stride
+        else:
+            self.num_rows = 1 + max(0, math.ceil((self._n_predicted - self.window) / self.stride))
+
+    def _checked_stride(self, stride: int | None, context_length: int, objective: str) -> int:
+        if stride is None:
+            return self.window
+        if self._judge.judged_by_itself:
+            raise UserError(
+                f"--stride={stride}: a model of data.objective={objective!r} is judged on whole windows; leave it out."
+            )
+        if not 1 <= stride <= context_length:
+            raise UserError(
+                f"--stride={stride} is not from 1 to the context length, {context_length}: with more, tokens would be left out."
+            )
+        return stride
+
+    @property
+    def rows_per_window(self) -> int:
+        """Rows that together predict as many tokens as a window: neighbours whose losses go together."""
+        return math.ceil(self.window / self.stride)
 
     def rows(self, first: int, stop: int) -> Batch:
-        """Rows first to stop - 1; stop may lie beyond num_rows."""
-        start_B = np.arange(first, stop, dtype=np.int64) * self._stride
-        batch = packing.window_rows(self._tokens, start_B, self._row_tokens, self._apart)
-        inside_BL = start_B[:, None] + np.arange(self._stride) < self._n_predicted
-        batch["weight_BL"] *= inside_BL
+        """Rows first to stop - 1, with bytes_B, int32: UTF-8 bytes of what each predicts with weight 1. stop may lie
+        beyond num_rows."""
+        start_B = np.arange(first, stop, dtype=np.int64) * self.stride
+        batch = packing.window_rows(self.tokens, start_B, self._row_tokens, self._apart)
+        inside_BL = start_B[:, None] + np.arange(self.window) < self._n_predicted
         batch["token_BT"][:, 1:] *= inside_BL
+        new_BL = (np.arange(first, stop) == 0)[:, None] | (np.arange(self.window) >= self.window - self.stride)
+        batch["weight_BL"] *= inside_BL & new_BL
         batch = self._judge(batch, objectives.evaluation_keys(first, stop))
         batch["weight_BL"] *= np.arange(first, stop)[:, None] < self.num_rows
-        return batch
-
-    def byte_count(self, first: int, stop: int) -> np.ndarray:
-        """int64 [stop - first]: UTF-8 bytes of the tokens that each row predicts with weight 1."""
-        batch = self.rows(first, stop)
-        return np.sum(self._token_bytes[objectives.targets(batch)] * (batch["weight_BL"] > 0), axis=1)
+        spelled_BL = self._token_bytes[objectives.targets(batch)] * (batch["weight_BL"] > 0)
+        return batch | {"bytes_B": spelled_BL.sum(axis=1, dtype=np.int32)}
 
 
 class Prefetcher:

@@ -6,11 +6,12 @@ from gptjax.data.tokenizers.base import Tokenizer, definition_hash
 from gptjax.data.tokenizers.gpt2 import GPT2Tokenizer
 from gptjax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from gptjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
-from gptjax.data.tokenizers.simple import ByteTokenizer, CharTokenizer
+from gptjax.data.tokenizers.simple import ByteTokenizer, CharTokenizer, IdTokenizer
 from gptjax.errors import UserError, choose
 
 KINDS = (ByteTokenizer, CharTokenizer, SentencePieceTokenizer, GPT2Tokenizer, HuggingFaceTokenizer)
 TOKENIZERS = {kind.kind: kind for kind in KINDS}
+SAVED = TOKENIZERS | {IdTokenizer.kind: IdTokenizer}  # what a folder may hold: also the one that is of no text
 FILES = ("tokenizer.json", "tokenizer.model")
 
 
@@ -50,7 +51,7 @@ def load_tokenizer(folder) -> Tokenizer:
         added = [str(name) for name in summary.get("added", [])]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}/tokenizer.json was altered: {error!r}; restore the file.") from error
-    kind = choose(TOKENIZERS, kind, f"{folder}/tokenizer.json: kind")
+    kind = choose(SAVED, kind, f"{folder}/tokenizer.json: kind")
     definition = (folder / "tokenizer.model").read_bytes()
     if definition_hash(kind.kind, definition) != wanted:
         raise UserError(f"{folder}/tokenizer.model was altered: its hash is not {wanted}; restore the file.")

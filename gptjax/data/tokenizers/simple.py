@@ -1,4 +1,4 @@
-"""Bytes and characters: nothing to learn but which characters there are."""
+"""Bytes, characters, and bare token ids: nothing to learn but which characters there are."""
 
 import json
 
@@ -87,3 +87,35 @@ class CharTokenizer(Tokenizer):
                 " the tokenizer 'chars' was made from; leave it out, or train with data.tokenizer='bytes'."
             )
         return token.astype(np.int32)
+
+
+class IdTokenizer(Tokenizer):
+    """Token ids written out, as in " 464 3290": for models that came without their tokenizer. No text has tokens here."""
+
+    kind = "ids"
+
+    def __init__(self, vocab_size: int):
+        definition = json.dumps({"vocab_size": vocab_size}).encode()
+        super().__init__([f" {i}".encode() for i in range(vocab_size)], {}, definition)
+
+    @classmethod
+    def train(cls, config: DataConfig, documents) -> "IdTokenizer":
+        return cls.read(None)
+
+    @classmethod
+    def read(cls, path: str | None) -> "IdTokenizer":
+        raise UserError("the tokenizer 'ids' is of imported models that came without one; texts need one of their own.")
+
+    @classmethod
+    def from_definition(cls, definition: bytes) -> "IdTokenizer":
+        return cls(json.loads(definition)["vocab_size"])
+
+    def encode(self, text: str) -> np.ndarray:
+        """int32 [n]. Raises UserError: a word that is no id."""
+        wrong = next((word for word in text.split() if not (word.isdigit() and int(word) < self.vocab_size)), None)
+        if wrong is not None:
+            raise UserError(
+                f"{wrong!r} is no token id: this model came without its tokenizer, so a text is ids from 0 to"
+                f" {self.vocab_size - 1}, as in '464 3290'."
+            )
+        return np.array([int(word) for word in text.split()], np.int32)
