@@ -36,10 +36,15 @@ def run(args) -> int:
     if args.verify:
         return _verify(config, args)
     rows, store = _open(config, directory)
+    rewinds = recovery.NO_REWINDS if directory is None else directory.rewinds()
     if args.stats:
+        if rewinds.count:
+            n_rows = sum(n for _, n in rewinds.windows)
+            print(
+                f"the run left {n_rows:,} rows out (rollbacks); these numbers are of all it would read", file=sys.stderr
+            )
         _statistics(config, store, rows, args)
         return 0
-    rewinds = recovery.NO_REWINDS if directory is None else directory.rewinds()
     _rows(config, rows, store.tokenizer, args, rewinds)
     return 0
 

@@ -39,7 +39,7 @@ def spiky(tmp_path_factory):
         ),
         "optim": dict(peak_lr=3e-3, warmup_steps=5, skip="outliers", skip_sigma=5.0, skip_window=8),
         "train": dict(steps=STEPS, batch_size=B, log_every=1, tensorboard=False, max_skips=3, max_rollbacks=2),
-        "checkpoint": dict(every_steps=8, keep=3),
+        "checkpoint": dict(every_steps=6, keep=3),
         "eval": dict(every_steps=None, max_tokens=256),
     }
 
@@ -60,31 +60,35 @@ def events(workdir, *names):
 
 def test_a_run_goes_back_past_the_text_of_a_spike_and_its_log_says_so(recovered):
     first, second = events(recovered, "rolled_back")
-    assert (first["step"], first["failed_step"], first["skipped_rows"]) == (16, 20, [[16, 4 * B]])
+    assert (first["step"], first["failed_step"], first["skipped_rows"]) == (12, 20, [[12, 8 * B]]), (
+        "18 is in the middle"
+    )
     # What is left of the noise makes three updates more: the window grows by them.
-    assert (second["step"], second["failed_step"], second["skipped_rows"]) == (16, 19, [[16, 7 * B]])
+    assert (second["step"], second["failed_step"], second["skipped_rows"]) == (12, 15, [[12, 11 * B]])
     [skipped] = events(recovered, "update_skipped")
-    assert skipped["step"] == 17 and skipped["grad_norm_z"] > 5 and "gradient norm is an outlier" in skipped["reason"]
+    assert skipped["step"] == 13 and skipped["grad_norm_z"] > 5 and "gradient norm is an outlier" in skipped["reason"]
     rows = train_rows(recovered)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert [row["skipped_updates"] for row in rows] == [0] * 16 + [1] * 16
-    assert [row["skipped_in_a_row"] for row in rows] == [0] * 16 + [1] + [0] * 15
+    assert [row["skipped_updates"] for row in rows] == [0] * 12 + [1] * 20
+    assert [row["skipped_in_a_row"] for row in rows] == [0] * 12 + [1] + [0] * 19
     gone = [metrics.read_metrics(recovered / f"metrics.abandoned-{i}.jsonl", "train") for i in (1, 2)]
-    assert [[row["step"] for row in rows] for rows in gone] == [[17, 18, 19], [17, 18]], "the last one is not logged"
+    assert [[row["step"] for row in rows] for rows in gone] == [[13, 14, 15, 16, 17, 18, 19], [13, 14]], (
+        "the last one is not logged"
+    )
 
 
-def test_later_steps_read_the_text_that_an_undisturbed_run_reads_seven_steps_later(recovered, spiky, capsys):
+def test_later_steps_read_the_text_that_an_undisturbed_run_reads_eleven_steps_later(recovered, spiky, capsys):
     straight = from_dict(spiky)
     store, objective = data.open_text(straight.data, L)
     rows = data.TrainRows(store, straight.data, L, objective)
     total = 0
     logged = {row["step"]: row["batch_hash"] for row in train_rows(recovered)}
     for step in range(STEPS):
-        shift = 0 if step < 16 else 7
+        shift = 0 if step < 12 else 11
         first = schedule.rows_before(straight, step + shift)
         total = (total + sum(rows.hashes(first, first + B).tolist())) % 2**64
         assert logged[step + 1] == f"{total:016x}", step
-        if step in (3, 16, 20):
+        if step in (3, 12, 20):
             capsys.readouterr()
             assert cli.main(["data", f"--workdir={recovered}", f"--step={step}", "--json"]) == 0
             facts = json.loads(capsys.readouterr().out)
@@ -99,9 +103,9 @@ def test_a_run_that_gave_up_goes_on_as_if_it_had_been_allowed_another_rollback(r
     once = runs.changed(spiky, train=dict(max_rollbacks=1))
     assert train.train(from_dict(once), str(workdir)) == interrupt.DIVERGED
     said = capfd.readouterr().err
-    assert "rollback 1 of 1, to step 16; the 32 rows of text" in said and "Traceback" not in said
+    assert "rollback 1 of 1, to step 12; the 64 rows of text" in said and "Traceback" not in said
     assert (
-        "the last checkpoint is of step 16 after 1 of train.max_rollbacks=1 rollbacks. Try a lower optim.peak_lr"
+        "the last checkpoint is of step 12 after 1 of train.max_rollbacks=1 rollbacks. Try a lower optim.peak_lr"
         in said
     )
     assert len(events(workdir, "rolled_back", "diverged")) == 2
@@ -115,8 +119,9 @@ def test_a_run_that_gave_up_goes_on_as_if_it_had_been_allowed_another_rollback(r
 def test_a_run_resumed_after_a_rollback_leaves_out_the_same_text(recovered, spiky, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(recovered, workdir)
-    shutil.rmtree(workdir / "checkpoints" / str(STEPS))
-    assert rundir.open_run(workdir).rewinds() == Rewinds(2, ((16, 7 * B),))
+    for step in (30, STEPS):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    assert rundir.open_run(workdir).rewinds() == Rewinds(2, ((12, 11 * B),))
     assert train.train(from_dict(spiky), str(workdir)) == 0
     assert [row["step"] for row in events(workdir, "resumed")] == [24]
     assert losses(workdir) == losses(recovered)
