@@ -8,7 +8,7 @@ import sys
 import time
 
 from gptjax import interrupt, metrics, task_command
-from gptjax.errors import UserError, did_you_mean
+from gptjax.errors import UserError
 
 QUIET_SECONDS = 2.0  # of an evaluation, before a progress line is shown
 
@@ -111,20 +111,9 @@ def check_reading_flags(args) -> None:
 
 def mesh_of(args) -> dict[str, int]:
     """Axes and sizes. Raises UserError: text that names none."""
-    from gptjax.config import MeshConfig
+    from gptjax import config_file
 
-    if args.mesh is None:
-        return {"replica": -1}
-    sizes = {}
-    for part in args.mesh.split(","):
-        axis, _, size = part.partition("=")
-        if axis not in MeshConfig.AXES or not size.lstrip("-").isdigit():
-            raise UserError(
-                f"--mesh={args.mesh}: {part!r} is no axis and size{did_you_mean(axis, MeshConfig.AXES)};"
-                f" expected axes of {', '.join(MeshConfig.AXES)}, as in --mesh=fsdp=4,tensor=2."
-            )
-        sizes[axis] = int(size)
-    return sizes
+    return {"replica": -1} if args.mesh is None else config_file.mesh_sizes(args.mesh)
 
 
 def reading_settings(args) -> dict:

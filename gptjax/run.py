@@ -129,7 +129,9 @@ class Run:
         """The loss of each token of a text.
 
         A text longer than the context is read in windows that begin half a context apart, the last with its end: each
-        token is predicted once, from at least half a context before it. Raises UserError: the objective does not teach to go on with a text.
+        token is predicted once, from at least half a context before it.
+
+        Raises UserError: the objective does not teach to go on with a text.
         """
         _check_writes_on(self.config)
         ids = self.tokens(text)
@@ -262,7 +264,7 @@ def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, 
     step: None: the newest that is as it was written; of newer ones that are not it says so on stderr.
     dtype: "float32" or "bfloat16", of parameters and matmuls; None: parameters as they are stored, matmuls as in training.
     mesh: such as "fsdp=4,tensor=2" or {"fsdp": 4, "tensor": 2}, of the first devices there are; None: one device.
-    ema: the moving average. Memory: what stays loaded and about 0.3 GB (docs/checkpoints.md).
+    ema: the moving average. Memory: what stays loaded and 0.3 GB at most (docs/checkpoints.md).
 
     Raises UserError: no run there, no such step, no moving average kept, a mesh or dtype that cannot be; Damaged, which is
     one: the step asked for is not as it was written.

@@ -34,6 +34,10 @@ def add_flags(parser) -> None:
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help="ends a text, and is no part of it; may be given again"
     )
+    parser.add_argument("--mesh", metavar="AXES", help="such as fsdp=4,tensor=2 (default: one device)")
+    parser.add_argument(
+        "--dtype", metavar="NAME", help="float32 or bfloat16, of parameters and matmuls (default: as trained)"
+    )
     parser.add_argument("--stream", action="store_true", help="print text as it comes; of one sequence")
     parser.add_argument("--logprobs", action="store_true", help="with --json: log-probabilities of prompt and text")
     parser.add_argument("--json", action="store_true", help="machine-readable, a line for each text")
@@ -63,7 +67,7 @@ def run(args, settings: dict) -> None:
     prompts = _prompts(args)
     if args.stream and len(prompts) > 1:
         raise UserError(f"--stream prints one text as it comes, but {args.prompts_file} has {len(prompts)} prompts.")
-    loaded = run.load(args.workdir, args.step, ema=args.ema)
+    loaded = run.load(args.workdir, args.step, dtype=args.dtype, mesh=args.mesh, ema=args.ema)
     if args.stream:
         print(prompts[0] or "", end="", flush=True)
         loaded.generate(prompts, callback=lambda _, piece: print(piece, end="", flush=True), **settings)

@@ -82,7 +82,7 @@ def test_the_best_step_is_the_lowest_logged_loss_among_the_steps_with_a_checkpoi
         (["--step=newest"], "--step=newest: expected a number, all or best"),
         (["--stride=17"], "--stride=17 is not from 1 to the context length, 16"),
         (["--stride=0"], "--stride=0 is too small"),
-        (["--mesh=fdsp=2"], "'fdsp=2' is no axis and size; did you mean 'fsdp'"),
+        (["--mesh=fdsp=2"], "axis='fdsp' is not known; did you mean 'fsdp'"),
         (["--max_tokens=few"], "--max_tokens=few: expected a number of tokens, or all"),
         (["--protocol=wikitext2"], "is for a data set; give it with --data"),
         (["--protocol=wiki", "--data=x"], "--protocol='wiki' is not known"),
