@@ -5,6 +5,7 @@ On disk a state is a plain nested dict of arrays, whatever optax and flax call t
     checkpoints/STEP/params         the model's parameters
     checkpoints/STEP/opt_state      the optimizer's state
     checkpoints/STEP/ema            averaged parameters, if the run keeps them
+    checkpoints/STEP/skips          counters and windows of updates left out, if the run leaves any out (skipping.py)
     checkpoints/STEP/meta           {"schema": 2, "step": STEP, and what `save` was given besides}
     checkpoints/STEP/manifest.json  written last, with a checksum of every shard of every array
 
@@ -19,6 +20,7 @@ import threading
 import time
 
 import jax
+import numpy as np
 from etils import epath
 
 from gptjax import pieces, validity
@@ -66,7 +68,7 @@ def _name(key) -> str:
 
 def _items(state: TrainState) -> dict[str, dict]:
     """What is saved of a state, by folder name. A state of stateless SGD has no arrays there, so no folder."""
-    items = {"params": state.params, "opt_state": to_plain(state.opt_state), "ema": state.ema}
+    items = {"params": state.params, "opt_state": to_plain(state.opt_state), "ema": state.ema, "skips": state.skips}
     return {name: tree for name, tree in items.items() if tree}
 
 
@@ -192,7 +194,11 @@ class Checkpointer:
 
     def restore(self, step: int, abstract: TrainState, sharding: TrainState) -> TrainState:
         """The whole state of a step, laid out by sharding, checked. Raises UserError if it is not such a state, and
-        Damaged, in all processes, if it is not as it was written."""
+        Damaged, in all processes, if it is not as it was written. A step that kept no `skips` begins them anew."""
+        skips = None
+        if abstract.skips is not None and not (self._folder(step) / "skips").exists():
+            skips = jax.tree.map(_zeros, abstract.skips, sharding.skips)
+            abstract, sharding = abstract._replace(skips=None), sharding._replace(skips=None)
         like = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, sharding
         )
@@ -202,6 +208,7 @@ class Checkpointer:
             params=items["params"],
             opt_state=from_plain(items.get("opt_state", {}), like.opt_state),
             ema=items.get("ema"),
+            skips=skips or items.get("skips"),
         )
 
     def restore_params(self, step: int, abstract_params, name: str = "params"):
@@ -230,7 +237,7 @@ class Checkpointer:
     def _read(self, step: int, like: dict) -> dict:
         """Checked items of a step. What fails once is read once more, since a network or a memory may have erred."""
         known = self._description(step).get("arrays") or self._described_by_orbax(step, like)
-        stored = _as_stored(self._folder(step), known, like)
+        stored = as_stored(self._folder(step), known, like)
         for _ in range(2):
             items, reason = self._read_once(step, stored)
             reason = reason or self._difference(known, items)
@@ -256,7 +263,7 @@ class Checkpointer:
         try:
             items = dict(self._reader.restore(self._folder(step), args=self._ocp.args.Composite(**args)).items())
         except Exception as error:
-            changed = validity.changed_files(self._folder(step))
+            changed = validity.changed_files(self._folder(step), self._description(step))
             bare = type(error) is Exception  # as Orbax hands on what TensorStore says
             if not (isinstance(error, READ_ERRORS) or bare or changed):
                 raise  # a mistake of ours, or no memory left
@@ -287,7 +294,7 @@ class Checkpointer:
         return self._peers.tell(name, None if reasons is None else next(filter(None, reasons), ""))
 
 
-def _as_stored(folder, known: dict, like: dict) -> dict:
+def as_stored(folder, known: dict, like: dict) -> dict:
     """like with the dtypes on disk. Raises UserError: other arrays than the step holds."""
     wanted = named(like)
     held = {name for name in known if name.partition("/")[0] in like}
@@ -309,6 +316,10 @@ def _as_stored(folder, known: dict, like: dict) -> dict:
         ),
         like,
     )
+
+
+def _zeros(leaf, sharding):
+    return jax.device_put(np.zeros(leaf.shape, leaf.dtype), sharding)
 
 
 def _cast(array, like):

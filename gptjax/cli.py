@@ -178,9 +178,9 @@ def overrides(rest: list[str], accepts: bool, command: str) -> list[str]:
 
 
 def _load_config(args):
-    from gptjax import config
+    from gptjax import config_file
 
-    return config.load_config(args.config, args.overrides)
+    return config_file.load_config(args.config, args.overrides)
 
 
 def _start_jax(config=None, keep_programs: bool = True) -> None:
@@ -244,11 +244,11 @@ def _check_plan_flags(args) -> None:
 
 def _plan(args) -> int:
     """0; 1 where the config does not fit."""
-    from gptjax import config, topology
+    from gptjax import config_file, topology
 
     _check_plan_flags(args)
     topology.set_environment(args.topology, args.num_slices)  # before JAX is imported
-    chosen = config.load_config(args.config, args.overrides + config.plan_overrides(args))
+    chosen = config_file.load_config(args.config, args.overrides + config_file.plan_overrides(args))
     _start_jax(chosen, keep_programs=args.topology.startswith("cpu"))  # a TPU's could not be read back without one
     from gptjax import plan_command
 

@@ -1,23 +1,15 @@
 """The typed config of a run: one frozen dataclass per section, every default here and nowhere else.
 
-A config file defines `get_config()`, which returns an `ml_collections.ConfigDict` that names only what
-differs from the defaults. `load_config` reads the file, applies `--config.section.field=value` overrides,
-and turns the result into a `Config`, checked once. From there on nothing asks whether a value makes sense.
+A `Config` is checked once, when it is made; from there on nothing asks whether a value makes sense. How it is read
+from a file and changed on the command line: `config_file.py`.
 
 `None` means off, or "derive it" where the comment says so. Lengths are in tokens, batches in sequences.
 """
 
-import ast
-import collections
 import dataclasses
-import importlib.util
-import math
-import pathlib
-import types
 import typing
 
 from gptjax import validate
-from gptjax.errors import UserError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +151,9 @@ class OptimConfig:
     weight_decay: float = 0.1  # decoupled, on matrices; never on biases and gains
     decay_embeddings: bool = False  # decay the embeddings too, a tied head with them
     clip_norm: float | None = 1.0  # of the global gradient
+    skip: str = "none"  # updates left out: none | nonfinite (loss or gradient) | outliers (of either, and nonfinite)
+    skip_sigma: float = 6.0  # outliers: standard deviations above the mean
+    skip_window: int = 128  # outliers: updates that mean and deviation are taken over
     ema_decay: float | None = None  # keeps an exponential moving average of the parameters, in float32
     moment_dtype: str = "float32"  # of the moments between steps: float32 | bfloat16, rounded stochastically
     param_dtype: str = "float32"  # of the parameters between steps, likewise
@@ -201,6 +196,9 @@ class TrainConfig:
     vocab_chunks: int = 1  # the loss holds float32 logits of vocab/vocab_chunks entries at a time
     z_loss: float | None = None  # weight of mean(logsumexp(logits)^2)
     seed: int = 0  # of initialisation and dropout
+    max_skips: int = 10  # updates left out in a row (see optim.skip) that end the run, or turn it back
+    max_rollbacks: int = 0  # times a run that diverges goes back to a checkpoint and on past the text that did it
+    rollback_margin: int = 0  # steps whose text is left out beyond that of the bad ones
     log_every: int = 10  # steps
     log_activations: bool = False  # per-layer activation RMS and largest attention logit
     profile_steps: tuple[int, int] | None = None  # (first, last) step of a profiler trace
@@ -225,6 +223,10 @@ class EvalConfig:
     every_steps: int | None = 1000  # None: only at the end
     batch_size: int | None = None  # sequences; None: train.batch_size / train.microbatches
     max_tokens: int | None = None  # of the held-out text; None: all of it
+    tasks: str | None = None  # of lm-eval, comma-separated: task files, folders of them, names; see gptjax eval --tasks
+    tasks_every_steps: int | None = None  # None: only at the end
+    tasks_limit: int | None = None  # documents of each task, the first ones; None: all
+    tasks_num_fewshot: int | None = None  # examples before each question; None: as each task's file says, or none
     sample_prompt: str | None = None  # text the end-of-run sample starts with; None: end-of-text
     sample_tokens: int = 0  # length of a sample printed at the end of the run
 
@@ -257,151 +259,3 @@ class Config:
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
-
-
-def from_dict(values) -> Config:
-    """A Config from nested mappings (a dict, a ConfigDict). Raises UserError for an unknown key or a wrong type."""
-    sections = {}
-    for name, fields in dict(values).items():
-        section = _lookup(Config, name, "config section")
-        given = dict(_mapping(fields, name, section)).items()
-        sections[name] = section(**{k: _typed(_lookup(section, k, name), v, f"{name}.{k}") for k, v in given})
-    return Config(**sections)
-
-
-def _mapping(fields, name: str, section):
-    if not hasattr(fields, "items"):
-        raise UserError(
-            f"config section {name}={fields!r} is not a mapping;"
-            f" give its fields, as in {name}.{_fields(section)[0]}=..."
-        )
-    return fields
-
-
-def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
-    """The Config of a file, after overrides of the form "section.field=value".
-
-    Raises UserError: no such file, no get_config(), an unknown key, a wrong type, an impossible value.
-    """
-    values = _as_dict(_run_config_file(path))
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        section_name, _, field = key.partition(".")
-        section = _lookup(Config, section_name, "config section")
-        if not equals or not field:
-            raise UserError(f"--config.{override}: expected --config.{section_name}.FIELD=VALUE.")
-        value = _typed(_lookup(section, field, section_name), _parse(text), key, text)
-        _mapping(values.setdefault(section_name, {}), section_name, section)[field] = value
-    return from_dict(values)
-
-
-def plan_overrides(args) -> list[str]:
-    """Overrides that the short flags of `gptjax plan` stand for. --mesh names all axes that are not 1."""
-    overrides = []
-    if args.mesh is not None:
-        pairs = [pair.partition("=") for pair in args.mesh.split(",")]
-        if not all(axis and size for axis, _, size in pairs):
-            raise UserError(f"--mesh={args.mesh}: expected axes and sizes, as in --mesh=fsdp=64,tensor=8.")
-        twice = [axis for axis, count in collections.Counter(axis for axis, _, _ in pairs).items() if count > 1]
-        if twice:
-            raise UserError(f"--mesh={args.mesh} gives {twice[0]} twice; give each axis once.")
-        ones = dict.fromkeys(MeshConfig.AXES, "1")
-        overrides += [f"mesh.{axis}={size}" for axis, size in (ones | {a: s for a, _, s in pairs}).items()]
-    short = {"train.batch_size": args.batch, "train.microbatches": args.microbatches, "model.remat": args.remat}
-    return overrides + [f"{key}={value}" for key, value in short.items() if value is not None]
-
-
-def _run_config_file(path: str):
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise UserError(f"--config={path}: no such file{did_you_mean(file.name, _siblings(file))}.")
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    if spec is None:
-        raise UserError(f"--config={path} is not a Python file; a config file is NAME.py with a get_config().")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise UserError(f"--config={path} defines no get_config(); a config file returns its ConfigDict from that.")
-        return module.get_config()
-    except UserError:
-        raise
-    except Exception as error:  # whatever the user's file does wrong
-        raise UserError(f"--config={path} could not be run: {type(error).__name__}: {error}") from error
-
-
-def _siblings(file: pathlib.Path) -> list[str]:
-    return sorted(p.name for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
-
-
-def _as_dict(values) -> dict:
-    if not hasattr(values, "items"):
-        raise UserError(f"get_config() returned {type(values).__name__}; expected an ml_collections.ConfigDict.")
-    return {k: _as_dict(v) if hasattr(v, "items") else v for k, v in values.items()}
-
-
-def _fields(section) -> list[str]:
-    return [f.name for f in dataclasses.fields(section)]
-
-
-def _lookup(cls, name: str, where: str):
-    hints = {field: kind for field, kind in typing.get_type_hints(cls).items() if field in _fields(cls)}
-    if name not in hints:
-        known = where if cls is Config else f"{where} field"
-        raise UserError(
-            f"unknown {known} {name!r}{did_you_mean(name, _fields(cls))}; there are: {', '.join(_fields(cls))}."
-        )
-    return hints[name]
-
-
-def _parse(text: str):
-    """A command-line value: a Python literal, `true`/`false`/`none` in any case, otherwise a string."""
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
-
-
-def _typed(kind, value, key: str, text: str | None = None):
-    """value as the field's type. An int serves as a float, a whole float (3e9) as an int, a list as a tuple.
-
-    text: how the value was written on the command line; a string field takes it as it stands.
-    """
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value is None and type(None) in options:
-        return None
-    if str in options and text is not None:
-        return value if isinstance(value, str) else text
-    for option in options:
-        members = typing.get_args(option)
-        if typing.get_origin(option) is dict and hasattr(value, "items"):
-            return {str(k): _typed(members[1], v, f"{key}[{k!r}]") for k, v in value.items()}
-        if typing.get_origin(option) is tuple and isinstance(value, (tuple, list)):
-            if members[-1] is Ellipsis:
-                return tuple(_typed(members[0], v, f"{key}[{i}]") for i, v in enumerate(value))
-            if len(members) == len(value):
-                return tuple(_typed(member, v, key) for member, v in zip(members, value))
-        if option in _CONVERTERS and _CONVERTERS[option](value) is not None:
-            return _CONVERTERS[option](value)
-    wanted = " or ".join("None" if o is type(None) else str(o) if typing.get_args(o) else o.__name__ for o in options)
-    shown = repr(value) if text is None else text
-    raise UserError(f"{key}={shown} is {_article(type(value).__name__)}; expected {wanted}.")
-
-
-def _article(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
-
-
-def _number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-_CONVERTERS = {  # field type -> value in that type, or None if it is not one
-    bool: lambda value: value if isinstance(value, bool) else None,
-    int: lambda value: int(value) if _number(value) and value == int(value) else None,
-    float: lambda value: float(value) if _number(value) else None,
-    str: lambda value: value if isinstance(value, str) else None,
-}

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 
+from gptjax import recovery
 from gptjax.errors import UserError
 
 _SHOWN = 3  # rows of a step, if none is chosen
@@ -37,8 +38,9 @@ def run(args) -> int:
     rows, store = _open(config, directory)
     if args.stats:
         _statistics(config, store, rows, args)
-    else:
-        _rows(config, rows, store.tokenizer, args)
+        return 0
+    rewinds = recovery.NO_REWINDS if directory is None else directory.rewinds()
+    _rows(config, rows, store.tokenizer, args, rewinds)
     return 0
 
 
@@ -70,10 +72,10 @@ def _check_picture(args) -> None:
 
 def _config(args):
     """The config, and the run directory if it is a run's."""
-    from gptjax import config, rundir
+    from gptjax import config_file, rundir
 
     if args.workdir is None:
-        return config.load_config(args.config, args.overrides), None
+        return config_file.load_config(args.config, args.overrides), None
     directory = rundir.open_run(args.workdir)
     return directory.config(), directory
 
@@ -88,12 +90,12 @@ def _open(config, directory):
     return data.TrainRows(store, config.data, config.model.context_length, objective), store
 
 
-def _rows(config, rows, tokenizer, args) -> None:
+def _rows(config, rows, tokenizer, args, rewinds) -> None:
     from gptjax import data_table
     from gptjax.data import inspection
 
     with _Report("hashing earlier rows") as report:
-        facts = inspection.step_facts(config, rows, tokenizer, args.step or 0, args.row, report)
+        facts = inspection.step_facts(config, rows, tokenizer, args.step or 0, args.row, report, rewinds)
     if args.json:
         print(json.dumps(facts, indent=2))
     else:

@@ -47,7 +47,8 @@ def step(facts: dict, n_rows: int, marks: Style) -> str:
     """The first n_rows of a step's rows as text."""
     shown, last = facts["rows"][:n_rows], facts["first_row"] + facts["batch_size"] - 1
     lines = [
-        f"step {facts['step']:,} of {facts['steps']:,}: rows {facts['first_row']:,} to {last:,} of the run",
+        f"step {facts['step']:,} of {facts['steps']:,}: rows {facts['first_row']:,} to {last:,} of the run"
+        + (f", after rollbacks that left out {facts['rows_left_out']:,}" if facts["rows_left_out"] else ""),
         f"batch hash {facts['batch_hash_before']} before it, {facts['batch_hash']} after it"
         f" (in metrics.jsonl: after step {facts['step'] + 1:,})",
         _legend(shown, marks),

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 
-from gptjax import interrupt, metrics
+from gptjax import interrupt, metrics, task_command
 from gptjax.errors import UserError, did_you_mean
 
 QUIET_SECONDS = 2.0  # of an evaluation, before a progress line is shown
@@ -26,6 +26,7 @@ def add_flags(parser) -> None:
         "--catch_up", action="store_true", help="make up evaluations that training missed, into metrics.jsonl"
     )
     parser.add_argument("--json", action="store_true", help="machine-readable")
+    task_command.add_flags(parser)
 
 
 def add_reading_flags(parser) -> None:
@@ -65,6 +66,8 @@ def run(args) -> int:
             _checked(args)
             if args.catch_up:
                 _catch_up(args, stop)
+            elif args.tasks is not None:
+                _evaluate_tasks(args, stop)
             else:
                 _evaluate(args, stop)
         except Stopped as error:
@@ -79,6 +82,7 @@ class Stopped(Exception):
 
 def _checked(args) -> None:
     """Raises UserError: flags that do not go together."""
+    task_command.check_flags(args)
     check_reading_flags(args)
     if args.catch_up:
         changing = ("step", "data", "protocol", "stride", "batch_size", "max_tokens", "dtype", "mesh", "ema")
@@ -142,6 +146,7 @@ def how_read(args) -> dict:
 def chosen_steps(directory, which: str | None, ema: bool) -> tuple[list[int], str]:
     """Steps, and why they are: of --step. Raises UserError: there is no such step."""
     directory.config()  # says what is wrong with a path that is none of a run
+    directory.config()  # or it is no run
     steps = directory.steps()
     if not steps:
         raise UserError(f"--workdir={directory.path} has no checkpoint yet; train it further.")
@@ -195,7 +200,16 @@ def _evaluate(args, stop) -> None:
                 print(f"step {number:>7}  {name + '  ' if len(results) > 1 else ''}{result}", flush=True)
     if args.json:
         only = facts.pop("steps") if len(steps) == 1 and args.step != "all" else None
-        print(json.dumps(finite(facts | (only[0] if only else {})), indent=2))
+        print(json.dumps(metrics.finite(facts | (only[0] if only else {})), indent=2))
+
+
+def _evaluate_tasks(args, stop) -> None:
+    from gptjax import rundir
+
+    steps, why = chosen_steps(rundir.open_run(args.workdir), args.step, args.ema)
+    left = task_command.run(args, steps, why, Shared(args, stop).load, lambda: bool(stop))
+    if left is not None:
+        raise Stopped(f"step {left} is not evaluated")
 
 
 class Shared:
@@ -208,7 +222,7 @@ class Shared:
         """({name: Evaluation or LastWords}, convention) of a step. Raises Stopped."""
         from gptjax import evaluation
 
-        args, loaded = self._args, self._load(number)
+        args, loaded = self._args, self.load(number)
         with Watch(self._stop, number) as watch:
             if args.protocol == "lambada":
                 convention = {"protocol": "lambada", "window": loaded.config.model.context_length, "text": args.data}
@@ -225,7 +239,7 @@ class Shared:
             raise Stopped(f"step {number} is not evaluated")
         return results, convention
 
-    def _load(self, number: int):
+    def load(self, number: int):
         from gptjax import run
 
         loaded = run.load(
@@ -304,15 +318,6 @@ def _as_json(results: dict) -> dict:
     return whole | {"sources": {name: result.as_dict() for name, result in results.items() if name != "all"}}
 
 
-def finite(value):
-    """JSON has no NaN: null."""
-    if isinstance(value, dict):
-        return {name: finite(v) for name, v in value.items()}
-    if isinstance(value, list):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 # ---- what training missed
 
 
@@ -331,7 +336,7 @@ def _catch_up(args, stop) -> None:
     with Watch(stop) as watch:
         found = catch_up.catch_up(directory, tell, watch.should_stop, watch.report)
     if args.json:
-        print(json.dumps(finite({"workdir": args.workdir, "made_up": done, **found._asdict()}), indent=2))
+        print(json.dumps(metrics.finite({"workdir": args.workdir, "made_up": done, **found._asdict()}), indent=2))
     else:
         print("\n".join(catch_up.said(found)))
     if found.left:

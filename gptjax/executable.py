@@ -23,7 +23,7 @@ OF_MESH = ("pipeline_microbatches", "pipeline_repeats", "offload_optimizer")  # 
 ON_THE_HOST = {  # fields of theirs that the compiled step never sees
     "optim": "peak_lr schedule warmup_steps warmup_tokens decay_steps decay_tokens final_lr_fraction cooldown_fraction",
     "train": "steps tokens batch_ramp_start batch_ramp_increment batch_ramp_tokens log_every profile_steps"
-    " tensorboard wandb_project",
+    " tensorboard wandb_project max_skips max_rollbacks rollback_margin",
 }
 
 

@@ -5,6 +5,7 @@ own (jax.experimental.pallas.tpu.ChipVersion), so these stand with half of their
 """
 
 import dataclasses
+import functools
 import resource
 import time
 
@@ -112,16 +113,18 @@ def _find(device_kind: str) -> Peak | None:
     return TPUS.get(device_kind) or next(named, None)
 
 
+@functools.cache  # a process asks once for each run it prepares
 def measure_matmul_flops(dtype: str) -> float:
     """FLOP/s of square matmuls on the default device: the yardstick where no data sheet counts, as on a CPU.
 
     Each product feeds the next, so that none can be skipped or overlapped. The first call is compilation; the fastest
-    of the others counts, since a peak is what the machine can do undisturbed. On a CPU below a second on two cores.
+    of the others counts, since a peak is what the machine can do undisturbed. On two cores below half a second: a size
+    of 1024 has the rate of 2048 there.
     """
     import jax  # tables alone must not start a device
 
     on_cpu = jax.default_backend() == "cpu"
-    size, products, repeats = (2048, 1, 6) if on_cpu else (8192, 16, 5)
+    size, products, repeats = (1024, 1, 8) if on_cpu else (8192, 16, 5)
     x, w = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
     w = w / size**0.5  # products keep the scale of x
 

@@ -5,21 +5,31 @@ Hugging Face backend, so that the numbers compare.
 
 A context and its continuation are encoded as one text and parted after the context's tokens; spaces at the context's
 end go to the continuation. Nothing stands before a context, and end-of-text before an empty one and before a text whose
-whole likelihood is asked for. What is too long is cut from the left. Needs the extra `eval` (lm-eval), not torch.
+whole likelihood is asked for. What is too long is cut from the left; a continuation that is itself longer than the
+context, which the Hugging Face backend refuses, is scored in windows. Needs the extra `eval` (lm-eval), not torch.
 """
 
 import collections
+import contextlib
 
-import jax
+import numpy as np
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from gptjax import sample, scoring
+from gptjax import scoring
 from gptjax.errors import UserError
 
 MAX_NEW_TOKENS = 256  # of a generation whose task does not say
+ROWS_GENERATED = 16  # at once
+GENERATION = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+)  # settings that tasks and we call the same
 FULL_ROWS = 8  # of the whole context, for each data shard of the mesh, that are scored at once unless told otherwise
 
 
@@ -48,6 +58,7 @@ class GptjaxLM(TemplateLM):
         self._full_rows = batch_size or min(run.config.eval_batch_size, FULL_ROWS * shards)
         self._prefix = prefix_token(run.tokenizer)
         self.truncated = 0  # requests, so far, that were cut to fit the context
+        self.in_windows = 0  # requests, so far, whose continuation alone was longer
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> "GptjaxLM":
@@ -105,11 +116,23 @@ class GptjaxLM(TemplateLM):
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests, **_) -> list[tuple[float, bool]]:
-        scores = self._score([scoring.Request(context, continuation) for _, context, continuation in requests])
-        answers = [(score.log_likelihood, score.greedy) for score in scores]
+        parted = [self._windows(context, continuation) for _, context, continuation in requests]
+        scores = iter(self._score([window for windows in parted for window in windows]))
+        answers = []
+        for windows in parted:
+            found = [next(scores) for _ in windows]
+            answers.append((float(sum(s.log_likelihood for s in found)), all(s.greedy for s in found)))
         for (texts, _, _), answer in zip(requests, answers):
             self.cache_hook.add_partial("loglikelihood", texts, answer)
         return answers
+
+    def _windows(self, context: list[int], continuation: list[int]) -> list[scoring.Request]:
+        """One request, or of a continuation longer than the context length as many as it takes."""
+        size = self.max_length
+        self.in_windows += len(continuation) > size
+        self.truncated += len(context) + len(continuation) > size + 1 and len(continuation) <= size
+        starts = range(0, max(1, len(continuation)), size)
+        return [scoring.Request(context + continuation[:i], continuation[i : i + size]) for i in starts]
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = True) -> list[float]:
         """Nats of each text, whole: in windows of the context length, each token predicted once."""
@@ -127,7 +150,6 @@ class GptjaxLM(TemplateLM):
         return answers
 
     def _score(self, requests: list[scoring.Request]) -> list[scoring.Score]:
-        self.truncated += sum(len(r.context) + len(r.continuation) > self.max_length + 1 for r in requests)
         scores = scoring.score(
             self.run.graph,
             self.run.params,
@@ -158,42 +180,56 @@ class GptjaxLM(TemplateLM):
                 self.cache_hook.add_partial("generate_until", request.args, text)
         return answers
 
-    def _continue(self, requests, seeds: list[int]):
-        """The text that follows each context, one by one. seeds: of those that are drawn."""
-        until, max_tokens, settings = _generation_settings(requests[0], self.max_length)
-        room = self.max_length - max_tokens
-        for done, (request, seed) in enumerate(zip(requests, seeds)):
-            self._report(done, len(requests))
+    def _continue(self, requests, numbers: list[int]) -> list[str]:
+        """The text that follows each context. numbers: of the requests, seeds of what is drawn."""
+        settings = _generation_settings(requests[0], self.max_length)
+        room = self.max_length - settings["max_tokens"]
+        prompts = [self.tok_encode(request.args[0]) or [self._prefix] for request in requests]
+        self.truncated += sum(len(prompt) > room for prompt in prompts)
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i]))  # of like lengths together
+        texts = [""] * len(prompts)
+        for first in range(0, len(order), ROWS_GENERATED):
+            self._report(first, len(order))
             if self._should_stop():
                 raise Stopped
-            ids = self.tok_encode(request.args[0]) or [self._prefix]
-            self.truncated += len(ids) > room
-            yield postprocess_generated_text(self._generate(ids[-room:], max_tokens, seed, settings), until, None)
+            chosen = order[first : first + ROWS_GENERATED]
+            seeds = tuple(numbers[i] for i in chosen)
+            for i, text in zip(chosen, self._generate([prompts[i][-room:] for i in chosen], seed=seeds, **settings)):
+                texts[i] = text
+        return texts
 
-    def _generate(self, prompt: list[int], max_tokens: int, seed: int, settings: dict) -> str:
-        eot = self.run.tokenizer.eot_id
-        with jax.set_mesh(self.run.mesh):
-            [new] = sample.generate(
-                self.run.graph, self.run.params, prompt, max_tokens=max_tokens, seed=seed, eot_id=eot, **settings
-            )
-        return self.run.tokenizer.decode(new)
+    def _generate(self, prompts: list[list[int]], **settings) -> list[str]:
+        return [completion.text for completion in self.run.generate(prompts, **settings)]
 
 
-def _generation_settings(request, context_length: int) -> tuple[list[str], int, dict]:
-    """(stop strings, new tokens at most, settings of `sample.generate`) that a request asks for."""
+class DryLM(GptjaxLM):
+    """Takes requests as they come, tokenises them, and computes nothing: what cannot be asked of a model is found out
+    before it is trained."""
+
+    def _score(self, requests):
+        one = scoring.Score(np.zeros(1, np.float32), np.zeros(1, bool))
+        return [one] * len(requests)
+
+    def _generate(self, prompts, **settings) -> list[str]:
+        return [""] * len(prompts)
+
+
+def _generation_settings(request, context_length: int) -> dict:
+    """Settings of `Run.generate` that a request asks for."""
     given = normalize_gen_kwargs(request.args[1], MAX_NEW_TOKENS)
     until, max_tokens, drawn = given.pop("until"), given.pop("max_gen_toks"), given.pop("do_sample")
-    settings = {name: given.pop(name) for name in ("temperature", "top_k", "top_p") if name in given}
+    settings = {name: given.pop(name) for name in GENERATION if given.get(name) is not None}
     task = f"the task {request.task_name!r} asks"
     if given:
-        known = "until, max_gen_toks, do_sample, temperature, top_k, top_p"
+        known = ", ".join(("until", "max_gen_toks", "do_sample", *GENERATION))
         raise UserError(f"{task} to generate with {', '.join(given)}; there are: {known}.")
     if not 0 < max_tokens < context_length:
         raise UserError(
             f"{task} for {max_tokens} new tokens (max_gen_toks), which leaves no room for a prompt in"
             f" model.context_length={context_length}; set generation_kwargs.max_gen_toks in its file."
         )
-    return until, max_tokens, settings if drawn else {"temperature": 0.0}
+    greedy = {} if drawn else {"temperature": 0.0}
+    return {"max_tokens": max_tokens, "stop": tuple(filter(None, until)), **settings, **greedy}
 
 
 def prefix_token(tokenizer) -> int:
@@ -203,10 +239,11 @@ def prefix_token(tokenizer) -> int:
     """
     if tokenizer.eot_id is not None:
         return tokenizer.eot_id
-    ids = tokenizer.encode("\n")
-    if len(ids) != 1:
-        raise UserError(
-            f"the tokenizer {tokenizer.kind!r} has no end-of-text token and no line break that could stand before a text;"
-            " train with one that has, such as data.tokenizer='bytes'."
-        )
-    return int(ids[0])
+    with contextlib.suppress(UserError):  # a tokenizer of characters that has not seen one
+        ids = tokenizer.encode("\n")
+        if len(ids) == 1:
+            return int(ids[0])
+    raise UserError(
+        f"the tokenizer {tokenizer.kind!r} has no end-of-text token and no line break that could stand before a text;"
+        " train with one that has, such as data.tokenizer='bytes'."
+    )

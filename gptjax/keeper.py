@@ -9,6 +9,7 @@ import typing
 from gptjax import validity
 from gptjax.checkpoint import INTACT, Checkpointer
 from gptjax.errors import Damaged, SaveFailed, UserError
+from gptjax.recovery import NoWayBack
 
 
 class Resumed(typing.NamedTuple):
@@ -55,6 +56,20 @@ class Keeper:
         if bad:
             raise UserError(_none_left(directory, bad))
         return None
+
+    def rewind(self, directory, last: int, abstract, sharding) -> Resumed | None:
+        """The newest state of at most `last` steps, as `resume`; None for a run that had saved nothing yet. Later checkpoints
+        are deleted: they are of steps that will be taken another way. Raises NoWayBack, in all processes: all are later.
+        """
+        steps = self._peers.tell("rewind", validity.steps(directory.checkpoints) if self._peers.index == 0 else None)
+        if steps and steps[0] > last:
+            raise NoWayBack(f"none of at most {last} steps is left to go back to (checkpoint.keep)")
+        if self._peers.index == 0:
+            for step in reversed([step for step in steps if step > last]):
+                validity.remove(directory.checkpoints / str(step))
+        self._peers.tell("rewound", last)  # nobody reads before they are gone
+        self.saved_step = self._before = -1
+        return self.resume(directory, abstract, sharding)
 
     def _look(self, directory) -> tuple[list[str], list[int]]:
         """([what was wrong with a step that was one once], [steps to try]), by process 0."""

@@ -11,16 +11,23 @@ from etils import epath
 class MetricsLog:
     """Rows of numbers: one JSON object a line in metrics.jsonl, and TensorBoard and W&B if the config asks.
 
-    Every row has `kind` ("train", "eval" or "event") and `step`. NaN and infinities are written as strings, so that
+    Every row has `kind` ("train", "eval", "tasks" or "event") and `step`. NaN and infinities are written as strings, so that
     every line is JSON.
     """
 
     def __init__(
-        self, directory: epath.Path, *, resume_step: int, tensorboard: bool, wandb_project: str | None, config
+        self,
+        directory: epath.Path,
+        *,
+        resume_step: int,
+        rollbacks: int = 0,
+        tensorboard: bool,
+        wandb_project: str | None,
+        config,
     ):
         self._file = directory / "metrics.jsonl"
         self._local = "://" not in str(directory)
-        self._lines = _lines_up_to(self._file, resume_step)
+        self._lines, _ = _parted(self._file, resume_step, rollbacks)
         self._rewrite()
         self._tensorboard = _tensorboard(directory / "tensorboard", resume_step) if tensorboard else None
         self._wandb = _wandb(wandb_project, directory, config) if wandb_project else None
@@ -37,6 +44,16 @@ class MetricsLog:
                 self._tensorboard.add_scalar(name, value, step)
         if self._wandb:
             self._wandb.log(scalars, step=step)
+
+    def rewind(self, step: int, number: int) -> None:
+        """Moves rows of steps after `step`, which are about to be run another way, to metrics.abandoned-NUMBER.jsonl."""
+        self.flush()
+        self._lines, gone = _parted(self._file, step)
+        (self._file.parent / f"metrics.abandoned-{number}.jsonl").write_text("".join(line + "\n" for line in gone))
+        self._rewrite()
+        if self._tensorboard:
+            self._tensorboard.close()
+            self._tensorboard = _tensorboard(self._file.parent / "tensorboard", step)
 
     def flush(self) -> None:
         """Object stores cannot append: there the whole file is written anew."""
@@ -63,15 +80,24 @@ class NoLog:
 
     def write(self, kind: str, step: int, **numbers) -> None: ...
 
+    def rewind(self, step: int, number: int) -> None: ...
+
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
 
 
-def _lines_up_to(file: epath.Path, step: int) -> list[str]:
-    """Lines of an earlier part of the run, less those of steps that are about to be run again, and torn ones."""
-    rows = _parsed(file) if file.exists() else ()
-    return [line for line, row in rows if row is not None and row["step"] <= step]
+def _parted(file: epath.Path, step: int, rollbacks: float = math.inf) -> tuple[list[str], list[str]]:
+    """Lines of an earlier part of the run, and those of steps that are about to be run again; without torn ones.
+
+    Of rollbacks to `step` only the first `rollbacks` count: what came after the checkpoint will be decided once more.
+    """
+    kept, gone = [], []
+    for line, row in _parsed(file) if file.exists() else ():
+        if row is not None:
+            again = row.get("event") == "rolled_back" and row["rollbacks"] > rollbacks
+            (gone if again or row["step"] > step else kept).append(line)
+    return kept, gone
 
 
 def _parsed(file: epath.Path):
@@ -126,10 +152,19 @@ def _jsonable(value):
     return value
 
 
+def finite(value):
+    """value for JSON that others read, which has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _tensorboard(directory: epath.Path, step: int):
     from tensorboardX import SummaryWriter
 
-    return SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+    return SummaryWriter(str(directory), purge_step=step + 1)
 
 
 def _wandb(project: str, directory: epath.Path, config):

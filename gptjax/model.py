@@ -312,7 +312,9 @@ class GPT(nnx.Module):
         """
         shape = (batch, length, self.config.kv_heads, self.config.head_size)
         pair = lambda shape: tuple(jnp.zeros(shape, dtype or DTYPES[self.config.dtype]) for _ in range(2))  # noqa: E731
-        return tuple(pair(shape) for _ in range(self.config.n_layers)) if apart else pair((self.config.n_layers, *shape))
+        return (
+            tuple(pair(shape) for _ in range(self.config.n_layers)) if apart else pair((self.config.n_layers, *shape))
+        )
 
     def extend(self, token_BL, cache, start, pad_B=None, layers=None):
         """Final activations [B, L, D] of tokens at places start, start+1, ... of the cache, and the cache with them in it.

@@ -23,7 +23,11 @@ def loss_curves(workdirs: list[str], out: str) -> None:
         held_out = [row for row in metrics.read_metrics(directory.metrics, "eval") if "loss" in row]
         tokens_at = {row["step"]: row["tokens"] for row in train}
         [line] = axes.plot(
-            [row["tokens"] for row in train], [row["loss"] for row in train], linewidth=0.7, alpha=0.5, label="training"
+            [row["tokens"] for row in train],
+            [float(row["loss"]) for row in train],
+            linewidth=0.7,
+            alpha=0.5,
+            label="training",
         )
         axes.errorbar(
             [tokens_at[row["step"]] for row in held_out],

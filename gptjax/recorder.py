@@ -8,14 +8,16 @@ import math
 import jax
 import numpy as np
 
-from gptjax import flops, hardware, metrics, report, schedule
+from gptjax import flops, hardware, metrics, report, schedule, skipping
+from gptjax.recovery import Diverged, Rewinds
 
 
 class Recorder:
-    """The metrics on their way from the device to the log. batch_hash: of the steps before; None: not known."""
+    """The metrics on their way from the device to the log. batch_hash: of the steps before; None: not known. rewinds: what
+    text the run left out."""
 
-    def __init__(self, session, log, progress, peers, batch_hash: int | None):
-        self._session, self._config = session, session.config
+    def __init__(self, session, log, progress, peers, batch_hash: int | None, rewinds: Rewinds):
+        self._session, self._config, self._rewinds = session, session.config, rewinds
         self._log, self._progress, self._peers = log, progress, peers
         self._total_steps = schedule.total_steps(session.config)
         self._unread = None  # (first step, learning rates, row hashes, metrics still on the device, timed)
@@ -46,19 +48,35 @@ class Recorder:
         return f"{(self._hash_before + sum(sums)) % 2**64:016x}"
 
     def _record(self, first_step: int, learning_rates, hash_S, on_device, timed: bool) -> None:
-        """Logs the steps of one call. Raises Diverged for a loss or norm that is not finite."""
+        """Logs the steps of one call. Raises Diverged where `_judge` does."""
         values = jax.device_get(on_device)
         for i, rate in enumerate(learning_rates):
             numbers = {name: np.asarray(value[i], np.float64).tolist() for name, value in values.items()}
             taken = first_step + i + 1
             self._own_hash = (self._own_hash + hash_S[i]) % 2**64
-            for name in ("loss", "grad_norm", "param_norm"):
-                if not math.isfinite(numbers[name]):
-                    raise Diverged(taken, name, numbers[name])
+            self._judge(taken, numbers)
             if timed:
                 self.throughput.count(schedule.batch_size(self._config, taken - 1) * self._config.model.context_length)
             if taken % self._config.train.log_every == 0 or taken in (1, self._total_steps):
                 self._log_step(taken, {**numbers, "learning_rate": float(rate)}, timed)
+
+    def _judge(self, taken: int, numbers: dict) -> None:
+        """Logs an update that was left out. Raises Diverged: too many in a row, or one that was made and is not finite."""
+        reason = skipping.REASONS[int(numbers.pop("skip_reason", 0))]
+        for name in ("skipped_updates", "skipped_in_a_row"):
+            numbers |= {name: int(numbers[name])} if name in numbers else {}
+        for name in ("param_norm",) if reason else ("loss", "grad_norm", "param_norm"):
+            if not math.isfinite(numbers[name]):
+                raise Diverged(taken, f"{name} is {numbers[name]}")
+        if not reason:
+            return
+        shown = {name: value for name, value in numbers.items() if name in skipping.SHOWN}
+        self._log.write("event", taken, event="update_skipped", reason=reason, **shown)
+        row, most = numbers["skipped_in_a_row"], self._config.train.max_skips
+        self._progress.message(f"step {taken:>7}  update left out: {skipping.said(reason, shown)}; {row} in a row")
+        if row >= most:
+            why = f"{row} updates in a row were left out (train.max_skips), the last one because {reason},"
+            raise Diverged(taken, why, first_bad=taken - row)
 
     def _log_step(self, taken: int, numbers: dict, timed: bool) -> None:
         tokens = schedule.tokens_before(self._config, taken)
@@ -72,7 +90,7 @@ class Recorder:
         memory = hardware.memory_in_use(self._session.program.mesh.local_devices)
         batch_hash = self.batch_hash()
         seen = {} if batch_hash is None else {"batch_hash": batch_hash}
-        epochs = self._session.rows.epochs(schedule.rows_before(self._config, taken))
+        epochs = self._session.rows.epochs(self._rewinds.first_row(self._config, taken))
         seen |= (
             {f"epochs/{source}": n for source, n in epochs.items()}
             if len(epochs) > 1
@@ -80,9 +98,3 @@ class Recorder:
         )
         self._log.write("train", taken, **numbers, tokens=tokens, **speed, memory_bytes=memory, **seen)
         self._progress.update(report.progress_line(taken, self._total_steps, numbers, speed))
-
-
-class Diverged(Exception):
-    def __init__(self, step: int, name: str, value: float):
-        self.step = step
-        super().__init__(f"{name} is {value} at step {step}: stopped")

@@ -47,6 +47,8 @@ def shown_path(directory) -> str:
 def progress_line(taken: int, total: int, numbers: dict, speed: dict) -> str:
     line = f"step {taken}/{total}  loss {numbers['loss']:.4f}  grad {numbers['grad_norm']:.2f}"
     line += f"  lr {numbers['learning_rate']:.2e}"
+    if numbers.get("skipped_updates"):
+        line += f"  left out {numbers['skipped_updates']}"
     if speed:
         line += (
             f"  {si(speed['tokens_per_second'])} tok/s  MFU {speed['mfu']:.1%}  left {duration(speed['seconds_left'])}"

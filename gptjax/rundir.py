@@ -18,7 +18,7 @@ import time
 from etils import epath
 
 from gptjax import config as config_module
-from gptjax import flops, validity
+from gptjax import config_file, flops, metrics, recovery, validity
 from gptjax.errors import UserError, did_you_mean
 
 PACKAGES = ("gptjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "tiktoken")
@@ -28,6 +28,7 @@ HARMLESS = (
     "mesh", "eval", "checkpoint", "data.cache_dir", "data.prefetch", "data.prefetch_workers", "model.attention", "model.remat",
     "model.scan_unroll",
     "train.log_every", "train.profile_steps", "train.tensorboard", "train.wandb_project", "train.log_activations",
+    "train.max_skips", "train.max_rollbacks", "train.rollback_margin",
     "train.watchdog_factor", "train.watchdog_seconds", "train.watchdog_other_seconds",
 )  # fmt: skip
 
@@ -64,9 +65,17 @@ class RunDirectory:
                 " give the --workdir of a training run."
             )
         try:
-            return config_module.from_dict(json.loads(file.read_text()))
+            return config_file.from_dict(json.loads(file.read_text()))
         except json.JSONDecodeError as error:
             raise UserError(f"{file} is damaged: {error}; restore it from a copy, or start a new run.") from error
+
+    def rewinds(self) -> recovery.Rewinds:
+        """What text the run left out: as its newest checkpoint says, or metrics.jsonl of a rollback since."""
+        steps = self.steps()
+        saved = validity.description(self.checkpoints / str(steps[-1]))["data"] if steps else {}
+        rows = metrics.read_metrics(self.metrics, "event") if self.metrics.exists() else []
+        known = [saved, *(row for row in rows if row["event"] == "rolled_back")]
+        return max(map(recovery.Rewinds.from_dict, known), key=lambda rewinds: rewinds.count)
 
     def manifest(self) -> dict:
         """Where the run came from. Raises UserError: it cannot be read."""

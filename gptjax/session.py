@@ -6,7 +6,18 @@ import typing
 
 import jax
 
-from gptjax import attention, data, evaluate, executable, hardware, meshes, schedule, step
+from gptjax import (
+    attention,
+    data,
+    evaluate,
+    executable,
+    hardware,
+    meshes,
+    schedule,
+    step,
+    task_evaluation,
+    tasks,
+)
 from gptjax.errors import UserError
 
 
@@ -19,6 +30,7 @@ class Session:
     objective: data.objectives.Objective
     rows: data.TrainRows
     eval_rows: dict[str, data.EvalRows]  # of each source
+    tasks: tasks.TaskSet | None
     program: step.Program
     kernel: str
     kernel_reason: str
@@ -38,6 +50,7 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
     device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
+    task_set = task_evaluation.open_tasks(config)
     store, objective = data.open_text(config.data, config.model.context_length, alive)
     config = with_vocabulary(config, store.tokenizer)
     meshes.check_fit(config, mesh.shape)
@@ -45,7 +58,11 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     rows = data.TrainRows(store, config.data, config.model.context_length, objective, alive)
     eval_rows = evaluate.held_out_rows(config, store, objective)
     program = step.build(config, mesh, kernel)
-    return Session(config, store, objective, rows, eval_rows, program, kernel, reason, *_peak(config, mesh))
+    chosen = {"program": program, "kernel": kernel, "kernel_reason": reason, "tasks": task_set}
+    peak, source = _peak(config, mesh)
+    session = Session(config, store, objective, rows, eval_rows, **chosen, peak_flops=peak, peak_source=source)
+    task_evaluation.check(session)
+    return session
 
 
 def _peak(config, mesh) -> tuple[float, str]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from gptjax import model, optim, pipeline, rounding, sharding
+from gptjax import model, optim, pipeline, rounding, sharding, skipping
 
 # One random stream for each purpose, folded into train.seed.
 INIT_STREAM, DROPOUT_STREAM, PARAM_ROUNDING_STREAM, MOMENT_ROUNDING_STREAM = range(4)
@@ -25,6 +25,7 @@ class TrainState(typing.NamedTuple):
     params: dict
     opt_state: typing.Any
     ema: dict | None  # exponential moving average of params, if the config keeps one
+    skips: dict | None = None  # of updates left out, if the config leaves any out (skipping.py)
 
 
 def init_state(config, kernel: str) -> TrainState:
@@ -33,7 +34,7 @@ def init_state(config, kernel: str) -> TrainState:
     params = model.split(model.GPT(config.model, key, kernel))[1]
     ema = params if config.optim.ema_decay is not None else None
     opt_state = optim.make_optimizer(config.optim).init(params)
-    return store(TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema), config)
+    return store(TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, skipping.initial(config.optim)), config)
 
 
 def store(state: TrainState, config) -> TrainState:
@@ -113,7 +114,7 @@ def place(tree, spec):
 def train_step(state: TrainState, batch: dict, learning_rate, **program):
     """The state after one step and its metrics: loss (nats/token), norms, and per-layer numbers if logged."""
     grads, metrics = mean_gradient(state, batch, **program)
-    state, norms = update(state, grads, learning_rate, config=program["config"])
+    state, norms = update(state, grads, learning_rate, config=program["config"], loss=metrics["loss"])
     return state, metrics | norms
 
 
@@ -129,13 +130,17 @@ def mean_gradient(state: TrainState, batch: dict, *, graph, config, param_spec):
     return jax.tree.map(lambda g: g / count, grads), {"loss": loss_sum / count, **numbers}
 
 
-def update(state: TrainState, grads, learning_rate, *, config):
-    """The state after the optimizer's step along grads, and the norms of gradient, update and parameters."""
+def update(state: TrainState, grads, learning_rate, *, config, loss=None):
+    """The state after the optimizer's step along grads, and the norms of gradient, update and parameters.
+
+    loss: of the step, by which a state that has `skips` may leave the update out.
+    """
     grad_norm = optax.tree.norm(grads)
     if config.optim.clip_norm is not None:
         shrink = jnp.minimum(1.0, config.optim.clip_norm / jnp.maximum(grad_norm, 1e-30))
         grads = jax.tree.map(lambda g: g * shrink, grads)
-    params, opt_state = rounding.widen(state.params), rounding.widen(sharding.to_device(state.opt_state, config.mesh))
+    before = state._replace(opt_state=sharding.to_device(state.opt_state, config.mesh))
+    params, opt_state = rounding.widen(state.params), rounding.widen(before.opt_state)
     direction, opt_state = optim.make_optimizer(config.optim).update(grads, opt_state, params)
     updates = jax.tree.map(lambda d: -learning_rate * d, direction)
     params = optax.apply_updates(params, updates)
@@ -149,7 +154,21 @@ def update(state: TrainState, grads, learning_rate, *, config):
         "param_norm": optax.tree.norm(params),
     }
     state = store(TrainState(state.step + 1, params, opt_state, ema), config)
+    if before.skips is not None:
+        state, norms = take_or_leave(before, state, norms, loss, config)
     return state._replace(opt_state=sharding.to_host(state.opt_state, config.mesh)), norms
+
+
+def take_or_leave(before: TrainState, after: TrainState, norms: dict, loss, config):
+    """(after, norms) of an update that is made; of one left out, before with the step counted. A select of each array,
+    which XLA puts into the update itself: neither branch is a program of its own, and nothing is kept twice."""
+    verdict = skipping.judge(before.skips, loss, norms["grad_norm"], config.optim)
+    kept = jax.tree.map(lambda new, old: jnp.where(verdict.taken, new, old), after, before._replace(skips=None))
+    norms |= {
+        "update_norm": jnp.where(verdict.taken, norms["update_norm"], 0.0),
+        "param_norm": optax.tree.norm(rounding.widen(kept.params)),
+    }
+    return kept._replace(step=after.step, skips=verdict.skips), norms | verdict.numbers
 
 
 def train_call(state: TrainState, batch: dict, learning_rate_S, **program):
@@ -274,4 +293,5 @@ def shard_state(config, abstract_state: TrainState, params, axes: dict, mesh) ->
         params=param_sharding,
         opt_state=opt_state,
         ema=None if abstract_state.ema is None else param_sharding,
+        skips=jax.tree.map(lambda _: sharding.replicated(mesh), abstract_state.skips),
     )

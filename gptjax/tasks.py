@@ -8,11 +8,17 @@ those, after JAX has started threads; here it does not.
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import io
+import itertools
+import json
 import logging
 import math
 import os
 import random
+import sys
+import threading
 import time
 import typing
 
@@ -70,18 +76,31 @@ class TaskSet:
             self._loaded = task_files.load(selection)
         self._own_shots = {name: task.get_config("num_fewshot") for name, task in self._loaded["tasks"].items()}
 
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """Of the documents of each task, by which processes know that they ask the same."""
+        found = {}
+        for name, task in self._loaded["tasks"].items():
+            digest = hashlib.sha256()
+            for document in itertools.islice(task.eval_docs, self.limit):
+                digest.update(json.dumps(document, sort_keys=True, default=str).encode())
+            found[name] = digest.hexdigest()
+        return found
+
     def evaluate(self, lm, shots: tuple[int | None, ...] = (None,)) -> TaskResults:
         """Of a `harness.GptjaxLM`, for each number of shots. None: as many as a task's file says, or none.
 
         A task whose file says 0 shots keeps them, as lm-eval has it. Raises UserError: too few examples for the shots.
         """
-        started, results, cut = time.monotonic(), [], lm.truncated
+        started, results, cut, parted = time.monotonic(), [], lm.truncated, lm.in_windows
         with _quiet() as notes:
             for number in shots:
                 results.append(self._evaluate(lm, number))
         notes = list(dict.fromkeys([*self.notes, *notes]))
         if lm.truncated > cut:
             notes.append(f"{lm.truncated - cut:,} requests were longer than the context and cut from the left")
+        if lm.in_windows > parted:
+            notes.append(f"{lm.in_windows - parted:,} continuations were longer than the context and scored in windows")
         rows = list(dict.fromkeys(row for result in results for row in _rows(result)))
         return TaskResults(rows, time.monotonic() - started, notes, [_plain(_reduced(result)) for result in results])
 
@@ -89,20 +108,45 @@ class TaskSet:
         """lm-eval's results, with our standard errors."""
         from lm_eval.evaluator import evaluate
 
-        for name, task in self._loaded["tasks"].items():
-            own = self._own_shots[name]
-            task.set_config("num_fewshot", own or 0 if shots is None or own == 0 else shots)
-            task.set_fewshot_seed(FEWSHOT_SEED)
+        self._set_shots(shots)
         with _seeded(), _environment(DISABLE_MULTIPROC="1", LOCAL_RANK="0"):
-            try:
+            with _as_user_error(f"--tasks={','.join(self._own_shots)}, {_shown(shots)}"):
                 results = evaluate(lm, self._loaded, limit=self.limit, bootstrap_iters=RESAMPLINGS, log_samples=True)
-            except (AssertionError, ValueError) as error:
-                if isinstance(error, UserError):
-                    raise
-                raise UserError(f"--tasks={','.join(self._own_shots)}, {_shown(shots)}: {_one_line(error)}") from error
         for name, task in self._loaded["tasks"].items():
             _mend_standard_errors(task, results["results"][name], results["samples"][name])
         return results
+
+    def _set_shots(self, shots: int | None) -> None:
+        for name, task in self._loaded["tasks"].items():
+            own = self._own_shots[name]
+            number = own or 0 if shots is None or own == 0 else shots
+            if number and hasattr(task, "sampler") and number > (there := len(task.sampler.fewshot_docs())):
+                raise UserError(
+                    f"the task {name!r} has {there} examples to draw {number} shots from; use at most {there}."
+                )
+            task.set_config("num_fewshot", number)
+            task.set_fewshot_seed(FEWSHOT_SEED)
+
+    def check(self, dry_lm, shots: int | None) -> None:
+        """Asks a `harness.DryLM` all there is to ask. Raises UserError: what cannot be asked of such a model."""
+        self._set_shots(shots)
+        with _quiet(), _seeded():
+            for name, task in self._loaded["tasks"].items():
+                with _as_user_error(f"--tasks={name}, {_shown(shots)}"):
+                    task.build_all_requests(limit=self.limit, rank=0, world_size=1)
+                    for kind in {instance.request_type for instance in task.instances}:
+                        getattr(dry_lm, kind)([i for i in task.instances if i.request_type == kind])
+
+
+@contextlib.contextmanager
+def _as_user_error(what: str):
+    """lm-eval's complaints of tasks, as ours."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"{what}: {_one_line(error)}") from error
 
 
 def _shown(shots: int | None) -> str:
@@ -171,6 +215,12 @@ def _reduced(results: dict) -> dict:
     return {key: value for key, value in results.items() if key not in ("samples", "configs")}
 
 
+def shown(value: float, error: float | None) -> str:
+    """A value and its standard error, to four digits behind the point where they are not too many."""
+    digits = ".4f" if abs(value) < 1e6 else ".4g"
+    return f"{value:{digits}}" + ("" if error is None else f" +- {error:{digits}}")
+
+
 def _plain(value):
     """value in what JSON has: other numbers as numbers, anything else as text."""
     if isinstance(value, dict):
@@ -189,13 +239,25 @@ def table(results: TaskResults) -> str:
     for row in results.rows:
         arrow = {True: "higher is better", False: "lower is better", None: ""}[row.higher_is_better]
         label = (row.task, row.metric + f",{row.filter}" * (row.filter != "none"), f"{row.samples:,}", arrow)
-        error = "" if row.standard_error is None else f" +- {row.standard_error:.4f}"
-        cells.setdefault(label, {})[row.shots] = f"{row.value:.4f}{error}"
+        cells.setdefault(label, {})[row.shots] = shown(row.value, row.standard_error)
     head = ("task", "metric", "documents", *(f"{n} shot" + "s" * (n != 1) for n in shots), "")
     lines = [head] + [(*label[:3], *(found.get(n, "") for n in shots), label[3]) for label, found in cells.items()]
     widths = [max(map(len, column)) for column in zip(*lines)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
     return "\n".join([*text, f"{results.seconds:.1f} s", *(f"note: {note}" for note in results.notes)])
+
+
+class _SilentHere(io.TextIOBase):
+    """A stream that takes nothing from the thread it was made in; what others have to say is said."""
+
+    def __init__(self, stream):
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 @contextlib.contextmanager
@@ -206,7 +268,8 @@ def _quiet():
     handler.emit = lambda record: notes.append(f"lm-eval: {' '.join(record.getMessage().split())}")
     handlers, logger.handlers, propagates, logger.propagate = logger.handlers, [handler], logger.propagate, False
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        silent = [_SilentHere(stream) for stream in (sys.stdout, sys.stderr)]
+        with contextlib.redirect_stdout(silent[0]), contextlib.redirect_stderr(silent[1]):
             yield notes
     finally:
         logger.handlers, logger.propagate = handlers, propagates

@@ -16,7 +16,6 @@ import sys
 import time
 
 import jax
-import numpy as np
 
 from gptjax import (
     agreement,
@@ -25,19 +24,21 @@ from gptjax import (
     evaluate,
     interrupt,
     keeper,
-    meshes,
     metrics,
     report,
     rundir,
     runlock,
     schedule,
+    task_evaluation,
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
-from gptjax.data import reading, tokenizers
+from gptjax.data import tokenizers
 from gptjax.errors import UserError
+from gptjax.feed import Feed, Inputs
 from gptjax.peers import PeerLost
-from gptjax.recorder import Diverged, Recorder
+from gptjax.recorder import Recorder
+from gptjax.recovery import Diverged, NoWayBack, Rewinds, advice, rewound
 from gptjax.session import Session, prepare, with_executable
 
 
@@ -77,8 +78,9 @@ def _train_together(config, directory, allowed_changes, executable_path, peers, 
         if executable_path is not None:
             session = with_executable(session, executable_path)
         if peers.count > 1:
-            fingerprint = {"fingerprint": session.store.fingerprint}
-            distributed.check_equal(peers, {"text": fingerprint}, seconds=None, alive=dog.alive)  # some read for hours
+            facts = {"text": {"fingerprint": session.store.fingerprint}}
+            facts |= {"tasks": session.tasks.digests} if session.tasks else {}
+            distributed.check_equal(peers, facts, seconds=None, alive=dog.alive)  # some read for hours
         with _sole_writer(directory, peers):
             resumed = _open_directory(directory, session, allowed_changes, peers)
             for line in report.header(session, directory, resumed):
@@ -164,19 +166,28 @@ class Loop:
         self.keeper = keeper.Keeper(checkpointer, config.checkpoint.on_save_failure, peers, progress.message)
         with dog.doing("resuming or initialising"):
             resumed = self.keeper.resume(directory, self.program.abstract_state, self.program.state_sharding)
-            self.state = self.program.init() if resumed is None else resumed.state
-        self.step = 0 if resumed is None else resumed.step
-        self.evaluated_step = self.step if resumed else -1
+        self.rewinds = Rewinds.from_dict(resumed.data if resumed else {})
+        self._take_state(resumed)
         self.log = self._open_log()
         self.keeper.log_to(self.log, self.step)
+        self._record_from_here(resumed)
         if resumed:
             self.progress.message(f"resumed from step {self.step} of {self.directory.checkpoints}")
             self.log.write("event", self.step, event="resumed", processes=self.peers.count)
         self.rows_read = 0  # of the training text, by this process
         self.compiled = set()  # shapes of batches, of which a ramp has several
         self.profiling = False
-        self.recorder = Recorder(session, self.log, progress, peers, _hash_before(resumed))
-        self.calls = self._all_calls()
+        self.tasks = task_evaluation.TaskEvaluation(session, directory, progress, self.log, self.evaluated_step)
+
+    def _take_state(self, resumed) -> None:
+        with self.dog.doing("resuming or initialising"):
+            self.state = self.program.init() if resumed is None else resumed.state
+        self.step = 0 if resumed is None else resumed.step
+        self.evaluated_step = self.step if resumed else -1
+
+    def _record_from_here(self, resumed) -> None:
+        before = _hash_before(resumed)
+        self.recorder = Recorder(self.session, self.log, self.progress, self.peers, before, self.rewinds)
 
     def _open_log(self) -> metrics.MetricsLog | metrics.NoLog:
         if self.peers.index:
@@ -184,6 +195,7 @@ class Loop:
         return metrics.MetricsLog(
             self.directory.path,
             resume_step=self.step,
+            rollbacks=self.rewinds.count,
             tensorboard=self.config.train.tensorboard,
             wandb_project=self.config.train.wandb_project,
             config=self.config,
@@ -191,38 +203,14 @@ class Loop:
 
     def run(self) -> int:
         """Trains to the end, or until asked to stop. Returns the exit code."""
-        config = self.config
-        try:
-            self.agreed.tick()
-            first = self.step // config.train.steps_per_call
-            with (
-                reading.Reader(self.calls, first, config.data.prefetch_workers) as reader,
-                data.Prefetcher(lambda call: self._place(call, reader.get(call)), first, config.data.prefetch) as calls,
-            ):
-                while self.step < self.total_steps and not self.agreed.stopping:
-                    self._call(calls.next())
-                    self._between_calls()
-            self.recorder.drain()
-            if not self.agreed.stopping:
-                self._evaluate()
-            self._save(last=True)
-            self._log_rows_read()
-        except Diverged as error:
-            saved = (
-                f"the last checkpoint is of step {self.keeper.saved_step}"
-                if self.keeper.saved_step > 0
-                else "no checkpoint yet"
-            )
-            self.progress.message(f"gptjax: {error}; {saved}. Try a lower optim.peak_lr or a longer warmup.")
-            self.log.write("event", error.step, event="diverged")
-            return interrupt.DIVERGED
+        self.agreed.tick()
+        while (error := self._train_on()) is not None:
+            if not self._roll_back(error):
+                return interrupt.DIVERGED
         if self.agreed.stopping:
             who = f"{self.agreed.reason}: " if self.agreed.reason else ""
-            saved = (
-                f"saved step {self.keeper.saved_step}"
-                if self.keeper.saved_step > 0
-                else "stopped before the first step"
-            )
+            last = self.keeper.saved_step
+            saved = f"saved step {last}" if last > 0 else "stopped before the first step"
             self.progress.message(f"{who}{saved}; run the same command again to go on")
             return interrupt.SAVED_AND_STOPPED
         self.progress.close()
@@ -231,6 +219,52 @@ class Loop:
                 self.progress.message(line)
         return 0
 
+    def _train_on(self) -> Diverged | None:
+        """Trains and saves, to the end of the run or until asked to stop. Returns what went wrong, if it did."""
+        try:
+            with Feed(self.session, self.rewinds, self.step) as inputs:
+                while self.step < self.total_steps and not self.agreed.stopping:
+                    self._call(inputs.next())
+                    self._between_calls()
+            self.recorder.drain()
+            if not self.agreed.stopping:
+                self._evaluate()
+                self._evaluate_tasks()
+            self._save(last=True)
+            self._log_rows_read()
+        except Diverged as error:
+            return error
+        return None
+
+    def _roll_back(self, error: Diverged) -> bool:
+        """Goes back to before what went wrong, and on with the text after it. False, and said why, where the run ends."""
+        if self.rewinds.count >= self.config.train.max_rollbacks:
+            return self._give_up(error)
+        self.state = self.recorder = None  # there may be no room for two
+        try:
+            with self.dog.doing("rolling back"):
+                self.keeper.settle(self.step)
+                abstract, sharding = self.program.abstract_state, self.program.state_sharding
+                resumed = self.keeper.rewind(self.directory, error.first_bad, abstract, sharding)
+        except NoWayBack as reason:
+            return self._give_up(error, f"; {reason}")
+        self._take_state(resumed)
+        known = Rewinds.from_dict(resumed.data if resumed else {})
+        self.rewinds = rewound(self.config, self.rewinds, known, self.step, error)
+        self.log.rewind(self.step, self.rewinds.count)
+        self._record_from_here(resumed)
+        self.progress.message(self.rewinds.said(self.config, self.step, error))
+        facts = {"failed_step": error.step, "reason": error.why, **self.rewinds.as_dict()}
+        self.log.write("event", self.step, event="rolled_back", **facts)
+        return True
+
+    def _give_up(self, error: Diverged, reason: str = "") -> bool:
+        last = self.keeper.saved_step
+        saved = f"the last checkpoint is of step {last}" if last > 0 else "no checkpoint yet"
+        self.progress.message(f"gptjax: {error}; {saved}{reason}{advice(self.config, self.rewinds)}")
+        self.log.write("event", error.step, event="diverged", reason=error.why)
+        return False
+
     def close(self) -> None:
         with self.dog.doing("closing"):
             self._profile(stop=True)
@@ -238,27 +272,7 @@ class Loop:
             self.log.close()
             self.checkpointer.close()
 
-    def _all_calls(self) -> reading.Calls:
-        config, place = self.config, self.program.train_batch_sharding
-        unit = config.train.microbatches * meshes.batch_unit(config, self.program.mesh.shape)
-        sizes = {reading.padded_to(size, unit) for size in schedule.batch_sizes(config)}
-        local = {size: evaluate.local_rows(size, place, dim=1) for size in sizes}
-        own = {size: evaluate.own_rows(size, place, dim=1) for size in sizes}
-        return reading.Calls(self.session.rows, config, unit, local, own)
-
-    def _place(self, call: int, read: dict) -> tuple[dict, np.ndarray, list[int], int]:
-        """Of one dispatch, in the prefetch thread: batches [S, B, ...] on the devices, learning rates [S], and of this
-        process's rows the sum of hashes for each step and how many it read."""
-        parts = dict(zip(self.calls.local_ranges(call), read["batch"]))
-        batch = evaluate.device_batch(
-            lambda start, stop: parts[start, stop], self.calls.padded(call), self.program.train_batch_sharding, dim=1
-        )
-        count = self.config.train.steps_per_call
-        steps = range(call * count, (call + 1) * count)
-        rates = np.array([schedule.learning_rate(self.config, s) for s in steps], np.float32)
-        return batch, rates, [int(h) for h in read["hash_S"]], int(read["rows_read"])
-
-    def _call(self, inputs) -> None:
+    def _call(self, inputs: Inputs) -> None:
         """Dispatches the next steps and reads the metrics of those before."""
         batch, learning_rates, hash_S, rows_read = inputs
         self._profile()
@@ -292,11 +306,14 @@ class Loop:
         self.agreed.tick()
         evaluation_due = every is not None and self.step % every == 0
         checkpoint_due = self.checkpointer.due(self.step) or self.agreed.save_due
-        if evaluation_due or checkpoint_due:
+        tasks_due = self.tasks.due(self.step)
+        if evaluation_due or tasks_due or checkpoint_due:
             self.recorder.drain()
         self.recorder.throughput.pause()
         if evaluation_due:
             self._evaluate()
+        if tasks_due:
+            self._evaluate_tasks()
         if checkpoint_due:
             self._save()
         self.recorder.throughput.resume()
@@ -325,6 +342,11 @@ class Loop:
             self.progress.message(f"step {self.step:>7}  {prefix}{name} {result}")
         self.log.write("eval", self.step, **evaluate.logged(prefix, results))
 
+    def _evaluate_tasks(self) -> None:
+        if not self.agreed.stopping:
+            with self.dog.doing("evaluating tasks"):
+                self.tasks.evaluate(self.state, self.step, self._should_stop)
+
     def _should_stop(self) -> bool:
         self.dog.alive()
         return self.agreed.tick()
@@ -337,7 +359,8 @@ class Loop:
             if self.keeper.saved_step != self.step and self.step > 0:
                 rows_read = schedule.rows_before(self.config, self.step)
                 batch_hash = self.recorder.batch_hash()
-                self.keeper.save(self.state, self.step, last, batch_hash=batch_hash, rows_read=rows_read)
+                skipped = self.rewinds.as_dict()
+                self.keeper.save(self.state, self.step, last, batch_hash=batch_hash, rows_read=rows_read, **skipped)
         self.agreed.saved()
         self.log.flush()
 

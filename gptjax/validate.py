@@ -154,6 +154,9 @@ def _check_optim(o) -> None:
         "optim.moment_dtype='bfloat16' is not for optim.name='adafactor', whose factored moments take no room;"
         " use 'float32'.",
     )
+    _one_of(o.skip, ("none", "nonfinite", "outliers"), "optim.skip")
+    _at_least(2, o, "optim", "skip_window")
+    _require(o.skip_sigma > 0, f"optim.skip_sigma={o.skip_sigma} must be positive; optim.skip='none' is off.")
     _not_both(o, "optim", "warmup_steps", "warmup_tokens")
     _not_both(o, "optim", "decay_steps", "decay_tokens")
     _require(
@@ -182,7 +185,8 @@ def _check_train(config) -> None:
         1, t, "train", "steps", "tokens", "batch_size", "microbatches", "steps_per_call", "vocab_chunks", "log_every"
     )
     _at_least(1, t, "train", "batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")
-    _at_least(0, t, "train", "seed", "z_loss")
+    _at_least(0, t, "train", "seed", "z_loss", "max_rollbacks", "rollback_margin")
+    _at_least(1, t, "train", "max_skips")
     for field in ("watchdog_factor", "watchdog_seconds", "watchdog_other_seconds"):
         value = getattr(t, field)
         _require(value is None or value > 0, f"train.{field}={value} must be positive; watchdog_factor=None is off.")
@@ -222,6 +226,20 @@ def _check_ramp(t) -> None:
         )
 
 
+def _check_tasks(config) -> None:
+    for name in ("tasks_every_steps", "tasks_limit", "tasks_num_fewshot"):
+        value = getattr(config.eval, name)
+        _require(
+            config.eval.tasks is not None or value is None,
+            f"eval.{name}={value} is of tasks, but there are none; set eval.tasks, or eval.{name} to None.",
+        )
+    _require(
+        config.data.writes_on or config.eval.tasks is None,
+        f"eval.tasks={config.eval.tasks!r}, but a model of data.objective={config.data.objective!r} does not go on with a"
+        " text; use None.",
+    )
+
+
 def _check_cadence(config) -> None:
     """Everything that happens between steps happens between calls: its period is a multiple of steps_per_call."""
     _at_least(1, config.checkpoint, "checkpoint", "every_steps", "keep", "keep_every")
@@ -230,19 +248,22 @@ def _check_cadence(config) -> None:
         config.checkpoint.every_minutes is None or config.checkpoint.every_minutes > 0,
         f"checkpoint.every_minutes={config.checkpoint.every_minutes} must be positive; None turns it off.",
     )
-    _at_least(1, config.eval, "eval", "every_steps", "batch_size", "max_tokens")
-    _at_least(0, config.eval, "eval", "sample_tokens")
+    _at_least(1, config.eval, "eval", "every_steps", "batch_size", "max_tokens", "tasks_every_steps", "tasks_limit")
+    _at_least(0, config.eval, "eval", "sample_tokens", "tasks_num_fewshot")
+    _check_tasks(config)
     _require(
         config.data.writes_on or not config.eval.sample_tokens,
         f"eval.sample_tokens={config.eval.sample_tokens}, but a model of data.objective={config.data.objective!r} does not"
         " go on with a text; use 0.",
     )
+    _check_rollback(config)
     per_call = config.train.steps_per_call
     periods = {
         "train.steps": config.train.steps,
         "train.log_every": config.train.log_every,
         "checkpoint.every_steps": config.checkpoint.every_steps,
         "eval.every_steps": config.eval.every_steps,
+        "eval.tasks_every_steps": config.eval.tasks_every_steps,
     }
     for key, steps in periods.items():
         _require(
@@ -250,6 +271,20 @@ def _check_cadence(config) -> None:
             f"{key}={steps} is not a multiple of train.steps_per_call={per_call};"
             f" use {-(-(steps or 0) // per_call) * per_call}.",
         )
+
+
+def _check_rollback(config) -> None:
+    """A row of skipped updates may span checkpoints, and one from before it has to be left."""
+    every, keep = config.checkpoint.every_steps, config.checkpoint.keep
+    if not config.train.max_rollbacks or every is None:
+        return
+    needed = 1 + -(-(config.train.max_skips - 1) // every) if config.optim.skip != "none" else 1
+    _require(
+        keep >= needed,
+        f"train.max_rollbacks={config.train.max_rollbacks} needs a checkpoint from before train.max_skips="
+        f"{config.train.max_skips} bad steps, but checkpoint.keep={keep} of checkpoint.every_steps={every} may all be"
+        f" younger; use checkpoint.keep={needed}.",
+    )
 
 
 def _nearest_divisor(n: int, k: int) -> int:

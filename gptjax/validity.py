@@ -195,9 +195,9 @@ def file_digests(path: epath.Path, names) -> dict[str, str]:
         return dict(zip(names, pool.map(digest, names)))
 
 
-def changed_files(path: epath.Path) -> list[str]:
+def changed_files(path: epath.Path, manifest: dict) -> list[str]:
     """Of the small files of a step, those that are not as they were written."""
-    digests = read_manifest(path)["digests"] if (path / MANIFEST).exists() else {}
+    digests = manifest.get("digests", {})
     found = file_digests(path, list(digests))
     return [name for name, digest in digests.items() if found[name] != digest]
 

@@ -3,22 +3,20 @@ but the CPU, and two chunks of an array in memory at a time.
 """
 
 import dataclasses
-import itertools
 import json
 import math
 
 import jax
-import numpy as np
 from etils import epath
 
-from gptjax import checksums, metrics, rundir, validity
-from gptjax.checkpoint import READ_ERRORS, first_line
+from gptjax import checksums, metrics, rundir, stored, validity
+from gptjax.checkpoint import first_line
 from gptjax.errors import Damaged, UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Of one thing: a step, or a file of the run. state: of validity, or "readable", "unreadable", "missing"."""
+    """Of one thing: a step, or a file of the run. state: of validity, or "readable", "unreadable", "missing", "deleted"."""
 
     name: str
     state: str
@@ -28,7 +26,7 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        return self.state in (validity.VALID, validity.UNVERIFIED, "readable")
+        return self.state in (validity.VALID, validity.UNVERIFIED, "readable", "deleted")
 
 
 def verify(directory: rundir.RunDirectory, step: int | None = None, report=lambda outcome: None) -> list[Outcome]:
@@ -54,27 +52,33 @@ def verify(directory: rundir.RunDirectory, step: int | None = None, report=lambd
 
 
 def _step(standing: validity.Standing) -> Outcome:
+    name, step = standing.path.name, standing.step
     if standing.state != validity.VALID:
-        return Outcome(standing.path.name, standing.state, (standing.reason,), step=standing.step)
+        return Outcome(name, standing.state, (standing.reason,), step=step)
     manifest = validity.read_manifest(standing.path)
     if manifest["schema"] > validity.SCHEMA:
-        return Outcome(
-            standing.path.name, "newer", (f"schema {manifest['schema']}; update gptjax",), step=standing.step
-        )
-    reasons, checked = [f"{name} has changed" for name in validity.changed_files(standing.path)], 0
+        return Outcome(name, "newer", (f"schema {manifest['schema']}; update gptjax",), step=step)
+    return outcome_of_arrays(standing, manifest)
+
+
+def outcome_of_arrays(standing: validity.Standing, manifest: dict) -> Outcome:
+    """Of every piece of every array of a step, and of its small files."""
+    reasons, checked = [f"{name} has changed" for name in validity.changed_files(standing.path, manifest)], 0
     for name, about in manifest["arrays"].items():
         try:
             reasons += wrong_pieces(standing.path, name, about)
         except Damaged as error:
             reasons.append(f"{name} cannot be read: {error}")
         checked += math.prod(about["shape"]) * jax.numpy.dtype(about["dtype"]).itemsize
+    if reasons and not (standing.path / validity.MANIFEST).exists():
+        return Outcome(standing.path.name, "deleted", ("by a run that goes on",), step=standing.step)
     state = validity.DAMAGED if reasons else validity.VALID
     return Outcome(standing.path.name, state, tuple(reasons), checked, standing.step)
 
 
 def wrong_pieces(path: epath.Path, name: str, about: dict) -> list[str]:
     """What is wrong with the pieces of an array of a step. Raises Damaged: one cannot be read."""
-    array = open_array(path, name)
+    array = stored.open_array(path, name)
     if tuple(array.shape) != tuple(about["shape"]):
         return [f"{name} has shape {tuple(array.shape)}, {tuple(about['shape'])} was written"]
     wrong = []
@@ -90,8 +94,8 @@ def _lanes(array, start, shape):
     """Of the chunks of a piece, the next one being read while one is summed."""
     with jax.default_device(jax.devices("cpu")[0]):
         before = None
-        for chunk in _chunks(array, start, shape):
-            reading = chunk, array[tuple(slice(*part) for part in chunk)].read()
+        for chunk in stored.chunks(array, start, shape):
+            reading = chunk, stored.begin_read(array, chunk)
             if before is not None:
                 yield _lanes_of_chunk(*before, array.shape)
             before = reading
@@ -99,40 +103,7 @@ def _lanes(array, start, shape):
 
 
 def _lanes_of_chunk(chunk, future, shape):
-    return checksums.lanes_of_piece(np.asarray(_result(future)), [first for first, _ in chunk], shape)
-
-
-def _chunks(array, start, shape):
-    """[(first, last + 1) of each dimension] of the parts of a piece that lie on disk as one."""
-    block = array.chunk_layout.read_chunk.shape or ()  # None of a scalar
-    edges = [range(begin - begin % size, begin + extent, size) for begin, extent, size in zip(start, shape, block)]
-    for corner in itertools.product(*edges):
-        yield [
-            (max(first, begin), min(first + size, begin + extent))
-            for first, begin, extent, size in zip(corner, start, shape, block)
-        ]
-
-
-def open_array(path: epath.Path, name: str):
-    """The TensorStore of an array by its name in the manifest. Raises Damaged."""
-    import tensorstore
-
-    item, _, key = name.partition("/")
-    base = str(path / item)
-    if base.startswith("gs://"):
-        bucket, _, inside = base.removeprefix("gs://").partition("/")
-        store = {"driver": "gcs", "bucket": bucket, "path": f"{inside}/"}
-    else:
-        store = {"driver": "file", "path": f"{base}/"}
-    kvstore = {"driver": "ocdbt", "base": store, "path": f"{key.replace('/', '.')}/"}
-    return _result(tensorstore.open({"driver": "zarr", "kvstore": kvstore}, read=True))
-
-
-def _result(future):
-    try:
-        return future.result()
-    except READ_ERRORS as error:
-        raise Damaged(first_line(error)) from error
+    return checksums.lanes_of_piece(stored.result(future), [first for first, _ in chunk], shape)
 
 
 # ---- the rest of a run directory

@@ -88,10 +88,10 @@ def read_run(words: list[str], default_parent: str | None) -> Run:
 
 def load_config(words: list[str]):
     """The Config of the words after `--`. Raises UserError for what is not a config, or not a field of one."""
-    from gptjax import cli, config
+    from gptjax import cli, config_file
 
     args, rest = parse_train(words)
-    return config.load_config(args.config, cli.overrides(rest, accepts=True, command="train"))
+    return config_file.load_config(args.config, cli.overrides(rest, accepts=True, command="train"))
 
 
 class TrainParser(argparse.ArgumentParser):

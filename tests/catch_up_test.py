@@ -5,7 +5,7 @@ import jax
 import pytest
 
 from gptjax import catch_up, cli, metrics, rundir, runlock
-from gptjax.config import from_dict
+from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
 

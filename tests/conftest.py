@@ -11,7 +11,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 cache = pathlib.Path(tempfile.gettempdir()) / f"gptjax-test-xla-cache-{os.getuid()}"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402

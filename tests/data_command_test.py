@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gptjax import cli, data, data_table, rundir
-from gptjax.config import load_config
+from gptjax.config_file import load_config
 from gptjax.data import objectives, verification
 from gptjax.data.shards import BLOCK
 

@@ -169,9 +169,9 @@ def test_text_that_looks_like_a_special_token_is_text():
 
 def test_earlier_rows_are_hashed_in_pieces(tmp_path, monkeypatch):
     _, rows, _ = make(tmp_path)
-    whole, said = inspection.hash_before(rows, 1000), []
+    whole, said = inspection.hash_before(rows, [(0, 1000)]), []
     monkeypatch.setattr(inspection, "_CHUNK", 64)
-    assert inspection.hash_before(rows, 1000, lambda *progress: said.append(progress)) == whole
+    assert inspection.hash_before(rows, [(0, 1000)], lambda *progress: said.append(progress)) == whole
     assert len(said) == 16 and said[-1] == (1000, 1000)
     assert whole == int(rows.hashes(0, 1000).sum(dtype=np.uint64))
 

@@ -14,7 +14,7 @@ import pytest
 import runs
 
 from gptjax import interrupt, metrics, rundir, schedule, train
-from gptjax.config import from_dict
+from gptjax.config_file import from_dict
 from gptjax.data import TrainRows, folder, prepare, reading
 from gptjax.data.objectives import NextToken
 from gptjax.errors import UserError
@@ -270,6 +270,7 @@ def test_held_out_text_is_judged_by_source_and_as_one(undisturbed):
         assert row["bits_per_byte"] == pytest.approx(nats / n_bytes)
 
 
+@pytest.mark.slow  # three processes; distributed_test has runs that go on with fewer
 def test_a_run_killed_with_two_processes_goes_on_with_one_and_other_readers(mixed, undisturbed, tmp_path):
     run = tmp_path / "run"
     ahead = runs.changed(mixed, data=dict(prefetch=1, prefetch_workers=2))

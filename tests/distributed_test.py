@@ -17,7 +17,7 @@ import pytest
 import runs
 
 from gptjax import checkpoint, cli, data, distributed, interrupt, meshes, metrics, rundir, step
-from gptjax.config import from_dict
+from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 from gptjax.peers import Alone
 

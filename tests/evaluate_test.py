@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gptjax import evaluate, meshes, sharding
-from gptjax.config import from_dict
+from gptjax.config_file import from_dict
 from gptjax.data import TextStore, Tokens, TokenStore
 from gptjax.data.objectives import NextToken
 from gptjax.data.shards import MemoryShard

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gptjax import attention, data, executable, meshes, metrics, plan, rundir, session, train
-from gptjax.config import from_dict
+from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
 

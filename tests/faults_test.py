@@ -4,12 +4,9 @@ it. States of a few arrays where no training is needed."""
 import json
 import os
 import pathlib
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +16,9 @@ import pytest
 import runs
 from etils import epath
 
-from gptjax import checkpoint, cli, interrupt, keeper, metrics, runlock, rundir, train, validity
-from gptjax.config import Config, TrainConfig, from_dict
+from gptjax import checkpoint, cli, interrupt, keeper, metrics, rundir, train, validity, verification
+from gptjax.config import Config, TrainConfig
+from gptjax.config_file import from_dict
 from gptjax.errors import SaveFailed, UserError
 from gptjax.peers import Alone
 from gptjax.step import TrainState
@@ -29,10 +27,11 @@ CONFIG = Config(train=TrainConfig(steps=90, batch_size=8)).replace(checkpoint={"
 
 
 def state_of(step: int) -> TrainState:
-    """Arrays that differ from step to step."""
+    """Arrays that differ from step to step; of random bits, so that zstd leaves them as they are."""
     rng = np.random.default_rng(step)
+    bits = rng.integers(0, 2**32, (97, 32), dtype=np.uint32)
     params = {
-        "embed": jnp.asarray(rng.standard_normal((97, 32)), jnp.float32),
+        "embed": jnp.asarray(bits.view(np.float32)),
         "blocks": {"gain": jnp.asarray(rng.standard_normal((2, 32)), jnp.bfloat16)},
     }
     return TrainState(jnp.int32(step), params, {"mu": params, "count": jnp.int32(step)}, None)
@@ -72,7 +71,7 @@ def assert_state(resumed, step) -> None:
     assert (resumed.step, int(resumed.state.step)) == (step, step)
     assert resumed.data == {"batch_hash": f"{step:016x}", "rows_read": 8 * step}
     for found, expected in zip(jax.tree.leaves(resumed.state), jax.tree.leaves(state_of(step)), strict=True):
-        assert found.dtype == expected.dtype and np.array_equal(found, expected)
+        assert found.dtype == expected.dtype and np.asarray(found).tobytes() == np.asarray(expected).tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +93,15 @@ def directory(saved, in_place, tmp_path):
     """A copy of its own, as of a bucket."""
     shutil.copytree(saved[in_place], tmp_path / "run")
     return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def trained(values, tmp_path_factory):
+    """The run directory of a run of ten steps."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    short = runs.changed(values, train=values["train"] | dict(steps=10), eval=dict(every_steps=None))
+    assert train.train(from_dict(short), str(workdir)) == 0
+    return workdir
 
 
 # ---- damage on disk, one step of three
@@ -127,7 +135,7 @@ def tear(step) -> None:
 
 def alter(step) -> None:
     file = step / "manifest.json"
-    file.write_text(file.read_text().replace('"rows_read": 240', '"rows_read": 241'))
+    file.write_text(file.read_text().replace('"rows_read": ', '"rows_read": 1'))
 
 
 FAULTS = {  # what is done to a step: (how, its standing before anything is read, part of the reason)
@@ -180,7 +188,8 @@ def test_stock_orbax_returns_the_flipped_bit_as_data(saved, tmp_path):
     flip(data_file(step))
     with ocp.StandardCheckpointer() as reader:
         found = reader.restore(step / "params", ABSTRACT.params)
-    assert np.sum(np.asarray(found["embed"]) != np.asarray(state_of(30).params["embed"])) == 1
+    found, written = (np.asarray(array).view(np.uint32) for array in (found["embed"], state_of(30).params["embed"]))
+    assert np.sum(found != written) == 1
 
 
 @pytest.mark.parametrize("faults", [("flipped bit", "truncated file"), ("empty step", "flipped bit")])
@@ -251,7 +260,8 @@ def test_what_was_saved_in_one_dtype_is_checked_in_it_and_read_in_another(saved)
     found = reader.restore_params(30, wanted)
     reader.close()
     assert found["embed"].dtype == jnp.bfloat16
-    np.testing.assert_array_equal(found["embed"], state_of(30).params["embed"].astype(jnp.bfloat16))
+    expected = state_of(30).params["embed"].astype(jnp.bfloat16)
+    np.testing.assert_array_equal(np.float32(found["embed"]), np.float32(expected))
 
 
 # ---- schema 1, which had no manifest
@@ -329,6 +339,10 @@ def test_a_save_that_is_killed_leaves_what_there_was(directory, in_place):
     resumed, said, _ = resume(directory, in_place)
     assert_state(resumed, 30)
     assert any("step 40 does not count" in line for line in said) == in_place
+    names = {path.name for path in (directory / "checkpoints").iterdir()}
+    assert names == {"10", "20", "30"} | ({"40"} if in_place else set()), (
+        "a run that starts clears away what is no step"
+    )
     save(directory, (40,), in_place=in_place)
     names = sorted(path.name for path in (directory / "checkpoints").iterdir())
     assert names == ["10", "20", "30", "40"], "and nothing of it stays"
@@ -385,6 +399,13 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "-l", place], check=True)
 
 
+def test_what_is_to_follow_a_failed_save_is_stop_or_continue():
+    with pytest.raises(
+        UserError, match="checkpoint.on_save_failure='retry' is not known; expected one of: stop, continue"
+    ):
+        CONFIG.replace(checkpoint={"on_save_failure": "retry"})
+
+
 @pytest.mark.parametrize("policy", ["stop", "continue"])
 def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(small_disk, policy):
     directory = small_disk("4m") / "run"
@@ -418,12 +439,11 @@ def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(s
     assert_state(resume(directory)[0], 10)
 
 
-def test_a_run_that_may_go_on_with_a_full_disk_trains_to_its_end_before_it_fails(values, small_disk, tmp_path, capfd):
+def test_a_run_that_may_go_on_with_a_full_disk_trains_to_its_end_before_it_fails(values, trained, small_disk, capfd):
     config = from_dict(values).replace(
         checkpoint={"on_save_failure": "continue", "keep": 1}, eval={"every_steps": None}
     )
-    assert train.train(config.replace(train={"steps": 10}), str(tmp_path / "run")) == 0
-    step = sum(path.stat().st_blocks * 512 for path in (tmp_path / "run").rglob("*"))
+    step = sum(path.stat().st_blocks * 512 for path in trained.rglob("*"))
     workdir = small_disk(f"{int(step * 1.6) // 1024}k") / "run"
     with pytest.raises(SaveFailed, match="could not be written"):
         train.train(config, str(workdir))
@@ -445,111 +465,180 @@ def test_a_directory_that_cannot_be_written_to_is_one_line_before_the_first_step
     ]
 
 
-# ---- whole runs
+# ---- runs that are killed, several processes, the log
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_25_random_points_ends_bit_identical_to_an_undisturbed_one(values, tmp_path):
+    """With three of them: train_test."""
+    steps = 400
+    values = runs.changed(values, train=values["train"] | dict(steps=steps), eval=dict(every_steps=None))
+    assert train.train(from_dict(values), str(tmp_path / "undisturbed")) == 0
+    points = runs.kill_at_random_points(values, tmp_path / "killed", tmp_path, 25, most_steps=16)
+    assert len(points) == 25
+    assert runs.losses(tmp_path / "killed") == runs.losses(tmp_path / "undisturbed"), points
+    runs.assert_same_state(tmp_path / "undisturbed", tmp_path / "killed", steps)
+
+
+TWO_PROCESSES = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+sys.path.insert(0, sys.argv[2])
+from gptjax import checkpoint, distributed, keeper, rundir, validity
+from gptjax.errors import SaveFailed
+from gptjax.step import TrainState
+peers = distributed.start()
+import faults_test
+mesh = Mesh(np.array(jax.devices()), ("fsdp",))
+halves = NamedSharding(mesh, PartitionSpec("fsdp"))
+whole = np.random.default_rng(0).standard_normal((64, 32), np.float32)
+array = jax.make_array_from_callback(whole.shape, halves, lambda at: whole[at])
+count = jax.make_array_from_callback((), NamedSharding(mesh, PartitionSpec()), lambda at: np.int32(7))
+state = TrainState(count, {"w": array}, {"count": count}, None)
+directory = rundir.open_run(sys.argv[1])
+saver = checkpoint.Checkpointer(directory.checkpoints, faults_test.CONFIG, peers)
+for step in (10, 20, 30):
+    saver.save(state, step)
+saver.wait()
+if peers.index == 0:
+    def own(step):
+        return max((directory.checkpoints / str(step) / "params/ocdbt.process_1").glob("d/*"), key=lambda p: p.stat().length)
+    pieces = validity.read_manifest(directory.checkpoints / "30")["arrays"]["params/w"]["pieces"]
+    print("pieces", [piece["start"] for piece in pieces])
+    faults_test.flip(own(30))
+    own(20).write_bytes(bytes(255 - byte for byte in own(20).read_bytes()))
+peers.tell("damaged", None)
+said = []
+keeping = keeper.Keeper(saver, "stop", peers, said.append)
+abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
+sharding = jax.tree.map(lambda a: a.sharding, state)
+resumed = keeping.resume(directory, abstract, sharding)
+same = all(np.array_equal(shard.data, whole[shard.index]) for shard in resumed.state.params["w"].addressable_shards)
+print("resumed", resumed.step, same)
+print("".join(line + chr(10) for line in said))
+saver.close()
+peers.finish()
+"""
+
+
+def test_two_processes_agree_on_the_step_before_damaged_ones_which_only_one_of_them_can_tell(tmp_path):
+    """Each reads its own half of a parameter. Of process 1's, a bit is flipped in one step and another is no zstd."""
+    place = {"GPTJAX_COORDINATOR": f"127.0.0.1:{runs.free_port()}", "GPTJAX_NUM_PROCESSES": "2"}
+    environment = os.environ | place | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    words = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path / "run"), str(pathlib.Path(__file__).parent)]
+    started = [
+        subprocess.Popen(
+            words, env=environment | {"GPTJAX_PROCESS_ID": str(i)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in (0, 1)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=runs.SECONDS) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert "pieces [[0, 0], [32, 0]]" in outputs[0][0], "a checksum a shard"
+    assert all("resumed 10 True" in out for out, _ in outputs)
+    assert "step 30 is set aside" in outputs[0][0] and "checksums differ for params/w" in outputs[0][0]
+    assert "step 20 is set aside" in outputs[0][0] and "params cannot be read" in outputs[0][0]
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == [
+        "10",
+        "20.damaged-1",
+        "30.damaged-1",
+    ]
+
+
+def test_a_torn_or_damaged_line_of_metrics_costs_that_line_only(trained, tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    lines = (trained / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if b'"kind": "train", "step": 5,' in line)
+    lines[at] = b'{"kind": "tr\xff\x00\n'
+    file.write_bytes(b"7\n" + b"".join(lines) + b'{"kind": "train", "step": 2')
+    others = [
+        row for row in metrics.read_metrics(trained / "metrics.jsonl") if (row["kind"], row["step"]) != ("train", 5)
+    ]
+    assert metrics.read_metrics(file) == others and metrics.torn_lines(file) == 3
+    log = metrics.MetricsLog(epath.Path(tmp_path), resume_step=8, tensorboard=False, wandb_project=None, config=None)
+    log.write("train", 9, loss=1.0)
+    log.close()
+    assert [row["step"] for row in metrics.read_metrics(file, "train")] == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert metrics.torn_lines(file) == 0
+
+
+# ---- gptjax verify
+
+
+def verify(capsys, workdir, *flags):
+    """(exit code, {name: state}, everything found)."""
+    code = cli.main(["verify", f"--workdir={workdir}", "--json", *flags])
+    found = json.loads(capsys.readouterr().out)
+    assert found["good"] == (code == 0)
+    return code, {each["name"]: each["state"] for each in found["found"]}, found["found"]
+
+
+FILES = {"config.json": "readable", "manifest.json": "readable", "metrics.jsonl": "readable", "tokenizer": "readable"}
+
+
+def test_verify_finds_a_sound_run_sound_and_says_how_much_it_read(trained, capsys):
+    code, states, found = verify(capsys, trained)
+    assert code == 0 and states == FILES | {"10": "valid"}
+    stored = runs.saved_arrays(trained, 10).values()
+    assert found[-1]["checked_bytes"] == sum(array.nbytes for array in stored)
+    assert cli.main(["verify", f"--workdir={trained}"]) == 0
+    assert "all is as it was written; the newest checkpoint that counts is of step 10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("in_place", [False], indirect=True, ids=[""])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_verify_names_what_is_wrong_with_a_step(directory, trained, capsys, fault):
+    for name in FILES:
+        copy = shutil.copytree if (trained / name).is_dir() else shutil.copy
+        copy(trained / name, directory / name)
+    damage, state, reason = FAULTS[fault]
+    damage(directory / "checkpoints" / "20")
+    code, states, found = verify(capsys, directory)
+    assert code == 1 and states == FILES | {
+        "10": "valid",
+        "30": "valid",
+        "20": "damaged" if state == "valid" else state,
+    }
+    [bad] = [each for each in found if each["name"] == "20"]
+    assert reason.replace("checksums differ for params/embed", "params/embed[0:97, 0:32] has another checksum") in str(
+        bad
+    )
+    assert verify(capsys, directory, "--step=30")[0] == 0 and verify(capsys, directory, "--step=20")[0] == 1
+
+
+def test_verify_knows_unverified_and_set_aside_steps_and_files_that_are_gone_or_damaged(trained, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "run")
+    directory = tmp_path / "run"
+    save_schema_1(directory, (20,))
+    assert verify(capsys, directory) == (0, FILES | {"10": "valid", "20": "unverified"}, verify(capsys, directory)[2])
+    validity.set_aside(epath.Path(directory / "checkpoints/20"), "cosmic rays", rename=True)
+    (directory / "config.json").write_text("{")
+    (directory / "manifest.json").unlink()
+    for file in (directory / "tokenizer").iterdir():
+        os.truncate(file, file.stat().st_size // 2)
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.write("{")
+    code, states, found = verify(capsys, directory)
+    bad = {"config.json": "unreadable", "manifest.json": "missing", "tokenizer": "unreadable"}
+    assert code == 1 and states == FILES | bad | {"10": "valid", "20.damaged-1": "set aside"}
+    assert "1 of its lines are torn" in str(found)
 
 
 @pytest.mark.parametrize(
-    "kills,steps", [(3, 40), pytest.param(25, 400, marks=pytest.mark.slow)], ids=["3 kills", "25 kills"]
+    "flags,message",
+    [(["--step=4"], "has no such step; there are: 10"), (["--step=x"], "--step=x is no step; give a number")],
 )
-def test_a_run_killed_at_random_points_ends_bit_identical_to_an_undisturbed_one(values, tmp_path, kills, steps):
-    """While it starts, trains, saves, writes manifests, deletes old steps, or resumes."""
-    rng = random.Random(kills)
-    values = runs.changed(values, train=values["train"] | dict(steps=steps), eval=dict(every_steps=None))
-    assert train.train(from_dict(values), str(tmp_path / "undisturbed")) == 0
-    workdir = tmp_path / "killed"
-    done, points = 0, []
-    while done < kills:
-        process = runs.start(values, workdir, tmp_path)
-        points.append(_wait_for_random_point(rng, workdir, process, steps // kills))
-        done += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    process = runs.start(values, workdir, tmp_path)
-    _, stderr = process.communicate()
-    assert process.returncode == 0, stderr
-    assert "cannot be trusted" not in stderr and "set aside" not in stderr
-    assert runs.losses(workdir) == runs.losses(tmp_path / "undisturbed"), points
-    runs.assert_same_state(tmp_path / "undisturbed", workdir, steps)
-    left = {path.name for path in (workdir / "checkpoints").iterdir()}
-    assert left == {str(step) for step in (steps - 20, steps - 10, steps)}, (
-        "three are kept, and nothing of killed saves"
-    )
+def test_verify_refuses_a_step_that_is_none_in_one_line(trained, capsys, flags, message):
+    assert cli.main(["verify", f"--workdir={trained}", *flags]) == interrupt.USER_ERROR
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
-def _wait_for_random_point(rng, workdir, process, most_steps: int) -> str:
-    """While it starts (1 of 5), some steps on (2 of 5), or within 50 ms of the beginning of a save (2 of 5)."""
-    kind = rng.choice(["start", "step", "step", "save", "save"])
-    before = max([0, *(row["step"] for row in _rows(workdir))])
-    saves = _saves(workdir)
-    if kind == "start":
-        time.sleep(rng.uniform(1, 4))
-    elif kind == "step":
-        target = before + rng.randint(1, max(1, most_steps))
-        _poll(lambda: any(row["step"] >= target for row in _rows(workdir)), process)
-    else:
-        _poll(lambda: _saves(workdir) - saves, process)
-        time.sleep(rng.uniform(0, 0.05))
-    return kind
-
-
-def _rows(workdir):
-    return runs.train_rows(workdir) if (workdir / "metrics.jsonl").exists() else []
-
-
-def _saves(workdir) -> set:
-    folder = workdir / "checkpoints"
-    return set(os.listdir(folder)) if folder.exists() else set()
-
-
-def _poll(condition, process) -> None:
-    deadline = time.monotonic() + runs.SECONDS
-    while not condition() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def test_two_processes_agree_on_the_step_before_a_damaged_one_which_only_one_of_them_reads(values, tmp_path):
-    """On a mesh of two processes each reads its own half of every parameter: one sees the flipped bit, one a zstd error."""
-    values = runs.changed(values, mesh=dict(fsdp=2), eval=dict(every_steps=None))
-    short = runs.changed(values, train=values["train"] | dict(steps=40))
-    with runs.processes(short, tmp_path / "run", tmp_path, 2, 1) as started:
-        for process in started:
-            process.ends_with(0)
-    before = runs.saved_arrays(tmp_path / "run", 40)
-    manifest = json.loads((tmp_path / "run/checkpoints/40/manifest.json").read_text())
-    assert max(len(about["pieces"]) for about in manifest["arrays"].values()) == 2, "a checksum a shard"
-    own = sorted((tmp_path / "run/checkpoints/40/params").glob("ocdbt.process_1/d/*"), key=lambda p: p.stat().st_size)
-    flip(own[-1])
-    own = sorted((tmp_path / "run/checkpoints/30/params").glob("ocdbt.process_1/d/*"), key=lambda p: p.stat().st_size)
-    content = bytearray(own[-1].read_bytes())
-    for at in range(0, len(content), 16):
-        content[at] ^= 255
-    own[-1].write_bytes(content)
-    with runs.processes(short, tmp_path / "run", tmp_path, 2, 1) as started:
-        for process in started:
-            process.ends_with(0)
-        said = started[0].output()
-    assert "checkpoint of step 40 is set aside" in said and "checkpoint of step 30 is set aside" in said
-    assert "resumed from step 20" in said and "Traceback" not in said
-    after = runs.saved_arrays(tmp_path / "run", 40)
-    assert all(np.array_equal(after[name], array) for name, array in before.items()), "trained again, to the same end"
-    events = [row for row in metrics.read_metrics(tmp_path / "run/metrics.jsonl", "event")]
-    assert [row["checkpoint"] for row in events if row["event"] == "checkpoint_set_aside"] == [40, 30]
-
-
-def test_a_torn_or_damaged_line_of_metrics_costs_that_line_only(values, tmp_path, capsys):
-    values = runs.changed(values, train=values["train"] | dict(steps=20), eval=dict(every_steps=None))
-    config, workdir = from_dict(values), tmp_path / "run"
-    assert train.train(config, str(workdir)) == 0
-    file = workdir / "metrics.jsonl"
-    whole = runs.losses(workdir)
-    lines = file.read_bytes().splitlines(keepends=True)
-    at = next(i for i, line in enumerate(lines) if b'"kind": "train", "step": 5,' in line)
-    lines[at] = b'{"kind": "train", "st\xff\x00ep'[:20] + b"\n"
-    file.write_bytes(b"".join(lines) + b'{"kind": "train", "step": 2')
-    assert [row for row in whole if row[0] != 5] == runs.losses(workdir)
-    assert cli.main(["verify", f"--workdir={workdir}"]) == 0
-    assert "2 of its lines are torn" in capsys.readouterr().out
-    assert train.train(config.replace(train={"steps": 30}), str(workdir), ("train.steps", "optim")) == 0
-    assert [row[0] for row in runs.losses(workdir)] == [step for step in range(1, 31) if step != 5]
-    assert metrics.torn_lines(epath.Path(file)) == 0
+def test_verify_beside_a_run_does_not_take_a_step_that_was_deleted_for_a_damaged_one(directory):
+    standing = validity.standing_of(epath.Path(directory / "checkpoints" / "20"))
+    manifest = validity.read_manifest(standing.path)
+    validity.remove(standing.path)
+    outcome = verification.outcome_of_arrays(standing, manifest)
+    assert outcome.good and outcome.state == "deleted"

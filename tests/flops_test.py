@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from gptjax import flops, hardware, model
-from gptjax.config import Config, ModelConfig, TrainConfig, load_config
+from gptjax.config import Config, ModelConfig, TrainConfig
+from gptjax.config_file import load_config
 from gptjax.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"

@@ -214,7 +214,7 @@ def test_a_model_that_transformers_has_not_is_refused_with_every_reason(name):
 
 @pytest.mark.parametrize("config", ["gpt1", "gpt2_small", "gpt2_xl", "gpt3_125m"])
 def test_dense_configs_that_ship_can_be_written_and_read_back_as_they_are(config):
-    from gptjax.config import load_config
+    from gptjax.config_file import load_config
 
     path = pathlib.Path(__file__).parents[1] / "configs" / f"{config}.py"
     shape = load_config(str(path), ["model.band_width=None", "model.vocab_size=50257"]).model
@@ -312,7 +312,7 @@ def test_an_imported_model_is_not_trained_further(imported):
 
 
 def test_a_trained_run_exported_and_imported_has_the_same_parameters(values, tmp_path):
-    from gptjax.config import from_dict
+    from gptjax.config_file import from_dict
 
     config = from_dict(values | {"train": values["train"] | {"steps": 2}})
     assert train.train(config, str(tmp_path / "run")) == 0

@@ -8,7 +8,8 @@ import numpy as np
 import runs
 
 from gptjax import meshes, run, step, train
-from gptjax.config import Config, DataConfig, ModelConfig, TrainConfig, from_dict
+from gptjax.config import Config, DataConfig, ModelConfig, TrainConfig
+from gptjax.config_file import from_dict
 from gptjax.data.tokenizers.simple import ByteTokenizer, CharTokenizer
 
 LETTERS = " .abcdefgh\n"

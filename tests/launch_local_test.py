@@ -134,6 +134,7 @@ def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen) -
         time.sleep(0.01)
 
 
+@pytest.mark.slow  # six processes; supervisor_test restarts runs, distributed_test kills and resumes one bit-equal
 def test_a_killed_run_is_restarted_by_the_supervisor_and_ends_bit_equal_to_an_undisturbed_one(start_local, tmp_path):
     undisturbed = start_local(tmp_path / "undisturbed")
     output, _ = undisturbed.communicate(timeout=240)

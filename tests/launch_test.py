@@ -12,7 +12,7 @@ import pytest
 import yaml
 from launching import CONFIG, LAUNCHES, MODULES, ROOT, TRAIN, dry_run, launch, program
 
-from gptjax import cli, config, data, interrupt, supervisor
+from gptjax import cli, config_file, data, interrupt, supervisor
 
 import slurm  # isort: skip
 import tpu  # isort: skip
@@ -60,7 +60,7 @@ def test_launchers_say_where_a_run_goes_and_nothing_about_what_it_computes(name)
     MODULES[name].add_flags(parser)
     supervisor.add_flags(parser)
     flags = {word.lstrip("-") for action in parser._actions for word in action.option_strings}
-    values = config.load_config("configs/quickstart.py", []).to_dict()
+    values = config_file.load_config("configs/quickstart.py", []).to_dict()
     fields = {field for section in ("model", "data", "optim", "train") for field in values[section]}
     assert len(fields) > 50 and not flags & (fields - {"name"})  # of a machine here, of an optimizer there
 
@@ -105,7 +105,7 @@ def test_a_folder_prepared_as_the_readme_says_is_what_the_runs_it_starts_would_o
     changes = [word.removeprefix("--config.") for word in text.split() if word.startswith("--config.data")]
     assert set(changes) == {"data.source=prepared", "data.path=$BUCKET/tokens/c4"}
     changes = [change.replace("$BUCKET", str(tmp_path)) for change in changes]
-    prepared = config.load_config(str(ROOT / "configs/gpt3_13b.py"), changes)
+    prepared = config_file.load_config(str(ROOT / "configs/gpt3_13b.py"), changes)
     store = data.prepare(prepared.data)
     assert store.tokenizer.vocab_size == 50257 and store.sources["prepared"].train.n_tokens > 100_000
 

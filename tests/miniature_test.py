@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from gptjax import meshes, miniature
-from gptjax.config import load_config
+from gptjax.config_file import load_config
 from gptjax.errors import UserError
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from gptjax import attention, cli, meshes, miniature, model, optim, parity, sharding, step
-from gptjax.config import load_config
+from gptjax.config_file import load_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = {

@@ -94,16 +94,10 @@ def test_who_lost_its_lease_to_another_ends(tmp_path):
     assert "process 1 on elsewhere has taken over" in process.stderr.read()
 
 
-def test_a_second_training_run_in_a_directory_is_refused(values, tmp_path, capsys):
-    long = runs.changed(values, train=values["train"] | dict(steps=4000), eval=dict(every_steps=None))
-    first = runs.start(long, tmp_path / "run", tmp_path)
-    try:
-        runs.wait_for_step(tmp_path / "run", 2, first)
-        file = runs.write_config(long, tmp_path / "config.py")
-        assert cli.main(["train", file, f"--workdir={tmp_path / 'run'}"]) == interrupt.USER_ERROR
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gptjax: ")]
-        assert len(lines) == 1 and f"is being written to by process {first.pid} on" in lines[0]
-        assert first.poll() is None
-    finally:
-        first.kill()
-        first.communicate()
+def test_a_second_training_run_in_a_directory_is_refused_in_one_line(values, tmp_path, capsys):
+    config = runs.write_config(values, tmp_path / "config.py")
+    with runlock.hold(tmp_path / "run"):
+        assert cli.main(["train", config, f"--workdir={tmp_path / 'run'}"]) == interrupt.USER_ERROR
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gptjax: ")]
+    assert len(lines) == 1 and f"is being written to by process {os.getpid()} on" in lines[0]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [runlock.NAME], "nothing was written"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import re
 import socket
 import subprocess
@@ -36,6 +37,62 @@ def start(values, workdir, tmp_path):
     """A run in a process of its own."""
     command = [sys.executable, "-m", "gptjax", "train", write_config(values, tmp_path / "config.py")]
     return subprocess.Popen([*command, f"--workdir={workdir}"], env=os.environ, stderr=subprocess.PIPE, text=True)
+
+
+def kill_at_random_points(values, workdir, tmp_path, kills: int, most_steps: int) -> list[str]:
+    """Trains to the end with so many kill -9: while it starts, trains, saves, writes a manifest, deletes old steps, or
+    resumes. Returns what it was killed in, fewer than `kills` if it came to its end before."""
+    rng, points = random.Random(kills), []
+    while len(points) < kills:
+        process = start(values, workdir, tmp_path)
+        first_steps = None if points else 2 * values["checkpoint"]["every_steps"]
+        point = _wait_for_random_point(rng, workdir, process, most_steps, first_steps)
+        if process.poll() is not None:
+            break
+        points.append(point)
+        process.kill()
+        process.communicate()
+    process = start(values, workdir, tmp_path)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "set aside" not in stderr, stderr
+    names = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert names == {str(step) for step in rundir.open_run(workdir).steps()}, "nothing of killed saves is left"
+    return points
+
+
+def _wait_for_random_point(rng, workdir, process, most_steps: int, first_steps: int | None) -> str:
+    """While it starts (1 of 5), some steps on (2 of 5), or within 50 ms of the beginning of a save (2 of 5).
+
+    first_steps: so many steps on, from where there is something to resume.
+    """
+    kind = "step" if first_steps else rng.choice(["start", "step", "step", "save", "save"])
+    saves, before = _saves(workdir), max([0, *(row["step"] for row in _rows(workdir))])
+    if kind == "start":
+        time.sleep(rng.uniform(1, 4))
+    elif kind == "step":
+        target = before + (first_steps or 0) + rng.randint(1, most_steps)
+        _poll(lambda: any(row["step"] >= target for row in _rows(workdir)), process)
+    else:
+        _poll(lambda: _saves(workdir) - saves, process)
+        time.sleep(rng.uniform(0, 0.05))
+    return kind
+
+
+def _rows(workdir):
+    return train_rows(workdir) if (workdir / "metrics.jsonl").exists() else []
+
+
+def _saves(workdir) -> set:
+    folder = workdir / "checkpoints"
+    return set(os.listdir(folder)) if folder.exists() else set()
+
+
+def _poll(condition, process) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 class Process(subprocess.Popen):

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from gptjax import meshes, scoring
-from gptjax.config import from_dict
+from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
 CONTEXT = 64
@@ -48,7 +48,7 @@ def reference(tiny, request):
 @pytest.mark.parametrize("name", ["gpt1", "gpt2", "gpt3", "modern", "wide_heads"])
 def test_scores_are_those_of_the_logits_row_by_row(make_variant, name):
     tiny = make_variant(name, context_length=CONTEXT)
-    for request, result in zip(requests(), score(tiny, requests())):
+    for request, result in zip(requests(), score(tiny, requests(), batch_size=8)):  # one batch
         log_p, likeliest = reference(tiny, request)
         np.testing.assert_allclose(result.log_probability_L, log_p, atol=2e-5)
         assert result.likeliest_L.tolist() == likeliest.tolist()
@@ -104,7 +104,7 @@ def test_what_is_cut_from_the_left_takes_no_part(tiny):
 def test_on_a_mesh_and_with_the_vocabulary_in_parts_scores_are_the_same(tiny, sizes):
     mesh = mesh_of(**sizes)
     plain = score(tiny, requests())
-    for on_mesh, one in zip(score(tiny, requests(), mesh, vocab_chunks=4), plain):
+    for on_mesh, one in zip(score(tiny, requests(), mesh, vocab_chunks=4, batch_size=8), plain):
         np.testing.assert_allclose(on_mesh.log_probability_L, one.log_probability_L, atol=2e-5)
         assert on_mesh.likeliest_L.tolist() == one.likeliest_L.tolist()
 

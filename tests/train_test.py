@@ -14,7 +14,7 @@ import vocabularies
 from runs import assert_same_state, losses, saved_arrays, start, train_rows, wait_for_step
 
 from gptjax import checkpoint, data, interrupt, meshes, metrics, run, rundir, schedule, step, supervisor, train
-from gptjax.config import from_dict
+from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
 STEPS = 40
@@ -51,17 +51,12 @@ def test_a_run_directory_holds_what_the_contract_says(undisturbed):
     assert evaluations[-1]["loss"] < evaluations[0]["loss"] < np.log(9) + 0.1
 
 
-def test_a_run_killed_twice_and_resumed_is_bit_equal_to_an_undisturbed_one(values, undisturbed, tmp_path):
-    workdir = tmp_path / "killed"
-    for number in (13, 25):
-        process = start(values, workdir, tmp_path)
-        wait_for_step(workdir, number, process)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    process = start(values, workdir, tmp_path)
-    assert process.wait() == 0, process.stderr.read()
-    assert any(row["event"] == "resumed" for row in metrics.read_metrics(workdir / "metrics.jsonl", "event"))
-    assert_same_run(undisturbed, workdir)
+def test_a_run_killed_at_random_points_and_resumed_is_bit_equal_to_an_undisturbed_one(values, undisturbed, tmp_path):
+    """25 of them: faults_test."""
+    points = runs.kill_at_random_points(values, tmp_path / "killed", tmp_path, kills=3, most_steps=5)
+    events = metrics.read_metrics(tmp_path / "killed" / "metrics.jsonl", "event")
+    assert len(points) > 1 and any(row["event"] == "resumed" for row in events), points
+    assert_same_run(undisturbed, tmp_path / "killed")
 
 
 def test_sigterm_saves_exits_with_its_own_code_and_the_run_goes_on_bit_equal(values, undisturbed, tmp_path):

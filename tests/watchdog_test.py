@@ -40,6 +40,7 @@ def test_a_step_may_always_take_the_seconds_given(tmp_path):
     assert dog.limit() == 30
 
 
+@pytest.mark.slow  # waits for the watchdog twice over; the same end as a blocked reader's below
 def test_a_run_whose_peer_is_stopped_ends_and_leaves_the_stacks(values, tmp_path):
     watched = dict(steps=4000, watchdog_factor=2.0, watchdog_seconds=4.0)
     values = runs.changed(values, train=watched, checkpoint=dict(every_steps=None), eval=dict(every_steps=None))
@@ -56,7 +57,7 @@ def test_a_run_whose_peer_is_stopped_ends_and_leaves_the_stacks(values, tmp_path
 
 BLOCKED_READER = """
 import dataclasses, os, sys
-from gptjax import config, interrupt, metrics, peers, rundir, session, train, watchdog
+from gptjax import config_file, interrupt, metrics, peers, rundir, session, train, watchdog
 
 class Disk:
     '''Rows on a disk that stops answering after some reads.'''
@@ -71,7 +72,7 @@ class Disk:
         return self.inner.rows(first, stop)
 
 def main(file, workdir):
-    settings = config.load_config(file)
+    settings = config_file.load_config(file)
     directory = rundir.open_run(workdir)
     directory.write_config(settings)
     prepared = session.prepare(settings)

@@ -16,23 +16,32 @@ from gptjax import schedule
 from gptjax.data.objectives import NextToken
 from gptjax.data.pipeline import TrainRows
 from gptjax.errors import UserError
+from gptjax.recovery import NO_REWINDS, Rewinds
 
 _CHUNK = 1 << 18  # rows whose hashes are in memory at once
 
 
-def step_facts(config, rows: TrainRows, tokenizer, step: int, row: int | None, report=lambda done, total: None) -> dict:
+def step_facts(
+    config,
+    rows: TrainRows,
+    tokenizer,
+    step: int,
+    row: int | None,
+    report=lambda done, total: None,
+    rewinds: Rewinds = NO_REWINDS,
+) -> dict:
     """Of a step: its rows in the run, the batch hash before and after it, and the facts of its rows, or of one.
 
-    report: is called while earlier rows are hashed. Raises UserError: no such step of the run, no such row of the step.
+    rewinds: of a run that left text out. report: is called while earlier rows are hashed. Raises UserError: no such step of the run, no such row of the step.
     """
     steps = schedule.total_steps(config)
     if not 0 <= step < steps:
         raise UserError(f"--step={step}: the run has {steps} steps; give one from 0 to {steps - 1}.")
-    size, first = schedule.batch_size(config, step), schedule.rows_before(config, step)
+    size, first = schedule.batch_size(config, step), rewinds.first_row(config, step)
     if row is not None and not 0 <= row < size:
         raise UserError(f"--row={row}: step {step} has {size} rows; give one from 0 to {size - 1}.")
     chosen = range(size) if row is None else (row,)
-    before = hash_before(rows, first, report)
+    before = hash_before(rows, rewinds.read_before(config, step), report)
     hash_B = np.array(before, np.uint64) + np.cumsum(rows.hashes(first, first + size), dtype=np.uint64)
     facts = row_facts(rows, tokenizer, first + chosen[0], first + chosen[-1] + 1)
     return {
@@ -40,6 +49,7 @@ def step_facts(config, rows: TrainRows, tokenizer, step: int, row: int | None, r
         "steps": steps,
         "batch_size": size,
         "first_row": first,
+        "rows_left_out": first - schedule.rows_before(config, step),
         "batch_hash_before": f"{before:016x}",
         "batch_hash": f"{int(hash_B[-1]):016x}",
         "rows": [
@@ -48,14 +58,16 @@ def step_facts(config, rows: TrainRows, tokenizer, step: int, row: int | None, r
     }
 
 
-def hash_before(rows: TrainRows, n_rows: int, report=lambda done, total: None) -> int:
-    """The batch hash of the first n_rows rows, as metrics.jsonl has it."""
-    total = np.uint64(0)
-    for first in range(0, n_rows, _CHUNK):
-        stop = min(first + _CHUNK, n_rows)
-        with np.errstate(over="ignore"):  # modulo 2 ** 64
-            total = total + rows.hashes(first, stop).sum(dtype=np.uint64)
-        report(stop, n_rows)
+def hash_before(rows: TrainRows, ranges: list[tuple[int, int]], report=lambda done, total: None) -> int:
+    """The batch hash of rows in (first, stop) ranges, as metrics.jsonl has it."""
+    total, done = np.uint64(0), 0
+    for begin, end in ranges:
+        for first in range(begin, end, _CHUNK):
+            stop = min(first + _CHUNK, end)
+            with np.errstate(over="ignore"):  # modulo 2 ** 64
+                total = total + rows.hashes(first, stop).sum(dtype=np.uint64)
+            done += stop - first
+            report(done, sum(b - a for a, b in ranges))
     return int(total)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from gptjax import schedule
 from gptjax.data.pipeline import Batch, TrainRows
+from gptjax.recovery import NO_REWINDS, Rewinds
 
 Ranges = tuple[tuple[int, int], ...]  # (first, stop) of rows of a batch
 
@@ -24,9 +25,19 @@ class Calls:
 
     unit: batches are padded to a multiple of it, with rows of weight 0: a ramp's first ones may be smaller than the mesh.
     local, own: {rows in a batch: Ranges}, of the rows that this process needs, and of those it answers for.
+    rewinds: what text the run leaves out.
     """
 
-    def __init__(self, rows: TrainRows, config, unit: int, local: dict[int, Ranges], own: dict[int, Ranges]):
+    def __init__(
+        self,
+        rows: TrainRows,
+        config,
+        unit: int,
+        local: dict[int, Ranges],
+        own: dict[int, Ranges],
+        rewinds: Rewinds = NO_REWINDS,
+    ):
+        self._rewinds = rewinds
         self._rows, self._config, self._unit, self._local, self._own = rows, config, unit, local, own
 
     def __len__(self) -> int:
@@ -36,7 +47,7 @@ class Calls:
         """batch: for each of the local Ranges, arrays [S, rows, ...]. hash_S: the sum of the hashes of this process's own
         rows, for each step. rows_read: how many rows of text they were."""
         config, count = self._config, self._config.train.steps_per_call
-        first_rows = [schedule.rows_before(config, step) for step in range(call * count, (call + 1) * count)]
+        first_rows = [self._rewinds.first_row(config, step) for step in range(call * count, (call + 1) * count)]
         size = schedule.batch_size(config, call * count)
         padded = self.padded(call)
         own = [(start, min(stop, size)) for start, stop in self._own[padded] if start < size]

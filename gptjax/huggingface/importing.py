@@ -37,7 +37,7 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None) -> di
         train=TrainConfig(steps=1, batch_size=8, tensorboard=False),
         checkpoint=CheckpointConfig(every_steps=None),
     )
-    _save(directory, params)
+    _save(directory, config, params)
     data.save_tokenizer(chosen, directory.tokenizer)
     origin = {"from": "hf", "folder": str(source), "architecture": values.get("architectures"), "dtype": dtype}
     about = {"imported": origin, "data": None, "tokenizer_hash": chosen.hash}
@@ -143,11 +143,11 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _save(directory: rundir.RunDirectory, params: dict) -> None:
+def _save(directory: rundir.RunDirectory, config: Config, params: dict) -> None:
     import jax
 
     directory.path.mkdir(parents=True, exist_ok=True)
-    checkpointer = Checkpointer(directory.checkpoints, CheckpointConfig(every_steps=None, keep=1))
+    checkpointer = Checkpointer(directory.checkpoints, config)
     try:
         state = TrainState(jax.numpy.int32(STEP), jax.tree.map(jax.numpy.asarray, params), opt_state=(), ema=None)
         checkpointer.save(state, STEP)

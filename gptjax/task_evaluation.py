@@ -1,0 +1,67 @@
+"""Tasks of lm-evaluation-harness while a run is training: on its own mesh, with its parameters as they are."""
+
+from gptjax import run, tasks
+
+
+def open_tasks(config) -> tasks.TaskSet | None:
+    """The tasks of eval.tasks with their data; None: there are none. Raises UserError: see `tasks.TaskSet`."""
+    if config.eval.tasks is None:
+        return None
+    return tasks.TaskSet(config.eval.tasks.split(","), config.eval.tasks_limit)
+
+
+def check(session) -> None:
+    """Raises UserError: tasks of a Session ask what its model cannot answer, such as of characters it has no token for."""
+    if session.tasks is not None:
+        from gptjax import harness
+
+        lm = harness.DryLM(_run(session, directory=None, params=None, step=0))
+        session.tasks.check(lm, session.config.eval.tasks_num_fewshot)
+
+
+def _run(session, directory, params, step: int) -> run.Run:
+    return run.Run(directory, session.config, session.store.tokenizer, session.program, params, step)
+
+
+class TaskEvaluation:
+    """The tasks of a Session, when they are due. All processes of a run evaluate, each the same numbers."""
+
+    def __init__(self, session, directory, progress, log, step: int):
+        self._session, self._directory, self._progress, self._log = session, directory, progress, log
+        self._config = session.config.eval
+        self._done_step = step  # the last that is evaluated, or was before a resume; -1: none
+
+    def due(self, step: int) -> bool:
+        every = self._config.tasks_every_steps
+        return self._session.tasks is not None and every is not None and step % every == 0
+
+    def evaluate(self, state, step: int, should_stop) -> None:
+        """Of the parameters, and of their average if one is kept: rows of metrics.jsonl and of the terminal. Nothing is
+        logged of an evaluation that should_stop() cut short."""
+        if self._session.tasks is None or step == self._done_step:
+            return
+        from gptjax import harness
+
+        averages = {} if state.ema is None else {"ema_": state.ema}
+        for prefix, params in {"": state.params, **averages}.items():
+            size = self._session.config.eval_batch_size
+            lm = harness.GptjaxLM(
+                _run(self._session, self._directory, params, step), batch_size=size, should_stop=should_stop
+            )
+            try:
+                results = self._session.tasks.evaluate(lm, (self._config.tasks_num_fewshot,))
+            except harness.Stopped:
+                return
+            self._say(prefix, step, results)
+        self._done_step = step
+
+    def _say(self, prefix: str, step: int, results: tasks.TaskResults) -> None:
+        for row in results.rows:
+            value = tasks.shown(row.value, row.standard_error)
+            self._progress.message(f"step {step:>7}  {prefix}{row.name} {value}  ({row.samples:,} documents)")
+        self._progress.message(f"step {step:>7}  {prefix}tasks took {results.seconds:.1f} s")
+        numbers = {f"{prefix}{row.name}": row.value for row in results.rows}
+        errors = {
+            f"{prefix}{row.name}_stderr": row.standard_error for row in results.rows if row.standard_error is not None
+        }
+        self._log.write("tasks", step, **numbers, **errors, **{f"{prefix}seconds": results.seconds})
