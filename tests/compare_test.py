@@ -117,6 +117,8 @@ def test_pairs_of_two_tokenizers_are_cut_where_both_have_a_boundary():
     b = Predicted(np.array([0.0, 10, 20, 30, 99]), np.array([False, True, True, True, True]), np.array([1, 1, 2, 2, 0]))
     found = compare.pair(a, b, same_tokenizer=False, span=2)
     assert found.a_P.tolist() == [6] and found.b_P.tolist() == [50] and found.bytes_P.tolist() == [4]
+    one_only = compare.pair(a._replace(predicted_N=a.bytes_N > 0), b, same_tokenizer=False, span=2)
+    assert [value_P.tolist() for value_P in (one_only.a_P, one_only.b_P)] == [[6], [50]]
     whole = compare.pair(a._replace(predicted_N=a.bytes_N > 0), b._replace(predicted_N=b.bytes_N >= 0), False, span=2)
     assert whole.a_P.tolist() == [0, 6] and whole.b_P.tolist() == [10, 50] and whole.bytes_P.tolist() == [2, 4]
 
