@@ -106,6 +106,20 @@ def test_text_longer_than_the_context_goes_on_from_its_last_half_whatever_its_ne
             assert again.new[: len(tokens) - start - 8] == tokens[start + 8 : start + 16]
 
 
+def test_a_finished_neighbour_does_not_fill_the_context_of_those_that_go_on(engine_of):
+    """What is read along comes once a round: a full context ends one, and the whole of every text is read anew."""
+    engine = engine_of("gpt2")
+    long, short = Row(np.arange(engine.config.context_length - 1, dtype=np.int32) % 7, 0), Row(np.array([3]), 1)
+    rounds = []
+
+    def watch(row, new):
+        rounds.append(row is short)
+        return ("cancelled", len(row.new)) if row is long else None
+
+    engine.run([long, short], generation.Settings(max_tokens=6), watch=watch, chunk=100)
+    assert len(long.new) == 1 and len(short.new) == 6 and sum(rounds) == 2
+
+
 def test_a_prompt_longer_than_the_context_counts_by_its_end(engine_of):
     long = (np.arange(40) % 11).tolist()
     a, b = (run(engine_of("gpt2"), [prompt], max_tokens=1, temperature=0)[0] for prompt in (long, long[-15:]))

@@ -114,8 +114,11 @@ class Engine:
         self._decode(rows, state, pad_B, length, length + new, settings, eot_id, watch, chunk)
 
     def _shown(self, row: Row) -> np.ndarray:
-        """What of a row the model sees at the start of a round."""
+        """What of a row the model sees at the start of a round: of a finished one a token, that it keeps none of the others
+        from filling the context."""
         context, tokens = self.config.context_length, row.tokens
+        if row.finished is not None:
+            return tokens[-1:]
         if not row.new:
             return tokens[-(context - 1) :] if context > 1 else tokens[-1:]
         if len(row.prompt[-(context - 1) :]) + len(row.new) < context:
