@@ -249,6 +249,7 @@ class Loop:
         except NoWayBack as reason:
             return self._give_up(error, f"; {reason}")
         self._take_state(resumed)
+        self.tasks.go_back(self.evaluated_step)
         known = Rewinds.from_dict(resumed.data if resumed else {})
         self.rewinds = rewound(self.config, self.rewinds, known, self.step, error)
         self.log.rewind(self.step, self.rewinds.count)

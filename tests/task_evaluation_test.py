@@ -8,7 +8,7 @@ import runs
 
 pytest.importorskip("lm_eval", reason="needs the extra `eval`")
 
-from gptjax import cli, metrics, task_evaluation, train  # noqa: E402
+from gptjax import cli, interrupt, metrics, task_evaluation, train  # noqa: E402
 from gptjax.config_file import from_dict  # noqa: E402
 from gptjax.errors import UserError  # noqa: E402
 
@@ -136,6 +136,16 @@ def test_an_evaluation_that_is_cut_short_logs_nothing_and_is_made_later(values):
         said = len(lines)
         evaluation.evaluate(state, 8, should_stop=lambda: False)
         assert len(lines) == said
+
+
+def test_a_run_that_went_back_evaluates_tasks_at_the_same_step_again(values, tmp_path):
+    """Nearly every update is left out from the fifth on, and no checkpoint is there: it goes back to the beginning."""
+    going_back = dict(optim=dict(skip="outliers", skip_window=8, skip_sigma=1e-6, peak_lr=1.0, warmup_steps=None))
+    going_back |= dict(train=dict(steps=12, max_skips=1, max_rollbacks=1), checkpoint=dict(every_steps=12))
+    config = from_dict(runs.changed(with_tasks(values, tasks_every_steps=4, tasks_limit=1), **going_back))
+    assert train.train(config, str(tmp_path)) == interrupt.DIVERGED
+    [before] = metrics.read_metrics(tmp_path / "metrics.abandoned-1.jsonl", "tasks")
+    assert before["step"] == 4 and list(numbers(tmp_path)) == [4]
 
 
 @pytest.mark.slow
