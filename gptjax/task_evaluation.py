@@ -1,6 +1,7 @@
 """Tasks of lm-evaluation-harness while a run is training: on its own mesh, with its parameters as they are."""
 
 from gptjax import run, tasks
+from gptjax.errors import UserError
 
 
 def open_tasks(config) -> tasks.TaskSet | None:
@@ -56,6 +57,10 @@ class TaskEvaluation:
                 results = self._session.tasks.evaluate(lm, (self._config.tasks_num_fewshot,))
             except harness.Stopped:
                 return
+            except UserError as error:  # as of a model whose losses have grown beyond all measure; the run may yet mend
+                self._progress.message(f"gptjax: step {step}: {prefix}tasks are not evaluated: {error}")
+                self._log.write("event", step, event="tasks_failed", parameters=prefix, reason=str(error))
+                continue
             self._say(prefix, step, results)
         self._done_step = step
 

@@ -145,7 +145,7 @@ def _as_user_error(what: str):
         yield
     except UserError:
         raise
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, ValueError, ArithmeticError) as error:  # the last: a perplexity beyond any float
         raise UserError(f"{what}: {_one_line(error)}") from error
 
 

@@ -140,12 +140,20 @@ def test_an_evaluation_that_is_cut_short_logs_nothing_and_is_made_later(values):
 
 def test_a_run_that_went_back_evaluates_tasks_at_the_same_step_again(values, tmp_path):
     """Nearly every update is left out from the fifth on, and no checkpoint is there: it goes back to the beginning."""
-    going_back = dict(optim=dict(skip="outliers", skip_window=8, skip_sigma=1e-6, peak_lr=1.0, warmup_steps=None))
+    going_back = dict(optim=dict(skip="outliers", skip_window=8, skip_sigma=1e-6, peak_lr=0.2, warmup_steps=None))
     going_back |= dict(train=dict(steps=12, max_skips=1, max_rollbacks=1), checkpoint=dict(every_steps=12))
     config = from_dict(runs.changed(with_tasks(values, tasks_every_steps=4, tasks_limit=1), **going_back))
     assert train.train(config, str(tmp_path)) == interrupt.DIVERGED
     [before] = metrics.read_metrics(tmp_path / "metrics.abandoned-1.jsonl", "tasks")
     assert before["step"] == 4 and list(numbers(tmp_path)) == [4]
+
+
+def test_training_outlives_tasks_whose_numbers_are_beyond_all_measure(values, tmp_path):
+    wild = dict(optim=dict(peak_lr=30.0, warmup_steps=None, schedule="constant"), train=dict(steps=4))
+    config = from_dict(runs.changed(with_tasks(values, tasks_every_steps=4, tasks_limit=1), **wild))
+    assert train.train(config, str(tmp_path)) == 0
+    [failed] = [row for row in metrics.read_metrics(tmp_path / "metrics.jsonl", "event") if row["event"] == "tasks_failed"]
+    assert failed["step"] == 4 and "math range error" in failed["reason"] and numbers(tmp_path) == {}
 
 
 @pytest.mark.slow
