@@ -135,7 +135,6 @@ def how_read(args) -> dict:
 def chosen_steps(directory, which: str | None, ema: bool) -> tuple[list[int], str]:
     """Steps, and why they are: of --step. Raises UserError: there is no such step."""
     directory.config()  # says what is wrong with a path that is none of a run
-    directory.config()  # or it is no run
     steps = directory.steps()
     if not steps:
         raise UserError(f"--workdir={directory.path} has no checkpoint yet; train it further.")
@@ -205,7 +204,7 @@ class Shared:
     """The text and the compiled program, which all steps of a run have in common."""
 
     def __init__(self, args, stop):
-        self._args, self._stop, self._first, self._reading = args, stop, None, None
+        self._args, self._stop, self._program, self._reading = args, stop, None, None
 
     def evaluate(self, number: int) -> tuple[dict, dict]:
         """({name: Evaluation or LastWords}, convention) of a step. Raises Stopped."""
@@ -234,9 +233,8 @@ class Shared:
         loaded = run.load(
             self._args.workdir, number, dtype=self._args.dtype, mesh=mesh_of(self._args), ema=self._args.ema
         )
-        if self._first is None:
-            self._first = loaded
-        return dataclasses.replace(loaded, program=self._first.program)
+        self._program = self._program or loaded.program
+        return dataclasses.replace(loaded, program=self._program)
 
 
 class Watch:

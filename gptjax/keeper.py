@@ -82,20 +82,24 @@ class Keeper:
             )  # fmt: skip
         for standing in known:
             if standing.state == validity.DAMAGED:
-                self._set_aside(standing.step, standing.reason)
+                self._rename(standing.step, standing.reason)
         lost = [s for s in known if s.state in (validity.DAMAGED, validity.SET_ASIDE)]
         if len(unfinished) > 1:  # a crash leaves one
             lost += unfinished
         return [f"{s.step}: {s.reason}" for s in lost], [s.step for s in known if s.counts]
 
     def _set_aside(self, step: int, reason: str) -> None:
+        """By process 0 for all, who wait until it is done."""
         if self._peers.index == 0:
-            place = self._checkpointer.set_aside(step, reason)
-            self._tell(
-                f"the checkpoint of step {step} is set aside ({place}), the one before it is tried: {reason}",
-                event="checkpoint_set_aside", checkpoint=step, reason=reason, place=place,
-            )  # fmt: skip
+            self._rename(step, reason)
         self._peers.tell("set_aside", step)  # nobody looks for the one before until this one is gone
+
+    def _rename(self, step: int, reason: str) -> None:
+        place = self._checkpointer.set_aside(step, reason)
+        self._tell(
+            f"the checkpoint of step {step} is set aside ({place}), the one before it is tried: {reason}",
+            event="checkpoint_set_aside", checkpoint=step, reason=reason, place=place,
+        )  # fmt: skip
 
     def _tell(self, line: str, **event) -> None:
         self._say(f"gptjax: {line}")
