@@ -54,11 +54,11 @@ class Log(list):
         self.append({"kind": kind, "step": step, **numbers})
 
 
-def resume(directory, in_place=False, config=CONFIG):
+def resume(directory, in_place=False, config=CONFIG, peers=Alone()):
     """(what a run goes on from, lines said, events)."""
     said, log = [], Log()
     checkpointer = checkpoint.Checkpointer(directory / "checkpoints", config, in_place=in_place)
-    keeping = keeper.Keeper(checkpointer, "stop", Alone(), said.append)
+    keeping = keeper.Keeper(checkpointer, "stop", peers, said.append)
     try:
         resumed = keeping.resume(rundir.open_run(directory), ABSTRACT, SHARDING)
         keeping.log_to(log, 0 if resumed is None else resumed.step)
@@ -153,6 +153,22 @@ FAULTS = {  # what is done to a step: (how, its standing before anything is read
     "flipped bit of metadata": (lambda step: flip(step / "params/_METADATA", 7), "valid", "params/_METADATA has changed"),
     "torn step": (tear, "incomplete", "manifest.json"),
 }  # fmt: skip
+
+
+def test_process_0_waits_for_others_only_where_they_wait_too(directory, in_place):
+    """Others see nothing of what process 0 renames by itself, and count the rounds of what all do together."""
+
+    class Counting(Alone):
+        names = []
+
+        def tell(self, name, value, **options):
+            self.names.append(name)
+            return value
+
+    os.truncate(directory / "checkpoints/30/params/_METADATA", 0)
+    flip(directory / "checkpoints/20/params/_METADATA", 7)  # known when it is read, by all
+    resumed, _, _ = resume(directory, in_place, peers=Counting())
+    assert resumed.step == 10 and Counting.names == ["standings", "set_aside"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
