@@ -371,6 +371,23 @@ def test_what_does_not_go_together_is_refused(engine_of):
             texts(engine, prompt, **settings)
 
 
+def test_an_array_of_rows_is_a_prompt_each_and_what_is_no_prompt_is_refused(engine_of):
+    engine = engine_of("gpt2")
+    rows = np.array([[3, 4], [5, 6]], np.int32)
+    found, again = (texts(engine, prompts, max_tokens=3, seed=1) for prompts in (rows, [[3, 4], [5, 6]]))
+    assert [c.tokens.tolist() for c in found] == [c.tokens.tolist() for c in again] and len(found) == 2
+    [one] = texts(engine, jnp.array([3, 4]), max_tokens=3, seed=1)
+    assert one.tokens.tolist() == found[0].tokens.tolist()
+    for prompt, message in (
+        ([[3, engine.config.vocab_size]], f"token id {engine.config.vocab_size} is outside the vocabulary"),
+        ([-1], "token id -1 is outside the vocabulary"),
+        (np.array([1.5]), "float64 of shape .1,. is no prompt"),
+        ([[[3, 4]]], "int64 of shape .1, 2. is no prompt"),
+    ):
+        with pytest.raises(UserError, match=message):
+            texts(engine, prompt, max_tokens=1)
+
+
 class Arguments:
     """What argparse gives `gptjax sample` without a flag."""
 

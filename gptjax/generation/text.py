@@ -38,9 +38,12 @@ def generate(engine: Engine, tokenizer, prompts, settings: sampling.Settings, ca
 
     Raises UserError: an empty prompt of a tokenizer without end-of-text, settings that don't go together.
     """
-    prompts = [prompts] if prompts is None or isinstance(prompts, (str, np.ndarray)) or _are_ids(prompts) else prompts
-    texts = [prompt if isinstance(prompt, str) else tokenizer.decode(_ids(prompt)) for prompt in prompts]
-    ids = [prompt_ids(tokenizer, p) if p is None or isinstance(p, str) else _ids(p) for p in prompts]
+    prompts = [prompts] if prompts is None or isinstance(prompts, str) or _are_ids(prompts) else list(prompts)
+    ids = [
+        prompt_ids(tokenizer, p) if p is None or isinstance(p, str) else _ids(p, engine.config.vocab_size)
+        for p in prompts
+    ]
+    texts = [p if isinstance(p, str) else tokenizer.decode(of_p) for p, of_p in zip(prompts, ids)]
     if settings.num_beams > 1:
         if callback is not None or settings.stop:
             raise UserError("beam search knows its texts at the end only: no streaming and no stop strings with it.")
@@ -76,11 +79,21 @@ def prompt_ids(tokenizer, prompt: str | None) -> np.ndarray:
 
 
 def _are_ids(prompts) -> bool:
+    """Whether they are one prompt; an array [B, L] is several."""
+    if hasattr(prompts, "ndim"):
+        return prompts.ndim < 2
     return len(prompts) > 0 and all(isinstance(i, (int, np.integer)) for i in prompts)
 
 
-def _ids(prompt) -> np.ndarray:
-    return np.asarray(prompt, np.int32).reshape(-1)
+def _ids(prompt, vocab_size: int) -> np.ndarray:
+    """int32 [L]. Raises UserError: what no model could read; an id that is none would be taken for another, unsaid."""
+    ids = np.asarray(prompt)
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise UserError(f"{ids.dtype} of shape {ids.shape} is no prompt; expected a text, or token ids [L].")
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    if outside.size:
+        raise UserError(f"token id {outside[0]} is outside the vocabulary; expected 0 to {vocab_size - 1}.")
+    return ids.astype(np.int32)
 
 
 def _completion(tokenizer, prompt: str, row: Row, watcher, settings) -> Completion:
