@@ -9,7 +9,7 @@ import runs
 pytest.importorskip("lm_eval", reason="needs the extra `eval`")
 
 from gptjax import cli, metrics, task_evaluation, train  # noqa: E402
-from gptjax.config import from_dict  # noqa: E402
+from gptjax.config_file import from_dict  # noqa: E402
 from gptjax.errors import UserError  # noqa: E402
 
 TASKS = str(asked.TASKS / "last_word.yaml")
