@@ -32,10 +32,6 @@ class TaskEvaluation:
         self._config = session.config.eval
         self._done_step = step  # the last that is evaluated, or was before a resume; -1: none
 
-    def go_back(self, step: int) -> None:
-        """To a checkpoint of so many steps: later ones are evaluated anew, since they will be taken another way."""
-        self._done_step = step
-
     def due(self, step: int) -> bool:
         every = self._config.tasks_every_steps
         return self._session.tasks is not None and every is not None and step % every == 0

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from flax import nnx
 
 from gptjax import cli, generation, sample_command
@@ -59,11 +60,12 @@ def log_softmax(logit_V):
     return logit_V - logit_V.max() - np.log(np.exp(logit_V - logit_V.max()).sum())
 
 
-@pytest.mark.parametrize(
-    "name,apart", [(n, False) for n in ("gpt1", "gpt2", "gpt3", "modern", "wide_heads")] + [("gpt3", True)]
-)
-def test_ragged_prompts_give_the_texts_and_log_probabilities_of_the_model_without_a_cache(engine_of, name, apart):
-    engine = engine_of(name, apart)
+VARIANTS_APART = {"gpt1": False, "modern": False, "gpt3 apart": True, "gpt2": False, "gpt3": False, "wide_heads": False}
+
+
+@pytest.mark.parametrize("name", runs.default_or_slow(VARIANTS_APART, ("gpt1", "modern", "gpt3 apart")))
+def test_ragged_prompts_give_the_texts_and_log_probabilities_of_the_model_without_a_cache(engine_of, name):
+    engine = engine_of(name.split()[0], VARIANTS_APART[name])
     for row in run(engine, PROMPTS, max_tokens=7, temperature=0, logprobs=True):
         assert len(row.new) == len(row.logprobs) == 7 and len(row.prompt_logprobs) == len(row.prompt) - 1
         for i, token in enumerate(row.tokens.tolist()[1:], start=1):
@@ -75,7 +77,7 @@ def test_ragged_prompts_give_the_texts_and_log_probabilities_of_the_model_withou
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, dict(top_k=5, temperature=0.7), dict(frequency_penalty=0.5, repetition_penalty=1.3)]
+    "settings", [dict(top_k=5, temperature=0.7), dict(frequency_penalty=0.5, repetition_penalty=1.3)]
 )
 def test_a_text_depends_on_its_prompt_and_seed_alone(engine_of, settings):
     engine = engine_of("gpt2")
@@ -357,6 +359,17 @@ def test_a_setting_out_of_range_is_refused(name):
     settings, message = BAD[name]
     with pytest.raises(UserError, match=message):
         generation.Settings(**settings)
+
+
+def test_no_prompt_is_the_start_of_a_document(engine_of):
+    """End-of-text, token 3 here, is not shown."""
+
+    class Ended(Spelled):
+        eot_id = 3
+
+    [a] = generation.generate(engine_of("gpt2"), Ended(), None, generation.Settings(max_tokens=6, temperature=0))
+    [b] = generation.generate(engine_of("gpt2"), Ended(), [3], generation.Settings(max_tokens=6, temperature=0))
+    assert (a.prompt, a.text) == ("", b.text)
 
 
 def test_what_does_not_go_together_is_refused(engine_of):

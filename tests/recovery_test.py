@@ -140,6 +140,7 @@ def test_without_skipping_a_run_that_diverges_has_its_rollbacks_and_then_says_wh
     assert not rundir.open_run(tmp_path).steps()
 
 
+@pytest.mark.slow
 def test_skipping_is_turned_on_in_the_middle_of_a_run_and_changes_nothing_by_itself(recovered, spiky, tmp_path):
     off = runs.changed(spiky, optim=dict(skip="none"), train=dict(steps=4, max_rollbacks=0))
     off["optim"]["decay_steps"] = STEPS

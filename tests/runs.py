@@ -11,10 +11,16 @@ import time
 
 import jax
 import numpy as np
+import pytest
 
 from gptjax import metrics, rundir
 
 SECONDS = 240  # for anything a run is waited for: far more than it takes
+
+
+def default_or_slow(names, default):
+    """Parameters of a test: those that are not in default are `slow`."""
+    return [name if name in default else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def write_text(file) -> None:

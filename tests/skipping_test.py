@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from conftest import TINY
 
 from gptjax import meshes, skipping, step
@@ -66,11 +67,7 @@ def assert_same_bits(a, b):
     jax.tree.map(check, a._replace(**kept), b._replace(**kept))
 
 
-def default_or_slow(names, default):
-    return [name if name in default else pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
-@pytest.mark.parametrize("name", default_or_slow(CASES, ("sharded",)))
+@pytest.mark.parametrize("name", runs.default_or_slow(CASES, ("sharded",)))
 def test_an_update_left_out_never_happened(name):
     program = build(name)
     bad, good = [tokens(i, bad=True) for i in range(3)], tokens(7)

@@ -111,6 +111,7 @@ def test_what_cannot_be_asked_is_found_before_the_first_step(values, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_cut_short_logs_nothing_and_is_made_later(values):
     """The log and the progress line are lists here."""
     from gptjax import session
