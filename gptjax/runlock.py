@@ -145,7 +145,7 @@ class Lease:
                 if other.get("token", self._mine["token"]) == self._mine["token"]:
                     self._write()
                     continue
-            except OSError:  # the store is away for a moment
+            except Exception:  # the store is away for a moment; clients of object stores raise errors of their own
                 continue
             self._lost(other)
 

@@ -84,6 +84,25 @@ def test_of_several_that_come_at_once_one_stays(tmp_path, kind):
             process.communicate()
 
 
+def test_a_lease_beats_on_when_its_store_comes_back_whatever_its_client_raised_meanwhile(tmp_path):
+    class Store:
+        parent, away = tmp_path, False
+
+        def __getattr__(self, name):
+            if self.away:
+                raise RuntimeError("503 Service Unavailable")  # no OSError
+            return getattr(tmp_path / runlock.NAME, name)
+
+    store = Store()
+    lease = runlock.Lease(store, *LEASE)
+    store.away = True
+    time.sleep(0.3)
+    store.away, before = False, runlock._read(tmp_path / runlock.NAME)["beat"]
+    time.sleep(0.5)
+    assert runlock._read(tmp_path / runlock.NAME)["beat"] > before
+    lease.release()
+
+
 def test_who_lost_its_lease_to_another_ends(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path), "lease"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
