@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 
 from gptjax import pieces, validity
-from gptjax.errors import Damaged, SaveFailed, UserError
+from gptjax.errors import Damaged, SaveFailed, UserError, first_line
 from gptjax.peers import Alone
 from gptjax.step import TrainState
 
@@ -324,7 +324,3 @@ def _zeros(leaf, sharding):
 
 def _cast(array, like):
     return array if array.dtype == like.dtype else array.astype(like.dtype)
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__

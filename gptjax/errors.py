@@ -16,6 +16,11 @@ class Damaged(UserError):
     """A checkpoint is not as it was written; that of another step may be."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, as far as it fits into a line of ours; its kind, if it says nothing."""
+    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def did_you_mean(name: str, known) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""

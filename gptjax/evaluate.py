@@ -163,19 +163,13 @@ def evaluate(
         if should_stop():
             return None
         batch = device_batch(functools.partial(_padded_rows, rows, first), batch_size, program.eval_batch_sharding)
-        bytes_B = _everywhere(program.mesh)(batch.pop("bytes_B"))
+        bytes_B = sharding.everywhere(program.mesh)(batch.pop("bytes_B"))
         results.append((*program.evaluate(params, batch), bytes_B))
         results[-2:-1] = jax.device_get(results[-2:-1])  # one batch late, so that few wait on the device
         if len(results) > 1:
             nats, tokens = nats + results[-2][0].sum(dtype=np.float64), tokens + results[-2][1].sum(dtype=np.float64)
             report(first, nats, tokens)
     return Sums(*(np.concatenate(parts) for parts in zip(*jax.device_get(results))))
-
-
-@functools.lru_cache(maxsize=8)
-def _everywhere(mesh):
-    """a -> a, whole on every device, so that each process can read it."""
-    return jax.jit(lambda a: a, out_shardings=sharding.replicated(mesh))
 
 
 def _padded_rows(rows, first: int, start: int, stop: int) -> dict:

@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 
-from gptjax.errors import SaveFailed, UserError
+from gptjax.errors import SaveFailed, UserError, first_line
 from gptjax.interrupt import PEER_LOST, SAVE_FAILED, USER_ERROR
 
 HEARTBEAT_SECONDS = 10  # jax takes a process for dead after so long; its default of 100 leaves the others hanging
@@ -156,7 +156,7 @@ class Peers:
         try:
             jax.distributed.shutdown()
         except Exception as error:  # all that was to be done is done
-            print(f"gptjax: {self.name(self.index)} ended before others: {_first_line(error)}", file=sys.stderr)
+            print(f"gptjax: {self.name(self.index)} ended before others: {first_line(error)}", file=sys.stderr)
 
     def blame(self, error: BaseException) -> None:
         """Ends this process for an error: with the name of the process whose death caused it, or after telling why.
@@ -167,13 +167,13 @@ class Peers:
         deadline = time.monotonic() + (0 if simple else VERDICT_SECONDS)
         while time.monotonic() < deadline:
             if self._suspects:
-                self._lost(f"{self._suspects}: lost ({_first_line(error)})")
+                self._lost(f"{self._suspects}: lost ({first_line(error)})")
             time.sleep(0.1)
         code = _exit_code(error)
         if code == 1:
             traceback.print_exception(error)
-        print(f"gptjax: {_first_line(error)}", file=sys.stderr, flush=True)
-        self.leave(_first_line(error), code)
+        print(f"gptjax: {first_line(error)}", file=sys.stderr, flush=True)
+        self.leave(first_line(error), code)
         sys.stdout.flush()
         os._exit(code)
 
@@ -264,10 +264,6 @@ _ADVICE = {
 def _exit_code(error: BaseException) -> int:
     codes = {SaveFailed: SAVE_FAILED, UserError: USER_ERROR, PeerLost: PEER_LOST, KeyboardInterrupt: 130}
     return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 
 def _on_abort(function):

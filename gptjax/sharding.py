@@ -73,6 +73,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+@functools.lru_cache(maxsize=8)
+def everywhere(mesh: Mesh):
+    """arrays -> arrays, whole on every device, so that each process can read them."""
+    return jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Of arrays [batch, ...] with so many unsharded dimensions in front (steps of a call, microbatches)."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, RULES["batch"]))

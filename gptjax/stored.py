@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 from etils import epath
 
-from gptjax.checkpoint import READ_ERRORS, first_line
-from gptjax.errors import Damaged
+from gptjax.checkpoint import READ_ERRORS
+from gptjax.errors import Damaged, first_line
 
 
 def open_array(path: epath.Path, name: str):

@@ -10,8 +10,7 @@ import jax
 from etils import epath
 
 from gptjax import checksums, metrics, rundir, stored, validity
-from gptjax.checkpoint import first_line
-from gptjax.errors import Damaged, UserError
+from gptjax.errors import Damaged, UserError, first_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,18 +91,17 @@ def wrong_pieces(path: epath.Path, name: str, about: dict) -> list[str]:
 
 def _lanes(array, start, shape):
     """Of the chunks of a piece, the next one being read while one is summed."""
-    with jax.default_device(jax.devices("cpu")[0]):
-        before = None
-        for chunk in stored.chunks(array, start, shape):
-            reading = chunk, stored.begin_read(array, chunk)
-            if before is not None:
-                yield _lanes_of_chunk(*before, array.shape)
-            before = reading
-        yield _lanes_of_chunk(*before, array.shape)
+    before = None
+    for chunk in stored.chunks(array, start, shape):
+        reading = chunk, stored.begin_read(array, chunk)
+        if before is not None:
+            yield _lanes_of_chunk(*before, array.shape)
+        before = reading
+    yield _lanes_of_chunk(*before, array.shape)
 
 
 def _lanes_of_chunk(chunk, future, shape):
-    return checksums.lanes_of_piece(stored.result(future), [first for first, _ in chunk], shape)
+    return checksums.lanes_on_host(stored.result(future), [first for first, _ in chunk], shape)
 
 
 # ---- the rest of a run directory

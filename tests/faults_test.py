@@ -54,7 +54,10 @@ class Log(list):
         self.append({"kind": kind, "step": step, **numbers})
 
 
-def resume(directory, in_place=False, config=CONFIG, peers=Alone()):
+ALONE = Alone()
+
+
+def resume(directory, in_place=False, config=CONFIG, peers=ALONE):
     """(what a run goes on from, lines said, events)."""
     said, log = [], Log()
     checkpointer = checkpoint.Checkpointer(directory / "checkpoints", config, in_place=in_place)

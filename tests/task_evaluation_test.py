@@ -153,7 +153,9 @@ def test_training_outlives_tasks_whose_numbers_are_beyond_all_measure(values, tm
     wild = dict(optim=dict(peak_lr=30.0, warmup_steps=None, schedule="constant"), train=dict(steps=4))
     config = from_dict(runs.changed(with_tasks(values, tasks_every_steps=4, tasks_limit=1), **wild))
     assert train.train(config, str(tmp_path)) == 0
-    [failed] = [row for row in metrics.read_metrics(tmp_path / "metrics.jsonl", "event") if row["event"] == "tasks_failed"]
+    [failed] = [
+        row for row in metrics.read_metrics(tmp_path / "metrics.jsonl", "event") if row["event"] == "tasks_failed"
+    ]
     assert failed["step"] == 4 and "math range error" in failed["reason"] and numbers(tmp_path) == {}
 
 

@@ -176,12 +176,7 @@ def _here(arrays):
     """Arrays on the host, whole, also where other processes of the mesh have parts of them."""
     if all(a.is_fully_addressable for a in jax.tree.leaves(arrays)):
         return jax.device_get(arrays)
-    return jax.device_get(_everywhere(jax.sharding.get_mesh())(arrays))
-
-
-@functools.lru_cache(maxsize=8)
-def _everywhere(mesh):
-    return jax.jit(lambda arrays: arrays, out_shardings=sharding.replicated(mesh))
+    return jax.device_get(sharding.everywhere(jax.sharding.get_mesh())(arrays))
 
 
 def _take(row: Row, token_L, logprob_L, max_tokens: int, eot_id, watch) -> None:

@@ -28,6 +28,7 @@ def export_run(run, out: str, dtype: str | None = None, max_shard_bytes: int = 5
     dtype = dtype or _imported_dtype(run) or str(run.params["token_embedding"].dtype)
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype} is not known; expected one of: {', '.join(DTYPES)}.")
+    written = vocabulary.files(run.tokenizer, shape.context_length)  # before anything is written: it may be refused
     folder.mkdir(parents=True, exist_ok=True)
     writer = tensors.Writer(folder, _sizes(family, shape, dtype), max_shard_bytes)
     for name, array in _theirs(family, shape, run.params):
@@ -37,7 +38,6 @@ def export_run(run, out: str, dtype: str | None = None, max_shard_bytes: int = 5
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     eot = {"bos_token_id": run.tokenizer.eot_id, "eos_token_id": run.tokenizer.eot_id}
     (folder / "generation_config.json").write_text(json.dumps(eot, indent=2) + "\n")
-    written = vocabulary.files(run.tokenizer, shape.context_length)
     for name, content in (written or {}).items():
         (folder / name).write_bytes(content)
     return {"architecture": family.architecture, "dtype": dtype, "tokenizer_files": sorted(written or {})}

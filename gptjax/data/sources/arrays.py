@@ -14,12 +14,11 @@ from gptjax.data.sources.records import (
     Source,
     Unit,
     decoded,
-    first_line,
     named_field,
     ranges,
     text_of_json,
 )
-from gptjax.errors import UserError, did_you_mean
+from gptjax.errors import UserError, did_you_mean, first_line
 
 ENDINGS = (".arrayrecord", ".array_record")
 _BATCH = 256

@@ -17,11 +17,10 @@ from gptjax.data.sources.records import (
     Unit,
     decoded,
     did_not_load,
-    first_line,
     library,
     ranges,
 )
-from gptjax.errors import UserError
+from gptjax.errors import UserError, first_line
 
 ENDINGS = (".parquet",)
 _BATCH_BYTES = 4 << 20

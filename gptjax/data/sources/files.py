@@ -15,8 +15,8 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 
-from gptjax.data.sources.records import Damaged, Document, OnError, Unit, first_line, library
-from gptjax.errors import UserError
+from gptjax.data.sources.records import Damaged, Document, OnError, Unit, library
+from gptjax.errors import UserError, first_line
 
 LONGEST_DOCUMENT = 1 << 30
 """Bytes. More is a file that isn't what it is taken for, and would not fit the memory."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from gptjax.config import DataConfig
-from gptjax.errors import UserError
+from gptjax.errors import UserError, first_line
 
 
 class Document(NamedTuple):
@@ -91,10 +91,6 @@ def decoded(data: str | bytes, where: str) -> str:
         return data.decode() if isinstance(data, bytes) else data
     except UnicodeDecodeError as error:
         raise UserError(f"{where} is not UTF-8 at byte {error.start}; expected text.") from error
-
-
-def first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def ranges(source: str, name: str, n: int, n_bytes: int, unit_bytes: int) -> list[Unit]:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from gptjax.config import DataConfig
 from gptjax.data.sources import files
-from gptjax.data.sources.records import Damaged, Document, OnError, Source, Unit, decoded, first_line, library
-from gptjax.errors import UserError
+from gptjax.data.sources.records import Damaged, Document, OnError, Source, Unit, decoded, library
+from gptjax.errors import UserError, first_line
 
 _KINDS = (".warc", ".wet")
 ENDINGS = tuple(kind + packing for kind in _KINDS for packing in ("", ".gz", ".zst"))
