@@ -27,9 +27,9 @@ def begin(array):
     ]
     starts = _starts(array.sharding, array.shape)
     lanes = _lanes_of_shards(array.sharding.mesh, array.sharding.spec)(array, starts, checksums.strides(array.shape))
-    return own, jax.block_until_ready(
-        lanes
-    ) if array.sharding != given else lanes  # or all copies would be on the device at once
+    if array.sharding != given:
+        jax.block_until_ready(lanes)  # or all copies would be on the device at once
+    return own, lanes
 
 
 def finish(begun) -> list[dict]:

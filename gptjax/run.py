@@ -110,7 +110,8 @@ class Run:
 
     @property
     def metrics(self):
-        """metrics.jsonl as it is now: a pandas DataFrame with a row for each line, of kind "train", "eval" or "event"."""
+        """metrics.jsonl as it is now: a pandas DataFrame with a row for each line, of kind "train", "eval", "tasks" or
+        "event"."""
         import pandas
 
         rows = metrics.read_metrics(self.directory.metrics) if self.directory.metrics.exists() else []
@@ -345,6 +346,8 @@ def _program(config: Config, dtype: str | None, mesh) -> step.Program:
 
 def _mesh_sizes(mesh) -> dict[str, int]:
     """Of every axis. Raises UserError: sizes that are none."""
+    if not isinstance(mesh, str | dict | None):
+        raise UserError(f"mesh={mesh!r} is no mesh; expected text such as 'fsdp=4,tensor=2', or a dict of sizes.")
     given = config_file.mesh_sizes(mesh) if isinstance(mesh, str) else dict(mesh or {})
     for axis, size in given.items():
         choose(dict.fromkeys(MeshConfig.AXES), axis, "mesh: the axis")

@@ -10,7 +10,6 @@ process runs this same code; process 0 alone writes what is not a checkpoint. Wh
 """
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -120,7 +119,7 @@ def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: 
         directory.check_trained("trained further; start a run of its own")
         rundir.check_resume(directory.config(), session.config, allowed)
         tokenizers.check_same(session.store.tokenizer, tokenizers.load_tokenizer(directory.tokenizer))
-        before = json.loads((directory.path / "manifest.json").read_text())
+        before = directory.manifest()
         if before["data"]["fingerprint"] != session.store.fingerprint and "data" not in allowed:
             raise UserError(
                 f"the text or tokenizer is not the one this run was started with (fingerprint"

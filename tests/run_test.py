@@ -178,6 +178,7 @@ def test_a_checksum_that_differs_is_seen_where_the_file_can_be_read(damaged):
         ({"mesh": "fsdp=2,fsdp=4"}, "gives fsdp twice"),
         ({"mesh": {"fsdp": 0}}, "fsdp=0 is no size"),
         ({"mesh": {"fsdp": -1, "tensor": -1}}, "is no size"),
+        ({"mesh": 4}, "mesh=4 is no mesh"),
         ({"mesh": "fsdp=16"}, "mesh fsdp=16 is 16 devices, but there are 8"),
         ({"mesh": "tensor=8"}, "model.n_heads=2 does not divide over mesh.tensor=8"),
     ],
