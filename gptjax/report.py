@@ -81,6 +81,6 @@ def sample_text(session, params, prompt: str | None, **settings) -> str:
     tokenizer = session.store.tokenizer
     if prompt is None and tokenizer.eot_id is None:
         prompt = "\n"
-    engine = generation.Engine(session.program.graph, params)
+    engine = generation.Engine(session.program.graph, params, entries=tokenizer.vocab_size)
     [completion] = generation.generate(engine, tokenizer, prompt, generation.Settings(**settings))
     return str(completion)

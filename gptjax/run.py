@@ -79,7 +79,7 @@ class Run:
     @functools.cached_property
     def engine(self) -> generation.Engine:
         """What makes texts; compiled programs stay with it."""
-        return generation.Engine(self.graph, self.params)
+        return generation.Engine(self.graph, self.params, entries=self.tokenizer.vocab_size)
 
     def generate(self, prompts=None, *, callback=None, **settings) -> list[generation.Completion]:
         """Texts that go on from a prompt or each of a list, flat: num_return_sequences of the first, of the second, ...

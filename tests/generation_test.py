@@ -361,6 +361,19 @@ def test_a_setting_out_of_range_is_refused(name):
         generation.Settings(**settings)
 
 
+def test_entries_that_the_tokenizer_lacks_are_never_said(engine_of, make_variant):
+    """All but eleven of 65 tokens, in draws and in beams; log-probabilities stay those of the whole model."""
+    tiny = make_variant("gpt2")
+    params = jax.device_put(tiny.params, jax.devices()[0])
+    small = generation.Engine(tiny.graph, params, entries=11)
+    rows = run(small, PROMPTS, max_tokens=20, logprobs=True)
+    assert max(token for row in rows for token in row.new) <= 10
+    expected = log_softmax(uncached(engine_of("gpt2"), PROMPTS[1]))[rows[1].new[0]]
+    assert rows[1].logprobs[0] == pytest.approx(expected, abs=1e-4)
+    found = beam.search(small, np.array([5], np.int32), generation.Settings(max_tokens=4, num_beams=3), None)
+    assert all(token <= 10 for text in found for token in text.tokens)
+
+
 def test_no_prompt_is_the_start_of_a_document(engine_of):
     """End-of-text, token 3 here, is not shown."""
 

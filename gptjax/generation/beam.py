@@ -42,7 +42,7 @@ def search(engine, prompt: np.ndarray, settings, eot_id: int | None) -> list[Fou
     texts, total_B = [[] for _ in range(beams)], np.array([0.0] + [-np.inf] * (beams - 1))
     finished: list[Found] = []
     for length in range(1, settings.max_tokens + 1):
-        score_C, beam_C, token_C = _best(total_B, np.asarray(logprob_BV, np.float64), 2 * beams)
+        score_C, beam_C, token_C = _best(total_B, np.asarray(logprob_BV, np.float64)[:, : engine.entries], 2 * beams)
         rank, kept = 0, []
         for score, beam, token in zip(score_C, beam_C, token_C):
             if token == eot_id:

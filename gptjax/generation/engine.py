@@ -56,12 +56,18 @@ class _State(typing.NamedTuple):
 
 
 class Engine:
-    """Makes texts with the parameters of one model, in the mesh in context. cache_dtype: None: the compute dtype."""
+    """Makes texts with the parameters of one model, in the mesh in context. cache_dtype: None: the compute dtype.
 
-    def __init__(self, graph, params, cache_dtype: str | None = None):
+    entries: of the vocabulary that can be said; None: all. A tokenizer may have fewer than the model.
+    """
+
+    def __init__(self, graph, params, cache_dtype: str | None = None, entries: int | None = None):
         self.graph, self.params = graph, params
         self.config = nnx.merge(graph, params).config
         self.cache_dtype = cache_dtype or self.config.dtype
+        self.entries = min(entries or self.config.vocab_size, self.config.vocab_size)
+        if self.config.context_length < 2:
+            raise UserError("model.context_length=1 has no room for a token after another; text needs at least 2.")
         if self.cache_dtype not in model.DTYPES:
             raise UserError(f"cache_dtype={cache_dtype!r} is not known; expected one of: {', '.join(model.DTYPES)}.")
 
@@ -155,7 +161,7 @@ class Engine:
             np.array([row.seed for row in rows] + [0] * (len(pad_B) - len(rows)), np.uint32)
         )
         taken_B = np.array([len(row.new) for row in rows] + [0] * (len(pad_B) - len(rows)), np.int32)
-        flags = {"restricts": settings.restricts, "penalises": settings.penalises}
+        flags = {"restricts": settings.restricts, "penalises": settings.penalises, "entries": self.entries}
         eot = -1 if eot_id is None else eot_id
         while place < stop and any(row.finished is None for row in rows):
             until = min(stop, place + chunk)
@@ -226,8 +232,10 @@ def _prefill(graph, params, layers, token_BL, pad_B, done_B, seen_BV, count_BV, 
     return state, -loss_BL
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "restricts", "penalises"), donate_argnames="state")
-def _decode(graph, params, layers, state, pad_B, key_B, taken_B, arrays, until, eot_id, *, restricts, penalises):
+@functools.partial(jax.jit, static_argnames=("graph", "restricts", "penalises", "entries"), donate_argnames="state")
+def _decode(
+    graph, params, layers, state, pad_B, key_B, taken_B, arrays, until, eot_id, *, restricts, penalises, entries
+):
     """The state with tokens up to the place `until`, or until all rows are done. taken_B: new tokens before."""
     gpt = nnx.merge(graph, params)
     row_B, start = jnp.arange(len(pad_B)), state.place
@@ -237,6 +245,7 @@ def _decode(graph, params, layers, state, pad_B, key_B, taken_B, arrays, until, 
 
     def step(s: _State) -> _State:
         logit_BV = sampling.penalise(s.logit_BV, s.seen_BV, s.count_BV, arrays) if penalises else s.logit_BV
+        logit_BV = loss.mask_padding(logit_BV, entries) if entries < logit_BV.shape[-1] else logit_BV
         number_B = taken_B + s.place - start
         token_B = sampling.draw(logit_BV, jax.vmap(jax.random.fold_in)(key_B, number_B), arrays, restricts)
         token_BM = jax.lax.dynamic_update_slice(s.token_BM, token_B[:, None], (0, s.place))

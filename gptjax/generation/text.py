@@ -43,7 +43,7 @@ def generate(engine: Engine, tokenizer, prompts, settings: sampling.Settings, ca
         prompt_ids(tokenizer, p) if p is None or isinstance(p, str) else _ids(p, engine.config.vocab_size)
         for p in prompts
     ]
-    texts = [p if isinstance(p, str) else tokenizer.decode(of_p) for p, of_p in zip(prompts, ids)]
+    texts = [p or "" if p is None or isinstance(p, str) else tokenizer.decode(i) for p, i in zip(prompts, ids)]
     if settings.num_beams > 1:
         if callback is not None or settings.stop:
             raise UserError("beam search knows its texts at the end only: no streaming and no stop strings with it.")
