@@ -177,7 +177,6 @@ class Loop:
         self.rows_read = 0  # of the training text, by this process
         self.compiled = set()  # shapes of batches, of which a ramp has several
         self.profiling = False
-        self.tasks = task_evaluation.TaskEvaluation(session, directory, progress, self.log, self.evaluated_step)
 
     def _take_state(self, resumed) -> None:
         with self.dog.doing("resuming or initialising"):
@@ -188,6 +187,9 @@ class Loop:
     def _record_from_here(self, resumed) -> None:
         before = _hash_before(resumed)
         self.recorder = Recorder(self.session, self.log, self.progress, self.peers, before, self.rewinds)
+        self.tasks = task_evaluation.TaskEvaluation(
+            self.session, self.directory, self.progress, self.log, self.evaluated_step
+        )
 
     def _open_log(self) -> metrics.MetricsLog | metrics.NoLog:
         if self.peers.index:

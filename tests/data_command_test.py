@@ -274,7 +274,7 @@ def test_a_run_whose_text_has_changed_is_refused(folder, tmp_path, capsys):
     assert "is not the one the run" in error and error.count("\n") == 1
     (run.path / "manifest.json").write_text("{}")
     assert cli.main(["data", f"--workdir={run.path}"]) == 2
-    assert "manifest.json cannot be read" in capsys.readouterr().err
+    assert "manifest.json does not say what text the run has" in capsys.readouterr().err
 
 
 def test_no_device_is_started(folder):

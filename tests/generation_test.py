@@ -345,6 +345,17 @@ def test_a_setting_out_of_range_is_refused(name):
         generation.Settings(**settings)
 
 
+def test_no_prompt_is_the_start_of_a_document(engine_of):
+    """End-of-text, token 3 here, is not shown."""
+
+    class Ended(Spelled):
+        eot_id = 3
+
+    [a] = generation.generate(engine_of("gpt2"), Ended(), None, generation.Settings(max_tokens=6, temperature=0))
+    [b] = generation.generate(engine_of("gpt2"), Ended(), [3], generation.Settings(max_tokens=6, temperature=0))
+    assert (a.prompt, a.text) == ("", b.text)
+
+
 def test_what_does_not_go_together_is_refused(engine_of):
     engine = engine_of("gpt2")
     for prompt, settings, message in (

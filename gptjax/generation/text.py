@@ -39,7 +39,10 @@ def generate(engine: Engine, tokenizer, prompts, settings: sampling.Settings, ca
     Raises UserError: an empty prompt of a tokenizer without end-of-text, settings that don't go together.
     """
     prompts = [prompts] if prompts is None or isinstance(prompts, (str, np.ndarray)) or _are_ids(prompts) else prompts
-    texts = [prompt if isinstance(prompt, str) else tokenizer.decode(_ids(prompt)) for prompt in prompts]
+    texts = [
+        prompt or "" if prompt is None or isinstance(prompt, str) else tokenizer.decode(_ids(prompt))
+        for prompt in prompts
+    ]
     ids = [prompt_ids(tokenizer, p) if p is None or isinstance(p, str) else _ids(p) for p in prompts]
     if settings.num_beams > 1:
         if callback is not None or settings.stop:
