@@ -7,6 +7,7 @@ a notebook: tests/notebooks_test.py fails if a notebook was changed since. No no
 """
 
 import hashlib
+import json
 import os
 import pathlib
 import sys
@@ -39,14 +40,15 @@ def execute(notebook, folder: pathlib.Path):
     return notebook
 
 
-def strip(notebook) -> None:
-    """Takes out what says nothing: times, versions of the kernel, repeated streams."""
+def strip(notebook, folder: str) -> None:
+    """Takes out what says nothing: times, warnings of libraries, the temporary folder's name."""
     for cell in notebook.cells:
         cell.metadata.clear()
         if cell.cell_type == "code":
             for output in cell.outputs:
                 output.get("metadata", {}).clear()
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            kept = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = nbformat.from_dict(json.loads(json.dumps(kept).replace(f"{folder}/", "")))
     for name in [name for name in notebook.metadata if name not in KEPT_METADATA]:
         del notebook.metadata[name]
     notebook.metadata["language_info"] = {"name": "python"}
@@ -58,7 +60,7 @@ def main(arguments: list[str]) -> None:
         for name in arguments or names():
             path, started = HERE / pathlib.Path(name).name, time.monotonic()
             notebook = execute(nbformat.read(path, as_version=4), pathlib.Path(folder))
-            strip(notebook)
+            strip(notebook, folder)
             text = nbformat.writes(notebook)
             if len(text) > MOST_BYTES:
                 sys.exit(f"{name} has {len(text):,} bytes, more than {MOST_BYTES:,}: draw fewer or smaller pictures")

@@ -18,7 +18,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "notebooks"))
 
 import execute  # noqa: E402
 
-PICTURES = {"01_train_and_look.ipynb": 1, "02_load_and_generate.ipynb": 1, "03_evaluate.ipynb": 1, "04_inside_the_model.ipynb": 4}
+PICTURES = {
+    "01_train_and_look.ipynb": 1,
+    "02_load_and_generate.ipynb": 1,
+    "03_evaluate.ipynb": 1,
+    "04_inside_the_model.ipynb": 4,
+}
 NAMES = list(PICTURES)
 
 
@@ -59,7 +64,9 @@ def test_every_cell_runs_in_a_new_kernel_and_pictures_come_out(executed):
 @pytest.mark.parametrize("executed", NAMES[3:], indirect=True, ids=NAMES[3:])
 def test_the_small_run_has_induction_heads_that_the_notebook_finds(executed):
     check_pictures(executed, 4)
-    score, even = re.search(r"strongest: .*, ([\d.]+) \(an even spread would have ([\d.]+)\)", printed(executed)).groups()
+    score, even = re.search(
+        r"strongest: .*, ([\d.]+) \(an even spread would have ([\d.]+)\)", printed(executed)
+    ).groups()
     first, second = re.search(r"loss ([\d.]+) in the first half, ([\d.]+) in the second", printed(executed)).groups()
     assert float(score) > 3 * float(even) and float(second) < float(first) - 0.5
 
