@@ -38,13 +38,13 @@ class Keeper:
 
     # ---- the start
 
-    def resume(self, directory, abstract, sharding) -> Resumed | None:
-        """The newest state that is as it was written; None for a run without checkpoints. Raises UserError: there were
-        some, and none is left; starting over is the user's to decide."""
+    def resume(self, directory, abstract, sharding, last: int | None = None) -> Resumed | None:
+        """The newest state that is as it was written, of at most `last` steps if given; None for a run without checkpoints.
+        Raises UserError: there were some, and none is left; starting over is the user's to decide."""
         if self._peers.index == 0:
             validity.remove_unfinished(directory.checkpoints)
         bad, steps = self._peers.tell("standings", self._look(directory) if self._peers.index == 0 else None)
-        for step in reversed(steps):
+        for step in reversed([step for step in steps if last is None or step <= last]):
             try:
                 state = self._checkpointer.restore(step, abstract, sharding)
             except Damaged as error:
@@ -58,18 +58,23 @@ class Keeper:
         return None
 
     def rewind(self, directory, last: int, abstract, sharding) -> Resumed | None:
-        """The newest state of at most `last` steps, as `resume`; None for a run that had saved nothing yet. Later checkpoints
-        are deleted: they are of steps that will be taken another way. Raises NoWayBack, in all processes: all are later.
+        """The newest state of at most `last` steps, as `resume`; None for a run that had saved nothing yet. Then later
+        checkpoints are deleted: they are of steps that will be taken another way. Raises NoWayBack, in all processes: all
+        are later, or damaged.
         """
         steps = self._peers.tell("rewind", validity.steps(directory.checkpoints) if self._peers.index == 0 else None)
         if steps and steps[0] > last:
             raise NoWayBack(f"none of at most {last} steps is left to go back to (checkpoint.keep)")
+        self.saved_step = self._before = -1
+        try:
+            resumed = self.resume(directory, abstract, sharding, last)
+        except UserError as error:
+            raise NoWayBack(str(error)) from error
         if self._peers.index == 0:
             for step in reversed([step for step in steps if step > last]):
                 validity.remove(directory.checkpoints / str(step))
-        self._peers.tell("rewound", last)  # nobody reads before they are gone
-        self.saved_step = self._before = -1
-        return self.resume(directory, abstract, sharding)
+        self._peers.tell("rewound", last)  # nobody saves before they are gone
+        return resumed
 
     def _look(self, directory) -> tuple[list[str], list[int]]:
         """([what was wrong with a step that was one once], [steps to try]), by process 0."""
@@ -106,7 +111,7 @@ class Keeper:
         if self._log is None:
             self._unlogged.append(event)
         else:
-            self._log.write("event", event.pop("at"), **event)
+            self._log.write("event", event.pop("at", event.get("checkpoint")), **event)
 
     # ---- the run
 

@@ -45,6 +45,8 @@ def _verdict(outcomes) -> str:
     steps = [outcome for outcome in outcomes if outcome.step is not None]
     newest = max((outcome.step for outcome in steps if outcome.good), default=None)
     said = f"not as it should be: {', '.join(bad)}" if bad else "all is as it was written"
+    if not bad and any(outcome.state == "unverified" for outcome in steps):
+        said = "nothing wrong is to be seen, but steps without checksums cannot be verified"
     return f"{said}; " + (
         "no checkpoint counts" if newest is None else f"the newest checkpoint that counts is of step {newest}"
     )

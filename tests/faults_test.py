@@ -21,6 +21,7 @@ from gptjax.config import Config, TrainConfig
 from gptjax.config_file import from_dict
 from gptjax.errors import SaveFailed, UserError
 from gptjax.peers import Alone
+from gptjax.recovery import NoWayBack
 from gptjax.step import TrainState
 
 CONFIG = Config(train=TrainConfig(steps=90, batch_size=8)).replace(checkpoint={"keep": 9})
@@ -198,6 +199,35 @@ def test_the_step_before_a_damaged_one_is_taken_and_it_is_said(directory, in_pla
     resumed, said, log = resume(directory, in_place)
     assert_state(resumed, 30)
     assert not said and not log
+
+
+def rewind(directory, in_place, last: int):
+    """(what a run that is going on turns back to, lines said, events)."""
+    said, log = [], Log()
+    checkpointer = checkpoint.Checkpointer(directory / "checkpoints", CONFIG, in_place=in_place)
+    keeping = keeper.Keeper(checkpointer, "stop", ALONE, said.append)
+    keeping.log_to(log, 35)
+    try:
+        return keeping.rewind(rundir.open_run(directory), last, ABSTRACT, SHARDING), said, log
+    finally:
+        checkpointer.close()
+
+
+def test_a_run_that_turns_back_passes_over_a_damaged_step_and_then_deletes_the_later_ones(directory, in_place):
+    flip(data_file(directory / "checkpoints" / "20"))
+    resumed, [line], [event] = rewind(directory, in_place, last=25)
+    assert_state(resumed, 10)
+    assert "step 20 is set aside" in line and (event["event"], event["step"]) == ("checkpoint_set_aside", 20)
+    assert rundir.open_run(directory).steps() == [10]
+
+
+def test_a_run_that_cannot_turn_back_keeps_its_later_steps(directory, in_place):
+    flip(data_file(directory / "checkpoints" / "10"))
+    with pytest.raises(NoWayBack, match="no checkpoint left that can be trusted"):
+        rewind(directory, in_place, last=15)
+    assert rundir.open_run(directory).steps() == [20, 30]
+    with pytest.raises(NoWayBack, match="none of at most 15 steps is left"):
+        rewind(directory, in_place, last=15)
 
 
 def test_stock_orbax_returns_the_flipped_bit_as_data(saved, tmp_path):
