@@ -32,9 +32,8 @@ def failures(outcomes) -> list[str]:
 # The shipped configs
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "gpt3_175b" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
 def test_runs_that_cover_every_pair_of_axes_remat_and_accumulation_equal_one_device(name):
     shallow = ["model.n_layers=8"] if name == "gpt3_175b" else []  # half the time; a pipeline of eight is slow's
     outcomes = parity.certify(config_of(name, *shallow), steps=2, every_mesh=False)
