@@ -133,9 +133,12 @@ def test_a_shard_that_the_manifest_does_not_know_is_refused_by_name(copy):
 
 
 def test_what_others_put_beside_the_shards_is_left_alone(copy):
+    _, before = open_folder(copy)
     (copy / "README.txt").write_text("mine")
     (copy / "report").mkdir()
-    open_folder(copy)
+    _, after = open_folder(copy)
+    assert after.fingerprint == before.fingerprint
+    assert (copy / "README.txt").read_text() == "mine" and (copy / "report").is_dir()
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):

@@ -157,6 +157,9 @@ def model_config(values: dict, where) -> ModelConfig:
     """The ModelConfig of a config.json. Raises UserError: what this model has and ours has not, all of it."""
     family = family_of(values, where)
     known = {theirs: values.get(theirs, _default(theirs, family)) for theirs in family.fields.values()}
+    for name in ("vocab_size", "n_positions", "n_layer", "n_embd", "n_head"):
+        if type(known[name]) is not int or known[name] < 1:
+            raise UserError(f"{where} has {name}={known[name]!r}; expected a whole number of at least 1.")
     activation = values.get("afn", "gelu") if family is GPT1 else values.get("activation_function", "gelu_new")
     obstacles = [
         f"its activation is {activation!r}, not one of {', '.join(family.activations)}"
