@@ -69,11 +69,18 @@ def _refuse(file: epath.Path, holder: dict) -> None:
     )
 
 
+def _text(file: epath.Path) -> str:
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        return ""
+
+
 def _read(file: epath.Path) -> dict:
     """What the holder wrote; {} for nothing, or half of it."""
     try:
-        value = json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
+        value = json.loads(_text(file))
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -126,11 +133,11 @@ class Lease:
 
     def _wait_for_other(self, lease_seconds: float) -> None:
         """Until nobody has it. Raises UserError: its holder is alive."""
-        first, deadline = _read(self._file), time.monotonic() + lease_seconds
+        first, deadline = _text(self._file), time.monotonic() + lease_seconds  # half a lease is one too
         while first and time.monotonic() < deadline:
             time.sleep(self._beat_seconds / 5)
-            if (now := _read(self._file)) and now != first:
-                _refuse(self._file, now)
+            if (now := _text(self._file)) and now != first:
+                _refuse(self._file, _read(self._file))
             if not now:
                 return
 

@@ -58,8 +58,11 @@ def test_a_lock_that_was_given_back_is_taken_at_once(tmp_path, kind):
 
 
 def test_half_a_lease_is_waited_for_and_not_crashed_on(tmp_path):
+    """It may be of one that is writing it just now: free only if it stays as it is for the time of a lease."""
     (tmp_path / runlock.NAME).write_text('{"host": ')
+    begun = time.monotonic()
     take(tmp_path, "lease").release()
+    assert time.monotonic() - begun >= LEASE[1]
 
 
 @pytest.mark.parametrize("kind", ["flock", "lease"])
