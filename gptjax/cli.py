@@ -17,6 +17,7 @@ from gptjax import (
     exchange_command,
     prepare_command,
     sample_command,
+    study_command,
     tokenizer_command,
     verify_command,
 )
@@ -105,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
 
     exports = command("export", _export, "write a run's model as Hugging Face's transformers reads it")
     exchange_command.add_export_flags(exports)
+
+    study = command("study", None, "scaling studies: many runs from one file, and the laws through them")
+    study_command.add_flags(study)
 
     parity = command("parity", _parity, "show that a config, in miniature, trains the same on every mesh of 8 devices")
     parity.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
