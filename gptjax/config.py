@@ -215,6 +215,7 @@ class CheckpointConfig:
     every_minutes: float | None = None
     keep: int = 2  # newest steps kept
     keep_every: int | None = None  # and every step divisible by this, for good
+    keep_steps: tuple[int, ...] = ()  # these are saved, and kept for good: where other runs branch off
     on_save_failure: str = "stop"  # stop (exit code 74) | continue, and try again when the next is due
 
 

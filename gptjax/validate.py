@@ -257,6 +257,7 @@ def _check_cadence(config) -> None:
         " go on with a text; use 0.",
     )
     _check_rollback(config)
+    _check_kept(config)
     per_call = config.train.steps_per_call
     periods = {
         "train.steps": config.train.steps,
@@ -270,6 +271,23 @@ def _check_cadence(config) -> None:
             steps is None or steps % per_call == 0,
             f"{key}={steps} is not a multiple of train.steps_per_call={per_call};"
             f" use {-(-(steps or 0) // per_call) * per_call}.",
+        )
+
+
+def _check_kept(config) -> None:
+    """Steps that are never reached would never be saved, and nobody told."""
+    from gptjax import schedule
+
+    per_call, last = config.train.steps_per_call, schedule.total_steps(config)
+    for step in config.checkpoint.keep_steps:
+        _require(
+            0 < step <= last,
+            f"checkpoint.keep_steps has {step}, but the run's steps are 1 to {last}; leave it out.",
+        )
+        _require(
+            step % per_call == 0,
+            f"checkpoint.keep_steps has {step}, which is not a multiple of train.steps_per_call={per_call};"
+            f" use {-(-step // per_call) * per_call}.",
         )
 
 
