@@ -1,0 +1,71 @@
+"""`gptjax study run` and `gptjax study status`: from flags to a Runner, and to what is known of a study."""
+
+import json
+import sys
+import typing
+
+from gptjax import metrics
+from gptjax.errors import UserError
+from gptjax.study import launching, status_table
+from gptjax.study.layout import StudyDirectory, open_directory
+
+
+class FileSource:
+    """The Source (see runner.py) of a study file."""
+
+    def __init__(self, path: str, batched: bool):
+        from gptjax.study import declaration
+
+        self._study, self._batched = declaration.load(path), batched
+        self.declared = {"file": path}
+
+    def runs(self) -> list:
+        from gptjax.study import declaration
+
+        return declaration.runs(self._study)
+
+    def resolve(self, results: dict[str, float]) -> list:
+        from gptjax.study import declaration
+
+        return declaration.resolve(self._study, results)
+
+    def predict(self, directory: StudyDirectory) -> None:
+        from gptjax.study import prediction
+
+        prediction.write(directory)
+
+    def groups(self, configs: dict[str, typing.Any]) -> list[list[str]]:
+        if not self._batched:
+            return []
+        from gptjax.study import batched
+
+        return batched.groups(configs)
+
+
+def run(args) -> int:
+    from gptjax.study import runner
+
+    if args.batch_runs not in ("auto", "off"):
+        raise UserError(f"--batch_runs={args.batch_runs!r} is not known; expected auto or off.")
+    directory = open_directory(args.out)
+    source = FileSource(args.study, batched=args.batch_runs == "auto")
+    launcher = launching.launcher(args.launcher, args.launcher_flag, directory)
+    old_code = "accept" if args.accept_code else "rerun" if args.rerun_code else None
+    settings = runner.Settings(launcher, args.parallel, old_code)
+    found = runner.Runner(directory, source, settings, metrics.Progress(sys.stderr))
+    if args.dry_run:
+        print("\n".join(found.dry_run()))
+        return 0
+    return found.run()
+
+
+def show_status(args) -> int:
+    """0. Raises UserError: no study was run there."""
+    directory = open_directory(args.out)
+    if args.watch and args.json:
+        raise UserError("--watch shows the table and --json prints once; give one of the two.")
+    if args.watch:
+        return status_table.watch(directory)
+    found = status_table.facts(directory)
+    print(json.dumps(found, indent=2) if args.json else status_table.table(found))
+    return 0
