@@ -137,6 +137,10 @@ def add_train_flags(parser: argparse.ArgumentParser, required: bool = True) -> N
     parser.add_argument(
         "--allow_change", default="", metavar="KEYS", help="config keys, comma-separated, that may differ on resume"
     )
+    parser.add_argument(
+        "--branch_from", metavar="RUN_DIR", help="begin with a checkpoint of this run instead of step 0"
+    )
+    parser.add_argument("--branch_step", metavar="N", help="the step of that checkpoint")
 
 
 def _add_plan_flags(plan) -> None:
@@ -220,9 +224,11 @@ def _refuse_several(command: str) -> None:
 def _train(args) -> int:
     config = _load_config(args)
     _start_jax(config)
-    from gptjax import train
+    from gptjax import branching, train
 
-    return train.train(config, args.workdir, tuple(filter(None, args.allow_change.split(","))), args.executable)
+    allowed = tuple(filter(None, args.allow_change.split(",")))
+    origin = branching.asked(args.branch_from, args.branch_step)
+    return train.train(config, args.workdir, allowed, args.executable, origin)
 
 
 def _info(args) -> None:

@@ -18,6 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from gptjax import attention, context, layers, loss, pipeline, sharding
 from gptjax.errors import UserError, choose
+from gptjax.layers import DTYPES
 
 REMAT = {  # what the forward pass keeps for the backward pass; the rest is computed again
     "none": jax.checkpoint_policies.everything_saveable,
@@ -31,7 +32,6 @@ REMAT = {  # what the forward pass keeps for the backward pass; the rest is comp
         offload_dst=sharding.HOST_MEMORY,
     ),
 }
-DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 
 
 class Attention(nnx.Module):
@@ -353,18 +353,3 @@ class GPT(nnx.Module):
                 extended.append(of_layer)
             cache = tuple(extended)
         return x_BLD if self.final_norm is None else self.final_norm(x_BLD), cache
-
-
-def split(model) -> tuple:
-    """(graph definition, parameters as a plain nested dict, {path: logical axes incl. the stacked "layers"})."""
-    graph, state = nnx.split(model)
-    axes = {}
-    for path, variable in nnx.to_flat_state(state):
-        stated = variable.get_metadata().get("axes")
-        axes[path] = None if stated is None else (("layers",) * (path[0] == "blocks") + tuple(stated))
-    return graph, nnx.to_pure_dict(state), axes
-
-
-def abstract(config, kernel: str = "xla") -> tuple:
-    """split() of a GPT whose parameters are shapes only: nothing is allocated."""
-    return split(nnx.eval_shape(lambda: GPT(config, jax.random.key(0), kernel)))

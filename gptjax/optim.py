@@ -92,6 +92,8 @@ def _muon_dimensions(params):
         ("attention", "out"): ((1, 2), 3),  # [N, H, K, D]
         ("mlp", "up"): (1, -1),  # [N, D, F], or [N, D, 2, F] with a gate
         ("mlp", "down"): (1, 2),  # [N, F, D]
+        ("input", "weight"): (1, 3),  # an LSTM's [N, D, 4, D]: one matrix D -> D for every gate
+        ("recurrent", "weight"): (1, 3),
     }
 
     def of(path, param):

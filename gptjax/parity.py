@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import attention, meshes, miniature, model, optim, schedule, step
+from gptjax import architectures, attention, meshes, miniature, model, optim, schedule, step
 from gptjax.errors import UserError
 
 TOLERANCE = 1e-5
@@ -172,7 +172,7 @@ def _knows(option: str, value) -> bool:
 
 def initial_state(mini) -> step.TrainState:
     """In NumPy. Activations and logits of size 1 to 2, so that a wrong mask or a lost bias shows."""
-    _, shapes, _ = model.abstract(mini.model)
+    _, shapes, _ = architectures.abstract(mini.model)
     rng = np.random.default_rng(0)
 
     def value(path, leaf):

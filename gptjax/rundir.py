@@ -8,8 +8,10 @@ Nothing else is needed to evaluate, sample or resume a run. Paths are local or g
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
+import pathlib
 import platform
 import subprocess
 import sys
@@ -175,6 +177,7 @@ def provenance(config, command: list[str]) -> dict:
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": command,
         "git": _git(),
+        "code": code_digest(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "parameters": flops.parameter_counts(config.model),
@@ -187,6 +190,14 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def code_digest() -> str:
+    """SHA-256 of gptjax's files as they lie there, which a revision does not tell of."""
+    here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
+    for file in sorted(here.rglob("*.py")):
+        digest.update(f"{file.relative_to(here)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _git() -> dict | None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from gptjax import model, optim, pipeline, rounding, sharding, skipping
+from gptjax import architectures, layers, optim, pipeline, rounding, sharding, skipping
 
 # One random stream for each purpose, folded into train.seed.
 INIT_STREAM, DROPOUT_STREAM, PARAM_ROUNDING_STREAM, MOMENT_ROUNDING_STREAM = range(4)
@@ -31,7 +31,7 @@ class TrainState(typing.NamedTuple):
 def init_state(config, kernel: str) -> TrainState:
     """The state before the first step, from train.seed alone: the same on every mesh."""
     key = jax.random.fold_in(jax.random.key(config.train.seed), INIT_STREAM)
-    params = model.split(model.GPT(config.model, key, kernel))[1]
+    params = architectures.split(architectures.make(config.model, key, kernel))[1]
     ema = params if config.optim.ema_decay is not None else None
     opt_state = optim.make_optimizer(config.optim).init(params)
     return store(TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, skipping.initial(config.optim)), config)
@@ -124,7 +124,7 @@ def mean_gradient(state: TrainState, batch: dict, *, graph, config, param_spec):
     It is taken in the compute dtype, also of parameters stored in bfloat16: with bfloat16 matmuls nothing is lost,
     and no float32 copy of the parameters is made.
     """
-    params = rounding.widen(state.params, model.DTYPES[config.model.dtype])
+    params = rounding.widen(state.params, layers.DTYPES[config.model.dtype])
     key = stream(config, DROPOUT_STREAM, state.step)
     grads, loss_sum, count, numbers = accumulate(params, batch, key, graph=graph, config=config, param_spec=param_spec)
     return jax.tree.map(lambda g: g / count, grads), {"loss": loss_sum / count, **numbers}
@@ -216,7 +216,7 @@ class Program:
 
 def build(config, mesh, kernel: str) -> Program:
     """The Program of a config with vocab_size set. Nothing is compiled or allocated yet."""
-    graph, params, axes = model.abstract(config.model, kernel)
+    graph, params, axes = architectures.abstract(config.model, kernel)
     abstract_state = jax.eval_shape(functools.partial(init_state, config, kernel))
     state_sharding = shard_state(config, abstract_state, params, axes, mesh)
     param_spec = jax.tree.map(lambda s: s.spec, state_sharding.params)

@@ -18,6 +18,7 @@ import jax
 
 from gptjax import (
     agreement,
+    branching,
     data,
     distributed,
     evaluate,
@@ -41,10 +42,11 @@ from gptjax.recovery import Diverged, NoWayBack, Rewinds, advice, rewound
 from gptjax.session import Session, prepare, with_executable
 
 
-def train(config, workdir: str, allowed_changes: tuple[str, ...] = (), executable_path: str | None = None) -> int:
+def train(config, workdir: str, allowed_changes: tuple = (), executable_path: str | None = None, origin=None) -> int:
     """Trains, or goes on with the run in workdir. Returns the exit code: 0 or one of `interrupt`.
 
     executable_path: a train step that `gptjax plan --save_executable` compiled for this config.
+    origin: a branching.Origin that a new run begins with.
 
     Raises UserError for anything that stands in the way before the first step.
     """
@@ -57,7 +59,7 @@ def train(config, workdir: str, allowed_changes: tuple[str, ...] = (), executabl
             return interrupt.PEER_LOST
         try:
             directory = rundir.open_run(workdir)
-            code = _train_together(config, directory, allowed_changes, executable_path, peers, stop, started)
+            code = _train_together(config, directory, allowed_changes, executable_path, origin, peers, stop, started)
         except BaseException as error:
             peers.blame(error)
             raise
@@ -65,9 +67,9 @@ def train(config, workdir: str, allowed_changes: tuple[str, ...] = (), executabl
         return code
 
 
-def _train_together(config, directory, allowed_changes, executable_path, peers, stop, started: float) -> int:
+def _train_together(config, directory, allowed_changes, executable_path, origin, peers, stop, started: float) -> int:
     if peers.count > 1:
-        distributed.check_equal(peers, distributed.facts(config, str(directory.path), allowed_changes))
+        distributed.check_equal(peers, distributed.facts(config, str(directory.path), allowed_changes, origin))
     with (
         watchdog.Watchdog(directory.path, peers.index, config, peers.leave) as dog,
         open(os.devnull, "w") as nowhere,
@@ -81,7 +83,7 @@ def _train_together(config, directory, allowed_changes, executable_path, peers, 
             facts |= {"tasks": session.tasks.digests} if session.tasks else {}
             distributed.check_equal(peers, facts, seconds=None, alive=dog.alive)  # some read for hours
         with _sole_writer(directory, peers):
-            resumed = _open_directory(directory, session, allowed_changes, peers)
+            resumed = _open_directory(directory, session, allowed_changes, origin, peers)
             for line in report.header(session, directory, resumed):
                 progress.message(line)
             for line in distributed.device_lines(peers) if peers.count > 1 else []:
@@ -113,7 +115,7 @@ def run_session(session: Session, directory, progress, peers, stop, dog, started
             loop.close()
 
 
-def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: tuple[str, ...]) -> bool:
+def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: tuple[str, ...], origin) -> bool:
     """Writes what describes a new run, or checks that an old one may go on. True if there is something to resume."""
     if directory.exists():
         directory.check_trained("trained further; start a run of its own")
@@ -127,15 +129,18 @@ def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: 
                 " use a new --workdir, or allow it with --allow_change=data."
             )
     resumed = bool(directory.steps())
+    manifest = rundir.manifest(session.config, session.store, rundir.command_line())
+    manifest |= branching.lineage(directory, session.config, session.store, origin, allowed, manifest)
     data.save_tokenizer(session.store.tokenizer, directory.tokenizer)
-    directory.write_json("manifest.json", rundir.manifest(session.config, session.store, rundir.command_line()))
+    directory.write_json("manifest.json", manifest)
     directory.write_config(session.config)  # last: with it the directory is a run
     return resumed
 
 
-def _open_directory(directory: rundir.RunDirectory, session: Session, allowed: tuple[str, ...], peers) -> bool:
+def _open_directory(directory: rundir.RunDirectory, session: Session, allowed, origin, peers) -> bool:
     """_check_directory by process 0, whose word counts. Raises UserError in a process that does not see the result."""
-    resumed = peers.tell("resumed", _check_directory(directory, session, allowed) if peers.index == 0 else None)
+    checked = _check_directory(directory, session, allowed, origin) if peers.index == 0 else None
+    resumed = peers.tell("resumed", checked)
     deadline = time.monotonic() + 10  # a network disk may show new files late
     while not directory.exists():
         if time.monotonic() > deadline:
@@ -165,12 +170,15 @@ class Loop:
         self.keeper = keeper.Keeper(checkpointer, config.checkpoint.on_save_failure, peers, progress.message)
         with dog.doing("resuming or initialising"):
             resumed = self.keeper.resume(directory, self.program.abstract_state, self.program.state_sharding)
+            resumed = resumed or branching.begin(directory, self.program, self.keeper, peers)
         self.rewinds = Rewinds.from_dict(resumed.data if resumed else {})
         self._take_state(resumed)
         self.log = self._open_log()
         self.keeper.log_to(self.log, self.step)
         self._record_from_here(resumed)
-        if resumed:
+        if resumed and resumed.branched:
+            self.progress.message(resumed.branched)
+        elif resumed:
             self.progress.message(f"resumed from step {self.step} of {self.directory.checkpoints}")
             self.log.write("event", self.step, event="resumed", processes=self.peers.count)
         self.rows_read = 0  # of the training text, by this process

@@ -20,7 +20,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import runs  # noqa: E402
 
-from gptjax import model  # noqa: E402
+from gptjax import architectures  # noqa: E402
 from gptjax.config import Config, ModelConfig, TrainConfig  # noqa: E402
 
 TINY = ModelConfig(
@@ -81,7 +81,7 @@ def make_variant():
 @functools.cache
 def tiny_variant(name: str, **fields) -> Tiny:
     config = dataclasses.replace(TINY, **VARIANTS[name], **fields)
-    graph, shapes, _ = model.abstract(config)
+    graph, shapes, _ = architectures.abstract(config)
     rng = np.random.default_rng(0)
 
     def value(path, leaf):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gptjax import flops, hardware, model
+from gptjax import flops, gpt_counts, hardware, model
 from gptjax.config import Config, ModelConfig, TrainConfig
 from gptjax.config_file import load_config
 from gptjax.errors import UserError
@@ -161,7 +161,7 @@ def test_a_band_is_counted_in_every_second_layer_of_every_convention_with_attent
 @pytest.mark.parametrize("length,band", [(1, None), (7, None), (7, 1), (7, 3), (7, 7), (7, 20)])
 def test_visible_pairs_equal_the_pairs_counted_one_by_one(length, band):
     pairs = [(q, k) for q in range(length) for k in range(length) if k <= q and (band is None or q - k < band)]
-    assert flops.visible_pairs(length, band) == len(pairs)
+    assert gpt_counts.visible_pairs(length, band) == len(pairs)
 
 
 @pytest.mark.parametrize("band_width", [None, 3])
@@ -231,9 +231,9 @@ def _residual_bytes_per_token(model):
     import jax
     from flax import nnx
 
-    from gptjax import model as gpt
+    from gptjax import architectures
 
-    graph, params, _ = gpt.abstract(model)
+    graph, params, _ = architectures.abstract(model)
 
     def backward(params, token_BL):
         return jax.vjp(lambda params: nnx.merge(graph, params).activations(token_BL)[0], params)[1]

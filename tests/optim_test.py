@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from gptjax import model, optim, rounding
+from gptjax import architectures, optim, rounding
 from gptjax.config import Config, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 
@@ -46,7 +46,7 @@ def is_embedding(name: str) -> bool:
 
 
 def test_every_parameter_of_every_variant_is_a_matrix_an_embedding_or_a_vector(variant_config):
-    _, params, _ = model.abstract(variant_config)
+    _, params, _ = architectures.abstract(variant_config)
     kinds = jax.tree_util.tree_leaves_with_path(optim.kinds(params))
     assert len(kinds) == len(jax.tree.leaves(params))
     for path, kind in kinds:
