@@ -78,9 +78,9 @@ class PlannedRun:
     name: str  # such as "w64-C1e+12-seed0"
     stage: str  # one of STAGES
     factors: dict[str, typing.Any]  # size, budget, seed, learning_rate ...: what the study varies, as JSON
-    config: typing.Any  # Config; while `awaits_tuning` with a learning rate that is not yet the run's
+    config: typing.Any  # Config; None: its learning rate is what the stage "tune" will find
     branch: Branch | None = None
-    awaits_tuning: bool = False  # its learning rate is what the stage "tune" will find
+    outline: typing.Any = None  # Config, with the base's learning rate while config is None
 
 
 def load(path: str) -> Study:
@@ -132,7 +132,7 @@ class _Builder:
             lengths_ = [{singular: value} for value in getattr(study, study.length_name)]
             fields = dict(zip(study.grid, values))
             family = [run for length in lengths_ if (run := self._run("grid", size, shape, length, seed, fields))]
-            made += family if study.cooldown is None else lengths.branched(family, study.cooldown, PlannedRun, Branch)
+            made += family if study.cooldown is None else lengths.branched(family, study.cooldown, Branch)
         return made
 
     def target(self) -> list[PlannedRun]:
@@ -153,7 +153,7 @@ class _Builder:
         if not self.study.keep(dict(factors)):
             return None
         name = "-".join([*self._words(stage, size, length, fields, rate), f"seed{seed}"])
-        return PlannedRun(name, stage, factors, config, awaits_tuning=waits)
+        return PlannedRun(name, stage, factors, None if waits else config, outline=config)
 
     def _words(self, stage: str, size: str, length: dict, fields: dict, rate) -> list[str]:
         short = {"budget": "C", "tokens": "D", "tokens_per_param": "DN"}
@@ -171,7 +171,8 @@ class _Builder:
             if self.vocab_size is None:
                 raise UserError("the base of a study leaves model.vocab_size to its tokenizer, which was not opened.")
             values.setdefault("model", {})["vocab_size"] = self.vocab_size
-        values.setdefault("train", {}).setdefault("steps", 1)  # stands in until the length is known
+        train = values.setdefault("train", {})
+        train |= {"steps": train.get("steps_per_call", 1), "tokens": None}  # stands in until the length is known
         return config_file.from_dict(values)
 
     def _with_rules(self, facts: recipes.Facts, size: str, rate) -> tuple:

@@ -68,7 +68,7 @@ def _with_cadence(study, config, steps: int, per_call: int):
     )
 
 
-def branched(runs: list, cooldown: float, planned_run, branch) -> list:
+def branched(runs: list, cooldown: float, branch) -> list:
     """A trunk and the runs as its branches: each the last `cooldown` of its steps, from the trunk's checkpoint on.
 
     Raises UserError: their batches, warmups or learning rates differ.
@@ -76,20 +76,30 @@ def branched(runs: list, cooldown: float, planned_run, branch) -> list:
     if not runs:
         return []
     _check_alike(runs)
-    per_call = min(run.config.train.steps_per_call for run in runs)
-    whole = [run.config.train.steps // per_call for run in runs]  # calls
-    cooled = [max(1, round(cooldown * calls)) * per_call for calls in whole]
-    starts = [calls * per_call - k for calls, k in zip(whole, cooled)]
-    trunk_name = f"trunk-{runs[-1].name}"
+    per_call = min(run.outline.train.steps_per_call for run in runs)
+    calls = [run.outline.train.steps // per_call for run in runs]
+    cooled = [max(1, round(cooldown * n)) * per_call for n in calls]
+    starts = [n * per_call - k for n, k in zip(calls, cooled)]
+    trunk = _trunk(runs, starts, per_call)
     branches = [
-        dataclasses.replace(run, config=_cooled(run.config, k, per_call), branch=branch(trunk_name, s))
-        for run, k, s in zip(runs, cooled, starts)
+        dataclasses.replace(_with_outline(run, _cooled(run.outline, k, per_call)), branch=branch(trunk.name, start))
+        for run, k, start in zip(runs, cooled, starts)
     ]
-    first = runs[0]
-    config = _with_schedule(first.config, max(starts), per_call, schedule="constant")
+    return [trunk, *branches]
+
+
+def _trunk(runs: list, starts: list[int], per_call: int):
+    """The longest of the runs, at a constant rate until its branch leaves."""
+    longest = max(runs, key=lambda run: run.outline.train.steps)
+    config = _with_schedule(longest.outline, max(starts), per_call, schedule="constant")
     config = config.replace(checkpoint={"keep_steps": tuple(sorted(set(starts)))}, eval={"every_steps": None})
-    factors = first.factors | {"stage": "trunk", "budget": None}
-    return [planned_run(trunk_name, "trunk", factors, config, awaits_tuning=first.awaits_tuning), *branches]
+    factors = longest.factors | {"stage": "trunk"}
+    trunk = dataclasses.replace(longest, name=f"trunk-{longest.name}", stage="trunk", factors=factors)
+    return _with_outline(trunk, config)
+
+
+def _with_outline(run, config):
+    return dataclasses.replace(run, outline=config, config=None if run.config is None else config)
 
 
 def _cooled(config, cooldown_steps: int, per_call: int):
@@ -105,7 +115,7 @@ def _with_schedule(config, steps: int, per_call: int, **optim):
 def _check_alike(runs: list) -> None:
     for key in ("train.batch_size", "optim.peak_lr", "optim.warmup_steps"):
         section, _, field = key.partition(".")
-        values = {run.name: getattr(getattr(run.config, section), field) for run in runs}
+        values = {run.name: getattr(getattr(run.outline, section), field) for run in runs}
         if len(set(values.values())) > 1:
             raise UserError(
                 f"branches of one trunk need one {key}, but the study's rules give {values}; use rules that do not"
