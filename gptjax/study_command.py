@@ -37,7 +37,9 @@ def _add_run_flags(parser) -> None:
         "--batch_runs", default="auto", metavar="auto|off", help="small runs of one shape share a process, here"
     )
     code = parser.add_mutually_exclusive_group()
-    code.add_argument("--accept_code", action="store_true", help="take finished runs of other code as they are, for good")
+    code.add_argument(
+        "--accept_code", action="store_true", help="take finished runs of other code as they are, for good"
+    )
     code.add_argument("--rerun_code", action="store_true", help="run again what was finished by other code")
     parser.add_argument("--dry_run", action="store_true", help="print the commands that would be started now, and stop")
 

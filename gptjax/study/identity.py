@@ -25,6 +25,7 @@ UNCOUNTED = (
     "eval.every_steps", "eval.batch_size", "eval.tasks_every_steps", "eval.sample_prompt", "eval.sample_tokens",
     "data.path", "data.tfds_dir", "data.tokenizer_path",  # where the text lies; what it is, its fingerprint says
 )  # fmt: skip
+KEPT = "checkpoint.keep_steps"  # which others branch from: a run without them is not the trunk that is asked for
 
 # Where a step and an evaluation are computed. What they import counts too, but for what follows.
 ROOTS = ("step", "feed", "evaluate", "schedule", "data.pipeline")
@@ -106,7 +107,7 @@ def counted(config: Config) -> dict[str, typing.Any]:
 
 
 def _is_uncounted(section: str, name: str) -> bool:
-    return section in UNCOUNTED or name in UNCOUNTED
+    return (section in UNCOUNTED or name in UNCOUNTED) and name != KEPT
 
 
 # ---- code

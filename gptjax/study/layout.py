@@ -64,7 +64,9 @@ def read_json(file: epath.Path) -> dict:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}; restore it, or delete it and run the same command again.") from error
+        raise UserError(
+            f"{file} is damaged: {error}; restore it, or delete it and run the same command again."
+        ) from error
     if not isinstance(value, dict):
         raise UserError(f"{file} is damaged: it holds no JSON object; delete it and run the same command again.")
     return value

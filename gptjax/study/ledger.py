@@ -1,8 +1,8 @@
 """study.json: every run of a study, with its key, from the declared runs.
 
-    {"study": what was declared, "code": digest of the code that keys were made with,
-     "runs": [Entry], "former": [Entry of runs that are declared no more, or are declared under another key],
-     "accepted": {key: key of the finished run of other code that stands for it}}
+{"study": what was declared, "code": digest of the code that keys were made with,
+ "runs": [Entry], "former": [Entry of runs that are declared no more, or are declared under another key],
+ "accepted": {key: key of the finished run of other code that stands for it}}
 """
 
 import dataclasses
@@ -91,29 +91,29 @@ def entries(planned, texts: identity.Texts, code: str) -> tuple[list[Entry], dic
     Raises UserError: two runs of a name, a stage or trunk that there is not, text that cannot be had.
     """
     _check_names(planned)
-    made, configs = {}, {}
+    made, configs, shared = {}, {}, {}
     for run in _trunks_first(planned):
         entry = Entry(run.name, run.stage, dict(run.factors), run.branch and dataclasses.asdict(run.branch))
-        trunk = made.get(run.branch.trunk) if run.branch else None
-        if run.config is not None and (trunk is None or trunk.key is not None):
-            config = texts.resolved(run.config)
-            entry = _with_identity(entry, config, texts.of(config), trunk, code)
+        lineage = run.branch and [shared.get(run.branch.trunk), run.branch.step]
+        config = run.config if run.config is not None else run.outline
+        if config is not None:
+            config = texts.resolved(config)
+            entry = _with_sizes(entry, config)
+        if run.config is not None and (lineage is None or lineage[0]):
+            text = texts.of(config)
+            shared[run.name] = identity.what(config.replace(checkpoint={"keep_steps": ()}), text, lineage)
+            found = identity.Identity(identity.what(config, text, lineage), code)
+            entry = dataclasses.replace(entry, key=found.key, what=found.what, code=code, fingerprint=text.fingerprint)
             configs[entry.key] = config
         made[run.name] = entry
     return [made[run.name] for run in planned], configs
 
 
-def _with_identity(entry: Entry, config, text: identity.Text, trunk: Entry | None, code: str) -> Entry:
-    lineage = None if trunk is None else [trunk.what, entry.branch["step"]]
-    found = identity.Identity(identity.what(config, text, lineage), code)
+def _with_sizes(entry: Entry, config) -> Entry:
     tokens, whole = schedule.run_tokens(config), flops.train_flops(config)
-    first = schedule.tokens_before(config, entry.branch["step"]) if trunk else 0
+    first = schedule.tokens_before(config, entry.branch["step"]) if entry.branch else 0
     return dataclasses.replace(
         entry,
-        key=found.key,
-        what=found.what,
-        code=code,
-        fingerprint=text.fingerprint,
         params=flops.parameter_counts(config.model),
         steps=schedule.total_steps(config),
         tokens=tokens,

@@ -4,9 +4,9 @@ import json
 import sys
 import typing
 
-from gptjax import metrics
+from gptjax import config_file, metrics
 from gptjax.errors import UserError
-from gptjax.study import launching, status_table
+from gptjax.study import identity, launching, status_table
 from gptjax.study.layout import StudyDirectory, open_directory
 
 
@@ -17,17 +17,13 @@ class FileSource:
         from gptjax.study import declaration
 
         self._study, self._batched = declaration.load(path), batched
+        self._vocab_size = _vocab_size(self._study.base)
         self.declared = {"file": path}
 
-    def runs(self) -> list:
+    def runs(self, results: dict[str, float]) -> list:
         from gptjax.study import declaration
 
-        return declaration.runs(self._study)
-
-    def resolve(self, results: dict[str, float]) -> list:
-        from gptjax.study import declaration
-
-        return declaration.resolve(self._study, results)
+        return declaration.runs(self._study, self._vocab_size, results)
 
     def predict(self, directory: StudyDirectory) -> None:
         from gptjax.study import prediction
@@ -40,6 +36,15 @@ class FileSource:
         from gptjax.study import batched
 
         return batched.groups(configs)
+
+
+def _vocab_size(base) -> int | None:
+    """Of the text of a study's base config; None: the base says it. Raises UserError: the text cannot be had."""
+    values = config_file.as_dict(base)
+    if values.get("model", {}).get("vocab_size") is not None:
+        return None
+    config = config_file.from_dict({"data": values.get("data", {}), "train": {"steps": 1}})
+    return identity.Texts().of(config).vocab_size
 
 
 def run(args) -> int:

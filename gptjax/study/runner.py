@@ -30,9 +30,7 @@ class Source(typing.Protocol):
 
     declared: dict  # for study.json
 
-    def runs(self) -> list: ...  # PlannedRuns; config None: see resolve
-
-    def resolve(self, results: dict[str, float]) -> list: ...  # results: {name of a tuning run: loss, inf: diverged}
+    def runs(self, results: dict[str, float]) -> list: ...  # PlannedRuns; results: {tuning run: loss, inf: diverged}
 
     def predict(self, directory: StudyDirectory) -> None: ...  # writes prediction.json
 
@@ -54,7 +52,7 @@ class Runner:
         self._jobs: list[jobs.Job] = []
         self._tried: dict[str, int] = {}  # key: checkpoint's step when it was last started
         self._ended: dict[str, status.RunStatus] = {}
-        self._resolved = self._code_changed = False
+        self._code_changed = False
         self._problem = ""  # why runs that wait will not be run
         self._began, self._flops_before = time.monotonic(), 0.0
 
@@ -77,7 +75,6 @@ class Runner:
     def dry_run(self) -> list[str]:
         """Command lines of the runs that would be started now, in their order. Writes nothing."""
         self._declare()
-        self._look()
         lines = []
         for group in self._ready():
             order = self._order(group, 0)
@@ -95,31 +92,27 @@ class Runner:
     # ---- what is declared
 
     def _declare(self) -> None:
-        """Reads the study file's runs into the ledger."""
-        planned = self._source.runs()
-        self._take(planned)
-        self._resolve_tuned(planned)
+        """Reads the study file's runs, as far as the tuning runs that have ended determine them."""
+        self._results = {}
+        self._take(self._source.runs({}))
+        self._take_results()
 
     def _take(self, planned: list) -> None:
-        made, configs = ledger.entries(planned, self._texts, self._code)
+        made, self._configs = ledger.entries(planned, self._texts, self._code)
         self._ledger = ledger.succeed(ledger.read(self._directory), made, self._code, self._source.declared)
-        self._configs, self._branches = configs, {run.name: run.branch for run in planned}
-        self._planned = planned
         self._decide_old_code()
         self._groups = self._grouped()
         self._ended = {}
-
-    def _resolve_tuned(self, planned: list) -> None:
-        """Once every tuning run has ended: the runs that waited for them, with their configs."""
         self._look()
-        tuning = [s for s in self._statuses if s.entry.stage == "tune"]
-        if self._resolved or not tuning or any(s.state not in status.ENDED for s in tuning):
-            return
-        self._resolved = True
-        resolved = {run.name: run for run in self._source.resolve({s.entry.name: s.loss for s in tuning})}
-        known = {run.name for run in planned}
-        merged = [resolved.get(run.name, run) for run in planned]
-        self._take(merged + [run for name, run in resolved.items() if name not in known])
+
+    def _take_results(self) -> bool:
+        """Once more tuning runs have ended: the runs that waited for them, with their configs. Whether there are any."""
+        results = {s.entry.name: s.loss for s in self._statuses if s.entry.stage == "tune" and s.state in status.ENDED}
+        if results == self._results:
+            return False
+        self._results = results
+        self._take(self._source.runs(results))
+        return True
 
     def _decide_old_code(self) -> None:
         """Raises UserError: finished runs of other code, and nobody has said what to do with them."""
@@ -187,11 +180,8 @@ class Runner:
 
     def _unlock_stages(self) -> None:
         """Chooses what the tuning runs were for, and writes the prediction, when their time has come."""
-        before = self._ledger
-        self._resolve_tuned(self._planned)
-        if self._ledger is not before:
+        if self._take_results():
             self._write()
-            self._look()
         targets = [s for s in self._statuses if s.entry.stage == "target" and s.state not in status.ENDED]
         others = [s for s in self._statuses if s.entry.stage != "target"]
         if targets and all(s.state in status.ENDED for s in others) and not self._directory.prediction.exists():
@@ -342,7 +332,6 @@ class Runner:
     # ---- what is said
 
     def _say_beginning(self) -> None:
-        self._look()
         self._flops_before = sum(s.flops_done for s in self._statuses)
         self._say(f"study      {self._directory.path}: {len(self._statuses)} runs, {status.summary(self._statuses)}")
         if self._settings.launcher.local:

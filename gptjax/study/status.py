@@ -1,9 +1,9 @@
 """How far each run of a study is, read from its folder alone: nothing is remembered, nobody is asked.
 
-    planned    nothing is there             waiting   for the tuning runs, a trunk's checkpoint, the prediction
-    running    somebody writes there now    partial   it was stopped or killed, and goes on from its checkpoint
-    done       evaluated and saved at its last step
-    diverged   the loss is not finite; it is not run again      failed   it ended otherwise; reason: its log's last line
+planned    nothing is there             waiting   for the tuning runs, a trunk's checkpoint, the prediction
+running    somebody writes there now    partial   it was stopped or killed, and goes on from its checkpoint
+done       evaluated and saved at its last step
+diverged   the loss is not finite; it is not run again      failed   it ended otherwise; reason: its log's last line
 """
 
 import dataclasses
@@ -61,7 +61,9 @@ def read(directory: StudyDirectory, ledger: Ledger) -> list[RunStatus]:
     for entry in ledger.entries:
         if entry.key not in known or entry.key is None:
             known[entry.key] = of_run(directory, ledger, entry)
-    return [dataclasses.replace(known[e.key], entry=e) if e.key else of_run(directory, ledger, e) for e in ledger.entries]
+    return [
+        dataclasses.replace(known[e.key], entry=e) if e.key else of_run(directory, ledger, e) for e in ledger.entries
+    ]
 
 
 def of_run(directory: StudyDirectory, ledger: Ledger, entry: Entry) -> RunStatus:
@@ -116,7 +118,11 @@ def _not_begun(directory: StudyDirectory, ledger: Ledger, entry: Entry) -> RunSt
     trunk = ledger.trunk_of(entry)
     if trunk is None or _has_step(directory, trunk, entry.branch["step"]):
         return RunStatus(entry, PLANNED)
-    return RunStatus(entry, WAITING, reason=f"for step {entry.branch['step']} of {trunk.name}")
+    reason = f"for step {entry.branch['step']} of {trunk.name}"
+    state = of_run(directory, ledger, trunk).state
+    return RunStatus(
+        entry, WAITING, reason=reason + (f", which is {state} without it" if state in (*ENDED, FAILED) else "")
+    )
 
 
 def _has_step(directory: StudyDirectory, trunk: Entry, step: int) -> bool:

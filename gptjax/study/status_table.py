@@ -72,13 +72,17 @@ def table(found: dict) -> str:
     width = max([len("run"), *(len(row["name"]) for row in found["runs"])])
     lines.append(f"{'run':<{width}}  stage   params  tokens  FLOPs   state     {'':<{BAR + 2}}  loss")
     lines += [_row(row, width) for row in found["runs"]]
-    lines += [f"on disk, made by other code: {row['name']} ({row['key']}, {row['state']})" for row in found["other_code"]]
+    lines += [
+        f"on disk, made by other code: {row['name']} ({row['key']}, {row['state']})" for row in found["other_code"]
+    ]
     lines += [
         f"on disk, not declared any more: {row['name'] or 'no name'} ({row['key']}, {row['state']})"
         for row in found["not_declared"]
     ]
     if any(row["state"] in status.ENDED for row in found["other_code"]):
-        lines.append("gptjax study run --accept_code takes finished runs of other code as they are; --rerun_code does not.")
+        lines.append(
+            "gptjax study run --accept_code takes finished runs of other code as they are; --rerun_code does not."
+        )
     if found["code_changed"]:
         lines.append("the code that decides numbers has changed since the study was run last.")
     return "\n".join(lines)
