@@ -114,8 +114,6 @@ def parallel(wanted: int | None, gpus: list[str], cpu_devices: int) -> int:
     """
     if wanted is None:
         return 1 if gpus else max(1, cores() // max(1, cpu_devices))
-    if wanted < 1:
-        raise UserError(f"--parallel={wanted} runs nothing; use at least 1.")
     if gpus and wanted > len(gpus):
         raise UserError(f"--parallel={wanted} processes need a GPU each, and there are {len(gpus)}; use {len(gpus)}.")
     return wanted

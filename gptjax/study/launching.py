@@ -112,6 +112,6 @@ def _check_flags(name: str, flags: list[str]) -> None:
         said = [line for line in done.stderr.splitlines() if line.startswith(script.name)] or done.stderr.splitlines()
         reason = said[-1].removeprefix(f"{script.name}: ").removeprefix("error: ") if said else "it gave no reason"
         raise UserError(
-            f"--launcher={name} refuses its flags: {reason} Give them as in"
-            f" --launcher_flag=--time=1:00:00; launch/{script.name} --help lists them."
+            f"--launcher={name}: {reason.rstrip('.')}. Its flags are given as --launcher_flag=--NAME=VALUE;"
+            f" launch/{script.name} --help lists them."
         )

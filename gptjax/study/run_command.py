@@ -1,11 +1,13 @@
 """`gptjax study run` and `gptjax study status`: from flags to a Runner, and to what is known of a study."""
 
+import importlib.util
 import json
 import sys
+import tempfile
 import typing
 
 from gptjax import config_file, metrics
-from gptjax.errors import UserError
+from gptjax.errors import UserError, first_line
 from gptjax.study import identity, launching, status_table
 from gptjax.study.layout import StudyDirectory, open_directory
 
@@ -31,7 +33,7 @@ class FileSource:
         prediction.write(directory)
 
     def groups(self, configs: dict[str, typing.Any]) -> list[list[str]]:
-        if not self._batched:
+        if not self._batched or importlib.util.find_spec("gptjax.study.batched") is None:
             return []
         from gptjax.study import batched
 
@@ -52,16 +54,47 @@ def run(args) -> int:
 
     if args.batch_runs not in ("auto", "off"):
         raise UserError(f"--batch_runs={args.batch_runs!r} is not known; expected auto or off.")
+    if args.parallel is not None and args.parallel < 1:
+        raise UserError(f"--parallel={args.parallel} runs nothing; use at least 1.")
     directory = open_directory(args.out)
     source = FileSource(args.study, batched=args.batch_runs == "auto")
     launcher = launching.launcher(args.launcher, args.launcher_flag, directory)
     old_code = "accept" if args.accept_code else "rerun" if args.rerun_code else None
     settings = runner.Settings(launcher, args.parallel, old_code)
-    found = runner.Runner(directory, source, settings, metrics.Progress(sys.stderr))
+
+    def made(where: StudyDirectory):
+        return runner.Runner(where, source, settings, metrics.Progress(sys.stderr))
+
     if args.dry_run:
-        print("\n".join(found.dry_run()))
+        print("\n".join(_dry_run(directory, made)))
         return 0
-    return found.run()
+    if reason := _unreadable(directory):
+        raise UserError(f"--out={directory.path} cannot be read here: {reason}.")
+    return made(directory).run()
+
+
+def _dry_run(directory: StudyDirectory, made: typing.Callable) -> list[str]:
+    """Commands for a folder as it is; for one that cannot be read here, as if nothing had been run there yet."""
+    if not (reason := _unreadable(directory)):
+        return made(directory).dry_run()
+    with tempfile.TemporaryDirectory() as empty:
+        stand_in = open_directory(empty)
+        lines = made(stand_in).dry_run()
+    said = f"# {directory.path} cannot be read here ({reason}): as if nothing had been run there"
+    return [said, *(line.replace(str(stand_in.path), str(directory.path)) for line in lines)]
+
+
+def _unreadable(directory: StudyDirectory) -> str | None:
+    """Why an object store cannot be read from here; None if it can, or is none."""
+    if directory.local:
+        return None
+    try:
+        directory.study.exists()
+    except ImportError as error:
+        return f"{first_line(error)}; pip install 'etils[epath-gcs]'"
+    except Exception as error:  # clients of object stores raise errors of their own
+        return first_line(error)
+    return None
 
 
 def show_status(args) -> int:
@@ -69,6 +102,8 @@ def show_status(args) -> int:
     directory = open_directory(args.out)
     if args.watch and args.json:
         raise UserError("--watch shows the table and --json prints once; give one of the two.")
+    if reason := _unreadable(directory):
+        raise UserError(f"{directory.path} cannot be read here: {reason}.")
     if args.watch:
         return status_table.watch(directory)
     found = status_table.facts(directory)
