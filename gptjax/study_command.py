@@ -1,5 +1,7 @@
 """`gptjax study plan|run|status|fit`: how a scaling study is asked for. What each does is in `study/`."""
 
+from gptjax.study import plan_command
+
 
 def add_flags(parser) -> None:
     commands = parser.add_subparsers(dest="study_command", required=True, metavar="plan|run|status|fit")
@@ -9,14 +11,12 @@ def add_flags(parser) -> None:
         sub.set_defaults(run=run)
         add(sub)
 
-    command("plan", _add_plan_flags, _plan, "the runs of a study file: sizes, tokens, FLOPs, cost; starts nothing")
+    command(
+        "plan", plan_command.add_flags, _plan, "the runs of a study file: sizes, tokens, FLOPs, cost; starts nothing"
+    )
     command("run", _add_run_flags, _run, "start the runs of a study file, or go on with them")
     command("status", _add_status_flags, _status, "how far the runs of a study are")
     command("fit", _add_fit_flags, _fit, "scaling laws through the runs of a study, or the points of a CSV file")
-
-
-def _add_plan_flags(parser) -> None:
-    parser.add_argument("study", metavar="STUDY", help="a study file, as those in configs/studies/")
 
 
 def _add_run_flags(parser) -> None:
@@ -55,7 +55,7 @@ def _add_fit_flags(parser) -> None:
 
 
 def _plan(args) -> int:
-    raise NotImplementedError
+    return plan_command.run(args)
 
 
 def _run(args) -> int:

@@ -7,12 +7,14 @@ Study  --runs()-->  PlannedRuns, each with a Config of its own, in stages:
 """
 
 import dataclasses
+import functools
 import itertools
+import math
 import pathlib
 import typing
 
 from gptjax import config_file
-from gptjax.errors import UserError, choose
+from gptjax.errors import UserError
 from gptjax.study import lengths, recipes
 
 STAGES = ("tune", "trunk", "grid", "target")
@@ -124,6 +126,14 @@ class _Builder:
             if (run := self._run("tune", size, shape, {"budget": self.tuned.budget}, self.tuned.seed, {}, rate))
         ]
 
+    @functools.cached_property
+    def tuned_sizes(self) -> dict[str, dict[float, str]]:
+        """{size: {learning rate: name of its tuning run}}"""
+        found = {}
+        for run in self.tuning():
+            found.setdefault(run.factors["size"], {})[run.factors["learning_rate"]] = run.name
+        return found
+
     def grid(self) -> list[PlannedRun]:
         study, singular = self.study, {"budgets": "budget"}.get(self.study.length_name, self.study.length_name)
         points = itertools.product(study.sizes.items(), itertools.product(*study.grid.values()), study.seeds)
@@ -193,20 +203,18 @@ class _Builder:
     def _rate(self, facts: recipes.Facts, size: str) -> tuple[float | None, bool]:
         if self.tuned is None:
             return None if self.study.learning_rate is None else self.study.learning_rate(facts), False
-        like = size if size in self.study.sizes else self._nearest_size(facts)
-        runs = {rate: f"tune-{like}-lr{rate:.3g}-seed{self.tuned.seed}" for rate in self.tuned.rates}
+        runs = self.tuned_sizes[size if size in self.tuned_sizes else self._nearest_tuned(facts)]
         if not all(name in self.results for name in runs.values()):
             return None, True
         return recipes.best_rate({rate: self.results[name] for rate, name in runs.items()}), False
 
-    def _nearest_size(self, facts: recipes.Facts) -> str:
-        """Of the same architecture, by parameters."""
-        alike = {}
-        for size, shape in self.study.sizes.items():
-            config = self._config(shape)
-            if config.model.architecture == facts.config.model.architecture:
-                other = recipes.Facts(config, facts.flops, facts.tokens)
-                alike[size] = max(other.params, facts.params) / min(other.params, facts.params)
-        if not alike:
-            choose({}, facts.config.model.architecture, "a target's model.architecture")
-        return min(alike, key=alike.get)
+    def _nearest_tuned(self, facts: recipes.Facts) -> str:
+        """Of the same architecture, by parameters. Raises UserError: none was tuned."""
+        distances = {}
+        for size in self.tuned_sizes:
+            other = recipes.Facts(self._config(self.study.sizes[size]), facts.flops, facts.tokens)
+            if other.config.model.architecture == facts.config.model.architecture:
+                distances[size] = abs(math.log(other.params / facts.params))
+        if not distances:
+            raise UserError(f"no {facts.config.model.architecture} size of the study is tuned; keep some tuning runs.")
+        return min(distances, key=distances.get)
