@@ -22,10 +22,32 @@ def add_flags(parser) -> None:
 def _add_run_flags(parser) -> None:
     parser.add_argument("study", metavar="STUDY", help="a study file, as those in configs/studies/")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the study, local or gs://")
+    parser.add_argument("--launcher", default="local", metavar="NAME", help="local | slurm | xpk | queued_resource")
+    parser.add_argument(
+        "--launcher_flag",
+        action="append",
+        default=[],
+        metavar="FLAG",
+        help="for the launcher's script in launch/, as in --launcher_flag=--time=1:00:00; may be repeated",
+    )
+    parser.add_argument(
+        "--parallel", type=int, metavar="N", help="runs at a time (default: 1; on a CPU, as many as it has cores for)"
+    )
+    parser.add_argument(
+        "--batch_runs", default="auto", metavar="auto|off", help="small runs of one shape share a process, here"
+    )
+    code = parser.add_mutually_exclusive_group()
+    code.add_argument(
+        "--accept_code", action="store_true", help="take finished runs of other code as they are, for good"
+    )
+    code.add_argument("--rerun_code", action="store_true", help="run again what was finished by other code")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands that would be started now, and stop")
 
 
 def _add_status_flags(parser) -> None:
     parser.add_argument("out", metavar="DIR", help="the --out of gptjax study run")
+    parser.add_argument("--watch", action="store_true", help="show it anew every two seconds, until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
 def _add_fit_flags(parser) -> None:
@@ -37,11 +59,15 @@ def _plan(args) -> int:
 
 
 def _run(args) -> int:
-    raise NotImplementedError
+    from gptjax.study import run_command
+
+    return run_command.run(args)
 
 
 def _status(args) -> int:
-    raise NotImplementedError
+    from gptjax.study import run_command
+
+    return run_command.show_status(args)
 
 
 def _fit(args) -> int:
