@@ -1,6 +1,6 @@
 """`gptjax study plan|run|status|fit`: how a scaling study is asked for. What each does is in `study/`."""
 
-from gptjax.study import plan_command
+from gptjax.study import fit_command, plan_command
 
 
 def add_flags(parser) -> None:
@@ -16,7 +16,7 @@ def add_flags(parser) -> None:
     )
     command("run", _add_run_flags, _run, "start the runs of a study file, or go on with them")
     command("status", _add_status_flags, _status, "how far the runs of a study are")
-    command("fit", _add_fit_flags, _fit, "scaling laws through the runs of a study, or the points of a CSV file")
+    command("fit", fit_command.add_flags, _fit, "scaling laws through the runs of a study, or the points of a CSV file")
 
 
 def _add_run_flags(parser) -> None:
@@ -50,10 +50,6 @@ def _add_status_flags(parser) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
-def _add_fit_flags(parser) -> None:
-    parser.add_argument("points", metavar="DIR|CSV", help="the --out of a study, or params,tokens,flops,loss[,...]")
-
-
 def _plan(args) -> int:
     return plan_command.run(args)
 
@@ -71,4 +67,4 @@ def _status(args) -> int:
 
 
 def _fit(args) -> int:
-    raise NotImplementedError
+    return fit_command.run(args)

@@ -28,7 +28,9 @@ def read(path: str) -> Gathered:
     directory = open_directory(path)
     book = ledger.read(directory)
     if book is None:
-        raise UserError(f"{path} is not the folder of a study: it has no study.json; give the --out of gptjax study run.")
+        raise UserError(
+            f"{path} is not the folder of a study: it has no study.json; give the --out of gptjax study run."
+        )
     known = status.read(directory, book)
     points, excluded = _points([run for run in known if run.entry.stage == "grid"], directory)
     kept, out_of_range = screened([row for row, _ in points], max((most for _, most in points), default=math.inf))
