@@ -43,6 +43,12 @@ class ModelConfig:
     init_std: float = 0.02  # lstm: of embedding and head alone
     position_init_std: float = 0.02
     scale_residual_init: bool = True  # std of the maps into the residual stream times 1/sqrt(2 n_layers)
+    parametrization: str = "standard"  # standard | mup | completep: what width and depth do to the numbers of optim
+    base_width: int | None = None  # mup, completep: d_model at which those numbers hold
+    base_depth: int | None = None  # completep: n_layers, likewise
+    attention_scale: str | None = (
+        None  # of q k: sqrt (1/sqrt(head_dim)) | linear (1/head_dim); None: by parametrization
+    )
     dtype: str = "bfloat16"  # of the matmuls: bfloat16 | float32; parameters: see optim.param_dtype
     attention: str = "auto"  # kernel: auto | xla | cudnn | splash
     remat: str = "none"  # recomputed backward: none | dots | attention | full | offload (full, inputs on the host)

@@ -33,7 +33,7 @@ def init_state(config, kernel: str) -> TrainState:
     key = jax.random.fold_in(jax.random.key(config.train.seed), INIT_STREAM)
     params = architectures.split(architectures.make(config.model, key, kernel))[1]
     ema = params if config.optim.ema_decay is not None else None
-    opt_state = optim.make_optimizer(config.optim).init(params)
+    opt_state = optim.make_optimizer(config.optim, config.model).init(params)
     return store(TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, skipping.initial(config.optim)), config)
 
 
@@ -141,7 +141,7 @@ def update(state: TrainState, grads, learning_rate, *, config, loss=None):
         grads = jax.tree.map(lambda g: g * shrink, grads)
     before = state._replace(opt_state=sharding.to_device(state.opt_state, config.mesh))
     params, opt_state = rounding.widen(state.params), rounding.widen(before.opt_state)
-    direction, opt_state = optim.make_optimizer(config.optim).update(grads, opt_state, params)
+    direction, opt_state = optim.make_optimizer(config.optim, config.model).update(grads, opt_state, params)
     updates = jax.tree.map(lambda d: -learning_rate * d, direction)
     params = optax.apply_updates(params, updates)
     ema = state.ema
