@@ -65,7 +65,18 @@ def scratch(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def branched(config, trunk, tmp_path_factory):
-    return branch(config, tmp_path_factory.mktemp("runs") / "branch", trunk)
+    """Killed before its first checkpoint, then started again."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(keeper.Keeper, "save", killed)
+        branch(config, folder / "branch", trunk)
+    assert rundir.open_run(folder / "branch").steps() == [] and len(train_rows(folder / "branch")) == LEAVES
+    shutil.copytree(folder / "branch", folder / "begun")
+    return from_scratch(config, folder / "branch")  # the flags are known to the directory
 
 
 def arrays(workdir, number):
@@ -141,14 +152,12 @@ def test_a_branch_of_a_branch_is_bit_equal_too_and_flops_are_counted_once(config
     assert marked == list(range(1, 12))
 
 
-def flags(trunk, step=LEAVES):
-    return [f"--branch_from={trunk}", f"--branch_step={step}"]
-
-
+@pytest.mark.slow
 def test_a_killed_branch_goes_on_bit_equal_without_its_trunk(config, trunk, scratch, tmp_path):
     shutil.copytree(trunk, tmp_path / "trunk")
     workdir, values = tmp_path / "branch", config.to_dict()
-    with runs.processes(values, workdir, tmp_path, 1, 8, arguments={0: flags(tmp_path / "trunk")}) as [process]:
+    flags = [f"--branch_from={tmp_path / 'trunk'}", f"--branch_step={LEAVES}"]
+    with runs.processes(values, workdir, tmp_path, 1, 8, arguments={0: flags}) as [process]:
         runs.wait_for_step(workdir, 10, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -160,27 +169,7 @@ def test_a_killed_branch_goes_on_bit_equal_without_its_trunk(config, trunk, scra
         train.train(config, str(workdir), origin=origin(trunk, 4))
 
 
-def test_a_branch_killed_before_its_first_checkpoint_branches_again_without_flags(
-    config, trunk, scratch, tmp_path, monkeypatch
-):
-    shutil.copytree(trunk, tmp_path / "trunk")
-    workdir = tmp_path / "branch"
-
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(keeper.Keeper, "save", killed)
-        branch(config, workdir, tmp_path / "trunk")
-    assert rundir.open_run(workdir).steps() == [] and len(train_rows(workdir)) == LEAVES
-    (tmp_path / "trunk").rename(tmp_path / "away")
-    with pytest.raises(UserError, match="--branch_from=.*/trunk is not a run directory"):
-        train.train(config, str(workdir))
-    (tmp_path / "away").rename(tmp_path / "trunk")
-    assert train.train(config, str(workdir)) == 0
-    assert_same_run(scratch, workdir)
-
-
+@pytest.mark.slow
 def test_a_branch_goes_on_on_another_mesh(config, trunk, scratch, tmp_path):
     workdir = branch(config.replace(mesh={"fsdp": 4, "tensor": 2}), tmp_path / "branch", trunk)
     assert [row["batch_hash"] for row in train_rows(workdir)] == [row["batch_hash"] for row in train_rows(scratch)]
@@ -307,6 +296,28 @@ def test_a_damaged_checkpoint_is_refused_and_the_branch_may_be_started_again(con
     with pytest.raises(UserError, match="checkpoint .*/trunk/checkpoints/8 is damaged"):
         branch(config, tmp_path / "new", tmp_path / "trunk")
     assert rundir.open_run(tmp_path / "new").steps() == []
+
+
+def test_a_branch_that_was_killed_before_its_first_checkpoint_still_needs_its_trunk(config, branched, tmp_path):
+    begun = shutil.copytree(branched.parent / "begun", tmp_path / "begun")
+    manifest = json.loads((begun / "manifest.json").read_text())
+    manifest["branched"]["run"] = str(tmp_path / "gone")
+    (begun / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="--branch_from=.*/gone is not a run directory"):
+        train.train(config, str(begun))
+
+
+def test_a_finished_branch_knows_its_trunk_by_the_checkpoint_wherever_it_lies_now(
+    config, trunk, branched, store, tmp_path
+):
+    moved = shutil.copytree(trunk, tmp_path / "moved")
+    resolved = session.with_vocabulary(config, store.tokenizer)
+    known = json.loads((branched / "manifest.json").read_text())["branched"]
+    for start in (None, origin(trunk), origin(moved)):
+        assert branching.lineage(rundir.open_run(branched), resolved, store, start, (), {}) == {"branched": known}
+    for start in (origin(trunk, 4), origin(moved, 4), origin(tmp_path / "nowhere")):
+        with pytest.raises(UserError, match="was branched from step 8 of .*/trunk; leave the flags out"):
+            branching.lineage(rundir.open_run(branched), resolved, store, start, (), {})
 
 
 def test_a_run_that_began_in_another_way_is_not_made_a_branch(config, trunk, scratch):
