@@ -10,7 +10,7 @@ import pytest
 import runs
 from runs import losses, saved_arrays, train_rows
 
-from gptjax import branching, cli, data, flops, interrupt, keeper, metrics, rundir, session, train
+from gptjax import branching, cli, data, flops, interrupt, keeper, metrics, noise_scale, rundir, session, train
 from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
@@ -38,7 +38,7 @@ def trunk_values(values):
         values,
         model=dict(n_layers=1),
         optim=dict(warmup_steps=3, schedule="constant", ema_decay=0.9, skip="outliers", skip_window=4),
-        train=dict(steps=12),
+        train=dict(steps=12, microbatches=2, log_noise_scale=True),
         checkpoint=dict(every_steps=None, keep=1, keep_steps=(4, LEAVES)),
         eval=dict(every_steps=4, max_tokens=256),
     )
@@ -113,6 +113,12 @@ def test_a_branch_reads_alone_as_if_it_had_run_from_scratch(scratch, branched, t
     assert [row["step"] for row in mine if row["kind"] == "eval"] == [4, 4, 8, 8, 12, 12, 14, 14]  # and of the average
     events = [row["event"] for row in metrics.read_metrics(branched / "metrics.jsonl", "event")]
     assert [event for event in events if event != "update_skipped"] == ["branched", "first_call", "rows_read"]
+
+
+def test_what_the_critical_batch_is_made_of_is_logged_and_taken_over(trunk, branched):
+    both = [[row[name] for name in ("noise_signal", "noise_trace")] for row in train_rows(branched)]
+    assert both[:LEAVES] == [[row["noise_signal"], row["noise_trace"]] for row in train_rows(trunk)][:LEAVES]
+    assert np.isfinite(both).all() and noise_scale.of_run(branched).n_steps == STEPS
 
 
 def test_a_trunk_saves_the_steps_that_are_named_and_keeps_them(trunk, branched):
@@ -260,7 +266,7 @@ def test_what_is_allowed_to_differ_is_recorded_and_said(config, trunk, store, tm
     resolved = session.with_vocabulary(config.replace(optim={"weight_decay": 0.0}), store.tokenizer)
     arguments = resolved, store, origin(trunk), ("optim.weight_decay",), rundir.manifest(resolved, store, ["gptjax"])
     known = branching.lineage(rundir.open_run(tmp_path / "new"), *arguments)["branched"]
-    assert known["allowed"] == ["optim.weight_decay"] and known["other_code"] == []
+    assert known["allowed"] == ["optim.weight_decay"] and known["other_program"] == []
     assert "another run than this config gives from scratch, since optim.weight_decay differs" in branching.said(known)
 
 
@@ -275,16 +281,19 @@ def test_a_trunk_whose_schedule_was_changed_under_way_is_found_by_its_log(config
     assert "the learning_rate of step 5 is 0.002 in its metrics.jsonl and 0.003" in said
 
 
-def test_other_code_is_said(config, trunk, store, tmp_path):
+def test_another_program_is_said_and_recorded(config, trunk, store, tmp_path):
     shutil.copytree(trunk, tmp_path / "trunk")
     manifest = json.loads((tmp_path / "trunk/manifest.json").read_text())
     manifest["packages"]["jax"], manifest["code"] = "0.1", "0"
     (tmp_path / "trunk/manifest.json").write_text(json.dumps(manifest))
-    resolved = session.with_vocabulary(config, store.tokenizer)
+    other = config.replace(train={"log_noise_scale": False}, mesh={"tensor": 2})
+    resolved = session.with_vocabulary(other, store.tokenizer)
     arguments = resolved, store, origin(tmp_path / "trunk"), (), rundir.manifest(resolved, store, ["gptjax"])
     known = branching.lineage(rundir.open_run(tmp_path / "new"), *arguments)["branched"]
-    assert [line.partition(",")[0].partition(" ->")[0] for line in known["other_code"]] == ["gptjax's files", "jax 0.1"]
-    assert "trained there with other code (gptjax's files, revision" in branching.said(known)
+    code, *others = known["other_program"]
+    assert code.startswith("gptjax's files, revision ") and others[0].startswith("jax 0.1 -> ")
+    assert others[1:] == ["mesh.tensor 1 -> 2", "train.log_noise_scale True -> False"]
+    assert "its program was another (gptjax's files, revision" in branching.said(known)
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_branch_may_be_started_again(config, trunk, scratch, tmp_path):
