@@ -39,7 +39,7 @@ def shrink(config, steps: int):
             "log_noise_scale": False,
             "profile_steps": None,
         },
-        checkpoint={"every_steps": None, "every_minutes": None},
+        checkpoint={"every_steps": None, "every_minutes": None, "keep_steps": ()},
         eval={"every_steps": None, "batch_size": None, "max_tokens": None},
     )
 

@@ -10,7 +10,20 @@ import pytest
 import runs
 from runs import losses, saved_arrays, train_rows
 
-from gptjax import branching, cli, data, flops, interrupt, keeper, metrics, noise_scale, rundir, session, train
+from gptjax import (
+    branching,
+    catch_up,
+    cli,
+    data,
+    flops,
+    interrupt,
+    keeper,
+    metrics,
+    noise_scale,
+    rundir,
+    session,
+    train,
+)
 from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
@@ -121,6 +134,22 @@ def test_what_the_critical_batch_is_made_of_is_logged_and_taken_over(trunk, bran
     assert np.isfinite(both).all() and noise_scale.of_run(branched).n_steps == STEPS
 
 
+def test_evaluations_that_the_trunk_did_not_make_are_no_ones_to_make_up(branched, tmp_path):
+    """With a cadence of 2 steps: 8 has the branch's own checkpoint, 10 has none, 2 and 6 were never the branch's."""
+    workdir = shutil.copytree(branched, tmp_path / "branch")
+    values = json.loads((workdir / "config.json").read_text())
+    values["eval"]["every_steps"] = 2
+    (workdir / "config.json").write_text(json.dumps(values))
+    rows = metrics.read_metrics(workdir / "metrics.jsonl")
+    kept = [row for row in rows if (row["kind"], row["step"]) != ("eval", LEAVES)]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    found = catch_up.find(rundir.open_run(workdir))
+    assert ([step for step, _ in found.left], [step for step, _ in found.lost]) == (
+        [8, 8],
+        [10, 10],
+    )  # with the average
+
+
 def test_a_trunk_saves_the_steps_that_are_named_and_keeps_them(trunk, branched):
     assert rundir.open_run(trunk).steps() == [4, 8, 12]
     assert rundir.open_run(branched).steps() == [8, 11, 14]
@@ -183,6 +212,30 @@ def test_a_branch_goes_on_on_another_mesh(config, trunk, scratch, tmp_path):
         mine, other = ([row[name] for row in train_rows(w)] for w in (workdir, scratch))
         assert mine[:LEAVES] == other[:LEAVES]
         np.testing.assert_allclose(mine, other, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_branch_as_one_does(config, trunk, scratch, tmp_path):
+    workdir, flags = tmp_path / "branch", [f"--branch_from={trunk}", f"--branch_step={LEAVES}"]
+    with runs.processes(config.to_dict(), workdir, tmp_path, 2, 4, arguments={0: flags, 1: flags}) as both:
+        for process in both:
+            process.ends_with(0)
+    assert [row["batch_hash"] for row in train_rows(workdir)] == [row["batch_hash"] for row in train_rows(scratch)]
+    for name in ("loss", "grad_norm", "param_norm"):
+        mine, other = ([row[name] for row in train_rows(w)] for w in (workdir, scratch))
+        np.testing.assert_allclose(mine, other, rtol=1e-5)
+    assert branching.own_steps(workdir) == (LEAVES, STEPS)
+
+
+@pytest.mark.slow
+def test_processes_that_would_branch_elsewhere_do_not_start(config, trunk, tmp_path):
+    workdir, flags = tmp_path / "branch", [f"--branch_from={trunk}"]
+    arguments = {0: [*flags, "--branch_step=4"], 1: [*flags, "--branch_step=8"]}
+    with runs.processes(config.to_dict(), workdir, tmp_path, 2, 4, arguments=arguments) as both:
+        for process in both:
+            process.ends_with(interrupt.USER_ERROR)
+            assert "--branch_from" in process.output()
+    assert not (workdir / "config.json").exists()
 
 
 # ---- what is refused
