@@ -224,6 +224,7 @@ class TrainConfig:
     rollback_margin: int = 0  # steps whose text is left out beyond that of the bad ones
     log_every: int = 10  # steps
     log_activations: bool = False  # per-layer activation RMS and largest attention logit
+    log_noise_scale: bool = False  # what noise_scale.py makes the critical batch of; needs microbatches >= 2
     profile_steps: tuple[int, int] | None = None  # (first, last) step of a profiler trace
     watchdog_factor: float | None = 20.0  # a step may take so many times the median before the run ends; None: off
     watchdog_seconds: float = 300.0  # but at least so long

@@ -255,6 +255,10 @@ def _check_train(config) -> None:
         t.batch_size % t.microbatches == 0,
         f"train.microbatches={t.microbatches} does not divide train.batch_size={t.batch_size}; use a divisor.",
     )
+    _require(
+        t.microbatches >= 2 or not t.log_noise_scale,
+        f"train.log_noise_scale compares a step's microbatches, but train.microbatches={t.microbatches}; use at least 2.",
+    )
     if config.model.vocab_size:
         padded = config.model.padded_vocab_size
         _require(
