@@ -13,7 +13,7 @@ def around(value: float, share: float) -> list[float]:
     return [value * (1 - share), value * (1 + share)]
 
 
-def points(budgets=(1e18, 3e18, 1e19, 3e19, 1e20), sizes: int = 7, seeds: int = 2) -> list[dict]:
+def points(budgets=(1e18, 3e18, 1e19, 1e20), sizes: int = 5, seeds: int = 2) -> list[dict]:
     rng, made = np.random.default_rng(0), []
     for budget in budgets:
         best = LAW.optimum(budget)

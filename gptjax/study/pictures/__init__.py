@@ -21,8 +21,9 @@ _ALL = (
     runs.loss_to_loss,
     runs.architectures,
 )
+NAMES = {make.__name__ for make in _ALL}
 
-__all__ = ["Picture", "draw", "files"]
+__all__ = ["NAMES", "Picture", "draw", "files"]
 
 
 def draw(results: dict) -> list[Picture]:

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
+from gptjax.study import numbers
 from gptjax.study.pictures import style
 from gptjax.study.pictures.style import Picture
-from gptjax.study import numbers
 
 PARAMS = "parameters N"
 TOKENS = "training tokens D"

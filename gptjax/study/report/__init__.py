@@ -33,6 +33,9 @@ def write(results: dict, directory) -> list[pathlib.Path]:
     }
     for name, (svg, png) in files.items():
         written |= {f"{PICTURES}/{name}.svg": svg, f"{PICTURES}/{name}.png": png}
+    for name in pictures.NAMES - files.keys():  # of an earlier report in this folder
+        for ending in ("svg", "png"):
+            (directory / PICTURES / f"{name}.{ending}").unlink(missing_ok=True)
     return [_write(directory / name, content) for name, content in written.items()]
 
 

@@ -40,7 +40,7 @@ def _held(points: list[dict]) -> Table:
             numbers.count(one.get("tokens")),
             numbers.flops(one.get("flops")),
             numbers.loss(one.get("predicted")),
-            numbers.bounds(one.get("interval80")),
+            numbers.bounds(one.get("interval80"), wide=one.get("interval95")),
             numbers.bounds(one.get("interval95")),
             numbers.loss(one["loss"]),
             f"{100 * (one['loss'] / one['predicted'] - 1):+.2f}%" if one.get("predicted") else numbers.NONE,

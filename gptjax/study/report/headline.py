@@ -80,7 +80,7 @@ def _told_row(one: dict) -> list[str]:
         numbers.count(one.get("tokens")),
         numbers.flops(one.get("flops")),
         numbers.loss(one.get("loss")),
-        numbers.bounds(low),
+        numbers.bounds(low, wide=wide),
         numbers.bounds(wide),
         numbers.loss(came),
         numbers.NONE if came is None or one.get("loss") is None else f"{came - one['loss']:+.4f}",

@@ -56,7 +56,7 @@ def _constants(method: str, fit: dict) -> list[Block]:
         [
             name,
             numbers.uncertain(fit[name], ninety_five.get(name)),
-            numbers.bounds(eighty.get(name), fit[name]),
+            numbers.bounds(eighty.get(name), fit[name], ninety_five.get(name)),
             numbers.bounds(ninety_five.get(name), fit[name]),
         ]
         for name in names
@@ -66,15 +66,11 @@ def _constants(method: str, fit: dict) -> list[Block]:
 
 
 def _how(fit: dict) -> list[Block]:
-    said = [f"{label} {_plain(fit[key])}" for key, label in _HOW.items() if fit.get(key) is not None]
+    said = [f"{label} {numbers.setting(fit[key])}" for key, label in _HOW.items() if fit.get(key) is not None]
     said = [f"points used {fit['points_used']}", *said] if fit.get("points_used") is not None else said
     failures = fit.get("failures") or {}
     said += [f"{count} replicates without a fit: {reason}" for reason, count in failures.items() if count]
-    return [Paragraph(f"{'; '.join(said).capitalize()}.")] if said else []
-
-
-def _plain(value) -> str:
-    return ("yes" if value else "no") if isinstance(value, bool) else numbers.plain(value)
+    return [Paragraph(f"How: {'; '.join(said)}.")] if said else []
 
 
 def _optima(fit: dict) -> list[Block]:

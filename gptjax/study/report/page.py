@@ -12,7 +12,7 @@ _STYLE = """
   --tint: #222; --good: #63c491; --bad: #f0965a; --link: #8ab8ee } }
 * { box-sizing: border-box }
 html { -webkit-text-size-adjust: 100% }
-body { margin: 0 auto; max-width: 56rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1rem }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; padding-top: .5rem; border-top: 1px solid var(--line) }
@@ -27,18 +27,18 @@ nav a { margin-right: .9rem; white-space: nowrap; text-decoration: none }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.35; font-variant-numeric: tabular-nums }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem }
 th, td { padding: .22rem .7rem .22rem 0; text-align: right; vertical-align: top; white-space: nowrap }
-th { font-weight: 600; border-bottom: 1px solid var(--ink); vertical-align: bottom }
+th { font-weight: 600; border-bottom: 1px solid var(--ink); vertical-align: bottom; white-space: normal }
 td { border-bottom: 1px solid var(--line) }
 .words { text-align: left }
-td.words { white-space: normal; min-width: 7rem }
-td.words.key { min-width: 0; overflow-wrap: anywhere }
+td.words { white-space: normal; min-width: 6rem }
+td.words:first-child { white-space: nowrap }
 figure { margin: 1.2rem 0 }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 3px }
 figcaption { font-size: .875rem; color: var(--soft); margin-top: .4rem; max-width: 46rem }
 pre { overflow-x: auto; background: var(--tint); padding: .6rem .8rem; font-size: .8125rem }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; color: #000; background: #fff }
   nav { display: none } h2, h3, caption { break-after: avoid } figure, tr, .notice { break-inside: avoid }
-  .wide { overflow: visible } table { font-size: 7.5pt } th, td { padding-right: .4rem } pre { white-space: pre-wrap }
+  .wide { overflow: visible } td.words:first-child { white-space: normal } table { font-size: 7.5pt } th, td { padding-right: .4rem } pre { white-space: pre-wrap }
   figure img { max-width: 14cm } a { color: inherit; text-decoration: none } }
 """.strip()
 

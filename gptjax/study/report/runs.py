@@ -13,7 +13,7 @@ _COLUMNS = {
     "tokens": ("D", numbers.whole),
     "steps": ("steps", numbers.whole),
     "batch_size": ("batch (tokens)", numbers.whole),
-    "learning_rate": ("learning rate", lambda rate: numbers.plain(rate, 3)),
+    "learning_rate": ("learning rate", numbers.setting),
     "flops": ("C (FLOPs)", numbers.flops),
     "flops_exact": ("C exact", numbers.flops),
     "flops_6n": ("C 6ND", numbers.flops),
@@ -55,7 +55,7 @@ def _size(one: dict) -> list[str]:
     ended = [point["loss"] for point in points if point.get("loss") is not None and not point.get("diverged")]
     return [
         numbers.count(one["params"]),
-        numbers.plain(one.get("best"), 3),
+        numbers.setting(one.get("best")),
         numbers.loss(min(ended, default=None)),
         numbers.NONE if one.get("sensitivity") is None else f"{one['sensitivity']:.3f}",
         str(len(points)),
