@@ -67,10 +67,11 @@ def _constants(method: str, fit: dict) -> list[Block]:
 
 def _how(fit: dict) -> list[Block]:
     said = [f"{label} {numbers.setting(fit[key])}" for key, label in _HOW.items() if fit.get(key) is not None]
-    said = [f"points used {fit['points_used']}", *said] if fit.get("points_used") is not None else said
+    said = [f"points used: {fit['points_used']}", *said] if fit.get("points_used") is not None else said
     failures = fit.get("failures") or {}
     said += [f"{count} replicates without a fit: {reason}" for reason, count in failures.items() if count]
-    return [Paragraph(f"How: {'; '.join(said)}.")] if said else []
+    text = "; ".join(said)
+    return [Paragraph(f"{text[0].upper()}{text[1:]}.")] if said else []
 
 
 def _optima(fit: dict) -> list[Block]:

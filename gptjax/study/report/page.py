@@ -36,6 +36,7 @@ figure { margin: 1.2rem 0 }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 3px }
 figcaption { font-size: .875rem; color: var(--soft); margin-top: .4rem; max-width: 46rem }
 pre { overflow-x: auto; background: var(--tint); padding: .6rem .8rem; font-size: .8125rem }
+@media (max-width: 40rem) { figure div { overflow-x: auto } figure img { max-width: none; width: 33rem } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; color: #000; background: #fff }
   nav { display: none } h2, h3, caption { break-after: avoid } figure, tr, .notice { break-inside: avoid }
   .wide { overflow: visible } td.words:first-child { white-space: normal } table { font-size: 7.5pt } th, td { padding-right: .4rem } pre { white-space: pre-wrap }
@@ -80,7 +81,7 @@ def _block(block, pictures: dict[str, bytes]) -> str:
         case Figure(name, caption):
             source = f"data:image/svg+xml;base64,{base64.b64encode(pictures[name]).decode()}"
             words = html.escape(caption)
-            return f'<figure><img alt="{words}" src="{source}">\n<figcaption>{words}</figcaption></figure>'
+            return f'<figure><div><img alt="{words}" src="{source}"></div>\n<figcaption>{words}</figcaption></figure>'
 
 
 def _table(table: Table) -> str:
