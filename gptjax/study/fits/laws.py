@@ -75,6 +75,24 @@ class ParametricLaw:
         return Optimum(flops, params, product / params, float(self.loss(params, product / params)))
 
 
+def saturating(x, y) -> tuple[float, PowerLaw]:
+    """(E, law) of least squares of y = E + scale x^exponent, 0 <= E < min y: for each E the line through ln(y - E)."""
+    from scipy.optimize import minimize_scalar
+
+    def law(E):
+        return PowerLaw.through(x, y - E, (y - E) ** 2)
+
+    def squares(E):
+        return float(np.sum((E + law(E)(x) - y) ** 2))
+
+    candidates = float(np.min(y)) * np.linspace(0, 0.995, 40)
+    nearest = int(np.argmin([squares(E) for E in candidates]))
+    around = candidates[max(nearest - 1, 0)], candidates[min(nearest + 1, len(candidates) - 1)]
+    found = minimize_scalar(squares, bounds=around, method="bounded", options={"xatol": 1e-9}).x
+    E = float(min((found, candidates[nearest]), key=squares))
+    return E, law(E)
+
+
 def checked(points):
     """`points` as they are; UserError for a number no logarithm can be taken of, with the run that holds it."""
     for name in ("params", "tokens", "flops", "loss"):
