@@ -46,7 +46,7 @@ class ModelConfig:
     dtype: str = "bfloat16"  # of the matmuls: bfloat16 | float32; parameters: see optim.param_dtype
     attention: str = "auto"  # kernel: auto | xla | cudnn | splash
     remat: str = "none"  # recomputed backward: none | dots | attention | full | offload (full, inputs on the host)
-    scan_unroll: int = 1  # periods of layers (lstm: tokens) in an iteration: more is faster on a CPU, slower to compile
+    scan_unroll: int = 1  # periods of layers in an iteration of the scan: more is faster on a CPU, slower to compile
 
     @property
     def has_attention(self) -> bool:
