@@ -40,7 +40,7 @@ class ModelConfig:
     embed_dropout: float = 0.0
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0  # lstm: of each layer's output
-    init_std: float = 0.02  # lstm: of embedding and head alone
+    init_std: float = 0.02
     position_init_std: float = 0.02
     scale_residual_init: bool = True  # std of the maps into the residual stream times 1/sqrt(2 n_layers)
     dtype: str = "bfloat16"  # of the matmuls: bfloat16 | float32; parameters: see optim.param_dtype

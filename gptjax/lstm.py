@@ -30,13 +30,22 @@ REMAT = {  # what the forward pass of a layer keeps for the backward pass; the r
 }
 
 
+def matrix_std(config) -> float:
+    """That of the uniform distribution on [-1/sqrt(D), 1/sqrt(D)], from which LSTMs' matrices are drawn by custom.
+
+    The embedding has 1, also where it is the head. Tried: 0.02, as a GPT's, which normalises it; 2 layers of width 64 were
+    then at 3.06 nats after 400 steps on the corpus's characters, where 1 gave 1.97.
+    """
+    return (3 * config.d_model) ** -0.5
+
+
 class Layer(nnx.Module):
     """One LSTM layer, without peepholes or a projection."""
 
     def __init__(self, config, key):
         key_input, key_recurrent = jax.random.split(key)
         D, G, axes = config.d_model, len(GATES), ("embed", "gate", "cells")
-        std = (3 * D) ** -0.5  # of the uniform distribution on [-1/sqrt(D), 1/sqrt(D)], the custom for LSTMs
+        std = matrix_std(config)
         self.config = config
         self.input = layers.Linear(key_input, (D,), (G, D), axes, std, config.bias)
         self.recurrent = layers.Linear(key_recurrent, (D,), (G, D), axes, std, bias=False)
@@ -151,12 +160,12 @@ class LSTM(nnx.Module):
         choose(DTYPES, config.dtype, "model.dtype")
         choose(REMAT, config.remat, "model.remat")
         self.config, self.kernel = config, kernel
-        self.token_embedding = nnx.Param(layers.normal(key_token, shape, config.init_std), axes=axes)
+        self.token_embedding = nnx.Param(layers.normal(key_token, shape, 1.0), axes=axes)
         self.blocks = nnx.vmap(functools.partial(Layer, config))(jax.random.split(key_blocks, config.n_layers))
         if config.tied_head:
             self.head = None
         else:
-            self.head = nnx.Param(layers.normal(key_head, shape, config.init_std), axes=axes)
+            self.head = nnx.Param(layers.normal(key_head, shape, matrix_std(config)), axes=axes)
 
     @property
     def head_VD(self):

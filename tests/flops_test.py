@@ -226,6 +226,15 @@ def test_kept_bytes_are_those_of_the_residuals_that_jax_keeps(remat, tolerance, 
     assert _residual_bytes_per_token(model) / model.n_layers == pytest.approx(expected, rel=tolerance)
 
 
+@pytest.mark.parametrize("remat,dtype", [("none", "float32"), ("none", "bfloat16"), ("full", "float32")])
+def test_an_lstms_kept_bytes_are_those_of_the_residuals_that_jax_keeps(remat, dtype):
+    fields = {"architecture": "lstm", "vocab_size": 128, "context_length": 256, "n_layers": 4, "d_model": 256}
+    model = ModelConfig(**fields, remat=remat, dtype=dtype)
+    carry = 0 if remat == "none" else model.d_model * flops.DTYPE_BYTES[dtype]
+    expected = flops.kept_bytes(model, remat) + carry
+    assert _residual_bytes_per_token(model) / model.n_layers == pytest.approx(expected, rel=0.01)
+
+
 def _residual_bytes_per_token(model):
     """Bytes stacked over the layers for the backward pass; the difference of two batches, so that weights cancel."""
     import jax
