@@ -58,7 +58,8 @@ class Layer(nnx.Module):
         x_BLD = sharding.constrain(x_BLD, "batch", None, "width")
         gate_BLGD = sharding.constrain(self.input(x_BLD), "batch", None, "gate", "cells")
         weight_DGD = self.recurrent.weight[...].astype(x_BLD.dtype)
-        weight_DGD = sharding.constrain(weight_DGD, "width", "gate", "cells")  # gathered once, not at every token
+        # Gathered here, outside of the scan; XLA:TPU moves that of a small model into it, whatever is said.
+        weight_DGD = sharding.constrain(weight_DGD, "width", "gate", "cells")
         h_BD, c_BD = state
         h_BLD, c_BD = recur(gate_BLGD, weight_DGD, h_BD.astype(x_BLD.dtype), c_BD, keep_BL)
         return sharding.constrain(h_BLD, "batch", None, "width"), (h_BLD[:, -1], c_BD)
