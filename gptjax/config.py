@@ -40,7 +40,7 @@ class ModelConfig:
     embed_dropout: float = 0.0
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0  # lstm: of each layer's output
-    init_std: float = 0.02  # lstm: of embedding and head alone
+    init_std: float = 0.02
     position_init_std: float = 0.02
     scale_residual_init: bool = True  # std of the maps into the residual stream times 1/sqrt(2 n_layers)
     parametrization: str = "standard"  # standard | mup | completep: what width and depth do to the numbers of optim
@@ -52,7 +52,7 @@ class ModelConfig:
     dtype: str = "bfloat16"  # of the matmuls: bfloat16 | float32; parameters: see optim.param_dtype
     attention: str = "auto"  # kernel: auto | xla | cudnn | splash
     remat: str = "none"  # recomputed backward: none | dots | attention | full | offload (full, inputs on the host)
-    scan_unroll: int = 1  # periods of layers (lstm: tokens) in an iteration: more is faster on a CPU, slower to compile
+    scan_unroll: int = 1  # periods of layers in an iteration of the scan: more is faster on a CPU, slower to compile
 
     @property
     def has_attention(self) -> bool:

@@ -12,7 +12,8 @@ FOREIGN = {  # fields of model that an architecture does not have
     "lstm": (
         *("n_heads", "n_kv_heads", "head_dim", "d_ff", "norm", "norm_position", "norm_eps", "final_norm", "mlp"),
         *("position", "rope_theta", "qk_norm", "band_width", "attention", "attention_dropout"),
-        *("position_init_std", "scale_residual_init", "parametrization", "base_width", "base_depth", "attention_scale"),
+        *("init_std", "position_init_std", "scale_residual_init"),
+        *("parametrization", "base_width", "base_depth", "attention_scale"),
     )
 }
 
