@@ -135,14 +135,14 @@ class Runner:
         )
 
     def _grouped(self) -> dict[str, tuple[str, ...]]:
-        """{key: the keys it is run with}, those of branches and of old runs alone."""
-        alone = {key: (key,) for key in self._configs}
-        if not self._settings.launcher.local:
-            return alone
-        single = {e.key for e in self._ledger.entries if e.branch is None and e.key in self._configs}
-        for keys in self._source.groups({key: config for key, config in self._configs.items() if key in single}):
-            alone |= {key: tuple(keys) for key in keys}
-        return alone
+        """{key: the keys it is run with}: runs of one stage, whatever of them is done; branches alone."""
+        found = {key: (key,) for key in self._configs}
+        for stage in ledger.STAGES if self._settings.launcher.local else ():
+            entries = [e for e in self._ledger.entries if e.stage == stage and e.branch is None]
+            configs = {entry.key: self._configs[entry.key] for entry in entries if entry.key in self._configs}
+            for keys in self._source.groups(configs):
+                found |= {key: tuple(keys) for key in keys}
+        return found
 
     def _write(self) -> None:
         """The ledger and the configs, for whoever reads the folder, and for the runs."""
@@ -344,7 +344,7 @@ class Runner:
     # ---- what is said
 
     def _say_beginning(self) -> None:
-        self._flops_before = sum(s.flops_done for s in self._statuses)
+        self._flops_before = status.flops_done(self._statuses)
         self._say(f"study      {self._directory.path}: {len(self._statuses)} runs, {status.summary(self._statuses)}")
         if self._settings.launcher.local:
             on = f"{len(self._gpus)} GPUs" if self._gpus else f"{jobs.cores()} cores"
@@ -356,12 +356,10 @@ class Runner:
         self._progress.message(line)
 
     def _show(self) -> None:
-        total = sum(s.entry.flops or 0 for s in self._statuses)
-        done = sum(s.flops_done for s in self._statuses)
-        left = sum((s.entry.flops or 0) - s.flops_done for s in self._statuses if s.state not in status.ENDED)
+        done, left = status.flops_done(self._statuses), status.flops_left(self._statuses)
         rate = (done - self._flops_before) / max(1e-9, time.monotonic() - self._began)
         time_left = f"  left {metrics.duration(left / rate)}" if rate > 0 else ""
-        share = f"{done / total:.0%} of {metrics.si(total)} FLOPs" if total else "0 FLOPs"
+        share = f"{done / max(1, done + left):.0%} of {metrics.si(done + left)} FLOPs"
         self._progress.update(f"{status.summary(self._statuses)}  {share}{time_left}")
 
 
