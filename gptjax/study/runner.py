@@ -191,7 +191,8 @@ class Runner:
             self._write()
         targets = [s for s in self._statuses if s.entry.stage == "target" and s.state not in status.ENDED]
         others = [s for s in self._statuses if s.entry.stage != "target"]
-        if targets and all(s.state in status.ENDED for s in others) and not self._directory.prediction.exists():
+        ready = targets and all(s.state in status.ENDED for s in others)
+        if ready and not self._problem and not self._directory.prediction.exists():
             self._predict()
 
     def _predict(self) -> None:
