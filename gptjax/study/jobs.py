@@ -107,16 +107,10 @@ def variables(config, gpus: list[str], slot: int, parallel: int) -> dict[str, st
     return {} if THREADS in os.environ else {THREADS: str(max(1, config.mesh.cpu_devices))}
 
 
-def parallel(wanted: int | None, gpus: list[str], cpu_devices: int) -> int:
-    """Processes at once on this machine. None: as many as there are cores for, and one where there are GPUs.
-
-    Raises UserError: more than there are GPUs.
-    """
-    if wanted is None:
-        return 1 if gpus else max(1, cores() // max(1, cpu_devices))
-    if gpus and wanted > len(gpus):
-        raise UserError(f"--parallel={wanted} processes need a GPU each, and there are {len(gpus)}; use {len(gpus)}.")
-    return wanted
+def check_gpus(gpus: list[str], parallel: int | None) -> None:
+    """Raises UserError: more processes are to run at once than there are GPUs."""
+    if gpus and (parallel or 1) > len(gpus):
+        raise UserError(f"--parallel={parallel} processes need a GPU each, and there are {len(gpus)}; use {len(gpus)}.")
 
 
 def cores() -> int:

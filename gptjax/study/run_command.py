@@ -1,6 +1,5 @@
 """`gptjax study run` and `gptjax study status`: from flags to a Runner, and to what is known of a study."""
 
-import importlib.util
 import json
 import sys
 import tempfile
@@ -33,7 +32,7 @@ class FileSource:
         prediction.write(directory)
 
     def groups(self, configs: dict[str, typing.Any]) -> list[list[str]]:
-        if not self._batched or importlib.util.find_spec("gptjax.study.batched") is None:
+        if not self._batched:
             return []
         from gptjax.study import batched
 

@@ -49,6 +49,7 @@ class Runner:
         self._directory, self._source, self._settings, self._progress = directory, source, settings, progress
         self._texts, self._code = identity.Texts(), identity.code()
         self._gpus = jobs.visible_gpus() if settings.launcher.local else []
+        jobs.check_gpus(self._gpus, settings.parallel)
         self._jobs: list[jobs.Job] = []
         self._tried: dict[str, int] = {}  # key: checkpoint's step when it was last started
         self._ended: dict[str, status.RunStatus] = {}
@@ -134,14 +135,14 @@ class Runner:
         )
 
     def _grouped(self) -> dict[str, tuple[str, ...]]:
-        """{key: the keys it is run with}, those of branches and of old runs alone."""
-        alone = {key: (key,) for key in self._configs}
-        if not self._settings.launcher.local:
-            return alone
-        single = {e.key for e in self._ledger.entries if e.branch is None and e.key in self._configs}
-        for keys in self._source.groups({key: config for key, config in self._configs.items() if key in single}):
-            alone |= {key: tuple(keys) for key in keys}
-        return alone
+        """{key: the keys it is run with}: runs of one stage, whatever of them is done; branches alone."""
+        found = {key: (key,) for key in self._configs}
+        for stage in ledger.STAGES if self._settings.launcher.local else ():
+            entries = [e for e in self._ledger.entries if e.stage == stage and e.branch is None]
+            configs = {entry.key: self._configs[entry.key] for entry in entries if entry.key in self._configs}
+            for keys in self._source.groups(configs):
+                found |= {key: tuple(keys) for key in keys}
+        return found
 
     def _write(self) -> None:
         """The ledger and the configs, for whoever reads the folder, and for the runs."""
@@ -170,13 +171,19 @@ class Runner:
             time.sleep(0.1)
 
     def _look(self) -> None:
-        """Reads the folder. What has ended stays so."""
-        self._statuses = []
+        """Reads the folder. What has ended stays so; what was started here is running."""
+        self._statuses, going = [], self._going()
         for entry in self._ledger.entries:
             found = self._ended.get(entry.key) or status.of_run(self._directory, self._ledger, entry)
-            if found.state in status.ENDED:
+            if entry.key in going:
+                found = dataclasses.replace(found, state=status.RUNNING, reason="")
+            elif found.state in status.ENDED:
                 self._ended[entry.key] = found
             self._statuses.append(dataclasses.replace(found, entry=entry))
+
+    def _going(self) -> set[str]:
+        """Keys of the runs that were started here and have not ended."""
+        return {key for job in self._jobs for key in job.order.keys}
 
     def _unlock_stages(self) -> None:
         """Chooses what the tuning runs were for, and writes the prediction, when their time has come."""
@@ -184,7 +191,8 @@ class Runner:
             self._write()
         targets = [s for s in self._statuses if s.entry.stage == "target" and s.state not in status.ENDED]
         others = [s for s in self._statuses if s.entry.stage != "target"]
-        if targets and all(s.state in status.ENDED for s in others) and not self._directory.prediction.exists():
+        ready = targets and all(s.state in status.ENDED for s in others)
+        if ready and not self._problem and not self._directory.prediction.exists():
             self._predict()
 
     def _predict(self) -> None:
@@ -194,24 +202,29 @@ class Runner:
             self._problem = str(error)
 
     def _start_jobs(self) -> None:
-        parallel = self._parallel()
         for group in self._ready():
-            if len(self._jobs) + len(self._held_by_others()) >= parallel or not self._code_is_the_same():
+            if not self._has_room(group) or not self._code_is_the_same():
                 return
-            taken = {job.order.slot for job in self._jobs}
-            order = self._order(group, min(set(range(parallel)) - taken))
+            slot = min(set(range(len(self._jobs) + 1)) - {job.order.slot for job in self._jobs})
+            order = self._order(group, slot)
             self._tried |= order.steps
             self._jobs.append(jobs.Job(self._directory, order, launching.environment()))
 
-    def _parallel(self) -> int:
-        if not self._settings.launcher.local:
-            return self._settings.parallel or 1
-        most = max((config.mesh.cpu_devices for config in self._configs.values()), default=1)
-        return jobs.parallel(self._settings.parallel, self._gpus, most)
+    def _has_room(self, keys: tuple[str, ...]) -> bool:
+        """Whether one more process may be started: of so many as were asked for, else of so many as there are cores for."""
+        others = len(self._held_by_others())
+        if self._settings.parallel is not None or self._gpus or not self._settings.launcher.local:
+            return len(self._jobs) + others < (self._settings.parallel or 1)
+        used = others + sum(self._cores(job.order.keys) for job in self._jobs)
+        return not used or used + self._cores(keys) <= jobs.cores()
+
+    def _cores(self, keys: tuple[str, ...]) -> int:
+        """That a process keeps busy."""
+        return min(jobs.cores(), max(len(keys), *(self._configs[key].mesh.cpu_devices for key in keys)))
 
     def _ready(self) -> list[tuple[str, ...]]:
         """Groups of keys that can be started now, the first first."""
-        going = {key for job in self._jobs for key in job.order.keys}
+        going = self._going()
         order = sorted(self._statuses, key=lambda s: (ledger.STAGES.index(s.entry.stage), -(s.entry.flops or 0)))
         found = {}
         for known in order:
@@ -240,7 +253,7 @@ class Runner:
         command = launcher.command(self._directory, key, attempt, self._words(key))
         share = {}
         if launcher.local:
-            share = jobs.variables(self._configs[key], self._gpus, slot, self._parallel())
+            share = jobs.variables(self._configs[key], self._gpus, slot, self._settings.parallel or 1)
         return jobs.Order(keys, command, share, attempt, slot, steps)
 
     def _attempt(self, key: str) -> int:
@@ -270,7 +283,7 @@ class Runner:
 
     def _held_by_others(self) -> list[Entry]:
         """Runs that somebody else writes to: what an earlier command has started saves, or a job goes on."""
-        going = {key for job in self._jobs for key in job.order.keys}
+        going = self._going()
         return [s.entry for s in self._statuses if s.state == status.RUNNING and s.entry.key not in going]
 
     # ---- endings
@@ -321,7 +334,7 @@ class Runner:
         self._look()
         self._progress.close()
         for known in self._statuses:
-            if known.state == status.FAILED:
+            if known.state == status.FAILED and known.entry.key not in self._tried:  # else it was said
                 self._say(f"failed    {known.entry.name}  {known.reason}")
         open_runs = [s for s in self._statuses if s.state not in status.ENDED]
         if self._problem:
@@ -332,21 +345,22 @@ class Runner:
     # ---- what is said
 
     def _say_beginning(self) -> None:
-        self._flops_before = sum(s.flops_done for s in self._statuses)
+        self._flops_before = status.flops_done(self._statuses)
         self._say(f"study      {self._directory.path}: {len(self._statuses)} runs, {status.summary(self._statuses)}")
         if self._settings.launcher.local:
-            self._say(f"processes  {self._parallel()} at a time on {jobs.cores()} cores")
+            on = f"{len(self._gpus)} GPUs" if self._gpus else f"{jobs.cores()} cores"
+            self._say(
+                f"processes  {self._settings.parallel or ('one' if self._gpus else 'as many as fit')} at a time on {on}"
+            )
 
     def _say(self, line: str) -> None:
         self._progress.message(line)
 
     def _show(self) -> None:
-        total = sum(s.entry.flops or 0 for s in self._statuses)
-        done = sum(s.flops_done for s in self._statuses)
-        left = sum((s.entry.flops or 0) - s.flops_done for s in self._statuses if s.state not in status.ENDED)
+        done, left = status.flops_done(self._statuses), status.flops_left(self._statuses)
         rate = (done - self._flops_before) / max(1e-9, time.monotonic() - self._began)
         time_left = f"  left {metrics.duration(left / rate)}" if rate > 0 else ""
-        share = f"{done / total:.0%} of {metrics.si(total)} FLOPs" if total else "0 FLOPs"
+        share = f"{done / max(1, done + left):.0%} of {metrics.si(done + left)} FLOPs"
         self._progress.update(f"{status.summary(self._statuses)}  {share}{time_left}")
 
 

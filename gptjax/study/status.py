@@ -39,10 +39,6 @@ class RunStatus:
         own = max(1, (self.entry.steps or 0) - first)
         return min(1.0, max(0, self.step - first) / own)
 
-    @property
-    def flops_done(self) -> float:
-        return (self.entry.flops or 0) * self.fraction
-
     def as_dict(self) -> dict:
         """As JSON: a loss that is not finite is null."""
         facts = {"state": self.state, "step": self.step, "loss": self.loss, "reason": self.reason}
@@ -53,6 +49,16 @@ def summary(statuses: list[RunStatus]) -> str:
     """'3 done, 2 running, 1 failed': how many there are of each state that some are in."""
     counts = {state: sum(known.state == state for known in statuses) for state in reversed(STATES)}
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no runs"
+
+
+def flops_done(statuses: list[RunStatus]) -> float:
+    return sum((known.entry.flops or 0) * known.fraction for known in statuses)
+
+
+def flops_left(statuses: list[RunStatus]) -> float:
+    """Of what can still be run: not of runs that diverged."""
+    open_runs = [known for known in statuses if known.state not in ENDED]
+    return sum((known.entry.flops or 0) * (1 - known.fraction) for known in open_runs)
 
 
 def read(directory: StudyDirectory, ledger: Ledger) -> list[RunStatus]:

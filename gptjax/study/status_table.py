@@ -26,8 +26,8 @@ def facts(directory: StudyDirectory) -> dict:
     return {
         "directory": str(directory.path),
         "counts": {state: sum(known.state == state for known in statuses) for state in status.STATES},
-        "flops": sum(known.entry.flops or 0 for known in statuses),
-        "flops_done": round(sum(known.flops_done for known in statuses)),
+        "flops_done": round(status.flops_done(statuses)),
+        "flops_left": round(status.flops_left(statuses)),
         "runs": [known.as_dict() for known in statuses],
         "other_code": _of_other_code(directory, found),
         "not_declared": _not_declared(directory, found),
@@ -63,10 +63,10 @@ def _not_declared(directory: StudyDirectory, found: ledger.Ledger) -> list[dict]
 def table(found: dict) -> str:
     """Of `facts`."""
     counts = ", ".join(f"{count} {state}" for state, count in reversed(found["counts"].items()) if count)
-    share = found["flops_done"] / found["flops"] if found["flops"] else 0.0
+    total = found["flops_done"] + found["flops_left"]
     lines = [
         f"study  {found['directory']}",
-        f"runs   {len(found['runs'])}: {counts}; {share:.1%} of {metrics.si(found['flops'])} FLOPs",
+        f"runs   {len(found['runs'])}: {counts}; {found['flops_done'] / max(1, total):.1%} of {metrics.si(total)} FLOPs",
         "",
     ]
     width = max([len("run"), *(len(row["name"]) for row in found["runs"])])
