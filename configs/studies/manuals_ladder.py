@@ -55,7 +55,7 @@ def base():
     config.data.update(val_split="document", val_fraction=0.02)
     config.optim = dict(final_lr_fraction=0.0, beta2=0.99, weight_decay=0.1)
     config.train = dict(batch_size=16, steps_per_call=10, log_every=10, tensorboard=False)
-    config.checkpoint = dict(every_steps=None, every_minutes=2.0, keep=1)
+    config.checkpoint = dict(every_steps=2000, keep=2)
     config.eval = dict(max_tokens=131_072, batch_size=64)
     return config
 
