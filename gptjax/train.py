@@ -194,7 +194,13 @@ class Loop:
         with self.dog.doing("resuming or initialising"):
             self.state = self.program.init() if resumed is None else resumed.state
         self.step = 0 if resumed is None else resumed.step
-        self.evaluated_step = self.step if resumed else -1
+        self.evaluated_step = self.step if resumed and self._is_evaluated() else -1
+
+    def _is_evaluated(self) -> bool:
+        """Whether the log has the evaluation of this step: a run may have been killed between saving its last and that."""
+        file = self.directory.metrics
+        rows = metrics.read_metrics(file, "eval") if file.exists() else []
+        return any(row["step"] == self.step for row in rows)
 
     def _record_from_here(self, resumed) -> None:
         before = _hash_before(resumed)

@@ -21,7 +21,9 @@ __all__ = ["groups", "main"]
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gptjax.study.batched", allow_abbrev=False)
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of a study")
-    parser.add_argument("--cpu_devices", type=int, metavar="N", help="devices of a CPU host (default: one for each core)")
+    parser.add_argument(
+        "--cpu_devices", type=int, metavar="N", help="devices of a CPU host (default: one for each core)"
+    )
     parser.add_argument("keys", nargs="+", metavar="KEY", help="of DIR/configs/KEY.json")
     args = parser.parse_args(argv)
     study, started = layout.open_directory(args.out), time.monotonic()
@@ -32,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"gptjax: {error}", file=sys.stderr)
         codes = dict.fromkeys(keys, interrupt.SAVE_FAILED if isinstance(error, SaveFailed) else interrupt.USER_ERROR)
+    except KeyboardInterrupt:
+        print("gptjax: interrupted", file=sys.stderr)
+        codes = dict.fromkeys(keys, 130)
     finally:
         for key, code in codes.items():
             _write_exit(study, key, code, time.monotonic() - started)
@@ -61,6 +66,8 @@ def _train(study, keys: list[str], cpu_devices: int | None) -> dict[str, int]:
 def _write_exit(study, key: str, code: int, seconds: float) -> None:
     """Adds to what whoever started this process wrote there: the number of this attempt, if it has begun one."""
     before = layout.read_json(study.exit(key))
+    if before.get("code") in (0, interrupt.DIVERGED):
+        return  # it was over before
     attempt = before.get("attempt", 0) + (not before or before.get("code") is not None)
     facts = {"code": code, "time": round(time.time(), 1), "seconds": round(seconds, 1), "attempt": attempt}
     layout.write_json(study.exit(key), facts)

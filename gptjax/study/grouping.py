@@ -3,7 +3,6 @@
 Runs of a group differ in what that step is given or never sees: seeds, the order of rows, learning rates and schedules.
 """
 
-import dataclasses
 import json
 
 from gptjax import executable, flops, schedule
@@ -53,10 +52,11 @@ def shape(config) -> str:
 def obstacle(config) -> str | None:
     """Why a run cannot share a process with others, or None."""
     train, mesh = config.train, config.mesh
-    off = dataclasses.replace(config.mesh, replica=1, fsdp=1, cpu_devices=1, dcn_replica=1)
-    spread = any(getattr(off, name) not in (1, -1) for name in (*mesh.AXES, "dcn_fsdp"))
+    sizes = [getattr(mesh, name) for name in (*mesh.AXES, "dcn_replica", "dcn_fsdp")]
+    if config.model.vocab_size is None:
+        return "its vocabulary is not known yet (model.vocab_size)"
     reasons = {
-        "its mesh splits the model or names its devices": spread or max(mesh.replica, mesh.fsdp, mesh.dcn_replica) > 1,
+        "its mesh asks for several devices": max(sizes) > 1,
         "mesh.offload_optimizer keeps its state elsewhere": mesh.offload_optimizer,
         "model.remat='offload' keeps activations elsewhere": config.model.remat == "offload",
         "it has a batch ramp": train.batch_ramp_start is not None,
@@ -67,10 +67,11 @@ def obstacle(config) -> str | None:
         "it evaluates tasks": config.eval.tasks is not None,
         "it saves by the clock (checkpoint.every_minutes)": config.checkpoint.every_minutes is not None,
         "checkpoint.keep=1 may leave no step that all have after a kill": config.checkpoint.keep < 2,
-        f"its steps are over {MOST_FLOPS:g} FLOPs": _flops_of_a_step(config) > MOST_FLOPS,
+        f"its steps are over {MOST_FLOPS:g} FLOPs": flops_of_a_step(config) > MOST_FLOPS,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _flops_of_a_step(config) -> float:
+def flops_of_a_step(config) -> float:
+    """Of one run, exact."""
     return flops.train_flops_per_sequence(config.model) * config.train.batch_size

@@ -14,8 +14,21 @@ import time
 
 import jax
 
-from gptjax import agreement, data, evaluate, interrupt, metrics, report, rundir, runlock, schedule, session, train
-from gptjax import validity, watchdog
+from gptjax import (
+    agreement,
+    data,
+    evaluate,
+    interrupt,
+    metrics,
+    report,
+    rundir,
+    runlock,
+    schedule,
+    session,
+    train,
+    validity,
+    watchdog,
+)
 from gptjax.checkpoint import Checkpointer
 from gptjax.errors import UserError
 from gptjax.feed import Feed, Inputs, learning_rates
@@ -147,13 +160,24 @@ class Together:
         waiting = [key for key, code in self.codes.items() if code is None]
         if not waiting:
             return self.codes
+        with self.opened(waiting):
+            self._agreed.tick()
+            while self.going:
+                self.advance()
+            self._finish()
+        return self.codes
+
+    @contextlib.contextmanager
+    def opened(self, keys: list[str]):
+        """With their directories held, their states on the devices, and rows on their way."""
         with contextlib.ExitStack() as stack:
-            for key in waiting:
+            for key in keys:
                 stack.enter_context(runlock.hold(self._study.run(key)))
             self._agreed = stack.enter_context(agreement.Agreement(Alone(), self._stop))
-            self._members = self._open_members(waiting, stack)
-            self._train()
-        return self.codes
+            self._members = self._open_members(keys, stack)
+            sessions = [self.session_of(lane) for lane in range(self._program.runs)]
+            self._feeds = stack.enter_context(Feeds(sessions, self._order_R, self._step))
+            yield
 
     def _open_members(self, keys: list[str], stack) -> list[Member]:
         """At one step, all of them: where a checkpoint turns out to be damaged, at an earlier one."""
@@ -189,13 +213,21 @@ class Together:
         stack.callback(member.close)
         return member
 
-    def _train(self) -> None:
-        self._agreed.tick()
-        with Feeds([self.session_of(lane) for lane in range(self._program.runs)], self._order_R, self._step) as feeds:
-            while self._members and self._members[0].going:
-                batches, inputs_R = feeds.next()
-                self._call(batches, [inputs.learning_rate_S for inputs in inputs_R])
-                self._each(lambda member: member.advance(inputs_R[member.lane]))
+    @property
+    def going(self) -> bool:
+        return bool(self._members) and self._members[0].going
+
+    def advance(self) -> None:
+        """One call of all lanes, and what is due after it."""
+        batches, inputs_R = self._feeds.next()
+        self._call(batches, [inputs.learning_rate_S for inputs in inputs_R])
+        self._each(lambda member: member.advance(inputs_R[member.lane]))
+
+    def drain(self) -> None:
+        """Waits for what was dispatched, and logs it."""
+        self._each(lambda member: member.recorder.drain())
+
+    def _finish(self) -> None:
         self._settle()
         self._each(lambda member: member.finish())
         for member in self._members:
@@ -242,10 +274,7 @@ class Together:
         if found is None:
             return None
         return evaluate.summarise_sources(
-            {
-                name: evaluate.Sums(sums.loss_R[lane], sums.weight_R[lane], sums.bytes_R)
-                for name, sums in found.items()
-            }
+            {name: evaluate.Sums(sums.loss_R[lane], sums.weight_R[lane], sums.bytes_R) for name, sums in found.items()}
         )
 
     def _should_stop(self) -> bool:
@@ -257,7 +286,7 @@ def check(configs: dict) -> None:
     """Raises UserError: these runs cannot train together."""
     for key, config in configs.items():
         if reason := grouping.obstacle(config):
-            raise UserError(f"run {key} cannot share a process: {reason}; start it with gptjax train.")
+            raise UserError(f"run {key} cannot train together with others: {reason}; start it with gptjax train.")
     by_shape = {grouping.shape(config): key for key, config in configs.items()}
     if len(by_shape) > 1:
         a, b = list(by_shape.values())[:2]
