@@ -1,6 +1,5 @@
 """gptjax study run before anything is started: the commands of each launcher, the order, what it refuses."""
 
-import dataclasses
 import shlex
 import sys
 
