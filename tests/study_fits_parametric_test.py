@@ -92,13 +92,16 @@ def test_the_objective_is_the_sum_of_hubers_loss_of_log_sum_exp():
     assert fit.objective == pytest.approx(total, rel=1e-9)
 
 
-@pytest.mark.parametrize("objective, x", [(parametric.Terms, (-0.5, -1.0, 0.3, 0.2, 0.3)), (kaplan.Joint, (3, 4, 0.9, 0.2))])
+@pytest.mark.parametrize(
+    "objective, x", [(parametric.Terms, (-0.5, -1.0, 0.3, 0.2, 0.3)), (kaplan.Joint, (3, 4, 0.9, 0.2))]
+)
 def test_gradient_and_hessian_are_those_of_central_differences(objective, x):
     points = laws.chinchilla(laws.BESIROGLU, sigma=0.05, size=50)
-    objective, x = objective.of(points, 0.5), np.array(x, float)  # residuals on both sides of delta
+    objective, x = objective.of(points, 1.0), np.array(x, float)
+    objective = dataclasses.replace(
+        objective, delta=float(np.median(np.abs(objective.log_law(x[None]) - objective.log_loss)))
+    )
     weight, step = np.random.default_rng(0).random((1, 50)), 1e-6 * np.eye(len(x))
-    residual = np.abs(objective.log_law(x[None]) - objective.log_loss)
-    assert 0 < np.mean(residual < 0.5) < 1 or objective.delta > residual.max() or residual.min() > objective.delta
     _, gradient, hessian, _ = objective.derivatives(x[None], weight)
     assert objective.value_and_gradient(x[None], weight)[1] == pytest.approx(gradient, rel=1e-12)
     above, below = (objective.value_and_gradient(x + sign * step, weight) for sign in (1, -1))
@@ -121,12 +124,20 @@ def test_outliers_hardly_move_the_fit_and_a_delta_of_one_would_be_least_squares(
     points = laws.chinchilla(laws.BESIROGLU, sigma=0.002)
     loss = np.where(np.arange(240) % 20 == 0, 1.3 * points.loss, points.loss)
     spoiled = dataclasses.replace(points, loss=loss)
-    clean, robust, square = (parametric.fit(p, delta=d, starts=10) for p, d in ((points, 1e-3), (spoiled, 1e-3), (spoiled, 1.0)))
+    clean, robust, square = (
+        parametric.fit(p, delta=d, starts=10) for p, d in ((points, 1e-3), (spoiled, 1e-3), (spoiled, 1.0))
+    )
     assert abs(robust.E - clean.E) < 0.004 and abs(square.E - clean.E) > 0.02
     objective = parametric.Terms.of(spoiled, 1.0)
-    start = objective.centred(np.array([np.log(square.A), np.log(square.B), np.log(square.E), square.alpha, square.beta]))
-    squares = least_squares(lambda x: objective.log_law(x[None])[0] - objective.log_loss, start + 0.01, xtol=1e-14, ftol=1e-14)
-    assert np.exp(squares.x[2]) == pytest.approx(square.E, rel=1e-5) and squares.cost == pytest.approx(square.objective, rel=1e-9)
+    start = objective.centred(
+        np.array([np.log(square.A), np.log(square.B), np.log(square.E), square.alpha, square.beta])
+    )
+    squares = least_squares(
+        lambda x: objective.log_law(x[None])[0] - objective.log_loss, start + 0.01, xtol=1e-14, ftol=1e-14
+    )
+    assert np.exp(squares.x[2]) == pytest.approx(square.E, rel=1e-5) and squares.cost == pytest.approx(
+        square.objective, rel=1e-9
+    )
 
 
 def test_starts_are_drawn_from_the_published_grid_none_twice_and_the_seed_does_not_change_the_optimum():
@@ -134,7 +145,9 @@ def test_starts_are_drawn_from_the_published_grid_none_twice_and_the_seed_does_n
     drawn = parametric.draw(4500, seed=3)
     assert len(np.unique(drawn, axis=0)) == 4500 and np.array_equal(parametric.draw(7, 3), drawn[:7])
     points = laws.chinchilla(laws.HOFFMANN, sigma=0.005, size=60)
-    assert parametric.fit(points, starts=20, seed=1).E == pytest.approx(parametric.fit(points, starts=20, seed=2).E, rel=1e-6)
+    assert parametric.fit(points, starts=20, seed=1).E == pytest.approx(
+        parametric.fit(points, starts=20, seed=2).E, rel=1e-6
+    )
 
 
 def test_more_starts_than_the_grid_has_are_one_line():
@@ -145,14 +158,22 @@ def test_more_starts_than_the_grid_has_are_one_line():
 def test_descending_from_anywhere_ends_no_higher_than_scipys_trust_region():
     points = laws.chinchilla(laws.BESIROGLU, sigma=0.01, size=60)
     objective, weight = parametric.Terms.of(points, 1e-3), np.ones((1, 60))
-    starts = objective.centred(parametric.draw(20, 0))
+    starts = objective.centred(parametric.draw(40, 0))
     _, values, tight = huber.descend(objective, starts, weight)
 
     def at(x, part):
         return objective.derivatives(x[None], weight)[part][0]
 
-    scipys = minimize(at, starts[0], (0,), jac=lambda x, _: at(x, 1), hess=lambda x, _: at(x, 2), method="trust-exact", options={"gtol": 1e-9})
-    assert tight.sum() >= 15 and values[tight].min() <= scipys.fun * (1 + 1e-9)
+    scipys = minimize(
+        at,
+        starts[0],
+        (0,),
+        jac=lambda x, _: at(x, 1),
+        hess=lambda x, _: at(x, 2),
+        method="trust-exact",
+        options={"gtol": 1e-9},
+    )
+    assert tight.sum() >= 20 and values[tight].min() <= scipys.fun * (1 + 1e-9)
 
 
 def test_a_lowest_loss_under_E_refuses_the_headline():
