@@ -158,5 +158,5 @@ def test_tokens_at_the_vertex_follow_the_runs_where_flops_are_not_6ND():
     fit = isoflop.fit(dataclasses.replace(points, tokens=tokens, loss=laws.HOFFMANN.loss(points.params, tokens)))
     for vertex in fit.optima:
         assert vertex.tokens == pytest.approx(
-            vertex.flops / (6 + 6e3 / np.sqrt(vertex.params)) / vertex.params, rel=1e-4
+            vertex.flops / (6 + 6e3 / np.sqrt(vertex.params)) / vertex.params, rel=1e-3
         )

@@ -31,9 +31,9 @@ def test_the_joint_form_is_equation_1_5_worked_by_hand():
     assert law.loss(1e6, 1e6) == pytest.approx(81)
 
 
-def test_single_laws_are_the_joint_forms_limits():
+def test_single_laws_are_the_joint_forms_limits_to_what_two_percent_of_the_loss_move_them():
     fit = kaplan.fit(WIDE)
-    assert fit.L_N.alpha == pytest.approx(0.076, rel=0.02) and fit.L_D.alpha == pytest.approx(0.103, rel=0.02)
+    assert fit.L_N.alpha == pytest.approx(0.076, rel=0.01) and fit.L_D.alpha == pytest.approx(0.103, rel=0.04)
     assert fit.L_N.loss(1e8) == pytest.approx(LAW.loss(1e8, np.inf), rel=0.02)
     assert fit.L_D.loss(1e9) == pytest.approx(LAW.loss(np.inf, 1e9), rel=0.02)
     for i in fit.L_N.points:
@@ -81,7 +81,7 @@ def test_no_split_beats_the_joint_forms_optimum():
             "sizes with a run within 2% of its loss at endless tokens",
         ),
         (
-            grid(np.geomspace(1e4, 1e5, 6), np.geomspace(1e11, 1e12, 6)),
+            grid(np.geomspace(1e4, 1e5, 6), np.geomspace(1e8, 1e9, 6)),
             "L(D)",
             "numbers of tokens with a run within 2% of its loss",
         ),
