@@ -26,9 +26,11 @@ def holdout(name: str, points: Points, options: Options) -> dict:
         return _no_holdout("no points on one side of the held-out budget")
     fit = METHODS[name].fit(below, dataclasses.replace(options, starts=STARTS))
     target = _best_of_each(held) if name == "isoflop" else held
-    if target is None or not np.isfinite(list(fit.constants.values())).all():
-        return _no_holdout("; ".join(fit.refused) or "no held-out budget has a vertex", above)
+    if target is None:
+        return _no_holdout("no held-out budget has a vertex", above)
     predicted = METHODS[name].predict(fit, target)
+    if not np.isfinite(predicted).all():
+        return _no_holdout("; ".join(fit.refused) or "the law below has no loss for them", above)
     shown = [
         {"run": run, "params": n, "tokens": d, "flops": c, "loss": loss, "predicted": value}
         for run, n, d, c, loss, value in zip(
