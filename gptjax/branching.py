@@ -186,14 +186,14 @@ def _check_steps(origin: Origin, trunk, config) -> None:
     for step in range(origin.step):
         for name, of in facts.items():
             if (there := of(trunk, step)) != (here := of(config, step)):
-                why = f"the {name} of step {step + 1} is {there!r} there and {here!r} here"
+                why = f"the {name} of step {step + 1} is {there} there and {here} here"
                 agreed = f"branch at step {step} or before" if step else "no step is the same"
                 raise _refused(origin, f"{why}, the first that differs", f"{agreed}, or mend the schedule")
 
 
-def _taken_rate(config, step: int) -> float:
-    """The learning rate as the step takes it, in float32."""
-    return float(np.float32(schedule.learning_rate(config, step)))
+def _taken_rate(config, step: int) -> np.float32:
+    """The learning rate as the step takes it."""
+    return np.float32(schedule.learning_rate(config, step))
 
 
 def _check_log(origin: Origin, config, rewinds: Rewinds) -> None:
@@ -206,8 +206,8 @@ def _check_log(origin: Origin, config, rewinds: Rewinds) -> None:
         expected = {"learning_rate": _taken_rate(config, row["step"] - 1)}
         expected["tokens"] = schedule.tokens_before(config, row["step"])
         for name, value in expected.items():
-            if float(np.float32(row[name])) != float(np.float32(value)):
-                why = f"the {name} of step {row['step']} is {row[name]!r} in its metrics.jsonl and {value!r} here"
+            if np.float32(row[name]) != np.float32(value):
+                why = f"the {name} of step {row['step']} is {row[name]} in its metrics.jsonl and {value} here"
                 raise _refused(origin, why, "its config was changed under way; use another trunk")
 
 

@@ -110,7 +110,7 @@ def of_run(workdir, first: int = 1, last: int | None = None) -> NoiseScale:
 
 
 def windows(workdir, count: int = 10) -> list[NoiseScale]:
-    """Over `count` parts of the run in a directory with equally many logged steps each: it grows as the loss falls.
+    """Over `count` parts of the run in a directory with equally many logged steps each.
 
     Raises UserError: no step logged it.
     """
