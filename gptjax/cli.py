@@ -125,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--generate", action="store_true", help="instead: tokens/s of text, beside Hugging Face's generate"
     )
+    bench.add_argument(
+        "--batched", type=int, metavar="R", help="instead: tokens/s of R such runs in one process, and one after another"
+    )
     bench.add_argument("--json", action="store_true", help="machine-readable")
     return parser
 
@@ -355,6 +358,12 @@ def _bench(args) -> None:
 
         results = generation_bench.bench(config, args.seconds)
         print(json.dumps(results, indent=2) if args.json else generation_bench.table(results))
+        return
+    if args.batched is not None:
+        from gptjax.study import batched_bench
+
+        results = batched_bench.bench(config, args.batched, args.seconds)
+        print(json.dumps(results, indent=2) if args.json else batched_bench.table(results))
         return
     from gptjax import bench
 

@@ -177,12 +177,19 @@ def provenance(config, command: list[str]) -> dict:
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": command,
+        **code_and_packages(),
+        "parameters": flops.parameter_counts(config.model),
+        "flops_per_token": flops.flops_per_token(config.model),
+    }
+
+
+def code_and_packages() -> dict:
+    """What runs here."""
+    return {
         "git": _git(),
         "code": code_digest(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "parameters": flops.parameter_counts(config.model),
-        "flops_per_token": flops.flops_per_token(config.model),
     }
 
 
