@@ -1,7 +1,7 @@
 """`gptjax study fit`, as numbers: from gathered points to all that a report shows.
 
     {"conventions", "notes", "points", "points_excluded", METHOD: {...} for each, "seed_noise", "learning_rate",
-     "loss_to_loss", "prediction", "verdict", "families": {name: the same of each other family}}
+     "critical_batch", "loss_to_loss", "prediction", "verdict", "families": {name: the same of each other family}}
 
 METHOD holds the constants by name, interval80, interval95, optima, holdout_error, sensitivity, refused, points_used and
 points_excluded; see methods.py and checks.py.
@@ -13,7 +13,7 @@ import typing
 import numpy as np
 
 from gptjax.errors import UserError, choose
-from gptjax.study import checks, learning_rates, loss_to_loss, methods, prediction
+from gptjax.study import checks, critical_batch, learning_rates, loss_to_loss, methods, prediction
 from gptjax.study.fits.envelope import Curve
 from gptjax.study.points import Gathered
 from gptjax.study.verdict import verdict
@@ -71,6 +71,7 @@ def _of_family(gathered: Gathered, family: str, request: Request, say) -> dict:
         found["envelope"] = _envelope(found["curves"], gathered.excluded, request.options)
     found["seed_noise"] = checks.seed_noise(points)
     found["learning_rate"] = learning_rates.curves(tuned)
+    found["critical_batch"] = critical_batch.of_runs(gathered.rows, params)
     found["loss_to_loss"] = loss_to_loss.between_sources(gathered.rows)
     found["prediction"] = prediction.outcomes(gathered, family)
     return found | {"verdict": verdict(found)}

@@ -4,7 +4,7 @@ import math
 
 from gptjax import config_file, flops, metrics, rundir
 from gptjax.errors import UserError
-from gptjax.study import ledger, status
+from gptjax.study import critical_batch, ledger, status
 from gptjax.study.layout import StudyDirectory, open_directory, read_json
 from gptjax.study.points import Gathered, Row, screened
 
@@ -92,6 +92,8 @@ def _row(run: status.RunStatus, directory: StudyDirectory) -> tuple[Row, float]:
         "standard_error": last.get("standard_error"),
     }
     facts |= {name: value for name, value in last.items() if name.startswith("loss/")}
+    if noise := critical_batch.at_the_end(here.path, entry.steps):
+        facts["noise_scale"] = noise
     row = Row(
         run=entry.name,
         params={name: float(count) for name, count in flops.parameter_counts(config.model).items()},
