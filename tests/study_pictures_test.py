@@ -55,6 +55,21 @@ def test_a_refused_vertex_outside_the_window_is_crossed_at_the_end_of_its_parabo
     assert not [line for line in marks(picture, "vertices") if len(line[0])]
 
 
+def test_a_budget_without_a_parabola_is_crossed_at_its_best_run_and_points_left_out_are_not_drawn(results):
+    vertex = {**results["isoflop"]["optima"][0], "coefficients": [None] * 3, "params": None, "refused": "3 sizes"}
+    group = [point for point in results["points"] if point["flops"] == vertex["flops"]]
+    best = min(group, key=lambda point: point["loss"])
+    out = [{"run": best["run"], "reason": "another architecture"}]
+    fit = {**results["isoflop"], "optima": [vertex, *results["isoflop"]["optima"][1:]], "points_excluded": out}
+    picture = laws.isoflop({**results, "isoflop": fit})
+    crossed = marks(picture, "refused")[0]
+    assert float(crossed[1][0]) == min(point["loss"] for point in group if point is not best)
+    drawn = np.concatenate(
+        [line.get_ydata() for line in picture.figure.axes[0].lines if line.get_linestyle() == "None"]
+    )
+    assert best["loss"] not in drawn
+
+
 def test_each_parabola_is_the_fit_s_over_the_sizes_that_were_run(results, drawn):
     vertex = results["isoflop"]["optima"][0]
     parabolas = [line.get_data() for line in drawn["isoflop"].figure.axes[0].lines if len(line.get_xdata()) > 20]

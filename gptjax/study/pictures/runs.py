@@ -21,7 +21,7 @@ def learning_rate(results: dict) -> Picture | None:
         for i, (one, colour) in enumerate(zip(sizes, style.ordered(len(sizes))))
     ]
     rates = [point["learning_rate"] for one in sizes for point in one["points"]]
-    style.log_axis(axes, "x", rates, lambda rate: f"{rate:g}")
+    style.log_axis(axes, "x", rates, numbers.setting)
     axes.set(xlabel="peak learning rate", ylabel=LOSS)
     style.legend(figure, handles, "N (sensitivity)")
     fallen = " Triangles: diverged." if any(not _ended(point) for one in sizes for point in one["points"]) else ""

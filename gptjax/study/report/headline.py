@@ -102,7 +102,7 @@ def conventions(results: dict) -> Section:
         f"N, parameters: {_named(given.get('params'), PARAMS)}.",
         f"C, training compute: {_named(given.get('flops'), FLOPS)}.",
         "D: tokens a run was trained on. Loss: held out, natural logarithm, per token.",
-        "Intervals: percentiles over runs drawn again with replacement, all points of a run together.",
+        "Intervals: the middle 80% and 95% of refits in which each run has a new random weight, shared by all its points.",
         *(f"{name}: {value}." for name, value in given.items() if name not in ("params", "flops")),
         *(results.get("notes") or []),
     ]
