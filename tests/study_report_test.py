@@ -140,6 +140,26 @@ def test_what_there_is_no_data_for_is_left_out(missing, results):
         assert whole - set(section_titles({**results, missing: nothing})) == SECTIONS[missing]
 
 
+def nothing(value):
+    """`value` with every number that a fit could not give as null."""
+    if isinstance(value, dict):
+        return {key: one if key in ("flops", "change", "run", "window") else nothing(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [nothing(one) for one in value]
+    return None if isinstance(value, float) else value
+
+
+def test_a_fit_without_a_single_number_is_shown_as_refused(results, tmp_path):
+    empty = {name: {**nothing(results[name]), "refused": ["4 different (N, D)"]} for name in ("parametric", "isoflop")}
+    for vertex in empty["isoflop"]["optima"]:
+        vertex["refused"] = "3 sizes"
+    report.write({**results, **empty, "prediction": [], "curves": None, "loss_to_loss": None}, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("Refused: 4 different (N, D)") == 2 and "No law stands" in text
+    assert not re.search(r"\b(None|nan|null)\b", text)
+    assert {path.stem for path in (tmp_path / "pictures").iterdir()} == {"learning_rate"}
+
+
 def test_points_alone_make_a_report_without_pictures_and_remove_those_of_the_last(results, tmp_path):
     points = [{key: point[key] for key in ("run", "params", "tokens", "flops", "loss")} for point in results["points"]]
     (tmp_path / "pictures").mkdir()

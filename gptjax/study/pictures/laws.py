@@ -151,7 +151,7 @@ def _cloud(axes, points: list[dict]) -> list:
 
 def split(results: dict) -> Picture | None:
     """N* and D* against compute, of every method that gives them, with intervals."""
-    methods = [(name, results[name]) for name in _METHODS if (results.get(name) or {}).get("optima")]
+    methods = [(name, results[name]) for name in _METHODS if _splits(results.get(name) or {}, "params")]
     if not methods:
         return None
     figure, [row] = style.figure(columns=2, height=3.1, width=6.4)
@@ -175,10 +175,15 @@ _METHODS = {"parametric": ("parametric (approach 3)", style.VERMILION), "isoflop
             "envelope": ("envelope (approach 1)", style.GREEN), "kaplan": ("Kaplan, joint form", style.PURPLE)}  # fmt: skip
 
 
+def _splits(fit: dict, key: str) -> list[dict]:
+    """Those of a method that are numbers and stand."""
+    return [one for one in fit.get("optima") or [] if one.get(key) and not one.get("refused")]
+
+
 def _optima(axes, key: str, name: str, fit: dict) -> tuple:
     """The handle of a method's line or markers, and all it drew."""
     label, colour = _METHODS[name]
-    optima = [one for one in fit["optima"] if one.get(key) and not one.get("refused")]
+    optima = _splits(fit, key)
     x, y = _columns(optima, "flops", key)
     eighty, ninety_five = ([(one.get(k) or {}).get(key) for one in optima] for k in ("interval80", "interval95"))
     label += f": $N^* \\propto C^{{{fit['a']:.3f}}}$, $D^* \\propto C^{{{fit['b']:.3f}}}$" if fit.get("a") else ""
