@@ -326,8 +326,10 @@ def choose_kernel(config, platform: str, sequence: int | None = None) -> tuple[s
 
     sequence: the mesh's devices along that axis; None: mesh.sequence, of which -1 is taken for several.
     `model.attention="auto"` takes the platform's fastest that can do what the config asks, otherwise xla.
-    Raises UserError if a kernel asked for by name cannot.
+    A model without attention has none. Raises UserError if a kernel asked for by name cannot.
     """
+    if not config.model.has_attention:
+        return "none", f"model.architecture={config.model.architecture!r} has no attention"
     asked, sequence = config.model.attention, config.mesh.sequence if sequence is None else sequence
     if asked != "auto":
         choose(KERNELS, asked, "model.attention")

@@ -14,8 +14,9 @@ from gptjax import validate
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer. The defaults are GPT-2 small."""
+    """A decoder-only transformer, or an LSTM, which takes fewer of these (validate.FOREIGN). The defaults are GPT-2 small."""
 
+    architecture: str = "gpt"  # gpt | lstm
     vocab_size: int | None = None  # entries; None: the tokenizer's
     context_length: int = 1024  # tokens
     n_layers: int = 12
@@ -38,14 +39,24 @@ class ModelConfig:
     band_width: int | None = None  # tokens seen by every second layer (GPT-3's sparse layers); None: all dense
     embed_dropout: float = 0.0
     attention_dropout: float = 0.0
-    residual_dropout: float = 0.0
+    residual_dropout: float = 0.0  # lstm: of each layer's output
     init_std: float = 0.02
     position_init_std: float = 0.02
     scale_residual_init: bool = True  # std of the maps into the residual stream times 1/sqrt(2 n_layers)
+    parametrization: str = "standard"  # standard | mup | completep: what width and depth do to the numbers of optim
+    base_width: int | None = None  # mup, completep: d_model at which those numbers hold
+    base_depth: int | None = None  # completep: n_layers, likewise
+    attention_scale: str | None = (
+        None  # of q k: sqrt (1/sqrt(head_dim)) | linear (1/head_dim); None: by parametrization
+    )
     dtype: str = "bfloat16"  # of the matmuls: bfloat16 | float32; parameters: see optim.param_dtype
     attention: str = "auto"  # kernel: auto | xla | cudnn | splash
     remat: str = "none"  # recomputed backward: none | dots | attention | full | offload (full, inputs on the host)
     scan_unroll: int = 1  # periods of layers in an iteration of the scan: more is faster on a CPU, slower to compile
+
+    @property
+    def has_attention(self) -> bool:
+        return self.architecture == "gpt"
 
     @property
     def kv_heads(self) -> int:
@@ -72,6 +83,18 @@ class ModelConfig:
     @property
     def max_dropout(self) -> float:
         return max(self.embed_dropout, self.attention_dropout, self.residual_dropout)
+
+    @property
+    def shown_shape(self) -> str:
+        if not self.has_attention:
+            return f"{self.n_layers} {self.architecture.upper()} layers, width {self.d_model}"
+        return f"{self.n_layers} layers, width {self.d_model}, {self.n_heads} heads of {self.head_size}"
+
+    def with_architecture(self, name: str, **fields) -> "ModelConfig":
+        """A copy of another architecture and with other fields; what that architecture does not have is at its default."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        foreign = {field: defaults[field] for field in validate.FOREIGN.get(name, ())}
+        return dataclasses.replace(self, architecture=name, **foreign | fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +224,7 @@ class TrainConfig:
     rollback_margin: int = 0  # steps whose text is left out beyond that of the bad ones
     log_every: int = 10  # steps
     log_activations: bool = False  # per-layer activation RMS and largest attention logit
+    log_noise_scale: bool = False  # what noise_scale.py makes the critical batch of; needs microbatches >= 2
     profile_steps: tuple[int, int] | None = None  # (first, last) step of a profiler trace
     watchdog_factor: float | None = 20.0  # a step may take so many times the median before the run ends; None: off
     watchdog_seconds: float = 300.0  # but at least so long
@@ -215,6 +239,7 @@ class CheckpointConfig:
     every_minutes: float | None = None
     keep: int = 2  # newest steps kept
     keep_every: int | None = None  # and every step divisible by this, for good
+    keep_steps: tuple[int, ...] = ()  # these are saved, and kept for good: where other runs branch off
     on_save_failure: str = "stop"  # stop (exit code 74) | continue, and try again when the next is due
 
 

@@ -2,7 +2,8 @@
 
 Papers disagree about what N is and which attention FLOPs exist, and a scaling fit changes its exponent with the
 answer. So every convention has a name here and a run records them all. Counts use the true vocabulary: the
-padding that sharding adds is neither a parameter nor useful work.
+padding that sharding adds is neither a parameter nor useful work. What a layer has and costs is counted in one module for
+each architecture, named in COUNTS.
 
 A = n_heads * head_dim, T = context_length. A multiply-add is two FLOPs; backward is twice forward.
 """
@@ -10,10 +11,12 @@ A = n_heads * head_dim, T = context_length. A multiply-add is two FLOPs; backwar
 import dataclasses
 import typing
 
+from gptjax import gpt_counts, lstm_counts
 from gptjax.config import Config, ModelConfig
 from gptjax.errors import UserError, choose
 
 DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
+COUNTS = {"gpt": gpt_counts, "lstm": lstm_counts}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Parameters:
     token_embedding: int
     position_embedding: int
     head: int  # 0 when the head is the token embedding
-    matrices: int  # attention and MLP
+    matrices: int  # of the layers
     vectors: int  # biases and norms
 
     @property
@@ -41,19 +44,27 @@ class Parameters:
         return self.matrices + self.token_embedding
 
 
-def parameters(model: ModelConfig) -> Parameters:
-    """Exact parameter counts. Raises UserError while the vocabulary size is unknown."""
+def parameters(model: ModelConfig, relative_positions: bool = False) -> Parameters:
+    """Exact parameter counts. Raises UserError while the vocabulary size is unknown.
+
+    relative_positions: as if the model had Transformer-XL's instead of its own, as Chinchilla's and Gopher's do.
+    """
     if model.vocab_size is None:
         raise UserError("model.vocab_size=None is the tokenizer's; to count without one, set it to a number.")
-    matrices, vectors = _layer_parameters(model)
+    matrices, vectors = _counts(model).layer_parameters(model, relative_positions)
+    positions, outer = _counts(model).outer_parameters(model, relative_positions)
     table = model.vocab_size * model.d_model
     return Parameters(
         token_embedding=table,
-        position_embedding=model.context_length * model.d_model if model.position == "learned" else 0,
+        position_embedding=positions,
         head=0 if model.tied_head else table,
         matrices=model.n_layers * matrices,
-        vectors=model.n_layers * vectors + (_norm_parameters(model) if model.final_norm else 0),
+        vectors=model.n_layers * vectors + outer,
     )
+
+
+def _counts(model: ModelConfig):
+    return choose(COUNTS, model.architecture, "model.architecture")
 
 
 def parameter_counts(model: ModelConfig) -> dict[str, int]:
@@ -62,51 +73,13 @@ def parameter_counts(model: ModelConfig) -> dict[str, int]:
     return {"total": counts.total, "non_embedding": counts.non_embedding, "matmul": counts.matmul}
 
 
-def _layer_parameters(model: ModelConfig) -> tuple[int, int]:
-    """(matrices, vectors) of one layer."""
-    width, mlp = model.d_model, model.ff_size
-    q, kv = model.n_heads * model.head_size, model.kv_heads * model.head_size
-    up = _up_projections(model) * mlp
-    matrices = width * (q + 2 * kv) + q * width + width * up + mlp * width
-    biases = (q + 2 * kv) + width + up + width if model.bias else 0
-    qk_gains = 2 * model.head_size if model.qk_norm else 0
-    return matrices, biases + qk_gains + 2 * _norm_parameters(model)
-
-
-def _up_projections(model: ModelConfig) -> int:
-    return 2 if model.mlp == "swiglu" else 1
-
-
-def _norm_parameters(model: ModelConfig) -> int:
-    return model.d_model * (2 if model.norm == "layernorm" and model.bias else 1)
-
-
-def visible_pairs(length: int, band_width: int | None = None) -> int:
-    """(query, key) pairs of a causal sequence whose tokens see at most band_width tokens, themselves included."""
-    band = min(band_width or length, length)
-    return band * (band + 1) // 2 + (length - band) * band
-
-
-def _dense_and_banded(model: ModelConfig) -> tuple[int, int]:
-    banded = 0 if model.band_width is None else model.n_layers // 2
-    return model.n_layers - banded, banded
-
-
-def attention_pairs(model: ModelConfig) -> int:
-    """Visible (query, key) pairs of one sequence, summed over the layers."""
-    dense, banded = _dense_and_banded(model)
-    length = model.context_length
-    return dense * visible_pairs(length) + banded * visible_pairs(length, model.band_width)
-
-
 def forward_flops_per_sequence(model: ModelConfig) -> int:
     """FLOPs of every matmul of one full sequence: matrices, head, and scores and values over visible pairs.
 
     Left out: embedding look-ups, norms, softmax, dropout, rotary embedding, everything elementwise. Document
     masks are not known here, so a masked run does less attention than this.
     """
-    attention = 4 * model.n_heads * model.head_size * attention_pairs(model)
-    return 2 * parameters(model).matmul * model.context_length + attention
+    return 2 * parameters(model).matmul * model.context_length + _counts(model).mixing_flops(model)
 
 
 def train_flops_per_sequence(model: ModelConfig) -> int:
@@ -115,34 +88,15 @@ def train_flops_per_sequence(model: ModelConfig) -> int:
 
 
 def recomputed_flops_per_sequence(config: Config) -> int:
-    """FLOPs of matmuls that a step runs again for one sequence: what remat drops, and a chunked loss its logits.
-
-    The last linear map of a pre-norm layer is not run again, since nothing needs its output. Attention counts once;
-    a flash kernel that recomputes scores in its own backward pass does more.
-    """
+    """FLOPs of matmuls that a step runs again for one sequence: what remat drops, and a chunked loss its logits."""
     model = config.model
-    length, width = model.context_length, model.d_model
-    attention = 4 * model.n_heads * model.head_size * attention_pairs(model)
-    matrices = _layer_parameters(model)[0] - (model.ff_size * width if model.norm_position == "pre" else 0)
-    layers = 2 * model.n_layers * matrices * length
-    qkv = 2 * model.n_layers * width * (model.n_heads + 2 * model.kv_heads) * model.head_size * length
-    recomputed = {
-        "none": 0,
-        "dots": attention,
-        "attention": layers - qkv,
-        "full": layers + attention,
-        "offload": layers + attention,
-    }
-    again = choose(recomputed, model.remat, "model.remat")
-    head = 2 * parameters(model).token_embedding * length if config.train.vocab_chunks > 1 else 0
-    return again + head
+    head = 2 * parameters(model).token_embedding * model.context_length if config.train.vocab_chunks > 1 else 0
+    return _counts(model).recomputed_flops(model) + head
 
 
 def decode_flops(model: ModelConfig, n_visible: int) -> int:
     """Forward FLOPs of one token generated from a cache, when it sees n_visible tokens, itself included."""
-    dense, banded = _dense_and_banded(model)
-    keys = dense * n_visible + banded * min(n_visible, model.band_width or n_visible)
-    return 2 * parameters(model).matmul + 4 * model.n_heads * model.head_size * keys
+    return 2 * parameters(model).matmul + _counts(model).decode_mixing_flops(model, n_visible)
 
 
 def flops_per_token(model: ModelConfig) -> dict[str, float]:
@@ -154,15 +108,15 @@ def flops_per_token(model: ModelConfig) -> dict[str, float]:
                     a banded layer counts its band instead of T
     6n_attn_causal  + 12 A times the keys a token sees on average, (T+1)/2 in a dense layer
     exact           3 * forward_flops_per_sequence / T
+
+    Without attention the middle two are the first.
     """
-    dense, banded = _dense_and_banded(model)
-    length, heads = model.context_length, model.n_heads * model.head_size
+    length, counts = model.context_length, _counts(model)
     six_n = 6 * parameters(model).total
-    all_keys = dense * length + banded * min(model.band_width or length, length)
     return {
         "6n": float(six_n),
-        "6n_attn_full": float(six_n + 12 * heads * all_keys),
-        "6n_attn_causal": six_n + 12 * heads * attention_pairs(model) / length,
+        "6n_attn_full": float(six_n + 3 * counts.full_mixing_flops(model)),
+        "6n_attn_causal": six_n + 3 * counts.mixing_flops(model) / length,
         "exact": train_flops_per_sequence(model) / length,
     }
 
@@ -201,34 +155,15 @@ def activation_bytes(config: Config, mesh_sizes: typing.Mapping[str, int]) -> in
 def kept_bytes(model: ModelConfig, remat: str, tensor: int = 1) -> int:
     """Bytes per token that one layer keeps for the backward pass, beside its input where that is recomputed from.
 
-    Counted as by Korthikanti et al. 2022, eq. 1 and 2: the inputs of matmuls, norms and activations, and dropout
-    masks; not their 5 a s of attention probabilities, which every kernel here recomputes. Of `tensor` devices each
-    has its heads and MLP entries, and its tokens of the residual stream; the inputs of its matmuls it has whole.
+    tensor: the devices that a layer is split over; those of one.
     """
-    itemsize, width = choose(DTYPE_BYTES, model.dtype, "model.dtype"), model.d_model
-    heads, kv_heads = model.n_heads // tensor, model.kv_heads // tensor
-    q, qkv = heads * model.head_size, (heads + 2 * kv_heads) * model.head_size
-    mlp = model.ff_size // tensor
-    up = _up_projections(model) * mlp
-
-    residual = width // tensor
-    qk_norm = (heads + kv_heads) * model.head_size if model.qk_norm else 0  # before and after
-    last = residual if model.norm_position == "post" else 0  # pre-norm only adds the MLP's output: nothing to keep
-    masks = 2 * residual if model.residual_dropout else 0  # a byte an entry
-    scores = heads * 4  # a float32 log-sum-exp for each query, in every kernel
-    kept = {
-        "none": itemsize * (2 * width + 2 * residual + qkv + qk_norm + q + up + mlp) + masks + scores,
-        "dots": itemsize * (qkv + residual + up + last),  # outputs of linear maps
-        "attention": itemsize * (qkv + q) + scores,  # q, k, v and what the kernel keeps; the MLP is computed again
-        "full": 0,
-        "offload": 0,
-    }
-    return choose(kept, remat, "model.remat")
+    itemsize = choose(DTYPE_BYTES, model.dtype, "model.dtype")
+    return _counts(model).kept_bytes(model, remat, itemsize, tensor)
 
 
 def _top_bytes(config: Config, tensor: int) -> int:
     """Bytes per token outside the layers: last norm, embedding mask, a chunk of float32 logits and its gradient."""
     model = config.model
-    norm = DTYPE_BYTES[model.dtype] * model.d_model * (2 if model.final_norm else 1)
+    norm = DTYPE_BYTES[model.dtype] * _counts(model).top_entries(model)
     mask = model.d_model if model.embed_dropout else 0
     return norm + mask + 2 * 4 * -(-model.padded_vocab_size // (config.train.vocab_chunks * tensor))

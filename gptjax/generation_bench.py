@@ -10,7 +10,7 @@ import time
 import jax
 import numpy as np
 
-from gptjax import generation, info, model
+from gptjax import architectures, generation, info
 from gptjax.errors import UserError
 from gptjax.huggingface import families
 
@@ -25,7 +25,7 @@ def bench(config, seconds: float) -> dict:
     """
     config = info.with_vocabulary(config).replace(model={"dtype": "float32"})
     theirs = _their_model(config.model)
-    graph, abstract, _ = model.abstract(config.model)
+    graph, abstract, _ = architectures.abstract(config.model)
     keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(abstract))))
     params = jax.tree.map(lambda a: 0.02 * jax.random.normal(next(keys), a.shape), abstract)
     engine = generation.Engine(graph, params)

@@ -21,6 +21,9 @@ from gptjax import sharding
 recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
+DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}  # of the matmuls
+
+
 def normal(key, shape, std: float):
     return std * jax.random.normal(key, shape, jnp.float32)
 

@@ -111,6 +111,12 @@ def _device_mesh(shape, devices) -> np.ndarray:
 
 def check_fit(config, sizes: dict[str, int]) -> None:
     """Raises UserError if batch or model do not divide over a mesh of these sizes."""
+    for axis in () if config.model.has_attention else ("sequence", "stage"):
+        if sizes[axis] > 1:
+            raise UserError(
+                f"mesh.{axis}={sizes[axis]} splits what model.architecture={config.model.architecture!r} goes through token by"
+                f" token; use mesh.{axis}=1 and another axis for the rest."
+            )
     _check_batches(config, sizes)
     for field, size, axes in _divided(config, sizes):
         parts = math.prod(sizes[axis] for axis in axes)
@@ -180,15 +186,18 @@ def batch_unit(config, sizes) -> int:
 def _divided(config, sizes) -> list[tuple[str, int, tuple[str, ...]]]:
     """(field, size, mesh axes) of every length of the model that has to divide evenly over devices."""
     model = config.model
-    divided = [
-        ("model.d_model", model.d_model, ("fsdp",)),
-        ("model.n_heads", model.n_heads, ("tensor",)),
-        ("model.n_kv_heads", model.kv_heads, ("tensor",)),
-        ("model.d_ff", model.ff_size, ("tensor",)),
-        ("model.context_length", model.context_length, ("sequence",)),
-        ("model.context_length", model.context_length, ("sequence", "tensor")),
-        ("model.context_length", model.context_length, ("sequence", "stage")),
-    ]
+    divided = [("model.d_model", model.d_model, ("fsdp",))]
+    if model.has_attention:
+        divided += [
+            ("model.n_heads", model.n_heads, ("tensor",)),
+            ("model.n_kv_heads", model.kv_heads, ("tensor",)),
+            ("model.d_ff", model.ff_size, ("tensor",)),
+            ("model.context_length", model.context_length, ("sequence",)),
+            ("model.context_length", model.context_length, ("sequence", "tensor")),
+            ("model.context_length", model.context_length, ("sequence", "stage")),
+        ]
+    else:
+        divided.append(("model.d_model", model.d_model, ("tensor",)))
     if sizes["sequence"] > 1:
         divided.append(("half of model.context_length", model.context_length // 2, ("sequence",)))
     if model.vocab_size is not None:

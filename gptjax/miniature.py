@@ -36,9 +36,10 @@ def shrink(config, steps: int):
             "steps_per_call": 1,
             "log_every": 1,
             "log_activations": False,
+            "log_noise_scale": False,
             "profile_steps": None,
         },
-        checkpoint={"every_steps": None, "every_minutes": None},
+        checkpoint={"every_steps": None, "every_minutes": None, "keep_steps": ()},
         eval={"every_steps": None, "batch_size": None, "max_tokens": None},
     )
 
@@ -56,30 +57,36 @@ def small(size: int, least: int = 1, powers: int = POWERS) -> int:
 
 def _model(config) -> dict:
     model = config.model
-    groups, ratio = small(model.kv_heads), small(model.n_heads // model.kv_heads)
-    heads_twos = (groups * ratio) & -(groups * ratio)
-    head_size = small(model.head_size, least=4, powers=max(2, POWERS + 1 - heads_twos.bit_length()))  # for d_model
-    d_model = groups * ratio * head_size if model.head_dim is None else small(model.d_model, least=16)
     context = small(model.context_length, least=16, powers=POWERS + 2)
-    band = model.band_width and max(
-        2, min(context, model.band_width, model.band_width * context // model.context_length)
-    )
     return {
         "vocab_size": _vocabulary(config),
         "context_length": context,
         "n_layers": _layers(model),
-        "d_model": d_model,
-        "n_heads": groups * ratio,
-        "n_kv_heads": model.n_kv_heads and groups,
-        "head_dim": model.head_dim and head_size,
-        "d_ff": model.d_ff and small(model.d_ff, least=16),
-        "band_width": band,
         "embed_dropout": 0.0,
         "attention_dropout": 0.0,
         "residual_dropout": 0.0,
         "dtype": "float32",
         "attention": "auto",
         "scan_unroll": 1,
+        **(_heads(model, context) if model.has_attention else {"d_model": small(model.d_model, least=16)}),
+    }
+
+
+def _heads(model, context: int) -> dict:
+    groups, ratio = small(model.kv_heads), small(model.n_heads // model.kv_heads)
+    heads_twos = (groups * ratio) & -(groups * ratio)
+    head_size = small(model.head_size, least=4, powers=max(2, POWERS + 1 - heads_twos.bit_length()))  # for d_model
+    d_model = groups * ratio * head_size if model.head_dim is None else small(model.d_model, least=16)
+    band = model.band_width and max(
+        2, min(context, model.band_width, model.band_width * context // model.context_length)
+    )
+    return {
+        "d_model": d_model,
+        "n_heads": groups * ratio,
+        "n_kv_heads": model.n_kv_heads and groups,
+        "head_dim": model.head_dim and head_size,
+        "d_ff": model.d_ff and small(model.d_ff, least=16),
+        "band_width": band,
     }
 
 

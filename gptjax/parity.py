@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import attention, meshes, miniature, model, optim, schedule, step
+from gptjax import architectures, attention, meshes, miniature, model, optim, schedule, step
 from gptjax.errors import UserError
 
 TOLERANCE = 1e-5
@@ -107,7 +107,7 @@ def cases(mini, every_mesh: bool = True) -> tuple[list[Case], list[Outcome]]:
         options = [Case(mesh, count, remat) for remat in model.REMAT for count in counts]
         reasons = {case: refusal(mini, case) for case in options}
         by_mesh[mesh] = [case for case in options if reasons[case] is None]
-        refused += [] if by_mesh[mesh] else [Outcome(options[-1], refused=reasons[options[-1]])]
+        refused += [] if by_mesh[mesh] else [Outcome(options[0], refused=reasons[options[0]])]
     return _covering([options for options in by_mesh.values() if options], every_mesh), refused
 
 
@@ -172,7 +172,7 @@ def _knows(option: str, value) -> bool:
 
 def initial_state(mini) -> step.TrainState:
     """In NumPy. Activations and logits of size 1 to 2, so that a wrong mask or a lost bias shows."""
-    _, shapes, _ = model.abstract(mini.model)
+    _, shapes, _ = architectures.abstract(mini.model)
     rng = np.random.default_rng(0)
 
     def value(path, leaf):

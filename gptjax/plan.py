@@ -312,7 +312,8 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     """Whether the kernel is in the program, and the largest buffers of attention scores and of logits, if any."""
     model, train = config.model, config.train
     rows = train.batch_size // (train.microbatches * sizes["replica"] * sizes["fsdp"])
-    length, heads, stages = model.context_length, model.n_heads // sizes["tensor"], sizes.get("stage", 1)
+    length, stages = model.context_length, sizes.get("stage", 1)
+    heads = model.n_heads // sizes["tensor"] if model.has_attention else 0
     vocabulary = model.padded_vocab_size // sizes["tensor"]
     tokens = rows * length // (sizes["sequence"] * stages)  # at the head, where stages split the length too
     rows //= config.mesh.pipeline_parts(stages)

@@ -15,8 +15,7 @@ def header(session, directory, resumed: bool) -> list[str]:
     tokens, steps = schedule.run_tokens(config), schedule.total_steps(config)
     return [
         f"run        {shown_path(directory)}{' (resuming)' if resumed else ''}",
-        f"model      {model.n_layers} layers, width {model.d_model}, {model.n_heads} heads of {model.head_size},"
-        f" context {model.context_length}, vocabulary {model.vocab_size}, {model.dtype}",
+        f"model      {model.shown_shape}, context {model.context_length}, vocabulary {model.vocab_size}, {model.dtype}",
         f"parameters {counts.total:,} ({counts.non_embedding:,} without embeddings)",
         *_text_lines(session.store),
         f"training   {steps:,} steps of {config.train.batch_size} x {model.context_length} tokens:"

@@ -26,7 +26,6 @@ from gptjax import (
     inside,
     meshes,
     metrics,
-    model,
     rundir,
     step,
     validity,
@@ -34,6 +33,7 @@ from gptjax import (
 )
 from gptjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.errors import Damaged, UserError, choose
+from gptjax.layers import DTYPES
 from gptjax.token_loss import TokenLoss
 
 
@@ -67,7 +67,7 @@ class Run:
         return self.program.mesh
 
     @functools.cached_property
-    def model(self) -> model.GPT:
+    def model(self) -> nnx.Module:
         """The live module."""
         return nnx.merge(self.graph, self.params)
 
@@ -156,6 +156,7 @@ class Run:
     def attention(self, text) -> AttentionMaps:
         """Of a text, or of token ids [L]."""
         ids = self._row(text)
+        self._check_is_transformer("attention maps")
         weight = self._inside(inside.attention_weights, ids, batch_dim=1, cut=lambda a, L: a[..., :L, :L])
         names = {number: name for name, number in self.tokenizer.special.items()}
         spelled = [self.tokenizer.spelling[i].decode("utf-8", errors="backslashreplace") for i in ids.tolist()]
@@ -164,11 +165,17 @@ class Run:
     def residuals(self, text) -> np.ndarray:
         """Float32 [N + 1, L, D]: the residual stream of a text (of `tokens(text)`), or of token ids [L], after the
         embedding and after each layer."""
+        self._check_is_transformer("residual stream")
         return self._inside(inside.residuals, self._row(text), batch_dim=1, cut=lambda a, L: a[..., :L, :])
 
     def logit_lens(self, text) -> np.ndarray:
         """Float32 [N + 1, L, V]: the logits that the head makes of each of `residuals`; the last are the model's."""
+        self._check_is_transformer("logit lens: it has no residual stream")
         return self._inside(inside.logit_lens, self._row(text), batch_dim=1, cut=lambda a, L: a[..., :L, :])
+
+    def _check_is_transformer(self, what: str) -> None:
+        if not self.config.model.has_attention:
+            raise UserError(f"model.architecture={self.config.model.architecture!r} has no {what}.")
 
     def _row(self, text) -> np.ndarray:
         ids = self._ids(text)
@@ -243,8 +250,8 @@ class Run:
         return {
             "run": str(self.directory.path),
             "step": f"{self.step}{', averaged parameters' * (self.item == 'ema')} (of {', '.join(map(str, self.steps)) or 'none'})",
-            "model": f"{sum(leaf.size for leaf in leaves):,} parameters, {shape.n_layers} layers, width {shape.d_model},"
-            f" {shape.n_heads} heads, context {shape.context_length}",
+            "model": f"{sum(leaf.size for leaf in leaves):,} parameters, {shape.shown_shape},"
+            f" context {shape.context_length}",
             "tokenizer": f"{self.tokenizer.kind}, {self.tokenizer.vocab_size:,} entries",
             "loaded": f"{kept} parameters, {self.model_config.dtype} matmuls, on {split or device}"
             + f" ({device.device_kind})" * bool(split),
@@ -275,7 +282,7 @@ def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, 
     if ema and config.optim.ema_decay is None:
         raise UserError(f"--ema: the run in {path} kept no moving average (optim.ema_decay=None).")
     if dtype is not None:
-        choose(model.DTYPES, dtype, "dtype")
+        choose(DTYPES, dtype, "dtype")
     program = _program(config, dtype, mesh)
     item = "ema" if ema else "params"
     tokenizer = data.load_tokenizer(directory.tokenizer)
@@ -287,7 +294,7 @@ def _read_step(directory: rundir.RunDirectory, step: int | None, item: str, dtyp
     """(its number, the parameters) of a step; None: of the newest that is whole."""
 
     def read(standing):
-        kept = None if dtype is None else model.DTYPES[dtype]
+        kept = None if dtype is None else DTYPES[dtype]
         layout = getattr(program.abstract_state, item), getattr(program.state_sharding, item)
         try:
             return standing.step, weights.read(standing.path, item, *layout, kept)

@@ -20,6 +20,7 @@ RULES = {
     "vocab": "tensor",
     "heads": "tensor",
     "mlp": "tensor",
+    "cells": "tensor",  # of an LSTM's state
     "position": None,
     "qkv": None,
     "gate": None,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import vocabularies
 
-from gptjax import model, run, rundir, step
+from gptjax import architectures, run, rundir, step
 from gptjax.config import Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.data import tokenizers
 from gptjax.huggingface import exporting
@@ -39,7 +39,7 @@ def make_run(name: str, directory="/nowhere", **sizes) -> run.Run:
         mesh=mesh_config,
     )
     program = step.build(config, make_mesh(config, jax.devices()[:count]), "xla")
-    params = model.abstract(config.model)[1]
+    params = architectures.abstract(config.model)[1]
     rng = np.random.default_rng(0)
 
     def value(path, leaf):

@@ -20,13 +20,13 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import runs  # noqa: E402
 
-from gptjax import model  # noqa: E402
+from gptjax import architectures  # noqa: E402
 from gptjax.config import Config, ModelConfig, TrainConfig  # noqa: E402
 
 TINY = ModelConfig(
     vocab_size=65, context_length=16, n_layers=2, d_model=32, n_heads=4, init_std=0.3, dtype="float32"
 )  # init_std: a model that says something from the start
-VARIANTS = {
+GPTS = {
     "gpt1": dict(norm_position="post", final_norm=False, scale_residual_init=False),
     "gpt2": dict(),
     "gpt3": dict(n_layers=4, band_width=3),
@@ -43,6 +43,7 @@ VARIANTS = {
     ),
     "wide_heads": dict(head_dim=16, d_ff=48, mlp="relu2", norm="rmsnorm", n_kv_heads=1),
 }
+VARIANTS = GPTS | {"lstm": dict(architecture="lstm", n_heads=ModelConfig.n_heads)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,12 @@ def variant(request):
     return tiny_variant(request.param)
 
 
+@pytest.fixture(params=GPTS)
+def gpt_variant(request):
+    """Each variant of the GPT in turn, as a Tiny."""
+    return tiny_variant(request.param)
+
+
 @pytest.fixture
 def make_variant():
     """make_variant(name, **fields) is the Tiny of that name, with other fields of its config if they are given."""
@@ -81,7 +88,7 @@ def make_variant():
 @functools.cache
 def tiny_variant(name: str, **fields) -> Tiny:
     config = dataclasses.replace(TINY, **VARIANTS[name], **fields)
-    graph, shapes, _ = model.abstract(config)
+    graph, shapes, _ = architectures.abstract(config)
     rng = np.random.default_rng(0)
 
     def value(path, leaf):

@@ -8,7 +8,7 @@ import pytest
 from data_objectives_test import keys, rows_of, tokenizer_of
 from flax import nnx
 
-from gptjax import attention, meshes, model, run, step
+from gptjax import architectures, attention, meshes, run, step
 from gptjax.config import Config, DataConfig, EvalConfig, MeshConfig, ModelConfig, TrainConfig
 from gptjax.data import objectives
 from gptjax.errors import UserError
@@ -43,7 +43,7 @@ def loss_and_gradient(name: str, kernel: str, mesh: str):
     """A function of a batch: what is minimised, and its gradient."""
     config = config_of(name, mesh)
     on = meshes.make_mesh(config, jax.devices()[: 2 if MESHES[mesh] else 1])
-    graph = model.abstract(config.model, kernel)[0]
+    graph = architectures.abstract(config.model, kernel)[0]
     function = jax.jit(jax.value_and_grad(functools.partial(step.batch_loss, graph=graph, config=config), has_aux=True))
 
     def call(batch):
@@ -100,7 +100,7 @@ def test_loss_and_gradient_of_packed_documents_are_those_of_each_alone(name, ker
 
 def test_the_loss_of_a_masked_lm_is_that_of_its_targets_given_all_tokens_of_their_document():
     config, rows = config_of("masked_lm"), packed_rows("masked_lm", 3)
-    graph = model.abstract(config.model)[0]
+    graph = architectures.abstract(config.model)[0]
     masks = {"segment_BL": rows["segment_BT"][:, :-1], "position_BL": rows["position_BL"]}
     masks["prefix_BL"] = np.ones((ROWS, LENGTH), bool)
     logits = jax.jit(lambda params, token_BL: nnx.merge(graph, params)(token_BL, **masks))

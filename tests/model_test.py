@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gptjax import flops, meshes, model, step
+from gptjax import architectures, flops, meshes, model, step
 from gptjax.config import Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.errors import UserError
 
@@ -137,10 +137,10 @@ def reference_mlp(config, p, x_LD):
     return h @ p["down"]["weight"] + bias(p["down"])
 
 
-def test_the_forward_pass_equals_a_slow_one_written_from_the_papers(variant):
-    logit_BLV = logits(variant.graph, variant.params, TOKEN_BL)
+def test_the_forward_pass_equals_a_slow_one_written_from_the_papers(gpt_variant):
+    logit_BLV = logits(gpt_variant.graph, gpt_variant.params, TOKEN_BL)
     for token_L, logit_LV in zip(TOKEN_BL, logit_BLV):
-        expected = reference_logits(variant.config, variant.params, token_L)
+        expected = reference_logits(gpt_variant.config, gpt_variant.params, token_L)
         np.testing.assert_allclose(logit_LV, expected, atol=2e-5 * np.abs(expected).max())
 
 
@@ -148,7 +148,7 @@ def test_exact_gelu_equals_the_error_function(make_variant):
     tiny = make_variant("gpt2")
     config = dataclasses.replace(tiny.config, mlp="gelu")
     expected = reference_logits(config, tiny.params, TOKEN_BL[0])
-    logit_LV = logits(model.abstract(config)[0], tiny.params, TOKEN_BL)[0]
+    logit_LV = logits(architectures.abstract(config)[0], tiny.params, TOKEN_BL)[0]
     np.testing.assert_allclose(logit_LV, expected, atol=2e-5 * np.abs(expected).max())
     assert np.abs(logit_LV - logits(tiny.graph, tiny.params, TOKEN_BL)[0]).max() > 1e-4  # the tanh form differs
 
@@ -203,7 +203,7 @@ def test_every_second_layer_reaches_as_far_as_its_band(make_variant, silenced, r
 LENGTHS = (5, 1, 10)
 
 
-@pytest.mark.parametrize("name", ["gpt3", "modern"])
+@pytest.mark.parametrize("name", ["gpt3", "modern", "lstm"])
 def test_packed_documents_equal_each_document_alone(make_variant, name):
     tiny = make_variant(name)
     segment_BL = np.tile(np.repeat(np.arange(len(LENGTHS)), LENGTHS), (BATCH, 1)).astype(np.int32)
@@ -289,7 +289,7 @@ DROPOUTS = ("embed_dropout", "attention_dropout", "residual_dropout")
 
 def test_dropout_is_off_without_a_key(make_variant):
     tiny = make_variant("gpt2")
-    graph = model.abstract(dataclasses.replace(tiny.config, **dict.fromkeys(DROPOUTS, 0.1)))[0]
+    graph = architectures.abstract(dataclasses.replace(tiny.config, **dict.fromkeys(DROPOUTS, 0.1)))[0]
     plain = logits(tiny.graph, tiny.params, TOKEN_BL)
     np.testing.assert_array_equal(logits(graph, tiny.params, TOKEN_BL), plain)
 
@@ -297,16 +297,17 @@ def test_dropout_is_off_without_a_key(make_variant):
 @pytest.mark.parametrize("field", DROPOUTS)
 def test_each_dropout_is_on_with_a_key_and_a_function_of_it(make_variant, field):
     tiny = make_variant("gpt2")
-    graph = model.abstract(dataclasses.replace(tiny.config, **{field: 0.1}))[0]
+    graph = architectures.abstract(dataclasses.replace(tiny.config, **{field: 0.1}))[0]
     plain = logits(tiny.graph, tiny.params, TOKEN_BL)
     first, again, other = (logits(graph, tiny.params, TOKEN_BL, None, None, jax.random.key(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - plain).max() > 0.1 and np.abs(first - other).max() > 0.1
 
 
-def test_bfloat16_logits_are_near_those_of_float32(make_variant):
-    tiny = make_variant("modern")
-    graph = model.abstract(dataclasses.replace(tiny.config, dtype="bfloat16"))[0]
+@pytest.mark.parametrize("name", ["modern", "lstm"])
+def test_bfloat16_logits_are_near_those_of_float32(make_variant, name):
+    tiny = make_variant(name)
+    graph = architectures.abstract(dataclasses.replace(tiny.config, dtype="bfloat16"))[0]
     exact, rounded = (logits(g, tiny.params, TOKEN_BL) for g in (tiny.graph, graph))
     assert rounded.dtype == jnp.float32
     difference = np.abs(rounded - exact)
@@ -318,19 +319,21 @@ def loss_gradient(graph, params, key):
     return jax.grad(lambda p: nnx.merge(graph, p).token_loss(TOKEN_BT, key=key)[0].mean())(params)
 
 
-@pytest.mark.parametrize("remat", ["dots", "attention", "full"])
-def test_recomputing_activations_leaves_the_gradients_as_they_are(make_variant, remat):
-    tiny = make_variant("gpt2")
+@pytest.mark.parametrize("name,remat", [("gpt2", "dots"), ("gpt2", "attention"), ("gpt2", "full"), ("lstm", "full")])
+def test_recomputing_activations_leaves_the_gradients_as_they_are(make_variant, name, remat):
+    tiny = make_variant(name)
     plain = dataclasses.replace(tiny.config, attention_dropout=0.2, residual_dropout=0.2, embed_dropout=0.2)
     recomputed = dataclasses.replace(plain, remat=remat)
-    kept, again = (loss_gradient(model.abstract(c)[0], tiny.params, jax.random.key(0)) for c in (plain, recomputed))
+    kept, again = (
+        loss_gradient(architectures.abstract(c)[0], tiny.params, jax.random.key(0)) for c in (plain, recomputed)
+    )
     for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(again)):
         np.testing.assert_allclose(a, b, atol=1e-6 * max(1, np.abs(a).max()))
 
 
 def test_unrolling_the_layers_leaves_the_logits_as_they_are(make_variant):
     tiny = make_variant("gpt3")
-    unrolled = model.abstract(dataclasses.replace(tiny.config, scan_unroll=2))[0]
+    unrolled = architectures.abstract(dataclasses.replace(tiny.config, scan_unroll=2))[0]
     looped, expected = (logits(graph, tiny.params, TOKEN_BL) for graph in (unrolled, tiny.graph))
     np.testing.assert_allclose(looped, expected, atol=1e-6 * np.abs(expected).max())
 
@@ -350,7 +353,7 @@ def initial():
     config = ModelConfig(
         vocab_size=1000, context_length=512, n_layers=4, d_model=128, n_heads=4, position_init_std=0.01, tied_head=False
     )
-    return jax.jit(lambda key: model.split(model.GPT(config, key))[1])(jax.random.key(0))
+    return jax.jit(lambda key: architectures.split(model.GPT(config, key))[1])(jax.random.key(0))
 
 
 def test_initial_weights_have_the_standard_deviations_of_gpt2(initial):
@@ -395,7 +398,7 @@ def test_initial_parameters_do_not_depend_on_the_mesh(tiny_config):
 
 
 def test_the_number_of_parameters_is_that_counted_from_the_config(variant_config):
-    _, params, _ = model.abstract(variant_config)
+    _, params, _ = architectures.abstract(variant_config)
     held = sum(leaf.size for leaf in jax.tree.leaves(params))
     padding = (variant_config.padded_vocab_size - variant_config.vocab_size) * variant_config.d_model
     assert held - padding * (1 if variant_config.tied_head else 2) == flops.parameters(variant_config).total

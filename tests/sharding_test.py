@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from gptjax import evaluate, hlo, meshes, model, optim, sharding, step, topology
+from gptjax import architectures, evaluate, hlo, meshes, optim, sharding, step, topology
 from gptjax.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 
 MEGABYTE = 2**20
@@ -88,7 +88,7 @@ def test_a_state_is_created_in_its_shards_and_nothing_of_it_ever_whole():
 
 
 def test_every_parameter_of_every_variant_states_axes_for_each_dimension(variant_config):
-    _, params, axes = model.abstract(variant_config)
+    _, params, axes = architectures.abstract(variant_config)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         stated = axes[tuple(key.key for key in path)]
         assert len(stated) == leaf.ndim and set(stated) <= set(sharding.RULES), path

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gptjax import meshes, model, optim, rounding, sharding, step
+from gptjax import architectures, meshes, optim, rounding, sharding, step
 from gptjax.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 
 STEPS, BATCH, LENGTH, RATE = 20, 16, 16, 1e-3
@@ -156,7 +156,7 @@ def test_gradients_are_laid_out_as_their_parameters():
 
 def mean_loss(params, batch):
     """What the definition says is minimised, in one piece: means over all weighted tokens of the batch."""
-    gpt = nnx.merge(model.abstract(BASE.model)[0], params)
+    gpt = nnx.merge(architectures.abstract(BASE.model)[0], params)
     loss_BL, log_normaliser_BL, _ = gpt.token_loss(batch["token_BT"])
     mean = lambda value_BL: jnp.sum(value_BL * batch["weight_BL"]) / batch["weight_BL"].sum()  # noqa: E731
     return mean(loss_BL) + BASE.train.z_loss * mean(log_normaliser_BL**2), mean(loss_BL)

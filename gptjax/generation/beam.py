@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import model
 from gptjax.errors import UserError
+from gptjax.layers import DTYPES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _best(total_B, logprob_BV, count: int):
 @functools.partial(jax.jit, static_argnames=("graph", "places", "dtype"))
 def _begin(graph, params, layers, token_BL, *, places, dtype):
     gpt = nnx.merge(graph, params)
-    cache = gpt.empty_cache(token_BL.shape[0], places, model.DTYPES[dtype], apart=layers is not None)
+    cache = gpt.empty_cache(token_BL.shape[0], places, DTYPES[dtype], apart=layers is not None)
     x_BLD, cache = gpt.extend(token_BL, cache, 0, None, layers)
     return jax.nn.log_softmax(gpt.logits(x_BLD[:, -1])), cache
 

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import loss, model, sharding
+from gptjax import loss, sharding
 from gptjax.errors import UserError
 from gptjax.generation import sampling
+from gptjax.layers import DTYPES
 
 CHUNK = 64  # tokens of a dispatch at most, when nobody waits for them
 MAX_ROWS = 64  # in one batch
@@ -68,8 +69,8 @@ class Engine:
         self.entries = min(entries or self.config.vocab_size, self.config.vocab_size)
         if self.config.context_length < 2:
             raise UserError("model.context_length=1 has no room for a token after another; text needs at least 2.")
-        if self.cache_dtype not in model.DTYPES:
-            raise UserError(f"cache_dtype={cache_dtype!r} is not known; expected one of: {', '.join(model.DTYPES)}.")
+        if self.cache_dtype not in DTYPES:
+            raise UserError(f"cache_dtype={cache_dtype!r} is not known; expected one of: {', '.join(DTYPES)}.")
 
     @functools.cached_property
     def layers(self):
@@ -218,7 +219,7 @@ def _prefill(graph, params, layers, token_BL, pad_B, done_B, seen_BV, count_BV, 
     """The state after the prompts, and the log-probabilities of their tokens but the first, [B, L - 1], if wanted."""
     gpt = nnx.merge(graph, params)
     batch, length = token_BL.shape
-    cache = gpt.empty_cache(batch, places, model.DTYPES[dtype], apart=layers is not None)
+    cache = gpt.empty_cache(batch, places, DTYPES[dtype], apart=layers is not None)
     x_BLD, cache = gpt.extend(token_BL, cache, 0, pad_B, layers)
     token_BM = jnp.zeros((batch, places), jnp.int32).at[:, :length].set(token_BL)
     logprob_BM = jnp.zeros((batch, places), jnp.float32) if logprobs else None

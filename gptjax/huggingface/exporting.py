@@ -6,7 +6,7 @@ import re
 import numpy as np
 from etils import epath
 
-from gptjax import model
+from gptjax import architectures
 from gptjax.errors import UserError
 from gptjax.huggingface import families, tensors, vocabulary
 
@@ -71,7 +71,7 @@ def _full(name: str) -> str:
 
 
 def _sizes(family: families.Family, shape, dtype: str) -> dict[str, int]:
-    abstract, width = model.abstract(shape)[1], 4 if dtype == "float32" else 2
+    abstract, width = architectures.abstract(shape)[1], 4 if dtype == "float32" else 2
     sizes = {}
     for tensor, layer, name in _order(family, shape):
         leaf = abstract

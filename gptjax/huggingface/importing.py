@@ -3,7 +3,7 @@
 import numpy as np
 from etils import epath
 
-from gptjax import data, model, rundir
+from gptjax import architectures, data, rundir
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.data import tokenizers
@@ -89,7 +89,7 @@ def read_params(reader: tensors.Reader, family: families.Family, shape: ModelCon
             unknown
         )
         raise UserError(f"the folder is no {family.architecture} of its config.json: it {' and '.join(parts)}.")
-    abstract = model.abstract(shape)[1]
+    abstract = architectures.abstract(shape)[1]
     dtypes, params = set(), {}
     for tensor in expected:
         array = _read(reader, tensor, names, shape, _leaf(abstract, tensor.ours), dtypes)
@@ -119,7 +119,7 @@ def _read(reader, tensor: families.Tensor, names, shape, like, dtypes: set) -> n
 
 
 def _check_shape(name: str, theirs: np.ndarray, tensor: families.Tensor, shape: ModelConfig) -> None:
-    example = _leaf(model.abstract(shape)[1], tensor.ours)
+    example = _leaf(architectures.abstract(shape)[1], tensor.ours)
     ours = np.broadcast_to(np.zeros((), np.float32), example.shape[1:] if tensor.stacked else example.shape)
     expected = tensor.to_theirs(ours, shape).shape
     if theirs.shape != expected:

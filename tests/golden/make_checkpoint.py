@@ -53,9 +53,9 @@ def _logits(target, item: str) -> np.ndarray:
     """Read with Orbax alone, so that gptjax's own reading is checked by it."""
     import orbax.checkpoint as ocp
 
-    from gptjax import model, rundir
+    from gptjax import architectures, rundir
 
-    graph, shapes, _ = model.abstract(rundir.open_run(target).config().model)
+    graph, shapes, _ = architectures.abstract(rundir.open_run(target).config().model)
     with ocp.PyTreeCheckpointer() as reader:
         params = reader.restore(target.resolve() / "checkpoints" / "6" / item)
     params = jax.tree.map(lambda shape, array: jax.numpy.asarray(array).reshape(shape.shape), shapes, params)

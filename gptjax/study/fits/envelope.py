@@ -133,15 +133,17 @@ def _through(winners: list[Winner], weight: np.ndarray) -> EnvelopeFit:
 
 def _checked(curve: Curve) -> Curve:
     arrays = {name: np.asarray(getattr(curve, name), float) for name in ("flops", "tokens", "loss")}
-    lengths = {len(values) for values in arrays.values()}
-    if (
-        len(lengths) != 1
-        or lengths == {0}
-        or not all(np.all(np.isfinite(v) & (v > 0)) for v in [*arrays.values(), [curve.params]])
-    ):
+    lengths = sorted({len(values) for values in arrays.values()})
+    if len(lengths) != 1 or lengths == [0]:
         raise UserError(
-            f"run {curve.run}: a curve needs flops, tokens and loss of one length, finite and above 0; leave diverged runs out"
+            f"run {curve.run}: flops, tokens and loss have {lengths} values; a curve has one of each per step"
         )
+    for name, values in [*arrays.items(), ("params", np.array([curve.params]))]:
+        bad = values[~(np.isfinite(values) & (values > 0))]
+        if len(bad):
+            raise UserError(
+                f"run {curve.run}: {name} is {bad[0]}, a curve needs a finite number above 0; cut it before"
+            )
     if np.any(np.diff(arrays["flops"]) <= 0):
         raise UserError(f"run {curve.run}: the FLOPs of a curve have to grow from one evaluation to the next")
     return dataclasses.replace(curve, **arrays)
