@@ -18,8 +18,8 @@ _CURVE = 80  # points of a drawn line
 def isoflop(results: dict) -> Picture | None:
     """Points and parabola of each budget, its vertex where it is one; crosses, numbered, where it was refused."""
     fit = results.get("isoflop") or {}
-    optima = fit.get("optima") or []
-    points = fitted(results, fit)
+    optima = [one for one in fit.get("optima") or [] if one.get("window")]  # others: what the law says elsewhere
+    points = results["points"]
     if not any(_has_parabola(vertex) for vertex in optima) or not points:
         return None
     figure, [[axes]] = style.figure(height=3.6)
@@ -29,23 +29,17 @@ def isoflop(results: dict) -> Picture | None:
         axes.plot(*_columns(group, "params", "loss"), "o", color=colour, markersize=3.6, alpha=0.8, markeredgewidth=0)
         if _has_parabola(vertex):
             _parabola(axes, vertex, colour)
-    _vertices(axes, [vertex for vertex in optima if not vertex["refused"]])
+    _vertices(axes, [vertex for vertex in optima if not vertex.get("refused")])
     style.log_axis(axes, "x", [point["params"] for point in points])
     losses = [point["loss"] for point in points]
     pad = 0.06 * (max(losses) - min(losses))
     axes.set_ylim(min(losses) - pad, max(losses) + pad)
-    refused = [one for one in zip(optima, groups, colours) if one[0]["refused"]]
+    refused = [one for one in zip(optima, groups, colours) if one[0].get("refused")]
     for number, (vertex, group, colour) in enumerate(refused, 1):
         _cross(axes, _place(vertex, group), number, colour)
     axes.set(xlabel=_with_convention(PARAMS, results, "params"), ylabel=LOSS)
     style.legend(figure, _budget_keys(optima, colours), "C (FLOPs)")
     return Picture("isoflop", _isoflop_caption([vertex for vertex, _, _ in refused]), figure)
-
-
-def fitted(results: dict, fit: dict) -> list[dict]:
-    """The points a method was given: all but those it names as left out."""
-    out = {one["run"] for one in fit.get("points_excluded") or []}
-    return [point for point in results["points"] if point["run"] not in out]
 
 
 def _has_parabola(vertex: dict) -> bool:
@@ -54,7 +48,7 @@ def _has_parabola(vertex: dict) -> bool:
 
 def _parabola(axes, vertex: dict, colour: str) -> None:
     log_N = np.linspace(*np.log(vertex["window"]), _CURVE)
-    line = "--" if vertex["refused"] else "-"
+    line = "--" if vertex.get("refused") else "-"
     axes.plot(np.exp(log_N), np.polynomial.Polynomial(vertex["coefficients"])(log_N), line, color=colour, linewidth=1.3)
 
 
@@ -83,14 +77,14 @@ def _budget_keys(optima: list[dict], colours: list[str]) -> list:
     from matplotlib.lines import Line2D
 
     keys = [
-        Line2D([], [], color=colour, marker="o", markersize=4, linestyle="--" if vertex["refused"] else "-",
+        Line2D([], [], color=colour, marker="o", markersize=4, linestyle="--" if vertex.get("refused") else "-",
                label=style.power(vertex["flops"]))
         for vertex, colour in zip(optima, colours)
     ]  # fmt: skip
-    if any(not vertex["refused"] for vertex in optima):
+    if any(not vertex.get("refused") for vertex in optima):
         keys.append(Line2D([], [], linestyle=":", color=style.INK, marker="D", markersize=6,
                            markerfacecolor=style.VERMILION, markeredgecolor="white", label="optimum"))  # fmt: skip
-    if any(vertex["refused"] for vertex in optima):
+    if any(vertex.get("refused") for vertex in optima):
         keys.append(Line2D([], [], linestyle="", color=style.SOFT, marker="x", markersize=7, markeredgewidth=2,
                            label="refused"))  # fmt: skip
     return keys
@@ -117,7 +111,7 @@ def frontier(results: dict) -> Picture | None:
     if len(optima) < 2:
         return None
     figure, [[axes]] = style.figure(height=3.5)
-    points = fitted(results, fit)
+    points = results["points"]
     handles = _cloud(axes, points)
     x = [one["flops"] for one in optima]
     intervals = [[(one.get(key) or {}).get("loss") for one in optima] for key in ("interval80", "interval95")]
@@ -176,8 +170,9 @@ _METHODS = {"parametric": ("parametric (approach 3)", style.VERMILION), "isoflop
 
 
 def _splits(fit: dict, key: str) -> list[dict]:
-    """Those of a method that are numbers and stand."""
-    return [one for one in fit.get("optima") or [] if one.get(key) and not one.get("refused")]
+    """Those of a method that are numbers and stand; of isoFLOP curves the vertices."""
+    optima = [one for one in fit.get("optima") or [] if one.get(key) and not one.get("refused")]
+    return [one for one in optima if one.get("window")] or optima
 
 
 def _optima(axes, key: str, name: str, fit: dict) -> tuple:
@@ -192,6 +187,10 @@ def _optima(axes, key: str, name: str, fit: dict) -> tuple:
         for at, low, wide in zip(x, eighty, ninety_five):
             style.bars(axes, at, low, wide, colour, horizontal=False)
         [handle] = axes.plot(x, y, "D", color=colour, markersize=4.5, label=label, gid=name, zorder=4)
+        scale, exponent = (fit.get("N_scale"), fit["a"]) if key == "params" else (fit.get("D_scale"), fit["b"])
+        if scale and exponent:
+            span = np.array([min(x), max(x)])
+            axes.plot(span, scale * span**exponent, color=colour, linewidth=1.1, gid="isoflop law")
     else:
         style.band(axes, x, eighty, ninety_five, colour)
         look = dict(color=colour, linewidth=2.6 if name == "parametric" else 1.1, label=label, gid=name)
@@ -203,7 +202,7 @@ def _optima(axes, key: str, name: str, fit: dict) -> tuple:
 def residuals(results: dict) -> Picture | None:
     """What the parametric law leaves of each loss, against N, D and the loss it predicts."""
     fit = results.get("parametric") or {}
-    law, points = _law(fit), fitted(results, fit)
+    law, points = _law(fit), results["points"]
     if law is None or not points:
         return None
     N, D, L = (np.array([point[key] for point in points], float) for key in ("params", "tokens", "loss"))

@@ -101,7 +101,9 @@ def loss_to_loss(results: dict) -> Picture | None:
 
 def architectures(results: dict) -> Picture | None:
     """Two architectures side by side as Kaplan et al. 2020 show them (figure 7): loss by size, and by place in the context."""
-    points = [point for point in results["points"] if point.get("architecture")]
+    others = (results.get("families") or {}).values()
+    everyone = [*results["points"], *(point for other in others for point in other["points"])]
+    points = [point for point in everyone if point.get("architecture")]
     names = sorted({point["architecture"] for point in points})
     if len(names) < 2:
         return None
