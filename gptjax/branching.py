@@ -7,7 +7,8 @@ so one trunk at a constant rate, with a cooldown from each of several checkpoint
     config      equal but for what the compiled step never sees and for what a resume may change (FREE, rundir.HARMLESS)
     each step   before N has the same learning rate, batch size and first row under both configs, and in the trunk's log
     text        the same fingerprint and tokenizer
-    code        the same revision and packages; where it is another, that is said and recorded, for it may change last digits
+    program     the same code, packages, mesh and kernels (ROUNDED); where one is another, that is said and recorded, for it
+                may change last digits
 
 The state, verified, becomes the branch's own first checkpoint, and the trunk's rows of metrics.jsonl up to N become its
 own, marked `taken_over`: from there on a branch is a run like any other and does not need its trunk. Its lineage stands in
@@ -29,6 +30,10 @@ FREE = (
     "train.steps", "train.tokens", "train.batch_size", "train.batch_ramp_start", "train.batch_ramp_increment",
     "train.batch_ramp_tokens", "optim.peak_lr", "optim.schedule", "optim.warmup_steps", "optim.warmup_tokens",
     "optim.decay_steps", "optim.decay_tokens", "optim.final_lr_fraction", "optim.cooldown_fraction",
+)  # fmt: skip
+# Of what a resume may change: makes another program of the same mathematics.
+ROUNDED = (
+    "mesh", "model.attention", "model.remat", "model.scan_unroll", "train.log_activations", "train.log_noise_scale",
 )  # fmt: skip
 
 
@@ -115,7 +120,7 @@ def check(origin: Origin, directory, config, store, allowed: tuple[str, ...], ma
         "checkpoint_sha256": _digest(origin),
         "rollbacks": Rewinds.from_dict(saved).count,
         "allowed": differing,
-        "other_code": _other_code(theirs, manifest),
+        "other_program": [*_other_code(theirs, manifest), *_rounded(trunk, config)],
         "trunk": theirs.get("branched"),
     }
 
@@ -145,13 +150,9 @@ def _config_at(origin: Origin):
 
 def _check_config(origin: Origin, trunk, config, allowed: tuple[str, ...]) -> list[str]:
     """Keys that differ and were allowed to."""
-
-    def among(key: str, keys) -> bool:
-        return key in keys or key.partition(".")[0] in keys
-
     changes = rundir.changed_keys(trunk, config)
-    telling = {key: values for key, values in changes.items() if not among(key, (*rundir.HARMLESS, *FREE))}
-    refused = [key for key in telling if not among(key, allowed)]
+    telling = {key: values for key, values in changes.items() if not _among(key, (*rundir.HARMLESS, *FREE))}
+    refused = [key for key in telling if not _among(key, allowed)]
     if refused:
         shown = ", ".join(f"{key} ({telling[key][0]!r} there, {telling[key][1]!r} here)" for key in refused)
         mend = "only length and learning rate may differ. Use another trunk, or allow it with"
@@ -159,6 +160,10 @@ def _check_config(origin: Origin, trunk, config, allowed: tuple[str, ...]) -> li
             origin, f"it was trained with another config: {shown}", f"{mend} --allow_change={','.join(refused)}"
         )
     return list(telling)
+
+
+def _among(key: str, keys) -> bool:
+    return key in keys or key.partition(".")[0] in keys
 
 
 def _check_text(origin: Origin, store, allowed: tuple[str, ...]) -> None:
@@ -216,6 +221,11 @@ def _other_code(there: dict, here: dict) -> list[str]:
     return differing if same else [f"gptjax's files, revision {' -> '.join(dict.fromkeys(revisions))}", *differing]
 
 
+def _rounded(trunk, config) -> list[str]:
+    changes = rundir.changed_keys(trunk, config).items()
+    return [f"{key} {before!r} -> {after!r}" for key, (before, after) in changes if _among(key, ROUNDED)]
+
+
 # ---- the beginning of a branch
 
 
@@ -250,8 +260,8 @@ def said(known: dict) -> str:
     line = f"branched from step {known['step']} of {known['run']}"
     if known["allowed"]:
         line += f"; another run than this config gives from scratch, since {', '.join(known['allowed'])} differs"
-    if known["other_code"]:
-        line += f"; trained there with other code ({', '.join(known['other_code'])}), which may change last digits"
+    if known["other_program"]:
+        line += f"; its program was another ({', '.join(known['other_program'])}), which may change last digits"
     if known["rollbacks"]:
         line += f"; the trunk rolled back {known['rollbacks']} times, and so would a run from scratch"
     return line

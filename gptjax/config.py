@@ -40,13 +40,19 @@ class ModelConfig:
     embed_dropout: float = 0.0
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0  # lstm: of each layer's output
-    init_std: float = 0.02  # lstm: of embedding and head alone
+    init_std: float = 0.02
     position_init_std: float = 0.02
     scale_residual_init: bool = True  # std of the maps into the residual stream times 1/sqrt(2 n_layers)
+    parametrization: str = "standard"  # standard | mup | completep: what width and depth do to the numbers of optim
+    base_width: int | None = None  # mup, completep: d_model at which those numbers hold
+    base_depth: int | None = None  # completep: n_layers, likewise
+    attention_scale: str | None = (
+        None  # of q k: sqrt (1/sqrt(head_dim)) | linear (1/head_dim); None: by parametrization
+    )
     dtype: str = "bfloat16"  # of the matmuls: bfloat16 | float32; parameters: see optim.param_dtype
     attention: str = "auto"  # kernel: auto | xla | cudnn | splash
     remat: str = "none"  # recomputed backward: none | dots | attention | full | offload (full, inputs on the host)
-    scan_unroll: int = 1  # periods of layers (lstm: tokens) in an iteration: more is faster on a CPU, slower to compile
+    scan_unroll: int = 1  # periods of layers in an iteration of the scan: more is faster on a CPU, slower to compile
 
     @property
     def has_attention(self) -> bool:
@@ -218,6 +224,7 @@ class TrainConfig:
     rollback_margin: int = 0  # steps whose text is left out beyond that of the bad ones
     log_every: int = 10  # steps
     log_activations: bool = False  # per-layer activation RMS and largest attention logit
+    log_noise_scale: bool = False  # what noise_scale.py makes the critical batch of; needs microbatches >= 2
     profile_steps: tuple[int, int] | None = None  # (first, last) step of a profiler trace
     watchdog_factor: float | None = 20.0  # a step may take so many times the median before the run ends; None: off
     watchdog_seconds: float = 300.0  # but at least so long

@@ -107,7 +107,7 @@ def cases(mini, every_mesh: bool = True) -> tuple[list[Case], list[Outcome]]:
         options = [Case(mesh, count, remat) for remat in model.REMAT for count in counts]
         reasons = {case: refusal(mini, case) for case in options}
         by_mesh[mesh] = [case for case in options if reasons[case] is None]
-        refused += [] if by_mesh[mesh] else [Outcome(options[-1], refused=reasons[options[-1]])]
+        refused += [] if by_mesh[mesh] else [Outcome(options[0], refused=reasons[options[0]])]
     return _covering([options for options in by_mesh.values() if options], every_mesh), refused
 
 

@@ -30,6 +30,7 @@ HARMLESS = (
     "mesh", "eval", "checkpoint", "data.cache_dir", "data.prefetch", "data.prefetch_workers", "model.attention", "model.remat",
     "model.scan_unroll",
     "train.log_every", "train.profile_steps", "train.tensorboard", "train.wandb_project", "train.log_activations",
+    "train.log_noise_scale",
     "train.max_skips", "train.max_rollbacks", "train.rollback_margin",
     "train.watchdog_factor", "train.watchdog_seconds", "train.watchdog_other_seconds",
 )  # fmt: skip
@@ -176,12 +177,19 @@ def provenance(config, command: list[str]) -> dict:
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": command,
+        **code_and_packages(),
+        "parameters": flops.parameter_counts(config.model),
+        "flops_per_token": flops.flops_per_token(config.model),
+    }
+
+
+def code_and_packages() -> dict:
+    """What runs here."""
+    return {
         "git": _git(),
         "code": code_digest(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "parameters": flops.parameter_counts(config.model),
-        "flops_per_token": flops.flops_per_token(config.model),
     }
 
 

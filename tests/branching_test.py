@@ -10,7 +10,20 @@ import pytest
 import runs
 from runs import losses, saved_arrays, train_rows
 
-from gptjax import branching, cli, data, flops, interrupt, keeper, metrics, rundir, session, train
+from gptjax import (
+    branching,
+    catch_up,
+    cli,
+    data,
+    flops,
+    interrupt,
+    keeper,
+    metrics,
+    noise_scale,
+    rundir,
+    session,
+    train,
+)
 from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
@@ -38,7 +51,7 @@ def trunk_values(values):
         values,
         model=dict(n_layers=1),
         optim=dict(warmup_steps=3, schedule="constant", ema_decay=0.9, skip="outliers", skip_window=4),
-        train=dict(steps=12),
+        train=dict(steps=12, microbatches=2, log_noise_scale=True),
         checkpoint=dict(every_steps=None, keep=1, keep_steps=(4, LEAVES)),
         eval=dict(every_steps=4, max_tokens=256),
     )
@@ -65,7 +78,18 @@ def scratch(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def branched(config, trunk, tmp_path_factory):
-    return branch(config, tmp_path_factory.mktemp("runs") / "branch", trunk)
+    """Killed before its first checkpoint, then started again."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(keeper.Keeper, "save", killed)
+        branch(config, folder / "branch", trunk)
+    assert rundir.open_run(folder / "branch").steps() == [] and len(train_rows(folder / "branch")) == LEAVES
+    shutil.copytree(folder / "branch", folder / "begun")
+    return from_scratch(config, folder / "branch")  # the flags are known to the directory
 
 
 def arrays(workdir, number):
@@ -102,6 +126,28 @@ def test_a_branch_reads_alone_as_if_it_had_run_from_scratch(scratch, branched, t
     assert [row["step"] for row in mine if row["kind"] == "eval"] == [4, 4, 8, 8, 12, 12, 14, 14]  # and of the average
     events = [row["event"] for row in metrics.read_metrics(branched / "metrics.jsonl", "event")]
     assert [event for event in events if event != "update_skipped"] == ["branched", "first_call", "rows_read"]
+
+
+def test_what_the_critical_batch_is_made_of_is_logged_and_taken_over(trunk, branched):
+    both = [[row[name] for name in ("noise_signal", "noise_trace")] for row in train_rows(branched)]
+    assert both[:LEAVES] == [[row["noise_signal"], row["noise_trace"]] for row in train_rows(trunk)][:LEAVES]
+    assert np.isfinite(both).all() and noise_scale.of_run(branched).n_steps == STEPS
+
+
+def test_evaluations_that_the_trunk_did_not_make_are_no_ones_to_make_up(branched, tmp_path):
+    """With a cadence of 2 steps: 8 has the branch's own checkpoint, 10 has none, 2 and 6 were never the branch's."""
+    workdir = shutil.copytree(branched, tmp_path / "branch")
+    values = json.loads((workdir / "config.json").read_text())
+    values["eval"]["every_steps"] = 2
+    (workdir / "config.json").write_text(json.dumps(values))
+    rows = metrics.read_metrics(workdir / "metrics.jsonl")
+    kept = [row for row in rows if (row["kind"], row["step"]) != ("eval", LEAVES)]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    found = catch_up.find(rundir.open_run(workdir))
+    assert ([step for step, _ in found.left], [step for step, _ in found.lost]) == (
+        [8, 8],
+        [10, 10],
+    )  # with the average
 
 
 def test_a_trunk_saves_the_steps_that_are_named_and_keeps_them(trunk, branched):
@@ -141,14 +187,12 @@ def test_a_branch_of_a_branch_is_bit_equal_too_and_flops_are_counted_once(config
     assert marked == list(range(1, 12))
 
 
-def flags(trunk, step=LEAVES):
-    return [f"--branch_from={trunk}", f"--branch_step={step}"]
-
-
+@pytest.mark.slow
 def test_a_killed_branch_goes_on_bit_equal_without_its_trunk(config, trunk, scratch, tmp_path):
     shutil.copytree(trunk, tmp_path / "trunk")
     workdir, values = tmp_path / "branch", config.to_dict()
-    with runs.processes(values, workdir, tmp_path, 1, 8, arguments={0: flags(tmp_path / "trunk")}) as [process]:
+    flags = [f"--branch_from={tmp_path / 'trunk'}", f"--branch_step={LEAVES}"]
+    with runs.processes(values, workdir, tmp_path, 1, 8, arguments={0: flags}) as [process]:
         runs.wait_for_step(workdir, 10, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -160,27 +204,7 @@ def test_a_killed_branch_goes_on_bit_equal_without_its_trunk(config, trunk, scra
         train.train(config, str(workdir), origin=origin(trunk, 4))
 
 
-def test_a_branch_killed_before_its_first_checkpoint_branches_again_without_flags(
-    config, trunk, scratch, tmp_path, monkeypatch
-):
-    shutil.copytree(trunk, tmp_path / "trunk")
-    workdir = tmp_path / "branch"
-
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(keeper.Keeper, "save", killed)
-        branch(config, workdir, tmp_path / "trunk")
-    assert rundir.open_run(workdir).steps() == [] and len(train_rows(workdir)) == LEAVES
-    (tmp_path / "trunk").rename(tmp_path / "away")
-    with pytest.raises(UserError, match="--branch_from=.*/trunk is not a run directory"):
-        train.train(config, str(workdir))
-    (tmp_path / "away").rename(tmp_path / "trunk")
-    assert train.train(config, str(workdir)) == 0
-    assert_same_run(scratch, workdir)
-
-
+@pytest.mark.slow
 def test_a_branch_goes_on_on_another_mesh(config, trunk, scratch, tmp_path):
     workdir = branch(config.replace(mesh={"fsdp": 4, "tensor": 2}), tmp_path / "branch", trunk)
     assert [row["batch_hash"] for row in train_rows(workdir)] == [row["batch_hash"] for row in train_rows(scratch)]
@@ -188,6 +212,30 @@ def test_a_branch_goes_on_on_another_mesh(config, trunk, scratch, tmp_path):
         mine, other = ([row[name] for row in train_rows(w)] for w in (workdir, scratch))
         assert mine[:LEAVES] == other[:LEAVES]
         np.testing.assert_allclose(mine, other, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_branch_as_one_does(config, trunk, scratch, tmp_path):
+    workdir, flags = tmp_path / "branch", [f"--branch_from={trunk}", f"--branch_step={LEAVES}"]
+    with runs.processes(config.to_dict(), workdir, tmp_path, 2, 4, arguments={0: flags, 1: flags}) as both:
+        for process in both:
+            process.ends_with(0)
+    assert [row["batch_hash"] for row in train_rows(workdir)] == [row["batch_hash"] for row in train_rows(scratch)]
+    for name in ("loss", "grad_norm", "param_norm"):
+        mine, other = ([row[name] for row in train_rows(w)] for w in (workdir, scratch))
+        np.testing.assert_allclose(mine, other, rtol=1e-5)
+    assert branching.own_steps(workdir) == (LEAVES, STEPS)
+
+
+@pytest.mark.slow
+def test_processes_that_would_branch_elsewhere_do_not_start(config, trunk, tmp_path):
+    workdir, flags = tmp_path / "branch", [f"--branch_from={trunk}"]
+    arguments = {0: [*flags, "--branch_step=4"], 1: [*flags, "--branch_step=8"]}
+    with runs.processes(config.to_dict(), workdir, tmp_path, 2, 4, arguments=arguments) as both:
+        for process in both:
+            process.ends_with(interrupt.USER_ERROR)
+            assert "--branch_from" in process.output()
+    assert not (workdir / "config.json").exists()
 
 
 # ---- what is refused
@@ -271,7 +319,7 @@ def test_what_is_allowed_to_differ_is_recorded_and_said(config, trunk, store, tm
     resolved = session.with_vocabulary(config.replace(optim={"weight_decay": 0.0}), store.tokenizer)
     arguments = resolved, store, origin(trunk), ("optim.weight_decay",), rundir.manifest(resolved, store, ["gptjax"])
     known = branching.lineage(rundir.open_run(tmp_path / "new"), *arguments)["branched"]
-    assert known["allowed"] == ["optim.weight_decay"] and known["other_code"] == []
+    assert known["allowed"] == ["optim.weight_decay"] and known["other_program"] == []
     assert "another run than this config gives from scratch, since optim.weight_decay differs" in branching.said(known)
 
 
@@ -286,16 +334,19 @@ def test_a_trunk_whose_schedule_was_changed_under_way_is_found_by_its_log(config
     assert "the learning_rate of step 5 is 0.002 in its metrics.jsonl and 0.003" in said
 
 
-def test_other_code_is_said(config, trunk, store, tmp_path):
+def test_another_program_is_said_and_recorded(config, trunk, store, tmp_path):
     shutil.copytree(trunk, tmp_path / "trunk")
     manifest = json.loads((tmp_path / "trunk/manifest.json").read_text())
     manifest["packages"]["jax"], manifest["code"] = "0.1", "0"
     (tmp_path / "trunk/manifest.json").write_text(json.dumps(manifest))
-    resolved = session.with_vocabulary(config, store.tokenizer)
+    other = config.replace(train={"log_noise_scale": False}, mesh={"tensor": 2})
+    resolved = session.with_vocabulary(other, store.tokenizer)
     arguments = resolved, store, origin(tmp_path / "trunk"), (), rundir.manifest(resolved, store, ["gptjax"])
     known = branching.lineage(rundir.open_run(tmp_path / "new"), *arguments)["branched"]
-    assert [line.partition(",")[0].partition(" ->")[0] for line in known["other_code"]] == ["gptjax's files", "jax 0.1"]
-    assert "trained there with other code (gptjax's files, revision" in branching.said(known)
+    code, *others = known["other_program"]
+    assert code.startswith("gptjax's files, revision ") and others[0].startswith("jax 0.1 -> ")
+    assert others[1:] == ["mesh.tensor 1 -> 2", "train.log_noise_scale True -> False"]
+    assert "its program was another (gptjax's files, revision" in branching.said(known)
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_branch_may_be_started_again(config, trunk, scratch, tmp_path):
@@ -307,6 +358,28 @@ def test_a_damaged_checkpoint_is_refused_and_the_branch_may_be_started_again(con
     with pytest.raises(UserError, match="checkpoint .*/trunk/checkpoints/8 is damaged"):
         branch(config, tmp_path / "new", tmp_path / "trunk")
     assert rundir.open_run(tmp_path / "new").steps() == []
+
+
+def test_a_branch_that_was_killed_before_its_first_checkpoint_still_needs_its_trunk(config, branched, tmp_path):
+    begun = shutil.copytree(branched.parent / "begun", tmp_path / "begun")
+    manifest = json.loads((begun / "manifest.json").read_text())
+    manifest["branched"]["run"] = str(tmp_path / "gone")
+    (begun / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="--branch_from=.*/gone is not a run directory"):
+        train.train(config, str(begun))
+
+
+def test_a_finished_branch_knows_its_trunk_by_the_checkpoint_wherever_it_lies_now(
+    config, trunk, branched, store, tmp_path
+):
+    moved = shutil.copytree(trunk, tmp_path / "moved")
+    resolved = session.with_vocabulary(config, store.tokenizer)
+    known = json.loads((branched / "manifest.json").read_text())["branched"]
+    for start in (None, origin(trunk), origin(moved)):
+        assert branching.lineage(rundir.open_run(branched), resolved, store, start, (), {}) == {"branched": known}
+    for start in (origin(trunk, 4), origin(moved, 4), origin(tmp_path / "nowhere")):
+        with pytest.raises(UserError, match="was branched from step 8 of .*/trunk; leave the flags out"):
+            branching.lineage(rundir.open_run(branched), resolved, store, start, (), {})
 
 
 def test_a_run_that_began_in_another_way_is_not_made_a_branch(config, trunk, scratch):

@@ -26,7 +26,7 @@ from gptjax.config import Config, ModelConfig, TrainConfig  # noqa: E402
 TINY = ModelConfig(
     vocab_size=65, context_length=16, n_layers=2, d_model=32, n_heads=4, init_std=0.3, dtype="float32"
 )  # init_std: a model that says something from the start
-VARIANTS = {
+GPTS = {
     "gpt1": dict(norm_position="post", final_norm=False, scale_residual_init=False),
     "gpt2": dict(),
     "gpt3": dict(n_layers=4, band_width=3),
@@ -43,6 +43,7 @@ VARIANTS = {
     ),
     "wide_heads": dict(head_dim=16, d_ff=48, mlp="relu2", norm="rmsnorm", n_kv_heads=1),
 }
+VARIANTS = GPTS | {"lstm": dict(architecture="lstm", n_heads=ModelConfig.n_heads)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,12 @@ def variant_config(request):
 @pytest.fixture(params=VARIANTS)
 def variant(request):
     """Each variant in turn, as a Tiny."""
+    return tiny_variant(request.param)
+
+
+@pytest.fixture(params=GPTS)
+def gpt_variant(request):
+    """Each variant of the GPT in turn, as a Tiny."""
     return tiny_variant(request.param)
 
 

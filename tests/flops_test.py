@@ -53,6 +53,58 @@ CEREBRAS = [  # Dey et al. 2023: layers, width, heads, parameters
     (32, 4096, 32, 6_658_404_352),
     (40, 5120, 40, 12_853_386_240),
 ]
+CHINCHILLA = [  # Hoffmann et al. 2022, table A9: millions of parameters, width, MLP width, head size, heads, layers
+    (44, 512, 2048, 64, 8, 8),
+    (57, 576, 2304, 64, 9, 9),
+    (74, 640, 2560, 64, 10, 10),
+    (90, 640, 2560, 64, 10, 13),
+    (106, 640, 2560, 64, 10, 16),
+    (117, 768, 3072, 64, 12, 12),
+    (140, 768, 3072, 64, 12, 15),
+    (163, 768, 3072, 64, 12, 18),
+    (175, 896, 3584, 64, 14, 14),
+    (196, 896, 3584, 64, 14, 16),
+    (217, 896, 3584, 64, 14, 18),
+    (251, 1024, 4096, 64, 16, 16),
+    (278, 1024, 4096, 64, 16, 18),
+    (306, 1024, 4096, 64, 16, 20),
+    (425, 1280, 5120, 128, 10, 18),
+    (489, 1280, 5120, 128, 10, 21),
+    (509, 1408, 5632, 128, 11, 18),
+    (552, 1280, 5120, 128, 10, 24),
+    (587, 1408, 5632, 128, 11, 21),
+    (632, 1536, 6144, 128, 12, 19),
+    (664, 1408, 5632, 128, 11, 24),
+    (724, 1536, 6144, 128, 12, 22),
+    (816, 1536, 6144, 128, 12, 25),
+    (893, 1792, 7168, 128, 14, 20),
+    (1018, 1792, 7168, 128, 14, 23),
+    (1143, 1792, 7168, 128, 14, 26),
+    (1266, 2048, 8192, 128, 16, 22),
+    (1424, 2176, 8704, 128, 17, 22),
+    (1429, 2048, 8192, 128, 16, 25),
+    (1593, 2048, 8192, 128, 16, 28),
+    (1609, 2176, 8704, 128, 17, 25),
+    (1731, 2304, 9216, 128, 18, 24),
+    (1794, 2176, 8704, 128, 17, 28),
+    (2007, 2304, 9216, 128, 18, 28),
+    (2283, 2304, 9216, 128, 18, 32),
+    (2298, 2560, 10240, 128, 20, 26),
+    (2639, 2560, 10240, 128, 20, 30),
+    (2980, 2560, 10240, 128, 20, 34),
+    (3530, 2688, 10752, 128, 22, 36),
+    (3802, 2816, 11264, 128, 22, 36),
+    (4084, 2944, 11776, 128, 22, 36),
+    (4516, 3072, 12288, 128, 24, 36),
+    (6796, 3584, 14336, 128, 28, 40),
+    (9293, 4096, 16384, 128, 32, 42),
+    (11452, 4352, 17408, 128, 32, 47),
+    (12295, 4608, 18432, 128, 36, 44),
+    (12569, 4608, 18432, 128, 32, 47),
+    (13735, 4864, 19456, 128, 32, 47),
+    (14940, 4992, 19968, 128, 32, 49),
+    (16183, 5120, 20480, 128, 40, 47),
+]  # fmt: skip
 PYTHIA = [  # Biderman et al. 2023, table 1: layers, width, heads, total, non-embedding
     (6, 512, 8, 70_426_624, 18_915_328),
     (12, 768, 12, 162_322_944, 85_056_000),
@@ -84,6 +136,18 @@ def test_gpt2_has_exactly_its_known_number_of_non_embedding_parameters(name):
 def test_cerebras_gpt_has_exactly_its_published_number_of_parameters(n_layers, d_model, n_heads, expected):
     shape = {"n_layers": n_layers, "d_model": d_model, "n_heads": n_heads}
     assert flops.parameters(ModelConfig(vocab_size=50257, context_length=2048, **shape)).total == expected
+
+
+def test_the_50_models_of_chinchilla_have_their_published_millions_of_parameters():
+    """Of 32,000 tokens, with Transformer-XL's relative positions, as the paper says of Gopher's architecture."""
+    assert len(CHINCHILLA) == 50
+    for millions, d_model, d_ff, head_dim, n_heads, n_layers in CHINCHILLA:
+        shape = {"n_layers": n_layers, "d_model": d_model, "d_ff": d_ff, "head_dim": head_dim, "n_heads": n_heads}
+        model = ModelConfig(vocab_size=32_000, context_length=2048, norm="layernorm", **shape)
+        found, without = (flops.parameters(model, relative_positions=given).total for given in (True, False))
+        assert abs(found - millions * 1e6) <= 1e6, (shape, found)
+        heads = n_heads * head_dim
+        assert found - without == n_layers * (d_model * heads + 2 * heads) - 2048 * d_model
 
 
 @pytest.mark.parametrize("n_layers,d_model,n_heads,expected,non_embedding", PYTHIA)
@@ -224,6 +288,15 @@ def test_kept_bytes_are_those_of_the_residuals_that_jax_keeps(remat, tolerance, 
     carry = 0 if remat == "none" else model.d_model * flops.DTYPE_BYTES[model.dtype]
     expected = flops.kept_bytes(model, remat) + carry
     assert _residual_bytes_per_token(model) / model.n_layers == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("remat,dtype", [("none", "float32"), ("none", "bfloat16"), ("full", "float32")])
+def test_an_lstms_kept_bytes_are_those_of_the_residuals_that_jax_keeps(remat, dtype):
+    fields = {"architecture": "lstm", "vocab_size": 128, "context_length": 256, "n_layers": 4, "d_model": 256}
+    model = ModelConfig(**fields, remat=remat, dtype=dtype)
+    carry = 0 if remat == "none" else model.d_model * flops.DTYPE_BYTES[dtype]
+    expected = flops.kept_bytes(model, remat) + carry
+    assert _residual_bytes_per_token(model) / model.n_layers == pytest.approx(expected, rel=0.01)
 
 
 def _residual_bytes_per_token(model):

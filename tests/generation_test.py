@@ -60,10 +60,19 @@ def log_softmax(logit_V):
     return logit_V - logit_V.max() - np.log(np.exp(logit_V - logit_V.max()).sum())
 
 
-VARIANTS_APART = {"gpt1": False, "modern": False, "gpt3 apart": True, "gpt2": False, "gpt3": False, "wide_heads": False}
+VARIANTS_APART = {
+    "gpt1": False,
+    "modern": False,
+    "gpt3 apart": True,
+    "lstm": False,
+    "lstm apart": True,
+    "gpt2": False,
+    "gpt3": False,
+    "wide_heads": False,
+}
 
 
-@pytest.mark.parametrize("name", runs.default_or_slow(VARIANTS_APART, ("gpt1", "modern", "gpt3 apart")))
+@pytest.mark.parametrize("name", runs.default_or_slow(VARIANTS_APART, ("gpt1", "modern", "gpt3 apart", "lstm apart")))
 def test_ragged_prompts_give_the_texts_and_log_probabilities_of_the_model_without_a_cache(engine_of, name):
     engine = engine_of(name.split()[0], VARIANTS_APART[name])
     for row in run(engine, PROMPTS, max_tokens=7, temperature=0, logprobs=True):

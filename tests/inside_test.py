@@ -10,10 +10,10 @@ TOKEN_BL = rng.integers(0, 65, (2, 16)).astype(np.int32)
 
 
 @pytest.fixture
-def slow(variant):
+def slow(gpt_variant):
     """(weights [N, B, H, L, M], residuals [N + 1, B, L, D]) of the layers one after the other, attention in NumPy."""
-    gpt = nnx.merge(variant.graph, variant.params)
-    config = variant.config
+    gpt = nnx.merge(gpt_variant.graph, gpt_variant.params)
+    config = gpt_variant.config
     position_BL = np.broadcast_to(np.arange(16), (2, 16))
     x_BLD = gpt.embed(TOKEN_BL, position_BL)
     weights, stream = [], [x_BLD]
@@ -48,21 +48,21 @@ def numpy_attention(q_BLHK, k_BMGK, v_BMGK, window):
     return weight, out
 
 
-def test_attention_and_residuals_are_those_of_the_layers_one_after_the_other(variant, slow):
+def test_attention_and_residuals_are_those_of_the_layers_one_after_the_other(gpt_variant, slow):
     weight_NBHLM, stream_NBLD = slow
-    found = np.asarray(inside.attention_weights(variant.graph, variant.params, TOKEN_BL))
+    found = np.asarray(inside.attention_weights(gpt_variant.graph, gpt_variant.params, TOKEN_BL))
     np.testing.assert_allclose(found, weight_NBHLM, atol=2e-5)
-    stream = np.asarray(inside.residuals(variant.graph, variant.params, TOKEN_BL))
+    stream = np.asarray(inside.residuals(gpt_variant.graph, gpt_variant.params, TOKEN_BL))
     np.testing.assert_allclose(stream, stream_NBLD, atol=2e-4, rtol=2e-4)
 
 
-def test_the_last_of_the_logit_lens_is_the_models_logits_and_the_loss_is_theirs(variant):
-    lens = np.asarray(inside.logit_lens(variant.graph, variant.params, TOKEN_BL))
-    logits = np.asarray(inside.logits(variant.graph, variant.params, TOKEN_BL))
-    assert lens.shape == (variant.config.n_layers + 1, 2, 16, 65)
+def test_the_last_of_the_logit_lens_is_the_models_logits_and_the_loss_is_theirs(gpt_variant):
+    lens = np.asarray(inside.logit_lens(gpt_variant.graph, gpt_variant.params, TOKEN_BL))
+    logits = np.asarray(inside.logits(gpt_variant.graph, gpt_variant.params, TOKEN_BL))
+    assert lens.shape == (gpt_variant.config.n_layers + 1, 2, 16, 65)
     np.testing.assert_allclose(lens[-1], logits, atol=2e-5)
     assert np.abs(lens[0] - logits).max() > 0.1
-    loss_BL = np.asarray(inside.token_loss(variant.graph, variant.params, TOKEN_BL))
+    loss_BL = np.asarray(inside.token_loss(gpt_variant.graph, gpt_variant.params, TOKEN_BL))
     before = np.float64(logits[:, :-1])
     chosen = np.take_along_axis(before, TOKEN_BL[:, 1:, None], axis=-1)[..., 0]
     np.testing.assert_allclose(loss_BL, np.log(np.exp(before).sum(-1)) - chosen, atol=2e-5)

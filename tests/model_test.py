@@ -137,10 +137,10 @@ def reference_mlp(config, p, x_LD):
     return h @ p["down"]["weight"] + bias(p["down"])
 
 
-def test_the_forward_pass_equals_a_slow_one_written_from_the_papers(variant):
-    logit_BLV = logits(variant.graph, variant.params, TOKEN_BL)
+def test_the_forward_pass_equals_a_slow_one_written_from_the_papers(gpt_variant):
+    logit_BLV = logits(gpt_variant.graph, gpt_variant.params, TOKEN_BL)
     for token_L, logit_LV in zip(TOKEN_BL, logit_BLV):
-        expected = reference_logits(variant.config, variant.params, token_L)
+        expected = reference_logits(gpt_variant.config, gpt_variant.params, token_L)
         np.testing.assert_allclose(logit_LV, expected, atol=2e-5 * np.abs(expected).max())
 
 
@@ -203,7 +203,7 @@ def test_every_second_layer_reaches_as_far_as_its_band(make_variant, silenced, r
 LENGTHS = (5, 1, 10)
 
 
-@pytest.mark.parametrize("name", ["gpt3", "modern"])
+@pytest.mark.parametrize("name", ["gpt3", "modern", "lstm"])
 def test_packed_documents_equal_each_document_alone(make_variant, name):
     tiny = make_variant(name)
     segment_BL = np.tile(np.repeat(np.arange(len(LENGTHS)), LENGTHS), (BATCH, 1)).astype(np.int32)
@@ -304,8 +304,9 @@ def test_each_dropout_is_on_with_a_key_and_a_function_of_it(make_variant, field)
     assert np.abs(first - plain).max() > 0.1 and np.abs(first - other).max() > 0.1
 
 
-def test_bfloat16_logits_are_near_those_of_float32(make_variant):
-    tiny = make_variant("modern")
+@pytest.mark.parametrize("name", ["modern", "lstm"])
+def test_bfloat16_logits_are_near_those_of_float32(make_variant, name):
+    tiny = make_variant(name)
     graph = architectures.abstract(dataclasses.replace(tiny.config, dtype="bfloat16"))[0]
     exact, rounded = (logits(g, tiny.params, TOKEN_BL) for g in (tiny.graph, graph))
     assert rounded.dtype == jnp.float32
@@ -318,9 +319,9 @@ def loss_gradient(graph, params, key):
     return jax.grad(lambda p: nnx.merge(graph, p).token_loss(TOKEN_BT, key=key)[0].mean())(params)
 
 
-@pytest.mark.parametrize("remat", ["dots", "attention", "full"])
-def test_recomputing_activations_leaves_the_gradients_as_they_are(make_variant, remat):
-    tiny = make_variant("gpt2")
+@pytest.mark.parametrize("name,remat", [("gpt2", "dots"), ("gpt2", "attention"), ("gpt2", "full"), ("lstm", "full")])
+def test_recomputing_activations_leaves_the_gradients_as_they_are(make_variant, name, remat):
+    tiny = make_variant(name)
     plain = dataclasses.replace(tiny.config, attention_dropout=0.2, residual_dropout=0.2, embed_dropout=0.2)
     recomputed = dataclasses.replace(plain, remat=remat)
     kept, again = (

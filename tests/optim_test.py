@@ -122,6 +122,9 @@ def test_adafactor_updates_have_rms_one_at_most(make_variant):
 def muon_matrices(params) -> list[tuple[str, np.ndarray]]:
     """Every matrix that Muon is to make orthogonal, as [inputs, outputs]."""
     blocks = params["blocks"]
+    if "recurrent" in blocks:
+        names = [(name, n, g) for name in ("input", "recurrent") for n in range(2) for g in range(4)]
+        return [(f"{name} {n} {g}", blocks[name]["weight"][n, :, g]) for name, n, g in names]
     qkv_NDGSK, out_NHKD = blocks["attention"]["qkv"]["weight"], blocks["attention"]["out"]["weight"]
     up, down_NFD = blocks["mlp"]["up"]["weight"], blocks["mlp"]["down"]["weight"]
     found = []
@@ -133,7 +136,7 @@ def muon_matrices(params) -> list[tuple[str, np.ndarray]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["gpt2", "modern"])
+@pytest.mark.parametrize("name", ["gpt2", "modern", "lstm"])
 def test_muon_updates_are_orthogonal_matrices_of_rms_a_fifth(make_variant, name):
     params, grads = make_variant(name).params, random_like(make_variant(name).params)
     optimizer = optim.make_optimizer(OptimConfig(name="muon", weight_decay=0.0))

@@ -7,12 +7,14 @@ Study  --runs()-->  PlannedRuns, each with a Config of its own, in stages:
 """
 
 import dataclasses
+import functools
 import itertools
+import math
 import pathlib
 import typing
 
 from gptjax import config_file
-from gptjax.errors import UserError, choose
+from gptjax.errors import UserError
 from gptjax.study import lengths, recipes
 
 STAGES = ("tune", "trunk", "grid", "target")
@@ -41,7 +43,7 @@ class Study:
     learning_rate: typing.Any = None  # a recipes.Rule, recipes.tuned(...), or None: the base's
     batch: typing.Any = None  # a Rule for sequences; None: the base's
     warmup: typing.Any = None  # a Rule for steps; None: the base's
-    keep: typing.Callable[[dict], bool] = lambda factors: True  # leaves out the runs whose factors it refuses
+    keep: typing.Callable[[dict], bool] = lambda factors: True  # which runs, by family, size, budget, seed, stage, grid
     cooldown: float | None = None  # the part of a run that cools down, branched from a trunk; None: no branches
     targets: tuple[Target, ...] = ()
     evaluations: int = 1  # in a run, the one at its end included
@@ -124,6 +126,14 @@ class _Builder:
             if (run := self._run("tune", size, shape, {"budget": self.tuned.budget}, self.tuned.seed, {}, rate))
         ]
 
+    @functools.cached_property
+    def tuned_sizes(self) -> dict[str, dict[float, str]]:
+        """{size: {learning rate: name of its tuning run}}"""
+        found = {}
+        for run in self.tuning():
+            found.setdefault(run.factors["size"], {})[run.factors["learning_rate"]] = run.name
+        return found
+
     def grid(self) -> list[PlannedRun]:
         study, singular = self.study, {"budgets": "budget"}.get(self.study.length_name, self.study.length_name)
         points = itertools.product(study.sizes.items(), itertools.product(*study.grid.values()), study.seeds)
@@ -146,12 +156,12 @@ class _Builder:
     def _run(self, stage: str, size: str, shape: dict, length: dict, seed: int, fields: dict, rate=None):
         """A PlannedRun, or None where the study leaves it out."""
         config = self._config(shape | fields | {"train.seed": seed, "data.seed": seed})
-        facts = lengths.facts(self.study, config, length)
-        config, waits = self._with_rules(facts, size, rate)
         factors = {"family": config.model.architecture, "size": size, "budget": None, **length, "seed": seed, **fields}
-        factors |= {"stage": stage, "learning_rate": None if waits else config.optim.peak_lr}
+        factors |= {"stage": stage, "learning_rate": rate}
         if not self.study.keep(dict(factors)):
             return None
+        config, waits = self._with_rules(lengths.facts(self.study, config, length), size, rate)
+        factors["learning_rate"] = None if waits else config.optim.peak_lr
         name = "-".join([*self._words(stage, size, length, fields, rate), f"seed{seed}"])
         return PlannedRun(name, stage, factors, None if waits else config, outline=config)
 
@@ -193,20 +203,18 @@ class _Builder:
     def _rate(self, facts: recipes.Facts, size: str) -> tuple[float | None, bool]:
         if self.tuned is None:
             return None if self.study.learning_rate is None else self.study.learning_rate(facts), False
-        like = size if size in self.study.sizes else self._nearest_size(facts)
-        runs = {rate: f"tune-{like}-lr{rate:.3g}-seed{self.tuned.seed}" for rate in self.tuned.rates}
+        runs = self.tuned_sizes[size if size in self.tuned_sizes else self._nearest_tuned(facts)]
         if not all(name in self.results for name in runs.values()):
             return None, True
         return recipes.best_rate({rate: self.results[name] for rate, name in runs.items()}), False
 
-    def _nearest_size(self, facts: recipes.Facts) -> str:
-        """Of the same architecture, by parameters."""
-        alike = {}
-        for size, shape in self.study.sizes.items():
-            config = self._config(shape)
-            if config.model.architecture == facts.config.model.architecture:
-                other = recipes.Facts(config, facts.flops, facts.tokens)
-                alike[size] = max(other.params, facts.params) / min(other.params, facts.params)
-        if not alike:
-            choose({}, facts.config.model.architecture, "a target's model.architecture")
-        return min(alike, key=alike.get)
+    def _nearest_tuned(self, facts: recipes.Facts) -> str:
+        """Of the same architecture, by parameters. Raises UserError: none was tuned."""
+        distances = {}
+        for size in self.tuned_sizes:
+            other = recipes.Facts(self._config(self.study.sizes[size]), facts.flops, facts.tokens)
+            if other.config.model.architecture == facts.config.model.architecture:
+                distances[size] = abs(math.log(other.params / facts.params))
+        if not distances:
+            raise UserError(f"no {facts.config.model.architecture} size of the study is tuned; keep some tuning runs.")
+        return min(distances, key=distances.get)

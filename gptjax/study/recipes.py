@@ -135,8 +135,8 @@ class Tuned:
 
 
 def tuned(rates, budget: float, seed: int = 0) -> Tuned:
-    """The learning rates of a size are tried at `budget` FLOPs; the best one is that of all its runs. A target's, if it has
-    no runs to tune, is that of the size whose parameters are nearest (in log)."""
+    """The learning rates of a size are tried at `budget` FLOPs; the best one is that of all its runs. A size without tuning
+    runs, as a target's, takes that of the tuned size whose parameters are nearest (in log)."""
     return Tuned(tuple(rates), budget, seed)
 
 
