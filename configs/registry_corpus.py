@@ -23,7 +23,10 @@ def get_config():
         manuals=2.0, html_manuals=1.0, dictionaries=1.5, python=1.5, go=1.5, zh_poems=1.5, zh_html=1.0
     )
     config.data.weight_stages = (
-        (2_000_000, dict(manuals=4.0, html_manuals=2.0, dictionaries=1.0, python=1.0, go=0.0, zh_poems=1.0, zh_html=1.0)),
+        (
+            2_000_000,
+            dict(manuals=4.0, html_manuals=2.0, dictionaries=1.0, python=1.0, go=0.0, zh_poems=1.0, zh_html=1.0),
+        ),
     )
     config.optim = dict(peak_lr=3e-3, warmup_steps=100, beta2=0.95)
     config.mesh = dict(replica=-1, fsdp=1, cpu_devices=2)

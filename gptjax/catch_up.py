@@ -3,7 +3,7 @@
 Due are the multiples of eval.every_steps up to the newest checkpoint, and the last step of a run that has ended. What is
 not in metrics.jsonl is computed as training does it, by the same program on the same rows, and put where it belongs. It
 takes a checkpoint of that step: without one the evaluation is lost. Steps after the newest checkpoint are not due: a run
-that goes on takes them again.
+that goes on takes them again. Steps that a branch took over from its trunk were the trunk's to evaluate.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import typing
 
 import jax
 
-from gptjax import attention, evaluate, evaluation, meshes, metrics, run, rundir, runlock, schedule, step
+from gptjax import attention, branching, evaluate, evaluation, meshes, metrics, run, rundir, runlock, schedule, step
 from gptjax.errors import UserError
 
 
@@ -30,7 +30,9 @@ def find(directory: rundir.RunDirectory) -> Missing:
     rows = metrics.read_metrics(directory.metrics, "eval") if directory.metrics.exists() else []
     prefixes = [""] if config.optim.ema_decay is None else ["", "ema_"]
     logged = {(row["step"], prefix) for row in rows for prefix in prefixes if f"{prefix}loss" in row}
-    missing = [(due, prefix) for due in due_steps(config, steps) for prefix in prefixes if (due, prefix) not in logged]
+    first, _ = branching.own_steps(directory)
+    due = [step for step in due_steps(config, steps) if step >= first]
+    missing = [(step, prefix) for step in due for prefix in prefixes if (step, prefix) not in logged]
     left = [pair for pair in missing if pair[0] in steps]
     return Missing([], left, [pair for pair in missing if pair[0] not in steps])
 

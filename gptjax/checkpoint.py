@@ -102,7 +102,7 @@ class Checkpointer:
     def due(self, step: int) -> bool:
         """Whether a checkpoint should be written after so many steps, the same in every process."""
         every = self._config.checkpoint.every_steps
-        return every is not None and step % every == 0
+        return (every is not None and step % every == 0) or step in self._config.checkpoint.keep_steps
 
     def overdue(self) -> bool:
         """Whether one should be written by this process's clock."""
@@ -153,7 +153,7 @@ class Checkpointer:
             }
             validity.write_manifest(self._folder(step), step, self._config.to_dict(), data, arrays)
             keep = self._config.checkpoint
-            validity.remove_old(self._directory, keep.keep, keep.keep_every)
+            validity.remove_old(self._directory, keep.keep, keep.keep_every, keep.keep_steps)
         except BaseException as error:
             self._failure = error
             self._clean(step)

@@ -125,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--generate", action="store_true", help="instead: tokens/s of text, beside Hugging Face's generate"
     )
+    bench.add_argument(
+        "--batched", type=int, metavar="R", help="instead: tokens/s of R such runs in one process, and one after another"
+    )
     bench.add_argument("--json", action="store_true", help="machine-readable")
     return parser
 
@@ -137,6 +140,10 @@ def add_train_flags(parser: argparse.ArgumentParser, required: bool = True) -> N
     parser.add_argument(
         "--allow_change", default="", metavar="KEYS", help="config keys, comma-separated, that may differ on resume"
     )
+    parser.add_argument(
+        "--branch_from", metavar="RUN_DIR", help="begin with a checkpoint of this run instead of step 0"
+    )
+    parser.add_argument("--branch_step", metavar="N", help="the step of that checkpoint")
 
 
 def _add_plan_flags(plan) -> None:
@@ -220,9 +227,11 @@ def _refuse_several(command: str) -> None:
 def _train(args) -> int:
     config = _load_config(args)
     _start_jax(config)
-    from gptjax import train
+    from gptjax import branching, train
 
-    return train.train(config, args.workdir, tuple(filter(None, args.allow_change.split(","))), args.executable)
+    allowed = tuple(filter(None, args.allow_change.split(",")))
+    origin = branching.asked(args.branch_from, args.branch_step)
+    return train.train(config, args.workdir, allowed, args.executable, origin)
 
 
 def _info(args) -> None:
@@ -349,6 +358,12 @@ def _bench(args) -> None:
 
         results = generation_bench.bench(config, args.seconds)
         print(json.dumps(results, indent=2) if args.json else generation_bench.table(results))
+        return
+    if args.batched is not None:
+        from gptjax.study import batched_bench
+
+        results = batched_bench.bench(config, args.batched, args.seconds)
+        print(json.dumps(results, indent=2) if args.json else batched_bench.table(results))
         return
     from gptjax import bench
 

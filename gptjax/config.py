@@ -43,6 +43,12 @@ class ModelConfig:
     init_std: float = 0.02
     position_init_std: float = 0.02
     scale_residual_init: bool = True  # std of the maps into the residual stream times 1/sqrt(2 n_layers)
+    parametrization: str = "standard"  # standard | mup | completep: what width and depth do to the numbers of optim
+    base_width: int | None = None  # mup, completep: d_model at which those numbers hold
+    base_depth: int | None = None  # completep: n_layers, likewise
+    attention_scale: str | None = (
+        None  # of q k: sqrt (1/sqrt(head_dim)) | linear (1/head_dim); None: by parametrization
+    )
     dtype: str = "bfloat16"  # of the matmuls: bfloat16 | float32; parameters: see optim.param_dtype
     attention: str = "auto"  # kernel: auto | xla | cudnn | splash
     remat: str = "none"  # recomputed backward: none | dots | attention | full | offload (full, inputs on the host)
@@ -218,6 +224,7 @@ class TrainConfig:
     rollback_margin: int = 0  # steps whose text is left out beyond that of the bad ones
     log_every: int = 10  # steps
     log_activations: bool = False  # per-layer activation RMS and largest attention logit
+    log_noise_scale: bool = False  # what noise_scale.py makes the critical batch of; needs microbatches >= 2
     profile_steps: tuple[int, int] | None = None  # (first, last) step of a profiler trace
     watchdog_factor: float | None = 20.0  # a step may take so many times the median before the run ends; None: off
     watchdog_seconds: float = 300.0  # but at least so long
@@ -232,6 +239,7 @@ class CheckpointConfig:
     every_minutes: float | None = None
     keep: int = 2  # newest steps kept
     keep_every: int | None = None  # and every step divisible by this, for good
+    keep_steps: tuple[int, ...] = ()  # these are saved, and kept for good: where other runs branch off
     on_save_failure: str = "stop"  # stop (exit code 74) | continue, and try again when the next is due
 
 

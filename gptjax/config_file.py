@@ -1,7 +1,7 @@
 """A Config from what people write: a Python file, `--config.section.field=value`, the short flags of `gptjax plan`.
 
 A config file defines `get_config()`, which returns an `ml_collections.ConfigDict` that names only what
-differs from the defaults. `load_config` reads the file, applies the overrides, and turns the result into a `Config`:
+differs from the defaults; a JSON file holds the same, such as the config.json of a run. `load_config` reads the file, applies the overrides, and turns the result into a `Config`:
 an unknown name is an error with the nearest one, a value of another type too.
 """
 
@@ -9,10 +9,13 @@ import ast
 import collections
 import dataclasses
 import importlib.util
+import json
 import math
 import pathlib
 import types
 import typing
+
+from etils import epath
 
 from gptjax.config import Config, MeshConfig
 from gptjax.errors import UserError, choose, did_you_mean
@@ -42,7 +45,7 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
 
     Raises UserError: no such file, no get_config(), an unknown key, a wrong type, an impossible value.
     """
-    values = _as_dict(_run_config_file(path))
+    values = as_dict(_config_values(path))
     for override in overrides:
         key, equals, text = override.partition("=")
         section_name, _, field = key.partition(".")
@@ -76,33 +79,47 @@ def plan_overrides(args) -> list[str]:
     return overrides + [f"{key}={value}" for key, value in short.items() if value is not None]
 
 
-def _run_config_file(path: str):
+def run_file(path: str, flag: str, function: str, returns: str):
+    """What a function of a Python file returns. Raises UserError, in terms of the flag that named the file."""
     file = pathlib.Path(path)
     if not file.is_file():
-        raise UserError(f"--config={path}: no such file{did_you_mean(file.name, _siblings(file))}.")
+        raise UserError(f"{flag}={path}: no such file{did_you_mean(file.name, _siblings(file))}.")
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     if spec is None:
-        raise UserError(f"--config={path} is not a Python file; a config file is NAME.py with a get_config().")
+        raise UserError(f"{flag}={path} is not a Python file; expected NAME.py with a {function}().")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise UserError(f"--config={path} defines no get_config(); a config file returns its ConfigDict from that.")
-        return module.get_config()
+        if not hasattr(module, function):
+            raise UserError(f"{flag}={path} defines no {function}(); such a file returns its {returns} from that.")
+        return getattr(module, function)()
     except UserError:
         raise
     except Exception as error:  # whatever the user's file does wrong
-        raise UserError(f"--config={path} could not be run: {type(error).__name__}: {error}") from error
+        raise UserError(f"{flag}={path} could not be run: {type(error).__name__}: {error}") from error
+
+
+def _config_values(path: str):
+    """Of a config file, or of a JSON file such as a run's config.json."""
+    if not path.endswith(".json"):
+        return run_file(path, "--config", "get_config", "ConfigDict")
+    file = epath.Path(path)
+    if not file.exists():
+        raise UserError(f"--config={path}: no such file.")
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"--config={path} is no JSON: {error}; give a run's config.json, or a Python file.") from error
 
 
 def _siblings(file: pathlib.Path) -> list[str]:
     return sorted(p.name for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
 
 
-def _as_dict(values) -> dict:
+def as_dict(values) -> dict:
     if not hasattr(values, "items"):
         raise UserError(f"get_config() returned {type(values).__name__}; expected an ml_collections.ConfigDict.")
-    return {k: _as_dict(v) if hasattr(v, "items") else v for k, v in values.items()}
+    return {k: as_dict(v) if hasattr(v, "items") else v for k, v in values.items()}
 
 
 def _fields(section) -> list[str]:

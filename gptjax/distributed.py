@@ -161,14 +161,15 @@ def _start_seconds(environ) -> float:
 # ---- one run, one config, one code
 
 
-def facts(config, workdir: str, allowed_changes: tuple[str, ...]) -> dict[str, dict[str, str]]:
+def facts(config, workdir: str, allowed_changes: tuple[str, ...], origin=None) -> dict[str, dict[str, str]]:
     """What has to be equal in every process: {"config": {key: value}, "code": {file: hash}, "packages": {name: version}}.
 
     The code is hashed as it lies there, so that a changed file differs from its revision.
     """
     fields = {f"{section}.{k}": repr(v) for section, values in config.to_dict().items() for k, v in values.items()}
+    flags = {"--workdir": workdir, "--allow_change": ",".join(allowed_changes), "--branch_from": str(origin)}
     return {
-        "config": fields | {"--workdir": workdir, "--allow_change": ",".join(allowed_changes)},
+        "config": fields | flags,
         "code": _code(),
         "packages": _packages(),
     }

@@ -64,8 +64,8 @@ class Sums(typing.NamedTuple):
         """Of each `rows` neighbours together."""
         if rows == 1:
             return self
-        first_C = np.arange(0, len(self.loss_R), rows)
-        return Sums(*(np.add.reduceat(np.asarray(a, np.float64), first_C) for a in self))
+        first_C = np.arange(0, self.loss_R.shape[-1], rows)
+        return Sums(*(np.add.reduceat(np.asarray(a, np.float64), first_C, axis=-1) for a in self))
 
 
 def summarise(sums: Sums) -> Evaluation:
@@ -127,7 +127,15 @@ def _silent(name: str, num_rows: int, rows_done: int, nats: float, tokens: float
 def evaluate_sources(
     program, params, rows: dict[str, data.EvalRows], batch_size: int, should_stop=lambda: False, report=_silent
 ) -> dict | None:
-    """{source: Evaluation}, and of several sources also "all": their text taken as one. None: as `evaluate` says.
+    """{source: Evaluation}, and of several sources also "all": their text taken as one. None: as `evaluate` says."""
+    sums = sums_of_sources(program, params, rows, batch_size, should_stop, report)
+    return None if sums is None else summarise_sources(sums)
+
+
+def sums_of_sources(
+    program, params, rows: dict[str, data.EvalRows], batch_size: int, should_stop=lambda: False, report=_silent
+) -> dict[str, Sums] | None:
+    """{source: Sums}. None: as `evaluate` says.
 
     Rows that overlap are taken together where they predict as much as a window, so that the errors are those of windows.
     """
@@ -138,6 +146,11 @@ def evaluate_sources(
         if found is None:
             return None
         sums[name] = found.clustered(source.rows_per_window)
+    return sums
+
+
+def summarise_sources(sums: dict[str, Sums]) -> dict[str, Evaluation]:
+    """Of each source, and of several also "all"."""
     pooled = {"all": pool(sums.values())} if len(sums) > 1 else {}
     return {name: summarise(values) for name, values in (pooled | sums).items()}
 
@@ -169,7 +182,7 @@ def evaluate(
         if len(results) > 1:
             nats, tokens = nats + results[-2][0].sum(dtype=np.float64), tokens + results[-2][1].sum(dtype=np.float64)
             report(first, nats, tokens)
-    return Sums(*(np.concatenate(parts) for parts in zip(*jax.device_get(results))))
+    return Sums(*(np.concatenate(parts, axis=-1) for parts in zip(*jax.device_get(results))))
 
 
 def _padded_rows(rows, first: int, start: int, stop: int) -> dict:

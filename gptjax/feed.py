@@ -50,10 +50,14 @@ class Feed:
         batch = evaluate.device_batch(
             lambda start, stop: parts[start, stop], self._calls.padded(call), self._sharding, dim=1
         )
-        count = self._config.train.steps_per_call
-        steps = range(call * count, (call + 1) * count)
-        rates = np.array([schedule.learning_rate(self._config, s) for s in steps], np.float32)
+        rates = learning_rates(self._config, call)
         return Inputs(batch, rates, [int(h) for h in read["hash_S"]], int(read["rows_read"]))
+
+
+def learning_rates(config, call: int) -> np.ndarray:
+    """float32 [S], of the steps of one dispatch."""
+    count = config.train.steps_per_call
+    return np.array([schedule.learning_rate(config, s) for s in range(call * count, (call + 1) * count)], np.float32)
 
 
 def _calls(session, rewinds) -> reading.Calls:

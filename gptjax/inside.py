@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import attention, context, loss
+from gptjax import attention, context
 
 LEAST = 16  # tokens in a bucket
 
@@ -66,8 +66,7 @@ def logit_lens(graph, params, token_BL, seen_BL=None):
     gpt = nnx.merge(graph, params)
 
     def read(x_BLD):
-        x_BLD = x_BLD if gpt.final_norm is None else gpt.final_norm(x_BLD)
-        return loss.logits(x_BLD, gpt.head_VD, gpt.config.logit_softcap)[..., : gpt.config.vocab_size]
+        return gpt.logits(gpt.finish(x_BLD))
 
     return jax.lax.map(read, _layers(gpt, token_BL, seen_BL)[0])
 

@@ -18,6 +18,7 @@ class Resumed(typing.NamedTuple):
     step: int
     state: typing.Any  # TrainState
     data: dict  # what the manifest has besides: batch_hash ...
+    branched: str | None = None  # from where, for people, where a run begins with another one's state
 
 
 class Keeper:

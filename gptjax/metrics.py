@@ -142,6 +142,23 @@ def read_metrics(file: epath.Path, kind: str | None = None) -> list[dict]:
     return [row for _, row in _parsed(file) if row is not None and kind in (None, row["kind"])]
 
 
+def read_until(file: epath.Path, step: int, rollbacks: int) -> list[dict]:
+    """The rows behind a checkpoint of `step`, which knows of so many rollbacks: those of steps up to it, and of nothing
+    that came later."""
+    return [json.loads(line) for line in _parted(file, step, rollbacks)[0]]
+
+
+OF_STEPS = ("update_skipped", "rolled_back")  # events that a run's steps bring about, whoever takes them
+
+
+def take_over(source: epath.Path, target: epath.Path, step: int, rollbacks: int, event: dict) -> None:
+    """Makes the rows of another run up to `step`, marked `taken_over`, the first of a run that goes on from there, and an
+    event the next: whole or not at all. What befell only the other's processes stays there."""
+    rows = read_until(source, step, rollbacks)
+    lines = [json.dumps({**row, "taken_over": True}) for row in rows if row.get("event") in (None, *OF_STEPS)]
+    _replace(target, [*lines, _line("event", step, event)])
+
+
 def _jsonable(value):
     if isinstance(value, dict):
         return {k: _jsonable(v) for k, v in value.items()}

@@ -36,9 +36,10 @@ def shrink(config, steps: int):
             "steps_per_call": 1,
             "log_every": 1,
             "log_activations": False,
+            "log_noise_scale": False,
             "profile_steps": None,
         },
-        checkpoint={"every_steps": None, "every_minutes": None},
+        checkpoint={"every_steps": None, "every_minutes": None, "keep_steps": ()},
         eval={"every_steps": None, "batch_size": None, "max_tokens": None},
     )
 

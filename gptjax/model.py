@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from gptjax import attention, context, layers, loss, pipeline, sharding
+from gptjax import attention, context, layers, loss, parametrization, pipeline, sharding
 from gptjax.errors import UserError, choose
 from gptjax.layers import DTYPES
 
@@ -47,7 +47,7 @@ class Attention(nnx.Module):
         R = config.n_heads // G
         self.config = config
         axes = ("embed", "heads", "qkv", "head_dim")
-        self.qkv = layers.Linear(key_in, (D,), (G, R + 2, K), axes, config.init_std, config.bias)
+        self.qkv = layers.Linear(key_in, (D,), (G, R + 2, K), axes, parametrization.hidden_std(config), config.bias)
         axes = ("heads", "head_dim", "embed")
         self.out = layers.Linear(key_out, (config.n_heads, K), (D,), axes, out_std, config.bias)
         self.q_norm = layers.RMSNorm(K, config, "head_dim") if config.qk_norm else None
@@ -65,6 +65,7 @@ class Attention(nnx.Module):
         if config.position == "rope":
             q_BLHK = layers.rotate(q_BLHK, position_BL, config.rope_theta)
             k_BLGK = layers.rotate(k_BLGK, position_BL, config.rope_theta)
+        q_BLHK = parametrization.scaled(q_BLHK, parametrization.query_multiplier(config))
         o_BLHK, extra = attend(q_BLHK, k_BLGK, v_BLGK)
         return sharding.constrain(self.out(o_BLHK), "batch", "residual", "width"), extra
 
@@ -92,7 +93,7 @@ class MLP(nnx.Module):
         D, F = config.d_model, config.ff_size
         self.activation = choose(layers.ACTIVATIONS, config.mlp, "model.mlp")
         hidden, axes = ((2, F), ("embed", "gate", "mlp")) if config.mlp in layers.GATED else ((F,), ("embed", "mlp"))
-        self.up = layers.Linear(key_in, (D,), hidden, axes, config.init_std, config.bias)
+        self.up = layers.Linear(key_in, (D,), hidden, axes, parametrization.hidden_std(config), config.bias)
         self.down = layers.Linear(key_out, (F,), (D,), ("mlp", "embed"), out_std, config.bias)
 
     def __call__(self, x_BLD):
@@ -104,14 +105,13 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     def __init__(self, config, key):
         key_attention, key_mlp = jax.random.split(key)
-        # Radford et al. 2019, section 2.3: residual maps scaled by 1/sqrt(number of residual layers)
-        scale = (2 * config.n_layers) ** -0.5 if config.scale_residual_init else 1.0
+        out_std = parametrization.hidden_std(config) * parametrization.residual_init_scale(config)
         norm = choose(layers.NORMS, config.norm, "model.norm")
         self.config = config
         self.attention_norm = norm(config.d_model, config)
-        self.attention = Attention(config, key_attention, config.init_std * scale)
+        self.attention = Attention(config, key_attention, out_std)
         self.mlp_norm = norm(config.d_model, config)
-        self.mlp = MLP(config, key_mlp, config.init_std * scale)
+        self.mlp = MLP(config, key_mlp, out_std)
 
     def __call__(self, x_BLD, attend, position_BL, key=None):
         """The next residual stream and what attend returned beside its output."""
@@ -122,9 +122,11 @@ class Block(nnx.Module):
             x_BLD = self.attention_norm(x_BLD + layers.dropout(a, rate, key_attention))
             x_BLD = self.mlp_norm(x_BLD + layers.dropout(self.mlp(x_BLD), rate, key_mlp))
         else:
+            part = parametrization.branch_multiplier(self.config)
             a, extra = self.attention(self.attention_norm(x_BLD), attend, position_BL)
-            x_BLD = x_BLD + layers.dropout(a, rate, key_attention)
-            x_BLD = x_BLD + layers.dropout(self.mlp(self.mlp_norm(x_BLD)), rate, key_mlp)
+            x_BLD = x_BLD + parametrization.scaled(layers.dropout(a, rate, key_attention), part)
+            hidden_BLD = layers.dropout(self.mlp(self.mlp_norm(x_BLD)), rate, key_mlp)
+            x_BLD = x_BLD + parametrization.scaled(hidden_BLD, part)
         return sharding.constrain(x_BLD, "batch", "residual", "width"), extra
 
 
@@ -216,8 +218,7 @@ class GPT(nnx.Module):
             x_BLD, numbers = self._scan(functools.partial(layer, rows=rows), x_BLD, self.blocks, layer_keys)
         else:
             x_BLD, numbers = self._pipeline(layer, x_BLD, rows, layer_keys, schedule), {}
-        x_BLD = x_BLD if self.final_norm is None else self.final_norm(x_BLD)
-        return x_BLD, {name: value for name, value in numbers.items() if value is not None}
+        return self.finish(x_BLD), {name: value for name, value in numbers.items() if value is not None}
 
     def _scan(self, layer, x, blocks, extra_N):
         """Runs layer(x, block, window, extra) -> (x, y) over stacked blocks; returns x and the y's stacked [N]."""
@@ -297,6 +298,11 @@ class GPT(nnx.Module):
         """Float32 logits [B, L, vocab_size]."""
         return self.logits(self.activations(token_BL, **options)[0])
 
+    def finish(self, x_BLD):
+        """Final activations from the residual stream after the last layer."""
+        x_BLD = x_BLD if self.final_norm is None else self.final_norm(x_BLD)
+        return parametrization.scaled(x_BLD, parametrization.logit_multiplier(self.config))
+
     def logits(self, x_BLD):
         """Float32 logits [..., vocab_size] of final activations [..., D]."""
         return loss.logits(x_BLD, self.head_VD, self.config.logit_softcap)[..., : self.config.vocab_size]
@@ -352,4 +358,4 @@ class GPT(nnx.Module):
                 (x_BLD, of_layer), _ = layer((x_BLD, of_layer), block, self.windows[i % len(self.windows)], None)
                 extended.append(of_layer)
             cache = tuple(extended)
-        return x_BLD if self.final_norm is None else self.final_norm(x_BLD), cache
+        return self.finish(x_BLD), cache

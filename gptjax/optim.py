@@ -11,7 +11,8 @@ import optax
 from jax.tree_util import tree_leaves_with_path
 from optax import contrib
 
-from gptjax import rounding
+from gptjax import parametrization, rounding
+from gptjax.config import ModelConfig
 from gptjax.errors import choose
 
 KINDS = {  # last part of a parameter's path -> what it is
@@ -44,31 +45,51 @@ def decay_mask(config, params) -> dict:
     return jax.tree.map(lambda kind: kind in decayed, kinds(params))
 
 
+def _times(factors_of) -> tuple:
+    """() or a transformation that multiplies each update by its factor. factors_of(updates): a tree, None where all are 1."""
+    if factors_of({}) is None:
+        return ()
+
+    def multiply(updates, params):
+        return jax.tree.map(lambda update, factor: factor * update, updates, factors_of(updates))
+
+    return (optax.stateless(multiply),)
+
+
+def _learning_rates(model, optimizer: str) -> tuple:
+    """What a ModelConfig's parametrisation makes of the learning rate of each parameter. Decay comes after it."""
+    return _times(lambda updates: parametrization.learning_rate_factors(model, optimizer, updates))
+
+
 def _decay(config):
     return optax.add_decayed_weights(config.weight_decay, mask=lambda params: decay_mask(config, params))
 
 
-def adamw(config):
+def adamw(config, model):
     """Loshchilov and Hutter 2019: decay decoupled from the gradient statistics."""
-    return optax.chain(optax.scale_by_adam(config.beta1, config.beta2, config.eps), _decay(config))
+    gradients = _times(lambda updates: parametrization.gradient_factors(model, updates))
+    adam = optax.scale_by_adam(config.beta1, config.beta2, config.eps)
+    return optax.chain(*gradients, adam, *_learning_rates(model, "adamw"), _decay(config))
 
 
-def adafactor(config):
+def adafactor(config, model):
     """Shazeer and Stern 2018: second moments factored, updates clipped to RMS 1. Without the paper's scaling by the
     parameter's RMS, so that the learning rate means what it means for AdamW."""
-    return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), _decay(config))
+    direction = (optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
+    return optax.chain(*direction, *_learning_rates(model, "adafactor"), _decay(config))
 
 
-def lion(config):
+def lion(config, model):
     """Chen et al. 2023."""
-    return optax.chain(optax.scale_by_lion(config.beta1, config.beta2), _decay(config))
+    lion = optax.scale_by_lion(config.beta1, config.beta2)
+    return optax.chain(lion, *_learning_rates(model, "lion"), _decay(config))
 
 
-def sgd(config):
-    return optax.chain(optax.trace(config.momentum), _decay(config))
+def sgd(config, model):
+    return optax.chain(optax.trace(config.momentum), *_learning_rates(model, "sgd"), _decay(config))
 
 
-def muon(config):
+def muon(config, model):
     """Jordan et al. 2024 on the blocks' matrices, AdamW on embeddings, head and vectors.
 
     Updates have RMS 0.2, as AdamW's have (Liu et al. 2025, section 2.2), so both parts share the learning rate up to
@@ -80,8 +101,9 @@ def muon(config):
         return jax.tree.map(lambda name: "muon" if name == "weight" else "adamw", names)
 
     orthogonal = contrib.scale_by_muon(beta=config.momentum, weight_dimension_numbers=_muon_dimensions)
-    matrices = optax.chain(orthogonal, optax.stateless(_to_adamw_rms), _decay(config))
-    others = optax.chain(adamw(config), optax.scale(config.muon_lr_ratio))
+    rates = _learning_rates(model, "muon")
+    matrices = optax.chain(orthogonal, optax.stateless(_to_adamw_rms), *rates, _decay(config))
+    others = optax.chain(adamw(config, model), optax.scale(config.muon_lr_ratio))
     return optax.partition({"muon": matrices, "adamw": others}, labels)
 
 
@@ -116,9 +138,9 @@ def _to_adamw_rms(updates, params):
 OPTIMIZERS = {"adamw": adamw, "adafactor": adafactor, "lion": lion, "muon": muon, "sgd": sgd}
 
 
-def make_optimizer(config) -> optax.GradientTransformation:
-    """Of an OptimConfig. Raises UserError for an unknown name."""
-    return choose(OPTIMIZERS, config.name, "optim.name")(config)
+def make_optimizer(config, model=ModelConfig()) -> optax.GradientTransformation:  # noqa: B008
+    """Of an OptimConfig, for a model of this ModelConfig. Raises UserError for an unknown name."""
+    return choose(OPTIMIZERS, config.name, "optim.name")(config, model)
 
 
 def narrow_moments(opt_state, params, key):

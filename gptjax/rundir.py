@@ -8,8 +8,10 @@ Nothing else is needed to evaluate, sample or resume a run. Paths are local or g
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
+import pathlib
 import platform
 import subprocess
 import sys
@@ -28,6 +30,7 @@ HARMLESS = (
     "mesh", "eval", "checkpoint", "data.cache_dir", "data.prefetch", "data.prefetch_workers", "model.attention", "model.remat",
     "model.scan_unroll",
     "train.log_every", "train.profile_steps", "train.tensorboard", "train.wandb_project", "train.log_activations",
+    "train.log_noise_scale",
     "train.max_skips", "train.max_rollbacks", "train.rollback_margin",
     "train.watchdog_factor", "train.watchdog_seconds", "train.watchdog_other_seconds",
 )  # fmt: skip
@@ -174,11 +177,19 @@ def provenance(config, command: list[str]) -> dict:
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": command,
-        "git": _git(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        **code_and_packages(),
         "parameters": flops.parameter_counts(config.model),
         "flops_per_token": flops.flops_per_token(config.model),
+    }
+
+
+def code_and_packages() -> dict:
+    """What runs here."""
+    return {
+        "git": _git(),
+        "code": code_digest(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
     }
 
 
@@ -187,6 +198,14 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def code_digest() -> str:
+    """SHA-256 of gptjax's files as they lie there, which a revision does not tell of."""
+    here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
+    for file in sorted(here.rglob("*.py")):
+        digest.update(f"{file.relative_to(here)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _git() -> dict | None:

@@ -10,6 +10,11 @@ import math
 
 from gptjax.errors import choose
 
+# Of wsd: how far beyond its start rounding alone can put a position that is at the start of the cooldown: three halves
+# of float64's epsilon. The square root would make 1e-8 of it, and a branch would leave its trunk before the cooldown.
+# Of a run of fewer than 10^15 positions, every one behind the start is farther.
+ROUNDING = 2.0**-51
+
 
 @functools.lru_cache(maxsize=64)
 def _stages_of(train, context_length: int) -> tuple[tuple[int, int, int], ...]:
@@ -96,8 +101,10 @@ def rsqrt(elapsed, progress, warmups, config):
 
 def wsd(elapsed, progress, warmups, config):
     """Warmup, stable, decay (Hu et al. 2024), with the 1 - sqrt cooldown of Hägele et al. 2024."""
-    cooled = (elapsed - (1 - config.cooldown_fraction)) / config.cooldown_fraction
-    return 1.0 if cooled <= 0 else _between(1 - math.sqrt(cooled), config)
+    past = elapsed - (1 - config.cooldown_fraction)
+    if past <= ROUNDING:
+        return 1.0
+    return _between(1 - math.sqrt(past / config.cooldown_fraction if elapsed < 1 else 1.0), config)
 
 
 def _between(shape: float, config) -> float:

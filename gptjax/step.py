@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from gptjax import architectures, layers, optim, pipeline, rounding, sharding, skipping
+from gptjax import architectures, layers, noise_scale, optim, pipeline, rounding, sharding, skipping
 
 # One random stream for each purpose, folded into train.seed.
 INIT_STREAM, DROPOUT_STREAM, PARAM_ROUNDING_STREAM, MOMENT_ROUNDING_STREAM = range(4)
@@ -33,7 +33,7 @@ def init_state(config, kernel: str) -> TrainState:
     key = jax.random.fold_in(jax.random.key(config.train.seed), INIT_STREAM)
     params = architectures.split(architectures.make(config.model, key, kernel))[1]
     ema = params if config.optim.ema_decay is not None else None
-    opt_state = optim.make_optimizer(config.optim).init(params)
+    opt_state = optim.make_optimizer(config.optim, config.model).init(params)
     return store(TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, skipping.initial(config.optim)), config)
 
 
@@ -85,6 +85,8 @@ def accumulate(params, batch: dict, key, *, graph, config, param_spec):
     def add(carry, microbatch):
         index, part = microbatch
         (_, (sums, numbers)), grads = grad(params, part, jax.random.fold_in(key, index))
+        if config.train.log_noise_scale:
+            numbers |= {"square": square_norm(place(grads, param_spec)), "weight": sums[1]}
         total = jax.tree.map(jnp.add, carry, (grads, sums))
         return (place(total[0], param_spec), total[1]), numbers
 
@@ -95,7 +97,15 @@ def accumulate(params, batch: dict, key, *, graph, config, param_spec):
         return place(grads, param_spec), *sums, numbers
     zeros = (jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params), (jnp.zeros(()), jnp.zeros(())))
     (grads, sums), numbers_GN = jax.lax.scan(add, zeros, (jnp.arange(count), parts))
-    return grads, *sums, {name: REDUCE_NUMBERS[name](value) for name, value in numbers_GN.items()}
+    noise = {}
+    if config.train.log_noise_scale:
+        noise = noise_scale.estimates(numbers_GN.pop("square"), numbers_GN.pop("weight"), square_norm(grads))
+    return grads, *sums, noise | {name: REDUCE_NUMBERS[name](value) for name, value in numbers_GN.items()}
+
+
+def square_norm(tree):
+    """float32: the sum of the squares of all entries."""
+    return sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree))
 
 
 REDUCE_NUMBERS = {  # of per-layer numbers [G, N] over microbatches
@@ -141,7 +151,7 @@ def update(state: TrainState, grads, learning_rate, *, config, loss=None):
         grads = jax.tree.map(lambda g: g * shrink, grads)
     before = state._replace(opt_state=sharding.to_device(state.opt_state, config.mesh))
     params, opt_state = rounding.widen(state.params), rounding.widen(before.opt_state)
-    direction, opt_state = optim.make_optimizer(config.optim).update(grads, opt_state, params)
+    direction, opt_state = optim.make_optimizer(config.optim, config.model).update(grads, opt_state, params)
     updates = jax.tree.map(lambda d: -learning_rate * d, direction)
     params = optax.apply_updates(params, updates)
     ema = state.ema

@@ -1,5 +1,7 @@
 """`gptjax study plan|run|status|fit`: how a scaling study is asked for. What each does is in `study/`."""
 
+from gptjax.study import fit_command, plan_command
+
 
 def add_flags(parser) -> None:
     commands = parser.add_subparsers(dest="study_command", required=True, metavar="plan|run|status|fit")
@@ -9,40 +11,60 @@ def add_flags(parser) -> None:
         sub.set_defaults(run=run)
         add(sub)
 
-    command("plan", _add_plan_flags, _plan, "the runs of a study file: sizes, tokens, FLOPs, cost; starts nothing")
+    command(
+        "plan", plan_command.add_flags, _plan, "the runs of a study file: sizes, tokens, FLOPs, cost; starts nothing"
+    )
     command("run", _add_run_flags, _run, "start the runs of a study file, or go on with them")
     command("status", _add_status_flags, _status, "how far the runs of a study are")
-    command("fit", _add_fit_flags, _fit, "scaling laws through the runs of a study, or the points of a CSV file")
-
-
-def _add_plan_flags(parser) -> None:
-    parser.add_argument("study", metavar="STUDY", help="a study file, as those in configs/studies/")
+    command("fit", fit_command.add_flags, _fit, "scaling laws through the runs of a study, or the points of a CSV file")
 
 
 def _add_run_flags(parser) -> None:
     parser.add_argument("study", metavar="STUDY", help="a study file, as those in configs/studies/")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the study, local or gs://")
+    parser.add_argument("--launcher", default="local", metavar="NAME", help="local | slurm | xpk | queued_resource")
+    parser.add_argument(
+        "--launcher_flag",
+        action="append",
+        default=[],
+        metavar="FLAG",
+        help="for the launcher's script in launch/, as in --launcher_flag=--time=1:00:00; may be repeated",
+    )
+    parser.add_argument(
+        "--parallel", type=int, metavar="N", help="runs at a time (default: 1; on a CPU, as many as it has cores for)"
+    )
+    parser.add_argument(
+        "--batch_runs", default="auto", metavar="auto|off", help="small runs of one shape share a process, here"
+    )
+    code = parser.add_mutually_exclusive_group()
+    code.add_argument(
+        "--accept_code", action="store_true", help="take finished runs of other code as they are, for good"
+    )
+    code.add_argument("--rerun_code", action="store_true", help="run again what was finished by other code")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands that would be started now, and stop")
 
 
 def _add_status_flags(parser) -> None:
     parser.add_argument("out", metavar="DIR", help="the --out of gptjax study run")
-
-
-def _add_fit_flags(parser) -> None:
-    parser.add_argument("points", metavar="DIR|CSV", help="the --out of a study, or params,tokens,flops,loss[,...]")
+    parser.add_argument("--watch", action="store_true", help="show it anew every two seconds, until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
 def _plan(args) -> int:
-    raise NotImplementedError
+    return plan_command.run(args)
 
 
 def _run(args) -> int:
-    raise NotImplementedError
+    from gptjax.study import run_command
+
+    return run_command.run(args)
 
 
 def _status(args) -> int:
-    raise NotImplementedError
+    from gptjax.study import run_command
+
+    return run_command.show_status(args)
 
 
 def _fit(args) -> int:
-    raise NotImplementedError
+    return fit_command.run(args)

@@ -18,6 +18,7 @@ import jax
 
 from gptjax import (
     agreement,
+    branching,
     data,
     distributed,
     evaluate,
@@ -41,10 +42,11 @@ from gptjax.recovery import Diverged, NoWayBack, Rewinds, advice, rewound
 from gptjax.session import Session, prepare, with_executable
 
 
-def train(config, workdir: str, allowed_changes: tuple[str, ...] = (), executable_path: str | None = None) -> int:
+def train(config, workdir: str, allowed_changes: tuple = (), executable_path: str | None = None, origin=None) -> int:
     """Trains, or goes on with the run in workdir. Returns the exit code: 0 or one of `interrupt`.
 
     executable_path: a train step that `gptjax plan --save_executable` compiled for this config.
+    origin: a branching.Origin that a new run begins with.
 
     Raises UserError for anything that stands in the way before the first step.
     """
@@ -57,7 +59,7 @@ def train(config, workdir: str, allowed_changes: tuple[str, ...] = (), executabl
             return interrupt.PEER_LOST
         try:
             directory = rundir.open_run(workdir)
-            code = _train_together(config, directory, allowed_changes, executable_path, peers, stop, started)
+            code = _train_together(config, directory, allowed_changes, executable_path, origin, peers, stop, started)
         except BaseException as error:
             peers.blame(error)
             raise
@@ -65,9 +67,9 @@ def train(config, workdir: str, allowed_changes: tuple[str, ...] = (), executabl
         return code
 
 
-def _train_together(config, directory, allowed_changes, executable_path, peers, stop, started: float) -> int:
+def _train_together(config, directory, allowed_changes, executable_path, origin, peers, stop, started: float) -> int:
     if peers.count > 1:
-        distributed.check_equal(peers, distributed.facts(config, str(directory.path), allowed_changes))
+        distributed.check_equal(peers, distributed.facts(config, str(directory.path), allowed_changes, origin))
     with (
         watchdog.Watchdog(directory.path, peers.index, config, peers.leave) as dog,
         open(os.devnull, "w") as nowhere,
@@ -81,7 +83,7 @@ def _train_together(config, directory, allowed_changes, executable_path, peers, 
             facts |= {"tasks": session.tasks.digests} if session.tasks else {}
             distributed.check_equal(peers, facts, seconds=None, alive=dog.alive)  # some read for hours
         with _sole_writer(directory, peers):
-            resumed = _open_directory(directory, session, allowed_changes, peers)
+            resumed = _open_directory(directory, session, allowed_changes, origin, peers)
             for line in report.header(session, directory, resumed):
                 progress.message(line)
             for line in distributed.device_lines(peers) if peers.count > 1 else []:
@@ -113,7 +115,7 @@ def run_session(session: Session, directory, progress, peers, stop, dog, started
             loop.close()
 
 
-def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: tuple[str, ...]) -> bool:
+def check_directory(directory: rundir.RunDirectory, session: Session, allowed: tuple[str, ...], origin) -> bool:
     """Writes what describes a new run, or checks that an old one may go on. True if there is something to resume."""
     if directory.exists():
         directory.check_trained("trained further; start a run of its own")
@@ -127,15 +129,18 @@ def _check_directory(directory: rundir.RunDirectory, session: Session, allowed: 
                 " use a new --workdir, or allow it with --allow_change=data."
             )
     resumed = bool(directory.steps())
+    manifest = rundir.manifest(session.config, session.store, rundir.command_line())
+    manifest |= branching.lineage(directory, session.config, session.store, origin, allowed, manifest)
     data.save_tokenizer(session.store.tokenizer, directory.tokenizer)
-    directory.write_json("manifest.json", rundir.manifest(session.config, session.store, rundir.command_line()))
+    directory.write_json("manifest.json", manifest)
     directory.write_config(session.config)  # last: with it the directory is a run
     return resumed
 
 
-def _open_directory(directory: rundir.RunDirectory, session: Session, allowed: tuple[str, ...], peers) -> bool:
-    """_check_directory by process 0, whose word counts. Raises UserError in a process that does not see the result."""
-    resumed = peers.tell("resumed", _check_directory(directory, session, allowed) if peers.index == 0 else None)
+def _open_directory(directory: rundir.RunDirectory, session: Session, allowed, origin, peers) -> bool:
+    """check_directory by process 0, whose word counts. Raises UserError in a process that does not see the result."""
+    checked = check_directory(directory, session, allowed, origin) if peers.index == 0 else None
+    resumed = peers.tell("resumed", checked)
     deadline = time.monotonic() + 10  # a network disk may show new files late
     while not directory.exists():
         if time.monotonic() > deadline:
@@ -164,24 +169,38 @@ class Loop:
         self.total_steps = schedule.total_steps(config)
         self.keeper = keeper.Keeper(checkpointer, config.checkpoint.on_save_failure, peers, progress.message)
         with dog.doing("resuming or initialising"):
-            resumed = self.keeper.resume(directory, self.program.abstract_state, self.program.state_sharding)
+            resumed = self._resume()
         self.rewinds = Rewinds.from_dict(resumed.data if resumed else {})
         self._take_state(resumed)
         self.log = self._open_log()
         self.keeper.log_to(self.log, self.step)
         self._record_from_here(resumed)
-        if resumed:
+        if resumed and resumed.branched:
+            self.progress.message(resumed.branched)
+        elif resumed:
             self.progress.message(f"resumed from step {self.step} of {self.directory.checkpoints}")
             self.log.write("event", self.step, event="resumed", processes=self.peers.count)
         self.rows_read = 0  # of the training text, by this process
         self.compiled = set()  # shapes of batches, of which a ramp has several
         self.profiling = False
 
+    def _resume(self) -> keeper.Resumed | None:
+        """What this run goes on from, or as a branch begins with."""
+        program = self.program
+        resumed = self.keeper.resume(self.directory, program.abstract_state, program.state_sharding)
+        return resumed or branching.begin(self.directory, program, self.keeper, self.peers)
+
     def _take_state(self, resumed) -> None:
         with self.dog.doing("resuming or initialising"):
             self.state = self.program.init() if resumed is None else resumed.state
         self.step = 0 if resumed is None else resumed.step
-        self.evaluated_step = self.step if resumed else -1
+        self.evaluated_step = self.step if resumed and self._is_evaluated() else -1
+
+    def _is_evaluated(self) -> bool:
+        """Whether the log has the evaluation of this step: a run may have been killed between saving its last and that."""
+        file = self.directory.metrics
+        rows = metrics.read_metrics(file, "eval") if file.exists() else []
+        return any(row["step"] == self.step for row in rows)
 
     def _record_from_here(self, resumed) -> None:
         before = _hash_before(resumed)
@@ -208,6 +227,10 @@ class Loop:
         while (error := self._train_on()) is not None:
             if not self._roll_back(error):
                 return interrupt.DIVERGED
+        return self.end()
+
+    def end(self) -> int:
+        """Says how the run has ended, or stopped, after `finish`. Returns the exit code."""
         if self.agreed.stopping:
             who = f"{self.agreed.reason}: " if self.agreed.reason else ""
             last = self.keeper.saved_step
@@ -224,23 +247,35 @@ class Loop:
         """Trains and saves, to the end of the run or until asked to stop. Returns what went wrong, if it did."""
         try:
             with Feed(self.session, self.rewinds, self.step) as inputs:
-                while self.step < self.total_steps and not self.agreed.stopping:
-                    self._call(inputs.next())
-                    self._between_calls()
-            self.recorder.drain()
-            if not self.agreed.stopping:
-                self._evaluate()
-                self._evaluate_tasks()
-            self._save(last=True)
-            self._log_rows_read()
+                while self.going:
+                    self.advance(inputs.next())
+            self.finish()
         except Diverged as error:
             return error
         return None
 
+    @property
+    def going(self) -> bool:
+        return self.step < self.total_steps and not self.agreed.stopping
+
+    def advance(self, inputs: Inputs) -> None:
+        """One call of the train step, and what is due after it. Raises Diverged."""
+        self._call(inputs)
+        self._between_calls()
+
+    def finish(self) -> None:
+        """After the last call: what is left to be read, evaluated and saved. Raises Diverged."""
+        self.recorder.drain()
+        if not self.agreed.stopping:
+            self._evaluate()
+            self._evaluate_tasks()
+        self._save(last=True)
+        self._log_rows_read()
+
     def _roll_back(self, error: Diverged) -> bool:
         """Goes back to before what went wrong, and on with the text after it. False, and said why, where the run ends."""
         if self.rewinds.count >= self.config.train.max_rollbacks:
-            return self._give_up(error)
+            return self.give_up(error)
         self.state = self.recorder = None  # there may be no room for two
         try:
             with self.dog.doing("rolling back"):
@@ -248,7 +283,7 @@ class Loop:
                 abstract, sharding = self.program.abstract_state, self.program.state_sharding
                 resumed = self.keeper.rewind(self.directory, error.first_bad, abstract, sharding)
         except NoWayBack as reason:
-            return self._give_up(error, f"; {reason}")
+            return self.give_up(error, f"; {reason}")
         self._take_state(resumed)
         known = Rewinds.from_dict(resumed.data if resumed else {})
         self.rewinds = rewound(self.config, self.rewinds, known, self.step, error)
@@ -259,7 +294,7 @@ class Loop:
         self.log.write("event", self.step, event="rolled_back", **facts)
         return True
 
-    def _give_up(self, error: Diverged, reason: str = "") -> bool:
+    def give_up(self, error: Diverged, reason: str = "") -> bool:
         last = self.keeper.saved_step
         saved = f"the last checkpoint is of step {last}" if last > 0 else "no checkpoint yet"
         self.progress.message(f"gptjax: {error}; {saved}{reason}{advice(self.config, self.rewinds)}")
@@ -322,20 +357,19 @@ class Loop:
     def _evaluate(self) -> None:
         if self.evaluated_step == self.step:
             return
-        averages = {} if self.state.ema is None else {"ema_": self.state.ema}
         with self.dog.doing("evaluating"):
-            for prefix, params in {"": self.state.params, **averages}.items():
-                results = evaluate.evaluate_sources(
-                    self.program,
-                    params,
-                    self.session.eval_rows,
-                    self.config.eval_batch_size,
-                    should_stop=self._should_stop,
-                )
+            for prefix in ("",) if self.program.abstract_state.ema is None else ("", "ema_"):
+                results = self._evaluation(prefix)
                 if results is None:
                     return
                 self._log_evaluation(prefix, results)
         self.evaluated_step = self.step
+
+    def _evaluation(self, prefix: str) -> dict[str, evaluate.Evaluation] | None:
+        """Of the parameters as they are, or of their average. None: asked to stop meanwhile."""
+        params = self.state.ema if prefix else self.state.params
+        rows, size = self.session.eval_rows, self.config.eval_batch_size
+        return evaluate.evaluate_sources(self.program, params, rows, size, should_stop=self._should_stop)
 
     def _log_evaluation(self, prefix: str, results: dict[str, evaluate.Evaluation]) -> None:
         for i, (source, result) in enumerate(results.items()):

@@ -13,6 +13,7 @@ FOREIGN = {  # fields of model that an architecture does not have
         *("n_heads", "n_kv_heads", "head_dim", "d_ff", "norm", "norm_position", "norm_eps", "final_norm", "mlp"),
         *("position", "rope_theta", "qk_norm", "band_width", "attention", "attention_dropout"),
         *("init_std", "position_init_std", "scale_residual_init"),
+        *("parametrization", "base_width", "base_depth", "attention_scale"),
     )
 }
 
@@ -76,6 +77,7 @@ def _check_model(m) -> None:
         _require(value is None or value > 0, f"model.{field}={value} must be positive.")
     _in_unit_interval(m, "model", "embed_dropout", "attention_dropout", "residual_dropout")
     _one_of(m.norm_position, ("pre", "post"), "model.norm_position")
+    _check_parametrization(m)
     if m.has_attention:
         _check_attention(m)
 
@@ -121,6 +123,24 @@ def _check_architecture(config) -> None:
             f"data.objective={config.data.objective!r} lets tokens be seen by earlier ones, and an LSTM reads in one"
             " direction; use 'next_token' or 'fim'.",
         )
+
+
+def _check_parametrization(m) -> None:
+    _one_of(m.parametrization, ("standard", "mup", "completep"), "model.parametrization")
+    _one_of(m.attention_scale or "sqrt", ("sqrt", "linear"), "model.attention_scale")
+    _at_least(1, m, "model", "base_width", "base_depth")
+    for field, users in (("base_width", ("mup", "completep")), ("base_depth", ("completep",))):
+        given, used = getattr(m, field) is not None, m.parametrization in users
+        _require(
+            given == used,
+            f"model.{field}={getattr(m, field)} with model.parametrization={m.parametrization!r}; "
+            + (f"give model.{field} of the model that the numbers are of." if used else f"set model.{field} to None."),
+        )
+    _require(
+        m.parametrization != "completep" or m.norm_position == "pre",
+        "model.parametrization='completep' scales residual branches, which model.norm_position='post' normalises away;"
+        " use 'pre', or 'mup'.",
+    )
 
 
 def _check_data(d) -> None:
@@ -236,6 +256,10 @@ def _check_train(config) -> None:
         t.batch_size % t.microbatches == 0,
         f"train.microbatches={t.microbatches} does not divide train.batch_size={t.batch_size}; use a divisor.",
     )
+    _require(
+        t.microbatches >= 2 or not t.log_noise_scale,
+        f"train.log_noise_scale compares a step's microbatches, but train.microbatches={t.microbatches}; use at least 2.",
+    )
     if config.model.vocab_size:
         padded = config.model.padded_vocab_size
         _require(
@@ -297,6 +321,7 @@ def _check_cadence(config) -> None:
         " go on with a text; use 0.",
     )
     _check_rollback(config)
+    _check_kept(config)
     per_call = config.train.steps_per_call
     periods = {
         "train.steps": config.train.steps,
@@ -310,6 +335,23 @@ def _check_cadence(config) -> None:
             steps is None or steps % per_call == 0,
             f"{key}={steps} is not a multiple of train.steps_per_call={per_call};"
             f" use {-(-(steps or 0) // per_call) * per_call}.",
+        )
+
+
+def _check_kept(config) -> None:
+    """Steps that are never reached would never be saved, and nobody told."""
+    from gptjax import schedule
+
+    per_call, last = config.train.steps_per_call, schedule.total_steps(config)
+    for step in config.checkpoint.keep_steps:
+        _require(
+            0 < step <= last,
+            f"checkpoint.keep_steps has {step}, but the run's steps are 1 to {last}; leave it out.",
+        )
+        _require(
+            step % per_call == 0,
+            f"checkpoint.keep_steps has {step}, which is not a multiple of train.steps_per_call={per_call};"
+            f" use {-(-step // per_call) * per_call}.",
         )
 
 

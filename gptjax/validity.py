@@ -249,14 +249,14 @@ def remove(path: epath.Path) -> None:
     path.rmtree(missing_ok=True)
 
 
-def remove_old(checkpoints, keep: int, keep_every: int | None) -> None:
-    """Deletes all but the newest `keep` steps and those divisible by keep_every; and what is left of writing others.
+def remove_old(checkpoints, keep: int, keep_every: int | None, keep_steps: tuple[int, ...] = ()) -> None:
+    """Deletes all but the newest `keep` steps, keep_steps and those divisible by keep_every; and what is left of others.
 
     Steps that do not count are not counted. An unfinished one goes if it is older than those kept.
     """
     known = standings(checkpoints)
     good = [standing.step for standing in known if standing.counts]
-    kept = set(good[-keep:]) | {step for step in good if keep_every is not None and step % keep_every == 0}
+    kept = {*good[-keep:], *keep_steps} | {step for step in good if keep_every is not None and step % keep_every == 0}
     for standing in known:
         old = standing.counts or (standing.state == INCOMPLETE and good and standing.step < good[-1])
         if old and standing.step not in kept:

@@ -114,9 +114,14 @@ def require_shipped(run: Run) -> None:
     """Raises UserError unless other machines, which get this checkout, find the files and can write the run there."""
     args, _ = parse_train(run.arguments)
     for flag, file in (("--config", args.config), ("--executable", args.executable)):
-        if file is not None and (pathlib.Path(file).is_absolute() or not (ROOT / file).exists()):
+        if (
+            file is not None
+            and not file.startswith("gs://")
+            and (pathlib.Path(file).is_absolute() or not (ROOT / file).exists())
+        ):
             raise UserError(
-                f"{flag}={file}: the machines get this checkout only; give a path from {ROOT}, as in configs/FILE.py."
+                f"{flag}={file}: the machines get this checkout only; give a path from {ROOT}, as in configs/FILE.py,"
+                " or one on gs://."
             )
     if not run.workdir.startswith("gs://"):
         raise UserError(

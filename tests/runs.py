@@ -179,12 +179,12 @@ def losses(workdir):
     return [(row["step"], row["loss"], row["grad_norm"], row["batch_hash"]) for row in train_rows(workdir)]
 
 
-def saved_arrays(workdir, number):
-    """{path: array} of everything in a checkpoint, read without gptjax's own code."""
+def saved_arrays(workdir, number, items=("params", "opt_state")):
+    """{path: array} of these items of a checkpoint, read without gptjax's own code."""
     import orbax.checkpoint as ocp
 
     arrays = {}
-    for item in ("params", "opt_state"):
+    for item in items:
         path = workdir / "checkpoints" / str(number) / item
         with ocp.PyTreeCheckpointer() as reader:
             as_numpy = jax.tree.map(  # whatever devices of other processes they were saved from

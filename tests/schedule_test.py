@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from gptjax import schedule
@@ -93,6 +94,25 @@ def test_without_a_warmup_the_first_step_is_near_the_peak(name):
 def test_schedules_have_their_values_worked_by_hand(name, values):
     worked = config(schedule=name, warmup_steps=20, final_lr_fraction=0.1)
     assert {s: rate_after(worked, s) for s in values} == pytest.approx(values)
+
+
+def test_a_wsd_run_keeps_its_peak_to_the_last_step_before_the_cooldown_and_ends_at_its_final_rate():
+    """Of 20,000 pairs of a trunk and a cooldown, a fifth had left the peak a step early, by rounding alone."""
+    random = np.random.default_rng(0)
+    trunks, cooldowns = (10 ** random.uniform(0, most, 5000) for most in (7, 6))
+    for s, k in zip(trunks.astype(int).tolist(), cooldowns.astype(int).tolist()):
+        worked = config(s + k, schedule="wsd", cooldown_fraction=k / (s + k), final_lr_fraction=0.0)
+        peak = worked.optim.peak_lr
+        assert schedule.learning_rate(worked, s - 1) == schedule.learning_rate(worked, s // 2) == peak, (s, k)
+        assert 0 < schedule.learning_rate(worked, s) < peak or k == 1, (s, k)
+        assert schedule.learning_rate(worked, s + k - 1) == 0, (s, k)
+
+
+def test_in_tokens_too_a_wsd_run_keeps_its_peak_to_the_last_step_before_the_cooldown():
+    for s, k in ((1, 1), (7, 3), (1000, 1), (99_999, 7), (123_456, 65_432)):
+        worked = config(s + k, schedule="wsd", cooldown_fraction=k / (s + k), warmup_tokens=0, final_lr_fraction=0.0)
+        rates = [rate_after(worked, taken) for taken in (s, s + 1, s + k)]
+        assert rates[0] == 1.0 and rates[-1] == 0.0 and (0 < rates[1] < 1 or k == 1)
 
 
 def test_rsqrt_without_a_warmup_raises():

@@ -74,6 +74,17 @@ def test_sigterm_saves_exits_with_its_own_code_and_the_run_goes_on_bit_equal(val
     assert_same_run(undisturbed, workdir)
 
 
+def test_a_run_killed_between_its_last_checkpoint_and_its_last_evaluation_is_evaluated(config, undisturbed, tmp_path):
+    workdir = tmp_path / "killed"
+    shutil.copytree(undisturbed, workdir)
+    file = rundir.open_run(workdir).metrics
+    kept = [line for line in file.read_text().splitlines() if f'"eval", "step": {STEPS}' not in line]
+    file.write_text("\n".join(kept) + "\n")
+    assert train.train(config, str(workdir)) == 0
+    here, there = (metrics.read_metrics(rundir.open_run(path).metrics, "eval")[-1] for path in (workdir, undisturbed))
+    assert here["step"] == STEPS and here["loss"] == there["loss"]
+
+
 def test_a_save_that_fails_ends_with_one_line_and_a_code_that_a_supervisor_restarts(values, tmp_path):
     data.prepare(from_dict(values).data)  # whose files are large too
 

@@ -1,0 +1,108 @@
+"""How initialisation, learning rates and multipliers go with width and depth, so that what is tuned small holds large.
+
+    standard   as the config says, at every size
+    mup        maximal update: Yang et al. 2022 (Tensor Programs V), table 8, the form with an output multiplier
+    completep  muP and in depth a residual branch times base_depth / n_layers: Dey et al. 2025, table 1, alpha = 1
+
+The config's numbers are those of a base model of model.base_width and model.base_depth, with the same ratios of heads and MLP
+to width; at m = d_model / base_width = 1 and depth n_layers = base_depth nothing differs from the standard form. With m and
+M = n_layers / base_depth (1 but for completep):
+
+                        initial std    learning rate            Adam's eps    multiplier
+    hidden matrices     1/sqrt(m)      Adam 1/m, Muon 1/sqrt(m)  1/(m M)      residual branches 1/M
+    vectors in blocks   -              1                         1/(m M)
+    embeddings          1              1                         1/m
+    head, if untied     1              1                         1/m          logits 1/m, tied or not
+    attention           logits times 1/head_dim instead of 1/sqrt(head_dim) (model.attention_scale)
+
+Muon's updates are orthogonal, of spectral norm sqrt(width) in our scaling to Adam's RMS; the spectral condition (Yang, Simon
+and Bernstein 2023) asks for one that width leaves alone. SGD's gradients shrink as 1/m where hidden matrices' do not
+matter: everything else learns m times as fast. Weight decay is decoupled: rate times decay stays what it is at the base,
+as Dey et al. have it, and so does not shrink with hidden rates. eps shrinks with the gradients.
+
+To add a parametrisation, give its factors here; model.py, optim.py and `gptjax coordcheck` ask nothing else.
+"""
+
+import math
+
+import jax
+
+from gptjax.errors import choose
+
+NAMES = ("standard", "mup", "completep")
+HIDDEN = ("weight",)  # last part of the path of a block's matrices
+
+
+def width_multiplier(config) -> float:
+    """m of a ModelConfig; 1 in the standard form."""
+    return 1.0 if config.parametrization == "standard" else config.d_model / config.base_width
+
+
+def depth_multiplier(config) -> float:
+    """M of a ModelConfig."""
+    return config.n_layers / config.base_depth if config.parametrization == "completep" else 1.0
+
+
+def hidden_std(config) -> float:
+    """Of the initial matrices in the blocks, before what scale_residual_init does."""
+    m = width_multiplier(config)
+    return config.init_std if m == 1 else config.init_std / math.sqrt(m)
+
+
+def residual_init_scale(config) -> float:
+    """Of the maps into the residual stream: 1/sqrt(number of residual layers), Radford et al. 2019, section 2.3. Under
+    completep of the base's layers, since the branches have a multiplier of their own."""
+    layers = config.base_depth if config.parametrization == "completep" else config.n_layers
+    return (2 * layers) ** -0.5 if config.scale_residual_init else 1.0
+
+
+def scaled(x, factor: float):
+    """x times a factor in x's dtype; x itself for 1, so that a model of the base's size is the standard one bit for bit."""
+    return x if factor == 1 else x * factor
+
+
+def logit_multiplier(config) -> float:
+    return 1 / width_multiplier(config)
+
+
+def branch_multiplier(config) -> float:
+    return 1 / depth_multiplier(config)
+
+
+def query_multiplier(config) -> float:
+    """Beside the 1/sqrt(head_dim) that every attention kernel applies."""
+    given = config.attention_scale or ("sqrt" if config.parametrization == "standard" else "linear")
+    return choose({"sqrt": 1.0, "linear": config.head_size**-0.5}, given, "model.attention_scale")
+
+
+# ---- per parameter, as trees of floats; None where all are 1
+
+
+LEARNING_RATE_POWERS = {  # of m: (hidden matrices, all else)
+    "adamw": (-1.0, 0.0),
+    "lion": (-1.0, 0.0),  # its updates are signs, whose size is that of Adam's
+    "adafactor": (-1.0, 0.0),  # updates of RMS 1, likewise
+    "muon": (-0.5, 0.0),
+    "sgd": (0.0, 1.0),
+}
+
+
+def learning_rate_factors(config, optimizer: str, params):
+    """Of a ModelConfig's parameters under an optimizer."""
+    m = width_multiplier(config)
+    if m == 1:
+        return None
+    hidden, others = choose(LEARNING_RATE_POWERS, optimizer, "optim.name")
+    return _by_path(params, lambda path: m ** (hidden if path[-1] in HIDDEN else others))
+
+
+def gradient_factors(config, params):
+    """Times which gradients keep, at the config's eps, the size that they have at the base: Adam(c g, eps) = Adam(g, eps/c)."""
+    m, M = width_multiplier(config), depth_multiplier(config)
+    if m == 1 and M == 1:
+        return None
+    return _by_path(params, lambda path: m * M if path[0] == "blocks" else m)
+
+
+def _by_path(params, factor):
+    return jax.tree_util.tree_map_with_path(lambda path, _: float(factor([key.key for key in path])), params)

@@ -1,0 +1,77 @@
+"""Runs of a study in one process: `python -m gptjax.study.batched --out=DIR KEY KEY ...`, as `gptjax study run` starts it.
+
+Each run reads DIR/configs/KEY.json and leaves what `gptjax train` would leave, in DIR/runs/KEY. The same command goes
+on after a kill. Exit code: 75 if it was stopped, 76 if a run diverged and the rest are done, else 0; that of each run
+is in DIR/logs/KEY.exit.json.
+"""
+
+import argparse
+import os
+import sys
+import time
+
+from gptjax import interrupt
+from gptjax.errors import SaveFailed, UserError
+from gptjax.study import layout
+from gptjax.study.grouping import groups
+
+__all__ = ["groups", "main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m gptjax.study.batched", allow_abbrev=False)
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of a study")
+    parser.add_argument(
+        "--cpu_devices", type=int, metavar="N", help="devices of a CPU host (default: one for each core)"
+    )
+    parser.add_argument("keys", nargs="+", metavar="KEY", help="of DIR/configs/KEY.json")
+    args = parser.parse_args(argv)
+    study, started = layout.open_directory(args.out), time.monotonic()
+    keys = list(dict.fromkeys(args.keys))
+    codes = dict.fromkeys(keys, 1)  # of a traceback
+    try:
+        codes = _train(study, keys, args.cpu_devices)
+    except UserError as error:
+        print(f"gptjax: {error}", file=sys.stderr)
+        codes = dict.fromkeys(keys, interrupt.SAVE_FAILED if isinstance(error, SaveFailed) else interrupt.USER_ERROR)
+    except KeyboardInterrupt:
+        print("gptjax: interrupted", file=sys.stderr)
+        codes = dict.fromkeys(keys, 130)
+    finally:
+        for key, code in codes.items():
+            _write_exit(study, key, code, time.monotonic() - started)
+    return summary_code(codes)
+
+
+def summary_code(codes: dict[str, int]) -> int:
+    """Of the process, from those of its runs."""
+    worst = set(codes.values()) - {0, interrupt.DIVERGED}
+    return min(worst) if worst else max(codes.values())
+
+
+def _train(study, keys: list[str], cpu_devices: int | None) -> dict[str, int]:
+    from gptjax import cli, config_file
+
+    cli._refuse_several("study.batched")
+    configs = {key: config_file.load_config(str(study.config(key))) for key in keys}
+    count = min(cpu_devices or len(os.sched_getaffinity(0)), len(keys))
+    cli._start_jax(configs[keys[0]].replace(mesh={"cpu_devices": count}))
+    import jax
+
+    from gptjax.study import together
+
+    return together.train_together(study, configs, jax.devices()[: len(keys)])
+
+
+def _write_exit(study, key: str, code: int, seconds: float) -> None:
+    """Adds to what whoever started this process wrote there: the number of this attempt, if it has begun one."""
+    before = layout.read_json(study.exit(key))
+    if before.get("code") in (0, interrupt.DIVERGED):
+        return  # it was over before
+    attempt = before.get("attempt", 0) + (not before or before.get("code") is not None)
+    facts = {"code": code, "time": round(time.time(), 1), "seconds": round(seconds, 1), "attempt": attempt}
+    layout.write_json(study.exit(key), facts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""`gptjax study fit`, as numbers: from gathered points to all that a report shows.
+
+    {"conventions", "notes", "points", "points_excluded", METHOD: {...} for each, "seed_noise", "learning_rate",
+     "loss_to_loss", "prediction", "verdict", "families": {name: the same of each other family}}
+
+METHOD holds the constants by name, interval80, interval95, optima, holdout_error, sensitivity, refused, points_used and
+points_excluded; see methods.py and checks.py.
+"""
+
+import dataclasses
+import typing
+
+from gptjax.errors import UserError, choose
+from gptjax.study import checks, learning_rates, loss_to_loss, methods, prediction
+from gptjax.study.points import Gathered
+from gptjax.study.verdict import verdict
+
+DEFAULT_PARAMS = ("total", "given")
+DEFAULT_FLOPS = ("exact", "given")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    options: methods.Options = methods.Options()
+    params: str | None = None  # convention of N; None: all parameters, or what a CSV gives
+    flops: str | None = None  # of C; None: exact ones, or what a CSV gives
+    family: str | None = None  # None: the one with the most points
+
+
+def results(gathered: Gathered, request: Request, say: typing.Callable[[str], None] = lambda line: None) -> dict:
+    """Raises UserError: there are no points, or not those asked for. say: takes a line on what is being done."""
+    if not gathered.rows:
+        reasons = "; ".join(f"{one['run']}: {one['reason']}" for one in gathered.excluded[:3])
+        raise UserError(f"there is no point to fit{f' ({reasons})' if reasons else ''}; let some runs finish first.")
+    family = request.family or gathered.families[0]
+    choose(dict.fromkeys(gathered.families), family, "--family")
+    found = {name: _of_family(gathered.of(name), name, request, say) for name in gathered.families}
+    common = {name: gathered.others[name] for name in ("study", "directory") if name in gathered.others}
+    others = {name: one for name, one in found.items() if name != family}
+    return common | found[family] | ({"families": others} if others else {})
+
+
+def _of_family(gathered: Gathered, family: str, request: Request, say) -> dict:
+    params = request.params or _default(gathered.rows[0].params, DEFAULT_PARAMS)
+    flops = request.flops or _default(gathered.rows[0].flops, DEFAULT_FLOPS)
+    points = gathered.points(params, flops)
+    tuned = [one for one in gathered.others.get("tune", ()) if one["family"] == family]
+    found = {
+        "family": family,
+        "conventions": {
+            "params": params,
+            "flops": flops,
+            "flops_per_param_token": methods.flops_per_param_token(points),
+        },
+        "notes": list(gathered.notes),
+        "points": [row.shown(params, flops) for row in gathered.rows],
+        "points_excluded": gathered.excluded,
+    }
+    for name in request.options.methods:
+        say(f"{family}: fitting {name}, {request.options.replicates} replicates")
+        section = methods.section(name, points, request.options)
+        say(f"{family}: checking {name}")
+        section |= checks.holdout(name, points, request.options)
+        section["sensitivity"] = checks.sensitivity(name, gathered, params, flops, request.options)
+        found[name] = section | {"points_excluded": gathered.excluded}
+    found["seed_noise"] = checks.seed_noise(points)
+    found["learning_rate"] = learning_rates.curves(tuned)
+    found["loss_to_loss"] = loss_to_loss.between_sources(gathered.rows)
+    found["prediction"] = prediction.outcomes(gathered, family)
+    return found | {"verdict": verdict(found)}
+
+
+def _default(known: dict, wanted: tuple[str, ...]) -> str:
+    return next((name for name in wanted if name in known), next(iter(known)))

@@ -1,0 +1,201 @@
+"""`gptjax study fit DIR|points.csv`: how fits are asked for, and their numbers as a table or JSON. What they are: fit.py."""
+
+import json
+import math
+import pathlib
+import sys
+import time
+
+from gptjax.errors import UserError, choose
+from gptjax.metrics import Progress, finite, si
+
+METHODS = ("parametric", "isoflop", "kaplan", "envelope")
+
+
+def add_flags(parser) -> None:
+    parser.add_argument("points", metavar="DIR|CSV", help="the --out of a study, or params,tokens,flops,loss[,...]")
+    parser.add_argument("--method", default="all", metavar="NAME", help=f"{' | '.join(METHODS)} | all")
+    parser.add_argument("--family", metavar="NAME", help="of a study with several architectures (default: the largest)")
+    parser.add_argument("--params", metavar="NAME", help="convention of N: total | non_embedding | matmul")
+    parser.add_argument("--flops", metavar="NAME", help="convention of C: exact | 6n | 6n_attn_full | 6n_attn_causal")
+    parser.add_argument(
+        "--holdout", type=float, metavar="C", help="predict points from C FLOPs on (default: top budget)"
+    )
+    parser.add_argument("--budgets", metavar="C,C", help="FLOPs to give the best N and D of, beside the points' own")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="replicates of the intervals")
+    parser.add_argument("--delta", type=float, default=1e-3, metavar="X", help="of the Huber loss of ln L")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of starts and replicates")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--report", metavar="DIR", help="also write a page, its Markdown twin and pictures there")
+
+
+def run(args) -> int:
+    request = _request(args)
+    from gptjax.study import fit
+
+    progress = Progress()
+    results = fit.results(_gathered(args.points), request, progress.update)
+    results = finite(_plain(results | _provenance(results)))
+    if args.report is not None:
+        from gptjax.study import report
+
+        report.write(results, args.report)
+        progress.message(f"report in {args.report}: report.html, report.md, results.json, pictures/")
+    print(json.dumps(results, indent=2) if args.json else table(results))
+    return 0
+
+
+def _request(args):
+    """Raises UserError: a value that cannot be."""
+    if args.bootstrap < 2:
+        raise UserError(f"--bootstrap={args.bootstrap} gives no interval; use at least 2, 1000 for a paper.")
+    for name in ("holdout", "delta"):
+        value = getattr(args, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UserError(f"--{name}={value:g} has to be positive.")
+    if args.method != "all":
+        choose(dict.fromkeys((*METHODS, "all")), args.method, "--method")
+    budgets = _budgets(args.budgets)
+
+    from gptjax.study import fit, methods
+
+    chosen = METHODS if args.method == "all" else (args.method,)
+    options = methods.Options(chosen, budgets, args.bootstrap, args.delta, args.seed, args.holdout)
+    return fit.Request(options, args.params, args.flops, args.family)
+
+
+def _budgets(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    try:
+        values = tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise UserError(f"--budgets={text} is no list of FLOPs; expected such as --budgets=1e21,1e22.") from error
+    if not all(math.isfinite(value) and value > 0 for value in values):
+        raise UserError(f"--budgets={text}: every budget has to be positive.")
+    return values
+
+
+def _gathered(path: str):
+    if path.endswith(".csv") or pathlib.Path(path).is_file():
+        from gptjax.study import csv_points
+
+        return csv_points.read(path)
+    from gptjax.study import study_points
+
+    return study_points.read(path)
+
+
+def _provenance(results: dict) -> dict:
+    from gptjax import rundir
+
+    made = rundir.code_and_packages()
+    revision = (made["git"] or {}).get("revision")
+    return {
+        "command": " ".join(["gptjax", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "code": revision and f"git {revision[:12]}{' and changes' if made['git']['changed_files'] else ''}",
+        "versions": {name: version for name, version in made["packages"].items() if version},
+    }
+
+
+def _plain(value):
+    """As JSON has it: no NumPy, no tuples."""
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value.item() if hasattr(value, "item") else value
+
+
+# ---- for people
+
+
+def table(results: dict) -> str:
+    """The verdict first, then every law with its intervals, then what was left out."""
+    parts = [*_head(results), *(line for name in METHODS if name in results for line in _law(name, results[name]))]
+    parts += _beside(results)
+    for family, other in (results.get("families") or {}).items():
+        parts += ["", f"== {family}", table(other)]
+    return "\n".join(parts)
+
+
+def _head(results: dict) -> list[str]:
+    conventions = results["conventions"]
+    lines = [results["verdict"]["text"], *(f"  but: {reason}" for reason in results["verdict"]["reasons"])]
+    lines += [
+        f"{len(results['points'])} points, {len(results['points_excluded'])} left out;"
+        f" N counts {conventions['params']}, C counts {conventions['flops']}"
+        f" (C = {conventions['flops_per_param_token']:.3f} N D)",
+    ]
+    return lines + [f"note: {note}" for note in results["notes"]]
+
+
+def _law(name: str, fit: dict) -> list[str]:
+    lines = ["", f"{name}: {fit['points_used']} points" + ("" if not fit["refused"] else ", REFUSED a headline")]
+    lines += [f"  refused: {reason}" for reason in fit["refused"]]
+    eighty, ninety_five = fit["interval80"], fit["interval95"]
+    rows = [
+        (constant, _number(fit[constant]), _interval(eighty[constant]), _interval(ninety_five[constant]))
+        for constant in ninety_five
+    ]
+    lines += _columns([("", "value", "80%", "95%"), *rows])
+    best = [
+        (f"C={one['flops']:.3g}", *(_si(one[key]) for key in ("params", "tokens")), _number(one["loss"]))
+        + (_interval(one["interval95"]["params"], si), _interval(one["interval95"]["loss"]), one.get("refused") or "")
+        for one in fit["optima"]
+    ]
+    lines += _columns([("best split", "N*", "D*", "L*", "N* 95%", "L* 95%", ""), *best])
+    held = (
+        "none: " + "; ".join(fit["holdout"]["refused"])
+        if fit["holdout_error"] is None
+        else f"{fit['holdout_error']:.3%}"
+    )
+    lines.append(f"  held-out error: {held}")
+    return lines + [f"  {_changed(one)}" for one in fit["sensitivity"]]
+
+
+def _changed(one: dict) -> str:
+    exponent = "" if one.get("a") is None else f" a={one['a']:.3f}"
+    refused = f" refused: {one['refused'][0]}" if one["refused"] else ""
+    return f"with {one['change']} ({one['points_used']} points):{exponent}{refused}"
+
+
+def _beside(results: dict) -> list[str]:
+    lines = [""]
+    if noise := results.get("seed_noise"):
+        lines.append(
+            f"between seeds: {noise['standard_deviation']:.2g} nats per token ({noise['relative']:.2%}),"
+            f" {noise['runs']} runs in {noise['groups']} groups"
+        )
+    for one in (results.get("learning_rate") or {}).get("sizes", ()):
+        edge = ", at the edge of what was tried" if one["at_edge"] else ""
+        lines.append(
+            f"learning rate of {one['size']}: {one['best']:g}{edge}; sensitivity {_number(one['sensitivity'])}"
+        )
+    for one in results.get("prediction") or ():
+        came = "not finished" if one["outcome"] is None else f"measured {one['outcome']:.4f}"
+        lines.append(f"{one['run']}: predicted {one['loss']:.4f}, 95% {_interval(one['interval95'])}; {came}")
+    return lines + [f"left out: {one['run']}: {one['reason']}" for one in results["points_excluded"]]
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip()
+        for row in rows
+        if len(rows) > 1
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5g}"
+
+
+def _si(value: float | None) -> str:
+    return "-" if value is None else si(value)
+
+
+def _interval(bounds, shown=lambda value: f"{value:.4g}") -> str:
+    low, high = bounds
+    return "-" if low is None or high is None else f"{shown(low)} .. {shown(high)}"

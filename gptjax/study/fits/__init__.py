@@ -1,0 +1,10 @@
+"""Scaling laws through points: NumPy and SciPy in float64, no JAX, no files.
+
+laws.py        the forms, and the best split of a budget        parametric.py  approach 3: E + A/N^alpha + B/D^beta
+huber.py       its objective, for many fits at once             isoflop.py     approach 2: a parabola per budget
+bootstrap.py   intervals: runs drawn again, everything refitted envelope.py    approach 1: the lower hull of training curves
+identified.py  which constants the points do not determine      kaplan.py      L(N), L(D), L(C) and the joint form
+
+Every fit has `.constants` (name -> float), `.optimum(flops)`, and `.refused`: why it is to get no headline, [] when
+nothing speaks against it. A fit that cannot be computed has NaN constants and says why; nothing is dropped silently.
+"""

@@ -1,0 +1,115 @@
+"""Each way to fit a law, as what `gptjax study fit` reports of it: constants, intervals, optima, and why it is refused.
+
+To add one, write a function of (Points, Options) and name it in METHODS.
+"""
+
+import dataclasses
+import functools
+import math
+import typing
+
+import numpy as np
+
+from gptjax.study.fits import bootstrap, isoflop, kaplan, parametric
+from gptjax.study.points import Points
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line asks of every fit."""
+
+    methods: tuple[str, ...] = ("parametric", "isoflop", "kaplan")
+    budgets: tuple[float, ...] = ()  # FLOPs to give the best split of, beside those of the points
+    replicates: int = 1000  # of the bootstrap
+    delta: float = parametric.DELTA  # of the Huber loss
+    seed: int = 0  # of starts and replicates
+    holdout: float | None = None  # FLOPs from which points are held out; None: the largest budget
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """fit(points): one of `fits`. predict(fit, points): the loss of each point by that law."""
+
+    fit: typing.Callable[[Points, Options], typing.Any]
+    predict: typing.Callable[[typing.Any, Points], np.ndarray]
+    facts: tuple[str, ...]  # attributes of the fit that are reported beside its constants
+    has_delta: bool
+
+
+def _parametric(points: Points, options: Options):
+    return parametric.fit(points, delta=options.delta, seed=options.seed)
+
+
+def _isoflop(points: Points, options: Options):
+    return isoflop.fit(points)
+
+
+def _kaplan(points: Points, options: Options):
+    return kaplan.fit(points, delta=options.delta)
+
+
+METHODS = {
+    "parametric": Method(
+        _parametric,
+        lambda fit, points: fit.loss(points.params, points.tokens),
+        ("objective", "converged", "starts", "starts_at_optimum", "delta"),
+        has_delta=True,
+    ),
+    "isoflop": Method(
+        _isoflop,
+        lambda fit, points: np.array([fit.optimum(flops).loss for flops in points.flops]),
+        ("loss_E",),
+        has_delta=False,
+    ),
+    "kaplan": Method(_kaplan, lambda fit, points: fit.joint.loss(points.params, points.tokens), (), has_delta=True),
+}
+
+
+def section(name: str, points: Points, options: Options) -> dict:
+    """What is reported of a method, but for what `checks` adds."""
+    method = METHODS[name]
+    ratio = flops_per_param_token(points)
+    # The fits split C = 6 N D: a budget in another convention is turned into the one that buys as much N D.
+    budgets = sorted({*_budgets_of(points), *options.budgets})
+    asked = tuple(flops * 6 / ratio for flops in budgets) if name != "isoflop" else budgets
+    fit_function = functools.partial(method.fit, options=options)
+    found = bootstrap.intervals(
+        fit_function, points, replicates=options.replicates, seed=options.seed, budgets=tuple(asked)
+    )
+    fit = found.fit
+    return {
+        **fit.constants,
+        **{fact: getattr(fit, fact) for fact in method.facts},
+        "interval80": found.interval80,
+        "interval95": found.interval95,
+        "correlation": found.correlation,
+        "replicates": found.replicates,
+        "failures": found.failures,
+        "optima": [_optimum(one, flops, _vertex(fit, flops)) for one, flops in zip(found.optima, budgets)],
+        "refused": list(dict.fromkeys([*fit.refused, *found.refused])),
+        "points_used": fit.points_used,
+    }
+
+
+def _optimum(one: bootstrap.OptimumIntervals, flops: float, vertex: dict) -> dict:
+    """The law's best split of a budget with intervals; where its points have a vertex, that one's numbers."""
+    best = dataclasses.asdict(one.optimum) | {"flops": flops} | vertex
+    return best | {"interval80": one.interval80, "interval95": one.interval95}
+
+
+def _vertex(fit, flops: float) -> dict:
+    """Of an isoFLOP fit at the budget nearest to `flops`; {} for another law, or where it was not run at."""
+    near = [vertex for vertex in getattr(fit, "optima", ()) if abs(math.log(vertex.flops / flops)) < 1e-6]
+    return dataclasses.asdict(near[0]) if near else {}
+
+
+def _budgets_of(points: Points) -> list[float]:
+    """The geometric mean of the FLOPs of each budget the points were run at."""
+    number = isoflop.budgets(points)
+    return [math.exp(np.mean(np.log(points.flops[number == one]))) for one in np.unique(number)]
+
+
+def flops_per_param_token(points: Points) -> float:
+    """C / (N D), the geometric mean over points: 6 where C was counted so."""
+    ratio = math.exp(np.mean(np.log(points.flops / (points.params * points.tokens))))
+    return 6.0 if abs(ratio / 6 - 1) < 1e-3 else ratio

@@ -1,0 +1,117 @@
+"""Numbers as a report prints them: as many digits as they are known to, with the interval they belong to."""
+
+import math
+
+NONE = "–"
+_SUFFIXES = ("", "k", "M", "B", "T")  # the field's: B is 1e9
+
+
+def plain(value, digits: int = 4) -> str:
+    """`value` to `digits` significant ones; 1.23e13 and 1.2e-5 as such; whole numbers and words as they are."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool) or not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if value == 0 or 1e-3 <= abs(value) < 10**5:
+        return _fixed(value, digits - 1 - _magnitude(value))
+    return _scientific(value, digits - 1)
+
+
+def setting(value) -> str:
+    """What was chosen, not measured: 0.001, 3e-4; no more digits than it was given."""
+    if value is None or isinstance(value, str | bool):
+        return {True: "yes", False: "no", None: NONE}.get(value, value)
+    shown = f"{value:.4g}"
+    mantissa, _, exponent = shown.partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else shown
+
+
+def uncertain(value, wide) -> str:
+    """`value` to the digits that its 95% interval leaves: the second of the interval's width is the last."""
+    last = _last(wide)
+    return plain(value) if value is None or last is None else _to(value, last, _is_large(value, *wide))
+
+
+def bounds(interval, value=None, wide=None) -> str:
+    """[low, high], to the digits of `uncertain(value, wide)`; `wide` is the interval itself where none is given."""
+    wide = interval if wide is None else wide
+    if _last(interval) is None or _last(wide) is None:
+        return NONE
+    large = _is_large(*wide, wide[1] if value is None else value)
+    return f"[{', '.join(_to(bound, _last(wide), large) for bound in interval)}]"
+
+
+def beside(value, wide) -> str:
+    """A value and its interval in one cell."""
+    return plain(value) if value is None or _last(wide) is None else f"{uncertain(value, wide)} {bounds(wide, value)}"
+
+
+def count(value, digits: int = 3) -> str:
+    """Parameters or tokens: 72253000000 -> '72.3B'."""
+    if value is None:
+        return NONE
+    size = 0
+    while float(f"{value:.{digits}g}") >= 1000 and size < len(_SUFFIXES) - 1:
+        value, size = value / 1000, size + 1
+    rounded = float(f"{value:.{digits}g}")
+    return f"{_fixed(rounded, digits - 1 - _magnitude(rounded))}{_SUFFIXES[size]}" if rounded < 1000 else plain(rounded)
+
+
+def count_bounds(interval) -> str:
+    return NONE if _last(interval) is None else f"[{count(interval[0])}, {count(interval[1])}]"
+
+
+def count_beside(value, interval) -> str:
+    return count(value) if _last(interval) is None else f"{count(value)} {count_bounds(interval)}"
+
+
+def whole(value) -> str:
+    """All digits: 1,234,567."""
+    return NONE if value is None else f"{value:,.0f}"
+
+
+def flops(value) -> str:
+    return NONE if value is None else _scientific(value, 2)
+
+
+def loss(value) -> str:
+    return NONE if value is None else f"{value:.4f}"
+
+
+def percent(share, digits: int = 2) -> str:
+    """0.0123 -> '1.23%'."""
+    return NONE if share is None else f"{100 * share:.{digits}f}%"
+
+
+def _magnitude(value: float) -> int:
+    """The power of ten of its first digit."""
+    return 0 if value == 0 else math.floor(math.log10(abs(value)))
+
+
+def _last(interval) -> int | None:
+    """The power of ten of the last digit worth printing; None without an interval."""
+    if interval is None or None in interval or not all(map(math.isfinite, interval)):
+        return None
+    width = abs(interval[1] - interval[0])
+    return _magnitude(width) - 1 if width else _magnitude(interval[0]) - 3
+
+
+def _is_large(*values: float) -> bool:
+    """Or small: either way it takes a power of ten."""
+    largest = max(map(abs, values))
+    return largest >= 10**5 or 0 < largest < 1e-3
+
+
+def _to(value: float, last: int, scientific: bool) -> str:
+    if scientific:
+        return _scientific(value, min(max(_magnitude(value) - last, 1), 4))
+    return _fixed(value, min(-last, 6))
+
+
+def _fixed(value: float, decimals: int) -> str:
+    return f"{value:,.{max(decimals, 0)}f}"
+
+
+def _scientific(value: float, decimals: int) -> str:
+    mantissa, exponent = f"{value:.{decimals}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"

@@ -1,0 +1,233 @@
+"""What the fits say: isoFLOP curves, the compute frontier, the best split of a budget, what a law leaves unexplained."""
+
+import math
+
+import numpy as np
+
+from gptjax.study import numbers
+from gptjax.study.pictures import style
+from gptjax.study.pictures.style import Picture
+
+PARAMS = "parameters N"
+TOKENS = "training tokens D"
+FLOPS = "training compute C (FLOPs)"
+LOSS = "held-out loss (nats per token)"
+_CURVE = 80  # points of a drawn line
+
+
+def isoflop(results: dict) -> Picture | None:
+    """Points and parabola of each budget, its vertex where it is one; crosses, numbered, where it was refused."""
+    fit = results.get("isoflop") or {}
+    optima = [vertex for vertex in fit.get("optima") or [] if vertex.get("coefficients")]
+    if not optima:
+        return None
+    figure, [[axes]] = style.figure(height=3.6)
+    groups = _by_budget(results["points"], [vertex["flops"] for vertex in fit["optima"]])
+    colours = style.ordered(len(fit["optima"]))
+    losses = [point["loss"] for group in groups for point in group]
+    refused = []
+    for vertex, group, colour in zip(fit["optima"], groups, colours):
+        axes.plot(*_columns(group, "params", "loss"), "o", color=colour, markersize=3.6, alpha=0.8, markeredgewidth=0)
+        if vertex.get("coefficients"):
+            _parabola(axes, vertex, colour)
+            refused += [vertex] if vertex["refused"] else []
+    _vertices(axes, [vertex for vertex in optima if not vertex["refused"]])
+    sizes = [point["params"] for group in groups for point in group]
+    style.log_axis(axes, "x", sizes)
+    pad = 0.06 * (max(losses) - min(losses))
+    axes.set_ylim(min(losses) - pad, max(losses) + pad)
+    for number, vertex in enumerate(refused, 1):
+        _cross(axes, vertex, number, colours[fit["optima"].index(vertex)])
+    axes.set(xlabel=_with_convention(PARAMS, results, "params"), ylabel=LOSS)
+    style.legend(figure, _budget_keys(fit["optima"], colours), "C (FLOPs)")
+    return Picture("isoflop", _isoflop_caption(refused, optima), figure)
+
+
+def _parabola(axes, vertex: dict, colour: str) -> None:
+    log_N = np.linspace(*np.log(vertex["window"]), _CURVE)
+    line = "--" if vertex["refused"] else "-"
+    axes.plot(np.exp(log_N), np.polynomial.Polynomial(vertex["coefficients"])(log_N), line, color=colour, linewidth=1.3)
+
+
+def _vertices(axes, accepted: list[dict]) -> None:
+    params, losses = [vertex["params"] for vertex in accepted], [vertex["loss"] for vertex in accepted]
+    axes.plot(params, losses, ":", color=style.INK, linewidth=1, zorder=3)
+    marker = dict(markersize=6.5, markerfacecolor=style.VERMILION, markeredgecolor="white", markeredgewidth=0.8)
+    axes.plot(params, losses, "D", **marker, zorder=4, gid="vertices")
+
+
+def _cross(axes, vertex: dict, number: int, colour: str) -> None:
+    """At the vertex if it lies within the picture, else at the end of its parabola on that side."""
+    log_window = np.log(vertex["window"])
+    log_N = np.clip(math.log(vertex["params"] or vertex["window"][0]), *log_window)
+    at = math.exp(log_N), float(np.polynomial.Polynomial(vertex["coefficients"])(log_N))
+    axes.plot(*at, "x", color=colour, markersize=8, markeredgewidth=2, zorder=4, clip_on=False, gid="refused")
+    axes.annotate(str(number), at, xytext=(6, 4), textcoords="offset points", fontsize=8, color=style.INK)
+
+
+def _budget_keys(optima: list[dict], colours: list[str]) -> list:
+    from matplotlib.lines import Line2D
+
+    keys = [
+        Line2D([], [], color=colour, marker="o", markersize=4, linestyle="--" if vertex["refused"] else "-",
+               label=style.power(vertex["flops"]))
+        for vertex, colour in zip(optima, colours)
+    ]  # fmt: skip
+    if any(not vertex["refused"] for vertex in optima):
+        keys.append(Line2D([], [], linestyle=":", color=style.INK, marker="D", markersize=6,
+                           markerfacecolor=style.VERMILION, markeredgecolor="white", label="optimum"))  # fmt: skip
+    if any(vertex["refused"] for vertex in optima):
+        keys.append(Line2D([], [], linestyle="", color=style.SOFT, marker="x", markersize=7, markeredgewidth=2,
+                           label="refused"))  # fmt: skip
+    return keys
+
+
+def _isoflop_caption(refused: list[dict], optima: list[dict]) -> str:
+    caption = (
+        "IsoFLOP curves (approach 2): held-out loss against size at each compute budget, the parabola in ln N through"
+        " them, and its vertex."
+    )
+    if refused:
+        reasons = "; ".join(
+            f"{number}: C = {numbers.flops(vertex['flops'])}, {vertex['refused']}"
+            for number, vertex in enumerate(refused, 1)
+        )
+        caption += f" Dashed, with a cross: refused, not used ({reasons})."
+    return caption
+
+
+def frontier(results: dict) -> Picture | None:
+    """Every run, and the loss that the parametric law gives the best split of each budget."""
+    fit = results.get("parametric") or {}
+    optima = [one for one in fit.get("optima") or [] if one.get("loss")]
+    if len(optima) < 2:
+        return None
+    figure, [[axes]] = style.figure(height=3.5)
+    handles = _cloud(axes, results["points"])
+    x = [one["flops"] for one in optima]
+    intervals = [[(one.get(key) or {}).get("loss") for one in optima] for key in ("interval80", "interval95")]
+    style.band(axes, x, *intervals, style.VERMILION)
+    handles.append(_law_line(axes, x, [one["loss"] for one in optima], fit))
+    style.log_axis(axes, "x", x + [point["flops"] for point in results["points"]], style.power)
+    style.loss_axis(axes, "y", [point["loss"] for point in results["points"]] + [one["loss"] for one in optima])
+    axes.set(xlabel=_with_convention(FLOPS, results, "flops"), ylabel=LOSS)
+    style.legend(figure, handles, "N")
+    caption = "Compute frontier: every run, and the loss of the best split of each budget under the parametric law"
+    return Picture("frontier", f"{caption}{_refusal(fit)}. Bands: 80% and 95%, over runs drawn again.", figure)
+
+
+def _law_line(axes, x, y, fit: dict):
+    line = "--" if fit.get("refused") else "-"
+    [drawn] = axes.plot(*style.smooth(x, y), line, color=style.VERMILION, zorder=3, gid="frontier", label="best split")
+    return drawn
+
+
+def _cloud(axes, points: list[dict]) -> list:
+    """Points by size; handles of at most eight sizes for the legend."""
+    sizes = sorted({point["params"] for point in points})
+    colours, handles = style.ordered(len(sizes)), []
+    for size, colour in zip(sizes, colours):
+        chosen = [point for point in points if point["params"] == size]
+        [drawn] = axes.plot(*_columns(chosen, "flops", "loss"), "o", color=colour, markersize=3.4, alpha=0.85,
+                            markeredgewidth=0, label=numbers.count(size))  # fmt: skip
+        handles.append(drawn)
+    return handles[:: -(-len(handles) // 8)]
+
+
+def split(results: dict) -> Picture | None:
+    """N* and D* against compute, of every method that gives them, with intervals."""
+    methods = [(name, results[name]) for name in _METHODS if (results.get(name) or {}).get("optima")]
+    if not methods:
+        return None
+    figure, [row] = style.figure(columns=2, height=3.1, width=6.4)
+    handles = []
+    for axes, key, label in zip(row, ("params", "tokens"), ("$N^*$", "$D^*$ (tokens)")):
+        drawn = [_optima(axes, key, name, fit) for name, fit in methods]
+        seen = [value for _, values in drawn for value in values]
+        flops = [one["flops"] for _, fit in methods for one in fit["optima"]]
+        style.log_axis(axes, "x", flops, style.power)
+        style.log_axis(axes, "y", seen)
+        axes.set(xlabel="C (FLOPs)", ylabel=_with_convention(label, results, key))
+        handles = [handle for handle, _ in drawn]
+    style.legend(figure, handles, below=True, columns=1)
+    caption = (
+        "The best split of a budget: parameters and tokens against compute. Bands and bars: 80% and 95% intervals."
+    )
+    return Picture("split", caption + "".join(_refusal(fit, name) for name, fit in methods), figure)
+
+
+_METHODS = {"parametric": ("parametric (approach 3)", style.VERMILION), "isoflop": ("isoFLOP (approach 2)", style.BLUE),
+            "envelope": ("envelope (approach 1)", style.GREEN), "kaplan": ("Kaplan, joint form", style.PURPLE)}  # fmt: skip
+
+
+def _optima(axes, key: str, name: str, fit: dict) -> tuple:
+    """The handle of a method's line or markers, and all it drew."""
+    label, colour = _METHODS[name]
+    optima = [one for one in fit["optima"] if one.get(key) and not one.get("refused")]
+    x, y = _columns(optima, "flops", key)
+    eighty, ninety_five = ([(one.get(k) or {}).get(key) for one in optima] for k in ("interval80", "interval95"))
+    label += f": $N^* \\propto C^{{{fit['a']:.3f}}}$, $D^* \\propto C^{{{fit['b']:.3f}}}$" if fit.get("a") else ""
+    label += " (refused)" if fit.get("refused") else ""
+    if name == "isoflop":
+        for at, low, wide in zip(x, eighty, ninety_five):
+            style.bars(axes, at, low, wide, colour, horizontal=False)
+        [handle] = axes.plot(x, y, "D", color=colour, markersize=4.5, label=label, gid=name, zorder=4)
+    else:
+        style.band(axes, x, eighty, ninety_five, colour)
+        [handle] = axes.plot(x, y, "--" if fit.get("refused") else "-", color=colour, label=label, gid=name)
+    ends = [bound for interval in ninety_five if interval and None not in interval for bound in interval]
+    return handle, y + ends
+
+
+def residuals(results: dict) -> Picture | None:
+    """What the parametric law leaves of each loss, against N, D and the loss it predicts."""
+    law = _law(results.get("parametric") or {})
+    if law is None:
+        return None
+    points = results["points"]
+    N, D, L = (np.array([point[key] for point in points], float) for key in ("params", "tokens", "loss"))
+    left = 100 * (np.log(L) - np.log(law.loss(N, D)))
+    figure, [row] = style.figure(columns=3, height=2.5, width=6.6, sharey=True)
+    noise = ((results.get("seed_noise") or {}).get("relative") or 0) * 100
+    for axes, x, label in zip(row, (N, D, law.loss(N, D)), ("N", "D (tokens)", "predicted loss")):
+        axes.axhspan(-2 * noise, 2 * noise, color=style.FAINT, alpha=0.35, linewidth=0)
+        axes.axhline(0, color=style.INK, linewidth=0.7)
+        axes.plot(x, left, "o", color=style.BLUE, markersize=3.2, alpha=0.7, markeredgewidth=0, gid="residuals")
+        axes.set_xlabel(label)
+        if label != "predicted loss":
+            style.log_axis(axes, "x", x, most=4)
+    row[0].set_ylabel("ln L − ln L̂ (%)")
+    caption = "What the parametric law leaves unexplained, of the points it was fitted to"
+    grey = " Grey: two standard deviations between seeds." if noise else ""
+    return Picture("residuals", f"{caption}{_refusal(results['parametric'])}.{grey}", figure)
+
+
+def _law(fit: dict):
+    from gptjax.study.fits.laws import ParametricLaw
+
+    names = ("E", "A", "B", "alpha", "beta")
+    return None if any(fit.get(name) is None for name in names) else ParametricLaw(*(fit[name] for name in names))
+
+
+def _refusal(fit: dict, name: str = "") -> str:
+    if not fit.get("refused"):
+        return ""
+    return f" ({name}{', ' if name else ''}dashed: refused, see there)" if not name else f" {name}: refused, see there."
+
+
+def _with_convention(label: str, results: dict, key: str) -> str:
+    convention = (results.get("conventions") or {}).get(key)
+    return f"{label} ({convention.replace('_', '-')})" if convention and key != "flops" else label
+
+
+def _by_budget(points: list[dict], flops: list[float]) -> list[list[dict]]:
+    """Points of each budget: those whose compute is nearest to it."""
+    groups = [[] for _ in flops]
+    for point in points:
+        nearest = min(range(len(flops)), key=lambda i: abs(math.log(point["flops"] / flops[i])))
+        groups[nearest].append(point)
+    return groups
+
+
+def _columns(rows: list[dict], *names: str) -> list[list]:
+    return [[row[name] for row in rows] for name in names]

@@ -1,0 +1,91 @@
+"""How far the laws are to be believed: extrapolation, sensitivity, noise between seeds."""
+
+from gptjax.study import numbers
+from gptjax.study.report.blocks import Block, Figure, Paragraph, Section, Table
+from gptjax.study.report.headline import METHODS
+
+_CONSTANTS = ("E", "A", "B", "alpha", "beta", "a", "b")
+
+
+def sections(results: dict, drawn: dict[str, str]) -> list[Section]:
+    parts = [_holdout(results, drawn), _sensitivity(results, drawn), _seed_noise(results)]
+    return [part for part in parts if part.blocks]
+
+
+def _holdout(results: dict, drawn: dict[str, str]) -> Section:
+    blocks: list[Block] = []
+    for method in METHODS:
+        held = (results.get(method) or {}).get("holdout") or {}
+        error = (results.get(method) or {}).get("holdout_error")
+        if error is None and not held.get("points"):
+            continue
+        where = (
+            f" Fitted below C = {numbers.flops(held['above_flops'])}, predicted from there on."
+            if held.get("above_flops")
+            else ""
+        )
+        blocks.append(Paragraph(f"{METHODS[method]}: held-out error {numbers.percent(error)} of the loss.{where}"))
+        blocks += [_held(held["points"])] if held.get("points") else []
+    if "holdout" in drawn:
+        blocks.append(Figure("holdout", drawn["holdout"]))
+    return Section("Extrapolation", blocks)
+
+
+def _held(points: list[dict]) -> Table:
+    header = ["run", "N", "D", "C (FLOPs)", "predicted", "80%", "95%", "measured", "error"]
+    rows = [
+        [
+            one["run"],
+            numbers.count(one.get("params")),
+            numbers.count(one.get("tokens")),
+            numbers.flops(one.get("flops")),
+            numbers.loss(one.get("predicted")),
+            numbers.bounds(one.get("interval80"), wide=one.get("interval95")),
+            numbers.bounds(one.get("interval95")),
+            numbers.loss(one["loss"]),
+            f"{100 * (one['loss'] / one['predicted'] - 1):+.2f}%" if one.get("predicted") else numbers.NONE,
+        ]
+        for one in points
+    ]
+    return Table(header, rows, "Points kept from the fit").without_empty(numbers.NONE)
+
+
+def _sensitivity(results: dict, drawn: dict[str, str]) -> Section:
+    blocks: list[Block] = []
+    for method in METHODS:
+        fit = results.get(method) or {}
+        if fit.get("sensitivity"):
+            blocks.append(_changes(fit, METHODS[method]))
+    if "sensitivity" in drawn:
+        blocks.append(Figure("sensitivity", drawn["sensitivity"]))
+    return Section("Sensitivity", blocks)
+
+
+def _changes(fit: dict, method: str) -> Table:
+    header = ["change", "points", *_CONSTANTS, "refused"]
+    rows = [_change({"change": "none: as fitted", **fit}), *(_change(one) for one in fit["sensitivity"])]
+    return Table(header, rows, method, words=("refused",)).without_empty(numbers.NONE)
+
+
+def _change(one: dict) -> list[str]:
+    refused = one.get("refused") or []
+    return [
+        one["change"],
+        numbers.NONE if one.get("points_used") is None else str(one["points_used"]),
+        *(numbers.plain(one.get(name)) for name in _CONSTANTS),
+        (refused if isinstance(refused, str) else "; ".join(refused)) or numbers.NONE,
+    ]
+
+
+def _seed_noise(results: dict) -> Section:
+    noise = results.get("seed_noise") or {}
+    if noise.get("standard_deviation") is None:
+        return Section("Noise between seeds", [])
+    words = f"Standard deviation of the loss between seeds: {noise['standard_deviation']:.2g} nats per token"
+    words += f", {100 * noise['relative']:.2g}% of it" if noise.get("relative") is not None else ""
+    words += (
+        f"; {noise['runs']} runs in {noise['groups']} groups that differ in their seed alone"
+        if noise.get("groups")
+        else ""
+    )
+    return Section("Noise between seeds", [Paragraph(f"{words}.")])

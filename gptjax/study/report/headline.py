@@ -1,0 +1,115 @@
+"""What a reader is to take away, first: the verdict, the exponents that stand, larger runs told and reached; conventions."""
+
+from gptjax.study import numbers
+from gptjax.study.report.blocks import Block, Bullets, Figure, Notice, Paragraph, Section, Table
+
+METHODS = {
+    "parametric": "Parametric law (approach 3)",
+    "isoflop": "IsoFLOP (approach 2)",
+    "envelope": "Envelope of training curves (approach 1)",
+    "kaplan": "Kaplan's power laws",
+}
+PARAMS = {
+    "total": "all parameters, embeddings included",
+    "non_embedding": "parameters without token and position embeddings",
+    "matmul": "weights of matrix products, the head included",
+}
+FLOPS = {"6n": "C = 6 N D", "6nd": "C = 6 N D", "exact": "every FLOP of the model counted, forward and backward"}
+
+
+def verdict(results: dict, drawn: dict[str, str]) -> Section:
+    blocks = [*_said(results.get("verdict")), *_standing(results), *_fallen(results)]
+    return Section("Verdict", blocks + _told(results, drawn))
+
+
+def _said(verdict) -> list[Block]:
+    if not verdict:
+        return []
+    blocks = [Notice(verdict["text"], good=bool(verdict["headline"]))]
+    return blocks + ([Bullets(verdict["reasons"])] if verdict.get("reasons") else [])
+
+
+def _standing(results: dict) -> list[Block]:
+    """The exponents of the methods that are not refused: those alone may be quoted."""
+    rows = []
+    for method in METHODS:
+        fit = results.get(method) or {}
+        if fit and not fit.get("refused") and fit.get("a") is not None:
+            rows.append([METHODS[method], *(_exponent(fit, name) for name in ("a", "b")), _floor(fit)])
+    if not rows:
+        return [Notice("No law stands: there is no number here to quote.", good=False)]
+    header = ["method", "a, of N* ~ C^a", "b, of D* ~ C^b", "E (nats per token)"]
+    table = Table(header, rows, "What stands, with 95% intervals").without_empty(numbers.NONE)
+    return [table]
+
+
+def _exponent(fit: dict, name: str) -> str:
+    return numbers.beside(fit.get(name), (fit.get("interval95") or {}).get(name))
+
+
+def _floor(fit: dict) -> str:
+    return _exponent(fit, "E") if fit.get("E") is not None else numbers.NONE
+
+
+def _fallen(results: dict) -> list[Block]:
+    items = [
+        f"{METHODS[method]}: {'; '.join(results[method]['refused'])}"
+        for method in METHODS
+        if (results.get(method) or {}).get("refused")
+    ]
+    return [Paragraph("Refused, and so not quoted above:"), Bullets(items)] if items else []
+
+
+def _told(results: dict, drawn: dict[str, str]) -> list[Block]:
+    told = results.get("prediction") or []
+    if not told:
+        return []
+    header = ["larger run", "N", "D", "C (FLOPs)", "predicted loss", "80%", "95%", "measured", "difference", "within"]
+    table = Table(
+        header, [_told_row(one) for one in told], words=("within",), caption="Runs predicted before they were started"
+    )
+    figure = [Figure("prediction", drawn["prediction"])] if "prediction" in drawn else []
+    return [table.without_empty(numbers.NONE), *figure]
+
+
+def _told_row(one: dict) -> list[str]:
+    low, wide, came = one.get("interval80"), one.get("interval95"), one.get("outcome")
+    return [
+        one["run"],
+        numbers.count(one.get("params")),
+        numbers.count(one.get("tokens")),
+        numbers.flops(one.get("flops")),
+        numbers.loss(one.get("loss")),
+        numbers.bounds(low, wide=wide),
+        numbers.bounds(wide),
+        numbers.loss(came),
+        numbers.NONE if came is None or one.get("loss") is None else f"{came - one['loss']:+.4f}",
+        _within(came, low, wide),
+    ]
+
+
+def _within(came, eighty, ninety_five) -> str:
+    if came is None or not ninety_five or None in ninety_five:
+        return numbers.NONE
+    if eighty and eighty[0] <= came <= eighty[1]:
+        return "80%"
+    return "95%" if ninety_five[0] <= came <= ninety_five[1] else "neither"
+
+
+def conventions(results: dict) -> Section:
+    given = results.get("conventions") or {}
+    items = [
+        f"N, parameters: {_named(given.get('params'), PARAMS)}.",
+        f"C, training compute: {_named(given.get('flops'), FLOPS)}.",
+        "D: tokens a run was trained on. Loss: held out, natural logarithm, per token.",
+        "Intervals: percentiles over runs drawn again with replacement, all points of a run together.",
+        *(f"{name}: {value}." for name, value in given.items() if name not in ("params", "flops")),
+        *(results.get("notes") or []),
+    ]
+    return Section("Conventions", [Bullets(items)])
+
+
+def _named(name, table: dict) -> str:
+    if name is None:
+        return "convention not said"
+    return f"{name.replace('_', '-')}: {table[name]}" if name in table else name

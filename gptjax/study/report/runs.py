@@ -1,0 +1,147 @@
+"""The runs themselves: what each was and came to, which were left out and why; learning rates, batches, texts; how it was made."""
+
+import os
+import pathlib
+
+from gptjax.study import numbers
+from gptjax.study.report.blocks import Block, Code, Figure, Link, Paragraph, Section, Table
+
+_COLUMNS = {
+    "params_total": ("N total", numbers.whole),
+    "params_non_embedding": ("N non-embedding", numbers.whole),
+    "params_matmul": ("N matmul", numbers.whole),
+    "tokens": ("D", numbers.whole),
+    "steps": ("steps", numbers.whole),
+    "batch_size": ("batch (tokens)", numbers.whole),
+    "learning_rate": ("learning rate", numbers.setting),
+    "flops": ("C (FLOPs)", numbers.flops),
+    "flops_exact": ("C exact", numbers.flops),
+    "flops_6n": ("C 6ND", numbers.flops),
+    "loss": ("loss", numbers.loss),
+    "standard_error": ("standard error", lambda value: numbers.plain(value, 2)),
+    "seed": ("seed", numbers.plain),
+    "architecture": ("architecture", str),
+    "stage": ("stage", str),
+    "status": ("status", str),
+}
+
+
+def sections(results: dict, drawn: dict[str, str], directory: pathlib.Path) -> list[Section]:
+    parts = [
+        _learning_rates(results, drawn),
+        _critical_batch(results),
+        _loss_to_loss(results, drawn),
+        Section("Architectures", [Figure("architectures", drawn["architectures"])] if "architectures" in drawn else []),
+        _loss_curves(results, drawn),
+        _runs(results, directory),
+        _left_out(results),
+        _made(results),
+    ]
+    return [part for part in parts if part.blocks]
+
+
+def _learning_rates(results: dict, drawn: dict[str, str]) -> Section:
+    sizes = (results.get("learning_rate") or {}).get("sizes") or []
+    if not sizes:
+        return Section("Learning rates", [])
+    header = ["N", "best learning rate", "loss there", "sensitivity", "rates tried", "diverged"]
+    table = Table(header, [_size(one) for one in sizes], "Tuned per size").without_empty(numbers.NONE)
+    figure = [Figure("learning_rate", drawn["learning_rate"])] if "learning_rate" in drawn else []
+    return Section("Learning rates", [table, *figure])
+
+
+def _size(one: dict) -> list[str]:
+    points = one.get("points") or []
+    ended = [point["loss"] for point in points if point.get("loss") is not None and not point.get("diverged")]
+    return [
+        numbers.count(one["params"]),
+        numbers.setting(one.get("best")),
+        numbers.loss(min(ended, default=None)),
+        numbers.NONE if one.get("sensitivity") is None else f"{one['sensitivity']:.3f}",
+        str(len(points)),
+        str(len(points) - len(ended)),
+    ]
+
+
+def _critical_batch(results: dict) -> Section:
+    given = results.get("critical_batch") or []
+    rows = [
+        [
+            one["run"],
+            numbers.count(one.get("params")),
+            numbers.loss(one.get("loss")),
+            numbers.count(one.get("batch_size")),
+            numbers.count_beside(one.get("noise_scale"), one.get("interval95")),
+        ]
+        for one in (given.get("points") or [] if isinstance(given, dict) else given)
+    ]
+    header = ["run", "N", "loss", "batch (tokens)", "gradient noise scale (tokens)"]
+    words = "Gradient noise scale tr S / |G|^2 (McCandlish et al. 2018): a batch well below it wastes no tokens."
+    blocks = [Paragraph(words), Table(header, rows).without_empty(numbers.NONE)] if rows else []
+    return Section("Critical batch", blocks)
+
+
+def _loss_to_loss(results: dict, drawn: dict[str, str]) -> Section:
+    return Section("Loss to loss", [Figure("loss_to_loss", drawn["loss_to_loss"])] if "loss_to_loss" in drawn else [])
+
+
+def _loss_curves(results: dict, drawn: dict[str, str]) -> Section:
+    """Where the envelope, whose picture it is, was not fitted."""
+    alone = "curves" in drawn and not results.get("envelope")
+    return Section("Loss curves", [Figure("curves", drawn["curves"])] if alone else [])
+
+
+def _runs(results: dict, directory: pathlib.Path) -> Section:
+    points = results.get("points") or []
+    columns = {key: shown for key, shown in _COLUMNS.items() if any(point.get(key) is not None for point in points)}
+    if not any(key.startswith("params_") for key in columns):
+        columns = {"params": ("N", numbers.whole), **columns}
+    rows = [
+        [_link(point, results, directory), *(_cell(point.get(key), shown) for key, (_, shown) in columns.items())]
+        for point in points
+    ]
+    table = Table(["run", *(name for name, _ in columns.values())], rows, words=("architecture", "stage", "status"))
+    return Section(f"Runs ({len(points)})", [table] if points else [])
+
+
+def _cell(value, shown) -> str:
+    return numbers.NONE if value is None else shown(value)
+
+
+def _link(point: dict, results: dict, directory: pathlib.Path):
+    """The run's name, leading to its directory where the report lies in the folder of the study, and can travel with it."""
+    name, key, out = point["run"], point.get("key"), results.get("directory")
+    if not key or not out or "://" in str(out):
+        return name
+    out = pathlib.Path(out).resolve()
+    if not directory.resolve().is_relative_to(out):
+        return f"{name} ({key})"
+    return Link(name, pathlib.PurePath(os.path.relpath(out / "runs" / key, directory.resolve())).as_posix())
+
+
+def _left_out(results: dict) -> Section:
+    excluded = results.get("points_excluded") or []
+    rows = [
+        [
+            one["run"],
+            one["reason"],
+            numbers.count(one.get("params")),
+            numbers.count(one.get("tokens")),
+            numbers.loss(one.get("loss")),
+        ]
+        for one in excluded
+    ]
+    table = Table(["run", "reason", "N", "D", "loss"], rows, words=("reason",)).without_empty(numbers.NONE)
+    return Section(f"Left out ({len(excluded)})", [table] if rows else [])
+
+
+def _made(results: dict) -> Section:
+    blocks: list[Block] = []
+    if results.get("command"):
+        blocks.append(Code(results["command"]))
+    rows = [[name, str(results[key])] for key, name in _MADE.items() if results.get(key)]
+    rows += [[name, str(version)] for name, version in (results.get("versions") or {}).items()]
+    return Section("How this was made", blocks + ([Table(["", "is"], rows, words=("is",))] if rows else []))
+
+
+_MADE = {"study": "study", "directory": "folder", "date": "date", "code": "code", "data": "data"}

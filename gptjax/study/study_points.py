@@ -1,0 +1,117 @@
+"""Points of the folder of a study: the held-out loss of every finished run of its grid, under every convention."""
+
+import math
+
+from gptjax import config_file, flops, metrics, rundir
+from gptjax.errors import UserError
+from gptjax.study import ledger, status
+from gptjax.study.layout import StudyDirectory, open_directory, read_json
+from gptjax.study.points import Gathered, Row, screened
+
+# Why a run that is not done is no point.
+REASONS = {
+    status.PLANNED: "unfinished: not started",
+    status.WAITING: "unfinished: waits {reason}",
+    status.RUNNING: "unfinished: running, at step {step} of {steps}",
+    status.PARTIAL: "unfinished: stopped at step {step} of {steps}",
+    status.FAILED: "failed: {reason}",
+    status.DIVERGED: "diverged: {reason}",
+}
+
+
+def read(path: str) -> Gathered:
+    """Raises UserError: no study was run there.
+
+    others: "tune" {family: [{size, params, learning_rate, loss, diverged, initial_loss}]}, "targets" [Row], "prediction",
+    "curves" {family: [{run, params, flops, tokens, loss}]}, "study" and "directory" by name.
+    """
+    directory = open_directory(path)
+    book = ledger.read(directory)
+    if book is None:
+        raise UserError(
+            f"{path} is not the folder of a study: it has no study.json; give the --out of gptjax study run."
+        )
+    known = status.read(directory, book)
+    points, excluded = _points([run for run in known if run.entry.stage == "grid"], directory)
+    kept, out_of_range = screened([row for row, _ in points], max((most for _, most in points), default=math.inf))
+    targets, _ = _points([run for run in known if run.entry.stage == "target"], directory)
+    others = {
+        "tune": [_tuned(run, directory) for run in known if run.entry.stage == "tune" and run.loss is not None],
+        "targets": [row for row, _ in targets],
+        "prediction": read_json(directory.prediction),
+        "study": directory.path.name,
+        "directory": str(directory.path),
+    }
+    return Gathered(kept, excluded + out_of_range, [], others)
+
+
+def _points(known: list[status.RunStatus], directory: StudyDirectory) -> tuple[list[tuple[Row, float]], list[dict]]:
+    """((row, the loss of guessing) of each run that is done, the others with the reason); a run that is declared twice once."""
+    rows, excluded, seen = [], [], {}
+    for run in known:
+        if run.state != status.DONE:
+            excluded.append(_excluded(run))
+        elif run.entry.key in seen:
+            excluded.append(_named(run, f"duplicate: the same run as {seen[run.entry.key]}"))
+        else:
+            seen[run.entry.key] = run.entry.name
+            rows.append(_row(run, directory))
+    return rows, excluded
+
+
+def _excluded(run: status.RunStatus) -> dict:
+    facts = {"reason": run.reason or "no reason was left", "step": run.step, "steps": run.entry.steps}
+    return _named(run, REASONS[run.state].format(**facts))
+
+
+def _named(run: status.RunStatus, reason: str) -> dict:
+    entry = run.entry
+    facts = {"run": entry.name, "reason": reason, "family": entry.factors["family"], "key": entry.key}
+    return facts | {"params": (entry.params or {}).get("total"), "tokens": entry.tokens, "loss": None}
+
+
+def _row(run: status.RunStatus, directory: StudyDirectory) -> tuple[Row, float]:
+    entry = run.entry
+    here = rundir.open_run(str(directory.run(entry.key)))
+    config = here.config()
+    per_token = flops.flops_per_token(config.model)
+    last = metrics.read_metrics(here.metrics, "eval")[-1]
+    facts = {
+        "key": entry.key,
+        "size": entry.factors["size"],
+        "budget": entry.factors.get("budget"),
+        "architecture": config.model.architecture,
+        "stage": entry.stage,
+        "status": run.state,
+        "steps": entry.steps,
+        "batch_size": config.tokens_per_step,
+        "learning_rate": config.optim.peak_lr,
+        "standard_error": last.get("standard_error"),
+    }
+    facts |= {name: value for name, value in last.items() if name.startswith("loss/")}
+    row = Row(
+        run=entry.name,
+        params={name: float(count) for name, count in flops.parameter_counts(config.model).items()},
+        tokens=float(entry.tokens),
+        flops={name: count * entry.tokens for name, count in per_token.items()},
+        loss=run.loss,
+        seed=entry.factors["seed"],
+        family=entry.factors["family"],
+        facts=facts,
+    )
+    return row, math.log(config.model.vocab_size)
+
+
+def _tuned(run: status.RunStatus, directory: StudyDirectory) -> dict:
+    """A run at one learning rate: a point of its size's curve."""
+    factors = run.entry.factors
+    config = config_file.load_config(str(directory.config(run.entry.key)))
+    return {
+        "family": factors["family"],
+        "size": factors["size"],
+        "params": float(flops.parameters(config.model).total),
+        "learning_rate": factors["learning_rate"],
+        "loss": run.loss if math.isfinite(run.loss) else None,
+        "diverged": not math.isfinite(run.loss),
+        "initial_loss": math.log(config.model.vocab_size),
+    }

@@ -1,0 +1,167 @@
+"""The two twins of a report say the same, need nothing else, and leave out what there is nothing to say of."""
+
+import collections
+import html.parser
+import json
+import re
+import sys
+
+import pytest
+import study_results
+
+from gptjax.errors import UserError
+from gptjax.study import report
+
+NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+PICTURE = re.compile(r"!\[(?:\\.|[^\]])*\]\((.*?)\)")
+VOID = {"meta", "img", "br"}
+
+
+class Page(html.parser.HTMLParser):
+    """Visible text, attributes, and whether every tag is closed by its own."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.words, self.attributes, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.attributes += [(tag, *pair) for pair in attributes]
+        self.open += [tag] if tag not in VOID else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "title", "nav"} & set(self.open):
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def results():
+    return study_results.results()
+
+
+@pytest.fixture(scope="module")
+def folder(results, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    report.write(results, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return Page((folder / "report.html").read_text())
+
+
+def markdown_words(folder) -> str:
+    text = (folder / "report.md").read_text()
+    return re.sub(r"\\(.)", r"\1", PICTURE.sub("", text))
+
+
+def section_titles(results, drawn=None, folder=None):
+    return [section.title for section in report.contents(results, drawn or {}, folder)]
+
+
+def test_every_number_of_the_one_twin_is_in_the_other(folder, page):
+    of_page = collections.Counter(NUMBER.findall(" ".join(page.words)))
+    of_markdown = collections.Counter(NUMBER.findall(markdown_words(folder)))
+    assert of_page == of_markdown and len(of_page) > 400
+
+
+def test_the_page_needs_nothing_outside_it(folder, page):
+    text = (folder / "report.html").read_text()
+    assert not re.search(r"https?:|<script|<link|@import|url\(|//[a-z]", re.sub(r"base64,[\w+/=]+", "", text))
+    assert all(value.startswith("data:image/svg+xml;base64,") for _, name, value in page.attributes if name == "src")
+    assert all(value.startswith("#") for _, name, value in page.attributes if name == "href")
+    assert page.open == []
+
+
+def test_every_picture_is_in_the_page_and_a_small_file_beside_the_markdown(folder, page):
+    named = PICTURE.findall((folder / "report.md").read_text())
+    assert len(named) == len(set(named)) == sum(name == "src" for _, name, _ in page.attributes) >= 9
+    assert {f"pictures/{path.name}" for path in (folder / "pictures").glob("*.png")} == set(named)
+    for path in (folder / "pictures").glob("*.png"):
+        assert path.stat().st_size < 60_000 and path.with_suffix(".svg").read_bytes().startswith(b"<?xml")
+
+
+def test_names_and_reasons_with_marks_of_html_or_markdown_are_shown_as_they_are(folder, page, results):
+    words, said = " ".join(page.words), markdown_words(folder)
+    for text in ("a <b>ladder</b> & more", "diverged at step 100 <nan>", "change <3>", "C = 6 N D <filled>"):
+        assert text in words and text in said
+    assert "b" not in {tag for tag, *_ in page.attributes}
+    assert "<b>" not in re.sub(r"\\<", "", (folder / "report.md").read_text())
+
+
+def test_a_cell_with_a_bar_or_a_line_break_stays_one_cell(results):
+    from gptjax.study.report import markdown
+    from gptjax.study.report.blocks import Section, Table
+
+    rows = markdown.text("t", [Section("s", [Table(["a", "b"], [["x | y\nz", "1"]])])], {}).splitlines()
+    assert rows[-1] == r"| x \| y z | 1 |"
+
+
+def test_the_json_is_the_results(folder, results):
+    assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
+
+
+def test_the_verdict_is_first_and_its_numbers_stand_beside_their_intervals(results):
+    first = report.contents(results, {}, None)[0]
+    [table] = [block for block in first.blocks if getattr(block, "caption", "").startswith("What stands")]
+    assert first.title == "Verdict"
+    assert table.rows[0][1:] == ["0.513 [0.492, 0.533]", "0.487 [0.468, 0.507]", "1.82 [1.74, 1.89]"]
+
+
+def test_a_refused_law_has_no_headline_and_says_why(results):
+    reason = "E = 1.82 is not below the smallest loss"
+    refused = {**results, "parametric": study_results.parametric(results["points"], refused=[reason])}
+    alone = {**refused, "isoflop": None, "prediction": []}
+    for given, stands in ((refused, ["IsoFLOP (approach 2)"]), (alone, [])):
+        first = report.contents(given, {}, None)[0]
+        rows = [row for block in first.blocks for row in getattr(block, "rows", []) if "approach" in str(row[0])]
+        assert [row[0] for row in rows] == stands
+        assert any(reason in item for block in first.blocks for item in getattr(block, "items", []))
+    assert any("No law stands" in getattr(block, "text", "") for block in first.blocks)
+
+
+SECTIONS = {
+    "parametric": {"Parametric law (approach 3)", "Extrapolation", "Sensitivity"},
+    "isoflop": {"IsoFLOP (approach 2)"},
+    "seed_noise": {"Noise between seeds"},
+    "learning_rate": {"Learning rates"},
+    "points_excluded": {"Left out (1)"},
+}
+
+
+@pytest.mark.parametrize("missing", SECTIONS)
+def test_what_there_is_no_data_for_is_left_out(missing, results):
+    whole = set(section_titles(results, folder=None))
+    for nothing in ({}, None):
+        assert whole - set(section_titles({**results, missing: nothing})) == SECTIONS[missing]
+
+
+def test_points_alone_make_a_report_without_pictures_and_remove_those_of_the_last(results, tmp_path):
+    points = [{key: point[key] for key in ("run", "params", "tokens", "flops", "loss")} for point in results["points"]]
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "isoflop.png").write_bytes(b"of the last report")
+    (tmp_path / "pictures" / "mine.png").write_bytes(b"not ours")
+    written = report.write({"points": points, "conventions": {"params": "total"}}, tmp_path)
+    assert [path.name for path in written] == ["report.html", "report.md", "results.json"]
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["mine.png"]
+    assert "## Runs (40)" in written[1].read_text() and "Infinity" not in written[2].read_text()
+
+
+def test_runs_are_links_where_the_report_lies_in_the_study_s_folder_and_named_by_key_elsewhere(results, tmp_path):
+    given = {"points": results["points"][:1], "directory": str(tmp_path / "study")}
+    for place, expected in (("study/report", "../runs/000000000000"), ("docs", None)):
+        [runs] = [one for one in report.contents(given, {}, tmp_path / place) if one.title == "Runs (1)"]
+        cell = runs.blocks[0].rows[0][0]
+        assert getattr(cell, "target", None) == expected
+        assert expected or "(000000000000)" in cell
+
+
+def test_without_matplotlib_one_line_says_what_to_install(results, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"pip install 'gptjax\[study\]'"):
+        report.write(results, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
