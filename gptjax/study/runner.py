@@ -311,7 +311,9 @@ class Runner:
             job.stop()
         try:
             while self._jobs:
-                self._collect()
+                if self._collect():
+                    self._look()
+                    self._show()
                 time.sleep(0.05)
         except KeyboardInterrupt:
             for job in self._jobs:
