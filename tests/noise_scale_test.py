@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from gptjax import meshes, model, noise_scale, rundir, step
+from gptjax import architectures, meshes, noise_scale, rundir, step
 from gptjax.config import Config, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 
@@ -122,7 +122,7 @@ def batch_of() -> dict:
 
 def gradient_of(config):
     """Compiled: (state, batch) -> gradient and numbers of a step."""
-    functions = {"graph": model.abstract(config.model)[0], "config": config, "param_spec": None}
+    functions = {"graph": architectures.abstract(config.model)[0], "config": config, "param_spec": None}
     return jax.jit(functools.partial(step.mean_gradient, **functions))
 
 

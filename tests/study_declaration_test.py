@@ -28,6 +28,20 @@ def runs(declared, results=None):
     return declaration.runs(declared, None, results)
 
 
+def test_lstms_stand_beside_transformers_whatever_the_base_says_of_heads():
+    based = base()
+    based.model.update(n_heads=4, position="rope", norm="rmsnorm")
+    sizes = study.by_depth([2], aspect=16, head_dim=8) | study.lstm_by_params([1e4, 4e4], tied_head=False)
+    planned = runs(ladder(base=based, sizes=sizes, budgets=(1e11,)))
+    assert [run.factors["family"] for run in planned] == ["gpt", "lstm", "lstm"]
+    assert [run.name for run in planned[1:]] == ["lstm-w24-C1e+11-seed0", "lstm-w48-C1e+11-seed0"]
+    for run, wanted in zip(planned[1:], (1e4, 4e4)):
+        assert flops.parameters(run.config.model).non_embedding == pytest.approx(wanted, rel=0.1)
+        assert not run.config.model.tied_head and run.config.model.context_length == 32
+    with pytest.raises(UserError, match="only 1 widths for 2 counts"):
+        study.lstm_by_params([1e4, 1.01e4])
+
+
 def test_a_study_is_the_product_of_its_sizes_budgets_seeds_and_grid():
     planned = runs(ladder(seeds=(0, 1), grid={"optim.weight_decay": (0.0, 0.1)}))
     assert len(planned) == 3 * 2 * 2 * 2 == len({run.name for run in planned})

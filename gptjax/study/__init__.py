@@ -8,6 +8,17 @@ points.py       finished runs as numbers                    fits/       laws thr
 
 from gptjax.study import recipes
 from gptjax.study.declaration import Branch, PlannedRun, Study, Target
-from gptjax.study.recipes import by_depth, by_params, by_width, tuned
+from gptjax.study.recipes import by_depth, by_params, by_width, lstm_by_params, tuned
 
-__all__ = ["Branch", "PlannedRun", "Study", "Target", "by_depth", "by_params", "by_width", "recipes", "tuned"]
+__all__ = [
+    "Branch",
+    "PlannedRun",
+    "Study",
+    "Target",
+    "by_depth",
+    "by_params",
+    "by_width",
+    "lstm_by_params",
+    "recipes",
+    "tuned",
+]

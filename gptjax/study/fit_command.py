@@ -60,7 +60,7 @@ def _request(args):
     from gptjax.study import fit, methods
 
     chosen = METHODS if args.method == "all" else (args.method,)
-    options = methods.Options(chosen, budgets, args.bootstrap, args.delta, args.seed, args.holdout)
+    options = methods.Options(chosen, budgets, args.bootstrap, args.delta, seed=args.seed, holdout=args.holdout)
     return fit.Request(options, args.params, args.flops, args.family)
 
 

@@ -8,7 +8,8 @@ import dataclasses
 import math
 import typing
 
-from gptjax import flops
+from gptjax import flops, validate
+from gptjax.config import ModelConfig
 from gptjax.errors import UserError
 
 
@@ -71,6 +72,20 @@ def by_params(params, aspect: float = 64, head_dim: int = 64, **fields) -> dict[
         shapes[f"d{depth}w{width}"] = _shape(depth, width, head_dim, fields)
     if len(shapes) < len(params):
         raise UserError(f"by_params finds only {len(shapes)} shapes for {len(params)} counts; use a smaller head_dim.")
+    return shapes
+
+
+def lstm_by_params(params, n_layers: int = 2, **fields) -> dict[str, dict]:
+    """LSTMs of the width, a multiple of 8, nearest to counts of 8 n_layers d_model^2 (non-embedding parameters without
+    biases), in place of the base's transformer: what only that has is set to its default."""
+    shapes = {}
+    for wanted in params:
+        width = max(8, 8 * round(math.sqrt(wanted / (8 * n_layers)) / 8))
+        model = ModelConfig().with_architecture("lstm", n_layers=n_layers, d_model=width, **fields)
+        given = {"architecture", "n_layers", "d_model", *fields, *validate.FOREIGN["lstm"]}
+        shapes[f"lstm-w{width}"] = {f"model.{name}": getattr(model, name) for name in sorted(given)}
+    if len(shapes) < len(params):
+        raise UserError(f"lstm_by_params finds only {len(shapes)} widths for {len(params)} counts; leave some out.")
     return shapes
 
 

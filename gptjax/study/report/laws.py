@@ -33,18 +33,19 @@ _HOW = {
 
 def sections(results: dict, drawn: dict[str, str]) -> list[Section]:
     """`drawn`: captions of the pictures there are."""
-    found = [_method(method, results[method], drawn) for method in METHODS if results.get(method)]
+    by_all = results.get("points_excluded") or []
+    found = [_method(method, results[method], drawn, by_all) for method in METHODS if results.get(method)]
     if "split" in drawn:
         found.append(Section("The best split of a budget", [Figure("split", drawn["split"])]))
     return found
 
 
-def _method(method: str, fit: dict, drawn: dict[str, str]) -> Section:
+def _method(method: str, fit: dict, drawn: dict[str, str], by_all: list[dict]) -> Section:
     refused = fit.get("refused") or []
     blocks: list[Block] = [Notice(f"Refused: {reason}", good=False) for reason in refused]
     blocks += [Paragraph(_FORMS[method]), *_constants(method, fit), *_how(fit)]
     blocks += [Figure(name, drawn[name]) for name in _FIGURES.get(method, ()) if name in drawn]
-    blocks += [*_optima(fit), *_correlation(fit), *_left_out(fit)]
+    blocks += [*_optima(fit), *_correlation(fit), *_left_out(fit, by_all)]
     return Section(METHODS[method], blocks)
 
 
@@ -113,8 +114,8 @@ def _correlation(fit: dict) -> list[Block]:
     return [Table(["", *names], rows, "Correlation of the constants over replicates")]
 
 
-def _left_out(fit: dict) -> list[Block]:
-    excluded = fit.get("points_excluded") or []
+def _left_out(fit: dict, by_all: list[dict]) -> list[Block]:
+    excluded = [one for one in fit.get("points_excluded") or [] if one not in by_all]
     if not excluded:
         return []
     items = [f"{one['run']}: {one['reason']}" for one in excluded]
