@@ -1,13 +1,14 @@
 """gptjax study run before anything is started: the commands of each launcher, the order, what it refuses."""
 
+import io
 import shlex
 import sys
 
 import pytest
 import studying
 
-from gptjax import cli, interrupt, rundir, runlock
-from gptjax.study import declaration, identity, jobs, launching, layout, ledger
+from gptjax import cli, interrupt, metrics, rundir, runlock
+from gptjax.study import declaration, identity, jobs, launching, layout, ledger, run_command, runner
 
 PLACE = ["--launcher_flag=--accelerator=v5e-8", "--launcher_flag=--zone=us-west4-a"]
 RUN = [sys.executable, "-P", "-m", "gptjax", "train"]
@@ -180,6 +181,30 @@ def test_tuning_comes_first_then_trunks_then_their_branches_and_then_targets_the
     assert f"/runs/{long.key} --branch_from={out}/runs/{trunk.key} --branch_step=32" in first
     assert f"/runs/{short.key} --branch_from={out}/runs/{trunk.key} --branch_step=8" in second
     assert not any(by_name["target-s-C1e+09-seed0"].key in line for line in (first, second))
+
+
+def test_a_tuning_run_comes_before_longer_runs_of_a_size_that_is_tuned(study, capsys):
+    sizes = 'sizes={"s": {}, "m": {"model.n_layers": 2}}'
+    file, out = study(f"{sizes}, tokens=(51200,), learning_rate=recipes.tuned((3e-3,), budget=6e8)")
+    results = {"tune-s-lr0.003-seed0": 2.0}
+    finish(file, out, results=results)
+    made = {entry.name: entry for entry in entries(file, results)}
+    for name in ("tune-m-lr0.003-seed0", "s-D5.12e+04-seed0"):
+        layout.open_directory(out).run(made[name].key).rmtree()
+    first, second, waits = dry_run(capsys, file, f"--out={out}")
+    assert made["tune-m-lr0.003-seed0"].key in first and made["s-D5.12e+04-seed0"].key in second
+    assert waits == "# later: m-D5.12e+04-seed0 (grid) waits for the tuning runs"
+
+
+def test_a_workload_is_found_by_its_name_until_its_attempt_has_ended_and_then_gets_the_next(study):
+    file, out = study()
+    [entry] = entries(file)
+    directory, launcher = layout.open_directory(out), launching.Launcher("xpk", ("--cluster=c",))
+    for last, attempt in (({}, 1), ({"attempt": 3, "code": None}, 3), ({"attempt": 3, "code": 125}, 4)):
+        layout.write_json(directory.exit(entry.key), last)
+        source, settings = run_command.FileSource(file, batched=False), runner.Settings(launcher)
+        [line] = runner.Runner(directory, source, settings, metrics.Progress(io.StringIO())).dry_run()
+        assert line.count(f"gptjax-{entry.key}-{attempt} ") == 1 and f"completion=gptjax-{entry.key}-{attempt}'" in line
 
 
 # ---- what is refused, and what is taken

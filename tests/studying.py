@@ -27,12 +27,13 @@ def get_study():
         checkpoint=dict(every_steps=10),
         eval=dict(max_tokens=256),
     ))
-    return Study(base=base, sizes={{"s": {{}}}}, {fields})
+    return Study(base=base, {fields})
 """
 
 
 def write_study(file: pathlib.Path, text: pathlib.Path, fields: str) -> pathlib.Path:
-    """fields: of the Study, as they stand in the file."""
+    """fields: of the Study, as they stand in the file; sizes may be left out."""
+    fields = fields if "sizes=" in fields else 'sizes={"s": {}}, ' + fields
     file.write_text(FILE.format(text=str(text), cache=str(text.parent / "cache"), fields=fields))
     return file
 

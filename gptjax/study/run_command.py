@@ -43,7 +43,9 @@ class FileSource:
 def _as_json(study) -> dict:
     """What a Study declares, its rules by name; without its base, which the runs' configs hold."""
     fields = {f.name: getattr(study, f.name) for f in dataclasses.fields(study) if f.name not in ("base", "keep")}
-    return json.loads(json.dumps(fields, default=lambda value: getattr(value, "name", None) or dataclasses.asdict(value)))
+    return json.loads(
+        json.dumps(fields, default=lambda value: getattr(value, "name", None) or dataclasses.asdict(value))
+    )
 
 
 def _vocab_size(base) -> int | None:
