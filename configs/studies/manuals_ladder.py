@@ -1,4 +1,4 @@
-"""A scaling study for two cores: 9k to 3M parameters on the manuals of a Linux system, byte by byte, and LSTMs beside GPTs.
+"""A scaling study for two cores: 3k to 2.5M parameters on the manuals of a Linux system, byte by byte, GPTs and LSTMs.
 
     python notebooks/registry_corpus.py --out=corpus/raw
     gptjax study plan configs/studies/manuals_ladder.py
@@ -7,10 +7,10 @@
 
 Hardware: two CPU cores, within an hour. What came out: docs/manuals_ladder/report.md.
 
-Source: nobody's recipe. Shapes widen and deepen together at 32 to 64 dimensions a head's worth of eight; budgets are half a
-decade apart; at each a window of sizes around the best one. Learning rates are tuned per size at one budget, up to the
-sizes that a budget of it can train; larger ones take that of the largest tuned. The larger run is four times the top
-budget and is predicted before it starts.
+Source: nobody's recipe. Shapes widen and deepen together, in heads of eight dimensions; budgets are half a decade apart, and
+at each there is a window of sizes about the best one. Learning rates are tuned for each size at one budget, but for the
+sizes that it is too small for, which take that of the largest tuned. The larger run has four times the top budget and is
+predicted before it starts.
 """
 
 from ml_collections import ConfigDict
@@ -18,21 +18,23 @@ from ml_collections import ConfigDict
 from gptjax import study
 
 GPT = {  # name: (layers, width)
-    "9k": (1, 16),
-    "13k": (2, 16),
-    "24k": (2, 24),
-    "38k": (2, 32),
-    "75k": (3, 40),
-    "0.14M": (3, 56),
-    "0.28M": (4, 72),
-    "0.56M": (4, 104),
-    "1.2M": (5, 136),
-    "2.6M": (6, 184),
+    "3k": (1, 8),
+    "8k": (1, 16),
+    "11k": (2, 16),
+    "22k": (2, 24),
+    "35k": (2, 32),
+    "71k": (3, 40),
+    "0.13M": (3, 56),
+    "0.27M": (4, 72),
+    "0.55M": (4, 104),
+    "1.1M": (5, 136),
+    "2.5M": (6, 184),
 }
-LSTM = {"lstm-24k": (2, 32), "lstm-75k": (2, 56), "lstm-0.28M": (2, 120)}
-BUDGETS = (5e10, 1.6e11, 5e11, 1.6e12)
-WINDOWS = dict(zip(BUDGETS, [(0, 5), (0, 6), (1, 8), (2, 10)]))  # of GPT's sizes, first to last but one
-TUNING = 1.6e11
+LSTM = {"lstm-25k": (2, 32), "lstm-65k": (2, 56), "lstm-0.26M": (2, 120)}
+BUDGETS = (4e10, 1.2e11, 4e11, 1.2e12)
+WINDOWS = dict(zip(BUDGETS, [("3k", "71k"), ("3k", "0.13M"), ("8k", "0.55M"), ("22k", "2.5M")]))  # of GPT's sizes
+TUNING = BUDGETS[1]
+LARGEST_TUNED = "0.27M"
 
 
 def get_study():
@@ -44,7 +46,7 @@ def get_study():
         learning_rate=study.tuned((2e-3, 4e-3, 8e-3, 16e-3, 32e-3), budget=TUNING),
         warmup=study.recipes.warmup_fraction(0.05),
         keep=keep,
-        targets=(study.Target({"0.28M-long": shape(4, 72)}, 4 * BUDGETS[-1]),),
+        targets=(study.Target({"0.27M-long": shape(4, 72)}, 4 * BUDGETS[-1]),),
     )
 
 
@@ -69,13 +71,11 @@ def lstm(n_layers, d_model):
 
 
 def keep(factors):
-    """Tuning runs of all but the largest sizes; of the grid a window of sizes at each budget."""
-    sizes = list(GPT)
+    """Of the grid a window of sizes at each budget; of the tuning runs all but the largest sizes."""
     if factors["stage"] == "target":
         return True
     if factors["family"] == "lstm":
-        return factors["stage"] == "tune" or factors["budget"] >= TUNING
-    if factors["stage"] == "tune":
-        return sizes.index(factors["size"]) < 8
-    first, end = WINDOWS[factors["budget"]]
-    return first <= sizes.index(factors["size"]) < end
+        return factors["stage"] == "tune" or factors["budget"] in BUDGETS[1:3]
+    first, last = ("3k", LARGEST_TUNED) if factors["stage"] == "tune" else WINDOWS[factors["budget"]]
+    sizes = list(GPT)
+    return sizes.index(first) <= sizes.index(factors["size"]) <= sizes.index(last)
