@@ -154,6 +154,7 @@ def test_a_killed_run_is_restarted_by_the_supervisor_and_ends_bit_equal_to_an_un
     assert logged_losses(tmp_path / "killed") == losses
 
 
+@pytest.mark.slow  # groups of processes get signals above, distributed_test stops a training so
 def test_sigterm_to_the_launcher_saves_the_run_and_exits_with_75(start_local, tmp_path):
     process = start_local(tmp_path / "run")
     wait_for_step(tmp_path / "run", 10, process)

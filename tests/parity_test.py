@@ -9,6 +9,7 @@ import sys
 
 import jax
 import pytest
+import runs
 
 from gptjax import attention, cli, meshes, miniature, model, optim, parity, sharding, step
 from gptjax.config_file import load_config
@@ -141,7 +142,13 @@ FAULTS = [  # where, what, on which mesh it shows, on which it doesn't, in which
 ]
 
 
-@pytest.mark.parametrize("module,name,broken,wrong,right,kinds", FAULTS, ids=[fault[2].__name__ for fault in FAULTS])
+@pytest.mark.parametrize(
+    "module,name,broken,wrong,right,kinds",
+    [  # the command's fault is biases_summed_twice, too
+        pytest.param(*fault, id=fault[2].__name__, marks=[pytest.mark.slow] * (fault[2] is biases_summed_twice))
+        for fault in FAULTS
+    ],
+)
 def test_a_fault_in_sharding_shows_on_the_meshes_that_have_it(module, name, broken, wrong, right, kinds, monkeypatch):
     reference()
     jax.clear_caches()
@@ -153,12 +160,13 @@ def test_a_fault_in_sharding_shows_on_the_meshes_that_have_it(module, name, brok
     jax.clear_caches()
 
 
-def test_a_fault_makes_the_command_exit_1_and_is_named(monkeypatch, capsys):
+def test_a_fault_makes_the_command_exit_1_and_is_named(monkeypatch, capsys, tmp_path):
+    """Of an LSTM, which compiles fastest and has two remat policies, where only replica can be split: four runs."""
+    model = dict(architecture="lstm", n_layers=2, d_model=25, context_length=25, vocab_size=65)
+    config = runs.write_config({"model": model, "train": dict(steps=1, batch_size=8)}, tmp_path / "config.py")
     jax.clear_caches()
     monkeypatch.setattr(step, "place", biases_summed_twice(step.place))
-    assert (
-        cli.main(["parity", f"--config={ROOT / 'configs' / 'gpt2_small.py'}", "--json", "--steps=1", *INDIVISIBLE]) == 1
-    )
+    assert cli.main(["parity", config, "--json", "--steps=1"]) == 1
     jax.clear_caches()
     facts = json.loads(capsys.readouterr().out)
     assert not facts["passed"]
