@@ -163,6 +163,14 @@ def test_a_fit_without_a_single_number_is_shown_as_refused(results, tmp_path):
     assert {path.stem for path in (tmp_path / "pictures").iterdir()} == {"learning_rate"}
 
 
+def test_points_that_one_method_leaves_out_are_named_with_it_and_those_of_all_methods_once(results):
+    by_all, alone = results["points_excluded"][0], {"run": "w9", "reason": "no curve"}
+    fit = {**results["isoflop"], "points_excluded": [by_all, alone]}
+    sections = report.contents({**results, "isoflop": fit}, {}, None)
+    [isoflop] = [one for one in sections if one.title.startswith("IsoFLOP")]
+    assert [block.items for block in isoflop.blocks if hasattr(block, "items")] == [["w9: no curve"]]
+
+
 def test_points_alone_make_a_report_without_pictures_and_remove_those_of_the_last(results, tmp_path):
     points = [{key: point[key] for key in ("run", "params", "tokens", "flops", "loss")} for point in results["points"]]
     (tmp_path / "pictures").mkdir()
@@ -183,7 +191,7 @@ def test_another_family_of_models_follows_with_its_own_sections_and_pictures(res
     assert text.index("## Runs (40)") < text.index("## The other family: lstm") < text.index("### Runs (8)")
     assert PICTURE.findall(text) == ["pictures/lstm-prediction.png"]
     assert {path.name for path in (tmp_path / "pictures").glob("*.png")} == {"lstm-prediction.png"}
-    assert "](runs/000000000007)" in text
+    assert text.count("](runs/000000000007)") == 2
 
 
 def test_runs_are_links_where_the_report_lies_in_the_study_s_folder_and_named_by_key_elsewhere(results, tmp_path):
