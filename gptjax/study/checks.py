@@ -11,6 +11,8 @@ from gptjax.study.points import Gathered, Points
 STARTS = 12  # of a parametric fit that checks another one
 OUTLIER = 3.0  # robust standard deviations of a residual
 RATIOS = (2.0, 5.0, 10.0)  # tokens a parameter under which runs are left out
+NEAR = 1.02  # times that the exact FLOPs of a budget's runs may lie below the round number it is called by
+CLOUD = 0.2  # of points that are no budgets are held out
 
 
 def holdout(name: str, points: Points, options: Options) -> dict:
@@ -20,17 +22,17 @@ def holdout(name: str, points: Points, options: Options) -> dict:
     the best runs alone, of the loss at the best of each held-out budget.
     """
     above = held_out(points, options.holdout)
-    below = points.take(points.flops < above) if above else points
-    held = points.take(points.flops >= above) if above else points.take([])
+    below, held = points.take(~above), points.take(above)
+    facts = {"above_flops": float(held.flops.min()) if len(held) else options.holdout, "points_fitted": len(below)}
     if not len(held) or not len(below):
-        return _no_holdout("no points on one side of the held-out budget")
+        return _no_holdout("no points on one side of the held-out budget", facts)
     fit = METHODS[name].fit(below, dataclasses.replace(options, starts=STARTS))
     target = _best_of_each(held) if name == "isoflop" else held
     if target is None:
-        return _no_holdout("no held-out budget has a vertex", above)
+        return _no_holdout("no held-out budget has a vertex", facts)
     predicted = METHODS[name].predict(fit, target)
     if not np.isfinite(predicted).all():
-        return _no_holdout("; ".join(fit.refused) or "the law below has no loss for them", above)
+        return _no_holdout("; ".join(fit.refused) or "the law below has no loss for them", facts)
     shown = [
         {"run": run, "params": n, "tokens": d, "flops": c, "loss": loss, "predicted": value}
         for run, n, d, c, loss, value in zip(
@@ -38,19 +40,32 @@ def holdout(name: str, points: Points, options: Options) -> dict:
         )
     ]
     error = float(np.mean(np.abs(predicted / target.loss - 1)))
-    return {"holdout_error": error, "holdout": {"above_flops": above, "points": shown, "refused": fit.refused}}
+    return {"holdout_error": error, "holdout": facts | {"points": shown, "refused": fit.refused}}
 
 
-def held_out(points: Points, asked: float | None) -> float | None:
-    """FLOPs from which points are held out: as asked, or those of the largest budget; None: there is only one budget."""
-    if asked is not None:
-        return asked
+def held_out(points: Points, asked: float | None) -> np.ndarray:
+    """Mask [P] of the points that are held out, budgets whole: from `asked` FLOPs on (NEAR it is there), or, below 1, the
+    largest budgets with so large a part of the points; None: the largest one. All False where there is but one.
+
+    Points that are no budgets, since their FLOPs form a cloud, are held out one by one, a fifth of them for None.
+    """
     number = isoflop.budgets(points)
-    return None if number.max() == 0 else float(points.flops[number == number.max()].min())
+    mean = np.array([np.exp(np.mean(np.log(points.flops[number == one]))) for one in range(number.max() + 1)])
+    spread = max(np.ptp(np.log(points.flops[number == one])) for one in range(len(mean)))
+    near = NEAR
+    if spread > np.log(isoflop.SPAN):
+        mean, number = np.unique(points.flops, return_inverse=True)
+        near, asked = 1.0, CLOUD if asked is None else asked
+    if asked is None:
+        return number == number.max() if len(mean) > 1 else np.zeros(len(points), bool)
+    if asked >= 1:
+        return (mean >= asked / near)[number]
+    part = np.array([np.mean(number >= one) for one in range(len(mean))])
+    return number >= np.flatnonzero(part >= asked)[-1]
 
 
-def _no_holdout(reason: str, above: float | None = None) -> dict:
-    return {"holdout_error": None, "holdout": {"above_flops": above, "points": [], "refused": [reason]}}
+def _no_holdout(reason: str, facts: dict) -> dict:
+    return {"holdout_error": None, "holdout": facts | {"points": [], "refused": [reason]}}
 
 
 def _best_of_each(held: Points) -> Points | None:
@@ -84,15 +99,17 @@ def sensitivity(name: str, gathered: Gathered, params: str, flops: str, options:
 
 
 def _fewer_points(method, points: Points, options: Options) -> dict[str, Points]:
+    ratio = points.tokens / points.params
+    cut = {f"runs of D/N >= {least:g} only": points.take(ratio >= least) for least in RATIOS}
+    if method is METHODS["isoflop"]:  # whose law is of the best points alone: the others' residuals say nothing
+        return cut
     residual = np.log(points.loss) - np.log(method.predict(method.fit(points, options), points))
+    if not np.isfinite(residual).all():  # without a law nothing lies beside it
+        return {"outliers dropped, which only a law shows": points.take([])} | cut
     spread = 1.4826 * np.median(np.abs(residual - np.median(residual)))
     inside = np.abs(residual - np.median(residual)) <= OUTLIER * spread
-    outliers = int(np.sum(~inside & np.isfinite(residual)))
-    changes = {f"{outliers} outliers beyond {OUTLIER:g} robust standard deviations dropped": points.take(inside)}
-    if method is METHODS["isoflop"]:  # whose law is of the best points alone: the others' residuals say nothing
-        changes = {}
-    ratio = points.tokens / points.params
-    return changes | {f"runs of D/N >= {least:g} only": points.take(ratio >= least) for least in RATIOS}
+    name = f"{np.sum(~inside)} outliers beyond {OUTLIER:g} robust standard deviations dropped"
+    return {name: points.take(inside)} | cut
 
 
 def _conventions(name: str, gathered: Gathered, params: str, flops: str) -> dict[str, Points]:

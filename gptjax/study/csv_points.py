@@ -1,4 +1,4 @@
-"""Points of a CSV file: params,tokens,flops,loss[,weight,run,seed], one line a point."""
+"""Points of a CSV file: params,tokens,flops,loss[,weight,run,seed], one line a point; loss/NAME is that on another text."""
 
 import csv
 import math
@@ -6,10 +6,12 @@ import math
 from etils import epath
 
 from gptjax.errors import UserError, did_you_mean
-from gptjax.study.points import Gathered, Row, screened
+from gptjax.study.points import Gathered, Row, repeated, screened
 
 NUMBERS = ("params", "tokens", "flops", "loss", "weight", "seed")
 COLUMNS = (*NUMBERS, "run")
+ON_TEXT = "loss/"  # and a name: the loss on one of several texts
+LARGEST_SEED = 2**63 - 1
 GIVEN = "given"  # the convention of N and of C: whatever the file's author counted
 
 
@@ -31,7 +33,7 @@ def read(path: str) -> Gathered:
         raise UserError(f"{path} has no points below its first line; give one line for each run.")
     kept, excluded = screened(rows)
     said = [f"{what} of {count} points: {how}" for (what, how), count in notes.items()]
-    return Gathered(kept, excluded, said)
+    return Gathered(kept, excluded, said + repeated(kept))
 
 
 def _lines(path: str) -> list[list[str]]:
@@ -46,9 +48,9 @@ def _lines(path: str) -> list[list[str]]:
 
 def _check_header(path: str, header: list[str]) -> None:
     for name in header:
-        if name not in COLUMNS:
+        if name not in COLUMNS and not name.startswith(ON_TEXT):
             near = did_you_mean(name, COLUMNS)
-            raise UserError(f"{path}: unknown column {name!r}{near}; there are: {', '.join(COLUMNS)}.")
+            raise UserError(f"{path}: unknown column {name!r}{near}; there are: {', '.join(COLUMNS)}, {ON_TEXT}NAME.")
         if header.count(name) > 1:
             raise UserError(f"{path} has the column {name!r} twice; give each once.")
     for name in ("params", "loss"):
@@ -72,6 +74,8 @@ def _row(cells: dict[str, str], path: str, number: int, notes: dict) -> Row:
         loss=values["loss"],
         weight=values.get("weight", 1.0),
         seed=int(values.get("seed", 0)),
+        named=bool(cells.get("run")),
+        facts={name: _number(cells, name, path, number) for name in cells if name.startswith(ON_TEXT) and cells[name]},
     )
 
 
@@ -80,10 +84,12 @@ def _number(cells: dict[str, str], name: str, path: str, number: int) -> float:
         value = float(cells[name])
     except ValueError as error:
         raise UserError(f"{path}, line {number}: {name}={cells[name]!r} is no number.") from error
+    if name.startswith(ON_TEXT) and not (math.isfinite(value) and value > 0):
+        raise UserError(f"{path}, line {number}: {name}={cells[name]} is no loss; leave it empty, or give one above 0.")
     if name == "weight" and not (math.isfinite(value) and value >= 0):
         raise UserError(f"{path}, line {number}: weight={cells[name]} is none; use a finite number of at least 0.")
-    if name == "seed" and not value.is_integer():
-        raise UserError(f"{path}, line {number}: seed={cells[name]} is no whole number.")
+    if name == "seed" and not (value.is_integer() and abs(value) < LARGEST_SEED):
+        raise UserError(f"{path}, line {number}: seed={cells[name]} is no whole number of at most 18 digits.")
     return value
 
 

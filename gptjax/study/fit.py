@@ -20,6 +20,7 @@ from gptjax.study.verdict import verdict
 
 DEFAULT_PARAMS = ("total", "given")
 DEFAULT_FLOPS = ("exact", "given")
+UNEVEN = 1.1  # times that C / (N D) may differ between sizes before it is said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _of_family(gathered: Gathered, family: str, request: Request, say) -> dict:
             "flops": flops,
             "flops_per_param_token": methods.flops_per_param_token(points),
         },
-        "notes": list(gathered.notes),
+        "notes": gathered.notes + _split_note(points),
         "points": [row.shown(params, flops) for row in gathered.rows],
         "points_excluded": gathered.excluded,
     }
@@ -66,7 +67,7 @@ def _of_family(gathered: Gathered, family: str, request: Request, say) -> dict:
         say(f"{family}: checking {name}")
         section |= checks.holdout(name, points, request.options)
         section["sensitivity"] = checks.sensitivity(name, gathered, params, flops, request.options)
-        found[name] = section | {"points_excluded": gathered.excluded}
+        found[name] = section | {"points_excluded": gathered.excluded + methods.left_out(name, section, points)}
     if "envelope" in request.options.methods and found["curves"]:
         found["envelope"] = _envelope(found["curves"], gathered.excluded, request.options)
     found["seed_noise"] = checks.seed_noise(points)
@@ -75,6 +76,16 @@ def _of_family(gathered: Gathered, family: str, request: Request, say) -> dict:
     found["loss_to_loss"] = loss_to_loss.between_sources(gathered.rows)
     found["prediction"] = prediction.outcomes(gathered, family)
     return found | {"verdict": verdict(found)}
+
+
+def _split_note(points) -> list[str]:
+    """That the best split of a budget is approximate, where a token of a parameter costs what the size makes of it."""
+    ratio = points.flops / (points.params * points.tokens)
+    if ratio.max() < UNEVEN * ratio.min():
+        return []
+    mean = methods.flops_per_param_token(points)
+    span = f"{ratio.min():.3g} to {ratio.max():.3g}"
+    return [f"C / (N D) is {span} over these points; best splits take its geometric mean, {mean:.3g}, for all sizes"]
 
 
 def _envelope(curves: list[dict], excluded: list[dict], options: methods.Options) -> dict:

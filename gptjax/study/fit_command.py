@@ -19,7 +19,10 @@ def add_flags(parser) -> None:
     parser.add_argument("--params", metavar="NAME", help="convention of N: total | non_embedding | matmul")
     parser.add_argument("--flops", metavar="NAME", help="convention of C: exact | 6n | 6n_attn_full | 6n_attn_causal")
     parser.add_argument(
-        "--holdout", type=float, metavar="C", help="predict points from C FLOPs on (default: top budget)"
+        "--holdout",
+        type=float,
+        metavar="C",
+        help="predict points from C FLOPs on; below 1: so large a part of the points, at the top (default: top budget)",
     )
     parser.add_argument("--budgets", metavar="C,C", help="FLOPs to give the best N and D of, beside the points' own")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="replicates of the intervals")
@@ -53,6 +56,8 @@ def _request(args):
         value = getattr(args, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UserError(f"--{name}={value:g} has to be positive.")
+    if args.seed < 0:
+        raise UserError(f"--seed={args.seed} is below 0; use a whole number from 0 on.")
     if args.method != "all":
         choose(dict.fromkeys((*METHODS, "all")), args.method, "--method")
     budgets = _budgets(args.budgets)
@@ -146,13 +151,18 @@ def _law(name: str, fit: dict) -> list[str]:
         for one in fit["optima"]
     ]
     lines += _columns([("best split", "N*", "D*", "L*", "N* 95%", "L* 95%", ""), *best])
-    held = (
-        "none: " + "; ".join(fit["holdout"]["refused"])
-        if fit["holdout_error"] is None
-        else f"{fit['holdout_error']:.3%}"
-    )
-    lines.append(f"  held-out error: {held}")
+    lines.append(f"  held-out error: {_held(fit)}")
+    if fit.get("residual") is not None:
+        lines.append(f"  what is left of the loss: {fit['residual']:.3%} (root mean square)")
     return lines + [f"  {_changed(one)}" for one in fit["sensitivity"]]
+
+
+def _held(fit: dict) -> str:
+    held = fit["holdout"]
+    if fit["holdout_error"] is None:
+        return "none: " + "; ".join(held["refused"])
+    what = f"{len(held['points'])} from {held['above_flops']:.3g} FLOPs on by {held['points_fitted']} points below"
+    return f"{fit['holdout_error']:.3%} ({what}{''.join(f'; {reason}' for reason in held['refused'])})"
 
 
 def _changed(one: dict) -> str:
@@ -173,10 +183,37 @@ def _beside(results: dict) -> list[str]:
         lines.append(
             f"learning rate of {one['size']}: {one['best']:g}{edge}; sensitivity {_number(one['sensitivity'])}"
         )
+    lines += [*_critical_batch(results.get("critical_batch")), *_loss_to_loss(results.get("loss_to_loss"))]
     for one in results.get("prediction") or ():
         came = "not finished" if one["outcome"] is None else f"measured {one['outcome']:.4f}"
         lines.append(f"{one['run']}: predicted {one['loss']:.4f}, 95% {_interval(one['interval95'])}; {came}")
     return lines + [f"left out: {one['run']}: {one['reason']}" for one in results["points_excluded"]]
+
+
+def _critical_batch(found: dict | None) -> list[str]:
+    if found is None:
+        return []
+    lines = [
+        f"critical batch of {one['run']}: {one['refused'] or _number(one['noise_scale']) + ' ' + found['unit']}"
+        for one in found["points"]
+    ]
+    law = found["law"]
+    if law["refused"]:
+        return [*lines, f"critical batch: no law: {'; '.join(law['refused'])}"]
+    error = f"{law['exponent']:.3g} +- {law['standard_error']:.2g}"
+    return [*lines, f"critical batch: {law['scale']:.3g} L^-({error}) {found['unit']}"]
+
+
+def _loss_to_loss(found: dict | None) -> list[str]:
+    if found is None:
+        return []
+    x, y = (f"L({found[axis]})" for axis in "xy")
+    floors = [
+        f" - {found['floor_x']:.4g}" if found["floor_x"] else "",
+        f"{found['floor_y']:.4g} + " if found["floor_y"] else "",
+    ]
+    law = f"{floors[1]}{found['scale']:.4g} ({x}{floors[0]})^{found['exponent']:.4g}"
+    return [f"{y} = {law}, {len(found['points'])} runs, {found['rms']:.2%} left"]
 
 
 def _columns(rows: list[tuple[str, ...]]) -> list[str]:

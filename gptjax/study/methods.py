@@ -24,7 +24,7 @@ class Options:
     delta: float = parametric.DELTA  # of the Huber loss
     starts: int = parametric.STARTS  # of the parametric fit; checks of it use fewer
     seed: int = 0  # of starts and replicates
-    holdout: float | None = None  # FLOPs from which points are held out; None: the largest budget
+    holdout: float | None = None  # FLOPs from which points are held out; below 1: their part; None: the largest budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Method:
     fit: typing.Callable[[Points, Options], typing.Any]
     predict: typing.Callable[[typing.Any, Points], np.ndarray]
     facts: tuple[str, ...]  # attributes of the fit that are reported beside its constants
+    constants: int  # that the points have to give
     has_delta: bool
 
 
@@ -54,15 +55,17 @@ METHODS = {
         _parametric,
         lambda fit, points: fit.loss(points.params, points.tokens),
         ("objective", "converged", "starts", "starts_at_optimum", "delta"),
+        constants=5,
         has_delta=True,
     ),
     "isoflop": Method(
         _isoflop,
         lambda fit, points: np.array([fit.optimum(flops).loss for flops in points.flops]),
         ("loss_E",),
+        constants=5,
         has_delta=False,
     ),
-    "kaplan": Method(_kaplan, lambda fit, points: fit.joint.loss(points.params, points.tokens), (), has_delta=True),
+    "kaplan": Method(_kaplan, lambda fit, points: fit.joint.loss(points.params, points.tokens), (), 4, has_delta=True),
 }
 
 
@@ -75,7 +78,34 @@ def section(name: str, points: Points, options: Options) -> dict:
     asked = tuple(flops * 6 / ratio for flops in budgets) if name != "isoflop" else budgets
     found = _intervals(functools.partial(method.fit, options=options), points, options, tuple(asked))
     facts = {fact: getattr(found.fit, fact) for fact in method.facts}
-    return _reported(found, budgets) | facts
+    return _reported(found, budgets) | facts | {"residual": _residual(name, found.fit, points)}
+
+
+def left_out(name: str, section: dict, points: Points) -> list[dict]:
+    """{"run", "reason", ...} of points that a method alone does not use: those of budgets without a vertex."""
+    if name != "isoflop":
+        return []
+    number, found = isoflop.budgets(points), []
+    for one in np.unique(number):
+        of_budget = points.take(number == one)
+        flops = math.exp(np.mean(np.log(of_budget.flops)))
+        reasons = [best.get("refused") for best in section["optima"] if abs(math.log(best["flops"] / flops)) < 1e-6]
+        if reasons and reasons[0]:
+            reason = f"no vertex at {flops:.3g} FLOPs: {reasons[0]}"
+            columns = zip(of_budget.run, of_budget.params, of_budget.tokens, of_budget.loss)
+            found += [
+                {"run": run, "reason": reason, "params": n, "tokens": d, "loss": loss} for run, n, d, loss in columns
+            ]
+    return found
+
+
+def _residual(name: str, fit, points: Points) -> float | None:
+    """Standard deviation of what a law leaves of ln L; None of isoFLOPs, whose law is of the best runs alone."""
+    free = len(points) - METHODS[name].constants
+    if name == "isoflop" or free < 1:
+        return None
+    left = np.log(points.loss) - np.log(METHODS[name].predict(fit, points))
+    return float(np.sqrt(np.sum(left**2) / free))
 
 
 def envelope_section(curves: list[envelope.Curve], options: Options) -> dict:

@@ -49,6 +49,7 @@ class Row:
     weight: float = 1.0
     seed: int = 0
     family: str = "gpt"
+    named: bool = True  # whether the run has a name of its own; else a line's number stands for it
     facts: dict[str, typing.Any] = dataclasses.field(default_factory=dict)  # what else a report shows, as JSON
 
     def shown(self, params: str, flops: str) -> dict:
@@ -127,14 +128,26 @@ def screened(rows: list[Row], most_loss: float = math.inf) -> tuple[list[Row], l
     """(rows a fit may see, the others with the reason). most_loss: of a model that knows nothing."""
     kept, excluded, known = [], [], {}
     for row in rows:
-        same = (row.run, row.tokens, row.loss, *row.params.values())
+        same = (row.run if row.named else None, row.seed, row.tokens, row.loss, *row.params.values())
         reason = f"duplicate: the same numbers as {known[same]}" if same in known else _unusable(row, most_loss)
-        known.setdefault(same, "a point before it")
+        known.setdefault(same, "a point of it before" if row.named else row.run)
         if reason is None:
             kept.append(row)
         else:
             excluded.append(left_out(row, reason))
     return kept, excluded
+
+
+def repeated(rows: list[Row]) -> list[str]:
+    """A note for each run that has several losses at the same tokens."""
+    losses = {}
+    for row in rows:
+        losses.setdefault((row.run, row.seed, row.tokens, *row.params.values()), []).append(row.loss)
+    return [
+        f"{len(found)} losses of run {run} at {tokens:.4g} tokens: all count, as one run measured so often"
+        for (run, _, tokens, *_), found in losses.items()
+        if len(found) > 1
+    ]
 
 
 def left_out(row: Row, reason: str) -> dict:

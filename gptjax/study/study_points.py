@@ -37,15 +37,17 @@ def read(path: str) -> Gathered:
     points, excluded = _points([run for run in known if run.entry.stage == "grid"], directory)
     kept, out_of_range = screened([row for row, _ in points], max((most for _, most in points), default=math.inf))
     targets, _ = _points([run for run in known if run.entry.stage == "target"], directory)
+    tuning = [run for run in known if run.entry.stage == "tune"]
+    notes = [_untuned(run) for run in tuning if run.loss is None]
     others = {
-        "tune": [_tuned(run, directory) for run in known if run.entry.stage == "tune" and run.loss is not None],
+        "tune": [_tuned(run, directory) for run in tuning if run.loss is not None],
         "targets": [row for row, _ in targets],
         "prediction": read_json(directory.prediction),
         "curves": [curve for row, _ in points if (curve := _curve(row, directory))],
         "study": directory.path.name,
         "directory": str(directory.path),
     }
-    return Gathered(kept, excluded + out_of_range, [], others)
+    return Gathered(kept, excluded + out_of_range, notes, others)
 
 
 def _points(known: list[status.RunStatus], directory: StudyDirectory) -> tuple[list[tuple[Row, float]], list[dict]]:
@@ -63,8 +65,16 @@ def _points(known: list[status.RunStatus], directory: StudyDirectory) -> tuple[l
 
 
 def _excluded(run: status.RunStatus) -> dict:
+    return _named(run, _reason(run))
+
+
+def _reason(run: status.RunStatus) -> str:
     facts = {"reason": run.reason or "no reason was left", "step": run.step, "steps": run.entry.steps}
-    return _named(run, REASONS[run.state].format(**facts))
+    return REASONS[run.state].format(**facts)
+
+
+def _untuned(run: status.RunStatus) -> str:
+    return f"tuning run {run.entry.name} is no point of its learning-rate curve: {_reason(run)}"
 
 
 def _named(run: status.RunStatus, reason: str) -> dict:
@@ -128,5 +138,13 @@ def _tuned(run: status.RunStatus, directory: StudyDirectory) -> dict:
         "learning_rate": factors["learning_rate"],
         "loss": run.loss if math.isfinite(run.loss) else None,
         "diverged": not math.isfinite(run.loss),
-        "initial_loss": math.log(config.model.vocab_size),
+        "initial_loss": _initial_loss(run, directory, config),
     }
+
+
+def _initial_loss(run: status.RunStatus, directory: StudyDirectory, config) -> float:
+    """Of the first batch, before the first update; ln V where the run left none."""
+    here = rundir.open_run(str(directory.run(run.entry.key)))
+    rows = metrics.read_metrics(here.metrics, "train") if here.metrics.exists() else []
+    first = [row["loss"] for row in rows if row["step"] == 1 and isinstance(row.get("loss"), float)]
+    return first[0] if first else math.log(config.model.vocab_size)

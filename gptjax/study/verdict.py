@@ -1,5 +1,7 @@
 """What may be quoted of a study's fits, and what speaks against it."""
 
+FAR = 2.0  # times the noise between seeds that a law may leave before it is said to miss the points
+
 NAMES = {"parametric": "the parametric law", "isoflop": "isoFLOP parabolas", "envelope": "the envelope"}
 
 
@@ -11,6 +13,7 @@ def verdict(results: dict) -> dict:
         return {"headline": False, "text": "No law stands: there is no exponent here to quote.", "reasons": reasons}
     first = standing[0]
     reasons += [*_disagreements(results, standing), *_doubts(results[first], first)]
+    reasons += _unexplained(results[first], first, results.get("seed_noise"))
     return {
         "headline": True,
         "text": f"{_exponent(results[first])} by {NAMES[first]}{_floor(results[first])}.",
@@ -44,6 +47,17 @@ def _disagreements(results: dict, standing: list[str]) -> list[str]:
             if a and b and (a[1] < b[0] or b[1] < a[0]):
                 found.append(f"{NAMES[one]} and {NAMES[other]} give exponents whose 95% intervals do not meet")
     return found
+
+
+def _unexplained(fit: dict, name: str, noise: dict | None) -> list[str]:
+    """That a law misses its points by more than seeds explain: then intervals, too, are those of a wrong form."""
+    if not noise or not noise["relative"] or fit.get("residual") is None:
+        return []
+    times = fit["residual"] / noise["relative"]
+    seeds = f"{times:.1f} times what seeds differ by ({noise['relative']:.2%})"
+    return (
+        [f"{NAMES[name]} leaves {fit['residual']:.2%} of the loss, {seeds}: its form is wrong"] if times > FAR else []
+    )
 
 
 def _doubts(fit: dict, name: str) -> list[str]:
