@@ -82,7 +82,7 @@ def _optima(fit: dict) -> list[Block]:
     header = ["C (FLOPs)", "N*", "N* 95%", "D*", "D* 95%", "D*/N*", "loss", "loss 95%"]
     if any(one.get("window") for one in optima):
         header = ["C (FLOPs)", "vertex N", "vertex D", "vertex loss", "points", "sizes", "refused", *header[1:]]
-        rows = [[*_vertex(one), *_optimum(_of_law(fit, one))[1:]] for one in optima]
+        rows = [[*_vertex(one), *_optimum({**one, **(one.get("law") or {})})[1:]] for one in optima]
         caption = "Vertex of each budget, and the best split by the power law through the vertices, which the intervals are of"
     else:
         rows, caption = [_optimum(one) for one in optima], "Best split of each budget"
@@ -100,13 +100,6 @@ def _vertex(one: dict) -> list[str]:
         numbers.plain(there.get("n_sizes")),
         there.get("refused") or numbers.NONE,
     ]
-
-
-def _of_law(fit: dict, one: dict) -> dict:
-    """N* and D* of a budget by the power law; `one` has its vertex's where it has a vertex."""
-    scales, flops = (fit.get("N_scale"), fit.get("D_scale")), one["flops"]
-    split = [scale and fit.get(name) and scale * flops ** fit[name] for scale, name in zip(scales, ("a", "b"))]
-    return {**one, "params": split[0], "tokens": split[1], "loss": None if one.get("window") else one.get("loss")}
 
 
 def _optimum(one: dict) -> list[str]:
