@@ -4,7 +4,8 @@ A branch is what its own config gives from scratch, bit for bit (on the same mes
 so one trunk at a constant rate, with a cooldown from each of several checkpoints, is several whole runs (Hägele et al.
 2024). That holds where the trunk's first N steps are the branch's own, which is checked before anything is written:
 
-    config      equal but for what the compiled step never sees and for what a resume may change (FREE, rundir.HARMLESS)
+    config      equal but for what the compiled step never sees and for what a resume may change, or where the text
+                lies (FREE, PLACES, rundir.HARMLESS)
     each step   before N has the same learning rate, batch size and first row under both configs, and in the trunk's log
     text        the same fingerprint and tokenizer
     program     the same code, packages, mesh and kernels (ROUNDED); where one is another, that is said and recorded, for it
@@ -31,6 +32,9 @@ FREE = (
     "train.batch_ramp_tokens", "optim.peak_lr", "optim.schedule", "optim.warmup_steps", "optim.warmup_tokens",
     "optim.decay_steps", "optim.decay_tokens", "optim.final_lr_fraction", "optim.cooldown_fraction",
 )  # fmt: skip
+# Where the text lies; what it is, its fingerprint says.
+PLACES = ("data.path", "data.tfds_dir", "data.tokenizer_path")
+
 # Of what a resume may change: makes another program of the same mathematics.
 ROUNDED = (
     "mesh", "model.attention", "model.remat", "model.scan_unroll", "train.log_activations", "train.log_noise_scale",
@@ -151,7 +155,7 @@ def _config_at(origin: Origin):
 def _check_config(origin: Origin, trunk, config, allowed: tuple[str, ...]) -> list[str]:
     """Keys that differ and were allowed to."""
     changes = rundir.changed_keys(trunk, config)
-    telling = {key: values for key, values in changes.items() if not _among(key, (*rundir.HARMLESS, *FREE))}
+    telling = {key: values for key, values in changes.items() if not _among(key, (*rundir.HARMLESS, *FREE, *PLACES))}
     refused = [key for key in telling if not _among(key, allowed)]
     if refused:
         shown = ", ".join(f"{key} ({telling[key][0]!r} there, {telling[key][1]!r} here)" for key in refused)
@@ -186,14 +190,14 @@ def _check_steps(origin: Origin, trunk, config) -> None:
     for step in range(origin.step):
         for name, of in facts.items():
             if (there := of(trunk, step)) != (here := of(config, step)):
-                why = f"the {name} of step {step + 1} is {there!r} there and {here!r} here"
+                why = f"the {name} of step {step + 1} is {there} there and {here} here"
                 agreed = f"branch at step {step} or before" if step else "no step is the same"
                 raise _refused(origin, f"{why}, the first that differs", f"{agreed}, or mend the schedule")
 
 
-def _taken_rate(config, step: int) -> float:
-    """The learning rate as the step takes it, in float32."""
-    return float(np.float32(schedule.learning_rate(config, step)))
+def _taken_rate(config, step: int) -> np.float32:
+    """The learning rate as the step takes it."""
+    return np.float32(schedule.learning_rate(config, step))
 
 
 def _check_log(origin: Origin, config, rewinds: Rewinds) -> None:
@@ -206,8 +210,8 @@ def _check_log(origin: Origin, config, rewinds: Rewinds) -> None:
         expected = {"learning_rate": _taken_rate(config, row["step"] - 1)}
         expected["tokens"] = schedule.tokens_before(config, row["step"])
         for name, value in expected.items():
-            if float(np.float32(row[name])) != float(np.float32(value)):
-                why = f"the {name} of step {row['step']} is {row[name]!r} in its metrics.jsonl and {value!r} here"
+            if np.float32(row[name]) != np.float32(value):
+                why = f"the {name} of step {row['step']} is {row[name]} in its metrics.jsonl and {value} here"
                 raise _refused(origin, why, "its config was changed under way; use another trunk")
 
 

@@ -152,11 +152,19 @@ class Checkpointer:
                 for name, (shape, dtype, _) in begun.items()
             }
             validity.write_manifest(self._folder(step), step, self._config.to_dict(), data, arrays)
-            keep = self._config.checkpoint
-            validity.remove_old(self._directory, keep.keep, keep.keep_every, keep.keep_steps)
+            self._saved()
         except BaseException as error:
             self._failure = error
             self._clean(step)
+
+    def _saved(self) -> None:
+        """In a thread, after a save is whole."""
+        self.remove_old()
+
+    def remove_old(self) -> None:
+        """Deletes the steps that the config does not keep. By process 0."""
+        keep = self._config.checkpoint
+        validity.remove_old(self._directory, keep.keep, keep.keep_every, keep.keep_steps)
 
     def _clean(self, step: int) -> None:
         """What a failed save has left would fill the disk."""

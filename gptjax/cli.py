@@ -126,7 +126,10 @@ def _parser() -> argparse.ArgumentParser:
         "--generate", action="store_true", help="instead: tokens/s of text, beside Hugging Face's generate"
     )
     bench.add_argument(
-        "--batched", type=int, metavar="R", help="instead: tokens/s of R such runs in one process, and one after another"
+        "--batched",
+        type=int,
+        metavar="R",
+        help="instead: tokens/s of R such runs in one process, and one after another",
     )
     bench.add_argument("--json", action="store_true", help="machine-readable")
     return parser

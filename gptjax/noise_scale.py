@@ -106,22 +106,24 @@ def of_run(workdir, first: int = 1, last: int | None = None) -> NoiseScale:
 
     Raises UserError: none of them logged it.
     """
-    return average([row for row in _rows(workdir) if first <= row["step"] <= (last or math.inf)])
+    return average(logged(workdir, first, last))
 
 
 def windows(workdir, count: int = 10) -> list[NoiseScale]:
-    """Over `count` parts of the run in a directory with equally many logged steps each: it grows as the loss falls.
+    """Over `count` parts of the run in a directory with equally many logged steps each.
 
     Raises UserError: no step logged it.
     """
-    rows = [row for row in _rows(workdir) if SIGNAL in row]
+    rows = logged(workdir)
     parts = np.array_split(np.arange(len(rows)), min(count, max(len(rows) // 2, 1)))
     return [average([rows[i] for i in part]) for part in parts]
 
 
-def _rows(workdir) -> list[dict]:
+def logged(workdir, first: int = 1, last: int | None = None) -> list[dict]:
+    """Rows of the run in a directory that have the two numbers, of these steps."""
     file = epath.Path(workdir) / "metrics.jsonl"
-    return metrics.read_metrics(file, "train") if file.exists() else []
+    rows = metrics.read_metrics(file, "train") if file.exists() else []
+    return [row for row in rows if SIGNAL in row and first <= row["step"] <= (last or math.inf)]
 
 
 def cost(batch_tokens: float, b_simple: float) -> tuple[float, float]:

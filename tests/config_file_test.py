@@ -31,6 +31,7 @@ def shipped(name, *overrides):
         ("train.profile_steps=(10, 12)", "train", "profile_steps", (10, 12)),
         ("train.profile_steps=10,12", "train", "profile_steps", (10, 12)),
         ("train.profile_steps=[10,12]", "train", "profile_steps", (10, 12)),
+        ("checkpoint.keep_steps=[10,20]", "checkpoint", "keep_steps", (10, 20)),
         ("data.tfds_name=wikipedia/20230601.en:1.0.0", "data", "tfds_name", "wikipedia/20230601.en:1.0.0"),
         ("data.path='a b.txt'", "data", "path", "a b.txt"),
         ("data.path=2024", "data", "path", "2024"),
@@ -63,6 +64,10 @@ def test_a_later_override_wins_and_the_rest_of_the_file_stands():
         ("train=3", "expected --config.train.FIELD=VALUE"),
         ("train.batch_size=0", "use at least 1"),
         ("train.microbatches=5", "does not divide train.batch_size=12"),
+        ("train.log_noise_scale=true", "compares a step's microbatches, but train.microbatches=1; use at least 2"),
+        ("checkpoint.keep_steps=(10,610)", "checkpoint.keep_steps has 610, but the run's steps are 1 to 600"),
+        ("checkpoint.keep_steps=(0,)", "checkpoint.keep_steps has 0, but"),
+        ("checkpoint.keep_steps=(15,)", "not a multiple of train.steps_per_call=10; use 20"),
     ],
 )
 def test_a_wrong_override_is_refused_with_what_to_do(override, message):

@@ -152,17 +152,38 @@ class After:
 
 
 def test_runs_that_are_asked_to_stop_save_the_same_step_and_go_on_bit_equal(study, configs, tmp_path):
+    """Saving by the clock, which says so at every call, and keeping one step, as alone."""
     folder, _ = study
+    by_clock = {"every_steps": None, "every_minutes": 1e-9, "keep": 1}
+    configs = {key: config.replace(checkpoint=by_clock) for key, config in configs.items()}
     here = layout.open_directory(str(tmp_path / "stopped"))
     with watchdog.Watchdog(here.path, 0, configs["first"]) as dog:
         stop = After(tmp_path / "stopped" / "runs" / "first", 4)
         codes = together.Together(here, configs, jax.devices()[:2], stop, dog).run()
     stopped = interrupt.SAVED_AND_STOPPED
     assert codes == {"first": stopped, "second": stopped, "diverging": interrupt.DIVERGED, "third": stopped}
-    newest = {key: rundir.open_run(str(here.run(key))).steps()[-1] for key in ("first", "second", "third")}
-    assert len(set(newest.values())) == 1 and 4 <= newest["first"] < STEPS
+    [step] = rundir.open_run(str(here.run("first"))).steps()
+    assert 4 <= step < STEPS
+    assert all(rundir.open_run(str(here.run(key))).steps() == [step] for key in ("second", "third"))
     assert train_in(tmp_path / "stopped", configs)["first"] == 0
     assert_bit_equal(folder, tmp_path / "stopped")
+    assert all(rundir.open_run(str(here.run(key))).steps() == [STEPS] for key in ("first", "second", "third"))
+
+
+def test_no_step_is_deleted_before_all_have_the_next(study, configs, tmp_path, monkeypatch):
+    """The first run's save is on disk long before the second's is begun: a kill in between finds a step in common."""
+    seen, saved = [], together.MemberCheckpointer._saved
+
+    def look_when_saved(checkpointer):
+        saved(checkpointer)
+        steps = {key: rundir.open_run(str(tmp_path / "runs" / key)).steps() for key in ("first", "second")}
+        seen.append(set.intersection(*map(set, steps.values())))
+
+    monkeypatch.setattr(together.MemberCheckpointer, "_saved", look_when_saved)
+    configs = {key: configs[key].replace(checkpoint={"keep": 1}) for key in ("first", "second", "third")}
+    configs["idle"] = configs["third"]
+    assert set(train_in(tmp_path, configs).values()) == {0}
+    assert len(seen) == 4 * 3 and all(seen[4:]), seen
 
 
 def test_runs_that_are_over_are_left_alone(study, configs):
@@ -217,8 +238,6 @@ def test_groups_hold_runs_that_one_compiled_step_can_train(configs):
         ({"optim": {"skip": "nonfinite"}}, "optim.skip"),
         ({"train": {"max_rollbacks": 1}}, "max_rollbacks"),
         ({"mesh": {"tensor": 2}}, "several devices"),
-        ({"checkpoint": {"every_minutes": 1.0}}, "every_minutes"),
-        ({"checkpoint": {"keep": 1}}, "checkpoint.keep"),
         ({"model": {"vocab_size": None}}, "vocab_size"),
         ({"model": {"d_model": 2048, "n_layers": 24}}, "FLOPs"),
         (
@@ -252,7 +271,7 @@ def test_a_mistake_is_one_line_and_an_exit_file_for_each_run(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_process_killed_at_random_points_comes_to_the_same_end(study, configs, tmp_path):
-    """Of two CPU devices, as the undisturbed one in this process; eight kills and a SIGTERM."""
+    """Of two CPU devices, as the undisturbed one in this process; five kills and a SIGTERM."""
     folder, codes = study
     here = layout.open_directory(str(tmp_path / "killed"))
     for key, config in configs.items():
@@ -260,13 +279,13 @@ def test_a_process_killed_at_random_points_comes_to_the_same_end(study, configs,
     command = [sys.executable, "-m", "gptjax.study.batched", f"--out={here.path}", *configs]
     flags = re.sub(r"device_count=\d+", "device_count=2", os.environ["XLA_FLAGS"])
     rng = random.Random(0)
-    for kill in range(9):
+    for kill in range(6):
         process = subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": flags}, stderr=subprocess.PIPE, text=True)
         if kill == 0:
             runs.wait_until(lambda: rundir.open_run(str(here.run("first"))).steps(), process)
         else:
             time.sleep(rng.uniform(1, 12))
-        process.terminate() if kill == 4 else process.kill()
+        process.terminate() if kill == 3 else process.kill()
         process.communicate()
     ended = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == interrupt.DIVERGED, ended.stderr

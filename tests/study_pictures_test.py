@@ -55,6 +55,17 @@ def test_a_refused_vertex_outside_the_window_is_crossed_at_the_end_of_its_parabo
     assert not [line for line in marks(picture, "vertices") if len(line[0])]
 
 
+def test_a_budget_without_a_parabola_is_crossed_at_its_best_run(results):
+    vertex = {**results["isoflop"]["optima"][0], "coefficients": [None] * 3, "params": None, "refused": "3 sizes"}
+    group = [point for point in results["points"] if point["flops"] == vertex["flops"]]
+    elsewhere = {"flops": 1e24, "params": 1e11, "tokens": 2e12, "loss": 2.0}  # what the law says; no vertex
+    fit = {**results["isoflop"], "optima": [vertex, *results["isoflop"]["optima"][1:], elsewhere]}
+    picture = laws.isoflop({**results, "isoflop": fit})
+    [[crossed], _] = [y for _, y in marks(picture, "refused")]
+    assert crossed == min(point["loss"] for point in group)
+    assert sum(map(len, (x for x, _ in marks(picture, "vertices")))) == len(fit["optima"]) - 3
+
+
 def test_each_parabola_is_the_fit_s_over_the_sizes_that_were_run(results, drawn):
     vertex = results["isoflop"]["optima"][0]
     parabolas = [line.get_data() for line in drawn["isoflop"].figure.axes[0].lines if len(line.get_xdata()) > 20]

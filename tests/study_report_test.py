@@ -10,7 +10,7 @@ import pytest
 import study_results
 
 from gptjax.errors import UserError
-from gptjax.study import report
+from gptjax.study import numbers, report
 
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 PICTURE = re.compile(r"!\[(?:\\.|[^\]])*\]\((.*?)\)")
@@ -121,7 +121,8 @@ def test_a_refused_law_has_no_headline_and_says_why(results):
         rows = [row for block in first.blocks for row in getattr(block, "rows", []) if "approach" in str(row[0])]
         assert [row[0] for row in rows] == stands
         assert any(reason in item for block in first.blocks for item in getattr(block, "items", []))
-    assert any("No law stands" in getattr(block, "text", "") for block in first.blocks)
+    silent = report.contents({**alone, "verdict": None}, {}, None)[0]
+    assert any("No law stands" in getattr(block, "text", "") for block in silent.blocks)
 
 
 SECTIONS = {
@@ -140,6 +141,36 @@ def test_what_there_is_no_data_for_is_left_out(missing, results):
         assert whole - set(section_titles({**results, missing: nothing})) == SECTIONS[missing]
 
 
+def nothing(value):
+    """`value` with every number that a fit could not give as null."""
+    if isinstance(value, dict):
+        return {key: one if key in ("flops", "change", "run", "window") else nothing(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [nothing(one) for one in value]
+    return None if isinstance(value, float) else value
+
+
+def test_a_fit_without_a_single_number_is_shown_as_refused(results, tmp_path):
+    empty = {name: {**nothing(results[name]), "refused": ["4 different (N, D)"]} for name in ("parametric", "isoflop")}
+    for vertex in empty["isoflop"]["optima"]:
+        vertex["refused"] = "3 sizes"
+    report.write(
+        {**results, **empty, "prediction": [], "curves": None, "loss_to_loss": None, "verdict": None}, tmp_path
+    )
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("Refused: 4 different (N, D)") == 2 and "No law stands" in text
+    assert not re.search(r"\b(None|(?<!<)nan|null)\b", text)
+    assert {path.stem for path in (tmp_path / "pictures").iterdir()} == {"learning_rate"}
+
+
+def test_points_that_one_method_leaves_out_are_named_with_it_and_those_of_all_methods_once(results):
+    by_all, alone = results["points_excluded"][0], {"run": "w9", "reason": "no curve"}
+    fit = {**results["isoflop"], "points_excluded": [by_all, alone]}
+    sections = report.contents({**results, "isoflop": fit}, {}, None)
+    [isoflop] = [one for one in sections if one.title.startswith("IsoFLOP")]
+    assert [block.items for block in isoflop.blocks if hasattr(block, "items")] == [["w9: no curve"]]
+
+
 def test_points_alone_make_a_report_without_pictures_and_remove_those_of_the_last(results, tmp_path):
     points = [{key: point[key] for key in ("run", "params", "tokens", "flops", "loss")} for point in results["points"]]
     (tmp_path / "pictures").mkdir()
@@ -149,6 +180,18 @@ def test_points_alone_make_a_report_without_pictures_and_remove_those_of_the_las
     assert [path.name for path in written] == ["report.html", "report.md", "results.json"]
     assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["mine.png"]
     assert "## Runs (40)" in written[1].read_text() and "Infinity" not in written[2].read_text()
+
+
+def test_another_family_of_models_follows_with_its_own_sections_and_pictures(results, tmp_path):
+    lstm = {"points": study_results.points(budgets=(1e18, 1e19), sizes=4, seeds=1), "prediction": results["prediction"]}
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "lstm-isoflop.png").write_bytes(b"of the last report")
+    report.write({"points": results["points"], "families": {"lstm": lstm}, "directory": str(tmp_path)}, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert text.index("## Runs (40)") < text.index("## The other family: lstm") < text.index("### Runs (8)")
+    assert PICTURE.findall(text) == ["pictures/lstm-prediction.png"]
+    assert {path.name for path in (tmp_path / "pictures").glob("*.png")} == {"lstm-prediction.png"}
+    assert text.count("](runs/000000000007)") == 2
 
 
 def test_runs_are_links_where_the_report_lies_in_the_study_s_folder_and_named_by_key_elsewhere(results, tmp_path):
@@ -165,3 +208,17 @@ def test_without_matplotlib_one_line_says_what_to_install(results, tmp_path, mon
     with pytest.raises(UserError, match=r"pip install 'gptjax\[study\]'"):
         report.write(results, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_intervals_of_the_isoflop_law_stand_beside_the_law_s_numbers_not_the_vertex_s(results):
+    fit, elsewhere = results["isoflop"], {"flops": 1e24, "params": 1e11, "tokens": 2e12, "loss": 2.0}
+    law = {"params": 7.77e7, "tokens": 2e9, "loss": 3.5}
+    optima = [{**fit["optima"][0], "law": law}, *fit["optima"][1:], elsewhere]
+    given = {**results, "isoflop": {**fit, "optima": optima}}
+    [isoflop] = [one for one in report.contents(given, {}, None) if one.title.startswith("IsoFLOP")]
+    [table] = [block for block in isoflop.blocks if "Vertex" in getattr(block, "caption", "")]
+    first, *_, last = (dict(zip(table.header, row)) for row in table.rows)
+    vertex = fit["optima"][0]
+    assert first["vertex N"] == numbers.count(vertex["params"]) != first["N*"] == numbers.count(law["params"])
+    assert first["N* 95%"] == numbers.count_bounds(vertex["interval95"]["params"])
+    assert last["vertex N"] == "–" and last["loss"] == "2.0000"

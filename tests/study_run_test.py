@@ -5,6 +5,7 @@ import os
 import random
 import signal
 
+import launching
 import pytest
 import studying
 
@@ -109,3 +110,20 @@ def test_killed_five_times_at_random_points_three_runs_end_with_the_points_they_
     code, said = studying.run(file, out, "--parallel=2")
     assert code == 0, said
     assert studying.points(out) == studying.points(undisturbed)
+
+
+@pytest.mark.slow
+def test_through_the_slurm_launcher_a_study_ends_as_it_does_here(mixed, tmp_path, monkeypatch):
+    """sbatch and srun run what they are given at once: what is tried is all else, supervisor and exit codes included."""
+    launching.program(tmp_path / "sbatch", 'SLURM_JOB_ID=7 bash "$1" &> "${1%.sbatch}-7.log"')
+    launching.program(tmp_path / "srun", 'while [[ "$1" == --* ]]; do shift; done; exec "$@"')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PJRT_NPROC", "1")
+    file, here, _, _ = mixed
+    flags = ["--launcher=slurm", "--launcher_flag=--time=1:00:00", "--parallel=2"]
+    code, said = studying.run(file, tmp_path / "out", *flags)
+    assert code == 1, said
+    assert studying.points(tmp_path / "out") == studying.points(here)
+    states = {name: known.state for name, known in studying.states(tmp_path / "out").items()}
+    assert states == {FINE: "done", FAILS: "failed", DIVERGES: "diverged"}
+    assert studying.states(tmp_path / "out")[FAILS].reason == studying.states(here)[FAILS].reason

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import time
 
 import pytest
 import runs
@@ -102,9 +104,12 @@ def test_a_run_that_somebody_writes_to_is_running_and_afterwards_what_it_was(stu
 
 
 def test_a_lease_counts_as_running_while_it_is_fresh(study):
+    file = run_of(study).path / runlock.NAME
     with runlock.hold(run_of(study).path, lease=True):
-        assert status._has_fresh_lease(run_of(study).path / runlock.NAME)
-    assert not status._has_fresh_lease(run_of(study).path / runlock.NAME)
+        assert status._has_fresh_lease(file)
+        os.utime(file, (0, time.time() - 2 * runlock.LEASE_SECONDS))
+        assert not status._has_fresh_lease(file), "whoever wrote it is gone"
+    assert not status._has_fresh_lease(file)
 
 
 def test_the_exit_code_of_a_save_leaves_a_run_partial_and_any_other_failed_with_the_last_line_of_its_log(study):

@@ -8,6 +8,7 @@ from gptjax.study.fits import isoflop
 from gptjax.study.methods import METHODS, Options
 from gptjax.study.points import Gathered, Points
 
+STARTS = 12  # of a parametric fit that checks another one
 OUTLIER = 3.0  # robust standard deviations of a residual
 RATIOS = (2.0, 5.0, 10.0)  # tokens a parameter under which runs are left out
 
@@ -23,11 +24,13 @@ def holdout(name: str, points: Points, options: Options) -> dict:
     held = points.take(points.flops >= above) if above else points.take([])
     if not len(held) or not len(below):
         return _no_holdout("no points on one side of the held-out budget")
-    fit = METHODS[name].fit(below, options)
+    fit = METHODS[name].fit(below, dataclasses.replace(options, starts=STARTS))
     target = _best_of_each(held) if name == "isoflop" else held
-    if target is None or not np.isfinite(list(fit.constants.values())).all():
-        return _no_holdout("; ".join(fit.refused) or "no held-out budget has a vertex", above)
+    if target is None:
+        return _no_holdout("no held-out budget has a vertex", above)
     predicted = METHODS[name].predict(fit, target)
+    if not np.isfinite(predicted).all():
+        return _no_holdout("; ".join(fit.refused) or "the law below has no loss for them", above)
     shown = [
         {"run": run, "params": n, "tokens": d, "flops": c, "loss": loss, "predicted": value}
         for run, n, d, c, loss, value in zip(
@@ -62,6 +65,7 @@ def _best_of_each(held: Points) -> Points | None:
 
 def sensitivity(name: str, gathered: Gathered, params: str, flops: str, options: Options) -> list[dict]:
     """The law under other choices: outliers dropped, runs of few tokens left out, each convention, other Huber deltas."""
+    options = dataclasses.replace(options, starts=STARTS)
     points, method = gathered.points(params, flops), METHODS[name]
     changes = {**_fewer_points(method, points, options), **_conventions(name, gathered, params, flops)}
     changes = {change: (other, options) for change, other in changes.items()}

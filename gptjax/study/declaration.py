@@ -43,7 +43,7 @@ class Study:
     learning_rate: typing.Any = None  # a recipes.Rule, recipes.tuned(...), or None: the base's
     batch: typing.Any = None  # a Rule for sequences; None: the base's
     warmup: typing.Any = None  # a Rule for steps; None: the base's
-    keep: typing.Callable[[dict], bool] = lambda factors: True  # leaves out the runs whose factors it refuses
+    keep: typing.Callable[[dict], bool] = lambda factors: True  # which runs, by family, size, budget, seed, stage, grid
     cooldown: float | None = None  # the part of a run that cools down, branched from a trunk; None: no branches
     targets: tuple[Target, ...] = ()
     evaluations: int = 1  # in a run, the one at its end included
@@ -156,12 +156,12 @@ class _Builder:
     def _run(self, stage: str, size: str, shape: dict, length: dict, seed: int, fields: dict, rate=None):
         """A PlannedRun, or None where the study leaves it out."""
         config = self._config(shape | fields | {"train.seed": seed, "data.seed": seed})
-        facts = lengths.facts(self.study, config, length)
-        config, waits = self._with_rules(facts, size, rate)
         factors = {"family": config.model.architecture, "size": size, "budget": None, **length, "seed": seed, **fields}
-        factors |= {"stage": stage, "learning_rate": None if waits else config.optim.peak_lr}
+        factors |= {"stage": stage, "learning_rate": rate}
         if not self.study.keep(dict(factors)):
             return None
+        config, waits = self._with_rules(lengths.facts(self.study, config, length), size, rate)
+        factors["learning_rate"] = None if waits else config.optim.peak_lr
         name = "-".join([*self._words(stage, size, length, fields, rate), f"seed{seed}"])
         return PlannedRun(name, stage, factors, None if waits else config, outline=config)
 

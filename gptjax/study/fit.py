@@ -1,7 +1,7 @@
 """`gptjax study fit`, as numbers: from gathered points to all that a report shows.
 
     {"conventions", "notes", "points", "points_excluded", METHOD: {...} for each, "seed_noise", "learning_rate",
-     "loss_to_loss", "prediction", "verdict", "families": {name: the same of each other family}}
+     "critical_batch", "loss_to_loss", "prediction", "verdict", "families": {name: the same of each other family}}
 
 METHOD holds the constants by name, interval80, interval95, optima, holdout_error, sensitivity, refused, points_used and
 points_excluded; see methods.py and checks.py.
@@ -10,8 +10,11 @@ points_excluded; see methods.py and checks.py.
 import dataclasses
 import typing
 
+import numpy as np
+
 from gptjax.errors import UserError, choose
-from gptjax.study import checks, learning_rates, loss_to_loss, methods, prediction
+from gptjax.study import checks, critical_batch, learning_rates, loss_to_loss, methods, prediction
+from gptjax.study.fits.envelope import Curve
 from gptjax.study.points import Gathered
 from gptjax.study.verdict import verdict
 
@@ -56,18 +59,31 @@ def _of_family(gathered: Gathered, family: str, request: Request, say) -> dict:
         "points": [row.shown(params, flops) for row in gathered.rows],
         "points_excluded": gathered.excluded,
     }
-    for name in request.options.methods:
+    found["curves"] = gathered.curves(params, flops) or None
+    for name in (name for name in request.options.methods if name in methods.METHODS):
         say(f"{family}: fitting {name}, {request.options.replicates} replicates")
         section = methods.section(name, points, request.options)
         say(f"{family}: checking {name}")
         section |= checks.holdout(name, points, request.options)
         section["sensitivity"] = checks.sensitivity(name, gathered, params, flops, request.options)
         found[name] = section | {"points_excluded": gathered.excluded}
+    if "envelope" in request.options.methods and found["curves"]:
+        found["envelope"] = _envelope(found["curves"], gathered.excluded, request.options)
     found["seed_noise"] = checks.seed_noise(points)
     found["learning_rate"] = learning_rates.curves(tuned)
+    found["critical_batch"] = critical_batch.of_runs(gathered.rows, params)
     found["loss_to_loss"] = loss_to_loss.between_sources(gathered.rows)
     found["prediction"] = prediction.outcomes(gathered, family)
     return found | {"verdict": verdict(found)}
+
+
+def _envelope(curves: list[dict], excluded: list[dict], options: methods.Options) -> dict:
+    arrays = [
+        Curve(one["run"], one["params"], *(np.array(one[name]) for name in ("flops", "tokens", "loss")))
+        for one in curves
+    ]
+    beside = {"holdout_error": None, "holdout": {"refused": ["not of curves"]}, "sensitivity": []}
+    return methods.envelope_section(arrays, options) | beside | {"points_excluded": excluded}
 
 
 def _default(known: dict, wanted: tuple[str, ...]) -> str:

@@ -65,8 +65,6 @@ def obstacle(config) -> str | None:
         "it is profiled (train.profile_steps)": train.profile_steps is not None,
         "it logs to Weights & Biases": train.wandb_project is not None,
         "it evaluates tasks": config.eval.tasks is not None,
-        "it saves by the clock (checkpoint.every_minutes)": config.checkpoint.every_minutes is not None,
-        "checkpoint.keep=1 may leave no step that all have after a kill": config.checkpoint.keep < 2,
         f"its steps are over {MOST_FLOPS:g} FLOPs": flops_of_a_step(config) > MOST_FLOPS,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

@@ -19,7 +19,7 @@ from gptjax.config import Config
 from gptjax.errors import UserError
 
 # A resume accepts changes of these too; but they decide what a finished run says, so that they make another run.
-DECISIVE = ("eval", "train.max_skips", "train.max_rollbacks", "train.rollback_margin")
+DECISIVE = ("eval", "train.max_skips", "train.max_rollbacks", "train.rollback_margin", "train.log_noise_scale")
 UNCOUNTED = (
     *(name for name in rundir.HARMLESS if name not in DECISIVE),
     "eval.every_steps", "eval.batch_size", "eval.tasks_every_steps", "eval.sample_prompt", "eval.sample_tokens",

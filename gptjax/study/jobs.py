@@ -38,7 +38,7 @@ class Job:
 
     def __init__(self, directory: StudyDirectory, order: Order, environment: dict[str, str]):
         self.order, self._directory, self._began = order, directory, time.monotonic()
-        self._stopping = False
+        self._killed = False
         for key in order.keys:
             self._note(key, code=None)
         self._log = self._open_log()
@@ -60,10 +60,11 @@ class Job:
 
     def stop(self) -> None:
         """Asks it to save and to end."""
-        self._stopping = True
         self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
+        """What it has saved counts, and how it ended does not."""
+        self._killed = True
         self._process.kill()
         self._process.wait()
 
@@ -72,7 +73,7 @@ class Job:
         code = supervisor.exit_code(self._process.wait())
         self._close_log()
         for key in self.order.keys:
-            if status.last_exit(self._directory, key).get("code") is None:
+            if not self._killed and status.last_exit(self._directory, key).get("code") is None:
                 self._note(key, code)
         return code
 

@@ -10,7 +10,7 @@ import typing
 
 import numpy as np
 
-from gptjax.study.fits import bootstrap, isoflop, kaplan, parametric
+from gptjax.study.fits import bootstrap, envelope, isoflop, kaplan, parametric
 from gptjax.study.points import Points
 
 
@@ -18,10 +18,11 @@ from gptjax.study.points import Points
 class Options:
     """What the command line asks of every fit."""
 
-    methods: tuple[str, ...] = ("parametric", "isoflop", "kaplan")
+    methods: tuple[str, ...] = ("parametric", "isoflop", "kaplan", "envelope")
     budgets: tuple[float, ...] = ()  # FLOPs to give the best split of, beside those of the points
     replicates: int = 1000  # of the bootstrap
     delta: float = parametric.DELTA  # of the Huber loss
+    starts: int = parametric.STARTS  # of the parametric fit; checks of it use fewer
     seed: int = 0  # of starts and replicates
     holdout: float | None = None  # FLOPs from which points are held out; None: the largest budget
 
@@ -37,7 +38,7 @@ class Method:
 
 
 def _parametric(points: Points, options: Options):
-    return parametric.fit(points, delta=options.delta, seed=options.seed)
+    return parametric.fit(points, delta=options.delta, starts=options.starts, seed=options.seed)
 
 
 def _isoflop(points: Points, options: Options):
@@ -72,14 +73,28 @@ def section(name: str, points: Points, options: Options) -> dict:
     # The fits split C = 6 N D: a budget in another convention is turned into the one that buys as much N D.
     budgets = sorted({*_budgets_of(points), *options.budgets})
     asked = tuple(flops * 6 / ratio for flops in budgets) if name != "isoflop" else budgets
-    fit_function = functools.partial(method.fit, options=options)
-    found = bootstrap.intervals(
-        fit_function, points, replicates=options.replicates, seed=options.seed, budgets=tuple(asked)
+    found = _intervals(functools.partial(method.fit, options=options), points, options, tuple(asked))
+    facts = {fact: getattr(found.fit, fact) for fact in method.facts}
+    return _reported(found, budgets) | facts
+
+
+def envelope_section(curves: list[envelope.Curve], options: Options) -> dict:
+    """Of approach 1, which takes training curves instead of points."""
+    budgets = options.budgets or (max(float(curve.flops[-1]) for curve in curves),)
+    found = _intervals(envelope.fit, curves, options, budgets)
+    return _reported(found, budgets) | {"winners": [dataclasses.asdict(winner) for winner in found.fit.winners]}
+
+
+def _intervals(fit_function, points, options: Options, budgets) -> bootstrap.Intervals:
+    return bootstrap.intervals(
+        fit_function, points, replicates=options.replicates, seed=options.seed, budgets=tuple(budgets)
     )
+
+
+def _reported(found: bootstrap.Intervals, budgets) -> dict:
     fit = found.fit
     return {
         **fit.constants,
-        **{fact: getattr(fit, fact) for fact in method.facts},
         "interval80": found.interval80,
         "interval95": found.interval95,
         "correlation": found.correlation,
@@ -92,9 +107,9 @@ def section(name: str, points: Points, options: Options) -> dict:
 
 
 def _optimum(one: bootstrap.OptimumIntervals, flops: float, vertex: dict) -> dict:
-    """The law's best split of a budget with intervals; where its points have a vertex, that one's numbers."""
-    best = dataclasses.asdict(one.optimum) | {"flops": flops} | vertex
-    return best | {"interval80": one.interval80, "interval95": one.interval95}
+    """The best split of a budget: its vertex, where its points have one, else the law's. The intervals are of "law"."""
+    law = {name: getattr(one.optimum, name) for name in ("params", "tokens", "loss")}
+    return {**law, "flops": flops, **vertex, "law": law, "interval80": one.interval80, "interval95": one.interval95}
 
 
 def _vertex(fit, flops: float) -> dict:

@@ -80,6 +80,29 @@ class Gathered:
         excluded = [one for one in self.excluded if one.get("family", family) == family]
         return dataclasses.replace(self, rows=[row for row in self.rows if row.family == family], excluded=excluded)
 
+    def curves(self, params: str, flops: str) -> list[dict]:
+        """{run, params, flops, tokens, loss}, lists, of each run whose losses on the way are known: by the folder of a
+        study, or as several points of one run in a CSV file."""
+        if "curves" in self.others:
+            known = {row.run: row for row in self.rows}
+            return [
+                _of_curve(one, known[one["run"]], params, flops) for one in self.others["curves"] if one["run"] in known
+            ]
+        by_run = {}
+        for row in self.rows:
+            by_run.setdefault(row.run, []).append(row)
+        return [
+            {
+                "run": run,
+                "params": rows[0].params[params],
+                "flops": [row.flops[flops] for row in rows],
+                "tokens": [row.tokens for row in rows],
+                "loss": [row.loss for row in rows],
+            }
+            for run, rows in by_run.items()
+            if len(rows) > 1
+        ]
+
     def points(self, params: str, flops: str) -> Points:
         """Raises UserError for a convention that the rows were not counted in."""
         rows = self.rows
@@ -92,6 +115,12 @@ class Gathered:
         }
         arrays = {name: np.array(values, np.float64) for name, values in columns.items()}
         return Points(**arrays, run=tuple(row.run for row in rows), seed=np.array([row.seed for row in rows], int))
+
+
+def _of_curve(one: dict, row: Row, params: str, flops: str) -> dict:
+    """one: {"run", "tokens", "loss"}; a token costs what it costs at the end of the run."""
+    per_token = row.flops[flops] / row.tokens
+    return one | {"params": row.params[params], "flops": [per_token * tokens for tokens in one["tokens"]]}
 
 
 def screened(rows: list[Row], most_loss: float = math.inf) -> tuple[list[Row], list[dict]]:

@@ -1,5 +1,6 @@
 """`gptjax study run` and `gptjax study status`: from flags to a Runner, and to what is known of a study."""
 
+import dataclasses
 import json
 import sys
 import tempfile
@@ -19,7 +20,7 @@ class FileSource:
 
         self._study, self._batched = declaration.load(path), batched
         self._vocab_size = _vocab_size(self._study.base)
-        self.declared = {"file": path}
+        self.declared = {"file": path, **_as_json(self._study)}
 
     def runs(self, results: dict[str, float]) -> list:
         from gptjax.study import declaration
@@ -37,6 +38,14 @@ class FileSource:
         from gptjax.study import batched
 
         return batched.groups(configs)
+
+
+def _as_json(study) -> dict:
+    """What a Study declares, its rules by name; without its base, which the runs' configs hold."""
+    fields = {f.name: getattr(study, f.name) for f in dataclasses.fields(study) if f.name not in ("base", "keep")}
+    return json.loads(
+        json.dumps(fields, default=lambda value: getattr(value, "name", None) or dataclasses.asdict(value))
+    )
 
 
 def _vocab_size(base) -> int | None:

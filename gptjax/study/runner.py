@@ -154,19 +154,19 @@ class Runner:
     # ---- the loop
 
     def _loop(self, stop: interrupt.StopRequest) -> int:
-        looked = time.monotonic()
+        pause = LOCAL_SECONDS if self._directory.local else REMOTE_SECONDS
+        looked = -pause
         while True:
             ended = self._collect()
             if stop:
                 return self._stop(stop)
-            pause = LOCAL_SECONDS if self._directory.local else REMOTE_SECONDS
             if ended or time.monotonic() - looked >= pause:
                 looked = time.monotonic()
                 self._look()
                 self._unlock_stages()
-            self._start_jobs()
-            if not self._jobs and not self._held_by_others():
-                return self._finish()
+                self._start_jobs()
+                if not self._jobs and not self._held_by_others():
+                    return self._finish()
             self._show()
             time.sleep(0.1)
 
@@ -311,7 +311,9 @@ class Runner:
             job.stop()
         try:
             while self._jobs:
-                self._collect()
+                if self._collect():
+                    self._look()
+                    self._show()
                 time.sleep(0.05)
         except KeyboardInterrupt:
             for job in self._jobs:

@@ -20,6 +20,7 @@ PLANNED, WAITING, RUNNING, PARTIAL, DONE, DIVERGED, FAILED = STATES = (
 )  # fmt: skip
 ENDED = (DONE, DIVERGED)
 TAIL_BYTES = 4096
+LAUNCHERS = ("supervisor: ", "launch: ", "sbatch: ")  # beginnings of lines that only say that a run has ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,20 +150,25 @@ def last_exit(directory: StudyDirectory, key: str) -> dict:
 
 
 def reason_of(directory: StudyDirectory, key: str, code: int) -> str:
-    """The last line that the run's processes printed, and their code."""
+    """The last line that the run's processes printed, and their code. On Slurm the launcher has a log for each job."""
     name = last_exit(directory, key).get("log")
-    line = _last_line(directory.path / "logs" / name if name else directory.log(key))
-    return f"{line or 'it printed nothing'} (exit code {code})"
+    slurm = directory.path / "logs" / "slurm"
+    jobs = sorted(slurm.glob(f"gptjax-{key}-*.log"), key=lambda file: file.stat().mtime) if slurm.exists() else []
+    logs = [*jobs[-1:], directory.path / "logs" / name if name else directory.log(key)]
+    line = next(filter(None, map(_last_line, logs)), "it printed nothing")
+    return f"{line} (exit code {code})"
 
 
 def _last_line(file) -> str:
+    """That is not a launcher's own."""
     try:
         with file.open("rb") as log:
             log.seek(max(0, file.stat().length - TAIL_BYTES))
             lines = log.read().decode(errors="replace").replace("\r", "\n").splitlines()
     except FileNotFoundError:
         return ""
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+    telling = (line.strip()[:300] for line in reversed(lines) if not line.startswith(LAUNCHERS))
+    return next(filter(None, telling), "")
 
 
 def is_held(run: rundir.RunDirectory) -> bool:

@@ -4,9 +4,11 @@ import math
 
 from gptjax import config_file, flops, metrics, rundir
 from gptjax.errors import UserError
-from gptjax.study import ledger, status
+from gptjax.study import critical_batch, ledger, status
 from gptjax.study.layout import StudyDirectory, open_directory, read_json
 from gptjax.study.points import Gathered, Row, screened
+
+FEWEST_EVALUATIONS = 4  # that make a curve
 
 # Why a run that is not done is no point.
 REASONS = {
@@ -23,7 +25,7 @@ def read(path: str) -> Gathered:
     """Raises UserError: no study was run there.
 
     others: "tune" {family: [{size, params, learning_rate, loss, diverged, initial_loss}]}, "targets" [Row], "prediction",
-    "curves" {family: [{run, params, flops, tokens, loss}]}, "study" and "directory" by name.
+    "curves" [{run, tokens, loss}], "study" and "directory" by name.
     """
     directory = open_directory(path)
     book = ledger.read(directory)
@@ -39,6 +41,7 @@ def read(path: str) -> Gathered:
         "tune": [_tuned(run, directory) for run in known if run.entry.stage == "tune" and run.loss is not None],
         "targets": [row for row, _ in targets],
         "prediction": read_json(directory.prediction),
+        "curves": [curve for row, _ in points if (curve := _curve(row, directory))],
         "study": directory.path.name,
         "directory": str(directory.path),
     }
@@ -89,6 +92,8 @@ def _row(run: status.RunStatus, directory: StudyDirectory) -> tuple[Row, float]:
         "standard_error": last.get("standard_error"),
     }
     facts |= {name: value for name, value in last.items() if name.startswith("loss/")}
+    if noise := critical_batch.at_the_end(here.path, entry.steps):
+        facts["noise_scale"] = noise
     row = Row(
         run=entry.name,
         params={name: float(count) for name, count in flops.parameter_counts(config.model).items()},
@@ -100,6 +105,16 @@ def _row(run: status.RunStatus, directory: StudyDirectory) -> tuple[Row, float]:
         facts=facts,
     )
     return row, math.log(config.model.vocab_size)
+
+
+def _curve(row: Row, directory: StudyDirectory) -> dict | None:
+    """Held-out losses on the way of a run that was evaluated more than FEWEST_EVALUATIONS times."""
+    here = rundir.open_run(str(directory.run(row.facts["key"])))
+    rows = [one for one in metrics.read_metrics(here.metrics, "eval") if "loss" in one]
+    if len(rows) < FEWEST_EVALUATIONS:
+        return None
+    per_step = row.tokens / row.facts["steps"]
+    return {"run": row.run, "tokens": [per_step * one["step"] for one in rows], "loss": [one["loss"] for one in rows]}
 
 
 def _tuned(run: status.RunStatus, directory: StudyDirectory) -> dict:

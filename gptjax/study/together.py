@@ -63,15 +63,25 @@ class SharedWatchdog:
     def stepped(self) -> None: ...
 
 
+class MemberCheckpointer(Checkpointer):
+    """Saves when Together says so, and deletes no step before all members have the next: after a kill they need one in
+    common."""
+
+    def overdue(self) -> bool:
+        return False
+
+    def _saved(self) -> None: ...
+
+
 class Member(train.Loop):
     """One run of those that train together. lane: its place. last: the step that all go on from."""
 
     def __init__(self, together: "Together", key: str, lane: int, last: int, directory, log_file, *rest):
         self.key, self.lane, self._together, self._last = key, lane, together, last
         run_session = together.session_of(lane)
-        checkpointer = Checkpointer(directory.checkpoints, run_session.config)
-        progress = metrics.Progress(log_file)
-        super().__init__(run_session, directory, checkpointer, progress, Alone(), *rest)
+        checkpointer = MemberCheckpointer(directory.checkpoints, run_session.config)
+        progress, agreed = metrics.Progress(log_file), agreement.Agreement(Alone(), together.stop)
+        super().__init__(run_session, directory, checkpointer, progress, Alone(), agreed, *rest)
 
     def _resume(self):
         program = self.program
@@ -113,7 +123,8 @@ class Together:
     """The runs of a group. configs: {key: Config}, all lanes; study: a StudyDirectory."""
 
     def __init__(self, study, configs: dict, devices, stop, dog: watchdog.Watchdog):
-        self._study, self._stop, self._dog, self._started = study, stop, dog, time.monotonic()
+        self._study, self.stop, self._dog, self._started = study, stop, dog, time.monotonic()
+        self._saved = self._started
         self._keys = list(configs)
         self.codes = {key: ended(self.directory(key)) for key in configs}
         first = session.prepare(next(iter(configs.values())), devices[:1], dog.alive)
@@ -161,7 +172,7 @@ class Together:
         if not waiting:
             return self.codes
         with self.opened(waiting):
-            self._agreed.tick()
+            self._tick()
             while self.going:
                 self.advance()
             self._finish()
@@ -173,7 +184,6 @@ class Together:
         with contextlib.ExitStack() as stack:
             for key in keys:
                 stack.enter_context(runlock.hold(self._study.run(key)))
-            self._agreed = stack.enter_context(agreement.Agreement(Alone(), self._stop))
             self._members = self._open_members(keys, stack)
             sessions = [self.session_of(lane) for lane in range(self._program.runs)]
             self._feeds = stack.enter_context(Feeds(sessions, self._order_R, self._step))
@@ -185,8 +195,12 @@ class Together:
             self._lanes = lanes.Lanes(self._program, self._configs, self._order_R)
         for key in keys:
             train.check_directory(self.directory(key), self.session_of(self._keys.index(key)), (), None)
+        tried = set()
         while True:
             last = common_step([self.directory(key) for key in keys])
+            if last in tried:
+                raise UserError(f"runs {', '.join(keys)} cannot go on from step {last} together; see gptjax verify.")
+            tried.add(last)
             with contextlib.ExitStack() as inner:
                 members = [self._open_member(key, last, inner) for key in keys]
                 if all(member.step == last for member in members):
@@ -207,15 +221,17 @@ class Together:
         for step in directory.steps():
             if step > last:
                 validity.remove(directory.checkpoints / str(step))
-        member = Member(
-            self, key, lane, last, directory, log_file, self._agreed, SharedWatchdog(self._dog), self._started
-        )
+        member = Member(self, key, lane, last, directory, log_file, SharedWatchdog(self._dog), self._started)
         stack.callback(member.close)
         return member
 
     @property
     def going(self) -> bool:
-        return bool(self._members) and self._members[0].going
+        return bool(self._members) and all(member.going for member in self._members)
+
+    def _tick(self) -> bool:
+        """Whether all are to stop."""
+        return any([member.agreed.tick() for member in self._members])
 
     def advance(self) -> None:
         """One call of all lanes, and what is due after it."""
@@ -228,8 +244,10 @@ class Together:
         self._each(lambda member: member.recorder.drain())
 
     def _finish(self) -> None:
+        self._tick()
         self._settle()
         self._each(lambda member: member.finish())
+        self._settle()
         for member in self._members:
             self.codes[member.key] = member.end()
 
@@ -245,13 +263,25 @@ class Together:
                 jax.block_until_ready(self._lanes.params())
         self._evaluated = {}
         self._dog.stepped()
-        if self._members[0].checkpointer.due(self._step + len(learning_rate_RS[0])):
+        overdue = self._overdue()
+        if overdue or self._members[0].checkpointer.due(self._step + len(learning_rate_RS[0])):
             self._settle()
+        if overdue:
+            self._saved = time.monotonic()
+            for member in self._members:
+                member.agreed.ask_to_save()
+
+    def _overdue(self) -> bool:
+        """One clock for all, so that they save the same step."""
+        every = self._configs[0].checkpoint.every_minutes
+        return every is not None and (time.monotonic() - self._saved) / 60 >= every
 
     def _settle(self) -> None:
-        """Every member's save before this one is on disk: none deletes a step that another may have to go on from."""
+        """Waits until the last save of all is on disk; then those before are needed no more."""
         for member in self._members:
             member.keeper.settle(member.step)
+        for member in self._members:
+            member.checkpointer.remove_old()
 
     def _each(self, act) -> None:
         """act(member) of all. One that diverges says so and leaves."""
@@ -279,7 +309,7 @@ class Together:
 
     def _should_stop(self) -> bool:
         self._dog.alive()
-        return self._agreed.tick()
+        return self._tick()
 
 
 def check(configs: dict) -> None:

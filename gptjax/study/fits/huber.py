@@ -95,12 +95,14 @@ def scales(metric):
 def minimise(objective: Objective, starts_SK, weight):
     """(x [K], value, tight: gradient 0 to rounding, how many starts ended there): L-BFGS from each start, then `descend`."""
     from scipy.optimize import minimize
+    from threadpoolctl import threadpool_limits
 
     def at(x):
         value, gradient = objective.value_and_gradient(x[None], weight[None])
         return value[0], gradient[0]
 
-    ends = np.stack([minimize(at, start, jac=True, method="L-BFGS-B", options=LBFGS).x for start in starts_SK])
+    with threadpool_limits(1):  # SciPy's BLAS wakes all cores for matrices of 5 x 5: 20 times the CPU time
+        ends = np.stack([minimize(at, start, jac=True, method="L-BFGS-B", options=LBFGS).x for start in starts_SK])
     ends, values, tight = descend(objective, ends, weight[None])
     best = int(np.argmin(np.where(tight, values, np.inf) if tight.any() else values))
     rounding = np.sum(weight) * 1e-20  # the value of a law that is met exactly is 0 but for it

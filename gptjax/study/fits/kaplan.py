@@ -59,7 +59,8 @@ class JointLaw:
     def optimum(self, flops: float, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Optimum:
         """Where (alpha_N/alpha_D) (N_c/N)^(alpha_N/alpha_D) = D_c/D, by the derivative along N D = C/6."""
         ratio, product = self.alpha_N / self.alpha_D, flops / flops_per_param_token
-        params = (ratio * product / self.D_c * self.N_c**ratio) ** (1 / (1 + ratio))
+        log_params = (np.log(ratio * product / self.D_c) + ratio * np.log(self.N_c)) / (1 + ratio)
+        params = np.exp(log_params)
         return Optimum(flops, float(params), float(product / params), float(self.loss(params, product / params)))
 
 
@@ -112,8 +113,6 @@ class KaplanFit:
     joint: JointLaw
     points_used: int
 
-    fitted = 4  # constants, for the weights of a bootstrap
-
     @property
     def constants(self) -> dict[str, float]:
         """Of the single laws, of the joint form, and a, b: N* ~ C^a, D* ~ C^b."""
@@ -128,6 +127,10 @@ class KaplanFit:
         """Those of all four, each with its law's name in front."""
         laws = {"L(N)": self.L_N, "L(D)": self.L_D, "L(C)": self.L_C, "joint": self.joint}
         return [f"{name}: {reason}" for name, law in laws.items() for reason in law.refused]
+
+    def spare(self, runs: int) -> float:
+        """Share of the noise that is left after 4 constants, for the weights of a bootstrap."""
+        return max(runs - 4, 1) / runs
 
     @property
     def failure(self) -> str | None:

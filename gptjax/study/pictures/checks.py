@@ -9,7 +9,8 @@ LOSS = "held-out loss (nats per token)"
 
 def holdout(results: dict) -> Picture | None:
     """Measured against predicted loss of the points left out of the fit, with intervals of the prediction."""
-    held = ((results.get("parametric") or {}).get("holdout") or {}).get("points")
+    held = ((results.get("parametric") or {}).get("holdout") or {}).get("points") or []
+    held = [one for one in held if one.get("predicted") is not None]
     if not held:
         return None
     figure, [[axes]] = style.figure(height=3.4, width=4.9)

@@ -18,34 +18,37 @@ _CURVE = 80  # points of a drawn line
 def isoflop(results: dict) -> Picture | None:
     """Points and parabola of each budget, its vertex where it is one; crosses, numbered, where it was refused."""
     fit = results.get("isoflop") or {}
-    optima = [vertex for vertex in fit.get("optima") or [] if vertex.get("coefficients")]
-    if not optima:
+    optima = [one for one in fit.get("optima") or [] if one.get("window")]  # others: what the law says elsewhere
+    points = results["points"]
+    if not any(_has_parabola(vertex) for vertex in optima) or not points:
         return None
     figure, [[axes]] = style.figure(height=3.6)
-    groups = _by_budget(results["points"], [vertex["flops"] for vertex in fit["optima"]])
-    colours = style.ordered(len(fit["optima"]))
-    losses = [point["loss"] for group in groups for point in group]
-    refused = []
-    for vertex, group, colour in zip(fit["optima"], groups, colours):
+    groups = _by_budget(points, [vertex["flops"] for vertex in optima])
+    colours = style.ordered(len(optima))
+    for vertex, group, colour in zip(optima, groups, colours):
         axes.plot(*_columns(group, "params", "loss"), "o", color=colour, markersize=3.6, alpha=0.8, markeredgewidth=0)
-        if vertex.get("coefficients"):
+        if _has_parabola(vertex):
             _parabola(axes, vertex, colour)
-            refused += [vertex] if vertex["refused"] else []
-    _vertices(axes, [vertex for vertex in optima if not vertex["refused"]])
-    sizes = [point["params"] for group in groups for point in group]
-    style.log_axis(axes, "x", sizes)
+    _vertices(axes, [vertex for vertex in optima if not vertex.get("refused")])
+    style.log_axis(axes, "x", [point["params"] for point in points])
+    losses = [point["loss"] for point in points]
     pad = 0.06 * (max(losses) - min(losses))
     axes.set_ylim(min(losses) - pad, max(losses) + pad)
-    for number, vertex in enumerate(refused, 1):
-        _cross(axes, vertex, number, colours[fit["optima"].index(vertex)])
+    refused = [one for one in zip(optima, groups, colours) if one[0].get("refused")]
+    for number, (vertex, group, colour) in enumerate(refused, 1):
+        _cross(axes, _place(vertex, group), number, colour)
     axes.set(xlabel=_with_convention(PARAMS, results, "params"), ylabel=LOSS)
-    style.legend(figure, _budget_keys(fit["optima"], colours), "C (FLOPs)")
-    return Picture("isoflop", _isoflop_caption(refused, optima), figure)
+    style.legend(figure, _budget_keys(optima, colours), "C (FLOPs)")
+    return Picture("isoflop", _isoflop_caption([vertex for vertex, _, _ in refused]), figure)
+
+
+def _has_parabola(vertex: dict) -> bool:
+    return bool(vertex.get("coefficients")) and None not in vertex["coefficients"]
 
 
 def _parabola(axes, vertex: dict, colour: str) -> None:
     log_N = np.linspace(*np.log(vertex["window"]), _CURVE)
-    line = "--" if vertex["refused"] else "-"
+    line = "--" if vertex.get("refused") else "-"
     axes.plot(np.exp(log_N), np.polynomial.Polynomial(vertex["coefficients"])(log_N), line, color=colour, linewidth=1.3)
 
 
@@ -56,11 +59,16 @@ def _vertices(axes, accepted: list[dict]) -> None:
     axes.plot(params, losses, "D", **marker, zorder=4, gid="vertices")
 
 
-def _cross(axes, vertex: dict, number: int, colour: str) -> None:
-    """At the vertex if it lies within the picture, else at the end of its parabola on that side."""
-    log_window = np.log(vertex["window"])
-    log_N = np.clip(math.log(vertex["params"] or vertex["window"][0]), *log_window)
-    at = math.exp(log_N), float(np.polynomial.Polynomial(vertex["coefficients"])(log_N))
+def _place(vertex: dict, group: list[dict]) -> tuple[float, float]:
+    """At the vertex if it lies within the window, else at the end of its parabola on that side; the best run without one."""
+    if not _has_parabola(vertex):
+        return min(((point["params"], point["loss"]) for point in group), key=lambda place: place[1])
+    window = np.log(vertex["window"])
+    log_N = np.clip(math.log(vertex["params"]) if vertex["params"] else np.mean(window), *window)
+    return math.exp(log_N), float(np.polynomial.Polynomial(vertex["coefficients"])(log_N))
+
+
+def _cross(axes, at: tuple[float, float], number: int, colour: str) -> None:
     axes.plot(*at, "x", color=colour, markersize=8, markeredgewidth=2, zorder=4, clip_on=False, gid="refused")
     axes.annotate(str(number), at, xytext=(6, 4), textcoords="offset points", fontsize=8, color=style.INK)
 
@@ -69,20 +77,20 @@ def _budget_keys(optima: list[dict], colours: list[str]) -> list:
     from matplotlib.lines import Line2D
 
     keys = [
-        Line2D([], [], color=colour, marker="o", markersize=4, linestyle="--" if vertex["refused"] else "-",
+        Line2D([], [], color=colour, marker="o", markersize=4, linestyle="--" if vertex.get("refused") else "-",
                label=style.power(vertex["flops"]))
         for vertex, colour in zip(optima, colours)
     ]  # fmt: skip
-    if any(not vertex["refused"] for vertex in optima):
+    if any(not vertex.get("refused") for vertex in optima):
         keys.append(Line2D([], [], linestyle=":", color=style.INK, marker="D", markersize=6,
                            markerfacecolor=style.VERMILION, markeredgecolor="white", label="optimum"))  # fmt: skip
-    if any(vertex["refused"] for vertex in optima):
+    if any(vertex.get("refused") for vertex in optima):
         keys.append(Line2D([], [], linestyle="", color=style.SOFT, marker="x", markersize=7, markeredgewidth=2,
                            label="refused"))  # fmt: skip
     return keys
 
 
-def _isoflop_caption(refused: list[dict], optima: list[dict]) -> str:
+def _isoflop_caption(refused: list[dict]) -> str:
     caption = (
         "IsoFLOP curves (approach 2): held-out loss against size at each compute budget, the parabola in ln N through"
         " them, and its vertex."
@@ -103,17 +111,18 @@ def frontier(results: dict) -> Picture | None:
     if len(optima) < 2:
         return None
     figure, [[axes]] = style.figure(height=3.5)
-    handles = _cloud(axes, results["points"])
+    points = results["points"]
+    handles = _cloud(axes, points)
     x = [one["flops"] for one in optima]
     intervals = [[(one.get(key) or {}).get("loss") for one in optima] for key in ("interval80", "interval95")]
     style.band(axes, x, *intervals, style.VERMILION)
     handles.append(_law_line(axes, x, [one["loss"] for one in optima], fit))
-    style.log_axis(axes, "x", x + [point["flops"] for point in results["points"]], style.power)
-    style.loss_axis(axes, "y", [point["loss"] for point in results["points"]] + [one["loss"] for one in optima])
+    style.log_axis(axes, "x", x + [point["flops"] for point in points], style.power)
+    style.loss_axis(axes, "y", [point["loss"] for point in points] + [one["loss"] for one in optima])
     axes.set(xlabel=_with_convention(FLOPS, results, "flops"), ylabel=LOSS)
     style.legend(figure, handles, "N")
     caption = "Compute frontier: every run, and the loss of the best split of each budget under the parametric law"
-    return Picture("frontier", f"{caption}{_refusal(fit)}. Bands: 80% and 95%, over runs drawn again.", figure)
+    return Picture("frontier", f"{caption}{_refusal(fit)}. Bands: 80% and 95% intervals.", figure)
 
 
 def _law_line(axes, x, y, fit: dict):
@@ -136,7 +145,7 @@ def _cloud(axes, points: list[dict]) -> list:
 
 def split(results: dict) -> Picture | None:
     """N* and D* against compute, of every method that gives them, with intervals."""
-    methods = [(name, results[name]) for name in _METHODS if (results.get(name) or {}).get("optima")]
+    methods = [(name, results[name]) for name in _METHODS if _splits(results.get(name) or {}, "params")]
     if not methods:
         return None
     figure, [row] = style.figure(columns=2, height=3.1, width=6.4)
@@ -151,7 +160,8 @@ def split(results: dict) -> Picture | None:
         handles = [handle for handle, _ in drawn]
     style.legend(figure, handles, below=True, columns=1)
     caption = (
-        "The best split of a budget: parameters and tokens against compute. Bands and bars: 80% and 95% intervals."
+        "The best split of a budget: parameters and tokens against compute. Bands and bars: 80% and 95%"
+        " intervals of the laws; diamonds: the vertices that the isoFLOP law goes through."
     )
     return Picture("split", caption + "".join(_refusal(fit, name) for name, fit in methods), figure)
 
@@ -160,10 +170,16 @@ _METHODS = {"parametric": ("parametric (approach 3)", style.VERMILION), "isoflop
             "envelope": ("envelope (approach 1)", style.GREEN), "kaplan": ("Kaplan, joint form", style.PURPLE)}  # fmt: skip
 
 
+def _splits(fit: dict, key: str) -> list[dict]:
+    """Those of a method that are numbers and stand; of isoFLOP curves the vertices."""
+    optima = [one for one in fit.get("optima") or [] if one.get(key) and not one.get("refused")]
+    return [one for one in optima if one.get("window")] or optima
+
+
 def _optima(axes, key: str, name: str, fit: dict) -> tuple:
     """The handle of a method's line or markers, and all it drew."""
     label, colour = _METHODS[name]
-    optima = [one for one in fit["optima"] if one.get(key) and not one.get("refused")]
+    optima = _splits(fit, key)
     x, y = _columns(optima, "flops", key)
     eighty, ninety_five = ([(one.get(k) or {}).get(key) for one in optima] for k in ("interval80", "interval95"))
     label += f": $N^* \\propto C^{{{fit['a']:.3f}}}$, $D^* \\propto C^{{{fit['b']:.3f}}}$" if fit.get("a") else ""
@@ -172,19 +188,24 @@ def _optima(axes, key: str, name: str, fit: dict) -> tuple:
         for at, low, wide in zip(x, eighty, ninety_five):
             style.bars(axes, at, low, wide, colour, horizontal=False)
         [handle] = axes.plot(x, y, "D", color=colour, markersize=4.5, label=label, gid=name, zorder=4)
+        scale, exponent = (fit.get("N_scale"), fit["a"]) if key == "params" else (fit.get("D_scale"), fit["b"])
+        if scale and exponent:
+            span = np.array([min(x), max(x)])
+            axes.plot(span, scale * span**exponent, color=colour, linewidth=1.1, gid="isoflop law")
     else:
         style.band(axes, x, eighty, ninety_five, colour)
-        [handle] = axes.plot(x, y, "--" if fit.get("refused") else "-", color=colour, label=label, gid=name)
+        look = dict(color=colour, linewidth=2.6 if name == "parametric" else 1.1, label=label, gid=name)
+        [handle] = axes.plot(x, y, "--" if fit.get("refused") else "-", **look)
     ends = [bound for interval in ninety_five if interval and None not in interval for bound in interval]
     return handle, y + ends
 
 
 def residuals(results: dict) -> Picture | None:
     """What the parametric law leaves of each loss, against N, D and the loss it predicts."""
-    law = _law(results.get("parametric") or {})
-    if law is None:
+    fit = results.get("parametric") or {}
+    law, points = _law(fit), results["points"]
+    if law is None or not points:
         return None
-    points = results["points"]
     N, D, L = (np.array([point[key] for point in points], float) for key in ("params", "tokens", "loss"))
     left = 100 * (np.log(L) - np.log(law.loss(N, D)))
     figure, [row] = style.figure(columns=3, height=2.5, width=6.6, sharey=True)
@@ -199,7 +220,7 @@ def residuals(results: dict) -> Picture | None:
     row[0].set_ylabel("ln L − ln L̂ (%)")
     caption = "What the parametric law leaves unexplained, of the points it was fitted to"
     grey = " Grey: two standard deviations between seeds." if noise else ""
-    return Picture("residuals", f"{caption}{_refusal(results['parametric'])}.{grey}", figure)
+    return Picture("residuals", f"{caption}{_refusal(fit)}.{grey}", figure)
 
 
 def _law(fit: dict):

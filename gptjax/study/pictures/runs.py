@@ -21,7 +21,7 @@ def learning_rate(results: dict) -> Picture | None:
         for i, (one, colour) in enumerate(zip(sizes, style.ordered(len(sizes))))
     ]
     rates = [point["learning_rate"] for one in sizes for point in one["points"]]
-    style.log_axis(axes, "x", rates, lambda rate: f"{rate:g}")
+    style.log_axis(axes, "x", rates, numbers.setting)
     axes.set(xlabel="peak learning rate", ylabel=LOSS)
     style.legend(figure, handles, "N (sensitivity)")
     fallen = " Triangles: diverged." if any(not _ended(point) for one in sizes for point in one["points"]) else ""
@@ -101,7 +101,9 @@ def loss_to_loss(results: dict) -> Picture | None:
 
 def architectures(results: dict) -> Picture | None:
     """Two architectures side by side as Kaplan et al. 2020 show them (figure 7): loss by size, and by place in the context."""
-    points = [point for point in results["points"] if point.get("architecture")]
+    others = (results.get("families") or {}).values()
+    everyone = [*results["points"], *(point for other in others for point in other["points"])]
+    points = [point for point in everyone if point.get("architecture")]
     names = sorted({point["architecture"] for point in points})
     if len(names) < 2:
         return None

@@ -15,20 +15,27 @@ def sections(results: dict, drawn: dict[str, str]) -> list[Section]:
 def _holdout(results: dict, drawn: dict[str, str]) -> Section:
     blocks: list[Block] = []
     for method in METHODS:
-        held = (results.get(method) or {}).get("holdout") or {}
-        error = (results.get(method) or {}).get("holdout_error")
-        if error is None and not held.get("points"):
-            continue
-        where = (
-            f" Fitted below C = {numbers.flops(held['above_flops'])}, predicted from there on."
-            if held.get("above_flops")
-            else ""
-        )
-        blocks.append(Paragraph(f"{METHODS[method]}: held-out error {numbers.percent(error)} of the loss.{where}"))
-        blocks += [_held(held["points"])] if held.get("points") else []
+        fit = results.get(method) or {}
+        held = fit.get("holdout") or {}
+        if fit.get("holdout_error") is not None or held.get("refused"):
+            blocks.append(Paragraph(f"{METHODS[method]}: {_error(fit, held)}"))
+    points = ((results.get("parametric") or {}).get("holdout") or {}).get("points")
+    blocks += [_held(points)] if points else []
     if "holdout" in drawn:
         blocks.append(Figure("holdout", drawn["holdout"]))
     return Section("Extrapolation", blocks)
+
+
+def _error(fit: dict, held: dict) -> str:
+    if fit.get("holdout_error") is None:
+        return f"no held-out error: {'; '.join(held['refused'])}."
+    where = (
+        f" Fitted below C = {numbers.flops(held['above_flops'])}, predicted from there on."
+        if held.get("above_flops")
+        else ""
+    )
+    refused = f" That fit is itself refused a headline: {'; '.join(held['refused'])}." if held.get("refused") else ""
+    return f"held-out error {numbers.percent(fit['holdout_error'])} of the loss.{where}{refused}"
 
 
 def _held(points: list[dict]) -> Table:
@@ -47,7 +54,9 @@ def _held(points: list[dict]) -> Table:
         ]
         for one in points
     ]
-    return Table(header, rows, "Points kept from the fit").without_empty(numbers.NONE)
+    return Table(header, rows, "Points kept from the fit, and what the parametric law says of them").without_empty(
+        numbers.NONE
+    )
 
 
 def _sensitivity(results: dict, drawn: dict[str, str]) -> Section:

@@ -13,8 +13,15 @@ PARAMS = {
     "total": "all parameters, embeddings included",
     "non_embedding": "parameters without token and position embeddings",
     "matmul": "weights of matrix products, the head included",
+    "given": "as the file of points gives them",
 }
-FLOPS = {"6n": "C = 6 N D", "6nd": "C = 6 N D", "exact": "every FLOP of the model counted, forward and backward"}
+FLOPS = {
+    "exact": "every FLOP of the model counted, forward and backward",
+    "6n": "6 a parameter and token",
+    "6n_attn_full": "6 a parameter and token, and attention between all pairs of tokens",
+    "6n_attn_causal": "6 a parameter and token, and attention to the tokens before",
+    "given": "as the file of points gives it",
+}
 
 
 def verdict(results: dict, drawn: dict[str, str]) -> Section:
@@ -37,7 +44,8 @@ def _standing(results: dict) -> list[Block]:
         if fit and not fit.get("refused") and fit.get("a") is not None:
             rows.append([METHODS[method], *(_exponent(fit, name) for name in ("a", "b")), _floor(fit)])
     if not rows:
-        return [Notice("No law stands: there is no number here to quote.", good=False)]
+        alone = Notice("No law stands: there is no number here to quote.", good=False)
+        return [] if results.get("verdict") else [alone]
     header = ["method", "a, of N* ~ C^a", "b, of D* ~ C^b", "E (nats per token)"]
     table = Table(header, rows, "What stands, with 95% intervals").without_empty(numbers.NONE)
     return [table]
@@ -52,10 +60,12 @@ def _floor(fit: dict) -> str:
 
 
 def _fallen(results: dict) -> list[Block]:
+    said = " ".join((results.get("verdict") or {}).get("reasons") or [])
     items = [
-        f"{METHODS[method]}: {'; '.join(results[method]['refused'])}"
+        f"{METHODS[method]}: {reason}"
         for method in METHODS
-        if (results.get(method) or {}).get("refused")
+        for reason in (results.get(method) or {}).get("refused") or []
+        if reason not in said
     ]
     return [Paragraph("Refused, and so not quoted above:"), Bullets(items)] if items else []
 
@@ -102,11 +112,19 @@ def conventions(results: dict) -> Section:
         f"N, parameters: {_named(given.get('params'), PARAMS)}.",
         f"C, training compute: {_named(given.get('flops'), FLOPS)}.",
         "D: tokens a run was trained on. Loss: held out, natural logarithm, per token.",
-        "Intervals: percentiles over runs drawn again with replacement, all points of a run together.",
-        *(f"{name}: {value}." for name, value in given.items() if name not in ("params", "flops")),
+        "Intervals: the middle 80% and 95% of refits in which each run has a new random weight, shared by all its points.",
+        *_ratio(given.get("flops_per_param_token")),
         *(results.get("notes") or []),
     ]
     return Section("Conventions", [Bullets(items)])
+
+
+def _ratio(flops_per_param_token) -> list[str]:
+    if flops_per_param_token is None:
+        return []
+    return [
+        f"Over these runs C = {numbers.setting(flops_per_param_token)} N D, which the best split of a budget takes."
+    ]
 
 
 def _named(name, table: dict) -> str:

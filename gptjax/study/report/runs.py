@@ -26,7 +26,7 @@ _COLUMNS = {
 }
 
 
-def sections(results: dict, drawn: dict[str, str], directory: pathlib.Path) -> list[Section]:
+def sections(results: dict, drawn: dict[str, str], directory) -> list[Section]:
     parts = [
         _learning_rates(results, drawn),
         _critical_batch(results),
@@ -44,8 +44,8 @@ def _learning_rates(results: dict, drawn: dict[str, str]) -> Section:
     sizes = (results.get("learning_rate") or {}).get("sizes") or []
     if not sizes:
         return Section("Learning rates", [])
-    header = ["N", "best learning rate", "loss there", "sensitivity", "rates tried", "diverged"]
-    table = Table(header, [_size(one) for one in sizes], "Tuned per size").without_empty(numbers.NONE)
+    header = ["N", "size", "best learning rate", "loss there", "sensitivity", "rates tried", "diverged", "at the edge"]
+    table = Table(header, [_size(one) for one in sizes], "Tuned per size", ("size",)).without_empty(numbers.NONE)
     figure = [Figure("learning_rate", drawn["learning_rate"])] if "learning_rate" in drawn else []
     return Section("Learning rates", [table, *figure])
 
@@ -55,11 +55,13 @@ def _size(one: dict) -> list[str]:
     ended = [point["loss"] for point in points if point.get("loss") is not None and not point.get("diverged")]
     return [
         numbers.count(one["params"]),
+        str(one.get("size") or numbers.NONE),
         numbers.setting(one.get("best")),
         numbers.loss(min(ended, default=None)),
         numbers.NONE if one.get("sensitivity") is None else f"{one['sensitivity']:.3f}",
         str(len(points)),
         str(len(points) - len(ended)),
+        numbers.setting(one.get("at_edge")),
     ]
 
 
@@ -82,7 +84,17 @@ def _critical_batch(results: dict) -> Section:
 
 
 def _loss_to_loss(results: dict, drawn: dict[str, str]) -> Section:
-    return Section("Loss to loss", [Figure("loss_to_loss", drawn["loss_to_loss"])] if "loss_to_loss" in drawn else [])
+    pair, blocks = results.get("loss_to_loss") or {}, []
+    if pair.get("exponent") is not None:
+        law = (
+            f"{numbers.plain(pair['scale'])} (L_x − {numbers.plain(pair['floor_x'])})^{numbers.plain(pair['exponent'])}"
+        )
+        words = (
+            f"x: {pair['x']}, y: {pair['y']}; L_y = {numbers.plain(pair['floor_y'])} + {law}, of which the points are"
+        )
+        blocks.append(Paragraph(f"{words} {numbers.percent(pair['rms'])} off (root mean square of ln L_y)."))
+    blocks += [Figure("loss_to_loss", drawn["loss_to_loss"])] if "loss_to_loss" in drawn else []
+    return Section("Loss to loss", blocks)
 
 
 def _loss_curves(results: dict, drawn: dict[str, str]) -> Section:
@@ -91,7 +103,7 @@ def _loss_curves(results: dict, drawn: dict[str, str]) -> Section:
     return Section("Loss curves", [Figure("curves", drawn["curves"])] if alone else [])
 
 
-def _runs(results: dict, directory: pathlib.Path) -> Section:
+def _runs(results: dict, directory) -> Section:
     points = results.get("points") or []
     columns = {key: shown for key, shown in _COLUMNS.items() if any(point.get(key) is not None for point in points)}
     if not any(key.startswith("params_") for key in columns):
@@ -108,15 +120,15 @@ def _cell(value, shown) -> str:
     return numbers.NONE if value is None else shown(value)
 
 
-def _link(point: dict, results: dict, directory: pathlib.Path):
+def _link(point: dict, results: dict, directory):
     """The run's name, leading to its directory where the report lies in the folder of the study, and can travel with it."""
     name, key, out = point["run"], point.get("key"), results.get("directory")
-    if not key or not out or "://" in str(out):
+    if not key or not out or "://" in f"{out}{directory}":
         return name
-    out = pathlib.Path(out).resolve()
-    if not directory.resolve().is_relative_to(out):
+    out, here = pathlib.Path(out).resolve(), pathlib.Path(directory).resolve()
+    if not here.is_relative_to(out):
         return f"{name} ({key})"
-    return Link(name, pathlib.PurePath(os.path.relpath(out / "runs" / key, directory.resolve())).as_posix())
+    return Link(name, pathlib.PurePath(os.path.relpath(out / "runs" / key, here)).as_posix())
 
 
 def _left_out(results: dict) -> Section:

@@ -1,0 +1,258 @@
+"""`gptjax study fit`: the numbers of a report, from synthetic points whose law is known."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from gptjax import cli
+from gptjax.errors import UserError
+from gptjax.study import checks, csv_points, fit, learning_rates, loss_to_loss, methods, verdict
+from gptjax.study.fits.laws import ParametricLaw
+from gptjax.study.points import Gathered, Row
+
+LAW = ParametricLaw(1.8172, 482.01, 2085.43, 0.3478, 0.3658)  # Besiroglu et al. 2024
+QUICK = methods.Options(methods=("parametric", "isoflop"), replicates=20, starts=6)
+
+
+def gathered(noise: float = 0.0, seeds=(0, 1), budgets=(1e18, 1e19, 1e20, 1e21)) -> Gathered:
+    """Seven sizes about the best one at each budget."""
+    rng, rows = np.random.default_rng(0), []
+    for flops in budgets:
+        for factor in np.geomspace(1 / 4, 4, 7):
+            for seed in seeds:
+                params = float(LAW.optimum(flops).params * factor)
+                tokens = flops / 6 / params
+                loss = float(LAW.loss(params, tokens) * math.exp(noise * rng.standard_normal()))
+                counts = {"total": params, "non_embedding": 0.9 * params}
+                name = f"N{params:.3g}-C{flops:.0e}-seed{seed}"
+                rows.append(Row(name, counts, tokens, {"exact": flops, "6n": flops}, loss, seed=seed))
+    return Gathered(rows, [], [])
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Of points with a little noise."""
+    return fit.results(gathered(noise=1e-3), fit.Request(QUICK))
+
+
+def test_the_law_is_recovered_with_intervals_about_it(found):
+    law = found["parametric"]
+    for name in ("E", "alpha", "beta", "a"):
+        low, high = law["interval95"][name]
+        assert low < law[name] < high and law["interval80"][name][0] >= low
+        assert law[name] == pytest.approx(getattr(LAW, name), rel=0.1), name
+    assert law["refused"] == [] and law["points_used"] == 56 and law["points_excluded"] == []
+    assert found["conventions"] == {"params": "total", "flops": "exact", "flops_per_param_token": 6.0}
+
+
+def test_every_budget_has_its_best_split_in_both_methods(found):
+    for name in ("parametric", "isoflop"):
+        optima = found[name]["optima"]
+        assert [round(math.log10(one["flops"])) for one in optima] == [18, 19, 20, 21]
+        for one in optima:
+            assert one["params"] == pytest.approx(LAW.optimum(one["flops"]).params, rel=0.15)
+            assert one["interval95"]["params"][0] < one["interval95"]["params"][1]
+    assert all(one["curvature"] > 0 and one["refused"] is None for one in found["isoflop"]["optima"])
+
+
+def test_budgets_asked_for_are_split_beyond_the_points():
+    options = methods.Options(methods=("parametric",), replicates=20, starts=6, budgets=(1e24,))
+    last = fit.results(gathered(), fit.Request(options))["parametric"]["optima"][-1]
+    assert last["flops"] == 1e24 and last["params"] == pytest.approx(LAW.optimum(1e24).params, rel=1e-3)
+
+
+def test_a_budget_in_another_convention_buys_what_it_bought_the_points():
+    rows = [
+        Row(r.run, r.params, r.tokens, {"exact": 7.5 * r.params["total"] * r.tokens}, r.loss) for r in gathered().rows
+    ]
+    options = methods.Options(methods=("parametric",), replicates=2, starts=6)
+    results = fit.results(Gathered(rows, [], []), fit.Request(options))
+    assert results["conventions"]["flops_per_param_token"] == pytest.approx(7.5)
+    for one in results["parametric"]["optima"]:
+        assert one["params"] * one["tokens"] * 7.5 == pytest.approx(one["flops"])
+        assert one["params"] == pytest.approx(LAW.optimum(one["flops"] * 6 / 7.5).params, rel=1e-3)
+
+
+def test_held_out_points_are_those_of_the_largest_budget_and_are_predicted_by_the_rest(found):
+    held = found["parametric"]["holdout"]
+    assert len(held["points"]) == 14 and held["above_flops"] == pytest.approx(1e21)
+    errors = [abs(one["predicted"] / one["loss"] - 1) for one in held["points"]]
+    assert found["parametric"]["holdout_error"] == pytest.approx(np.mean(errors)) and np.mean(errors) < 0.01
+    assert found["isoflop"]["holdout_error"] < 0.1, "three budgets are too few for an irreducible loss"
+
+
+def test_without_noise_nothing_is_left_of_the_held_out_error_and_a_bend_shows_in_it():
+    points = gathered().points("total", "exact")
+    assert checks.holdout("parametric", points, QUICK)["holdout_error"] < 1e-5
+    bent = np.where(points.flops > 5e20, 1.05, 1.0)  # the largest runs are worse than any law of the others says
+    bent_points = points.take(slice(None))
+    bent_points = type(points)(**{**vars(bent_points), "loss": points.loss * bent})
+    assert checks.holdout("parametric", bent_points, QUICK)["holdout_error"] == pytest.approx(0.05, abs=0.005)
+    asked = checks.holdout("parametric", points, methods.Options(holdout=1e20, starts=6))
+    assert len(asked["holdout"]["points"]) == 28
+    nothing = checks.holdout("parametric", points, methods.Options(holdout=1e25, starts=6))
+    assert nothing["holdout_error"] is None and "no points" in nothing["holdout"]["refused"][0]
+
+
+def test_the_law_is_refitted_under_every_other_choice(found):
+    changes = [one["change"] for one in found["parametric"]["sensitivity"]]
+    assert [change.split(" ")[-1] for change in changes if change.startswith("Huber")] == ["0.01", "0.0001"]
+    assert {"runs of D/N >= 2 only", "runs of D/N >= 5 only", "runs of D/N >= 10 only", "N non_embedding"} <= set(
+        changes
+    )
+    assert any("outliers" in change for change in changes)
+    cut = {one["change"]: one["points_used"] for one in found["parametric"]["sensitivity"]}
+    assert cut["runs of D/N >= 10 only"] < cut["runs of D/N >= 2 only"] <= 56
+    assert "C 6n" in [one["change"] for one in found["isoflop"]["sensitivity"]]
+
+
+def test_an_outlier_is_found_and_dropped():
+    rows = gathered(noise=1e-4).rows
+    spoilt = [Row(**{**vars(row), "loss": row.loss * (1.2 if i == 5 else 1.0)}) for i, row in enumerate(rows)]
+    found = checks.sensitivity("parametric", Gathered(spoilt, [], []), "total", "exact", QUICK)
+    dropped = next(one for one in found if "outliers" in one["change"])
+    assert dropped["points_used"] <= 55 and int(dropped["change"].split(" ")[0]) >= 1
+    assert dropped["alpha"] == pytest.approx(LAW.alpha, rel=0.02)
+
+
+def test_noise_between_seeds_is_the_pooled_standard_deviation():
+    rows = [Row(f"{n}{s}", {"given": n}, 1e6, {"given": 6e6 * n}, loss, seed=s)
+            for n, losses in ((1e3, (3.0, 3.2)), (2e3, (2.0, 2.1, 2.2)), (4e3, (1.5,))) for s, loss in enumerate(losses)]  # fmt: skip
+    noise = checks.seed_noise(Gathered(rows, [], []).points("given", "given"))
+    assert noise["standard_deviation"] == pytest.approx(math.sqrt((0.02 + 0.02) / 3))
+    assert (noise["groups"], noise["runs"]) == (2, 5)
+    assert checks.seed_noise(gathered(seeds=(0,)).points("total", "exact")) is None
+
+
+def test_a_law_that_is_refused_gets_no_headline():
+    good = {"refused": [], "a": 0.5, "interval95": {"a": [0.45, 0.55]}, "sensitivity": []}
+    bad = {
+        "refused": ["E is not below the smallest observed loss"],
+        "a": 0.3,
+        "E": 3.0,
+        "interval95": {"a": [0.2, 0.4]},
+    }
+    said = verdict.verdict({"parametric": bad, "isoflop": good})
+    assert said["headline"] and "C^0.500 (95%: 0.450 to 0.550) by isoFLOP parabolas" in said["text"]
+    assert said["reasons"] == ["the parametric law: E is not below the smallest observed loss"]
+    none = verdict.verdict({"parametric": bad})
+    assert not none["headline"] and "no exponent" in none["text"]
+
+
+def test_methods_that_disagree_and_choices_that_matter_are_said():
+    one = {"refused": [], "a": 0.5, "interval95": {"a": [0.45, 0.55]}}
+    moved = {"change": "runs of D/N >= 5 only", "a": 0.6, "refused": []}
+    other = {"refused": [], "a": 0.7, "interval95": {"a": [0.65, 0.75]}, "sensitivity": []}
+    reasons = verdict.verdict({"parametric": one | {"sensitivity": [moved]}, "isoflop": other})["reasons"]
+    assert "do not meet" in reasons[0] and "runs of D/N >= 5 only (0.600)" in reasons[1]
+
+
+def test_learning_rate_sensitivity_counts_a_diverged_run_as_the_loss_at_initialisation():
+    assert learning_rates.sensitivity([2.0, 2.5], 5.0) == pytest.approx(0.25)
+    assert learning_rates.sensitivity([2.0, 7.0], 5.0, diverged=1) == pytest.approx((2 + 5 + 5) / 3 - 2)
+    assert learning_rates.sensitivity([], 5.0, diverged=2) is None
+    tuned = [
+        {
+            "size": "s",
+            "params": 10.0,
+            "learning_rate": rate,
+            "loss": loss,
+            "diverged": loss is None,
+            "initial_loss": 4.0,
+        }
+        for rate, loss in ((3e-3, None), (1e-3, 2.0), (2e-3, 1.9))
+    ]
+    (size,) = learning_rates.curves(tuned)["sizes"]
+    assert (
+        size["best"] == 2e-3 and not size["at_edge"] and size["sensitivity"] == pytest.approx((2 + 1.9 + 4) / 3 - 1.9)
+    )
+    assert learning_rates.curves([]) is None and learning_rates.curves(tuned[1:])["sizes"][0]["at_edge"]
+
+
+def test_the_losses_on_two_texts_go_together_by_a_law_that_is_recovered():
+    x = np.linspace(2.5, 4.5, 12)
+    law = loss_to_loss.fit(x, 1.2 + 0.8 * (x - 1.5) ** 1.1)
+    assert law(3.3) == pytest.approx(1.2 + 0.8 * 1.8**1.1, rel=1e-4) and law.rms < 1e-4
+    rows = [
+        Row(str(v), {"total": 1.0}, 1.0, {"6n": 1.0}, v, facts={"loss/a": v, "loss/b": v**0.5})
+        for v in (2.0, 3.0, 4.0, 5.0)
+    ]
+    pair = loss_to_loss.between_sources(rows)
+    assert (pair["x"], pair["y"], pair["exponent"]) == ("a", "b", pytest.approx(0.5))
+    assert loss_to_loss.between_sources(rows[:3]) is None and loss_to_loss.between_sources([]) is None
+
+
+def test_families_are_fitted_apart_and_the_largest_is_shown_first():
+    rows = gathered().rows
+    other = [Row(**{**vars(row), "family": "lstm", "loss": 1.1 * row.loss}) for row in rows[:28]]
+    results = fit.results(
+        Gathered(rows + other, [], []), fit.Request(methods.Options(("parametric",), replicates=2, starts=6))
+    )
+    assert results["family"] == "gpt" and list(results["families"]) == ["lstm"]
+    assert results["families"]["lstm"]["parametric"]["E"] == pytest.approx(1.1 * LAW.E, rel=0.05)
+    with pytest.raises(UserError, match="--family='rnn' is not known"):
+        fit.results(Gathered(rows, [], []), fit.Request(QUICK, family="rnn"))
+
+
+def test_the_command_prints_json_without_nan_and_the_same_twice(tmp_path, capsys):
+    file = tmp_path / "points.csv"
+    lines = [
+        f"{row.params['total']!r},{row.tokens!r},{row.flops['6n']!r},{row.loss!r},{row.seed}"
+        for row in gathered(1e-3).rows
+    ]
+    file.write_text("params,tokens,flops,loss,seed\n" + "\n".join([*lines, "1e8,1e9,6e17,nan,3"]) + "\n")
+    command = ["study", "fit", str(file), "--method=isoflop", "--bootstrap=20"]
+    assert cli.main([*command, "--json"]) == 0
+    text = capsys.readouterr().out
+    results = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    law = results["isoflop"]
+    assert (
+        law["a"] == pytest.approx(LAW.a, abs=0.02) and law["interval95"]["a"][0] < law["a"] < law["interval95"]["a"][1]
+    )
+    assert (
+        law["refused"] == [] and law["points_excluded"] == [results["points_excluded"][0]] and len(law["optima"]) == 4
+    )
+    assert cli.main([*command, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert {**again, "command": None} == {**results, "command": None}
+    assert cli.main(command) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("N* grows as C^0.5") and "left out: line 58: diverged" in table
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--method=chinchilla"], "--method='chinchilla' is not known"),
+        (["--bootstrap=1"], "--bootstrap=1 gives no interval"),
+        (["--budgets=many"], "--budgets=many is no list"),
+        (["--budgets=-1e20"], "every budget has to be positive"),
+        (["--delta=0"], "--delta=0 has to be positive"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(tmp_path, capsys, flags, said):
+    file = tmp_path / "points.csv"
+    file.write_text("params,tokens,loss\n1e6,2e7,3\n")
+    assert cli.main(["study", "fit", str(file), *flags]) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("lines", [1, 3])
+def test_few_points_are_refused_in_the_output_and_not_by_a_traceback(tmp_path, capsys, lines):
+    file = tmp_path / "points.csv"
+    file.write_text("params,tokens,loss\n" + "".join(f"{n}e6,2e7,{4 - n / 10}\n" for n in range(1, lines + 1)))
+    assert cli.main(["study", "fit", str(file), "--bootstrap=20", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    for name in ("parametric", "isoflop", "kaplan"):
+        assert results[name]["refused"], name
+    assert not results["verdict"]["headline"]
+    assert cli.main(["study", "fit", str(file), "--bootstrap=20"]) == 0 and "No law stands" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_no_study_is_said(tmp_path, capsys):
+    assert cli.main(["study", "fit", str(tmp_path)]) == 2
+    assert "has no study.json" in capsys.readouterr().err
+    assert csv_points.GIVEN == "given"
