@@ -133,6 +133,16 @@ def test_what_does_not_go_together_is_one_line(fields, said):
         Config(model=dataclasses.replace(BASE, **fields), train=TrainConfig(steps=1))
 
 
+def test_a_model_with_multipliers_is_not_exported():
+    from gptjax.huggingface import families
+
+    with pytest.raises(UserError, match=r"it has multipliers \(model.parametrization='mup'"):
+        families.family_for(WIDE)
+    with pytest.raises(UserError, match="it has multipliers"):
+        families.family_for(dataclasses.replace(BASE, attention_scale="linear"))
+    families.family_for(BASE)
+
+
 # ---- the coordinate check
 
 
