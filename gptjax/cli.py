@@ -12,6 +12,7 @@ import sys
 
 from gptjax import (
     compare_command,
+    coordcheck_command,
     data_command,
     evaluation_command,
     exchange_command,
@@ -114,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
     parity.add_argument("--steps", type=int, default=3, help="optimizer steps after which parameters are compared")
     parity.add_argument("--json", action="store_true", help="machine-readable")
+
+    coordcheck = command(
+        "coordcheck", _coordcheck, "whether training changes activations alike at every width or depth"
+    )
+    coordcheck_command.add_flags(coordcheck, CONFIG_HELP)
 
     bench = command("bench", _bench, "compile time, tokens/s, MFU and memory of training and decoding a config")
     bench.add_argument("--config", required=True, metavar="FILE", help=CONFIG_HELP)
@@ -334,6 +340,15 @@ def _parity(args) -> int:
     facts = parity.summary(config, args.steps, outcomes)
     print(json.dumps(facts, indent=2) if args.json else parity.verdict(outcomes))
     return 0 if facts["passed"] else 1
+
+
+def _coordcheck(args) -> int:
+    """0 where the parametrisation is flat, 1 where not."""
+    config = _load_config(args)
+    coordcheck_command.sizes(args)  # wrong ones are said before JAX starts
+    _refuse_several("coordcheck")
+    _start_jax(config)
+    return coordcheck_command.run(args, config)
 
 
 def _start_eight_cpu_devices() -> None:

@@ -75,6 +75,11 @@ def query_multiplier(config) -> float:
     return choose({"sqrt": 1.0, "linear": config.head_size**-0.5}, given, "model.attention_scale")
 
 
+def has_multipliers(config) -> bool:
+    """Whether a model computes anything that the plain one does not."""
+    return any(multiplier(config) != 1 for multiplier in (query_multiplier, branch_multiplier, logit_multiplier))
+
+
 # ---- per parameter, as trees of floats; None where all are 1
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from flax import nnx
 
 from gptjax import architectures, meshes, optim, rounding, sharding, step
@@ -117,7 +118,10 @@ def test_the_run_that_others_are_held_to_learns():
     assert min(moved) > 1e-4  # every parameter moved far more than the tolerance
 
 
-@pytest.mark.parametrize("name", RUNS)
+LAYOUTS = ("2 fsdp x 4 tensor", "8 tensor", "2 replica x 2 fsdp x 2 tensor", "2 fsdp x 2 sequence x 2 tensor")
+
+
+@pytest.mark.parametrize("name", runs.default_or_slow(RUNS, (*LAYOUTS, "8 fsdp, 2 microbatches")))
 def test_twenty_steps_are_the_same_on_every_mesh_and_lie_where_they_belong(name):
     program = program_of(BASE, **RUNS[name])
     ours = run(program)
@@ -293,10 +297,14 @@ def three_steps(**changes):
     params = jax.tree.map(lambda p: p.astype(jnp.bfloat16).astype(np.float32), initial_state().params)
     opt_state = optim.make_optimizer(BASE.optim).init(params)
     state = step.TrainState(np.int32(0), params, opt_state, params)
-    batch = {name: array[:3] for name, array in batches().items()}
+    metrics = []
     with jax.set_mesh(program.mesh):
-        stored = jax.device_put(jax.device_get(step.store(state, BASE.replace(**changes))), program.state_sharding)
-        return jax.device_get(program.train(stored, batch, np.full(3, RATE, np.float32)))
+        state = jax.device_put(jax.device_get(step.store(state, BASE.replace(**changes))), program.state_sharding)
+        for i in range(3):  # a call each: without changes the program is that of states_of_single_steps
+            batch = {name: array[i : i + 1] for name, array in batches().items()}
+            state, numbers = program.train(state, batch, np.full(1, RATE, np.float32))
+            metrics.append(jax.device_get(numbers))
+    return jax.device_get(state), jax.tree.map(lambda *parts: np.concatenate(parts), *metrics)
 
 
 BFLOAT16 = dict(param_dtype="bfloat16", moment_dtype="bfloat16")

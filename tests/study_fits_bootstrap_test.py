@@ -7,7 +7,7 @@ import laws
 import numpy as np
 import pytest
 
-from gptjax.study.fits import bootstrap, isoflop, kaplan, parametric
+from gptjax.study.fits import bootstrap, identified, isoflop, kaplan, parametric
 from gptjax.study.fits.laws import PowerLaw
 
 FIT = functools.partial(parametric.fit, starts=5)
@@ -17,7 +17,7 @@ LADDER = laws.ladder(laws.BESIROGLU, np.logspace(18, 21, 4), sizes=7, seeds=2, s
 
 def test_points_of_a_run_share_one_weight_whose_mean_is_one_and_whose_variance_knows_the_constants():
     run = tuple(f"r{i // 3}" for i in range(90))  # 30 runs of 3 points
-    weight = bootstrap.weights(run, np.zeros(90, int), 5, 4000, seed=0)
+    weight = bootstrap.weights(run, np.zeros(90, int), parametric.fit(NOISY, starts=1).spare, 4000, seed=0)
     assert np.array_equal(weight[:, ::3], weight[:, 1::3]) and np.array_equal(weight[:, ::3], weight[:, 2::3])
     assert weight.sum(1) == pytest.approx(90) and weight.mean() == pytest.approx(1)
     # 30 gamma variables of shape 25/30, divided by their sum: variance 29 / (25 + 1)
@@ -27,7 +27,7 @@ def test_points_of_a_run_share_one_weight_whose_mean_is_one_and_whose_variance_k
 
 def test_within_a_budget_the_weights_sum_to_its_points_so_that_none_disappears():
     fit = isoflop.fit(LADDER)
-    weight = bootstrap.weights(LADDER.run, fit.strata(LADDER), fit.fitted, 50, seed=1)
+    weight = bootstrap.weights(LADDER.run, fit.strata(LADDER), fit.spare, 50, seed=1)
     for budget in range(4):
         assert weight[:, fit.strata(LADDER) == budget].sum(1) == pytest.approx(14)
 
@@ -43,7 +43,7 @@ def test_runs_that_span_budgets_are_weighed_in_one_urn():
 def test_a_replicate_is_the_fit_of_the_weighed_points(function, points):
     """Refitted from the optimum on, many at once; here each by itself from all its starts."""
     fit = function(points)
-    weight = bootstrap.weights(fit.runs(points), fit.strata(points), fit.fitted, 4, seed=2)
+    weight = bootstrap.weights(fit.runs(points), fit.strata(points), fit.spare, 4, seed=2)
     for refit, row in zip(fit.refits(points, weight), weight):
         alone = function(dataclasses.replace(points, weight=row)).constants
         names = [
@@ -119,6 +119,18 @@ def test_points_along_one_ratio_of_tokens_to_parameters_leave_the_exponents_open
     found = bootstrap.intervals(FIT, points, replicates=200)
     assert found.fit.refused or found.refused
     assert any("not identified" in reason or "gave no fit" in reason for reason in found.fit.refused + found.refused)
+
+
+def test_intervals_that_reach_nought_or_span_magnitudes_leave_their_constant_open():
+    sure = {"E": (1.7, 1.9), "A": (100, 9e4), "B": (10, 20), "alpha": (0.3, 0.4), "beta": (0.05, 0.4), "a": (0, 1)}
+    assert identified.of_intervals(sure) == [] and identified.of_intervals({"a": (-1, 1)}) == []
+    for name, wide in {"E": (0.1, 1.9), "A": (10, 1.1e4), "beta": (0.0, 0.4), "alpha": (-0.1, 0.4)}.items():
+        (reason,) = identified.of_intervals(sure | {name: wide})
+        assert reason == f"{name} is not identified: its 95% interval is {wide[0]:.4g} to {wide[1]:.4g}"
+
+
+def test_a_parabola_leaves_its_residuals_less_noise_than_a_law_through_all_points_does():
+    assert isoflop.fit(LADDER).spare(14) == pytest.approx((11 / 14) ** 2)
 
 
 def test_few_runs_are_named_whatever_their_points():

@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import least_squares, minimize
 
 from gptjax.errors import UserError
-from gptjax.study.fits import huber, kaplan, parametric
+from gptjax.study.fits import huber, identified, kaplan, parametric
 
 NAMES = ("E", "A", "B", "alpha", "beta")
 CLOUDS = {
@@ -201,6 +201,16 @@ def test_data_without_a_floor_leave_E_open_and_the_fit_says_so():
     law = dataclasses.replace(laws.BESIROGLU, E=0.0)
     fit = parametric.fit(laws.grid(law, np.geomspace(1e6, 1e9, 6), np.geomspace(1e8, 1e11, 6)), starts=20)
     assert any("E is nowhere more than" in reason for reason in fit.refused)
+
+
+def test_a_law_that_is_symmetric_along_its_points_has_a_flat_direction_that_is_named():
+    """D = 20 N and alpha = beta: A and B only ever show up as a sum."""
+    sizes = np.geomspace(1e8, 1e10, 30)
+    points = laws.points(laws.SYMMETRIC, sizes, 20 * sizes)
+    objective = parametric.Terms.of(points, 1e-3)
+    x = objective.centred(np.array([*np.log([400, 400, 1.7]), 0.31, 0.31]))
+    (reason,) = identified.of_optimum(objective, x, laws.SYMMETRIC, points.loss, points.weight)
+    assert reason.startswith("the objective is flat along") and "A, B" in reason or "alpha, beta" in reason
 
 
 def test_sizes_that_never_matter_leave_their_exponent_open():

@@ -10,7 +10,7 @@ import pytest
 import study_results
 
 from gptjax.errors import UserError
-from gptjax.study import report
+from gptjax.study import numbers, report
 
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 PICTURE = re.compile(r"!\[(?:\\.|[^\]])*\]\((.*?)\)")
@@ -208,3 +208,17 @@ def test_without_matplotlib_one_line_says_what_to_install(results, tmp_path, mon
     with pytest.raises(UserError, match=r"pip install 'gptjax\[study\]'"):
         report.write(results, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_intervals_of_the_isoflop_law_stand_beside_the_law_s_numbers_not_the_vertex_s(results):
+    fit, elsewhere = results["isoflop"], {"flops": 1e24, "params": 1e11, "tokens": 2e12, "loss": 2.0}
+    law = {"params": 7.77e7, "tokens": 2e9, "loss": 3.5}
+    optima = [{**fit["optima"][0], "law": law}, *fit["optima"][1:], elsewhere]
+    given = {**results, "isoflop": {**fit, "optima": optima}}
+    [isoflop] = [one for one in report.contents(given, {}, None) if one.title.startswith("IsoFLOP")]
+    [table] = [block for block in isoflop.blocks if "Vertex" in getattr(block, "caption", "")]
+    first, *_, last = (dict(zip(table.header, row)) for row in table.rows)
+    vertex = fit["optima"][0]
+    assert first["vertex N"] == numbers.count(vertex["params"]) != first["N*"] == numbers.count(law["params"])
+    assert first["N* 95%"] == numbers.count_bounds(vertex["interval95"]["params"])
+    assert last["vertex N"] == "–" and last["loss"] == "2.0000"

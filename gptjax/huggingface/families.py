@@ -12,6 +12,7 @@ import typing
 
 import numpy as np
 
+from gptjax import parametrization
 from gptjax.config import ModelConfig
 from gptjax.errors import UserError
 
@@ -211,6 +212,10 @@ def family_for(model: ModelConfig) -> Family:
         ),
         (model.qk_norm, "it normalises queries and keys (model.qk_norm)"),
         (model.logit_softcap is not None, "it caps its logits (model.logit_softcap)"),
+        (
+            parametrization.has_multipliers(model),
+            f"it has multipliers (model.parametrization={model.parametrization!r}, model.attention_scale)",
+        ),
         (model.mlp not in activations, f"its MLP is {model.mlp}, not one of {', '.join(dict.fromkeys(activations))}"),
         (
             model.final_norm != family.is_pre_norm,

@@ -111,6 +111,13 @@ def runs(study: Study, vocab_size: int | None, results: dict[str, float] | None 
     return sorted(planned, key=lambda run: STAGES.index(run.stage))  # stable
 
 
+def family(model) -> str:
+    """What a law is fitted through: runs of one architecture and one parametrisation."""
+    return (
+        model.architecture if model.parametrization == "standard" else f"{model.architecture}-{model.parametrization}"
+    )
+
+
 class _Builder:
     def __init__(self, study: Study, vocab_size: int | None, results: dict[str, float]):
         self.study, self.vocab_size, self.results = study, vocab_size, results
@@ -156,7 +163,7 @@ class _Builder:
     def _run(self, stage: str, size: str, shape: dict, length: dict, seed: int, fields: dict, rate=None):
         """A PlannedRun, or None where the study leaves it out."""
         config = self._config(shape | fields | {"train.seed": seed, "data.seed": seed})
-        factors = {"family": config.model.architecture, "size": size, "budget": None, **length, "seed": seed, **fields}
+        factors = {"family": family(config.model), "size": size, "budget": None, **length, "seed": seed, **fields}
         factors |= {"stage": stage, "learning_rate": rate}
         if not self.study.keep(dict(factors)):
             return None
@@ -209,12 +216,12 @@ class _Builder:
         return recipes.best_rate({rate: self.results[name] for rate, name in runs.items()}), False
 
     def _nearest_tuned(self, facts: recipes.Facts) -> str:
-        """Of the same architecture, by parameters. Raises UserError: none was tuned."""
+        """Of the same family, by parameters. Raises UserError: none was tuned."""
         distances = {}
         for size in self.tuned_sizes:
             other = recipes.Facts(self._config(self.study.sizes[size]), facts.flops, facts.tokens)
-            if other.config.model.architecture == facts.config.model.architecture:
+            if family(other.config.model) == family(facts.config.model):
                 distances[size] = abs(math.log(other.params / facts.params))
         if not distances:
-            raise UserError(f"no {facts.config.model.architecture} size of the study is tuned; keep some tuning runs.")
+            raise UserError(f"no {family(facts.config.model)} size of the study is tuned; keep some tuning runs.")
         return min(distances, key=distances.get)

@@ -146,7 +146,7 @@ def _law(name: str, fit: dict) -> list[str]:
     ]
     lines += _columns([("", "value", "80%", "95%"), *rows])
     best = [
-        (f"C={one['flops']:.3g}", *(_si(one[key]) for key in ("params", "tokens")), _number(one["loss"]))
+        (f"C={one['flops']:.3g}", *(_si(one["law"][key]) for key in ("params", "tokens")), _number(one["law"]["loss"]))
         + (_interval(one["interval95"]["params"], si), _interval(one["interval95"]["loss"]), one.get("refused") or "")
         for one in fit["optima"]
     ]

@@ -137,9 +137,9 @@ def _reported(found: bootstrap.Intervals, budgets) -> dict:
 
 
 def _optimum(one: bootstrap.OptimumIntervals, flops: float, vertex: dict) -> dict:
-    """The law's best split of a budget with intervals; where its points have a vertex, that one's numbers."""
-    best = dataclasses.asdict(one.optimum) | {"flops": flops} | vertex
-    return best | {"interval80": one.interval80, "interval95": one.interval95}
+    """The best split of a budget: its vertex, where its points have one, else the law's. The intervals are of "law"."""
+    law = {name: getattr(one.optimum, name) for name in ("params", "tokens", "loss")}
+    return {**law, "flops": flops, **vertex, "law": law, "interval80": one.interval80, "interval95": one.interval95}
 
 
 def _vertex(fit, flops: float) -> dict:

@@ -24,7 +24,7 @@ REASONS = {
 def read(path: str) -> Gathered:
     """Raises UserError: no study was run there.
 
-    others: "tune" {family: [{size, params, learning_rate, loss, diverged, initial_loss}]}, "targets" [Row], "prediction",
+    others: "tune" [{family, size, params, learning_rate, loss, diverged, initial_loss}], "targets" [Row], "prediction",
     "curves" [{run, tokens, loss}], "study" and "directory" by name.
     """
     directory = open_directory(path)
@@ -40,7 +40,7 @@ def read(path: str) -> Gathered:
     tuning = [run for run in known if run.entry.stage == "tune"]
     notes = [_untuned(run) for run in tuning if run.loss is None]
     others = {
-        "tune": [_tuned(run, directory) for run in tuning if run.loss is not None],
+        "tune": [_tuned(run, directory) for run in _of_learning_rates(known)],
         "targets": [row for row, _ in targets],
         "prediction": read_json(directory.prediction),
         "curves": [curve for row, _ in points if (curve := _curve(row, directory))],
@@ -125,6 +125,23 @@ def _curve(row: Row, directory: StudyDirectory) -> dict | None:
         return None
     per_step = row.tokens / row.facts["steps"]
     return {"run": row.run, "tokens": [per_step * one["step"] for one in rows], "loss": [one["loss"] for one in rows]}
+
+
+def _of_learning_rates(known: list[status.RunStatus]) -> list[status.RunStatus]:
+    """Runs that have ended and differ in their learning rate: the tuning runs, or those of a grid of learning rates."""
+    ended = [run for run in known if run.loss is not None]
+    tuning = [run for run in ended if run.entry.stage == "tune"]
+    if tuning:
+        return tuning
+    rates: dict[tuple, set] = {}
+    for run in ended:
+        rates.setdefault(_but_for_the_rate(run), set()).add(run.entry.factors["learning_rate"])
+    return [run for run in ended if len(rates[_but_for_the_rate(run)]) > 1]
+
+
+def _but_for_the_rate(run: status.RunStatus) -> tuple:
+    factors = run.entry.factors.items()
+    return tuple((name, str(value)) for name, value in factors if name not in ("learning_rate", "optim.peak_lr"))
 
 
 def _tuned(run: status.RunStatus, directory: StudyDirectory) -> dict:

@@ -195,8 +195,12 @@ class Together:
             self._lanes = lanes.Lanes(self._program, self._configs, self._order_R)
         for key in keys:
             train.check_directory(self.directory(key), self.session_of(self._keys.index(key)), (), None)
+        tried = set()
         while True:
             last = common_step([self.directory(key) for key in keys])
+            if last in tried:
+                raise UserError(f"runs {', '.join(keys)} cannot go on from step {last} together; see gptjax verify.")
+            tried.add(last)
             with contextlib.ExitStack() as inner:
                 members = [self._open_member(key, last, inner) for key in keys]
                 if all(member.step == last for member in members):

@@ -1,6 +1,7 @@
 """Intervals by weighing runs anew (Efron 1979; Rubin 1981): all points of a run share one random weight, everything is refitted.
 
-The weights are gamma variables of mean 1 and variance n/(n - p), n the runs of a stratum and p the constants fitted in it.
+The weights are gamma variables of mean 1 and variance n/(n - p), n the runs of a stratum and p the constants fitted in it;
+for the parabolas of isoFLOPs (n/(n - p))^2, since the outermost sizes bend a parabola toward themselves (docs/studies_fits.md).
 Drawing n of n runs with replacement gives whole numbers of variance 1 - 1/n instead: budgets of five sizes then fall under
 the four that a parabola needs, every second replicate fails, and those that do not fail are no sample. n/(n - p) is
 what the residuals of p constants lack; without it 95% intervals from 25 runs cover 93%.
@@ -67,7 +68,7 @@ def intervals(
     names = [name for name, value in fit.constants.items() if np.isfinite(value)]
     if not names:
         return _none(fit, budgets)
-    refits = fit.refits(points, weights(fit.runs(points), fit.strata(points), fit.fitted, replicates, seed))
+    refits = fit.refits(points, weights(fit.runs(points), fit.strata(points), fit.spare, replicates, seed))
     reasons = [_failure(refit, names) for refit in refits]
     failures = dict(collections.Counter(filter(None, reasons)))
     kept = [refit for refit, reason in zip(refits, reasons) if not reason]
@@ -91,15 +92,18 @@ def intervals(
     )
 
 
-def weights(run: Sequence[str], strata: np.ndarray, fitted: int, replicates: int, seed: int) -> np.ndarray:
-    """[replicates, P]: one random weight per run and replicate, of mean 1; a stratum's weights sum to its points."""
+def weights(run: Sequence[str], strata: np.ndarray, spare, replicates: int, seed: int) -> np.ndarray:
+    """[replicates, P]: one random weight per run and replicate, of mean 1; a stratum's weights sum to its points.
+
+    `spare(runs of a stratum)` is the variance's inverse: the share of the noise that the residuals still show.
+    """
     rng = np.random.default_rng(seed)
     _, number = np.unique(np.asarray(run), return_inverse=True)
     weight = np.empty((replicates, len(number)))
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
         runs, position = np.unique(number[members], return_inverse=True)
-        drawn = rng.gamma(max(len(runs) - fitted, 1) / len(runs), size=(replicates, len(runs)))[:, position]
+        drawn = rng.gamma(spare(len(runs)), size=(replicates, len(runs)))[:, position]
         weight[:, members] = drawn * (len(members) / np.sum(drawn, 1, keepdims=True))
     return weight
 

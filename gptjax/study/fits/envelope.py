@@ -54,8 +54,6 @@ class EnvelopeFit:
     points_used: int  # winners that are not refused
     refused: list[str]
 
-    fitted = 2  # constants of a power law, for the weights of a bootstrap
-
     @property
     def a(self) -> float:
         return self.params_law.exponent
@@ -68,6 +66,10 @@ class EnvelopeFit:
     def constants(self) -> dict[str, float]:
         """a, b and the scales: N* = N_scale C^a, D* = D_scale C^b."""
         return {"a": self.a, "b": self.b, "N_scale": self.params_law.scale, "D_scale": self.tokens_law.scale}
+
+    def spare(self, runs: int) -> float:
+        """Share of the noise that is left after 2 constants, for the weights of a bootstrap."""
+        return max(runs - 2, 1) / runs
 
     @property
     def failure(self) -> str | None:

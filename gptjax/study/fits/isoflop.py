@@ -45,7 +45,9 @@ class IsoflopFit:
     points_used: int  # of the budgets that are not refused
     refused: list[str]
 
-    fitted = 3  # constants per budget, for the weights of a bootstrap
+    def spare(self, runs: int) -> float:
+        """Share of the noise that is left after 3 constants, for the weights of a bootstrap."""
+        return (max(runs - 3, 1) / runs) ** 2
 
     @property
     def failure(self) -> str | None:

@@ -113,8 +113,6 @@ class KaplanFit:
     joint: JointLaw
     points_used: int
 
-    fitted = 4  # constants, for the weights of a bootstrap
-
     @property
     def constants(self) -> dict[str, float]:
         """Of the single laws, of the joint form, and a, b: N* ~ C^a, D* ~ C^b."""
@@ -129,6 +127,10 @@ class KaplanFit:
         """Those of all four, each with its law's name in front."""
         laws = {"L(N)": self.L_N, "L(D)": self.L_D, "L(C)": self.L_C, "joint": self.joint}
         return [f"{name}: {reason}" for name, law in laws.items() for reason in law.refused]
+
+    def spare(self, runs: int) -> float:
+        """Share of the noise that is left after 4 constants, for the weights of a bootstrap."""
+        return max(runs - 4, 1) / runs
 
     @property
     def failure(self) -> str | None:

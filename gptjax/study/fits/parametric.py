@@ -78,11 +78,13 @@ class ParametricFit(ParametricLaw):
     points_used: int  # with a weight above 0
     refused: list[str]
 
-    fitted = 5  # constants, for the weights of a bootstrap
-
     @property
     def constants(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in (*CONSTANTS, "a", "b")}
+
+    def spare(self, runs: int) -> float:
+        """Share of the noise that is left after 5 constants, for the weights of a bootstrap."""
+        return max(runs - 5, 1) / runs
 
     @property
     def failure(self) -> str | None:

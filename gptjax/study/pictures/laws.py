@@ -160,7 +160,8 @@ def split(results: dict) -> Picture | None:
         handles = [handle for handle, _ in drawn]
     style.legend(figure, handles, below=True, columns=1)
     caption = (
-        "The best split of a budget: parameters and tokens against compute. Bands and bars: 80% and 95% intervals."
+        "The best split of a budget: parameters and tokens against compute. Bands and bars: 80% and 95%"
+        " intervals of the laws; diamonds: the vertices that the isoFLOP law goes through."
     )
     return Picture("split", caption + "".join(_refusal(fit, name) for name, fit in methods), figure)
 

@@ -79,9 +79,27 @@ def _optima(fit: dict) -> list[Block]:
     optima = fit.get("optima") or []
     if not optima:
         return []
-    header = ["C (FLOPs)", "N*", "N* 95%", "D*", "D* 95%", "D*/N*", "loss", "loss 95%", "points", "sizes", "refused"]
-    table = Table(header, [_optimum(one) for one in optima], "Best split of each budget", words=("refused",))
-    return [table.without_empty(numbers.NONE)]
+    header = ["C (FLOPs)", "N*", "N* 95%", "D*", "D* 95%", "D*/N*", "loss", "loss 95%"]
+    if any(one.get("window") for one in optima):
+        header = ["C (FLOPs)", "vertex N", "vertex D", "vertex loss", "points", "sizes", "refused", *header[1:]]
+        rows = [[*_vertex(one), *_optimum({**one, **(one.get("law") or {})})[1:]] for one in optima]
+        caption = "Vertex of each budget, and the best split by the power law through the vertices, which the intervals are of"
+    else:
+        rows, caption = [_optimum(one) for one in optima], "Best split of each budget"
+    return [Table(header, rows, caption, words=("refused",)).without_empty(numbers.NONE)]
+
+
+def _vertex(one: dict) -> list[str]:
+    there = one if one.get("window") else {}
+    return [
+        numbers.flops(one["flops"]),
+        numbers.count(there.get("params")),
+        numbers.count(there.get("tokens")),
+        numbers.loss(there.get("loss")),
+        numbers.plain(there.get("n_points")),
+        numbers.plain(there.get("n_sizes")),
+        there.get("refused") or numbers.NONE,
+    ]
 
 
 def _optimum(one: dict) -> list[str]:
@@ -96,9 +114,6 @@ def _optimum(one: dict) -> list[str]:
         numbers.plain(tokens / params, 3) if params and tokens else numbers.NONE,
         numbers.loss(one.get("loss")),
         numbers.bounds(wide.get("loss")),
-        str(one["n_points"]) if one.get("n_points") else numbers.NONE,
-        str(one["n_sizes"]) if one.get("n_sizes") else numbers.NONE,
-        one.get("refused") or numbers.NONE,
     ]
 
 
