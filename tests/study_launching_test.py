@@ -207,6 +207,26 @@ def test_a_workload_is_found_by_its_name_until_its_attempt_has_ended_and_then_ge
         assert line.count(f"gptjax-{entry.key}-{attempt} ") == 1 and f"completion=gptjax-{entry.key}-{attempt}'" in line
 
 
+def test_a_tuning_run_that_a_group_in_progress_has_among_its_runs_stays_done(study, monkeypatch):
+    """Else its size would wait for it again, and the runs that the group is of would be declared no more."""
+    file, out = study("tokens=(1280,), seeds=(0, 1), learning_rate=recipes.tuned((1e-3, 3e-3), budget=6e8)")
+    results = {run.name: run.config.optim.peak_lr for run in planned(file) if run.stage == "tune"}
+    tuning = [entry for entry in entries(file) if entry.stage == "tune"]
+    directory = layout.open_directory(out)
+    for entry in tuning:
+        studying.write_done_run(directory.run(entry.key), entry.steps, results[entry.name])
+    source, settings = run_command.FileSource(file, batched=True), runner.Settings(launching.Launcher("local", ()))
+    made = runner.Runner(directory, source, settings, metrics.Progress(io.StringIO()))
+    made._declare()
+    monkeypatch.setattr(made, "_going", lambda: {entry.key for entry in made._ledger.entries})
+    made._ended = {}
+    made._look()
+    made._unlock_stages()
+    states = {status.entry.name: status.state for status in made._statuses}
+    assert [states[entry.name] for entry in tuning] == ["done", "done"]
+    assert all(entry.key for entry in made._ledger.entries), "the grid has its learning rate still"
+
+
 # ---- what is refused, and what is taken
 
 
