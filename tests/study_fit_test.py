@@ -8,7 +8,7 @@ import pytest
 
 from gptjax import cli
 from gptjax.errors import UserError
-from gptjax.study import checks, csv_points, fit, learning_rates, loss_to_loss, methods, verdict
+from gptjax.study import checks, csv_points, fit, fit_command, learning_rates, loss_to_loss, methods, verdict
 from gptjax.study.fits.laws import ParametricLaw
 from gptjax.study.points import Gathered, Row
 
@@ -94,6 +94,63 @@ def test_without_noise_nothing_is_left_of_the_held_out_error_and_a_bend_shows_in
     assert len(asked["holdout"]["points"]) == 28
     nothing = checks.holdout("parametric", points, methods.Options(holdout=1e25, starts=6))
     assert nothing["holdout_error"] is None and "no points" in nothing["holdout"]["refused"][0]
+
+
+def held(points, asked=None) -> int:
+    return int(checks.held_out(points, asked).sum())
+
+
+def test_budgets_are_held_out_whole_by_their_round_number_or_by_their_part_of_the_points():
+    points = gathered(seeds=(0,)).points("total", "exact")
+    rng = np.random.default_rng(0)
+    exact = type(points)(**{**vars(points), "flops": points.flops * rng.uniform(0.99, 1.01, len(points))})
+    assert [held(exact, asked) for asked in (1e18, 1e19, 1e20, 1e21, 1.1e21)] == [28, 21, 14, 7, 0]
+    assert [held(exact, part) for part in (0.1, 0.25, 0.26, 0.5, 0.9)] == [7, 7, 14, 14, 28]
+    assert held(exact) == 7 and held(exact.take(exact.flops < 2e18)) == 0
+
+
+def test_points_that_are_no_budgets_are_held_out_one_by_one():
+    points = gathered(seeds=(0,)).points("total", "exact")
+    cloud = type(points)(**{**vars(points), "flops": np.geomspace(1e18, 1e19, len(points))})
+    chosen = checks.held_out(cloud, None)
+    assert chosen.sum() == 6 and cloud.flops[chosen].min() > cloud.flops[~chosen].max()
+    assert np.array_equal(checks.held_out(cloud, 5e18), cloud.flops >= 5e18)
+
+
+def test_what_a_law_leaves_is_held_against_the_noise_of_seeds(found):
+    law, noise = found["parametric"], found["seed_noise"]
+    assert law["residual"] == pytest.approx(noise["relative"], rel=0.3) and law["residual"] == pytest.approx(
+        1e-3, rel=0.3
+    )
+    good = {"refused": [], "a": 0.5, "interval95": {"a": [0.4, 0.6]}, "residual": 0.01}
+    reasons = verdict.verdict({"parametric": good, "seed_noise": {"relative": 0.002}})["reasons"]
+    assert reasons == [
+        "the parametric law leaves 1.00% of the loss, 5.0 times what seeds differ by (0.20%): its form is wrong"
+    ]
+    assert not verdict.verdict({"parametric": good, "seed_noise": {"relative": 0.006}})["reasons"]
+    assert not verdict.verdict({"parametric": good, "seed_noise": None})["reasons"]
+
+
+def test_isoflops_list_the_points_of_budgets_without_a_vertex():
+    rows = gathered(seeds=(0,)).rows
+    some = Gathered(rows[:-4], [{"run": "x", "reason": "diverged: the loss is nan"}], [])  # three sizes at the last
+    law = fit.results(some, fit.Request(methods.Options(("isoflop",), replicates=2)))["isoflop"]
+    assert law["points_used"] + len(law["points_excluded"]) == len(some.rows) + len(some.excluded)
+    assert [one["run"] for one in law["points_excluded"]] == ["x", *(row.run for row in rows[-7:-4])]
+    assert law["points_excluded"][1]["reason"].startswith("no vertex at 1e+21 FLOPs: 3 sizes")
+
+
+def test_a_convention_in_which_sizes_pay_differently_for_a_token_is_said(found):
+    assert found["notes"] == []
+    rows = [
+        Row(r.run, r.params, r.tokens, {"exact": (6 + i / 20) * r.params["total"] * r.tokens}, r.loss)
+        for i, r in enumerate(gathered(seeds=(0,)).rows)
+    ]
+    options = methods.Options(("isoflop",), replicates=2)
+    assert (
+        "C / (N D) is 6 to 7.35 over these points"
+        in fit.results(Gathered(rows, [], []), fit.Request(options))["notes"][0]
+    )
 
 
 def test_the_law_is_refitted_under_every_other_choice(found):
@@ -184,6 +241,28 @@ def test_the_losses_on_two_texts_go_together_by_a_law_that_is_recovered():
     assert loss_to_loss.between_sources(rows[:3]) is None and loss_to_loss.between_sources([]) is None
 
 
+def test_the_table_says_the_critical_batch_and_how_losses_on_two_texts_go_together():
+    points = [
+        {"run": "w8", "noise_scale": 2048.0, "refused": None},
+        {"run": "w9", "noise_scale": None, "refused": "no rows"},
+    ]
+    law = {"scale": 3e5, "exponent": 4.0, "standard_error": 0.5, "refused": []}
+    results = {
+        "points_excluded": [],
+        "critical_batch": {"unit": "tokens", "points": points, "law": law},
+        "loss_to_loss": {"x": "a", "y": "b", "floor_x": 1.5, "floor_y": 0.0, "scale": 0.8, "exponent": 1.1, "rms": 0.01, "points": [1] * 9},
+    }  # fmt: skip
+    assert fit_command._beside(results) == [
+        "",
+        "critical batch of w8: 2048 tokens",
+        "critical batch of w9: no rows",
+        "critical batch: 3e+05 L^-(4 +- 0.5) tokens",
+        "L(b) = 0.8 (L(a) - 1.5)^1.1, 9 runs, 1.00% left",
+    ]
+    few = {"unit": "tokens", "points": [], "law": {"refused": ["1 runs have a noise scale, a law needs 4"]}}
+    assert "no law: 1 runs have" in fit_command._beside(results | {"critical_batch": few, "loss_to_loss": None})[1]
+
+
 def test_families_are_fitted_apart_and_the_largest_is_shown_first():
     rows = gathered().rows
     other = [Row(**{**vars(row), "family": "lstm", "loss": 1.1 * row.loss}) for row in rows[:28]]
@@ -230,6 +309,7 @@ def test_the_command_prints_json_without_nan_and_the_same_twice(tmp_path, capsys
         (["--budgets=many"], "--budgets=many is no list"),
         (["--budgets=-1e20"], "every budget has to be positive"),
         (["--delta=0"], "--delta=0 has to be positive"),
+        (["--seed=-1"], "--seed=-1 is below 0"),
     ],
 )
 def test_a_wrong_flag_is_one_line(tmp_path, capsys, flags, said):
