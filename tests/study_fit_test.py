@@ -151,6 +151,12 @@ def test_kaplans_laws_alone_say_why_there_is_no_headline():
     assert not verdict.verdict(kaplan)["headline"] and "irreducible" in verdict.verdict(kaplan)["reasons"][0]
 
 
+def test_a_headline_by_training_curves_alone_says_what_they_hide():
+    curves = verdict.verdict({"envelope": {"refused": [], "a": 0.5}})
+    assert curves["headline"] and "on the way of a schedule" in curves["reasons"][0]
+    assert not verdict.verdict({"isoflop": {"refused": [], "a": 0.5}})["reasons"]
+
+
 def test_a_size_of_which_every_learning_rate_diverged_is_shown():
     run = {
         "size": "s",

@@ -15,6 +15,8 @@ def verdict(results: dict) -> dict:
         return {"headline": False, "text": "No law stands: there is no exponent here to quote.", "reasons": reasons}
     first = standing[0]
     reasons += [*_disagreements(results, standing), *_doubts(results[first], first)]
+    if first == "envelope":
+        reasons.append("the envelope: losses on the way of a schedule lie above those of a schedule of that length")
     reasons += _unexplained(results[first], first, results.get("seed_noise"))
     return {
         "headline": True,
