@@ -60,6 +60,8 @@ def test_every_budget_has_its_best_split_in_both_methods(found):
 def test_budgets_asked_for_are_split_beyond_the_points():
     options = methods.Options(methods=("parametric",), replicates=20, starts=6, budgets=(1e24,))
     last = fit.results(gathered(), fit.Request(options))["parametric"]["optima"][-1]
+    again = methods.Options(methods=("parametric",), replicates=2, starts=6, budgets=(1e20 * (1 + 1e-12),))
+    assert len(fit.results(gathered(), fit.Request(again))["parametric"]["optima"]) == 4
     assert last["flops"] == 1e24 and last["params"] == pytest.approx(LAW.optimum(1e24).params, rel=1e-3)
 
 
@@ -177,10 +179,68 @@ def test_an_outlier_is_found_and_dropped():
 def test_noise_between_seeds_is_the_pooled_standard_deviation():
     rows = [Row(f"{n}{s}", {"given": n}, 1e6, {"given": 6e6 * n}, loss, seed=s)
             for n, losses in ((1e3, (3.0, 3.2)), (2e3, (2.0, 2.1, 2.2)), (4e3, (1.5,))) for s, loss in enumerate(losses)]  # fmt: skip
-    noise = checks.seed_noise(Gathered(rows, [], []).points("given", "given"))
+    noise = checks.seed_noise(rows)
     assert noise["standard_deviation"] == pytest.approx(math.sqrt((0.02 + 0.02) / 3))
     assert (noise["groups"], noise["runs"]) == (2, 5)
-    assert checks.seed_noise(gathered(seeds=(0,)).points("total", "exact")) is None
+    assert checks.seed_noise(gathered(seeds=(0,)).rows) is None
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_no_noise_between_seeds():
+    rates = {0: (1e-3, 3.0), 1: (2e-3, 2.5)}
+    for name in ("learning_rate", "optim.weight_decay"):
+        rows = [
+            Row(f"{s}-{rate}", {"given": 1e3}, 1e6, {"given": 6e9}, loss + 0.01 * s, seed=s, facts={name: rate})
+            for s in (0, 1) for rate, loss in rates.values()
+        ]  # fmt: skip
+        noise = checks.seed_noise(rows)
+        assert noise["groups"] == 2 and noise["standard_deviation"] == pytest.approx(0.01 / math.sqrt(2)), name
+        assert checks.seed_noise(rows[:2]) is None
+
+
+def test_what_was_left_out_of_a_family_without_a_point_stands_beside_the_largest():
+    excluded = [{"run": "a", "reason": "diverged", "family": "lstm"}, {"run": "b", "reason": "failed", "family": "gpt"}]
+    held = Gathered(gathered(budgets=(1e18,)).rows, excluded, [])
+    assert held.of("gpt").excluded == excluded and held.of("lstm").excluded == excluded[:1]
+
+
+def test_kaplans_laws_alone_say_why_there_is_no_headline():
+    kaplan = {"kaplan": {"refused": [], "a": 0.5}}
+    assert not verdict.verdict(kaplan)["headline"] and "irreducible" in verdict.verdict(kaplan)["reasons"][0]
+
+
+def test_a_headline_by_training_curves_alone_says_what_they_hide():
+    curves = verdict.verdict({"envelope": {"refused": [], "a": 0.5}})
+    assert curves["headline"] and "on the way of a schedule" in curves["reasons"][0]
+    assert not verdict.verdict({"isoflop": {"refused": [], "a": 0.5}})["reasons"]
+
+
+def test_a_size_of_which_every_learning_rate_diverged_is_shown():
+    run = {
+        "size": "s",
+        "params": 10.0,
+        "tokens": 1e6,
+        "learning_rate": 1.0,
+        "loss": None,
+        "diverged": True,
+        "initial_loss": 4.0,
+    }
+    results = fit.results(gathered(budgets=(1e18,)), fit.Request(methods.Options(methods=(), replicates=2)))
+    shown = fit_command.table(results | {"learning_rate": learning_rates.curves([run])})
+    assert "learning rate of s: all diverged" in shown
+
+
+def test_a_learning_rate_curve_is_of_one_length_and_the_mean_of_its_seeds():
+    facts = {"size": "s", "params": 10.0, "diverged": False, "initial_loss": 4.0}
+    tuned = [
+        facts | {"tokens": tokens, "learning_rate": rate, "loss": loss + spread}
+        for tokens, losses in ((1e6, (3.0, 2.9, 3.1)), (2e6, (2.0, 2.1, 2.2)))
+        for rate, loss in zip((1e-3, 2e-3, 4e-3), losses)
+        for spread in (-0.3, 0.3)
+    ]
+    short, long = learning_rates.curves(tuned)["sizes"]
+    assert (short["best"], long["best"]) == (2e-3, 1e-3) and (short["at_edge"], long["at_edge"]) == (False, True)
+    assert short["size"] == "s, 1e+06 tokens" and [len(one["points"]) for one in (short, long)] == [3, 3]
+    assert short["sensitivity"] == pytest.approx(0.1) and long["sensitivity"] == pytest.approx(0.1)
 
 
 def test_a_law_that_is_refused_gets_no_headline():
@@ -214,6 +274,7 @@ def test_learning_rate_sensitivity_counts_a_diverged_run_as_the_loss_at_initiali
         {
             "size": "s",
             "params": 10.0,
+            "tokens": 1e6,
             "learning_rate": rate,
             "loss": loss,
             "diverged": loss is None,

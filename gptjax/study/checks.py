@@ -6,12 +6,13 @@ import numpy as np
 
 from gptjax.study.fits import isoflop
 from gptjax.study.methods import METHODS, Options
-from gptjax.study.points import Gathered, Points
+from gptjax.study.points import Gathered, Points, Row
 
 STARTS = 12  # of a parametric fit that checks another one
 OUTLIER = 3.0  # robust standard deviations of a residual
 RATIOS = (2.0, 5.0, 10.0)  # tokens a parameter under which runs are left out
 NEAR = 1.02  # times that the exact FLOPs of a budget's runs may lie below the round number it is called by
+SETTINGS = ("size", "learning_rate", "batch_size")  # of a run, beside N, D and what the grid varies
 CLOUD = 0.2  # of points that are no budgets are held out
 
 
@@ -120,11 +121,12 @@ def _conventions(name: str, gathered: Gathered, params: str, flops: str) -> dict
     return changes
 
 
-def seed_noise(points: Points) -> dict | None:
+def seed_noise(rows: list[Row]) -> dict | None:
     """Pooled standard deviation of the loss over runs that differ in their seed alone; None without such runs."""
     groups = {}
-    for i, key in enumerate(zip(points.params, points.tokens)):
-        groups.setdefault(key, {})[points.seed[i]] = points.loss[i]
+    for row in rows:
+        setting = sorted((name, str(value)) for name, value in row.facts.items() if name in SETTINGS or _is_field(name))
+        groups.setdefault((*row.params.values(), row.tokens, *setting), {})[row.seed] = row.loss
     groups = [np.array(list(losses.values())) for losses in groups.values() if len(losses) > 1]
     if not groups:
         return None
@@ -137,3 +139,8 @@ def seed_noise(points: Points) -> dict | None:
         "groups": len(groups),
         "runs": sum(map(len, groups)),
     }
+
+
+def _is_field(name: str) -> bool:
+    """Of a config, such as optim.weight_decay: what a study's grid varies."""
+    return "." in name and not name.startswith("loss/")

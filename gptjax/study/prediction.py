@@ -38,8 +38,9 @@ def _law(gathered, family: str):
         raise UserError(f"no {family} run of the grid is finished: there is nothing to predict the larger runs by.")
     points = gathered.points("total", "exact")
     found = bootstrap.intervals(parametric.fit, points, replicates=REPLICATES)
-    if not found.replicates:
-        raise UserError(f"the {family} runs of the grid have no law to predict by: {'; '.join(found.fit.refused)}.")
+    if not len(found.samples["E"]):
+        reasons = "; ".join([*found.fit.refused, *found.refused])
+        raise UserError(f"the {family} runs of the grid have no law to predict by: {reasons}.")
     residual = np.log(points.loss) - np.log(found.fit.loss(points.params, points.tokens))
     return found, float(np.sqrt(np.sum(residual**2) / max(1, len(points) - 5)))
 
@@ -66,7 +67,12 @@ def _predicted(entry, found: bootstrap.Intervals, spread: float) -> dict:
 
 
 def outcomes(gathered, family: str) -> list[dict]:
-    """Of prediction.json, each run of a family with its measured loss as "outcome"; None while it is not finished."""
+    """Of prediction.json, each run of a family with its measured loss as "outcome", or None and why under "left_out"."""
     told = gathered.others.get("prediction") or {}
     measured = {row.run: row.loss for row in gathered.others.get("targets", ())}
-    return [run | {"outcome": measured.get(run["run"])} for run in told.get("runs", ()) if run["family"] == family]
+    reasons = gathered.others.get("targets_left_out", {})
+    return [
+        run | {"outcome": measured.get(run["run"]), "left_out": reasons.get(run["run"])}
+        for run in told.get("runs", ())
+        if run["family"] == family
+    ]

@@ -24,7 +24,8 @@ REASONS = {
 def read(path: str) -> Gathered:
     """Raises UserError: no study was run there.
 
-    others: "tune" [{family, size, params, learning_rate, loss, diverged, initial_loss}], "targets" [Row], "prediction",
+    others: "tune" [{family, size, params, tokens, learning_rate, loss, diverged, initial_loss}], "targets" [Row],
+    "targets_left_out" {name: reason}, "prediction",
     "curves" [{run, tokens, loss}], "study" and "directory" by name.
     """
     directory = open_directory(path)
@@ -36,12 +37,13 @@ def read(path: str) -> Gathered:
     known = status.read(directory, book)
     points, excluded = _points([run for run in known if run.entry.stage == "grid"], directory)
     kept, out_of_range = screened([row for row, _ in points], max((most for _, most in points), default=math.inf))
-    targets, _ = _points([run for run in known if run.entry.stage == "target"], directory)
+    targets, open_targets = _points([run for run in known if run.entry.stage == "target"], directory)
     tuning = [run for run in known if run.entry.stage == "tune"]
     notes = [_untuned(run) for run in tuning if run.loss is None]
     others = {
         "tune": [_tuned(run, directory) for run in _of_learning_rates(known)],
         "targets": [row for row, _ in targets],
+        "targets_left_out": {one["run"]: one["reason"] for one in open_targets},
         "prediction": read_json(directory.prediction),
         "curves": [curve for row, _ in points if (curve := _curve(row, directory))],
         "study": directory.path.name,
@@ -102,6 +104,7 @@ def _row(run: status.RunStatus, directory: StudyDirectory) -> tuple[Row, float]:
         "standard_error": last.get("standard_error"),
     }
     facts |= {name: value for name, value in last.items() if name.startswith("loss/")}
+    facts |= {name: value for name, value in entry.factors.items() if "." in name}  # fields that the grid varies
     if noise := critical_batch.at_the_end(here.path, entry.steps):
         facts["noise_scale"] = noise
     row = Row(
@@ -152,6 +155,7 @@ def _tuned(run: status.RunStatus, directory: StudyDirectory) -> dict:
         "family": factors["family"],
         "size": factors["size"],
         "params": float(flops.parameters(config.model).total),
+        "tokens": float(run.entry.tokens),
         "learning_rate": factors["learning_rate"],
         "loss": run.loss if math.isfinite(run.loss) else None,
         "diverged": not math.isfinite(run.loss),
