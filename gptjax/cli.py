@@ -203,7 +203,7 @@ def _load_config(args):
     return config_file.load_config(args.config, args.overrides)
 
 
-def _start_jax(config=None, keep_programs: bool = True) -> None:
+def start_jax(config=None, keep_programs: bool = True) -> None:
     """Compiled programs are kept between processes, so that a second start does not compile. JAX takes nearly all
     of a GPU's memory, as `gptjax plan` counts on, unless the environment says otherwise."""
     from gptjax import hardware
@@ -226,7 +226,7 @@ def _start_jax(config=None, keep_programs: bool = True) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _refuse_several(command: str) -> None:
+def refuse_several(command: str) -> None:
     """Raises UserError if this is one of several processes that a launcher started."""
     for name in ("GPTJAX_NUM_PROCESSES", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
         if os.environ.get(name, "1") != "1":
@@ -235,7 +235,7 @@ def _refuse_several(command: str) -> None:
 
 def _train(args) -> int:
     config = _load_config(args)
-    _start_jax(config)
+    start_jax(config)
     from gptjax import branching, train
 
     allowed = tuple(filter(None, args.allow_change.split(",")))
@@ -271,48 +271,48 @@ def _plan(args) -> int:
     _check_plan_flags(args)
     topology.set_environment(args.topology, args.num_slices)  # before JAX is imported
     chosen = config_file.load_config(args.config, args.overrides + config_file.plan_overrides(args))
-    _start_jax(chosen, keep_programs=args.topology.startswith("cpu"))  # a TPU's could not be read back without one
+    start_jax(chosen, keep_programs=args.topology.startswith("cpu"))  # a TPU's could not be read back without one
     from gptjax import plan_command
 
     return plan_command.run(chosen, args)
 
 
 def _eval(args) -> int:
-    _refuse_several("eval")
-    _start_jax(evaluation_command.config_to_start_with(args))
+    refuse_several("eval")
+    start_jax(evaluation_command.config_to_start_with(args))
     return evaluation_command.run(args)
 
 
 def _compare(args) -> int:
-    _refuse_several("compare")
-    _start_jax()
+    refuse_several("compare")
+    start_jax()
     return compare_command.run(args)
 
 
 def _sample(args) -> None:
-    _refuse_several("sample")
+    refuse_several("sample")
     settings = sample_command.settings(args)
-    _start_jax()
+    start_jax()
     sample_command.run(args, settings)
 
 
 def _verify(args) -> int:
     """On the CPU, whatever else is there: another process may have the accelerator."""
-    _refuse_several("verify")
+    refuse_several("verify")
     os.environ["JAX_PLATFORMS"] = "cpu"
-    _start_jax()
+    start_jax()
     return verify_command.run(args)
 
 
 def _import(args) -> None:
-    _refuse_several("import")
-    _start_jax()
+    refuse_several("import")
+    start_jax()
     exchange_command.run_import(args)
 
 
 def _export(args) -> None:
-    _refuse_several("export")
-    _start_jax()
+    refuse_several("export")
+    start_jax()
     exchange_command.run_export(args)
 
 
@@ -346,8 +346,8 @@ def _coordcheck(args) -> int:
     """0 where the parametrisation is flat, 1 where not."""
     config = _load_config(args)
     coordcheck_command.sizes(args)  # wrong ones are said before JAX starts
-    _refuse_several("coordcheck")
-    _start_jax(config)
+    refuse_several("coordcheck")
+    start_jax(config)
     return coordcheck_command.run(args, config)
 
 
@@ -357,7 +357,7 @@ def _start_eight_cpu_devices() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings of slow layouts: here only numbers count
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
-    _start_jax()
+    start_jax()
 
 
 def _bench(args) -> None:
@@ -370,7 +370,7 @@ def _bench(args) -> None:
         return
     if args.tokenizer:
         raise UserError(f"--tokenizer={args.tokenizer[0]} is for gptjax bench --data; give that too.")
-    _start_jax(config)
+    start_jax(config)
     if args.generate:
         from gptjax import generation_bench
 

@@ -63,15 +63,16 @@ def ending(session, directory, state) -> list[str]:
         lines += ["", "a sample:", text, ""]
     where = shown_path(directory)
     prompt = " --prompt='ROMEO:'" if "corpus" in session.store.sources else ""
+    drawn = session.config.train.tensorboard
     return [
         *lines,
         f"{where}/config.json, manifest.json: what was run, on which code and data",
-        f"{where}/metrics.jsonl, tensorboard/: the numbers of every logged step and evaluation",
+        f"{where}/metrics.jsonl{', tensorboard/' if drawn else ''}: the numbers of every logged step and evaluation",
         f"{where}/checkpoints/, tokenizer/: all that evaluation, sampling and resuming need",
         "next:",
         *([f"  gptjax sample --workdir={where}{prompt} --temperature=0.8"] if writes_on else []),
         f"  gptjax eval --workdir={where}",
-        f"  tensorboard --logdir={where}",
+        *([f"  tensorboard --logdir={where}"] if drawn else []),
     ]
 
 

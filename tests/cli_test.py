@@ -96,7 +96,7 @@ def test_jax_takes_most_of_a_gpu_unless_the_environment_says_how_much(given, exp
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    cli._start_jax()
+    cli.start_jax()
     assert {name: value for name, value in os.environ.items() if name.endswith("CLIENT_MEM_FRACTION")} == expected
 
 
