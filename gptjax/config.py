@@ -46,6 +46,7 @@ class ModelConfig:
     parametrization: str = "standard"  # standard | mup | completep: what width and depth do to the numbers of optim
     base_width: int | None = None  # mup, completep: d_model at which those numbers hold
     base_depth: int | None = None  # completep: n_layers, likewise
+    base_d_ff: int | None = None  # mup, completep: d_ff there; None: in proportion to width
     attention_scale: str | None = (
         None  # of q k: sqrt (1/sqrt(head_dim)) | linear (1/head_dim); None: by parametrization
     )

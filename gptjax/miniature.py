@@ -83,11 +83,18 @@ def _heads(model, context: int) -> dict:
     return {
         "d_model": d_model,
         "n_heads": groups * ratio,
+        **_base(model, {"base_width": d_model / model.d_model, "base_depth": _layers(model) / model.n_layers}),
         "n_kv_heads": model.n_kv_heads and groups,
         "head_dim": model.head_dim and head_size,
         "d_ff": model.d_ff and small(model.d_ff, least=16),
         "band_width": band,
     }
+
+
+def _base(model, shares: dict) -> dict:
+    """The sizes that a parametrisation starts from, as far from those of the model as they are in the config."""
+    shares = shares | {"base_d_ff": small(model.ff_size, least=16) / model.ff_size}
+    return {name: (base := getattr(model, name)) and max(1, round(base * share)) for name, share in shares.items()}
 
 
 def _layers(model) -> int:

@@ -105,13 +105,13 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     def __init__(self, config, key):
         key_attention, key_mlp = jax.random.split(key)
-        out_std = parametrization.hidden_std(config) * parametrization.residual_init_scale(config)
+        scale = parametrization.residual_init_scale(config)
         norm = choose(layers.NORMS, config.norm, "model.norm")
         self.config = config
         self.attention_norm = norm(config.d_model, config)
-        self.attention = Attention(config, key_attention, out_std)
+        self.attention = Attention(config, key_attention, parametrization.hidden_std(config) * scale)
         self.mlp_norm = norm(config.d_model, config)
-        self.mlp = MLP(config, key_mlp, out_std)
+        self.mlp = MLP(config, key_mlp, parametrization.hidden_std(config, of_mlp=True) * scale)
 
     def __call__(self, x_BLD, attend, position_BL, key=None):
         """The next residual stream and what attend returned beside its output."""

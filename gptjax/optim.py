@@ -12,7 +12,6 @@ from jax.tree_util import tree_leaves_with_path
 from optax import contrib
 
 from gptjax import parametrization, rounding
-from gptjax.config import ModelConfig
 from gptjax.errors import choose
 
 KINDS = {  # last part of a parameter's path -> what it is
@@ -138,7 +137,7 @@ def _to_adamw_rms(updates, params):
 OPTIMIZERS = {"adamw": adamw, "adafactor": adafactor, "lion": lion, "muon": muon, "sgd": sgd}
 
 
-def make_optimizer(config, model=ModelConfig()) -> optax.GradientTransformation:  # noqa: B008
+def make_optimizer(config, model) -> optax.GradientTransformation:
     """Of an OptimConfig, for a model of this ModelConfig. Raises UserError for an unknown name."""
     return choose(OPTIMIZERS, config.name, "optim.name")(config, model)
 

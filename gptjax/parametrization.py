@@ -4,9 +4,9 @@
     mup        maximal update: Yang et al. 2022 (Tensor Programs V), table 8, the form with an output multiplier
     completep  muP and in depth a residual branch times base_depth / n_layers: Dey et al. 2025, table 1, alpha = 1
 
-The config's numbers are those of a base model of model.base_width and model.base_depth, with the same ratios of heads and MLP
-to width; at m = d_model / base_width = 1 and depth n_layers = base_depth nothing differs from the standard form. With m and
-M = n_layers / base_depth (1 but for completep):
+The config's numbers are those of a base model of model.base_width and model.base_depth, whose heads and MLP have the same
+ratios to width (model.base_d_ff: another MLP); at m = d_model / base_width = 1 and depth n_layers = base_depth nothing differs
+from the standard form. With m and M = n_layers / base_depth (1 but for completep):
 
                         initial std    learning rate            Adam's eps    multiplier
     hidden matrices     1/sqrt(m)      Adam 1/m, Muon 1/sqrt(m)  1/(m M)      residual branches 1/M
@@ -15,9 +15,12 @@ M = n_layers / base_depth (1 but for completep):
     head, if untied     1              1                         1/m          logits 1/m, tied or not
     attention           logits times 1/head_dim instead of 1/sqrt(head_dim) (model.attention_scale)
 
+What counts for a hidden matrix is its number of inputs: f = d_ff / base_d_ff stands for m in that of the MLP's way down, and
+the functions below say what becomes of Muon and SGD where f is not m.
+
 Muon's updates are orthogonal, of spectral norm sqrt(width) in our scaling to Adam's RMS; the spectral condition (Yang, Simon
-and Bernstein 2023) asks for one that width leaves alone. SGD's gradients shrink as 1/m where hidden matrices' do not
-matter: everything else learns m times as fast. Weight decay is decoupled: rate times decay stays what it is at the base,
+and Bernstein 2023) asks for one that width leaves alone. SGD's gradients shrink as 1/m, which m inputs of a hidden
+matrix make up for: everything else learns m times as fast. Weight decay is decoupled: rate times decay stays what it is at the base,
 as Dey et al. have it, and so does not shrink with hidden rates. eps shrinks with the gradients.
 
 To add a parametrisation, give its factors here; model.py, optim.py and `gptjax coordcheck` ask nothing else.
@@ -43,10 +46,15 @@ def depth_multiplier(config) -> float:
     return config.n_layers / config.base_depth if config.parametrization == "completep" else 1.0
 
 
-def hidden_std(config) -> float:
-    """Of the initial matrices in the blocks, before what scale_residual_init does."""
-    m = width_multiplier(config)
-    return config.init_std if m == 1 else config.init_std / math.sqrt(m)
+def mlp_multiplier(config) -> float:
+    """f of a ModelConfig: m, or what model.base_d_ff makes of it."""
+    return width_multiplier(config) if config.base_d_ff is None else config.ff_size / config.base_d_ff
+
+
+def hidden_std(config, of_mlp: bool = False) -> float:
+    """Of the initial matrices in the blocks, before what scale_residual_init does. of_mlp: whose inputs are the MLP's."""
+    inputs = mlp_multiplier(config) if of_mlp else width_multiplier(config)
+    return config.init_std if inputs == 1 else config.init_std / math.sqrt(inputs)
 
 
 def residual_init_scale(config) -> float:
@@ -83,22 +91,44 @@ def has_multipliers(config) -> bool:
 # ---- per parameter, as trees of floats; None where all are 1
 
 
-LEARNING_RATE_POWERS = {  # of m: (hidden matrices, all else)
-    "adamw": (-1.0, 0.0),
-    "lion": (-1.0, 0.0),  # its updates are signs, whose size is that of Adam's
-    "adafactor": (-1.0, 0.0),  # updates of RMS 1, likewise
-    "muon": (-0.5, 0.0),
-    "sgd": (0.0, 1.0),
+def _adam(inputs: float, outputs: float, largest: float) -> float:
+    """Of what moves every entry alike: as many as there are inputs add up."""
+    return 1 / inputs
+
+
+def _muon(inputs: float, outputs: float, largest: float) -> float:
+    """From our spectral norm, the root of the larger size, to sqrt(outputs / inputs): 1/sqrt(m) where all sizes grow alike."""
+    return math.sqrt(outputs / inputs / largest)
+
+
+def _sgd(inputs: float, outputs: float, largest: float) -> float:
+    """Yang, Simon and Bernstein 2023, section 4: 1 where all sizes grow alike."""
+    return outputs / inputs
+
+
+LEARNING_RATES = {  # of hidden matrices by how often they have the base's inputs, outputs, larger size; power of m of all else
+    "adamw": (_adam, 0.0),
+    "lion": (_adam, 0.0),  # its updates are signs, whose size is that of Adam's
+    "adafactor": (_adam, 0.0),  # updates of RMS 1, likewise
+    "muon": (_muon, 0.0),
+    "sgd": (_sgd, 1.0),
 }
 
 
 def learning_rate_factors(config, optimizer: str, params):
     """Of a ModelConfig's parameters under an optimizer."""
-    m = width_multiplier(config)
-    if m == 1:
+    m, f = width_multiplier(config), mlp_multiplier(config)
+    if m == f == 1:
         return None
-    hidden, others = choose(LEARNING_RATE_POWERS, optimizer, "optim.name")
-    return _by_path(params, lambda path: m ** (hidden if path[-1] in HIDDEN else others))
+    hidden, others = choose(LEARNING_RATES, optimizer, "optim.name")
+    base_width, base_d_ff = config.d_model / m, config.ff_size / f
+    largest = max(config.d_model, config.ff_size) / max(base_width, base_d_ff)
+    of_mlp = {"up": hidden(m, f, largest), "down": hidden(f, m, largest)}
+
+    def factor(path):
+        return of_mlp.get(path[-2], hidden(m, m, m)) if path[-1] in HIDDEN else m**others
+
+    return _by_path(params, factor)
 
 
 def gradient_factors(config, params):

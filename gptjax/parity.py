@@ -182,7 +182,7 @@ def initial_state(mini) -> step.TrainState:
         return np.float32(center + spread * rng.standard_normal(leaf.shape))
 
     params = jax.tree_util.tree_map_with_path(value, shapes)
-    opt_state = jax.device_get(optim.make_optimizer(mini.optim).init(params))
+    opt_state = jax.device_get(optim.make_optimizer(mini.optim, mini.model).init(params))
     return step.TrainState(np.int32(0), params, opt_state, None if mini.optim.ema_decay is None else params)
 
 

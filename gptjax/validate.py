@@ -13,7 +13,8 @@ FOREIGN = {  # fields of model that an architecture does not have
         *("n_heads", "n_kv_heads", "head_dim", "d_ff", "norm", "norm_position", "norm_eps", "final_norm", "mlp"),
         *("position", "rope_theta", "qk_norm", "band_width", "attention", "attention_dropout"),
         *("init_std", "position_init_std", "scale_residual_init"),
-        *("parametrization", "base_width", "base_depth", "attention_scale"),
+        *("parametrization", "base_width", "base_depth", "base_d_ff"),
+        "attention_scale",
     )
 }
 
@@ -22,6 +23,7 @@ def check(config) -> None:
     """Raises UserError for the first value that cannot work."""
     _check_model(config.model)
     _check_architecture(config)
+    _check_depth_rule(config)
     _check_data(config.data)
     _check_mixture(config.data)
     _check_objective(config.data)
@@ -82,6 +84,14 @@ def _check_model(m) -> None:
         _check_attention(m)
 
 
+def _check_depth_rule(config) -> None:
+    _require(
+        config.model.parametrization != "completep" or config.optim.name != "sgd",
+        "model.parametrization='completep' has no rule for optim.name='sgd', whose updates shrink with the gradients of deep"
+        " models; use 'adamw', 'muon', 'lion' or 'adafactor', or model.parametrization='mup'.",
+    )
+
+
 def _check_attention(m) -> None:
     _require(
         m.head_dim or m.d_model % m.n_heads == 0,
@@ -128,7 +138,7 @@ def _check_architecture(config) -> None:
 def _check_parametrization(m) -> None:
     _one_of(m.parametrization, ("standard", "mup", "completep"), "model.parametrization")
     _one_of(m.attention_scale or "sqrt", ("sqrt", "linear"), "model.attention_scale")
-    _at_least(1, m, "model", "base_width", "base_depth")
+    _at_least(1, m, "model", "base_width", "base_depth", "base_d_ff")
     for field, users in (("base_width", ("mup", "completep")), ("base_depth", ("completep",))):
         given, used = getattr(m, field) is not None, m.parametrization in users
         _require(
@@ -136,6 +146,10 @@ def _check_parametrization(m) -> None:
             f"model.{field}={getattr(m, field)} with model.parametrization={m.parametrization!r}; "
             + (f"give model.{field} of the model that the numbers are of." if used else f"set model.{field} to None."),
         )
+    _require(
+        m.base_d_ff is None or m.parametrization != "standard",
+        f"model.base_d_ff={m.base_d_ff} with model.parametrization='standard'; set model.base_d_ff to None.",
+    )
     _require(
         m.parametrization != "completep" or m.norm_position == "pre",
         "model.parametrization='completep' scales residual branches, which model.norm_position='post' normalises away;"

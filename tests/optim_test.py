@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from gptjax import architectures, optim, rounding
-from gptjax.config import Config, OptimConfig, TrainConfig
+from gptjax.config import Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 
 
@@ -27,7 +27,7 @@ def random_like(params, seed=0):
 
 def directions(config, params, gradients):
     """What the optimizer makes of each of the gradients in turn; the step takes minus the learning rate times it."""
-    optimizer = optim.make_optimizer(config)
+    optimizer = optim.make_optimizer(config, ModelConfig())
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     for grads in gradients:
         direction, state = update(grads, state, params)
@@ -139,7 +139,7 @@ def muon_matrices(params) -> list[tuple[str, np.ndarray]]:
 @pytest.mark.parametrize("name", ["gpt2", "modern", "lstm"])
 def test_muon_updates_are_orthogonal_matrices_of_rms_a_fifth(make_variant, name):
     params, grads = make_variant(name).params, random_like(make_variant(name).params)
-    optimizer = optim.make_optimizer(OptimConfig(name="muon", weight_decay=0.0))
+    optimizer = optim.make_optimizer(OptimConfig(name="muon", weight_decay=0.0), ModelConfig())
     direction, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
     direction = jax.tree.map(np.asarray, direction)
     for path, matrix in muon_matrices(direction):
@@ -164,7 +164,7 @@ def test_muon_updates_embeddings_head_and_vectors_by_adamw_at_its_ratio(make_var
 
 def test_an_unknown_optimizer_raises_with_the_names_there_are():
     with pytest.raises(UserError, match="optim.name='adam' is not known; did you mean 'adamw'"):
-        optim.make_optimizer(OptimConfig(name="adam"))
+        optim.make_optimizer(OptimConfig(name="adam"), ModelConfig())
 
 
 # All of them
@@ -181,7 +181,7 @@ def loss_and_gradient(graph, params, token_BT):
 def test_every_optimizer_lowers_the_loss_of_a_model(make_variant, name, rate):
     tiny, params = make_variant("gpt2"), make_variant("gpt2").params
     token_BT = np.random.default_rng(0).integers(0, 65, (2, 17)).astype(np.int32)
-    optimizer = optim.make_optimizer(OptimConfig(name=name, momentum=0.9))
+    optimizer = optim.make_optimizer(OptimConfig(name=name, momentum=0.9), ModelConfig())
 
     @jax.jit
     def update(grads, state, params):
@@ -202,7 +202,7 @@ def test_every_optimizer_lowers_the_loss_of_a_model(make_variant, name, rate):
 @pytest.mark.parametrize("name", [name for name in optim.OPTIMIZERS if name != "adafactor"])
 def test_every_moment_is_narrowed_and_nothing_else(make_variant, name):
     params = make_variant("modern").params
-    state = optim.make_optimizer(OptimConfig(name=name)).init(params)
+    state = optim.make_optimizer(OptimConfig(name=name), ModelConfig()).init(params)
     narrow = optim.narrow_moments(state, params, jax.random.key(0))
     kept = [b for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(narrow)) if a.dtype == b.dtype]
     assert sum(leaf.size for leaf in kept) < 20  # counts and Muon's coefficients

@@ -1,6 +1,7 @@
 """muP and CompleteP: the factors by hand, the base's size bit for bit, the coordinate check, every path of the logits."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -9,7 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax import cli, coordcheck, coordcheck_command, meshes, optim, parametrization, step
+from gptjax import (
+    architectures,
+    cli,
+    coordcheck,
+    coordcheck_command,
+    meshes,
+    miniature,
+    optim,
+    parametrization,
+    parity,
+    step,
+)
 from gptjax.config import Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 
@@ -72,6 +84,53 @@ def test_learning_rates_of_each_kind_of_parameter(name, hidden, others):
     assert gradients["blocks"]["mlp"]["up"] == {"weight": 16, "bias": 16} and gradients["head"] == 4
 
 
+NARROW_MLP = dataclasses.replace(WIDE, d_ff=128, base_d_ff=128)  # four times as wide, its MLP as it was: 128 units
+
+
+@pytest.mark.parametrize(
+    "name, attention, up, down",
+    [
+        ("adamw", 1 / 4, 1 / 4, 1),  # by the number of inputs
+        ("muon", 1 / 2, 1 / 2, 2),  # spectral norm sqrt(outputs / inputs): 1/2 and 2; ours is sqrt(128), as at width 32
+        ("sgd", 1, 1 / 4, 4),  # outputs over inputs
+    ],
+)
+def test_an_mlp_that_does_not_grow_with_the_width_keeps_what_its_inputs_ask_for(name, attention, up, down):
+    blocks = {"attention": {"out": {"weight": 0.0}}, "mlp": {"up": {"weight": 0.0}, "down": {"weight": 0.0}}}
+    factors = parametrization.learning_rate_factors(NARROW_MLP, name, {"blocks": blocks})["blocks"]
+    assert factors["attention"]["out"]["weight"] == pytest.approx(attention)
+    assert factors["mlp"]["up"]["weight"] == pytest.approx(up)
+    assert factors["mlp"]["down"]["weight"] == pytest.approx(down)
+    assert parametrization.hidden_std(NARROW_MLP) == pytest.approx(0.02 / 2)
+    assert parametrization.hidden_std(NARROW_MLP, of_mlp=True) == 0.02
+    same = dataclasses.replace(WIDE, d_ff=512, base_d_ff=128)
+    assert parametrization.learning_rate_factors(same, name, {"blocks": blocks}) == (
+        parametrization.learning_rate_factors(WIDE, name, {"blocks": blocks})
+    )
+
+
+def test_initial_matrices_have_the_spread_of_their_inputs():
+    gpt = architectures.make(NARROW_MLP, jax.random.key(0), "xla")
+    blocks = gpt.blocks
+    scale = 4**-0.5  # into the residual stream of two layers
+    assert float(jnp.std(blocks.attention.qkv.weight[...])) == pytest.approx(0.01, rel=0.02)
+    assert float(jnp.std(blocks.attention.out.weight[...])) == pytest.approx(0.01 * scale, rel=0.02)
+    assert float(jnp.std(blocks.mlp.up.weight[...])) == pytest.approx(0.01, rel=0.02)
+    assert float(jnp.std(blocks.mlp.down.weight[...])) == pytest.approx(0.02 * scale, rel=0.02)
+    assert float(jnp.std(gpt.token_embedding[...])) == pytest.approx(0.02, rel=0.02)
+
+
+def test_a_miniature_keeps_the_multipliers_and_parity_starts_from_its_optimizer_s_state():
+    model = dataclasses.replace(DEEP, d_ff=256, base_d_ff=128)
+    mini = miniature.shrink(Config(model=model, train=TrainConfig(steps=2, batch_size=8)), steps=2)
+    assert mini.model.d_model < model.d_model
+    for multiplier in ("width_multiplier", "mlp_multiplier"):
+        of = getattr(parametrization, multiplier)
+        assert of(mini.model) == pytest.approx(of(model)), multiplier
+    expected = jax.eval_shape(functools.partial(step.init_state, mini, "xla")).opt_state
+    assert jax.tree.structure(parity.initial_state(mini).opt_state) == jax.tree.structure(expected)
+
+
 def test_an_update_is_adam_s_times_the_factor_and_decay_is_not():
     """One step of AdamW from zero state: sign(g) times the rate's factor, plus decay; eps counts at the base's size."""
     shapes = {"blocks": {"mlp": {"up": {"weight": (1, 4, 4)}}}, "token_embedding": (3, 4)}
@@ -121,6 +180,7 @@ def test_every_way_to_logits_has_the_multiplier():
         ({"base_width": 16}, "set model.base_width to None"),
         ({"parametrization": "completep", "base_width": 16}, "give model.base_depth"),
         ({"parametrization": "mup", "base_width": 16, "base_depth": 2}, "set model.base_depth to None"),
+        ({"base_d_ff": 64}, "set model.base_d_ff to None"),
         ({"attention_scale": "cubic"}, "model.attention_scale='cubic' is not known"),
         (
             {"parametrization": "completep", "base_width": 16, "base_depth": 2, "norm_position": "post"},
@@ -131,6 +191,12 @@ def test_every_way_to_logits_has_the_multiplier():
 def test_what_does_not_go_together_is_one_line(fields, said):
     with pytest.raises(UserError, match=said):
         Config(model=dataclasses.replace(BASE, **fields), train=TrainConfig(steps=1))
+
+
+def test_the_depth_rule_has_none_for_sgd():
+    with pytest.raises(UserError, match="'completep' has no rule for optim.name='sgd'"):
+        Config(model=DEEP, optim=OptimConfig(name="sgd"), train=TrainConfig(steps=1))
+    Config(model=WIDE, optim=OptimConfig(name="sgd"), train=TrainConfig(steps=1))
 
 
 def test_a_model_with_multipliers_is_not_exported():

@@ -214,7 +214,7 @@ def sgd_step(microbatches: int):
     optimizer = dict(name="sgd", momentum=0.0, weight_decay=0.0, clip_norm=limit, ema_decay=None)
     config = BASE.replace(optim=optimizer, train=dict(microbatches=microbatches))
     program, params = program_of(config), initial_state().params
-    state = step.TrainState(np.int32(0), params, optim.make_optimizer(config.optim).init(params), None)
+    state = step.TrainState(np.int32(0), params, optim.make_optimizer(config.optim, config.model).init(params), None)
     batch = {name: array[None] for name, array in one_batch(0).items()}
     with jax.set_mesh(program.mesh):
         state = jax.device_put(state, program.state_sharding)
@@ -295,7 +295,7 @@ def three_steps(**changes):
     """(state, losses) after three steps from the shared parameters, rounded to what bfloat16 holds."""
     program = program_of(BASE, **changes)
     params = jax.tree.map(lambda p: p.astype(jnp.bfloat16).astype(np.float32), initial_state().params)
-    opt_state = optim.make_optimizer(BASE.optim).init(params)
+    opt_state = optim.make_optimizer(BASE.optim, BASE.model).init(params)
     state = step.TrainState(np.int32(0), params, opt_state, params)
     metrics = []
     with jax.set_mesh(program.mesh):
@@ -339,7 +339,7 @@ def test_small_updates_of_bfloat16_parameters_are_not_lost():
         optim=dict(name="sgd", momentum=0.0, clip_norm=None, weight_decay=0.0, param_dtype="bfloat16")
     )
     params = {"weight": jnp.ones(20_000, jnp.bfloat16)}
-    opt_state = optim.make_optimizer(config.optim).init(rounding.widen(params))
+    opt_state = optim.make_optimizer(config.optim, config.model).init(rounding.widen(params))
     state = step.TrainState(jnp.int32(0), params, opt_state, None)
     grads = {"weight": jnp.full(20_000, -(2.0**-7) / 100)}
 

@@ -26,7 +26,7 @@ def get_study():
     base.optim = dict(schedule="constant", warmup_steps=10, weight_decay=0.0)
     base.train = dict(batch_size=8, steps_per_call=10, tensorboard=False)
     base.checkpoint = dict(every_steps=None, keep=2)
-    base.eval = dict(max_tokens=65_536, batch_size=64)
+    base.eval = dict(max_tokens=16_384, batch_size=64)
     widths = study.by_width(WIDTHS, n_layers=2, head_dim=32)
     return study.Study(
         base=base,
