@@ -6,7 +6,7 @@ from gptjax import config_file, flops, metrics, rundir
 from gptjax.errors import UserError
 from gptjax.study import critical_batch, ledger, status
 from gptjax.study.layout import StudyDirectory, open_directory, read_json
-from gptjax.study.points import Gathered, Row, screened
+from gptjax.study.points import Gathered, Row, left_out, screened
 
 FEWEST_EVALUATIONS = 4  # that make a curve
 
@@ -37,6 +37,7 @@ def read(path: str) -> Gathered:
     known = status.read(directory, book)
     points, excluded = _points([run for run in known if run.entry.stage == "grid"], directory)
     kept, out_of_range = screened([row for row, _ in points], max((most for _, most in points), default=math.inf))
+    kept, worse = _best_rates(kept)
     targets, open_targets = _points([run for run in known if run.entry.stage == "target"], directory)
     tuning = [run for run in known if run.entry.stage == "tune"]
     notes = [_untuned(run) for run in tuning if run.loss is None]
@@ -49,7 +50,28 @@ def read(path: str) -> Gathered:
         "study": directory.path.name,
         "directory": str(directory.path),
     }
-    return Gathered(kept, excluded + out_of_range, notes, others)
+    return Gathered(kept, excluded + out_of_range + worse, notes, others)
+
+
+def _best_rates(rows: list[Row]) -> tuple[list[Row], list[dict]]:
+    """(of runs that differ in their learning rate alone the best one, the others with the reason)."""
+    best: dict[tuple, Row] = {}
+    for row in rows:
+        setting = _setting(row)
+        best[setting] = min(best.get(setting, row), row, key=lambda one: one.loss)
+    worse = [row for row in rows if best[_setting(row)] is not row]
+    reason = "another learning rate is better for the same run: {:g}"
+    return list(best.values()), [left_out(row, reason.format(_rate(best[_setting(row)]))) for row in worse]
+
+
+def _setting(row: Row) -> tuple:
+    grid = sorted((name, str(value)) for name, value in row.facts.items() if "." in name and name != "optim.peak_lr")
+    grid = [field for field in grid if not field[0].startswith("loss/")]
+    return (row.family, row.facts["size"], row.tokens, row.seed, *grid)
+
+
+def _rate(row: Row) -> float:
+    return row.facts["learning_rate"]
 
 
 def _points(known: list[status.RunStatus], directory: StudyDirectory) -> tuple[list[tuple[Row, float]], list[dict]]:
