@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from gptjax import study
 
 WIDTHS = (128, 256, 512)
-RATES = tuple(2.0**power for power in range(-11, -5))  # 4.9e-4 to 1.6e-2
+RATES = tuple(2.0**power for power in range(-13, -7))  # 1.2e-4 to 3.9e-3
 FORMS = {"standard": {}, "mup": {"model.parametrization": "mup", "model.base_width": WIDTHS[0]}}
 
 
