@@ -280,7 +280,7 @@ MISTAKES = {
     "--launcher=xpk --out=gs://b/s --launcher_flag=--workload=mine": "would give all runs one name",
     "--parallel=0": "--parallel=0 runs nothing",
     "--batch_runs=on": "expected auto or off",
-    "--paralel=2": "unknown argument '--paralel=2'",
+    "--paralel=2": "unknown argument '--paralel=2' of gptjax study run; see gptjax study run --help.",
 }
 
 
