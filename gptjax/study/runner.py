@@ -199,6 +199,7 @@ class Runner:
     def _predict(self) -> None:
         try:
             self._source.predict(self._directory)
+            self._look()  # targets wait no more
         except UserError as error:
             self._problem = str(error)
 

@@ -122,6 +122,8 @@ def _diverged(rows: list[dict]) -> dict | None:
 
 
 def _not_begun(directory: StudyDirectory, ledger: Ledger, entry: Entry) -> RunStatus:
+    if entry.stage == "target" and not directory.prediction.exists():
+        return RunStatus(entry, WAITING, reason="for the prediction")
     trunk = ledger.trunk_of(entry)
     if trunk is None or _has_step(directory, trunk, entry.branch["step"]):
         return RunStatus(entry, PLANNED)
