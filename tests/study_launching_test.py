@@ -193,6 +193,22 @@ def test_tuning_comes_first_then_trunks_then_their_branches_and_then_targets_the
     assert later == "# later: target-s-C1e+09-seed0 (target) waits for the prediction"
 
 
+def test_a_target_starts_as_soon_as_the_prediction_is_written(study):
+    file, out = study('tokens=(1280,), targets=(Target({"s": {}}, 1e9),)')
+    finish(file, out)
+    directory = layout.open_directory(out)
+    [target] = [entry for entry in entries(file) if entry.stage == "target"]
+    directory.run(target.key).rmtree()
+    settings = runner.Settings(launching.Launcher("local", ()))
+    source = run_command.FileSource(file, batched=False)
+    made = runner.Runner(directory, source, settings, metrics.Progress(io.StringIO()))
+    made._declare()
+    assert made._ready() == []
+    source.predict = lambda where: where.prediction.write_text("{}")
+    made._unlock_stages()
+    assert made._ready() == [(target.key,)]
+
+
 def test_a_tuning_run_comes_before_longer_runs_of_a_size_that_is_tuned(study, capsys):
     sizes = 'sizes={"s": {}, "m": {"model.n_layers": 2}}'
     file, out = study(f"{sizes}, tokens=(51200,), learning_rate=recipes.tuned((3e-3,), budget=6e8)")

@@ -60,6 +60,16 @@ def test_the_critical_path_goes_through_every_stage(declared):
     assert totals["critical_path_flops"] == pytest.approx(1e10 + 4e10 + 2e11, rel=0.01)
 
 
+def test_the_critical_path_has_the_tuning_runs_of_the_size_that_waits_for_them(declared):
+    """Of d1 the tuning run is the longer one by a little, of d2 the longest run of the grid."""
+    fields = declared | {"learning_rate": study.tuned([1e-3], budget=1e10)}
+    fields["keep"] = lambda factors: factors["stage"] == "tune" or factors["size"] == "d2" or factors["budget"] < 2e10
+    rows = plan.plan(declaration.runs(study.Study(**fields), None))["runs"]
+    tuned = {row["factors"]["size"]: row for row in rows if row["stage"] == "tune"}
+    tuned["d1"]["own_flops"] = 1.1 * tuned["d2"]["own_flops"]
+    assert [row["name"] for row in plan.critical_path(rows)] == [tuned["d2"]["name"], "d2-C4e+10-seed0"]
+
+
 def test_hours_and_cost_follow_the_clock(declared):
     found = planned(declared, hours_of=lambda config: (1.0, 4.0), price=2.5)["totals"]
     assert (found["chip_hours"], found["cost_usd"], found["critical_path_hours"]) == (16.0, 40.0, 1.0)

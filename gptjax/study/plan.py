@@ -104,17 +104,28 @@ def _sum(values) -> float | None:
 
 
 def critical_path(rows: list[dict]) -> list[dict]:
-    """Of each stage the longest run, in FLOPs; a branch waits for its trunk alone, and counts with it."""
-    trunks = {row["name"]: row for row in rows if row["stage"] == "trunk"}
+    """The longest chain of runs that wait for each other, in FLOPs.
 
-    def chain(row: dict) -> list[dict]:
-        return [trunks[row["branch"]["trunk"]], row] if row["branch"] else [row]
+    A run of the grid whose rate is tuned waits for the tuning runs of its size (where there are none, of its family), a
+    branch for its trunk, and a target for all others.
+    """
+    others = [chain(row, rows) for row in rows if row["stage"] in ("tune", "grid")]
+    targets = [[row] for row in rows if row["stage"] == "target"]
+    return _longest(others) + _longest(targets)
 
-    path = []
-    for stage in STAGES:
-        chains = [chain(row) for row in rows if row["stage"] == stage and stage != "trunk"]
-        path += max(chains, key=lambda chain: sum(row["own_flops"] for row in chain), default=[])
-    return path
+
+def chain(row: dict, rows: list[dict]) -> list[dict]:
+    """What a run waits for, the first first, and itself."""
+    trunks = [other for other in rows if row["branch"] and other["name"] == row["branch"]["trunk"]]
+    if row["peak_lr"] is not None:
+        return [*trunks, row]
+    tuning = [r for r in rows if r["stage"] == "tune" and r["factors"]["family"] == row["factors"]["family"]]
+    own = [other for other in tuning if other["factors"]["size"] == row["factors"]["size"]]
+    return [*_longest([[other] for other in own or tuning]), *trunks, row]
+
+
+def _longest(chains: list[list[dict]]) -> list[dict]:
+    return max(chains, key=lambda rows: sum(row["own_flops"] for row in rows), default=[])
 
 
 COLUMNS = ("run", "N", "non-emb.", "matmul", "D", "D/N", "steps", "batch", "lr", "FLOPs", "of 6ND")
