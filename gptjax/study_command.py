@@ -8,7 +8,7 @@ def add_flags(parser) -> None:
 
     def command(name: str, add, run, help: str) -> None:
         sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, command=f"study {name}")
         add(sub)
 
     command(

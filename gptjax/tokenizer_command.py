@@ -18,7 +18,7 @@ def add_flags(parser) -> None:
 
     def action(name: str, run, help: str):
         sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        sub.set_defaults(act=run)
+        sub.set_defaults(act=run, command=f"tokenizer {name}")
         return sub
 
     train = action("train", _train, "train a SentencePiece model, byte-pair encoding with byte fallback, on a source")

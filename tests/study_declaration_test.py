@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 from ml_collections import ConfigDict
@@ -62,8 +63,14 @@ def test_a_budget_is_met_within_one_percent_in_the_convention_asked_for(conventi
 def test_a_budget_of_few_steps_divides_the_steps_of_a_call_and_one_of_none_is_refused():
     short = runs(ladder(budgets=(2.11e9,), sizes=study.by_depth([2], aspect=16, head_dim=16)))[0]
     assert 10 % short.config.train.steps_per_call == 0 and short.config.train.steps_per_call < 10
-    with pytest.raises(UserError, match="no number of steps of 128 tokens meets within 1%.*use a smaller batch"):
+    with pytest.raises(
+        UserError, match="no number of steps of 128 tokens meets within 1%.*use a smaller batch"
+    ) as refused:
         runs(ladder(budgets=(1e8,)))
+    enough = float(re.search(r"(\S+) FLOPs or more do for this model", str(refused.value)).group(1))
+    smallest = ladder().sizes["d1"]
+    for budget in (enough, 1.007 * enough, 1.013 * enough):
+        assert runs(ladder(budgets=(budget,), sizes={"d1": smallest}))
 
 
 def test_a_batch_ramp_is_counted_in_a_budget():

@@ -8,7 +8,7 @@ import pytest
 
 from gptjax import cli
 from gptjax.errors import UserError
-from gptjax.study import checks, csv_points, fit, learning_rates, loss_to_loss, methods, verdict
+from gptjax.study import checks, csv_points, fit, fit_command, learning_rates, loss_to_loss, methods, verdict
 from gptjax.study.fits.laws import ParametricLaw
 from gptjax.study.points import Gathered, Row
 
@@ -60,6 +60,8 @@ def test_every_budget_has_its_best_split_in_both_methods(found):
 def test_budgets_asked_for_are_split_beyond_the_points():
     options = methods.Options(methods=("parametric",), replicates=20, starts=6, budgets=(1e24,))
     last = fit.results(gathered(), fit.Request(options))["parametric"]["optima"][-1]
+    again = methods.Options(methods=("parametric",), replicates=2, starts=6, budgets=(1e20 * (1 + 1e-12),))
+    assert len(fit.results(gathered(), fit.Request(again))["parametric"]["optima"]) == 4
     assert last["flops"] == 1e24 and last["params"] == pytest.approx(LAW.optimum(1e24).params, rel=1e-3)
 
 
@@ -96,6 +98,63 @@ def test_without_noise_nothing_is_left_of_the_held_out_error_and_a_bend_shows_in
     assert nothing["holdout_error"] is None and "no points" in nothing["holdout"]["refused"][0]
 
 
+def held(points, asked=None) -> int:
+    return int(checks.held_out(points, asked).sum())
+
+
+def test_budgets_are_held_out_whole_by_their_round_number_or_by_their_part_of_the_points():
+    points = gathered(seeds=(0,)).points("total", "exact")
+    rng = np.random.default_rng(0)
+    exact = type(points)(**{**vars(points), "flops": points.flops * rng.uniform(0.99, 1.01, len(points))})
+    assert [held(exact, asked) for asked in (1e18, 1e19, 1e20, 1e21, 1.1e21)] == [28, 21, 14, 7, 0]
+    assert [held(exact, part) for part in (0.1, 0.25, 0.26, 0.5, 0.9)] == [7, 7, 14, 14, 28]
+    assert held(exact) == 7 and held(exact.take(exact.flops < 2e18)) == 0
+
+
+def test_points_that_are_no_budgets_are_held_out_one_by_one():
+    points = gathered(seeds=(0,)).points("total", "exact")
+    cloud = type(points)(**{**vars(points), "flops": np.geomspace(1e18, 1e19, len(points))})
+    chosen = checks.held_out(cloud, None)
+    assert chosen.sum() == 6 and cloud.flops[chosen].min() > cloud.flops[~chosen].max()
+    assert held(cloud, cloud.flops[10]) == 18 and held(cloud, 1.01 * cloud.flops[10]) == 17
+
+
+def test_what_a_law_leaves_is_held_against_the_noise_of_seeds(found):
+    law, noise = found["parametric"], found["seed_noise"]
+    assert law["residual"] == pytest.approx(noise["relative"], rel=0.3) and law["residual"] == pytest.approx(
+        1e-3, rel=0.3
+    )
+    good = {"refused": [], "a": 0.5, "interval95": {"a": [0.4, 0.6]}, "residual": 0.01}
+    reasons = verdict.verdict({"parametric": good, "seed_noise": {"relative": 0.002}})["reasons"]
+    assert reasons == [
+        "the parametric law leaves 1.00% of the loss, 5.0 times what seeds differ by (0.20%): its form is wrong"
+    ]
+    assert not verdict.verdict({"parametric": good, "seed_noise": {"relative": 0.006}})["reasons"]
+    assert not verdict.verdict({"parametric": good, "seed_noise": None})["reasons"]
+
+
+def test_isoflops_list_the_points_of_budgets_without_a_vertex():
+    rows = gathered(seeds=(0,)).rows
+    some = Gathered(rows[:-4], [{"run": "x", "reason": "diverged: the loss is nan"}], [])  # three sizes at the last
+    law = fit.results(some, fit.Request(methods.Options(("isoflop",), replicates=2)))["isoflop"]
+    assert law["points_used"] + len(law["points_excluded"]) == len(some.rows) + len(some.excluded)
+    assert [one["run"] for one in law["points_excluded"]] == ["x", *(row.run for row in rows[-7:-4])]
+    assert law["points_excluded"][1]["reason"].startswith("no vertex at 1e+21 FLOPs: 3 sizes")
+
+
+def test_a_convention_in_which_sizes_pay_differently_for_a_token_is_said(found):
+    assert found["notes"] == []
+    rows = [
+        Row(r.run, r.params, r.tokens, {"exact": (6 + i / 20) * r.params["total"] * r.tokens}, r.loss)
+        for i, r in enumerate(gathered(seeds=(0,)).rows)
+    ]
+    options = methods.Options(("isoflop",), replicates=2)
+    assert (
+        "C / (N D) is 6 to 7.35 over these points"
+        in fit.results(Gathered(rows, [], []), fit.Request(options))["notes"][0]
+    )
+
+
 def test_the_law_is_refitted_under_every_other_choice(found):
     changes = [one["change"] for one in found["parametric"]["sensitivity"]]
     assert [change.split(" ")[-1] for change in changes if change.startswith("Huber")] == ["0.01", "0.0001"]
@@ -120,10 +179,68 @@ def test_an_outlier_is_found_and_dropped():
 def test_noise_between_seeds_is_the_pooled_standard_deviation():
     rows = [Row(f"{n}{s}", {"given": n}, 1e6, {"given": 6e6 * n}, loss, seed=s)
             for n, losses in ((1e3, (3.0, 3.2)), (2e3, (2.0, 2.1, 2.2)), (4e3, (1.5,))) for s, loss in enumerate(losses)]  # fmt: skip
-    noise = checks.seed_noise(Gathered(rows, [], []).points("given", "given"))
+    noise = checks.seed_noise(rows)
     assert noise["standard_deviation"] == pytest.approx(math.sqrt((0.02 + 0.02) / 3))
     assert (noise["groups"], noise["runs"]) == (2, 5)
-    assert checks.seed_noise(gathered(seeds=(0,)).points("total", "exact")) is None
+    assert checks.seed_noise(gathered(seeds=(0,)).rows) is None
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_no_noise_between_seeds():
+    rates = {0: (1e-3, 3.0), 1: (2e-3, 2.5)}
+    for name in ("learning_rate", "optim.weight_decay"):
+        rows = [
+            Row(f"{s}-{rate}", {"given": 1e3}, 1e6, {"given": 6e9}, loss + 0.01 * s, seed=s, facts={name: rate})
+            for s in (0, 1) for rate, loss in rates.values()
+        ]  # fmt: skip
+        noise = checks.seed_noise(rows)
+        assert noise["groups"] == 2 and noise["standard_deviation"] == pytest.approx(0.01 / math.sqrt(2)), name
+        assert checks.seed_noise(rows[:2]) is None
+
+
+def test_what_was_left_out_of_a_family_without_a_point_stands_beside_the_largest():
+    excluded = [{"run": "a", "reason": "diverged", "family": "lstm"}, {"run": "b", "reason": "failed", "family": "gpt"}]
+    held = Gathered(gathered(budgets=(1e18,)).rows, excluded, [])
+    assert held.of("gpt").excluded == excluded and held.of("lstm").excluded == excluded[:1]
+
+
+def test_kaplans_laws_alone_say_why_there_is_no_headline():
+    kaplan = {"kaplan": {"refused": [], "a": 0.5}}
+    assert not verdict.verdict(kaplan)["headline"] and "irreducible" in verdict.verdict(kaplan)["reasons"][0]
+
+
+def test_a_headline_by_training_curves_alone_says_what_they_hide():
+    curves = verdict.verdict({"envelope": {"refused": [], "a": 0.5}})
+    assert curves["headline"] and "on the way of a schedule" in curves["reasons"][0]
+    assert not verdict.verdict({"isoflop": {"refused": [], "a": 0.5}})["reasons"]
+
+
+def test_a_size_of_which_every_learning_rate_diverged_is_shown():
+    run = {
+        "size": "s",
+        "params": 10.0,
+        "tokens": 1e6,
+        "learning_rate": 1.0,
+        "loss": None,
+        "diverged": True,
+        "initial_loss": 4.0,
+    }
+    results = fit.results(gathered(budgets=(1e18,)), fit.Request(methods.Options(methods=(), replicates=2)))
+    shown = fit_command.table(results | {"learning_rate": learning_rates.curves([run])})
+    assert "learning rate of s: all diverged" in shown
+
+
+def test_a_learning_rate_curve_is_of_one_length_and_the_mean_of_its_seeds():
+    facts = {"size": "s", "params": 10.0, "diverged": False, "initial_loss": 4.0}
+    tuned = [
+        facts | {"tokens": tokens, "learning_rate": rate, "loss": loss + spread}
+        for tokens, losses in ((1e6, (3.0, 2.9, 3.1)), (2e6, (2.0, 2.1, 2.2)))
+        for rate, loss in zip((1e-3, 2e-3, 4e-3), losses)
+        for spread in (-0.3, 0.3)
+    ]
+    short, long = learning_rates.curves(tuned)["sizes"]
+    assert (short["best"], long["best"]) == (2e-3, 1e-3) and (short["at_edge"], long["at_edge"]) == (False, True)
+    assert short["size"] == "s, 1e+06 tokens" and [len(one["points"]) for one in (short, long)] == [3, 3]
+    assert short["sensitivity"] == pytest.approx(0.1) and long["sensitivity"] == pytest.approx(0.1)
 
 
 def test_a_law_that_is_refused_gets_no_headline():
@@ -157,6 +274,7 @@ def test_learning_rate_sensitivity_counts_a_diverged_run_as_the_loss_at_initiali
         {
             "size": "s",
             "params": 10.0,
+            "tokens": 1e6,
             "learning_rate": rate,
             "loss": loss,
             "diverged": loss is None,
@@ -182,6 +300,28 @@ def test_the_losses_on_two_texts_go_together_by_a_law_that_is_recovered():
     pair = loss_to_loss.between_sources(rows)
     assert (pair["x"], pair["y"], pair["exponent"]) == ("a", "b", pytest.approx(0.5))
     assert loss_to_loss.between_sources(rows[:3]) is None and loss_to_loss.between_sources([]) is None
+
+
+def test_the_table_says_the_critical_batch_and_how_losses_on_two_texts_go_together():
+    points = [
+        {"run": "w8", "noise_scale": 2048.0, "refused": None},
+        {"run": "w9", "noise_scale": None, "refused": "no rows"},
+    ]
+    law = {"scale": 3e5, "exponent": 4.0, "standard_error": 0.5, "refused": []}
+    results = {
+        "points_excluded": [],
+        "critical_batch": {"unit": "tokens", "points": points, "law": law},
+        "loss_to_loss": {"x": "a", "y": "b", "floor_x": 1.5, "floor_y": 0.0, "scale": 0.8, "exponent": 1.1, "rms": 0.01, "points": [1] * 9},
+    }  # fmt: skip
+    assert fit_command._beside(results) == [
+        "",
+        "critical batch of w8: 2048 tokens",
+        "critical batch of w9: no rows",
+        "critical batch: 3e+05 L^-(4 +- 0.5) tokens",
+        "L(b) = 0.8 (L(a) - 1.5)^1.1, 9 runs, 1.00% left",
+    ]
+    few = {"unit": "tokens", "points": [], "law": {"refused": ["1 runs have a noise scale, a law needs 4"]}}
+    assert "no law: 1 runs have" in fit_command._beside(results | {"critical_batch": few, "loss_to_loss": None})[1]
 
 
 def test_families_are_fitted_apart_and_the_largest_is_shown_first():
@@ -230,6 +370,7 @@ def test_the_command_prints_json_without_nan_and_the_same_twice(tmp_path, capsys
         (["--budgets=many"], "--budgets=many is no list"),
         (["--budgets=-1e20"], "every budget has to be positive"),
         (["--delta=0"], "--delta=0 has to be positive"),
+        (["--seed=-1"], "--seed=-1 is below 0"),
     ],
 )
 def test_a_wrong_flag_is_one_line(tmp_path, capsys, flags, said):

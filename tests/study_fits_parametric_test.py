@@ -9,6 +9,7 @@ from scipy.optimize import least_squares, minimize
 
 from gptjax.errors import UserError
 from gptjax.study.fits import huber, identified, kaplan, parametric
+from gptjax.study.fits.laws import ParametricLaw
 
 NAMES = ("E", "A", "B", "alpha", "beta")
 CLOUDS = {
@@ -44,6 +45,16 @@ def test_the_optimum_of_published_laws_at_chinchillas_compute(law, params, token
     assert optimum.tokens == pytest.approx(tokens, rel=3e-4)
     assert optimum.tokens / optimum.params == pytest.approx(ratio, rel=1e-3)
     assert optimum.loss == pytest.approx(loss, abs=6e-5)
+
+
+def test_small_exponents_overflow_nothing_and_negative_ones_have_no_optimum():
+    far = ParametricLaw(1.0, 400.0, 4.0, 0.001, 0.0012).optimum(1e20)  # G is 10^800
+    assert (far.params, far.tokens) == (np.inf, 0)
+    assert all(
+        np.isnan(ParametricLaw(1.0, 4.0, 4.0, *signs).optimum(1e20).params) for signs in ((-0.1, 0.3), (0.3, -0.1))
+    )
+    flat = ParametricLaw(1.0, 4.0, 4.0, 0.01, 0.01).optimum(6e20)
+    assert flat.params == pytest.approx(1e10) and flat.tokens == pytest.approx(1e10)
 
 
 def test_no_other_split_of_the_compute_beats_the_optimum_whatever_a_flop_is():

@@ -8,7 +8,7 @@ import pytest
 import studying
 
 from gptjax import cli, interrupt, metrics, rundir, runlock
-from gptjax.study import declaration, identity, jobs, launching, layout, ledger, run_command, runner
+from gptjax.study import declaration, identity, jobs, launching, layout, ledger, run_command, runner, status
 
 PLACE = ["--launcher_flag=--accelerator=v5e-8", "--launcher_flag=--zone=us-west4-a"]
 RUN = [sys.executable, "-P", "-m", "gptjax", "train"]
@@ -143,6 +143,16 @@ def test_a_process_gets_the_threads_of_its_config_however_many_run_beside_it(stu
     assert [jobs.variables(wider, gpus, slot, 4)["CUDA_VISIBLE_DEVICES"] for slot in (0, 3)] == ["0,1", "6,7"]
 
 
+def test_a_process_told_to_stop_before_it_listens_has_not_failed_and_one_that_somebody_killed_has(tmp_path):
+    directory = layout.open_directory(str(tmp_path))
+    for key, stop, code in (("stopped", jobs.Job.stop, None), ("killed", lambda job: job._process.terminate(), 143)):
+        job = jobs.Job(directory, jobs.Order((key,), ["sleep", "60"], {}, attempt=1), {})
+        stop(job)
+        assert job.close() == 143
+        assert status.last_exit(directory, key)["code"] == code
+        assert status.last_exit(directory, key)["attempt"] == 1
+
+
 # ---- order
 
 
@@ -177,10 +187,10 @@ def test_tuning_comes_first_then_trunks_then_their_branches_and_then_targets_the
             directory.run(entry.key).rmtree()
     studying.write_done_run(directory.run(trunk.key), trunk.steps, 2.0, kept=(8, 32))
     short, long = sorted((e for e in by_name.values() if e.stage == "grid"), key=lambda entry: entry.flops)
-    first, second, *_ = dry_run(capsys, *words)
+    first, second, later = dry_run(capsys, *words)
     assert f"/runs/{long.key} --branch_from={out}/runs/{trunk.key} --branch_step=32" in first
     assert f"/runs/{short.key} --branch_from={out}/runs/{trunk.key} --branch_step=8" in second
-    assert not any(by_name["target-s-C1e+09-seed0"].key in line for line in (first, second))
+    assert later == "# later: target-s-C1e+09-seed0 (target) waits for the prediction"
 
 
 def test_a_tuning_run_comes_before_longer_runs_of_a_size_that_is_tuned(study, capsys):
@@ -205,6 +215,26 @@ def test_a_workload_is_found_by_its_name_until_its_attempt_has_ended_and_then_ge
         source, settings = run_command.FileSource(file, batched=False), runner.Settings(launcher)
         [line] = runner.Runner(directory, source, settings, metrics.Progress(io.StringIO())).dry_run()
         assert line.count(f"gptjax-{entry.key}-{attempt} ") == 1 and f"completion=gptjax-{entry.key}-{attempt}'" in line
+
+
+def test_a_tuning_run_that_a_group_in_progress_has_among_its_runs_stays_done(study, monkeypatch):
+    """Else its size would wait for it again, and the runs that the group is of would be declared no more."""
+    file, out = study("tokens=(1280,), seeds=(0, 1), learning_rate=recipes.tuned((1e-3, 3e-3), budget=6e8)")
+    results = {run.name: run.config.optim.peak_lr for run in planned(file) if run.stage == "tune"}
+    tuning = [entry for entry in entries(file) if entry.stage == "tune"]
+    directory = layout.open_directory(out)
+    for entry in tuning:
+        studying.write_done_run(directory.run(entry.key), entry.steps, results[entry.name])
+    source, settings = run_command.FileSource(file, batched=True), runner.Settings(launching.Launcher("local", ()))
+    made = runner.Runner(directory, source, settings, metrics.Progress(io.StringIO()))
+    made._declare()
+    monkeypatch.setattr(made, "_going", lambda: {entry.key for entry in made._ledger.entries})
+    made._ended = {}
+    made._look()
+    made._unlock_stages()
+    states = {status.entry.name: status.state for status in made._statuses}
+    assert [states[entry.name] for entry in tuning] == ["done", "done"]
+    assert all(entry.key for entry in made._ledger.entries), "the grid has its learning rate still"
 
 
 # ---- what is refused, and what is taken
@@ -260,7 +290,7 @@ MISTAKES = {
     "--launcher=xpk --out=gs://b/s --launcher_flag=--workload=mine": "would give all runs one name",
     "--parallel=0": "--parallel=0 runs nothing",
     "--batch_runs=on": "expected auto or off",
-    "--paralel=2": "unknown argument '--paralel=2'",
+    "--paralel=2": "unknown argument '--paralel=2' of gptjax study run; see gptjax study run --help.",
 }
 
 

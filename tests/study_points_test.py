@@ -4,9 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import runs
+import studying
 
+from gptjax import config_file, flops, metrics, rundir
 from gptjax.errors import UserError
-from gptjax.study import csv_points
+from gptjax.study import PlannedRun, csv_points, identity, layout, ledger, study_points
 from gptjax.study.points import Row, screened
 
 
@@ -52,6 +55,8 @@ def test_missing_flops_and_tokens_are_filled_by_6nd_and_it_is_said(tmp_path):
         ("params,tokens,loss\n1e6,1e7,\n", "line 2: loss is empty"),
         ("params,tokens,loss,weight\n1e6,1e7,3,-1\n", "line 2: weight=-1"),
         ("params,tokens,loss,seed\n1e6,1e7,3,0.5\n", "line 2: seed=0.5"),
+        ("params,tokens,loss,seed\n1e6,1e7,3,1e30\n", "line 2: seed=1e30 is no whole number of at most 18 digits"),
+        ("params,tokens,loss,loss/code\n1e6,1e7,3,0\n", "line 2: loss/code=0 is no loss"),
     ],
 )
 def test_what_a_csv_file_gets_wrong_is_said_with_its_line(tmp_path, text, said):
@@ -75,6 +80,26 @@ def test_every_point_that_is_left_out_is_listed_with_its_reason(tmp_path):
     assert len(gathered.excluded) == 6
 
 
+def test_lines_without_a_name_are_duplicates_by_their_numbers_and_other_seeds_are_none(tmp_path):
+    lines = "params,tokens,loss,seed\n1e6,2e7,3.5,0\n1e6,2e7,3.5,0\n1e6,2e7,3.5,1\n1e6,2e7,3.25,0\n"
+    gathered = read(tmp_path, lines)
+    assert [row.run for row in gathered.rows] == ["line 2", "line 4", "line 5"]
+    assert [(one["run"], one["reason"]) for one in gathered.excluded] == [
+        ("line 3", "duplicate: the same numbers as line 2")
+    ]
+
+
+def test_two_losses_of_a_run_at_the_same_tokens_are_said(tmp_path):
+    gathered = read(tmp_path, "params,tokens,loss,run\n1e6,2e7,3.5,a\n1e6,2e7,3.6,a\n1e6,1e7,3.9,a\n1e6,2e7,3.7,b\n")
+    assert len(gathered.rows) == 4
+    assert gathered.notes[-1].startswith("2 losses of run a at 2e+07 tokens") and len(gathered.notes) == 2
+
+
+def test_losses_on_other_texts_are_columns_of_their_own(tmp_path):
+    first, second = read(tmp_path, "params,tokens,loss,loss/code,loss/prose\n1e6,2e7,3.5,2.5,3\n1e6,3e7,3.4,,2\n").rows
+    assert first.facts == {"loss/code": 2.5, "loss/prose": 3.0} and second.facts == {"loss/prose": 2.0}
+
+
 def test_points_of_one_run_on_its_way_are_no_duplicates_and_make_its_curve(tmp_path):
     gathered = read(tmp_path, "params,tokens,loss,run\n1e6,1e7,4,a\n1e6,2e7,3.8,a\n2e6,1e7,3.9,b\n")
     assert not gathered.excluded
@@ -93,3 +118,61 @@ def test_points_are_taken_by_mask_and_by_index(tmp_path):
     points = read(tmp_path, "params,tokens,loss,run\n1,1,4,a\n2,1,3,b\n3,1,2,c\n").points("given", "given")
     assert points.take(points.loss < 4).run == ("b", "c") and points.take([2, 0]).run == ("c", "a")
     assert np.array_equal(points.take([2, 0]).params, [3, 1]) and len(points.take([])) == 0
+
+
+def planned(config, name: str, stage: str, seed: int, rate: float, steps: int = 6) -> PlannedRun:
+    factors = {"family": "gpt", "size": "s", "budget": 1.0, "seed": seed, "learning_rate": rate}
+    changed = config.replace(train={"seed": seed, "steps": steps}, optim={"peak_lr": rate})
+    return PlannedRun(name, stage, factors, changed)
+
+
+def write_run(folder, config, end: dict | None) -> None:
+    """What a run leaves behind: its config, the loss of its first batch, and how it ended; None: it was stopped."""
+    if end and "loss" in end:
+        studying.write_done_run(folder, config.train.steps, **end)
+    here = rundir.open_run(str(folder))
+    here.write_config(config)
+    log = metrics.MetricsLog(here.path, resume_step=100, tensorboard=False, wandb_project=None, config=None)
+    log.write("train", 1, loss=4.5)
+    if end and "event" in end:
+        log.write("event", 3, **end)
+    log.close()
+
+
+def test_a_folder_gives_finished_runs_of_the_grid_under_every_convention_and_says_why_others_are_none(values, tmp_path):
+    config = config_file.from_dict(runs.changed(values))
+    grid = [planned(config, f"seed{seed}", "grid", seed, 1e-3) for seed in range(4)]
+    grid += [PlannedRun("again", "grid", grid[0].factors, grid[0].config)]
+    tune = [planned(config, f"lr{rate}", "tune", 9, rate) for rate in (1e-3, 2e-3, 4e-3)]
+    entries, configs = ledger.entries([*tune, *grid], identity.Texts(), "c0de")
+    directory = layout.open_directory(str(tmp_path / "out"))
+    ledger.succeed(None, entries, "c0de", {}).write(directory)
+    diverged = {"event": "diverged", "reason": "loss is nan"}
+    ends = {"seed0": {"loss": 1.5}, "seed1": {"loss": 99.0}, "seed2": diverged, "lr0.001": {"loss": 2.0}}
+    ends |= {"lr0.002": diverged, "lr0.004": None}
+    key = {entry.name: entry.key for entry in entries}
+    for name, end in ends.items():
+        write_run(directory.run(key[name]), configs[key[name]], end)
+        layout.write_json(directory.config(key[name]), configs[key[name]].to_dict())
+    gathered = study_points.read(str(tmp_path / "out"))
+
+    (row,) = gathered.rows
+    model, tokens = configs[key["seed0"]].model, 6 * config.tokens_per_step
+    assert (row.run, row.loss, row.seed, row.tokens) == ("seed0", 1.5, 0, tokens)
+    assert row.params == flops.parameter_counts(model)
+    assert row.flops == {name: count * tokens for name, count in flops.flops_per_token(model).items()}
+    reasons = {one["run"]: one["reason"] for one in gathered.excluded}
+    assert reasons == {
+        "seed1": reasons["seed1"],
+        "seed2": "diverged: loss is nan at step 3",
+        "seed3": "unfinished: not started",
+        "again": "duplicate: the same run as seed0",
+    }
+    assert reasons["seed1"].startswith("out of range: the loss 99 is above")
+    rates = {
+        one["learning_rate"]: (one["loss"], one["diverged"], one["initial_loss"]) for one in gathered.others["tune"]
+    }
+    assert rates == {1e-3: (2.0, False, 4.5), 2e-3: (None, True, 4.5)}
+    assert gathered.notes == [
+        "tuning run lr0.004 is no point of its learning-rate curve: unfinished: stopped at step 0 of 6"
+    ]

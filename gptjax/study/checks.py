@@ -4,14 +4,15 @@ import dataclasses
 
 import numpy as np
 
-from gptjax.study.fits import isoflop
+from gptjax.study.fits import bootstrap, isoflop
 from gptjax.study.methods import METHODS, Options
-from gptjax.study.points import Gathered, Points
+from gptjax.study.points import Gathered, Points, Row
 
 STARTS = 12  # of a parametric fit that checks another one
 OUTLIER = 3.0  # robust standard deviations of a residual
 RATIOS = (2.0, 5.0, 10.0)  # tokens a parameter under which runs are left out
 NEAR = 1.02  # times that the exact FLOPs of a budget's runs may lie below the round number it is called by
+SETTINGS = ("size", "learning_rate", "batch_size")  # of a run, beside N, D and what the grid varies
 CLOUD = 0.2  # of points that are no budgets are held out
 
 
@@ -22,7 +23,8 @@ def holdout(name: str, points: Points, options: Options) -> dict:
     the best runs alone, of the loss at the best of each held-out budget.
     """
     above = held_out(points, options.holdout)
-    below, held = points.take(~above), points.take(above)
+    runs = {run for run, out in zip(points.run, above) if out}  # whole: what a run was on its way says where it ends
+    below, held = points.take([run not in runs for run in points.run]), points.take(above)
     facts = {"above_flops": float(held.flops.min()) if len(held) else options.holdout, "points_fitted": len(below)}
     if not len(held) or not len(below):
         return _no_holdout("no points on one side of the held-out budget", facts)
@@ -39,8 +41,39 @@ def holdout(name: str, points: Points, options: Options) -> dict:
             target.run, target.params, target.tokens, target.flops, target.loss, predicted
         )
     ]
+    if name == "parametric":
+        for point, intervals in zip(shown, _intervals(below, target, options)):
+            point |= intervals
     error = float(np.mean(np.abs(predicted / target.loss - 1)))
     return {"holdout_error": error, "holdout": facts | {"points": shown, "refused": fit.refused}}
+
+
+def _intervals(below: Points, target: Points, options: Options) -> list[dict]:
+    """{"interval80", "interval95"} of each held-out loss: of the law below, and of what its points scatter about it."""
+    chosen = dataclasses.replace(options, starts=STARTS)
+    found = bootstrap.intervals(
+        lambda some: METHODS["parametric"].fit(some, chosen), below, replicates=options.replicates, seed=options.seed
+    )
+    if not len(found.samples["E"]):
+        return [{} for _ in target.loss]
+    spread = residual_spread(found.fit, below)
+    return [
+        prediction_intervals(found.samples, params, tokens, spread)
+        for params, tokens in zip(target.params, target.tokens)
+    ]
+
+
+def residual_spread(law, points: Points) -> float:
+    """Standard deviation of what a parametric law leaves of ln L."""
+    residual = np.log(points.loss) - np.log(law.loss(points.params, points.tokens))
+    return float(np.sqrt(np.sum(residual**2) / max(1, len(points) - 5)))
+
+
+def prediction_intervals(samples: dict[str, np.ndarray], params: float, tokens: float, spread: float) -> dict:
+    """Of one run's loss: over replicates of the parametric law, each with a draw of what runs scatter about it."""
+    losses = samples["E"] + samples["A"] / params ** samples["alpha"] + samples["B"] / tokens ** samples["beta"]
+    scattered = losses * np.exp(spread * np.random.default_rng(0).standard_normal(len(losses)))
+    return {f"interval{percent}": bootstrap.interval(scattered, percent) for percent in (80, 95)}
 
 
 def held_out(points: Points, asked: float | None) -> np.ndarray:
@@ -101,15 +134,24 @@ def sensitivity(name: str, gathered: Gathered, params: str, flops: str, options:
 def _fewer_points(method, points: Points, options: Options) -> dict[str, Points]:
     ratio = points.tokens / points.params
     cut = {f"runs of D/N >= {least:g} only": points.take(ratio >= least) for least in RATIOS}
-    if method is METHODS["isoflop"]:  # whose law is of the best points alone: the others' residuals say nothing
-        return cut
-    residual = np.log(points.loss) - np.log(method.predict(method.fit(points, options), points))
+    residual = _residuals(method, method.fit(points, options), points)
     if not np.isfinite(residual).all():  # without a law nothing lies beside it
         return {"outliers dropped, which only a law shows": points.take([])} | cut
     spread = 1.4826 * np.median(np.abs(residual - np.median(residual)))
     inside = np.abs(residual - np.median(residual)) <= OUTLIER * spread
     name = f"{np.sum(~inside)} outliers beyond {OUTLIER:g} robust standard deviations dropped"
     return {name: points.take(inside)} | cut
+
+
+def _residuals(method, fit, points: Points) -> np.ndarray:
+    """ln of measured over expected: by the law, or, for isoFLOP, whose law is of the best points alone, by the parabola of
+    each budget."""
+    if method is not METHODS["isoflop"]:
+        return np.log(points.loss) - np.log(method.predict(fit, points))
+    number = isoflop.budgets(points)
+    curves = [np.polynomial.Polynomial(vertex.coefficients) for vertex in fit.optima]
+    expected = np.array([curves[i](x) for i, x in zip(number, np.log(points.params))])
+    return np.log(points.loss) - np.log(np.where(expected > 0, expected, np.nan))
 
 
 def _conventions(name: str, gathered: Gathered, params: str, flops: str) -> dict[str, Points]:
@@ -120,11 +162,12 @@ def _conventions(name: str, gathered: Gathered, params: str, flops: str) -> dict
     return changes
 
 
-def seed_noise(points: Points) -> dict | None:
+def seed_noise(rows: list[Row]) -> dict | None:
     """Pooled standard deviation of the loss over runs that differ in their seed alone; None without such runs."""
     groups = {}
-    for i, key in enumerate(zip(points.params, points.tokens)):
-        groups.setdefault(key, {})[points.seed[i]] = points.loss[i]
+    for row in rows:
+        setting = sorted((name, str(value)) for name, value in row.facts.items() if name in SETTINGS or _is_field(name))
+        groups.setdefault((*row.params.values(), row.tokens, *setting), {})[row.seed] = row.loss
     groups = [np.array(list(losses.values())) for losses in groups.values() if len(losses) > 1]
     if not groups:
         return None
@@ -137,3 +180,8 @@ def seed_noise(points: Points) -> dict | None:
         "groups": len(groups),
         "runs": sum(map(len, groups)),
     }
+
+
+def _is_field(name: str) -> bool:
+    """Of a config, such as optim.weight_decay: what a study's grid varies."""
+    return "." in name and not name.startswith("loss/")

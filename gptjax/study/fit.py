@@ -70,7 +70,7 @@ def _of_family(gathered: Gathered, family: str, request: Request, say) -> dict:
         found[name] = section | {"points_excluded": gathered.excluded + methods.left_out(name, section, points)}
     if "envelope" in request.options.methods and found["curves"]:
         found["envelope"] = _envelope(found["curves"], gathered.excluded, request.options)
-    found["seed_noise"] = checks.seed_noise(points)
+    found["seed_noise"] = checks.seed_noise(gathered.rows)
     found["learning_rate"] = learning_rates.curves(tuned)
     found["critical_batch"] = critical_batch.of_runs(gathered.rows, params)
     found["loss_to_loss"] = loss_to_loss.between_sources(gathered.rows)

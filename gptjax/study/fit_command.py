@@ -179,13 +179,12 @@ def _beside(results: dict) -> list[str]:
             f" {noise['runs']} runs in {noise['groups']} groups"
         )
     for one in (results.get("learning_rate") or {}).get("sizes", ()):
+        best = "all diverged" if one["best"] is None else f"{one['best']:g}"
         edge = ", at the edge of what was tried" if one["at_edge"] else ""
-        lines.append(
-            f"learning rate of {one['size']}: {one['best']:g}{edge}; sensitivity {_number(one['sensitivity'])}"
-        )
+        lines.append(f"learning rate of {one['size']}: {best}{edge}; sensitivity {_number(one['sensitivity'])}")
     lines += [*_critical_batch(results.get("critical_batch")), *_loss_to_loss(results.get("loss_to_loss"))]
     for one in results.get("prediction") or ():
-        came = "not finished" if one["outcome"] is None else f"measured {one['outcome']:.4f}"
+        came = one["left_out"] or "not there" if one["outcome"] is None else f"measured {one['outcome']:.4f}"
         lines.append(f"{one['run']}: predicted {one['loss']:.4f}, 95% {_interval(one['interval95'])}; {came}")
     return lines + [f"left out: {one['run']}: {one['reason']}" for one in results["points_excluded"]]
 

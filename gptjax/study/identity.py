@@ -28,7 +28,7 @@ UNCOUNTED = (
 KEPT = "checkpoint.keep_steps"  # which others branch from: a run without them is not the trunk that is asked for
 
 # Where a step and an evaluation are computed. What they import counts too, but for what follows.
-ROOTS = ("step", "feed", "evaluate", "schedule", "data.pipeline")
+ROOTS = ("step", "feed", "evaluate", "schedule", "data.pipeline", "study.lanes", "study.together")
 PLUMBING = (  # reads, writes, checks, reports; decides no number of a run
     "checkpoint", "checksums", "config_file", "errors", "evaluation", "evaluation_text", "flops", "generation",
     "inside", "interrupt", "metrics", "peers", "protocols", "run", "rundir", "runlock", "scoring", "stored", "validate",
@@ -138,7 +138,7 @@ def code_files() -> list[pathlib.Path]:
 def _file(module: str) -> pathlib.Path | None:
     """Of a module that counts; None for one that does not, and for what is no module."""
     name = module.removeprefix("gptjax.")
-    if any(name == other or name.startswith(f"{other}.") for other in PLUMBING):
+    if name not in ROOTS and any(name == other or name.startswith(f"{other}.") for other in PLUMBING):
         return None
     file = pathlib.Path(gptjax.__file__).parent.joinpath(*name.split(".")).with_suffix(".py")
     return file if file.is_file() else None

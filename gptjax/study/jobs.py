@@ -38,7 +38,7 @@ class Job:
 
     def __init__(self, directory: StudyDirectory, order: Order, environment: dict[str, str]):
         self.order, self._directory, self._began = order, directory, time.monotonic()
-        self._killed = False
+        self._stopped = self._killed = False
         for key in order.keys:
             self._note(key, code=None)
         self._log = self._open_log()
@@ -60,6 +60,7 @@ class Job:
 
     def stop(self) -> None:
         """Asks it to save and to end."""
+        self._stopped = True
         self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -72,6 +73,8 @@ class Job:
         """After its end: writes down how it ended, for the runs that have not done so themselves. Returns the code."""
         code = supervisor.exit_code(self._process.wait())
         self._close_log()
+        if self._stopped and code == supervisor.exit_code(-signal.SIGTERM):  # before it listened: that is no failure
+            return code
         for key in self.order.keys:
             if not self._killed and status.last_exit(self._directory, key).get("code") is None:
                 self._note(key, code)

@@ -1,6 +1,7 @@
 """How long the runs of a study are: tokens from a budget with exact FLOPs, whole steps, trunks and their branches."""
 
 import dataclasses
+import math
 
 from gptjax import flops, schedule
 from gptjax.errors import UserError, choose
@@ -30,11 +31,18 @@ def with_length(study, config, wanted: Facts):
         tokens = schedule.run_tokens(timed)
         if abs(tokens / wanted.tokens - 1) <= TOLERANCE:
             return timed
+    enough = 0.5 / TOLERANCE * config.tokens_per_step * wanted.flops / wanted.tokens
     raise UserError(
         f"{wanted.flops:.3g} FLOPs are {wanted.tokens:,.0f} tokens of a model of {wanted.params:,} parameters, which no"
         f" number of steps of {config.tokens_per_step:,} tokens meets within {TOLERANCE:.0%} (the nearest are"
-        f" {tokens:,}); use a smaller batch, or a larger budget."
+        f" {tokens:,}); use a smaller batch, or a larger budget: {_rounded_up(enough)} FLOPs or more do for this model."
     )
+
+
+def _rounded_up(value: float) -> str:
+    """To two digits, never to less."""
+    unit = 10 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.ceil(value / unit) * unit:.2g}"
 
 
 def _divisors(n: int) -> list[int]:

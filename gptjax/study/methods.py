@@ -74,7 +74,8 @@ def section(name: str, points: Points, options: Options) -> dict:
     method = METHODS[name]
     ratio = flops_per_param_token(points)
     # The fits split C = 6 N D: a budget in another convention is turned into the one that buys as much N D.
-    budgets = sorted({*_budgets_of(points), *options.budgets})
+    budgets = _budgets_of(points)
+    budgets = sorted([*budgets, *(one for one in set(options.budgets) if not any(_same(one, own) for own in budgets))])
     asked = tuple(flops * 6 / ratio for flops in budgets) if name != "isoflop" else budgets
     found = _intervals(functools.partial(method.fit, options=options), points, options, tuple(asked))
     facts = {fact: getattr(found.fit, fact) for fact in method.facts}
@@ -89,7 +90,7 @@ def left_out(name: str, section: dict, points: Points) -> list[dict]:
     for one in np.unique(number):
         of_budget = points.take(number == one)
         flops = math.exp(np.mean(np.log(of_budget.flops)))
-        reasons = [best.get("refused") for best in section["optima"] if abs(math.log(best["flops"] / flops)) < 1e-6]
+        reasons = [best.get("refused") for best in section["optima"] if _same(best["flops"], flops)]
         if reasons and reasons[0]:
             reason = f"no vertex at {flops:.3g} FLOPs: {reasons[0]}"
             columns = zip(of_budget.run, of_budget.params, of_budget.tokens, of_budget.loss)
@@ -144,8 +145,13 @@ def _optimum(one: bootstrap.OptimumIntervals, flops: float, vertex: dict) -> dic
 
 def _vertex(fit, flops: float) -> dict:
     """Of an isoFLOP fit at the budget nearest to `flops`; {} for another law, or where it was not run at."""
-    near = [vertex for vertex in getattr(fit, "optima", ()) if abs(math.log(vertex.flops / flops)) < 1e-6]
+    near = [vertex for vertex in getattr(fit, "optima", ()) if _same(vertex.flops, flops)]
     return dataclasses.asdict(near[0]) if near else {}
+
+
+def _same(one: float, other: float) -> bool:
+    """Two budgets, up to rounding."""
+    return abs(math.log(one / other)) < 1e-6
 
 
 def _budgets_of(points: Points) -> list[float]:

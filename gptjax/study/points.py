@@ -78,7 +78,12 @@ class Gathered:
         return sorted(dict.fromkeys(names), key=lambda name: -names.count(name))
 
     def of(self, family: str) -> "Gathered":
-        excluded = [one for one in self.excluded if one.get("family", family) == family]
+        """Its rows, and what was left out of it; to the largest family also what was of families without a row."""
+        others = [name for name in self.families if name != family]
+        largest = self.families[:1] == [family]
+        excluded = [
+            one for one in self.excluded if one.get("family") == family or (largest and one.get("family") not in others)
+        ]
         return dataclasses.replace(self, rows=[row for row in self.rows if row.family == family], excluded=excluded)
 
     def curves(self, params: str, flops: str) -> list[dict]:

@@ -2,10 +2,8 @@
 
 import time
 
-import numpy as np
-
 from gptjax.errors import UserError
-from gptjax.study import ledger, study_points
+from gptjax.study import checks, ledger, study_points
 from gptjax.study.fits import bootstrap, parametric
 from gptjax.study.layout import StudyDirectory, read_json, write_json
 
@@ -38,18 +36,15 @@ def _law(gathered, family: str):
         raise UserError(f"no {family} run of the grid is finished: there is nothing to predict the larger runs by.")
     points = gathered.points("total", "exact")
     found = bootstrap.intervals(parametric.fit, points, replicates=REPLICATES)
-    if not found.replicates:
-        raise UserError(f"the {family} runs of the grid have no law to predict by: {'; '.join(found.fit.refused)}.")
-    residual = np.log(points.loss) - np.log(found.fit.loss(points.params, points.tokens))
-    return found, float(np.sqrt(np.sum(residual**2) / max(1, len(points) - 5)))
+    if not len(found.samples["E"]):
+        reasons = "; ".join([*found.fit.refused, *found.refused])
+        raise UserError(f"the {family} runs of the grid have no law to predict by: {reasons}.")
+    return found, checks.residual_spread(found.fit, points)
 
 
 def _predicted(entry, found: bootstrap.Intervals, spread: float) -> dict:
     """Intervals of a run to come: the law's, and what runs scatter about it."""
     params, tokens = float(entry.params["total"]), float(entry.tokens)
-    samples = found.samples
-    losses = samples["E"] + samples["A"] / params ** samples["alpha"] + samples["B"] / tokens ** samples["beta"]
-    scattered = losses * np.exp(spread * np.random.default_rng(0).standard_normal(len(losses)))
     return {
         "run": entry.name,
         "key": entry.key,
@@ -58,15 +53,19 @@ def _predicted(entry, found: bootstrap.Intervals, spread: float) -> dict:
         "tokens": tokens,
         "flops": entry.flops,
         "loss": float(found.fit.loss(params, tokens)),
-        "interval80": bootstrap.interval(scattered, 80),
-        "interval95": bootstrap.interval(scattered, 95),
+        **checks.prediction_intervals(found.samples, params, tokens, spread),
         "spread": spread,
         "refused": list(dict.fromkeys([*found.fit.refused, *found.refused])),
     }
 
 
 def outcomes(gathered, family: str) -> list[dict]:
-    """Of prediction.json, each run of a family with its measured loss as "outcome"; None while it is not finished."""
+    """Of prediction.json, each run of a family with its measured loss as "outcome", or None and why under "left_out"."""
     told = gathered.others.get("prediction") or {}
     measured = {row.run: row.loss for row in gathered.others.get("targets", ())}
-    return [run | {"outcome": measured.get(run["run"])} for run in told.get("runs", ()) if run["family"] == family]
+    reasons = gathered.others.get("targets_left_out", {})
+    return [
+        run | {"outcome": measured.get(run["run"]), "left_out": reasons.get(run["run"])}
+        for run in told.get("runs", ())
+        if run["family"] == family
+    ]

@@ -108,7 +108,8 @@ class Runner:
 
     def _take_results(self) -> bool:
         """Once more tuning runs have ended: the runs that waited for them, with their configs. Whether there are any."""
-        results = {s.entry.name: s.loss for s in self._statuses if s.entry.stage == "tune" and s.state in status.ENDED}
+        ended = {s.entry.name: s.loss for s in self._statuses if s.entry.stage == "tune" and s.state in status.ENDED}
+        results = self._results | ended
         if results == self._results:
             return False
         self._results = results
@@ -175,10 +176,10 @@ class Runner:
         self._statuses, going = [], self._going()
         for entry in self._ledger.entries:
             found = self._ended.get(entry.key) or status.of_run(self._directory, self._ledger, entry)
-            if entry.key in going:
-                found = dataclasses.replace(found, state=status.RUNNING, reason="")
-            elif found.state in status.ENDED:
+            if found.state in status.ENDED:  # also one that a group in progress has among its runs, as a tuning run
                 self._ended[entry.key] = found
+            elif entry.key in going:
+                found = dataclasses.replace(found, state=status.RUNNING, reason="")
             self._statuses.append(dataclasses.replace(found, entry=entry))
 
     def _going(self) -> set[str]:
@@ -198,6 +199,7 @@ class Runner:
     def _predict(self) -> None:
         try:
             self._source.predict(self._directory)
+            self._look()  # targets wait no more
         except UserError as error:
             self._problem = str(error)
 

@@ -79,10 +79,10 @@ def of_run(directory: StudyDirectory, ledger: Ledger, entry: Entry) -> RunStatus
         return RunStatus(entry, WAITING, reason="for the tuning runs")
     run = rundir.open_run(str(directory.run(entry.key)))
     rows = _rows(run)
+    if (loss := _final_loss(run, rows, entry.steps)) is not None:  # whoever holds it
+        return RunStatus(entry, DONE, entry.steps, loss)
     if is_held(run):
         return RunStatus(entry, RUNNING, _last_step(rows))
-    if (loss := _final_loss(run, rows, entry.steps)) is not None:
-        return RunStatus(entry, DONE, entry.steps, loss)
     if diverged := _diverged(rows):
         reason = f"{diverged.get('reason', '')} at step {diverged['step']}"
         return RunStatus(entry, DIVERGED, diverged["step"], math.inf, reason)
@@ -122,6 +122,8 @@ def _diverged(rows: list[dict]) -> dict | None:
 
 
 def _not_begun(directory: StudyDirectory, ledger: Ledger, entry: Entry) -> RunStatus:
+    if entry.stage == "target" and not directory.prediction.exists():
+        return RunStatus(entry, WAITING, reason="for the prediction")
     trunk = ledger.trunk_of(entry)
     if trunk is None or _has_step(directory, trunk, entry.branch["step"]):
         return RunStatus(entry, PLANNED)

@@ -6,7 +6,7 @@ from gptjax import config_file, flops, metrics, rundir
 from gptjax.errors import UserError
 from gptjax.study import critical_batch, ledger, status
 from gptjax.study.layout import StudyDirectory, open_directory, read_json
-from gptjax.study.points import Gathered, Row, screened
+from gptjax.study.points import Gathered, Row, left_out, screened
 
 FEWEST_EVALUATIONS = 4  # that make a curve
 
@@ -24,7 +24,8 @@ REASONS = {
 def read(path: str) -> Gathered:
     """Raises UserError: no study was run there.
 
-    others: "tune" [{family, size, params, learning_rate, loss, diverged, initial_loss}], "targets" [Row], "prediction",
+    others: "tune" [{family, size, params, tokens, learning_rate, loss, diverged, initial_loss}], "targets" [Row],
+    "targets_left_out" {name: reason}, "prediction",
     "curves" [{run, tokens, loss}], "study" and "directory" by name.
     """
     directory = open_directory(path)
@@ -36,18 +37,41 @@ def read(path: str) -> Gathered:
     known = status.read(directory, book)
     points, excluded = _points([run for run in known if run.entry.stage == "grid"], directory)
     kept, out_of_range = screened([row for row, _ in points], max((most for _, most in points), default=math.inf))
-    targets, _ = _points([run for run in known if run.entry.stage == "target"], directory)
+    kept, worse = _best_rates(kept)
+    targets, open_targets = _points([run for run in known if run.entry.stage == "target"], directory)
     tuning = [run for run in known if run.entry.stage == "tune"]
     notes = [_untuned(run) for run in tuning if run.loss is None]
     others = {
         "tune": [_tuned(run, directory) for run in _of_learning_rates(known)],
         "targets": [row for row, _ in targets],
+        "targets_left_out": {one["run"]: one["reason"] for one in open_targets},
         "prediction": read_json(directory.prediction),
         "curves": [curve for row, _ in points if (curve := _curve(row, directory))],
         "study": directory.path.name,
         "directory": str(directory.path),
     }
-    return Gathered(kept, excluded + out_of_range, notes, others)
+    return Gathered(kept, excluded + out_of_range + worse, notes, others)
+
+
+def _best_rates(rows: list[Row]) -> tuple[list[Row], list[dict]]:
+    """(of runs that differ in their learning rate alone the best one, the others with the reason)."""
+    best: dict[tuple, Row] = {}
+    for row in rows:
+        setting = _setting(row)
+        best[setting] = min(best.get(setting, row), row, key=lambda one: one.loss)
+    worse = [row for row in rows if best[_setting(row)] is not row]
+    reason = "another learning rate is better for the same run: {:g}"
+    return list(best.values()), [left_out(row, reason.format(_rate(best[_setting(row)]))) for row in worse]
+
+
+def _setting(row: Row) -> tuple:
+    grid = sorted((name, str(value)) for name, value in row.facts.items() if "." in name and name != "optim.peak_lr")
+    grid = [field for field in grid if not field[0].startswith("loss/")]
+    return (row.family, row.facts["size"], row.tokens, row.seed, *grid)
+
+
+def _rate(row: Row) -> float:
+    return row.facts["learning_rate"]
 
 
 def _points(known: list[status.RunStatus], directory: StudyDirectory) -> tuple[list[tuple[Row, float]], list[dict]]:
@@ -102,6 +126,7 @@ def _row(run: status.RunStatus, directory: StudyDirectory) -> tuple[Row, float]:
         "standard_error": last.get("standard_error"),
     }
     facts |= {name: value for name, value in last.items() if name.startswith("loss/")}
+    facts |= {name: value for name, value in entry.factors.items() if "." in name}  # fields that the grid varies
     if noise := critical_batch.at_the_end(here.path, entry.steps):
         facts["noise_scale"] = noise
     row = Row(
@@ -152,6 +177,7 @@ def _tuned(run: status.RunStatus, directory: StudyDirectory) -> dict:
         "family": factors["family"],
         "size": factors["size"],
         "params": float(flops.parameters(config.model).total),
+        "tokens": float(run.entry.tokens),
         "learning_rate": factors["learning_rate"],
         "loss": run.loss if math.isfinite(run.loss) else None,
         "diverged": not math.isfinite(run.loss),

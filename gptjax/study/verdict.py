@@ -10,9 +10,13 @@ def verdict(results: dict) -> dict:
     standing = [name for name in NAMES if _stands(results.get(name))]
     reasons = [f"{NAMES[name]}: {reason}" for name in NAMES for reason in (results.get(name) or {}).get("refused", ())]
     if not standing:
+        if "kaplan" in results:
+            reasons.append("Kaplan's laws have no irreducible loss: their exponents alone make no headline")
         return {"headline": False, "text": "No law stands: there is no exponent here to quote.", "reasons": reasons}
     first = standing[0]
     reasons += [*_disagreements(results, standing), *_doubts(results[first], first)]
+    if first == "envelope":
+        reasons.append("the envelope: losses on the way of a schedule lie above those of a schedule of that length")
     reasons += _unexplained(results[first], first, results.get("seed_noise"))
     return {
         "headline": True,

@@ -69,7 +69,8 @@ def intervals(
     if not names:
         return _none(fit, budgets)
     refits = fit.refits(points, weights(fit.runs(points), fit.strata(points), fit.spare, replicates, seed))
-    reasons = [_failure(refit, names) for refit in refits]
+    split = [flops for flops in budgets if _is_finite(fit.optimum(flops))]
+    reasons = [_failure(refit, names, split) for refit in refits]
     failures = dict(collections.Counter(filter(None, reasons)))
     kept = [refit for refit, reason in zip(refits, reasons) if not reason]
     if len(kept) < replicates / 2:
@@ -123,11 +124,18 @@ def correlation(samples: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     return {name: dict(zip(names, map(float, row))) for name, row in zip(names, matrix)}
 
 
-def _failure(refit, names: list[str]) -> str | None:
-    """Why a replicate gives no number for a constant the fit has; a reason to refuse a headline is none to drop it."""
+def _failure(refit, names: list[str], budgets: Sequence[float]) -> str | None:
+    """Why a replicate gives no number for a constant the fit has, or for a budget's best split; a reason to refuse a headline
+    is none to drop it."""
     if not all(np.isfinite(refit.constants[name]) for name in names):
         return next(iter(refit.refused), "a constant is not finite")
+    if not all(_is_finite(refit.optimum(flops)) for flops in budgets):
+        return "there is no best split: an exponent is not above 0"
     return refit.failure
+
+
+def _is_finite(best: Optimum) -> bool:
+    return bool(np.isfinite([best.params, best.tokens, best.loss]).all())
 
 
 def _optimum(fit, kept, flops: float) -> OptimumIntervals:

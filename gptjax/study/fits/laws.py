@@ -68,11 +68,16 @@ class ParametricLaw:
         return self.E + self.A / np.power(params, self.alpha) + self.B / np.power(tokens, self.beta)
 
     def optimum(self, flops: float, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Optimum:
-        """N* = G (C/6)^a with G = (alpha A / (beta B))^(1/(alpha+beta)) (Hoffmann et al. 2022, equation 4)."""
+        """N* = G (C/6)^a with G = (alpha A / (beta B))^(1/(alpha+beta)) (Hoffmann et al. 2022, equation 4).
+
+        In logarithms, for small exponents make powers that float64 does not hold; NaN where there is no best split.
+        """
         product = flops / flops_per_param_token
-        scale = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
-        params = scale * product**self.a
-        return Optimum(flops, params, product / params, float(self.loss(params, product / params)))
+        with np.errstate(all="ignore"):
+            log_scale = np.log([self.alpha, self.A]).sum() - np.log([self.beta, self.B]).sum()
+            params = float(np.exp((log_scale + self.beta * np.log(product)) / np.float64(self.alpha + self.beta)))
+            tokens = float(product / np.float64(params))
+            return Optimum(flops, params, tokens, float(self.loss(params, tokens)))
 
 
 def saturating(x, y) -> tuple[float, PowerLaw]:

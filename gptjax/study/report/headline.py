@@ -92,7 +92,7 @@ def _told_row(one: dict) -> list[str]:
         numbers.loss(one.get("loss")),
         numbers.bounds(low, wide=wide),
         numbers.bounds(wide),
-        numbers.loss(came),
+        (one.get("left_out") or numbers.NONE) if came is None else numbers.loss(came),
         numbers.NONE if came is None or one.get("loss") is None else f"{came - one['loss']:+.4f}",
         _within(came, low, wide),
     ]
