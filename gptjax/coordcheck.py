@@ -5,6 +5,9 @@ Measured is, for each part of the network, the root mean square of how much its 
 initialisation. Where updates are as the parametrisation promises, it is the same at every width: a slope of 0 in log-log. In
 the standard form it grows, which is why a learning rate tuned small is too large at large widths.
 
+Over depths, layers are compared by where they stand: the first, the last, the residual stream halfway and at the end. What
+one layer adds to it shrinks with depth by completep's promise; what all of them add together is to stay.
+
 Axes: B rows, L length, D width, V vocabulary.
 """
 
@@ -67,7 +70,7 @@ def check(config, form: str, sizes: list[int], steps: int, rows: int, of_depth: 
     read = data.TrainRows(store, config.data, config.model.context_length, objective)
     found = []
     for (name, size), one in variants.items():
-        found += _measure(one, name, size, steps, read)
+        found += _measure(one, name, size, steps, read, of_depth)
         say(f"{name}, {'depth' if of_depth else 'width'} {size}: loss {found[-1].value:.3f}")
         found.pop()
     return found
@@ -76,7 +79,13 @@ def check(config, form: str, sizes: list[int], steps: int, rows: int, of_depth: 
 def variant(config, form: str, size: int, base: int, rows: int, of_depth: bool):
     """config at one width (its heads and MLP scaled along, heads of the size they have) or depth."""
     model = config.model
-    fields = {"parametrization": form, "base_width": None, "base_depth": None, "attention_scale": None}
+    fields = {
+        "parametrization": form,
+        "base_width": None,
+        "base_depth": None,
+        "base_d_ff": None,
+        "attention_scale": None,
+    }
     if of_depth:
         fields |= {"n_layers": size, "d_ff": model.d_ff}
         fields |= {"base_width": model.d_model} if form != "standard" else {}
@@ -103,7 +112,7 @@ def variant(config, form: str, size: int, base: int, rows: int, of_depth: bool):
     return config.replace(model=fields, train=train, optim=optim, mesh=mesh, eval={"batch_size": rows})
 
 
-def _measure(config, form: str, size: int, steps: int, read) -> list[Measured]:
+def _measure(config, form: str, size: int, steps: int, read, of_depth: bool) -> list[Measured]:
     """Of a model after the first and the last step; its last entry is the loss of the last step, as `value`."""
     mesh = meshes.make_mesh(config, jax.devices()[:1])
     kernel, _ = attention.choose_kernel(config, mesh.devices.flat[0].platform, 1)
@@ -111,13 +120,14 @@ def _measure(config, form: str, size: int, steps: int, read) -> list[Measured]:
     token_BL = jnp.asarray(_batch(read, config, 0)["token_BT"][:, :-1])
     with jax.set_mesh(mesh):
         state, found, loss = program.init(), [], math.nan
-        before = parts(program.graph, state.params, token_BL)
+        shown = _of_depth if of_depth else _of_width
+        before = shown(parts(program.graph, state.params, token_BL))
         for taken in range(1, steps + 1):
             batch = {name: jnp.asarray(array)[None] for name, array in _batch(read, config, taken - 1).items()}
             rate = np.array([schedule.learning_rate(config, taken - 1)], np.float32)
             state, metrics = program.train(state, batch, rate)
             if taken in (1, steps):
-                after = parts(program.graph, state.params, token_BL)
+                after = shown(parts(program.graph, state.params, token_BL))
                 found += [
                     Measured(form, size, name, taken, _rms(after[name]), _rms(after[name] - before[name]))
                     for name in after
@@ -139,7 +149,8 @@ def _rms(array) -> float:
 @functools.partial(jax.jit, static_argnums=0)
 def parts(graph, params, token_BL) -> dict[str, jax.Array]:
     """What each part of a GPT puts out, dropout off: "embedding", of each layer "scores" (q k as the softmax takes it, of each
-    place with itself), "attention" (before its output matrix) and "block" (what the layer adds to the stream), "logits"."""
+    place with itself), "attention" (before its output matrix), "block" (what the layer adds to the stream) and "stream" (after
+    it), "logits"."""
     gpt = nnx.merge(graph, params)
     position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
     x_BLD = gpt.embed(token_BL, position_BL)
@@ -156,9 +167,27 @@ def parts(graph, params, token_BL) -> dict[str, jax.Array]:
             return out, None
 
         next_BLD, _ = block(x_BLD, attend, position_BL)
-        found[f"block {number}"] = next_BLD - x_BLD
+        found |= {f"block {number}": next_BLD - x_BLD, f"stream {number}": next_BLD}
         x_BLD = next_BLD
     return found | {"logits": gpt.logits(gpt.finish(x_BLD))}
+
+
+def _of_width(found: dict) -> dict:
+    """Of `parts`, what models of one depth are compared by: their layers one by one."""
+    return {name: array for name, array in found.items() if not name.startswith("stream")}
+
+
+def _of_depth(found: dict) -> dict:
+    """Of `parts`, what models of several depths are compared by."""
+    last = sum(name.startswith("stream") for name in found)
+    return {
+        "embedding": found["embedding"],
+        "attention, first": found["attention 1"],
+        "attention, last": found[f"attention {last}"],
+        "stream, half": found[f"stream {max(1, last // 2)}"],
+        "stream, end": found[f"stream {last}"],
+        "logits": found["logits"],
+    }
 
 
 def slopes(found: list[Measured]) -> list[Slope]:

@@ -85,10 +85,10 @@ def table(found, slopes, form: str, of_depth: bool) -> str:
     columns = sorted({one.size for one in found})
     lines = [f"RMS change of each part's output after {last} steps, by {'depth' if of_depth else 'width'}"]
     for name in (form, "standard"):
-        lines += ["", f"{name:<14}" + "".join(f"{size:>10}" for size in columns) + "     slope"]
+        lines += ["", f"{name:<18}" + "".join(f"{size:>10}" for size in columns) + "     slope"]
         for slope in (one for one in slopes if one.form == name):
             cells = "".join(f"{known[name, slope.part, size]:>10.3g}" for size in columns)
-            lines.append(f"  {slope.part:<12}{cells}{slope.slope:>10.2f}  {_said(slope)}")
+            lines.append(f"  {slope.part:<16}{cells}{slope.slope:>10.2f}  {_said(slope)}")
     return "\n".join([*lines, "", verdict(slopes, form)])
 
 

@@ -238,11 +238,38 @@ def test_training_changes_activations_alike_at_every_width_in_mup_and_not_in_the
     assert all(value > 0 for value in at_base.values())
 
 
+@pytest.mark.slow
+def test_all_layers_together_change_the_stream_alike_at_every_depth_in_completep_and_not_in_the_standard_form(config):
+    found = coordcheck.check(config, "completep", [2, 8], steps=6, rows=2, of_depth=True)
+    slopes = {(slope.form, slope.part): slope for slope in coordcheck.slopes(found)}
+    assert all(slope.flat for (form, _), slope in slopes.items() if form == "completep"), slopes
+    assert slopes["standard", "stream, half"].slope > 0.5 and slopes["standard", "stream, end"].slope > 0.5
+
+
+def test_depths_are_compared_by_where_layers_stand():
+    gpt = architectures.make(dataclasses.replace(BASE, n_layers=4), jax.random.key(0), "xla")
+    graph, params, _ = architectures.split(gpt)
+    token_BL = jnp.asarray(batch(0, rows=1)["token_BT"][0, :, :16])
+    of_layers = coordcheck.parts(graph, params, token_BL)
+    shown = coordcheck._of_depth(of_layers)
+    total = of_layers["embedding"] + sum(of_layers[f"block {n}"] for n in (1, 2, 3, 4))
+    np.testing.assert_allclose(shown["stream, end"], total, atol=1e-5)
+    np.testing.assert_array_equal(shown["stream, half"], of_layers["stream 2"])
+    np.testing.assert_array_equal(shown["attention, last"], of_layers["attention 4"])
+    np.testing.assert_allclose(shown["logits"], gpt(token_BL), atol=1e-5)
+    assert {name.split()[0] for name in coordcheck._of_width(of_layers)} == {
+        *("embedding", "scores", "attention", "block", "logits"),
+    }
+
+
 def test_widths_scale_heads_and_mlp_along_and_depths_keep_the_width(config):
     wide = coordcheck.variant(config, "mup", 128, 32, rows=2, of_depth=False).model
     assert (wide.n_heads, wide.head_size, wide.ff_size, wide.base_width) == (16, 8, 512, 32)
     deep = coordcheck.variant(config, "completep", 8, 2, rows=2, of_depth=True).model
     assert (deep.n_layers, deep.d_model, deep.base_depth, deep.base_width) == (8, 32, 2, 32)
+    given = config.replace(model={"parametrization": "mup", "base_width": 16, "d_ff": 64, "base_d_ff": 64})
+    control = coordcheck.variant(given, "standard", 128, 32, rows=2, of_depth=False).model
+    assert (control.ff_size, control.base_width, control.base_d_ff) == (256, None, None)
     with pytest.raises(UserError, match="100 is not a multiple of a head of 8"):
         coordcheck.variant(config, "mup", 100, 32, rows=2, of_depth=False)
 
