@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 import re
 
 import pytest
@@ -71,6 +72,13 @@ def test_a_budget_of_few_steps_divides_the_steps_of_a_call_and_one_of_none_is_re
     smallest = ladder().sizes["d1"]
     for budget in (enough, 1.007 * enough, 1.013 * enough):
         assert runs(ladder(budgets=(budget,), sizes={"d1": smallest}))
+
+
+def test_the_study_file_of_the_docs_can_be_planned(tmp_path):
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "studies.md").read_text()
+    (tmp_path / "study.py").write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1))
+    planned = declaration.runs(declaration.load(str(tmp_path / "study.py")), 257)
+    assert [sum(run.stage == stage for run in planned) for stage in declaration.STAGES] == [20, 0, 40, 1]
 
 
 def test_a_batch_ramp_is_counted_in_a_budget():

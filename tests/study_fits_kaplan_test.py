@@ -97,3 +97,10 @@ def test_a_law_without_a_trace_in_the_points_is_not_identified():
     """Sizes far too large to matter: the data alone decide."""
     fit = kaplan.fit(grid(np.geomspace(1e30, 1e33, 5), np.geomspace(1e6, 1e8, 5)))
     assert fit.joint.refused
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_joint_law_that_falls_as_models_shrink_has_no_best_split_and_says_nothing_on_the_terminal():
+    law = kaplan.JointLaw(1e4, 1e9, -0.1, 0.1, 0.0, True, 1, 1, 1e-3, [])
+    best = law.optimum(1e10)
+    assert best.flops == 1e10 and np.isnan([best.params, best.tokens, best.loss]).all()

@@ -160,6 +160,14 @@ def test_what_nobody_has_begun_is_planned_and_a_branch_waits_for_its_trunks_step
     assert flops["tuned"] == flops["trunk"]
 
 
+def test_a_ledger_that_lacks_something_is_one_line_that_says_how_to_go_on(study):
+    directory, _ = study
+    for values in ({"code": "x"}, {"runs": [{"name": "a"}]}):
+        layout.write_json(directory.study, values)
+        with pytest.raises(UserError, match="study.json is damaged: .*; restore it, or delete it and run the same"):
+            ledger.read(directory)
+
+
 def test_a_number_that_is_none_and_a_half_written_exit_are_no_json_error(study):
     directory, found = study
     directory.exit(found.entries[0].key).parent.mkdir(exist_ok=True)

@@ -79,7 +79,10 @@ def read(directory: StudyDirectory) -> Ledger | None:
             values.get("code"),
         )
     except (KeyError, TypeError) as error:
-        raise UserError(f"{directory.study} is damaged: {error!r}; run the same gptjax study run again.") from error
+        raise UserError(
+            f"{directory.study} is damaged: {error!r}; restore it, or delete it and run the same"
+            " gptjax study run again."
+        ) from error
 
 
 # ---- from declared runs

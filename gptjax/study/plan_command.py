@@ -25,7 +25,7 @@ def add_flags(parser) -> None:
 
 
 def add_limits(parser) -> None:
-    """What `gptjax study run` takes too."""
+    """What a study may be at most."""
     parser.add_argument("--max_flops", type=float, metavar="C", help="refuse a study of more exact FLOPs")
     parser.add_argument("--max_cost", type=float, metavar="USD", help="refuse a dearer one")
 

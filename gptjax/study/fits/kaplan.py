@@ -6,6 +6,7 @@ the joint form says; where it is not identified nobody can, and the single laws 
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 
@@ -59,6 +60,8 @@ class JointLaw:
     def optimum(self, flops: float, flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Optimum:
         """Where (alpha_N/alpha_D) (N_c/N)^(alpha_N/alpha_D) = D_c/D, by the derivative along N D = C/6."""
         ratio, product = self.alpha_N / self.alpha_D, flops / flops_per_param_token
+        if ratio <= 0:  # a law that falls as models shrink, as a replicate's may: it has none
+            return Optimum(flops, math.nan, math.nan, math.nan)
         log_params = (np.log(ratio * product / self.D_c) + ratio * np.log(self.N_c)) / (1 + ratio)
         params = np.exp(log_params)
         return Optimum(flops, float(params), float(product / params), float(self.loss(params, product / params)))
