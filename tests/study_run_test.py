@@ -68,6 +68,7 @@ def kill_at_step(file, out, step: int, *flags: str) -> int:
     return studying.steps_taken(out)
 
 
+@pytest.mark.slow  # half a minute of CPU; a group's kills are in study_batched_test, who starts what in study_launching_test
 def test_killed_while_it_begins_and_in_the_middle_and_told_to_stop_it_ends_with_the_points_of_an_undisturbed_one(
     mixed, text, tmp_path
 ):

@@ -74,6 +74,7 @@ class Disk:
 def main(file, workdir):
     settings = config_file.load_config(file)
     directory = rundir.open_run(workdir)
+    directory.write_json("manifest.json", {})
     directory.write_config(settings)
     prepared = session.prepare(settings)
     prepared = dataclasses.replace(prepared, rows=Disk(prepared.rows, 160))

@@ -28,7 +28,7 @@ UNCOUNTED = (
 KEPT = "checkpoint.keep_steps"  # which others branch from: a run without them is not the trunk that is asked for
 
 # Where a step and an evaluation are computed. What they import counts too, but for what follows.
-ROOTS = ("step", "feed", "evaluate", "schedule", "data.pipeline", "study.lanes", "study.together")
+ROOTS = ("step", "feed", "evaluate", "schedule", "data.pipeline", "study.lanes")
 PLUMBING = (  # reads, writes, checks, reports; decides no number of a run
     "checkpoint", "checksums", "config_file", "errors", "evaluation", "evaluation_text", "flops", "generation",
     "inside", "interrupt", "metrics", "peers", "protocols", "run", "rundir", "runlock", "scoring", "stored", "validate",
