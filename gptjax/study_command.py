@@ -22,6 +22,7 @@ def add_flags(parser) -> None:
 def _add_run_flags(parser) -> None:
     parser.add_argument("study", metavar="STUDY", help="a study file, as those in configs/studies/")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the study, local or gs://")
+    parser.add_argument("--max_flops", type=float, metavar="C", help="refuse a study of more exact FLOPs")
     parser.add_argument("--launcher", default="local", metavar="NAME", help="local | slurm | xpk | queued_resource")
     parser.add_argument(
         "--launcher_flag",

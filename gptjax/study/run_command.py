@@ -8,7 +8,7 @@ import typing
 
 from gptjax import config_file, metrics
 from gptjax.errors import UserError, first_line
-from gptjax.study import identity, launching, status_table
+from gptjax.study import identity, launching, plan, status_table
 from gptjax.study.layout import StudyDirectory, open_directory
 
 
@@ -64,6 +64,8 @@ def run(args) -> int:
         raise UserError(f"--batch_runs={args.batch_runs!r} is not known; expected auto or off.")
     if args.parallel is not None and args.parallel < 1:
         raise UserError(f"--parallel={args.parallel} runs nothing; use at least 1.")
+    if args.max_flops is not None:
+        plan.Limits(flops=args.max_flops).check(plan.plan(FileSource(args.study, batched=False).runs({}))["totals"])
     directory = open_directory(args.out)
     source = FileSource(args.study, batched=args.batch_runs == "auto")
     launcher = launching.launcher(args.launcher, args.launcher_flag, directory)
