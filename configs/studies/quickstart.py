@@ -10,6 +10,7 @@ Source: nobody's recipe; the text is the one that ships with gptjax, byte by byt
 """
 
 from ml_collections import ConfigDict
+
 from gptjax import study
 
 
