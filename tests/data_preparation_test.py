@@ -348,14 +348,18 @@ def workers_of(process) -> list[int]:
 
 
 def test_a_killed_worker_ends_the_command_in_one_line_and_what_is_done_is_kept(long_source, undisturbed, tmp_path):
-    process = preparing.start(*flags(long_source, tmp_path / "out"))
-    wait_for_record(process, tmp_path / "out")
-    os.kill(workers_of(process)[0], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    for attempt in range(3):  # on a busy machine the command may be done before it is hit
+        out = tmp_path / f"out{attempt}"
+        process = preparing.start(*flags(long_source, out))
+        wait_for_record(process, out)
+        os.kill(workers_of(process)[0], signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+        if process.returncode != 0:
+            break
     assert process.returncode == 74
     assert "gptjax: a worker was killed by SIGKILL" in err.splitlines()[-1] and "Traceback" not in err
-    finish(long_source, tmp_path / "out")
-    assert preparing.hashes(tmp_path / "out") == undisturbed
+    finish(long_source, out)
+    assert preparing.hashes(out) == undisturbed
 
 
 def test_ctrl_c_stops_in_two_lines_and_leaves_no_worker(long_source, tmp_path):
