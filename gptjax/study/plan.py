@@ -5,6 +5,7 @@ Time and cost are those of `gptjax plan`: one compiled program for all runs that
 
 import dataclasses
 import json
+import math
 import typing
 
 from gptjax import flops, schedule
@@ -19,6 +20,11 @@ class Limits:
 
     flops: float | None = None
     cost: float | None = None  # US dollars
+
+    def __post_init__(self):
+        for flag, limit in (("max_flops", self.flops), ("max_cost", self.cost)):
+            if limit is not None and not (math.isfinite(limit) and limit > 0):
+                raise UserError(f"--{flag}={limit:g} has to be positive.")
 
     def check(self, totals: dict) -> None:
         """Raises UserError: the runs of `totals` are more than that."""

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.study.fits.laws import Optimum, PowerLaw, saturating
+from gptjax.study.fits.laws import BudgetLaws, PowerLaw, saturating
 
 ENOUGH = 3  # sizes that win somewhere: two lie on a power law whatever they are
 BUDGETS = 200
@@ -45,7 +45,7 @@ class Winner:
 
 
 @dataclasses.dataclass(frozen=True)
-class EnvelopeFit:
+class EnvelopeFit(BudgetLaws):
     winners: list[Winner]  # at log-spaced compute, refused ones too
     params_law: PowerLaw
     tokens_law: PowerLaw
@@ -54,31 +54,9 @@ class EnvelopeFit:
     points_used: int  # winners that are not refused
     refused: list[str]
 
-    @property
-    def a(self) -> float:
-        return self.params_law.exponent
-
-    @property
-    def b(self) -> float:
-        return self.tokens_law.exponent
-
-    @property
-    def constants(self) -> dict[str, float]:
-        """a, b and the scales: N* = N_scale C^a, D* = D_scale C^b."""
-        return {"a": self.a, "b": self.b, "N_scale": self.params_law.scale, "D_scale": self.tokens_law.scale}
-
     def spare(self, runs: int) -> float:
         """Share of the noise that is left after 2 constants, for the weights of a bootstrap."""
         return max(runs - 2, 1) / runs
-
-    @property
-    def failure(self) -> str | None:
-        """Why a refit is no sample of the constants."""
-        return self.refused[0] if self.refused else None
-
-    def optimum(self, flops: float) -> Optimum:
-        loss = self.loss_E + self.loss_law(flops)
-        return Optimum(flops, float(self.params_law(flops)), float(self.tokens_law(flops)), float(loss))
 
     def runs(self, curves: list[Curve]) -> tuple[str, ...]:
         return tuple(curve.run for curve in curves)

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from gptjax.study.fits.laws import Optimum, PowerLaw, checked, saturating
+from gptjax.study.fits.laws import BudgetLaws, PowerLaw, checked, saturating
 from gptjax.study.points import Points
 
 GAP = 1.15  # between neighbours in FLOPs: from here on they belong to two budgets
@@ -34,7 +34,7 @@ class Vertex:
 
 
 @dataclasses.dataclass(frozen=True)
-class IsoflopFit:
+class IsoflopFit(BudgetLaws):
     """N* = params_law(C), D* = tokens_law(C), L* = loss_E + loss_law(C)."""
 
     optima: list[Vertex]  # one per budget, refused ones too, by growing flops
@@ -48,28 +48,6 @@ class IsoflopFit:
     def spare(self, runs: int) -> float:
         """Share of the noise that is left after 3 constants, for the weights of a bootstrap."""
         return (max(runs - 3, 1) / runs) ** 2
-
-    @property
-    def failure(self) -> str | None:
-        """Why a refit is no sample of the constants."""
-        return self.refused[0] if self.refused else None
-
-    @property
-    def a(self) -> float:
-        return self.params_law.exponent
-
-    @property
-    def b(self) -> float:
-        return self.tokens_law.exponent
-
-    @property
-    def constants(self) -> dict[str, float]:
-        """a, b and the scales: N* = N_scale C^a, D* = D_scale C^b."""
-        return {"a": self.a, "b": self.b, "N_scale": self.params_law.scale, "D_scale": self.tokens_law.scale}
-
-    def optimum(self, flops: float) -> Optimum:
-        loss = self.loss_E + self.loss_law(flops)
-        return Optimum(flops, float(self.params_law(flops)), float(self.tokens_law(flops)), float(loss))
 
     def runs(self, points: Points) -> tuple[str, ...]:
         return points.run
