@@ -6,7 +6,7 @@ import pytest
 
 from gptjax.data import cleaning
 from gptjax.data.cleaning import gopher
-from gptjax.data.cleaning.repair import is_html
+from gptjax.data.sources.markup import begins_as_html
 
 
 def step(spec: str):
@@ -51,11 +51,55 @@ def test_a_page_becomes_its_text_without_navigation_and_scripts():
     assert "tracker" not in text and "Shop" not in text and "Terms" not in text and "<" not in text
 
 
+LINE = "The harbour was quiet in the morning, and the boats lay still on the water."
+LAX = {  # html, head and body are optional tags, and browsers ask for none of the order
+    "no html": f"<!DOCTYPE html><title>T</title><p>{LINE}</p>",
+    "fragment": f"<div class=post><p>{LINE}</p></div>",
+    "tag before html": f"<link rel=stylesheet href=a.css><html><body><p>{LINE}</p></body></html>",
+    "long comment": f"<!DOCTYPE html><!--{'x' * 2100}--><html><body><p>{LINE}</p></body></html>",
+    "comment first": f"<!-- {'a saved page ' * 300}-->\n<body><p>{LINE}</p>",
+    "one paragraph": f"<p>{LINE}",
+    "text alone": LINE,
+}
+
+
+@pytest.mark.parametrize("name", LAX)
+def test_what_a_source_says_is_html_is_not_asked_again_by_its_looks(name):
+    page, clean = LAX[name], step("html")
+    assert clean(page, is_html=True).texts == [LINE]
+    assert clean(page, is_html=False) == ([page], {})
+    assert step("html=all")(page).texts == [LINE]
+    assert clean(page).texts == [page if name in ("fragment", "one paragraph", "text alone") else LINE]
+
+
+BEGINS = {
+    "\n<?xml version='1.0'?>\n<html xmlns='x'>": True,
+    "<BODY>": True,
+    "\ufeff<!doctype HTML>": True,
+    "<!-- a --> <!-- b --><head/>": True,
+    "<meta charset=utf-8>": True,
+    "<title>T</title>": True,
+    "<style>p {}</style><body>": True,
+    "<script>export default {}</script><template>": False,  # a component of Vue
+    "<?xml?><rss>": False,
+    "<!doctype svg>": False,
+    "<!-- a comment without an end <html>": False,
+    "<header>": False,
+    "<htmlx>": False,
+    "A text, then <html>": False,
+}
+
+
+@pytest.mark.parametrize("text", BEGINS)
+def test_where_nobody_says_what_a_text_is_its_beginning_does(text):
+    assert begins_as_html(text) is BEGINS[text]
+
+
 def test_an_empty_page_goes_and_text_that_speaks_of_tags_stays():
     assert reason("html", "<html><head><title></title></head><body></body></html>") == "no_text"
+    assert step("html")("", is_html=True) == ([], {"no_text": 1})
     for text in (ENGLISH, "Use <html> and <body> tags.", "<p>a fragment</p>", "<b>x</b> <body>", ""):
-        assert not is_html(text) and reason("html", text) is None
-    assert is_html("\n<?xml version='1.0'?>\n<html xmlns='x'>") and is_html("<BODY>") and not is_html("<?xml?><rss>")
+        assert not begins_as_html(text) and reason("html", text) is None
 
 
 @pytest.mark.parametrize(

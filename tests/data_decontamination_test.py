@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 
 import pytest
 from hypothesis import given, settings
@@ -118,9 +119,12 @@ def test_texts_of_files_and_of_all_strings_of_a_line_count(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n\n" + json.dumps("five") + "\n")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'["six"]'))
     (tmp_path / "c.txt").write_text("seven")
-    assert decontamination.load_texts(str(tmp_path)) == ["one two\nthree\nfour", "five", "six", "seven"]
+    (tmp_path / "d.txt.xz").write_bytes(lzma.compress(b"eight"))
+    (tmp_path / "e.jsonl").write_text('{"n": ' + "9" * 5000 + ', "q": ' + "[" * 900 + '"nine"' + "]" * 900 + "}")
+    expected = ["one two\nthree\nfour", "five", "six", "seven", "eight", "nine"]
+    assert decontamination.load_texts(str(tmp_path)) == expected
     overlaps = decontamination.Overlaps(decontamination.load_texts(str(tmp_path)), 2)
-    assert overlaps.too_short == 3
+    assert overlaps.too_short == 5
     assert overlaps.spans("three four five six") == [(0, 10)]
 
 
@@ -134,7 +138,10 @@ BAD = {
     "={}/short.txt:0": "expected n and max_pieces of at least 1",
     "={}/bad.jsonl": "bad.jsonl:2 is not JSON: Expecting value at column 2",
     "={}/latin.txt": "latin.txt cannot be read ('utf-8' codec",
-    "={}/cut.jsonl.gz": "cut.jsonl.gz cannot be read",
+    "={}/cut.jsonl.gz": "cut.jsonl.gz is a damaged or truncated gzip file (it ends too early); fetch it again",
+    "={}/flipped.jsonl.gz": "flipped.jsonl.gz is a damaged or truncated gzip file (Error -3",
+    "={}/deep.jsonl": "deep.jsonl:1 is not JSON that can be read: it nests too deeply",
+    "={}/a.zip": "a.zip is a zip archive; unpack it",
     "(file={}/short.txt)": "decontaminate(file=...) is not known; it has: path, n,",
 }
 
@@ -147,6 +154,9 @@ def test_bad_evaluation_texts_are_one_line(tmp_path, spec):
     (tmp_path / "bad.jsonl").write_text('"a"\n[\n')
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'"a"')[:-9])
+    (tmp_path / "flipped.jsonl.gz").write_bytes(gzip.compress(b'"a"')[:10] + b"\xff" * 20)
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04")
     with pytest.raises(UserError) as caught:
         cleaning.parse("decontaminate" + spec.format(tmp_path))
     assert BAD[spec] in str(caught.value) and "\n" not in str(caught.value)

@@ -4,10 +4,11 @@ import gzip
 import sys
 
 import pytest
+import zstandard
 from data_sources_units_test import HTML, jsonl, parquet, warc, wet
 
 from gptjax.config import Config, DataConfig, TrainConfig
-from gptjax.data import sources
+from gptjax.data import cleaning, sources
 from gptjax.errors import UserError
 from gptjax.validate import check
 
@@ -65,7 +66,8 @@ def test_a_folders_files_say_its_kind(tmp_path):
         kind()
     (tmp_path / "README.md").write_text("of no kind")
     with pytest.raises(
-        UserError, match="no file's ending says its kind; expected .txt, .jsonl, .*or KIND:PATH, as in text:"
+        UserError,
+        match="no file's ending says its kind; expected .txt, .jsonl, .*, .wet, packed or not; or KIND:PATH, as in text:",
     ):
         kind()
     (tmp_path / "part").mkdir()
@@ -134,6 +136,37 @@ def test_packed_and_chunked_html_is_unpacked_and_what_is_no_page_is_no_document(
     assert list(sources.documents(DataConfig(source="warc", path=str(tmp_path)))) == ["<p>page"]
 
 
+CONTENT_TYPES = {  # of an answer, WARC-Identified-Payload-Type, its body: whether it is a document
+    ("text/html; charset=utf-8", "text/plain", "words"): True,
+    ("Application/XHTML+XML", None, "<p>words"): True,
+    ("text/plain", "text/html", "<html>words"): False,
+    (None, "text/html", "words"): True,
+    (None, "text/plain", "<html>words"): False,
+    (None, None, "<!-- a --><!DOCTYPE html>words"): True,
+    ("", None, "<html>words"): True,
+    (None, None, "words <html>"): False,
+}
+
+
+@pytest.mark.parametrize("said", CONTENT_TYPES)
+def test_a_page_is_what_its_content_type_says_and_without_one_what_begins_as_a_page(said, tmp_path):
+    content_type, identified, body = said
+    page = ("response", ["200 OK"] + [("Content-Type", content_type)] * (content_type is not None), body.encode())
+    header = f"WARC-Identified-Payload-Type: {identified}\r\nWARC-Date".encode() if identified else b"WARC-Date"
+    (tmp_path / "a.warc").write_bytes(warc([page], packed=False).replace(b"WARC-Date", header))
+    config = DataConfig(source="warc", path=str(tmp_path))
+    [found] = [list(sources.read(config, unit, pytest.fail)) for unit in sources.units(config)]
+    assert [(document.text, document.is_html) for document in found] == [(body, True)] * CONTENT_TYPES[said]
+
+
+def test_the_text_of_a_wet_file_is_no_html_however_it_looks(tmp_path):
+    text = "<html>is how a page begins"
+    (tmp_path / "a.wet").write_bytes(wet([text]))
+    config = DataConfig(source="warc", path=str(tmp_path))
+    [document] = [d for unit in sources.units(config) for d in sources.read(config, unit, pytest.fail)]
+    assert document.is_html is False and cleaning.Cleaner(cleaning.parse("html"))(document) == [document]
+
+
 # ---- paths that are not local: a folder in the place of gs://, behind the library that epath asks for any store
 
 
@@ -188,7 +221,7 @@ def test_a_store_without_its_library_and_a_kind_that_is_read_from_disks_only_are
 
 
 def test_an_optional_library_that_is_missing_is_named(tmp_path, monkeypatch):
-    (tmp_path / "a.jsonl.zst").write_bytes(b"x")
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(b"x"))
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(UserError, match=r"packed by zstd, needs zstandard; pip install 'gptjax\[data\]'"):
         list(sources.documents(DataConfig(source="jsonl", path=str(tmp_path))))

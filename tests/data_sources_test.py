@@ -77,7 +77,11 @@ BAD = {
     "latin.jsonl": (b'{"text": "\xe9"}', {}, "latin.jsonl:1 is not UTF-8 at byte 10"),
     "half.jsonl": (b'{"text": "\\ud83d"}', {}, "half.jsonl:1: 'text' has half of a surrogate pair"),
     "cut.jsonl.gz": (gzip.compress(b'{"text": "a"}\n' * 99)[:-12], {}, "cut.jsonl.gz is a damaged or truncated gzip"),
-    "not.jsonl.gz": (b'{"text": "a"}', {}, "not.jsonl.gz is a damaged or truncated gzip"),
+    "not.jsonl.gz": (
+        b"\x1f\x8c\0a",
+        {},
+        "not.jsonl.gz is damaged or no gzip file: it begins with the bytes 1f 8c 00 61",
+    ),
 }
 
 
@@ -93,9 +97,9 @@ def test_what_cannot_be_read_is_named(name, tmp_path):
 
 def test_a_folder_without_text_says_what_was_looked_for(tmp_path):
     (tmp_path / "a.md").write_text("a")
-    with pytest.raises(UserError, match=r"is a folder without \*.txt files"):
+    with pytest.raises(UserError, match=r"is a folder without \*.txt files, packed or not; name"):
         read(path=str(tmp_path))
-    with pytest.raises(UserError, match=r"is a folder without \*.jsonl or \*.jsonl.gz or \*.jsonl.zst files"):
+    with pytest.raises(UserError, match=r"is a folder without \*.jsonl files, packed or not; name"):
         read(source="jsonl", path=str(tmp_path))
 
 

@@ -213,7 +213,11 @@ BAD = {
     ),
     "cut.jsonl.zst": (zstd_frames(JSONL)[:-5], None, r"cut.jsonl.zst is a damaged or truncated zstd file"),
     "sum.jsonl.gz": (gzip.compress(JSONL)[:-8] + bytes(8), [], "sum.jsonl.gz is a damaged .*incorrect data check"),
-    "not.jsonl.zst": (JSONL, [], "not.jsonl.zst is a damaged or truncated zstd file .*: nothing after line 0"),
+    "not.jsonl.zst": (
+        b"\x28\xb5\0\0",
+        [],
+        "not.jsonl.zst is damaged or no zstd file: it begins with the bytes 28 b5 00",
+    ),
     "tail.jsonl.gz": (gzip.compress(JSONL) + b"tail", GOOD, "tail.jsonl.gz is a damaged .*incorrect header"),
     "latin.txt": (b"caf\xe9", [], r"latin.txt is not UTF-8 at byte 3 \(0xe9\)"),
     "part.txt": (b"a\n--\nb\xff\n--\nc\n", ["a\n", "c\n"], r"part.txt is not UTF-8 at byte 6 \(0xff\)"),
@@ -248,11 +252,6 @@ BAD = {
         warc([("conversion", None, b"\xe9"), ("conversion", None, b"a")], False),
         ["a"],
         "latin.wet record 1 is not U",
-    ),
-    "charset.warc": (
-        html(b"a", "text/html; charset=klingon-8"),
-        [],
-        "charset.warc record 1 .* 'klingon-8', which is not known",
     ),
     "lie.warc.gz": (
         html(b"\xe9", "text/html; charset=utf-8"),
@@ -300,7 +299,7 @@ def test_rows_are_numbered_over_batches_and_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(columns, "_BATCH_BYTES", 1)
     (tmp_path / "a.parquet").write_bytes(parquet(GOOD))
     found = joined(read_units(DataConfig(source="parquet", path=str(tmp_path)), 1 << 20))
-    assert found == [(text, f"{tmp_path}/a.parquet row {i}") for i, text in enumerate(GOOD)]
+    assert found == [sources.Document(text, f"{tmp_path}/a.parquet row {i}") for i, text in enumerate(GOOD)]
 
 
 LONG = {
@@ -336,7 +335,7 @@ def test_what_would_not_fit_the_memory_is_not_read(name, tmp_path, monkeypatch):
 def test_the_files_beside_a_bad_one_are_read(tmp_path):
     for i in range(4):
         (tmp_path / f"{i}.jsonl.gz").write_bytes(gzip.compress(jsonl([f"text {i}"])))
-    (tmp_path / "1.jsonl.gz").write_bytes(b"no gzip")
+    (tmp_path / "1.jsonl.gz").write_bytes(gzip.compress(b"x" * 99)[:20])
     (tmp_path / "2.jsonl.gz").write_bytes(b"")
     config, errors = DataConfig(source="jsonl", path=str(tmp_path)), []
     units = sources.units(config)
@@ -359,7 +358,7 @@ def test_records_before_and_behind_a_damaged_one_are_read(tmp_path):
     errors = []
     found = joined(read_units(DataConfig(source="arrayrecord", path=str(file)), 1 << 30, errors.append))
     assert found[0].text.startswith("document 0 ") and found[-1].text.startswith("document 999 ")
-    assert len(errors) == 1 and 900 < len(found) < 1000
+    assert len(errors) == 1 and 900 < len(found) == 1000 - sources.number_left_out(errors[0]) < 1000
     damaged = re.search(r"a.arrayrecord record (\d+)( to \d+)? cannot be read, damaged \(.*\); fetch", str(errors[0]))
     first, stop = int(damaged[1]), int(damaged[1]) + 1000 - len(found)
     assert [int(document.text.split()[1]) for document in found] == [*range(first), *range(stop, 1000)]

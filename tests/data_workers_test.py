@@ -47,6 +47,8 @@ def fail(task, report):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/file")
     if task == "end":
         raise EOFError("the file ends too early")
+    if task == "memory":
+        return bytes(1 << 62)
     if task == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if task == "exit":
@@ -59,6 +61,7 @@ def fail(task, report):
     [
         ("user", UserError, "^the line is bad$"),
         ("disk", OSError, "No space left on device: '/a/file'"),
+        ("memory", SaveFailed, "a worker has no memory left .use fewer --workers.; what is done is kept"),
         ("killed", SaveFailed, "a worker was killed by SIGKILL .is the memory full.*run the same command again"),
         ("exit", SaveFailed, "a worker ended with exit code 3; what is done is kept"),
         ("end", workers.WorkerFailed, "^a worker failed: EOFError: the file ends too early$"),

@@ -8,6 +8,7 @@ import resource
 
 import preparing
 import pytest
+from data_sources_units_test import warc
 
 from gptjax.cli import main
 from gptjax.data import open_folder
@@ -224,3 +225,24 @@ def test_a_folder_without_held_out_documents_says_what_to_do_and_not_to_train_on
     assert prepare("--val_fraction=0") == 0
     out = capfd.readouterr().out
     assert "No document is held out" in out and "larger --val_fraction than 0" in out and "gptjax train" not in out
+
+
+def test_pages_without_the_optional_tags_are_cleaned_for_their_content_type_says_html(folder):
+    text = "The harbour was quiet in the morning, and the boats lay still on the water."
+    pages = [
+        f"<!DOCTYPE html><title>T</title><p>{text}</p>",
+        f"<div><p>{text}</p></div>",
+        f"<link rel=x><html><p>{text}",
+    ]
+    headers = ["200 OK", ("Content-Type", "text/html")]
+    (folder / "a.warc.gz").write_bytes(warc([("response", headers, page.encode()) for page in pages]))
+    assert prepare("--clean=html", "--val_fraction=0", source="a.warc.gz") == 0
+    tokenizer, store = open_folder(folder / "out")
+    assert [bytes(ids[:-1]).decode() for ids, _ in preparing.documents(store.train)] == [text] * 3
+
+
+def test_a_line_of_two_dashes_parts_documents(folder):
+    """argparse takes the value of --separator=-- away."""
+    (folder / "a.txt").write_text("one\n--\ntwo\n")
+    assert prepare("--separator=--", "--val_fraction=0", source="a.txt") == 0
+    assert open_folder(folder / "out")[1].train.n_documents == 2

@@ -10,19 +10,19 @@ pieces dropped whole) are cleaning's `decontaminate`. Read otherwise or not done
 - In scripts without spaces each character is half a word: 26 characters in a row.
 """
 
-import gzip
-import json
-
 import numpy as np
 
 from gptjax.data import words
+from gptjax.data.sources import packing
+from gptjax.data.sources.records import Damaged, json_value
 from gptjax.errors import UserError
 
-_ENDINGS = (".txt", ".jsonl", ".jsonl.gz")
+_LINES = packing.with_packings((".jsonl",))
+_ENDINGS = (*packing.with_packings((".txt",)), *_LINES)
 
 
 def load_texts(path: str) -> list[str]:
-    """The evaluation texts at path: each .txt file, and each line of .jsonl with all strings in it.
+    """The evaluation texts at path: each .txt file, and each line of .jsonl with all strings in it; packed or not.
 
     Raises UserError: no such file, a line that is not JSON, no text at all.
     """
@@ -42,30 +42,38 @@ def _files(path: str) -> list:
 
 
 def _texts_of(file) -> list[str]:
+    """Raises UserError: what is left out here would be trained on unseen."""
     try:
-        data = file.read_bytes()
-        text = (gzip.decompress(data) if file.name.endswith(".gz") else data).decode()
-    except (UnicodeDecodeError, OSError, EOFError) as error:
+        with file.open("rb") as stream:
+            text = packing.buffered(file, stream).read().decode()
+    except packing.BadPacking as error:
+        raise UserError(f"decontaminate: {file} is a {error}; fetch it again.") from error
+    except Damaged as error:
+        raise UserError(f"decontaminate: {error}") from error
+    except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"decontaminate: {file} cannot be read ({error}); expected UTF-8 text.") from error
-    if file.name.endswith(".jsonl") or file.name.endswith(".jsonl.gz"):
+    if file.name.endswith(_LINES):
         return [_strings_of(line, f"{file}:{i}") for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
     return [text]
 
 
 def _strings_of(line: str, where: str) -> str:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"decontaminate: {where} is not JSON: {error.msg} at column {error.colno}.") from error
-    return "\n".join(_leaves(value))
+        return "\n".join(_leaves(json_value(line, where, "one value a line")))
+    except UserError as error:
+        raise UserError(f"decontaminate: {error}") from error
 
 
 def _leaves(value) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [leaf for item in value for leaf in _leaves(item)] if isinstance(value, list) else []
+    """The strings in a JSON value, in order, however deep they lie."""
+    leaves, left = [], [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            leaves.append(value)
+        elif isinstance(value, (dict, list)):
+            left.extend(reversed(value.values() if isinstance(value, dict) else value))
+    return leaves
 
 
 class Overlaps:

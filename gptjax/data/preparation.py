@@ -26,7 +26,7 @@ from gptjax.data.folder import FORMAT, SPLITS, digest, write_manifest
 from gptjax.data.shardmaker import Recipe, Task, in_flags
 from gptjax.errors import UserError
 
-VERSION = 2  # of the way from text to shards; raise it when the same settings give other shards
+VERSION = 3  # of the way from text to shards; raise it when the same settings give other shards
 SHARD_BYTES = 256 << 20  # of a source on disk that make a shard
 _FEWEST_SHARDS, _SMALLEST_SHARD = 32, 4 << 20  # but so many shards, where they get so many bytes: work for processes
 _UNIT_BYTES = 64 << 20

@@ -126,7 +126,7 @@ class Tally:
         message = in_flags(str(error))
         if self._strict:
             raise UserError(message) from error
-        self.n_failures += 1
+        self.n_failures += sources.number_left_out(error)
         if len(self.failures) < NAMED_FAILURES:
             self.failures.append(message)
         self._send({"failure": message})
@@ -183,15 +183,25 @@ def make_cleaner(clean: str | None):
 def clean_documents(recipe: Recipe, units: Iterable[Unit], cleaner, tally: Tally) -> Iterator[Piece]:
     """The documents of the units as they are to be tokenised. One without text is left out: it teaches nothing.
 
-    Held out is by the cleaned text, of a document in parts by the first of them.
+    One on which cleaning fails is left out too, and told to the tally.
     """
     for unit in units:
         for document in sources.read(recipe.config, unit, tally.failed):
             tally.read(utf8_length(document.text))
-            parts = [part for part in ((document,) if cleaner is None else cleaner(document)) if part.text]
-            held_out = bool(parts) and is_held_out(parts[0].text, recipe.val_fraction)
-            yield from (Piece(part.where, part.text, held_out) for part in parts)
+            try:
+                pieces = _pieces(recipe, document, cleaner)
+            except BaseException as error:
+                tally.failed(sources.left_out(error, document.where, "be cleaned"))
+                continue
+            yield from pieces
         tally.add(units=1)
+
+
+def _pieces(recipe: Recipe, document: sources.Document, cleaner) -> list[Piece]:
+    """Held out is by the cleaned text, of a document in parts by the first of them."""
+    parts = [part for part in ((document,) if cleaner is None else cleaner(document)) if part.text]
+    held_out = bool(parts) and is_held_out(parts[0].text, recipe.val_fraction)
+    return [Piece(part.where, part.text, held_out) for part in parts]
 
 
 def utf8_length(text: str) -> int:
@@ -221,9 +231,9 @@ def _write_shards(recipe: Recipe, number: int, documents: Iterable[Piece], tally
     writers = {}
     for batch in _batches(documents):
         began = time.process_time()
-        ids = _encoded(recipe.tokenizer, batch)
+        encoded = _encoded(recipe.tokenizer, batch, tally)
         tally.tokenising_seconds += time.process_time() - began
-        for document, tokens in zip(batch, ids):
+        for document, tokens in encoded:
             split = "val" if document.held_out else "train"
             if split not in writers:
                 folder = epath.Path(recipe.folder) / recipe.shard_name(split, number)
@@ -248,16 +258,28 @@ def _batches(documents: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def _encoded(tokenizer: Tokenizer, batch: list[Piece]) -> list[np.ndarray]:
+def _encoded(tokenizer: Tokenizer, batch: list[Piece], tally: Tally) -> Iterable[tuple[Piece, np.ndarray]]:
+    """The documents with their tokens, without those on which the tokenizer's library fails.
+
+    Raises UserError: the tokenizer cannot write a document's text, as another would; it is named.
+    """
     try:
-        return tokenizer.encode_batch([document.text for document in batch])
-    except UserError:
-        for document in batch:  # which one it was
-            try:
-                tokenizer.encode(document.text)
-            except UserError as error:
-                raise UserError(f"{document.where}: {in_flags(str(error))}") from error
-        raise
+        return zip(batch, tokenizer.encode_batch([document.text for document in batch]))
+    except BaseException as error:
+        sources.left_out(error, "a batch", "be tokenised")  # which raises what no document can be blamed for
+        return list(_encoded_one_by_one(tokenizer, batch, tally))
+
+
+def _encoded_one_by_one(tokenizer, batch: list[Piece], tally: Tally) -> Iterator[tuple[Piece, np.ndarray]]:
+    for document in batch:
+        try:
+            tokens = tokenizer.encode(document.text)
+        except UserError as error:
+            raise UserError(f"{document.where}: {in_flags(str(error))}") from error
+        except BaseException as error:
+            tally.failed(sources.left_out(error, document.where, "be tokenised"))
+            continue
+        yield document, tokens
 
 
 # ---- deduplicated: what is cleaned is kept until duplicates are known
@@ -267,6 +289,7 @@ def _encoded(tokenizer: Tokenizer, batch: list[Piece]) -> list[np.ndarray]:
 
 
 _HEAD = struct.Struct("<IQ?")  # before each document: UTF-8 bytes of where and of text, whether it is held out
+# A file's name may have bytes that are no UTF-8, which Python holds as halves of surrogate pairs.
 
 
 def _cleaned(recipe: Recipe, task: Task, tally: Tally) -> tuple[str, dict]:
@@ -280,7 +303,7 @@ def _cleaned(recipe: Recipe, task: Task, tally: Tally) -> tuple[str, dict]:
         work_file(recipe.folder, "fingerprints", task.number, "bin").open("wb") as fingerprints,
     ):
         for document in clean_documents(recipe, task.units, cleaner, tally):
-            where, text = document.where.encode(), document.text.encode()
+            where, text = document.where.encode(errors="surrogateescape"), document.text.encode()
             stream.write(_HEAD.pack(len(where), len(text), document.held_out) + where)
             stream.write(text)
             fingerprints.write(fingerprint(document.text).tobytes())
@@ -308,5 +331,5 @@ def _kept_back(folder, number: int) -> Iterator[Piece]:
     with work_file(folder, "cleaned", number, "gz").open("rb") as packed, gzip.open(packed) as stream:
         while head := stream.read(_HEAD.size):
             *sizes, held_out = _HEAD.unpack(head)
-            where, text = (stream.read(n).decode() for n in sizes)
+            where, text = (stream.read(n).decode(errors="surrogateescape") for n in sizes)
             yield Piece(where, text, held_out)

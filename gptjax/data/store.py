@@ -6,6 +6,8 @@ config field that decides the tokens. It has the form of those that `gptjax prep
 The folder is written under another name and renamed when complete, so that several processes may prepare
 the same data, and one that dies leaves nothing that could be taken for a cache.
 
+What cannot be read is left out, named on stderr and kept count of in the folder's manifest.
+
 Held out is the end of the text, or documents chosen by hash; neither depends on data.seed, so that runs that differ
 only in their seed are judged on the same text. Memory in use is that of the largest document.
 """
@@ -118,7 +120,21 @@ def _prepare_one(config: DataConfig, alive: Callable, name: str | None = None) -
         with _one_at_a_time(folder, alive):
             if not folder.exists():
                 _make(config, key, folder, alive)
-    return open_folder(folder, name)
+                return open_folder(folder, name)
+    tokenizer, text = open_folder(folder, name)
+    _say_left_out(text)
+    return tokenizer, text
+
+
+def _say_left_out(text: TextStore) -> None:
+    """Text that was tokenised before is not read again, and what it lacks is not forgotten."""
+    if (left_out := text.description.get("left_out")) is not None:
+        first, where = left_out["messages"][0].rstrip("."), text.description["folder"]
+        print(
+            f"{text.training_text} lacks {left_out['count']:,} documents that cannot be read, the first of them: {first};"
+            f" {where}/manifest.json names them",
+            file=sys.stderr,
+        )
 
 
 def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
@@ -253,23 +269,31 @@ def _make(config: DataConfig, key: dict, folder: pathlib.Path, alive: Callable) 
 
 
 def _write_store(config: DataConfig, key: dict, folder: pathlib.Path, alive: Callable) -> None:
-    n_characters = None
+    n_characters, omissions = None, sources.Omissions(said=True)
     if config.val_split == "tail":
-        n_characters = sum(len(text) for text in _watched(sources.documents(config), "reading", alive))
+        n_characters = sum(len(text) for text in _watched(_documents(config), "reading", alive))
     tokenizer = _tokenizer(config, n_characters)
     names = {split: f"{split}-00000-of-00001" for split in SPLITS}
     writers = {split: ShardWriter(folder / name, token_dtype(tokenizer)) for split, name in names.items()}
     n_characters_of = dict.fromkeys(SPLITS, 0)
-    for span in split_documents(config, _watched(sources.documents(config), "tokenising", alive), n_characters):
+    documents = _watched(sources.documents(config, omissions), "tokenising", alive)
+    for span in split_documents(config, documents, n_characters):
         ids = tokenizer.encode(span.text)
         writers[span.split].add(with_end(ids, tokenizer) if span.ends else ids, len(span.text.encode()))
         n_characters_of[span.split] += len(span.text)
     shards = {split: {names[split]: writer.close()} for split, writer in writers.items()}
-    write_manifest(folder, key, tokenizer, shards, characters=n_characters_of)
+    omissions.end()
+    left_out = {"left_out": {"count": omissions.count, "messages": omissions.messages}} if omissions.count else {}
+    write_manifest(folder, key | left_out, tokenizer, shards, characters=n_characters_of)
+
+
+def _documents(config: DataConfig) -> Iterator[str]:
+    """Those that can be read; the others are told of in the last pass over the text."""
+    return sources.documents(config, sources.Omissions(said=False))
 
 
 def _tokenizer(config: DataConfig, n_characters: int | None) -> Tokenizer:
-    documents = sources.documents(config)
+    documents = _documents(config)
     if not tokenizer_class(config).sees_held_out_text:
         spans = split_documents(config, documents, n_characters)
         documents = (span.text for span in spans if span.split == "train")

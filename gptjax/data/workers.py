@@ -29,8 +29,9 @@ class WorkerFailed(UserError):
 def run(make: Callable[[], Do], tasks: Iterable, n_workers: int, on_report: Callable) -> Iterator:
     """The results of tasks, as they come. make, tasks and results pickle; make is called once in each process.
 
-    Raises what a task raised, if it was an OSError or UserError; WorkerFailed for any other exception; SaveFailed if a
-    process was killed. Whichever it is, and where the results are not wanted to the end, the processes are ended.
+    Raises what a task raised, if it was an OSError or UserError; SaveFailed if a process was killed or its memory was
+    full; WorkerFailed for any other exception. Whichever it is, and where the results are not wanted to the end, the
+    processes are ended.
     """
     waiting = collections.deque(tasks)
     busy: dict = {}
@@ -108,6 +109,9 @@ def _work(pipe, make: Callable[[], Do]) -> None:
         return
     except (UserError, OSError) as error:
         pipe.send(("error", error))
+    except MemoryError:
+        full = "a worker has no memory left (use fewer --workers); what is done is kept: run the same command again."
+        pipe.send(("error", SaveFailed(full)))
     except Exception as error:
         pipe.send(("error", _failure(error)))
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable
 
 from gptjax.data.cleaning.outcome import Outcome, Step
+from gptjax.data.cleaning.repair import Html
 from gptjax.data.cleaning.specs import spec_of
 from gptjax.errors import UserError
 
@@ -23,7 +24,7 @@ _EXCERPT = 240
 
 
 class Cleaner:
-    """cleaner(document) is the list of documents that become of it; a document is a NamedTuple with text and where.
+    """cleaner(document) is the list of documents that become of it; a document is a sources.Document.
 
     Pieces of a split document are named by their number: "FILE:7 piece 2".
     """
@@ -42,7 +43,11 @@ class Cleaner:
 
     def _pieces(self, step: Step, tally: "_Tally", document) -> list:
         began = time.perf_counter()
-        outcome = step(document.text)
+        if isinstance(step, Html):
+            outcome = step(document.text, document.is_html)
+            document = document._replace(is_html=False)
+        else:
+            outcome = step(document.text)
         tally.add(document, outcome, time.perf_counter() - began)
         if len(outcome.texts) == 1:
             return [document._replace(text=outcome.texts[0])]

@@ -5,33 +5,37 @@ import functools
 import re
 
 from gptjax.data.cleaning.outcome import Outcome, kept, need, removed
+from gptjax.data.sources.markup import begins_as_html
+from gptjax.errors import UserError
 
-_HTML = re.compile(r"\s*<(?:!doctype html|html|head|body|\?xml|!--)", re.IGNORECASE)
-_INSIDE = re.compile(r"<(?:html|head|body)[\s>]", re.IGNORECASE)
-_HEAD_CHARACTERS = 2048
+_KNOWN_BY = 50
+"""Characters at the start of a page in which trafilatura looks for "html"; without it, it refuses pages of one element."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Html:
     """The readable text of a web page by trafilatura: without navigation, scripts, styles, comments of readers.
 
-    Touched is only a text that starts as a page does (a doctype, <?xml, a comment, or <html>, <head>, <body>) and has
-    one of these tags in its first 2048 characters; a tag within a text is left alone. no_text: nothing was found.
+    A page is what the source says is HTML, as a WARC file does by Content-Type. Where the source doesn't say, it is what
+    begins as a page does (see sources.markup), or with html=all any text. A tag within a text is left alone.
+    no_text: nothing was found.
     """
 
+    texts: str = "pages"
+
     def ready(self) -> None:
+        if self.texts not in ("pages", "all"):
+            raise UserError(f"html={self.texts}: expected html=all, for texts of which each is HTML, or html alone.")
         _trafilatura()
 
-    def __call__(self, text: str) -> Outcome:
-        if not is_html(text):
+    def __call__(self, text: str, is_html: bool | None = None) -> Outcome:
+        if is_html is None:
+            is_html = self.texts == "all" or begins_as_html(text)
+        if not is_html:
             return kept(text)
-        found = _trafilatura()(text, include_comments=False, include_tables=True)
+        page = text if "html" in text[:_KNOWN_BY].lower() else f"<html>{text}"
+        found = _trafilatura()(page, include_comments=False, include_tables=True)
         return kept(found, page=1) if found else removed("no_text")
-
-
-def is_html(text: str) -> bool:
-    head = text[:_HEAD_CHARACTERS]
-    return _HTML.match(head) is not None and _INSIDE.search(head) is not None
 
 
 @functools.cache

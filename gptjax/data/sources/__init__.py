@@ -3,12 +3,14 @@
 `documents(config)` streams them, one in memory at a time; `identity(config)` says in a small dict which text that
 is, so that tokens made from it can be found again. `units(config)` are parts that processes read alone with `read`;
 together, in order, they are the documents, whatever their size. Text is taken as it stands: no newline, space or
-byte-order mark is changed. Whatever cannot be read is a UserError with the file and the line, byte, row or record:
-`documents` raises it; `read` gives it to on_error, which raises it or counts it and has the reading go on behind it.
+byte-order mark is changed. Whatever cannot be read is a UserError with the file and the line, byte, row or record, given
+to on_error, which raises it (as that of `documents` does, if no other is given) or counts it, as Omissions do, and has
+the reading go on behind it.
 A SPEC (see spec.py) is a source in one word, such as "jsonl:gs://bucket/c4/*.gz" or "tfds:lm1b@test".
 """
 
 import itertools
+import sys
 from collections import deque
 from collections.abc import Iterator
 
@@ -17,19 +19,22 @@ import numpy as np
 from gptjax.config import DataConfig
 from gptjax.data.hashing import permute
 from gptjax.data.sources import arrays, columns, jsonl, text, warc
-from gptjax.data.sources.records import Document, OnError, Source, Unit
+from gptjax.data.sources.records import Document, OnError, Source, Unit, left_out, number_left_out
 from gptjax.data.sources.spec import from_spec, kind_of_path
 from gptjax.errors import UserError, choose
 
 __all__ = [
     "SOURCES",
     "Document",
+    "Omissions",
     "OnError",
     "Source",
     "Unit",
     "documents",
     "from_spec",
     "identity",
+    "left_out",
+    "number_left_out",
     "read",
     "spread_documents",
     "units",
@@ -51,24 +56,65 @@ SOURCES = {
 }
 
 
-def documents(config: DataConfig) -> Iterator[str]:
-    """Raises UserError: an unknown source, nothing at data.path, text that cannot be read."""
-    for unit in units(config):
-        for document in read(config, unit, _raise):
-            yield document.text
+class Omissions:
+    """An on_error that has the reading go on: what is left out is counted, and the first of it named."""
+
+    def __init__(self, said: bool):
+        """said: on stderr too, as it comes."""
+        self._said = said
+        self.count, self.messages = 0, []
+
+    def __call__(self, error: UserError) -> None:
+        self.count += number_left_out(error)
+        if len(self.messages) < _NAMED:
+            self.messages.append(str(error))
+            if self._said and len(self.messages) <= _SAID:
+                print(f"left out: {error}", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Says how many there were, if not all were named."""
+        if self._said and self.count > min(len(self.messages), _SAID):
+            print(f"left out: {self.count:,} in all, not to be read", file=sys.stderr, flush=True)
+
+
+_NAMED, _SAID = 100, 5
+
+
+def documents(config: DataConfig, omissions: Omissions | None = None) -> Iterator[str]:
+    """Raises UserError: an unknown source, nothing at data.path, text that cannot be read; with omissions the last goes
+    to them, and is raised only if there is no document."""
+    on_error = _raise if omissions is None else omissions
+    texts = (document.text for unit in units(config) for document in read(config, unit, on_error))
+    yield from texts if omissions is None else _or_why_none(texts, omissions)
 
 
 def spread_documents(config: DataConfig) -> Iterator[str]:
     """The documents in another order, the same each time, in which the first ones are from all over the source.
 
-    Raises UserError as documents does.
+    What cannot be read is left out, named and counted on stderr. Raises UserError as documents does with omissions.
     """
+    omissions = Omissions(said=True)
+    try:
+        yield from _or_why_none(_spread(config, omissions), omissions)
+    finally:
+        omissions.end()
+
+
+def _or_why_none(texts: Iterator[str], omissions: Omissions) -> Iterator[str]:
+    text = None
+    for text in texts:
+        yield text
+    if text is None and omissions.messages:
+        raise UserError(omissions.messages[0])
+
+
+def _spread(config: DataConfig, on_error: OnError) -> Iterator[str]:
     parts = units(config, _SPREAD_BYTES)
     order = deque(parts[i] for i in permute(np.arange(len(parts)), len(parts), 0, 0)) if parts else deque()
     reading = deque()
     while order or reading:
         if order and len(reading) < _SPREAD_UNITS:
-            reading.append(read(config, order.popleft(), _raise))
+            reading.append(read(config, order.popleft(), on_error))
             continue
         unit = reading.popleft()
         for document in itertools.islice(unit, 1):

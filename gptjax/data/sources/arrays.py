@@ -1,19 +1,24 @@
 """Records by number: ArrayRecord files, and TensorFlow Datasets by name, read as ArrayRecord without TensorFlow."""
 
+import collections
 import contextlib
 import functools
-import json
+import re
 from collections.abc import Callable, Iterator
 
+from etils import epath
+
 from gptjax.config import DataConfig
-from gptjax.data.sources import files
+from gptjax.data.sources import files, packing
 from gptjax.data.sources.records import (
     Damaged,
     Document,
+    LeftOut,
     OnError,
     Source,
     Unit,
     decoded,
+    documents,
     named_field,
     ranges,
     text_of_json,
@@ -29,7 +34,7 @@ _BATCH = 256
 
 
 def _identity(config: DataConfig) -> dict:
-    return {"files": files.identity(_files(config)), "text_field": config.text_field}
+    return {"files": files.identity(_files(config)), "text_field": config.text_field, "reading": _READING}
 
 
 def _units(config: DataConfig, unit_bytes: int) -> list[Unit]:
@@ -63,9 +68,11 @@ def _opened(file) -> Iterator:
     try:
         if not reader.ok():
             reader.read([0])
-        yield reader
+        reader.num_records()
     except RuntimeError as error:
-        raise Damaged(f"{file} is a damaged or no ArrayRecord file ({first_line(error)}); fetch it again.") from error
+        raise packing.not_opened(file, "ArrayRecord", first_line(error)) from error
+    try:
+        yield reader
     finally:
         if reader.ok():  # else it raises once more
             reader.close()
@@ -78,30 +85,29 @@ def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Documen
 def _documents(field: str, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
     with _opened(file) as reader:
         n = reader.num_records()
-        text_of = _reader_of_records(reader.read([0])[0], field, file) if n else None
-        stop = n if unit.stop is None else unit.stop
-        read = lambda numbers: reader.read(numbers.start, numbers.stop)  # noqa: E731
-        name = lambda numbers: f"{file} record {numbers}"  # noqa: E731
-        yield from _documents_of(read, unit.first, stop, text_of, name, on_error)
+        text_of = functools.partial(_reader_of_records(file), field)
+        numbers = range(unit.first, n if unit.stop is None else unit.stop)
+        read = lambda some: reader.read(some.start, some.stop)  # noqa: E731
+        yield from _documents_of(read, numbers, text_of, lambda number: f"{file} record {number}", on_error)
 
 
-def _documents_of(read, first: int, stop: int, text_of, name: Callable[[str], str], on_error) -> Iterator[Document]:
+def _documents_of(read, numbers: range, text_of, name: Callable[[str], str], on_error) -> Iterator[Document]:
     """read(numbers) -> records; text_of(record, where) -> text; name("record 7") -> where that is."""
-    bad, why = range(first, first), None
-    for i, record in _records(read, first, stop):
+    records = ((name(f"{i}"), record) for i, record in _whole_records(read, numbers, name, on_error))
+    return documents(records, lambda record, where: Document(text_of(record, where), where), on_error)
+
+
+def _whole_records(read, numbers: range, name: Callable[[str], str], on_error: OnError) -> Iterator[tuple]:
+    """Number and record; runs of those that cannot be read are told to on_error."""
+    bad, why = range(0), None
+    for i, record in _records(read, numbers.start, numbers.stop):
         if isinstance(record, Exception):
             bad, why = range(bad.start if bad else i, i + 1), why if bad else record
             continue
         if bad:
             on_error(_damaged(bad, why, name))
             bad = range(0)
-        where = name(f"{i}")
-        try:
-            document = Document(text_of(record, where), where)
-        except UserError as error:
-            on_error(error)
-            continue
-        yield document
+        yield i, record
     if bad:
         on_error(_damaged(bad, why, name))
 
@@ -120,29 +126,82 @@ def _records(read: Callable[[range], list], first: int, stop: int) -> Iterator[t
 def _or_error(read: Callable[[range], list], numbers: range) -> list | Exception:
     try:
         return read(numbers)
-    except (RuntimeError, ValueError, IndexError) as error:  # what the library raises for damaged files
+    except MemoryError:
+        raise
+    except Exception as error:  # RuntimeError, ValueError, IndexError and others, of the library and of what it calls
         return error
 
 
 def _damaged(bad: range, why: Exception, name: Callable[[str], str]) -> UserError:
     numbers = f"{bad[0]}" if len(bad) == 1 else f"{bad[0]} to {bad[-1]}"
-    return UserError(f"{name(numbers)} cannot be read, damaged ({first_line(why)}); fetch the file again.")
+    return LeftOut(f"{name(numbers)} cannot be read, damaged ({first_line(why)}); fetch the file again.", len(bad))
 
 
-def _reader_of_records(record: bytes, field: str, file) -> Callable[[bytes, str], str]:
-    """(record, where) -> text, for a file that has this one first: JSON objects if it is one, else text.
+# ---- what the records of a file are: no record says it of the others, so that a sample of them is asked
 
-    Raises Damaged: it is a serialized tf.train.Example, whose short ones would pass for text.
-    """
-    if _is_example(record):
+_READING = 2  # of the rule below; in the identity, so that tokens made by another rule are made anew
+_SAMPLE = 64
+_OBJECT = re.compile(rb"\s*\{\s*[\"}]")  # how a JSON object begins, be it cut, of long numbers, or deep
+
+
+def _reader_of_records(file) -> Callable[[str, bytes, str], str]:
+    """(field, record, where) -> text, for the records of a file. Raises Damaged: they are tf.train.Examples."""
+    kind = _kind_of_records(str(file), file.stat().mtime)
+    if kind == "example":  # whose short ones would pass for text
         raise Damaged(
             f"{file} holds tf.train.Examples; expected text or JSON objects. Read a data set of TFDS by its name."
         )
-    if record.lstrip().startswith(b"{"):
-        with contextlib.suppress(ValueError):
-            if isinstance(json.loads(record), dict):
-                return lambda data, where: text_of_json(data, field, where)
-    return decoded
+    return _text_of_object if kind == "object" else _text_of_record
+
+
+@functools.lru_cache(maxsize=1024)  # a process reads many parts of a file
+def _kind_of_records(path: str, mtime: float) -> str:
+    """What more than half of the records are, "object" (of JSON) or "example"; else "text".
+
+    Asked are records from all over the file that are not empty, the same ones for whoever reads a part of it.
+    """
+    with _opened(epath.Path(path)) as reader:
+        kinds = collections.Counter(map(_kind, _sampled(reader)))
+    return next((kind for kind, n in kinds.items() if 2 * n > kinds.total()), "text")
+
+
+def _sampled(reader) -> list[bytes]:
+    n = reader.num_records()
+    numbers = sorted({i * n // _SAMPLE for i in range(_SAMPLE)}) if n else []
+    records = _or_error(reader.read, numbers) if numbers else []
+    if isinstance(records, Exception):
+        ones = [_or_error(reader.read, [i]) for i in numbers]
+        records = [one[0] for one in ones if not isinstance(one, Exception)]
+    return [record for record in records if record.strip()]
+
+
+def _kind(record: bytes) -> str:
+    return "example" if _is_example(record) else "object" if _OBJECT.match(record) else "text"
+
+
+def _text_of_object(field: str, record: bytes, where: str) -> str:
+    if not record.strip():
+        raise UserError(f"{where} is empty; expected a JSON object, as most records of the file are.")
+    return text_of_json(record, field, where)
+
+
+def _text_of_record(field: str, record: bytes, where: str) -> str:
+    """Raises UserError: it is of another kind than the file's records, which must not become text unseen."""
+    if _is_example(record):
+        raise UserError(f"{where} is a tf.train.Example, where most records of the file are text; remove it.")
+    if _OBJECT.match(record) and _has_text(record, field, where):
+        what = f"is a JSON object with the field {field!r}, where most records of the file are text"
+        raise UserError(f"{where} {what}; keep the two in files of their own.")
+    return decoded(record, where)
+
+
+def _has_text(record: bytes, field: str, where: str) -> bool:
+    """Whether it is a JSON object that would give a document in a file of such objects."""
+    try:
+        text_of_json(record, field, where)
+    except UserError:
+        return False
+    return True
 
 
 def _is_example(record: bytes) -> bool:
@@ -174,7 +233,7 @@ def _read_tfds(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Do
     records = builder.as_data_source(_tfds_split(builder, config))
     text_of = functools.partial(_field_text, config.text_field)
     name = lambda numbers: f"example {numbers} of data.tfds_name={config.tfds_name!r}"  # noqa: E731
-    yield from _documents_of(records.__getitems__, unit.first, unit.stop, text_of, name, on_error)
+    yield from _documents_of(records.__getitems__, range(unit.first, unit.stop), text_of, name, on_error)
 
 
 def _field_text(field: str, record: dict, where: str) -> str:

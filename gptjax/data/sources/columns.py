@@ -8,15 +8,18 @@ import os
 from collections.abc import Iterator
 
 from gptjax.config import DataConfig
-from gptjax.data.sources import files
+from gptjax.data.sources import files, packing
 from gptjax.data.sources.records import (
     Damaged,
     Document,
+    LeftOut,
     OnError,
     Source,
     Unit,
+    check_blame,
     decoded,
     did_not_load,
+    documents,
     library,
     ranges,
 )
@@ -26,20 +29,17 @@ ENDINGS = (".parquet",)
 _BATCH_BYTES = 4 << 20
 
 
-def _documents_of(column, field: str, name: str, first: int, on_error: OnError) -> Iterator[Document]:
-    """The documents of an Arrow column of strings, rows first and on of what is called name."""
+def _rows(column, name: str, first: int) -> Iterator[tuple[str, bytes | None]]:
+    """Where each row of an Arrow column of strings is, rows first and on of what is called name, and its bytes."""
     pa = library("pyarrow", "a table")
     rows = column.cast(pa.large_binary()).to_pylist()  # bytes, so that a bad row is named and not all of its batch
-    for row, data in enumerate(rows, start=first):
-        where = f"{name} row {row}"
-        try:
-            if data is None:
-                raise UserError(f"{where}: field {field!r} is null; expected a string.")
-            document = Document(decoded(data, where), where)
-        except UserError as error:
-            on_error(error)
-            continue
-        yield document
+    return ((f"{name} row {row}", data) for row, data in enumerate(rows, start=first))
+
+
+def _document_of(field: str, data: bytes | None, where: str) -> Document:
+    if data is None:
+        raise UserError(f"{where}: field {field!r} is null; expected a string.")
+    return Document(decoded(data, where), where)
 
 
 def _check_column(schema, field: str, name: str) -> None:
@@ -79,14 +79,14 @@ def _row_group_ranges(file, size: int, unit_bytes: int) -> list[tuple[int, int |
 
 def _opened(stream, file):
     """Raises Damaged: it is no Parquet file."""
-    pa, parquet = library("pyarrow", "source parquet"), library("pyarrow.parquet", "source parquet")
+    parquet = library("pyarrow.parquet", "source parquet")
     source = str(file) if "://" not in str(file) else stream
     try:
         table = parquet.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
-        table.schema_arrow.names  # noqa: B018  so that it is read here
+        table.schema_arrow.names, [table.metadata.row_group(i) for i in range(table.num_row_groups)]  # read here
         return table
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of a damaged column's name
-        raise Damaged(f"{file} is a damaged or no Parquet file ({first_line(error)}); fetch it again.") from error
+    except Exception as error:
+        raise packing.not_opened(file, "Parquet", _damage(error)) from error
 
 
 def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
@@ -98,27 +98,50 @@ def _documents(field: str, unit: Unit, on_error: OnError, file) -> Iterator[Docu
         table = _opened(stream, file)
         _check_column(table.schema_arrow, field, str(file))
         groups = [table.metadata.row_group(i) for i in range(table.metadata.num_row_groups)]
+        n_rows = sum(group.num_rows for group in groups)
+        if n_rows != table.metadata.num_rows and not unit.first:
+            what = f"its row groups have {n_rows} rows, and the whole {table.metadata.num_rows}"
+            on_error(UserError(f"{file} is damaged: by its metadata {what}; fetch it again."))
         for i in range(len(groups))[unit.first : unit.stop]:
             first = sum(group.num_rows for group in groups[:i])
-            yield from _documents_of_group(table, i, first, field, on_error, file)
+            rows = _rows_of_group(table, i, first, field, on_error, file)
+            yield from documents(rows, functools.partial(_document_of, field), on_error)
 
 
-def _documents_of_group(table, i: int, first: int, field: str, on_error: OnError, file) -> Iterator[Document]:
-    pa, group = library("pyarrow", "source parquet"), table.metadata.row_group(i)
-    row, stop = first, first + group.num_rows
-    try:
-        for batch in table.iter_batches(_batch_rows(group, field), [i], [field], use_threads=False):
-            yield from _documents_of(batch.column(0), field, str(file), row, on_error)
-            row += batch.num_rows
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        what = f"rows {row} to {stop - 1}, the rest of row group {i}, cannot be read"
-        on_error(UserError(f"{file} is damaged: {what} ({first_line(error)}); fetch it again."))
+def _rows_of_group(table, i: int, first: int, field: str, on_error: OnError, file) -> Iterator[tuple]:
+    """As _rows, of a row group; the rest of one that is damaged is told to on_error."""
+    group, row, batches = table.metadata.row_group(i), first, None
+    stop = first + group.num_rows
+    while True:
+        try:
+            batches = batches or table.iter_batches(_batch_rows(group), [i], [field], use_threads=False)
+            batch = next(batches, None)
+            rows = () if batch is None else _rows(batch.column(0), str(file), row)
+        except Exception as error:
+            what = f"rows {row} to {stop - 1}, the rest of row group {i}, cannot be read ({_damage(error)})"
+            on_error(LeftOut(f"{file} is damaged: {what}; fetch it again.", max(1, stop - row)))
+            return
+        if batch is None:
+            break
+        yield from rows
+        row += batch.num_rows
+    if row != stop:
+        what = f"row group {i} has {row - first} rows, and by its metadata {group.num_rows}"
+        on_error(LeftOut(f"{file} is damaged: {what}; fetch it again.", max(1, stop - row)))
 
 
-def _batch_rows(group, field: str) -> int:
-    columns = [group.column(c) for c in range(group.num_columns)]
-    n_bytes = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == field)
-    return max(1, min(1 << 14, group.num_rows * _BATCH_BYTES // max(n_bytes, 1)))
+def _damage(error: Exception) -> str:
+    """What Arrow says of damaged bytes, in exceptions of any kind. Raises error, if they are not to blame."""
+    if not isinstance(
+        error, library("pyarrow", "source parquet").ArrowException
+    ):  # be it of a memory that is too small
+        check_blame(error)
+    return first_line(error)
+
+
+def _batch_rows(group) -> int:
+    """By the bytes of all columns: asked for one of a damaged footer, pyarrow 26 ends the process (std::terminate)."""
+    return max(1, min(1 << 14, group.num_rows * _BATCH_BYTES // max(group.total_byte_size, 1)))
 
 
 PARQUET = Source(_identity, _units, _read)
@@ -154,8 +177,14 @@ def _read_hf(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Docu
     table = data.select_columns([config.text_field]).with_format("arrow")
     step = max(1, min(1 << 14, len(data) * _BATCH_BYTES // max(data.data.nbytes, 1)))
     for first in range(unit.first, unit.stop, step):
-        column = table[first : min(first + step, unit.stop)].column(0)
-        yield from _documents_of(column, config.text_field, name, first, on_error)
+        stop = min(first + step, unit.stop)
+        try:
+            rows = _rows(table[first:stop].column(0), name, first)
+        except Exception as error:
+            what = f"{name}: rows {first} to {stop - 1} cannot be read ({_damage(error)})"
+            on_error(LeftOut(f"{what}; make the data set again.", stop - first))
+            continue
+        yield from documents(rows, functools.partial(_document_of, config.text_field), on_error)
 
 
 @functools.lru_cache(maxsize=4)  # a second or more, for each unit

@@ -8,14 +8,13 @@ import concurrent.futures
 import functools
 import glob
 import hashlib
-import io
 import json
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterator
 
-from gptjax.data.sources.records import Damaged, Document, OnError, Unit, library
+from gptjax.data.sources import packing
+from gptjax.data.sources.records import Damaged, Document, OnError, Unit
 from gptjax.errors import UserError, first_line
 
 LONGEST_DOCUMENT = 1 << 30
@@ -42,8 +41,7 @@ def _found(path: str, endings: tuple[str, ...]) -> list:
     if where.is_dir():
         files = [f for f in walk(where) if f.name.endswith(endings)]
         if not files:
-            wanted = " or ".join("*" + e for e in endings if e) + " files"
-            raise UserError(f"data.path={path} is a folder without {wanted.strip()}; name others by a glob.")
+            raise UserError(f"data.path={path} is a folder without {_kinds_of(endings)}; name others by a glob.")
     elif where.exists():
         files = [where]
     elif any(c in path for c in "*?["):
@@ -53,6 +51,13 @@ def _found(path: str, endings: tuple[str, ...]) -> list:
     else:
         raise UserError(f"data.path={path} does not exist; expected a file, a folder or a glob.")
     return files
+
+
+def _kinds_of(endings: tuple[str, ...]) -> str:
+    """Files with these endings in words, those of packed ones together."""
+    plain = [ending for ending in endings if ending and not packing.is_ending(ending)]
+    packed = ", packed or not" * (len(plain) < len(endings))
+    return f"{' or '.join('*' + ending for ending in plain)} files{packed}".strip()
 
 
 def walk(folder) -> Iterator:
@@ -120,6 +125,9 @@ def whole(file, size: int, unit_bytes: int) -> list[tuple[int, int | None]]:
 
 
 def byte_ranges(file, size: int, unit_bytes: int) -> list[tuple[int, int | None]]:
+    """Of a file that is not plain, the whole."""
+    if not packing.is_plain(file):
+        return whole(file, size, unit_bytes)
     starts = range(0, size, unit_bytes)
     return list(zip(starts, [*starts[1:], None]))
 
@@ -155,26 +163,22 @@ def read(unit: Unit, on_error: OnError, read_file: Callable[[object], Iterator[D
             on_error(UserError(f"{file} cannot be read: {error.strerror or first_line(error)}; check it and its disk."))
 
 
-class BadPacking(Exception):
-    """What follows in a packed file cannot be unpacked. Says what it is a file of, and why: "... gzip file (...)"."""
-
-
 def lines(file) -> Iterator[bytes]:
-    """The lines of a file, unpacked by its ending: .gz, .zst. Raises Damaged: the packing is, or a line has no end."""
+    """The lines of a packed file. Raises Damaged: the packing is, or a line has no end."""
     n = at = 0
     with file.open("rb") as stream:
-        unpacked = io.BufferedReader(unpacker(file, stream), 1 << 20)
+        text = packing.buffered(file, stream)
         try:
-            for line in iter(functools.partial(unpacked.readline, LONGEST_DOCUMENT), b""):
+            for line in iter(functools.partial(text.readline, LONGEST_DOCUMENT), b""):
                 _check_length(line, file, at)
                 yield line
                 n, at = n + 1, at + len(line)
-        except BadPacking as error:
+        except packing.BadPacking as error:
             raise Damaged(f"{file} is a {error}: nothing after line {n} can be read; fetch it again.") from error
 
 
 def lines_from(stream, file, first: int) -> Iterator[tuple[int, bytes]]:
-    """Byte where it starts, and line, of the lines of an open plain file that start at byte first or later."""
+    """Byte where it starts, and line, of the lines of an open file that start at byte first or later; 0 if it is packed."""
     if first:  # a line starts at first only if a newline stands before it
         stream.seek(first - 1)
         while (part := stream.readline(1 << 20)) and not part.endswith(b"\n"):
@@ -192,62 +196,3 @@ def _check_length(line: bytes, file, at: int) -> None:
         raise Damaged(
             f"{file}: the line at byte {at} is longer than {limit}; expected a document a line, or lines of text."
         )
-
-
-def unpacker(file, stream) -> io.RawIOBase:
-    """What is packed in the stream of the file, as its ending has it. Reading may raise BadPacking.
-
-    A read gives what there is and no error before that, as a buffer on top would that is asked for much.
-    """
-    if file.name.endswith(".gz"):
-        return _Unpacked(stream, "gzip", lambda: zlib.decompressobj(wbits=31))
-    if file.name.endswith(".zst"):
-        zstd = library("zstandard", f"{file.name}, packed by zstd,").ZstdDecompressor(max_window_size=1 << 31)
-        return _Unpacked(stream, "zstd", zstd.decompressobj)
-    return stream
-
-
-class _Unpacked(io.RawIOBase):
-    """The members of a packed file, one after the other.
-
-    zstandard's own reader takes the end of a truncated file for the end of the text, and so does warcio's for gzip.
-    """
-
-    def __init__(self, stream, kind: str, decompressor: Callable):
-        self._stream, self._kind, self._decompressor = stream, kind, decompressor
-        self._member, self._packed, self._text = None, b"", memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        while not self._text and self._fill():
-            pass
-        n = min(len(buffer), len(self._text))
-        buffer[:n], self._text = self._text[:n], self._text[n:]
-        return n
-
-    def _fill(self) -> bool:
-        """Unpacks what the next bytes of the file hold, which may be nothing; False at its end."""
-        packed = self._packed or self._stream.read(_PACKED_CHUNK)
-        if self._member is None and self._kind == "gzip":
-            packed = packed.lstrip(b"\0") if packed.count(0, 0, 1) else packed  # gzip files may be padded by zeros
-        if not packed:
-            if self._member is not None:
-                raise BadPacking(f"damaged or truncated {self._kind} file (it ends too early)")
-            return False
-        self._text, self._packed = memoryview(self._decompressed(packed)), b""
-        if self._member.eof:
-            self._packed, self._member = self._member.unused_data, None
-        return True
-
-    def _decompressed(self, packed: bytes) -> bytes:
-        self._member = self._member or self._decompressor()
-        try:
-            return self._member.decompress(packed)
-        except Exception as error:  # zlib.error or zstandard.ZstdError, a library that may not be here
-            raise BadPacking(f"damaged or truncated {self._kind} file ({first_line(error)})") from error
-
-
-# Bytes. Where one of them is damaged, the rest of them is lost too.
-_PACKED_CHUNK = 1 << 15

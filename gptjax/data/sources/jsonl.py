@@ -6,15 +6,15 @@ bad one are counted when there is one.
 """
 
 import functools
+import re
 from collections.abc import Iterator
 
 from gptjax.config import DataConfig
-from gptjax.data.sources import files
-from gptjax.data.sources.records import Document, OnError, Source, Unit, text_of_json
+from gptjax.data.sources import files, packing
+from gptjax.data.sources.records import Document, OnError, Source, Unit, documents, text_of_json
 from gptjax.errors import UserError
 
-ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-_PACKED = (".gz", ".zst")
+ENDINGS = packing.with_packings((".jsonl",))
 _COUNTED_BYTES = 1 << 30  # before a bad line, at most: half a second from memory, so that errors don't take the time
 
 
@@ -23,11 +23,7 @@ def _identity(config: DataConfig) -> dict:
 
 
 def _units(config: DataConfig, unit_bytes: int) -> list[Unit]:
-    return files.units("jsonl", files.find_files(config.path, ENDINGS), unit_bytes, _cut)
-
-
-def _cut(file, size: int, unit_bytes: int) -> list[tuple[int, int | None]]:
-    return (files.whole if file.name.endswith(_PACKED) else files.byte_ranges)(file, size, unit_bytes)
+    return files.units("jsonl", files.find_files(config.path, ENDINGS), unit_bytes, files.byte_ranges)
 
 
 def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
@@ -35,22 +31,20 @@ def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Documen
 
 
 def _documents(field: str, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
-    packed = file.name.endswith(_PACKED)
-    for where, line in _numbered(file) if packed else _placed(file, unit.first, unit.stop):
-        if not line.strip():
-            continue
-        try:
-            document = Document(text_of_json(line, field, where), where)
-        except UserError as error:
-            on_error(error if packed else _with_line_number(error, file, where))
-            continue
-        yield document
+    def to_document(line: bytes, where: str) -> Document:
+        return Document(text_of_json(line, field, where), where)
+
+    if packing.is_plain(file):
+        lines = _placed(file, unit.first, unit.stop)
+        return documents(lines, to_document, lambda error: on_error(_with_line_number(error, file)))
+    return documents(_numbered(file), to_document, on_error)
 
 
 def _numbered(file) -> Iterator[tuple[str, bytes]]:
     name = str(file)  # of an epath, which puts it together anew each time
     for number, line in enumerate(files.lines(file), start=1):
-        yield f"{name}:{number}", line
+        if line.strip():
+            yield f"{name}:{number}", line
 
 
 def _placed(file, first: int, stop: int | None) -> Iterator[tuple[str, bytes]]:
@@ -59,18 +53,19 @@ def _placed(file, first: int, stop: int | None) -> Iterator[tuple[str, bytes]]:
         for at, line in files.lines_from(stream, file, first):
             if stop is not None and at >= stop:
                 return
-            yield f"{name} at byte {at}", line
+            if line.strip():
+                yield f"{name} at byte {at}", line
 
 
-def _with_line_number(error: UserError, file, where: str) -> UserError:
-    """The error with FILE:LINE in the place of where, "FILE at byte N", if the lines can be counted in little time."""
-    at = int(where.rsplit(" ", 1)[1])
-    if at > _COUNTED_BYTES:
+def _with_line_number(error: UserError, file) -> UserError:
+    """The error with FILE:LINE in the place of "FILE at byte N", if the lines can be counted in little time."""
+    where = re.match(re.escape(str(file)) + r" at byte (\d+)", str(error))
+    if int(where[1]) > _COUNTED_BYTES:
         return error
     with file.open("rb") as stream:
-        chunks = iter(lambda: stream.read(min(1 << 20, at - stream.tell())), b"")
+        chunks = iter(lambda: stream.read(min(1 << 20, int(where[1]) - stream.tell())), b"")
         number = 1 + sum(chunk.count(b"\n") for chunk in chunks)
-    return UserError(f"{file}:{number}{str(error).removeprefix(where)}")
+    return UserError(f"{file}:{number}{str(error).removeprefix(where[0])}")
 
 
 JSONL = Source(_identity, _units, _read)

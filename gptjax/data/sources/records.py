@@ -1,17 +1,23 @@
-"""What a source is made of: its Documents, the Units it is read in, and the errors that end a file's reading."""
+"""What a source is made of: its Documents, the Units it is read in, and what becomes of what cannot be read.
+
+`documents` is the one place where records become documents: whatever a parser raises, that document alone is left out.
+"""
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 from gptjax.config import DataConfig
 from gptjax.errors import UserError, first_line
+
+Record = TypeVar("Record")
 
 
 class Document(NamedTuple):
     text: str
     where: str  # "FILE:LINE", "FILE at byte 17", "FILE row 17", "example 17 of ...": for messages and samples
+    is_html: bool | None = None  # as its source says; None: it doesn't say
 
 
 class Unit(NamedTuple):
@@ -48,6 +54,76 @@ class Damaged(UserError):
     """What follows in this file cannot be read."""
 
 
+class LeftOut(UserError):
+    """Several documents in a row cannot be read."""
+
+    def __init__(self, message: str, count: int):
+        super().__init__(message)
+        self.count = count
+
+
+def number_left_out(error: UserError) -> int:
+    """How many documents an error is about; one, where nobody can know, as of a file that is damaged."""
+    return error.count if isinstance(error, LeftOut) else 1
+
+
+# ---- records to documents
+
+
+def documents(
+    records: Iterable[tuple[str, Record]],
+    to_document: Callable[[Record, str], Document | None],
+    on_error: OnError,
+) -> Iterator[Document]:
+    """What to_document(record, where) makes of each (where, record); None is no document.
+
+    A record of which it can make none is left out and told to on_error. What the reading of records raises is raised.
+    """
+    for where, record in records:
+        try:
+            document = to_document(record, where)
+        except BaseException as error:
+            on_error(left_out(error, where))
+            continue
+        if document is not None:
+            yield document
+
+
+def left_out(error: BaseException, where: str, doing: str = "be read") -> UserError:
+    """The line on a document with which a parser, cleaning step or tokenizer could not do what it does.
+
+    Raises error itself, where the document is not to blame.
+    """
+    if isinstance(error, UserError):
+        return error
+    check_blame(error)
+    return UserError(f"{where} cannot {doing} ({type(error).__name__}: {first_line(error).rstrip('.')}).")
+
+
+def check_blame(error: BaseException) -> None:
+    """Raises error, if the bytes that were read are not to blame: a mistake in gptjax, a full memory, Ctrl-C."""
+    is_panic = type(error).__name__ == "PanicException"  # of a library in Rust; no Exception to Python
+    if not (isinstance(error, Exception) or is_panic) or isinstance(error, (MemoryError, ImportError)):
+        raise error
+    if isinstance(error, _MISTAKES) and not isinstance(error, UnicodeError) and _is_ours(error):
+        raise error
+
+
+# Raised by our own lines and not by a library's, these say that a line is wrong, whatever the document.
+_MISTAKES = (AssertionError, AttributeError, LookupError, NameError, TypeError)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a line of gptjax raised it, and not one of a library that it called."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "gptjax"
+
+
+# ---- text of records
+
+
 def library(name: str, purpose: str):
     """The module. Raises UserError: an optional library is not installed."""
     try:
@@ -58,15 +134,7 @@ def library(name: str, purpose: str):
 
 def text_of_json(line: bytes, field: str, where: str) -> str:
     """The field of a JSON object. Raises UserError that begins with where: it is not JSON, or has no such text."""
-    try:
-        record = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not UTF-8 at byte {error.start} there; convert it to UTF-8.") from error
-    except json.JSONDecodeError as error:
-        what = f"{error.msg} at column {error.colno}"
-        raise UserError(f"{where} is not JSON: {what}; expected an object.") from error
-    except RecursionError as error:
-        raise UserError(f"{where} is not JSON that can be read: it nests too deeply; remove it.") from error
+    record = json_value(line, where)
     if not isinstance(record, dict):
         raise UserError(f"{where} holds a {type(record).__name__}; expected an object with the field {field!r}.")
     text = named_field(record, field, where)
@@ -77,13 +145,39 @@ def text_of_json(line: bytes, field: str, where: str) -> str:
     return text
 
 
+def json_value(line: str | bytes, where: str, expected: str = "an object"):
+    """What is written in JSON, its integers of more digits than Python converts (4300) as 0: no text is a number.
+
+    Raises UserError that begins with where: it is not JSON.
+    """
+    try:
+        try:
+            return json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise
+        except ValueError:  # a number's digits; see sys.set_int_max_str_digits
+            return json.loads(line, parse_int=lambda digits: 0)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8 at byte {error.start} there; convert it to UTF-8.") from error
+    except json.JSONDecodeError as error:
+        what = f"{error.msg} at column {error.colno}"
+        raise UserError(f"{where} is not JSON: {what}; expected {expected}.") from error
+    except RecursionError as error:
+        raise UserError(f"{where} is not JSON that can be read: it nests too deeply; remove it.") from error
+
+
 def named_field(record: dict, field: str, where: str) -> str | bytes:
     if field not in record:
-        raise UserError(f"{where} has no field {field!r}; it has: {', '.join(map(repr, record))}. Set data.text_field.")
+        names = ", ".join(map(repr, record)) or "none"
+        shown = names if len(names) <= _NAMES_SHOWN else f"{names[:_NAMES_SHOWN]} ..."
+        raise UserError(f"{where} has no field {field!r}; it has: {shown}. Set data.text_field.")
     if not isinstance(record[field], (str, bytes)):
         kind = type(record[field]).__name__
         raise UserError(f"{where}: field {field!r} is a {kind}; expected a string. Set data.text_field.")
     return record[field]
+
+
+_NAMES_SHOWN = 300  # characters
 
 
 def decoded(data: str | bytes, where: str) -> str:

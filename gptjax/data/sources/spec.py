@@ -18,7 +18,7 @@ import dataclasses
 import re
 
 from gptjax.config import DataConfig
-from gptjax.data.sources import arrays, columns, files, jsonl, text, warc
+from gptjax.data.sources import arrays, columns, files, jsonl, packing, text, warc
 from gptjax.errors import UserError, did_you_mean
 
 ENDINGS = {
@@ -103,9 +103,9 @@ def _kind(path: str) -> str:
             f"{path} holds files of several kinds, {there_are}; say which: {kinds.most_common()[0][0]}:{path}"
         )
     if not kinds:
-        endings = ", ".join(e for some in ENDINGS.values() for e in some)
+        endings = ", ".join(e for some in ENDINGS.values() for e in some if not packing.is_ending(e))
         raise _NoKnownEnding(
-            f"{path}: no file's ending says its kind; expected {endings}; or KIND:PATH, as in text:{path}."
+            f"{path}: no file's ending says its kind; expected {endings}, packed or not; or KIND:PATH, as in text:{path}."
         )
     return kinds.most_common()[0][0]
 

@@ -9,11 +9,11 @@ import importlib.resources
 from collections.abc import Iterator
 
 from gptjax.config import DataConfig
-from gptjax.data.sources import files
-from gptjax.data.sources.records import Damaged, Document, OnError, Source, Unit
+from gptjax.data.sources import files, packing
+from gptjax.data.sources.records import Damaged, Document, OnError, Source, Unit, documents
 from gptjax.errors import UserError
 
-ENDINGS = (".txt",)
+ENDINGS = packing.with_packings((".txt",))
 
 
 # ---- corpus: public-domain text shipped with gptjax
@@ -60,15 +60,31 @@ def _check_separator(separator: str | None) -> None:
 
 def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
     if config.separator is None:
-        return files.read(unit, on_error, _whole)
+        return files.read(unit, on_error, functools.partial(_whole, on_error))
     return files.read(unit, on_error, functools.partial(_separated, config.separator.encode(), unit, on_error))
 
 
-def _whole(file) -> Iterator[Document]:
-    if file.stat().length > files.LONGEST_DOCUMENT:
+def _whole(on_error: OnError, file) -> Iterator[Document]:
+    def to_document(data: bytes, where: str) -> Document:
+        return Document(_decoded(data, file, 0), where)
+
+    return documents([(str(file), _content(file))], to_document, on_error)
+
+
+def _content(file) -> bytes:
+    """Raises Damaged: it is longer than a document may be, or its packing is damaged."""
+    with file.open("rb") as stream:
+        text, parts, size = packing.buffered(file, stream), [], 0
+        try:
+            while (part := text.read(1 << 24)) and size <= files.LONGEST_DOCUMENT:
+                parts.append(part)
+                size += len(part)
+        except packing.BadPacking as error:
+            raise Damaged(f"{file} is a {error}; fetch it again.") from error
+    if size > files.LONGEST_DOCUMENT:
         limit = f"{files.LONGEST_DOCUMENT >> 30} GiB"
         raise Damaged(f"{file} would be one document of more than {limit}; set data.separator, or cut the file.")
-    yield Document(_decoded(file.read_bytes(), file, 0, Damaged), str(file))
+    return b"".join(parts)
 
 
 def _separated(separator: bytes, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
@@ -76,32 +92,42 @@ def _separated(separator: bytes, unit: Unit, on_error: OnError, file) -> Iterato
 
     The unit's are the first document of a file, if it starts there, and those that follow a separator within it.
     """
-    for offset, data in _runs(file, separator, unit.first, unit.stop):
-        try:
-            document = Document(_decoded(data, file, offset, UserError), f"{file} at byte {offset}")
-        except UserError as error:
-            on_error(error)
-            continue
-        yield document
+
+    def to_document(run: tuple[int, bytes], where: str) -> Document:
+        return Document(_decoded(run[1], file, run[0]), where)
+
+    runs = _runs(file, separator, unit.first, unit.stop)
+    return documents(((f"{file} at byte {at}", (at, data)) for at, data in runs), to_document, on_error)
 
 
 def _runs(file, separator: bytes, first: int, stop: int | None) -> Iterator[tuple[int, bytes]]:
-    """Byte where each run starts, and its bytes."""
-    wanted, size, run_at = [] if first == 0 else None, 0, 0
+    """Byte where each run starts, in the unpacked file, and its bytes. Raises Damaged: nothing behind a run can be read."""
     with file.open("rb") as stream:
-        for at, line in files.lines_from(stream, file, first):
-            if not line.startswith(separator) or line.rstrip(b"\r\n") != separator:
-                if wanted is not None:
-                    wanted.append(line)
-                    size = _checked_size(size + len(line), file, run_at)
-                elif stop is not None and at >= stop:
-                    return
-                continue
-            if wanted:
-                yield run_at, b"".join(wanted)
-            if stop is not None and at >= stop:
+        lines, behind = files.lines_from(packing.buffered(file, stream), file, first), 0
+        try:
+            for at, run in _runs_of_lines(lines, file, separator, first, stop):
+                yield at, run
+                behind = at + len(run)
+        except packing.BadPacking as error:
+            what = f"nothing after the document that ends at byte {behind} of its text can be read"
+            raise Damaged(f"{file} is a {error}: {what}; fetch it again.") from error
+
+
+def _runs_of_lines(lines, file, separator: bytes, first: int, stop: int | None) -> Iterator[tuple[int, bytes]]:
+    wanted, size, run_at = [] if first == 0 else None, 0, 0
+    for at, line in lines:
+        if not line.startswith(separator) or line.rstrip(b"\r\n") != separator:
+            if wanted is not None:
+                wanted.append(line)
+                size = _checked_size(size + len(line), file, run_at)
+            elif stop is not None and at >= stop:
                 return
-            wanted, size, run_at = [], 0, at + len(line)
+            continue
+        if wanted:
+            yield run_at, b"".join(wanted)
+        if stop is not None and at >= stop:
+            return
+        wanted, size, run_at = [], 0, at + len(line)
     if wanted:
         yield run_at, b"".join(wanted)
 
@@ -113,11 +139,11 @@ def _checked_size(size: int, file, offset: int) -> int:
     return size
 
 
-def _decoded(data: bytes, file, offset: int, error_type: type[UserError]) -> str:
+def _decoded(data: bytes, file, offset: int) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise error_type(
+        raise UserError(
             f"{file} is not UTF-8 at byte {offset + error.start} (0x{data[error.start]:02x}); convert it to UTF-8."
         ) from error
 

@@ -1,26 +1,26 @@
 """WARC and WET files, as Common Crawl has them: the text of `conversion` records, the HTML of `response` records.
 
-HTML is given as it came, decoded; making text of it is a step of cleaning. Whatever else such files hold (requests,
-metadata, images, answers that are no success) is no document.
+HTML is given as it came, decoded; making text of it is a step of cleaning, which is told what is HTML: a `conversion` is
+none, a `response` is by its Content-Type, or where it has none by the WARC-Identified-Payload-Type, or else by how it
+begins. Whatever else such files hold (requests, metadata, images, answers that are no success) is no document.
 """
 
-import codecs
 import functools
-import re
 from collections.abc import Iterator
 
 from gptjax.config import DataConfig
-from gptjax.data.sources import files
-from gptjax.data.sources.records import Damaged, Document, OnError, Source, Unit, decoded, library
+from gptjax.data.sources import files, packing
+from gptjax.data.sources.markup import begins_as_html, decode_html
+from gptjax.data.sources.records import Damaged, Document, OnError, Source, Unit, decoded, documents, library
 from gptjax.errors import UserError, first_line
 
-_KINDS = (".warc", ".wet")
-ENDINGS = tuple(kind + packing for kind in _KINDS for packing in ("", ".gz", ".zst"))
+ENDINGS = packing.with_packings((".warc", ".wet"))
 _HTML = ("text/html", "application/xhtml+xml")
+_READING = 2  # of the rules by which records become documents; raise it when the same file gives others
 
 
 def _identity(config: DataConfig) -> dict:
-    return {"files": files.identity(files.find_files(config.path, ENDINGS))}
+    return {"files": files.identity(files.find_files(config.path, ENDINGS)), "reading": _READING}
 
 
 def _units(config: DataConfig, unit_bytes: int) -> list[Unit]:
@@ -32,19 +32,17 @@ def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Documen
 
 
 def _documents(on_error: OnError, file) -> Iterator[Document]:
+    return documents(_placed(file), _document_of, on_error)
+
+
+def _placed(file) -> Iterator[tuple[str, tuple]]:
+    """Where each record is, and what _whole_records says of it. Raises Damaged."""
     n = 0
     with file.open("rb") as stream:
         try:
-            for n, found in enumerate(_whole_records(files.unpacker(file, stream)), start=1):
-                where = f"{file} record {n}"
-                try:
-                    text = _text(*found, where)
-                except UserError as error:
-                    on_error(error)
-                    continue
-                if text is not None:
-                    yield Document(text, where)
-        except files.BadPacking as error:
+            for n, found in enumerate(_whole_records(packing.unpacked(file, stream)), start=1):
+                yield f"{file} record {n}", found
+        except packing.BadPacking as error:
             raise Damaged(f"{file} is a {error}: nothing after record {n} can be read; fetch it again.") from error
 
 
@@ -59,7 +57,7 @@ def _whole_records(stream) -> Iterator[tuple]:
     while (record := _or_bad(next, archive, None)) is not None:
         if not (record.rec_headers.get_header("Content-Length") or "").strip().isdigit():
             raise _bad("a record has no Content-Length")
-        data = _content(record) if _is_document(record) else None
+        data = _content(record) if _may_be_document(record) else None
         _or_bad(archive.read_to_end)
         if archive.err_count or record.raw_stream.limit:
             raise _bad("a record is not as long as its Content-Length says")
@@ -72,23 +70,35 @@ def _whole_records(stream) -> Iterator[tuple]:
 def _or_bad(function, *args):
     try:
         return function(*args)
-    except files.BadPacking:
+    except (packing.BadPacking, MemoryError):
         raise
     except Exception as error:  # ArchiveLoadFailed, and whatever else damaged headers make warcio raise
         raise _bad(first_line(error)) from error
 
 
-def _bad(why: str) -> files.BadPacking:
-    return files.BadPacking(f"damaged or no WARC file ({why})")
+def _bad(why: str) -> packing.BadPacking:
+    return packing.BadPacking(f"damaged or no WARC file ({why})")
 
 
-def _is_document(record) -> bool:
+def _may_be_document(record) -> bool:
     if record.rec_type == "conversion":
         return True
     if record.rec_type != "response" or not record.http_headers:
         return False
-    kind = (record.http_headers.get_header("Content-Type") or "").partition(";")[0].strip().lower()
-    return kind in _HTML and record.http_headers.get_statuscode().startswith("2")
+    return _media_type(record) in ("", *_HTML) and (record.http_headers.get_statuscode() or "").startswith("2")
+
+
+def _media_type(record) -> str:
+    """What the record says its text is, such as text/html; "" if it does not say."""
+    if record.rec_type == "conversion":
+        name = record.rec_headers.get_header("Content-Type")
+    else:
+        name = _content_type(record) or record.rec_headers.get_header("WARC-Identified-Payload-Type")
+    return (name or "").partition(";")[0].strip().lower()
+
+
+def _content_type(record) -> str:
+    return (record.http_headers.get_header("Content-Type") or "").strip()
 
 
 def _content(record) -> bytes | Exception:
@@ -96,75 +106,32 @@ def _content(record) -> bytes | Exception:
     try:
         stream = record.content_stream()
         return b"".join(iter(lambda: stream.read(1 << 20), b""))
-    except files.BadPacking:
+    except (packing.BadPacking, MemoryError):
         raise
     except Exception as error:  # what the decompressor of the HTTP Content-Encoding raises
         return error
 
 
-def _text(record, data: bytes | Exception | None, where: str) -> str | None:
+def _document_of(found: tuple, where: str) -> Document | None:
+    record, data = found
     if data is None:
         return None
+    media_type = _media_type(record)
     if record.rec_type == "conversion":
-        return decoded(data, where)
-    packing = (record.http_headers.get_header("Content-Encoding") or "identity").strip().lower()
+        return Document(decoded(data, where), where, {"": None}.get(media_type, media_type in _HTML))
+    encoding = (record.http_headers.get_header("Content-Encoding") or "identity").strip().lower()
     if isinstance(data, Exception):
-        raise UserError(f"{where} cannot be unpacked as {packing}: {first_line(data)}.") from data
-    if packing not in ("identity", *_unpacked_here()):
-        raise UserError(
-            f"{where} has the Content-Encoding {packing!r}; expected one of: {', '.join(_unpacked_here())}."
-        )
-    return _html(data, record.http_headers.get_header("Content-Type"), where)
+        raise UserError(f"{where} cannot be unpacked as {encoding}: {first_line(data)}.") from data
+    if encoding not in ("identity", *_unpacked_here()):
+        known = ", ".join(_unpacked_here())
+        raise UserError(f"{where} has the Content-Encoding {encoding!r}; expected one of: {known}.")
+    if not media_type and not begins_as_html(data.decode("latin-1")):
+        return None
+    return Document(decode_html(data, _content_type(record), where), where, is_html=True)
 
 
 def _unpacked_here() -> list[str]:
     return sorted(library("warcio.bufferedreaders", "source warc").BufferedReader.get_supported_decompressors())
-
-
-# ---- the encoding of HTML
-
-
-def _html(data: bytes, content_type: str, where: str) -> str:
-    """Decoded by its byte-order mark, the HTTP header's charset, the document's own, else as UTF-8."""
-    said = _charset(data, content_type)
-    try:
-        return data.decode(_WEB_NAMES.get(codecs.lookup(said).name, said)).removeprefix("\ufeff")
-    except LookupError as error:
-        raise UserError(f"{where} says that it is encoded in {said!r}, which is not known.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{where} is not {said}, as it says, at byte {error.start} (0x{data[error.start]:02x})."
-        ) from error
-
-
-def _charset(data: bytes, content_type: str) -> str:
-    if data.startswith(codecs.BOM_UTF8):
-        return "utf-8"
-    for mark, name in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
-        if data.startswith(mark):
-            return name
-    header = re.search(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", content_type, re.IGNORECASE)
-    if header:
-        return header[1]
-    meta = re.search(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]+)", data[:_META_WITHIN], re.IGNORECASE)
-    return meta[1].decode() if meta and not meta[1].lower().startswith(b"utf-16") else "utf-8"
-
-
-_META_WITHIN = 4096  # bytes; the HTML standard asks for 1024, and pages are laxer
-
-# What browsers take a name for (WHATWG, Encoding, section 4.2), where Python's codec of that name is a smaller set.
-_WEB_NAMES = {
-    "ascii": "cp1252",
-    "iso8859-1": "cp1252",
-    "iso8859-9": "cp1254",
-    "iso8859-11": "cp874",
-    "tis-620": "cp874",
-    "gb2312": "gb18030",
-    "gbk": "gb18030",
-    "shift_jis": "cp932",
-    "euc_kr": "cp949",
-    "big5": "big5hkscs",
-}
 
 
 WARC = Source(_identity, _units, _read)
