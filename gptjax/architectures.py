@@ -8,7 +8,7 @@ alone and name it in ARCHITECTURES, its counts in flops.COUNTS, and the fields i
 import jax
 from flax import nnx
 
-from gptjax import lstm, model
+from gptjax import lstm, model, numerics
 from gptjax.errors import choose
 
 ARCHITECTURES = {"gpt": model.GPT, "lstm": lstm.LSTM}
@@ -29,6 +29,7 @@ def split(module) -> tuple:
     return graph, nnx.to_pure_dict(state), axes
 
 
+@numerics.settings()
 def abstract(config, kernel: str = "xla") -> tuple:
     """split() of a model whose parameters are shapes only: nothing is allocated."""
     return split(nnx.eval_shape(lambda: make(config, jax.random.key(0), kernel)))

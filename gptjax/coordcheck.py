@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import attention, data, meshes, schedule, session, step
+from gptjax import attention, data, meshes, numerics, schedule, session, step
 from gptjax.errors import UserError
 
 FLAT = (
@@ -55,6 +55,7 @@ class Slope:
         return abs(self.slope) <= FLAT
 
 
+@numerics.settings()
 def check(config, form: str, sizes: list[int], steps: int, rows: int, of_depth: bool = False, say=lambda line: None):
     """[Measured] of both forms at every size. Raises UserError: a size that the model cannot have.
 
@@ -118,7 +119,7 @@ def _measure(config, form: str, size: int, steps: int, read, of_depth: bool) -> 
     kernel, _ = attention.choose_kernel(config, mesh.devices.flat[0].platform, 1)
     program = step.build(config, mesh, kernel)
     token_BL = jnp.asarray(_batch(read, config, 0)["token_BT"][:, :-1])
-    with jax.set_mesh(mesh):
+    with numerics.on_mesh(mesh):
         state, found, loss = program.init(), [], math.nan
         shown = _of_depth if of_depth else _of_width
         before = shown(parts(program.graph, state.params, token_BL))

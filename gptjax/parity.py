@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import architectures, attention, meshes, miniature, model, optim, schedule, step
+from gptjax import architectures, attention, meshes, miniature, model, numerics, optim, schedule, step
 from gptjax.errors import UserError
 
 TOLERANCE = 1e-5
@@ -260,7 +260,7 @@ class Runner:
         arguments = (self.state, self.batch, self.learning_rate_S)
 
         def call(nudge):
-            with jax.set_mesh(mesh):
+            with numerics.on_mesh(mesh):
                 placed = jax.device_put(arguments[:2], (places, program.train_batch_sharding))
                 loss_S, grads, state = jax.device_get(run(*placed, arguments[2], nudge))
             averages = {} if state.ema is None else {"average": state.ema}
@@ -369,6 +369,7 @@ def passed(outcomes: list[Outcome]) -> bool:
     return any(not outcome.refused for outcome in outcomes) and not any(outcome.differs for outcome in outcomes)
 
 
+@numerics.settings()
 def certify(config, steps: int, every_mesh: bool = True, report=lambda outcome, done, total: None) -> list[Outcome]:
     """The outcomes of a config's cases. report is told of each as it comes, and of None before the first.
 

@@ -25,6 +25,7 @@ from gptjax import (
     interrupt,
     keeper,
     metrics,
+    numerics,
     report,
     rundir,
     runlock,
@@ -103,7 +104,7 @@ def _sole_writer(directory, peers):
 
 def run_session(session: Session, directory, progress, peers, stop, dog, started: float) -> int:
     """The loop, in a run directory that is open. Returns the exit code."""
-    with jax.set_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
+    with numerics.on_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
         checkpointer = Checkpointer(directory.checkpoints, session.config, peers)
         loop = Loop(session, directory, checkpointer, progress, peers, agreed, dog, started)
         try:

@@ -15,7 +15,7 @@ import time
 
 import jax
 
-from gptjax import agreement, metrics, rundir, schedule, session, train, watchdog
+from gptjax import agreement, metrics, numerics, rundir, schedule, session, train, watchdog
 from gptjax.checkpoint import Checkpointer
 from gptjax.errors import UserError
 from gptjax.feed import Feed
@@ -116,7 +116,7 @@ def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
     run_session, directory = session.prepare(config, devices), rundir.open_run(str(folder))
     mesh = run_session.program.mesh
     train.check_directory(directory, run_session, (), None)
-    with jax.set_mesh(mesh):
+    with numerics.on_mesh(mesh):
         agreed = stack.enter_context(agreement.Agreement(Alone(), False))
         progress = metrics.Progress(io.StringIO())
         checkpointer = Checkpointer(directory.checkpoints, run_session.config)
@@ -125,7 +125,7 @@ def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
     feed = stack.enter_context(Feed(run_session, NO_REWINDS, 0))
 
     def advance():
-        with jax.set_mesh(mesh):
+        with numerics.on_mesh(mesh):
             loop.advance(feed.next())
 
     return Contestant(advance, loop.recorder.drain, _tokens_of_a_call(config))
