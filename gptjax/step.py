@@ -226,8 +226,12 @@ class Program:
 
 @numerics.settings()
 def build(config, mesh, kernel: str) -> Program:
-    """The Program of a config with vocab_size set. Nothing is compiled or allocated yet."""
+    """The Program of a config with vocab_size set. Nothing is compiled or allocated yet.
+
+    Raises UserError: see `architectures.check_counts`.
+    """
     graph, params, axes = architectures.abstract(config.model, kernel)
+    architectures.check_counts(config.model, params)
     abstract_state = jax.eval_shape(functools.partial(init_state, config, kernel))
     state_sharding = shard_state(config, abstract_state, params, axes, mesh)
     param_spec = jax.tree.map(lambda s: s.spec, state_sharding.params)
