@@ -17,6 +17,7 @@ import jax
 
 from gptjax import agreement, metrics, numerics, rundir, schedule, session, train, watchdog
 from gptjax.checkpoint import Checkpointer
+from gptjax.config import CheckpointConfig, EvalConfig
 from gptjax.errors import UserError
 from gptjax.feed import Feed
 from gptjax.peers import Alone
@@ -92,9 +93,9 @@ def _results(config, runs: int, contestants: dict[str, Contestant]) -> dict:
 def _endless(config):
     """config with nothing to do but steps, and more of them than there is time for."""
     steps = config.train.steps_per_call * 10**7
-    off = {"every_steps": None}
-    train_section = {"steps": steps, "tokens": None, "tensorboard": False, "profile_steps": None}
-    config = config.replace(train=train_section, checkpoint={**off, "keep_steps": ()}, eval=off)
+    train_section = {"steps": steps, "tokens": None, "tensorboard": False, "profile_steps": None, "wandb_project": None}
+    never = {"checkpoint": CheckpointConfig(every_steps=None), "eval": EvalConfig(every_steps=None)}
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **train_section), **never)
     opened = session.prepare(config, jax.devices()[:1])
     return opened.config
 
