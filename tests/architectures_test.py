@@ -79,7 +79,11 @@ def test_a_copied_model_is_counted_and_planned(named, of_copy, tmp_path, capsys)
 
 @pytest.mark.parametrize(
     "platform, fields, kernel",
-    [("cpu", {}, "xla"), ("tpu", {"context_length": 128}, "splash"), ("gpu", {"dtype": "bfloat16", "n_heads": 2}, "cudnn")],
+    [
+        ("cpu", {}, "xla"),
+        ("tpu", {"context_length": 128}, "splash"),
+        ("gpu", {"dtype": "bfloat16", "n_heads": 2}, "cudnn"),
+    ],
 )
 def test_a_copied_model_has_each_kernel(named, copied, of_copy, platform, fields, kernel):
     config = from_dict(runs.changed(of_copy, model={**fields, "vocab_size": 9}))
