@@ -2,14 +2,15 @@
 
 A model is an nnx.Module(config, key, kernel) with the methods of model.GPT: `token_loss`, `activations`, `logits`,
 `empty_cache`, `extend`, `apart`, and its stacked layers in `blocks`. To add one, write a file beside model.py that stands
-alone and name it in ARCHITECTURES, its counts in flops.COUNTS, and the fields it does not have in validate.FOREIGN.
+alone and name its class in ARCHITECTURES, its counts in flops.COUNTS (a copy of model.py whose layers have the same
+matrices is counted by gpt_counts, as GPT is), and the fields it does not have in validate.FOREIGN.
 """
 
 import jax
 from flax import nnx
 
-from gptjax import lstm, model
-from gptjax.errors import choose
+from gptjax import flops, lstm, model, numerics
+from gptjax.errors import UserError, choose
 
 ARCHITECTURES = {"gpt": model.GPT, "lstm": lstm.LSTM}
 
@@ -29,6 +30,20 @@ def split(module) -> tuple:
     return graph, nnx.to_pure_dict(state), axes
 
 
+@numerics.settings()
 def abstract(config, kernel: str = "xla") -> tuple:
     """split() of a model whose parameters are shapes only: nothing is allocated."""
     return split(nnx.eval_shape(lambda: make(config, jax.random.key(0), kernel)))
+
+
+def check_counts(config, params) -> None:
+    """Raises UserError where the counts of a ModelConfig's architecture are not those of its parameters, such as of a
+    copied model with another matrix: every number of FLOPs and every fit over sizes would be wrong, and nobody told."""
+    padding = (config.padded_vocab_size - config.vocab_size) * config.d_model * (1 if config.tied_head else 2)
+    entries = sum(leaf.size for leaf in jax.tree.leaves(params)) - padding
+    counted = flops.parameters(config).total
+    if entries != counted:
+        raise UserError(
+            f"model.architecture={config.architecture!r} has {entries:,} parameters, but {flops.counts_of(config).__name__}"
+            f" counts {counted:,}; name counts of its own in flops.COUNTS."
+        )

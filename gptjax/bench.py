@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 
-from gptjax import attention, flops, generation, hardware, info, meshes, step
+from gptjax import attention, flops, generation, hardware, info, meshes, numerics, step
 from gptjax.metrics import si
 
 DECODE_BATCHES = (1, 8)
@@ -27,7 +27,7 @@ def bench(config, seconds: float) -> dict:
     device = mesh.devices.flat[0]
     kernel, _ = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
     peak = hardware.measure_matmul_flops(config.model.dtype) * (1 if device.platform == "cpu" else mesh.size)
-    with jax.set_mesh(mesh):
+    with numerics.on_mesh(mesh):
         program = step.build(config, mesh, kernel)
         start = time.perf_counter()
         state = jax.block_until_ready(program.init())

@@ -11,7 +11,20 @@ import typing
 
 import jax
 
-from gptjax import attention, branching, evaluate, evaluation, meshes, metrics, run, rundir, runlock, schedule, step
+from gptjax import (
+    attention,
+    branching,
+    evaluate,
+    evaluation,
+    meshes,
+    metrics,
+    numerics,
+    run,
+    rundir,
+    runlock,
+    schedule,
+    step,
+)
 from gptjax.errors import UserError
 
 
@@ -94,7 +107,7 @@ class _Session:
         params = jax.device_put(loaded.params, self._program.state_sharding.params)
         loaded = dataclasses.replace(loaded, program=self._program, params=params)
         batch = evaluation.batch_rows(loaded, None) if self.differs else self._config.eval_batch_size
-        with jax.set_mesh(loaded.mesh):
+        with numerics.on_mesh(loaded.mesh):
             return evaluate.evaluate_sources(loaded.program, params, self._rows, batch, **options)
 
 

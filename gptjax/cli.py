@@ -214,6 +214,9 @@ def start_jax(config=None, keep_programs: bool = True) -> None:
     import absl.logging
     import jax
 
+    from gptjax import numerics
+
+    numerics.set_for_process()
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax warns of its own defaults, and logs what it also raises
 
     given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")

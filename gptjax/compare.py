@@ -20,7 +20,7 @@ import typing
 import jax
 import numpy as np
 
-from gptjax import evaluate, evaluation, evaluation_text
+from gptjax import evaluate, evaluation, evaluation_text, numerics
 from gptjax.errors import UserError
 
 
@@ -231,7 +231,7 @@ def predicted(run, rows, batch_size: int | None, should_stop, report) -> Predict
     n_tokens = rows.tokens.n_tokens
     loss_N, predicted_N = np.zeros(n_tokens), np.zeros(n_tokens, bool)
     batch, column_L, nats = evaluation.batch_rows(run, batch_size), np.arange(1, rows.window + 1), 0.0
-    with jax.set_mesh(run.mesh):
+    with numerics.on_mesh(run.mesh):
         for first in range(0, rows.num_rows, batch):
             if should_stop():
                 return None

@@ -57,7 +57,10 @@ class ModelConfig:
 
     @property
     def has_attention(self) -> bool:
-        return self.architecture == "gpt"
+        """Whether its layers attend, as the counts of its architecture say. Raises UserError for an unknown one."""
+        from gptjax import flops  # which imports this file
+
+        return flops.counts_of(self).HAS_ATTENTION
 
     @property
     def kv_heads(self) -> int:

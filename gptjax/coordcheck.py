@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import attention, data, meshes, schedule, session, step
+from gptjax import attention, data, meshes, numerics, schedule, session, step
 from gptjax.errors import UserError
+from gptjax.neutral import neutral
 
 FLAT = (
     0.2  # slopes up to this are flat: ten steps at widths of a factor 16 scatter by a tenth; the control's are 0.5 to 1
@@ -55,6 +56,7 @@ class Slope:
         return abs(self.slope) <= FLAT
 
 
+@numerics.settings()
 def check(config, form: str, sizes: list[int], steps: int, rows: int, of_depth: bool = False, say=lambda line: None):
     """[Measured] of both forms at every size. Raises UserError: a size that the model cannot have.
 
@@ -99,8 +101,7 @@ def variant(config, form: str, size: int, base: int, rows: int, of_depth: bool):
         fields |= {"d_ff": None if model.d_ff is None else round(model.d_ff * ratio)}
         fields |= {"base_width": base} if form != "standard" else {}
         fields |= {"base_depth": model.n_layers} if form == "completep" else {}
-    train = {"batch_size": rows, "microbatches": 1, "steps_per_call": 1, "steps": 10**6, "tokens": None}
-    train |= {"batch_ramp_start": None, "batch_ramp_increment": None, "batch_ramp_tokens": None, "log_every": 1}
+    fields |= {"remat": "none", "attention": "auto"}  # no part of what is measured, and not everywhere to be had
     optim = {
         "schedule": "constant",
         "warmup_steps": None,
@@ -108,8 +109,7 @@ def variant(config, form: str, size: int, base: int, rows: int, of_depth: bool):
         "decay_steps": None,
         "decay_tokens": None,
     }
-    mesh = {axis: 1 for axis in config.mesh.AXES}
-    return config.replace(model=fields, train=train, optim=optim, mesh=mesh, eval={"batch_size": rows})
+    return neutral(config, model=fields, train={"batch_size": rows, "steps": 10**6}, optim=optim)
 
 
 def _measure(config, form: str, size: int, steps: int, read, of_depth: bool) -> list[Measured]:
@@ -118,7 +118,7 @@ def _measure(config, form: str, size: int, steps: int, read, of_depth: bool) -> 
     kernel, _ = attention.choose_kernel(config, mesh.devices.flat[0].platform, 1)
     program = step.build(config, mesh, kernel)
     token_BL = jnp.asarray(_batch(read, config, 0)["token_BT"][:, :-1])
-    with jax.set_mesh(mesh):
+    with numerics.on_mesh(mesh):
         state, found, loss = program.init(), [], math.nan
         shown = _of_depth if of_depth else _of_width
         before = shown(parts(program.graph, state.params, token_BL))

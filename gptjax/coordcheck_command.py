@@ -41,8 +41,10 @@ def run(args, config) -> int:
     form = _form(args, config, of_depth)
     if args.steps < 1 or args.rows < 1:
         raise UserError(f"--steps={args.steps} and --rows={args.rows}: both are at least 1.")
-    if config.model.architecture != "gpt":
-        raise UserError(f"coordcheck is of GPTs; model.architecture={config.model.architecture!r} has one form alone.")
+    if not config.model.has_attention:
+        raise UserError(
+            f"coordcheck is of transformers; model.architecture={config.model.architecture!r} has one form alone."
+        )
     if args.out is not None:
         _check_picture(args.out)
     from gptjax import coordcheck

@@ -8,9 +8,7 @@ data sets.
 
 import dataclasses
 
-import jax
-
-from gptjax import data, evaluate, evaluation_text, protocols, scoring
+from gptjax import data, evaluate, evaluation_text, numerics, protocols, scoring
 from gptjax.data import objectives
 from gptjax.errors import UserError, choose
 from gptjax.evaluate import Evaluation
@@ -107,7 +105,7 @@ def batch_rows(run, batch_size: int | None) -> int:
 
 def evaluate_on(run, reading: Reading, batch_size: int | None = None, **options) -> dict[str, Evaluation] | None:
     """{name: Evaluation}, and of several texts also "all", first. None if options["should_stop"]() said so."""
-    with jax.set_mesh(run.mesh):
+    with numerics.on_mesh(run.mesh):
         batch = batch_rows(run, batch_size)
         found = evaluate.evaluate_sources(run.program, run.params, reading.rows, batch, **options)
     if found is None:

@@ -3,7 +3,7 @@
 Papers disagree about what N is and which attention FLOPs exist, and a scaling fit changes its exponent with the
 answer. So every convention has a name here and a run records them all. Counts use the true vocabulary: the
 padding that sharding adds is neither a parameter nor useful work. What a layer has and costs is counted in one module for
-each architecture, named in COUNTS.
+each architecture, named in COUNTS: its functions are those of gpt_counts, and HAS_ATTENTION says whether layers attend.
 
 A = n_heads * head_dim, T = context_length. A multiply-add is two FLOPs; backward is twice forward.
 """
@@ -11,7 +11,7 @@ A = n_heads * head_dim, T = context_length. A multiply-add is two FLOPs; backwar
 import dataclasses
 import typing
 
-from gptjax import gpt_counts, lstm_counts
+from gptjax import gpt_counts, lstm_counts, schedule
 from gptjax.config import Config, ModelConfig
 from gptjax.errors import UserError, choose
 
@@ -51,8 +51,8 @@ def parameters(model: ModelConfig, relative_positions: bool = False) -> Paramete
     """
     if model.vocab_size is None:
         raise UserError("model.vocab_size=None is the tokenizer's; to count without one, set it to a number.")
-    matrices, vectors = _counts(model).layer_parameters(model, relative_positions)
-    positions, outer = _counts(model).outer_parameters(model, relative_positions)
+    matrices, vectors = counts_of(model).layer_parameters(model, relative_positions)
+    positions, outer = counts_of(model).outer_parameters(model, relative_positions)
     table = model.vocab_size * model.d_model
     return Parameters(
         token_embedding=table,
@@ -63,8 +63,14 @@ def parameters(model: ModelConfig, relative_positions: bool = False) -> Paramete
     )
 
 
-def _counts(model: ModelConfig):
-    return choose(COUNTS, model.architecture, "model.architecture")
+def counts_of(model: ModelConfig):
+    """The module that counts a model of this architecture. Raises UserError for one that none counts."""
+    try:
+        return choose(COUNTS, model.architecture, "model.architecture")
+    except UserError as error:
+        raise UserError(
+            f"{error} A new architecture is named in architectures.ARCHITECTURES, and its counts in flops.COUNTS."
+        ) from None
 
 
 def parameter_counts(model: ModelConfig) -> dict[str, int]:
@@ -79,7 +85,7 @@ def forward_flops_per_sequence(model: ModelConfig) -> int:
     Left out: embedding look-ups, norms, softmax, dropout, rotary embedding, everything elementwise. Document
     masks are not known here, so a masked run does less attention than this.
     """
-    return 2 * parameters(model).matmul * model.context_length + _counts(model).mixing_flops(model)
+    return 2 * parameters(model).matmul * model.context_length + counts_of(model).mixing_flops(model)
 
 
 def train_flops_per_sequence(model: ModelConfig) -> int:
@@ -91,12 +97,12 @@ def recomputed_flops_per_sequence(config: Config) -> int:
     """FLOPs of matmuls that a step runs again for one sequence: what remat drops, and a chunked loss its logits."""
     model = config.model
     head = 2 * parameters(model).token_embedding * model.context_length if config.train.vocab_chunks > 1 else 0
-    return _counts(model).recomputed_flops(model) + head
+    return counts_of(model).recomputed_flops(model) + head
 
 
 def decode_flops(model: ModelConfig, n_visible: int) -> int:
     """Forward FLOPs of one token generated from a cache, when it sees n_visible tokens, itself included."""
-    return 2 * parameters(model).matmul + _counts(model).decode_mixing_flops(model, n_visible)
+    return 2 * parameters(model).matmul + counts_of(model).decode_mixing_flops(model, n_visible)
 
 
 def flops_per_token(model: ModelConfig) -> dict[str, float]:
@@ -111,7 +117,7 @@ def flops_per_token(model: ModelConfig) -> dict[str, float]:
 
     Without attention the middle two are the first.
     """
-    length, counts = model.context_length, _counts(model)
+    length, counts = model.context_length, counts_of(model)
     six_n = 6 * parameters(model).total
     return {
         "6n": float(six_n),
@@ -123,9 +129,7 @@ def flops_per_token(model: ModelConfig) -> dict[str, float]:
 
 def train_flops(config: Config) -> int:
     """Exact FLOPs (see `forward_flops_per_sequence`) of all the tokens of a run, the last step whole."""
-    from gptjax.schedule import run_tokens  # imports JAX, which counting must not need
-
-    return run_tokens(config) // config.model.context_length * train_flops_per_sequence(config.model)
+    return schedule.run_tokens(config) // config.model.context_length * train_flops_per_sequence(config.model)
 
 
 def mfu(tokens_per_second: float, flops_per_token: float, peak_flops_per_second: float) -> float:
@@ -158,12 +162,12 @@ def kept_bytes(model: ModelConfig, remat: str, tensor: int = 1) -> int:
     tensor: the devices that a layer is split over; those of one.
     """
     itemsize = choose(DTYPE_BYTES, model.dtype, "model.dtype")
-    return _counts(model).kept_bytes(model, remat, itemsize, tensor)
+    return counts_of(model).kept_bytes(model, remat, itemsize, tensor)
 
 
 def _top_bytes(config: Config, tensor: int) -> int:
     """Bytes per token outside the layers: last norm, embedding mask, a chunk of float32 logits and its gradient."""
     model = config.model
-    norm = DTYPE_BYTES[model.dtype] * _counts(model).top_entries(model)
+    norm = DTYPE_BYTES[model.dtype] * counts_of(model).top_entries(model)
     mask = model.d_model if model.embed_dropout else 0
     return norm + mask + 2 * 4 * -(-model.padded_vocab_size // (config.train.vocab_chunks * tensor))

@@ -10,7 +10,7 @@ import time
 import jax
 import numpy as np
 
-from gptjax import architectures, generation, info
+from gptjax import architectures, generation, info, numerics
 from gptjax.errors import UserError
 from gptjax.huggingface import families
 
@@ -18,6 +18,7 @@ BATCHES = (1, 8)
 PROMPT_TOKENS, NEW_TOKENS = 16, 64
 
 
+@numerics.settings()
 def bench(config, seconds: float) -> dict:
     """Tokens per second of both for each of BATCHES, medians, and the median of the ratios of neighbouring runs.
 

@@ -6,6 +6,8 @@ A = n_heads * head_dim, T = context_length.
 from gptjax.config import ModelConfig
 from gptjax.errors import choose
 
+HAS_ATTENTION = True
+
 
 def layer_parameters(model: ModelConfig, relative_positions: bool = False) -> tuple[int, int]:
     """(matrices, vectors) of one layer.

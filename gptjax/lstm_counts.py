@@ -6,6 +6,7 @@ D = d_model. The state's share of the gates is a matrix like any other, used onc
 from gptjax.config import ModelConfig
 from gptjax.errors import UserError, choose
 
+HAS_ATTENTION = False
 GATES = 4
 
 

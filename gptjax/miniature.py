@@ -4,10 +4,9 @@ What decides how a size divides over eight devices stays: how often it divides b
 a power of two at all. So 25 heads become 3, 96 become 24, and what the whole config refuses its miniature refuses too.
 """
 
-import dataclasses
 import math
 
-from gptjax import meshes
+from gptjax.neutral import neutral
 
 DEVICES = 8  # a size that divides by it divides over every axis of a mesh of so many devices
 POWERS = int(math.log2(DEVICES))
@@ -19,28 +18,19 @@ def shrink(config, steps: int):
     rows = config.train.batch_size // config.train.microbatches
     rows = DEVICES if rows % DEVICES == 0 else small(rows, least=DEVICES)
     microbatches = small(config.train.microbatches, powers=1)
-    return config.replace(
+    return neutral(
+        config,
         model=_model(config),
         data={"mask_documents": config.data.documents_apart},
         optim=_optim(config, steps, rows * max(microbatches, 2)),
-        mesh=_mesh(config.mesh),
+        mesh={"offload_optimizer": config.mesh.offload_optimizer, "cpu_devices": DEVICES},
         train={
             "steps": steps,
-            "tokens": None,
             "batch_size": rows * max(microbatches, 2),
-            "batch_ramp_start": None,
-            "batch_ramp_increment": None,
-            "batch_ramp_tokens": None,
             "microbatches": microbatches,
             "vocab_chunks": small(config.train.vocab_chunks),
-            "steps_per_call": 1,
             "log_every": 1,
-            "log_activations": False,
-            "log_noise_scale": False,
-            "profile_steps": None,
         },
-        checkpoint={"every_steps": None, "every_minutes": None, "keep_steps": ()},
-        eval={"every_steps": None, "batch_size": None, "max_tokens": None},
     )
 
 
@@ -126,21 +116,19 @@ def _optim(config, steps: int, batch_size: int) -> dict:
     }
 
 
-def _mesh(mesh) -> dict:
-    """One device; what is not a size of an axis stays."""
-    sizes = {axis: 1 for axis in meshes.AXES}
-    slices = {field.name: field.default for field in dataclasses.fields(mesh) if field.name.startswith("dcn_")}
-    return {**sizes, **slices, "cpu_devices": DEVICES}
-
-
 def differences(config) -> list[str]:
     """What the miniature leaves out of a config beside its sizes, one line each."""
     stored = (config.optim.moment_dtype, config.optim.param_dtype)
     left_out = {
         "dropout is off: its random numbers differ between pipeline microbatches": config.model.max_dropout,
         f"float32 instead of {config.model.dtype}": config.model.dtype != "float32",
+        "moments are not factored, as adafactor's of such small matrices": config.optim.name == "adafactor",
         "moments and parameters are stored in float32": stored != ("float32", "float32"),
         "no batch ramp": config.train.batch_ramp_start,
+        f"no update is left out (optim.skip={config.optim.skip!r})": config.optim.skip != "none",
+        "one microbatch for each stage of a pipeline, which goes round once or twice": (
+            config.mesh.pipeline_microbatches is not None or config.mesh.pipeline_repeats > 1
+        ),
         f"attention kernel of this platform instead of {config.model.attention}": config.model.attention != "auto",
         "schedule squeezed into the steps run: warm-up of one, decay to twice their number": True,
         f"peak learning rate {PEAK_LR:g}, so that a wrong update shows": config.optim.peak_lr < PEAK_LR,

@@ -1,7 +1,8 @@
 """Optimizers by name, and the one rule that says which parameters are matrices, embeddings and vectors.
 
 An optimizer here is an optax transformation from gradients to a direction; the train step multiplies it by minus
-the learning rate, which `schedule.py` computes on the host. To add one, write a function and name it in OPTIMIZERS.
+the learning rate, which `schedule.py` computes on the host. To add one, write a function of an OptimConfig and a
+ModelConfig, name it in OPTIMIZERS, and say in parametrization.LEARNING_RATES how its rate goes with width.
 """
 
 import math
@@ -92,12 +93,14 @@ def muon(config, model):
     """Jordan et al. 2024 on the blocks' matrices, AdamW on embeddings, head and vectors.
 
     Updates have RMS 0.2, as AdamW's have (Liu et al. 2025, section 2.2), so both parts share the learning rate up to
-    muon_lr_ratio. Queries, keys and values are orthogonalised apart.
+    muon_lr_ratio. Queries, keys and values are orthogonalised apart. Raises ValueError: see `_muon_dimensions`.
     """
 
     def labels(params):
-        names = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key, params)
-        return jax.tree.map(lambda name: "muon" if name == "weight" else "adamw", names)
+        def label(path, _):
+            return "muon" if parametrization.is_hidden([key.key for key in path]) else "adamw"
+
+        return jax.tree_util.tree_map_with_path(label, params)
 
     orthogonal = contrib.scale_by_muon(beta=config.momentum, weight_dimension_numbers=_muon_dimensions)
     rates = _learning_rates(model, "muon")
@@ -106,19 +109,29 @@ def muon(config, model):
     return optax.partition({"muon": matrices, "adamw": others}, labels)
 
 
+MUON_DIMENSIONS = {  # (module, name) of a stacked block matrix -> which are inputs and outputs; the rest count matrices
+    ("attention", "qkv"): (1, (2, 4)),  # [N, D, G, R + 2, K]: one matrix D -> G * K for every slot of R + 2
+    ("attention", "out"): ((1, 2), 3),  # [N, H, K, D]
+    ("mlp", "up"): (1, -1),  # [N, D, F], or [N, D, 2, F] with a gate
+    ("input", "weight"): (1, 3),  # an LSTM's [N, D, 4, D]: one matrix D -> D for every gate
+    ("recurrent", "weight"): (1, 3),
+}
+
+
 def _muon_dimensions(params):
-    """Which dimensions of each stacked block matrix are inputs and outputs; the rest count matrices."""
-    dimensions = {
-        ("attention", "qkv"): (1, (2, 4)),  # [N, D, G, R + 2, K]: one matrix D -> G * K for every slot of R + 2
-        ("attention", "out"): ((1, 2), 3),  # [N, H, K, D]
-        ("mlp", "up"): (1, -1),  # [N, D, F], or [N, D, 2, F] with a gate
-        ("mlp", "down"): (1, 2),  # [N, F, D]
-        ("input", "weight"): (1, 3),  # an LSTM's [N, D, 4, D]: one matrix D -> D for every gate
-        ("recurrent", "weight"): (1, 3),
-    }
+    """Of each stacked block matrix; what MUON_DIMENSIONS does not name is one matrix a layer, [N, inputs, outputs].
+
+    Raises ValueError: it has not these three dimensions, so that nobody knows which are which.
+    """
 
     def of(path, param):
-        inputs, outputs = dimensions[path[1].key, path[2].key]
+        names = [key.key for key in path]
+        if tuple(names[1:3]) not in MUON_DIMENSIONS and param.ndim != 3:
+            raise ValueError(
+                f"parameter {'/'.join(names)} of shape {param.shape} is no stack of matrices [N, inputs, outputs]: say in"
+                f" optim.MUON_DIMENSIONS, at {tuple(names[1:3])}, which dimensions are inputs and outputs."
+            )
+        inputs, outputs = MUON_DIMENSIONS.get(tuple(names[1:3]), (1, 2))
         return contrib.MuonDimensionNumbers(inputs, param.ndim - 1 if outputs == -1 else outputs)
 
     return jax.tree_util.tree_map_with_path(of, params)

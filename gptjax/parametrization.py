@@ -33,7 +33,12 @@ import jax
 from gptjax.errors import choose
 
 NAMES = ("standard", "mup", "completep")
-HIDDEN = ("weight",)  # last part of the path of a block's matrices
+
+
+def is_hidden(path) -> bool:
+    """Whether the parameter of this path of names is a hidden matrix: one of those in the blocks. A matrix outside of
+    them, such as a head, reads or writes no activation that grows with width on both sides."""
+    return path[0] == "blocks" and path[-1] == "weight"
 
 
 def width_multiplier(config) -> float:
@@ -126,7 +131,7 @@ def learning_rate_factors(config, optimizer: str, params):
     of_mlp = {"up": hidden(m, f, largest), "down": hidden(f, m, largest)}
 
     def factor(path):
-        return of_mlp.get(path[-2], hidden(m, m, m)) if path[-1] in HIDDEN else m**others
+        return of_mlp.get(path[-2], hidden(m, m, m)) if is_hidden(path) else m**others
 
     return _by_path(params, factor)
 

@@ -5,6 +5,11 @@ each remat policy; the choice of runs covers every pair of (axis in use, axis in
 microbatches) and (remat, microbatches) that the config accepts. All are compared with one run: one device, one
 microbatch, nothing recomputed, from the same random parameters, none of which is at its initial zero or one.
 
+Every mesh computes its own gradients and updates, but all update along the gradients of that one run. Lion's steps are
+signs of the gradient, and Adam's nearly so: where an entry is zero but for rounding it may move either way, and a step
+later the loss is another one. Equal gradients at equal parameters, and equal updates along equal gradients, are what
+equal training is made of, and hold to rounding under every optimizer.
+
 What is compared, each relative and against TOLERANCE:
 
     loss        of every step
@@ -13,8 +18,8 @@ What is compared, each relative and against TOLERANCE:
                 but for rounding.
     parameter   after the last step, averages too: |p - p1| / |p1|, where each entry of p - p1 is first reduced by its
                 slack: what one device does if every gradient entry changes by TOLERANCE (of its parameter's
-                root mean square, no less than the floor's). Adam's and Lion's steps are near signs of the gradient,
-                so that where it is zero but for rounding an entry may move either way.
+                root mean square, no less than the floor's). Clipping and moments round differently on a mesh, which
+                turns the sign of a sum that is zero but for rounding.
 """
 
 import dataclasses
@@ -26,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import architectures, attention, meshes, miniature, model, optim, schedule, step
+from gptjax import architectures, attention, meshes, miniature, model, numerics, optim, schedule, step
 from gptjax.errors import UserError
 
 TOLERANCE = 1e-5
@@ -75,7 +80,7 @@ class Trajectory:
     """What is compared, in NumPy."""
 
     loss_S: np.ndarray
-    gradient: dict
+    gradient_S: dict  # of each step
     parameters: dict  # and the average, if one is kept
 
 
@@ -207,19 +212,23 @@ def batches(mini) -> dict[str, np.ndarray]:
     return batch
 
 
-def trajectory(state, batch, learning_rate_S, nudge, **program):
-    """(losses [S], first gradient, last state): the train step's own parts. nudge: None, or added to each gradient
-    entry in units of its parameter's root mean square."""
+def trajectory(state, batch, learning_rate_S, along_S, nudge, **program):
+    """(losses [S], gradients [S], last state): the train step's own parts.
+
+    along_S: the gradients that updates are made along; None: the run's own. nudge: None, or added to each entry of those
+    in units of its parameter's root mean square.
+    """
 
     def one(state, inputs):
-        part, rate = inputs
+        part, rate, along = inputs
         grads, metrics = step.mean_gradient(state, part, **program)
-        moved = grads if nudge is None else _nudged(grads, nudge)
-        state, _ = step.update(state, moved, rate, config=program["config"])
+        along = grads if along is None else step.place(along, program["param_spec"])
+        along = along if nudge is None else _nudged(along, nudge)
+        state, _ = step.update(state, along, rate, config=program["config"])
         return state, (metrics["loss"], grads)
 
-    state, (loss_S, grads_S) = jax.lax.scan(one, state, (batch, learning_rate_S))
-    return loss_S, jax.tree.map(lambda g: g[0], grads_S), state
+    state, (loss_S, grads_S) = jax.lax.scan(one, state, (batch, learning_rate_S, along_S))
+    return loss_S, grads_S, state
 
 
 def _nudged(grads, nudge):
@@ -245,33 +254,34 @@ class Runner:
         rates = [schedule.learning_rate(mini, s) for s in range(mini.train.steps)]
         return cls(mini, initial_state(mini), batches(mini), np.float32(rates))
 
-    def compile(self, config, devices, nudge=None):
-        """A function of nudge that gives the Trajectory of a config on devices."""
+    def compile(self, config, devices):
+        """A function of along_S and nudge (see `trajectory`) that gives the Trajectory of a config on devices."""
         mesh = meshes.make_mesh(config, devices)
         program = step.build(config, mesh, attention.choose_kernel(config, "cpu", mesh.shape["sequence"])[0])
         places = program.state_sharding
         param_spec = jax.tree.map(lambda place: place.spec, places.params)
         run = jax.jit(
             functools.partial(trajectory, graph=program.graph, config=config, param_spec=param_spec),
-            in_shardings=(places, program.train_batch_sharding, None, None),
+            in_shardings=(places, program.train_batch_sharding, None, None, None),
             out_shardings=(None, None, places),
             compiler_options=quick_compilation(),
         )
         arguments = (self.state, self.batch, self.learning_rate_S)
 
-        def call(nudge):
-            with jax.set_mesh(mesh):
+        def call(along_S, nudge=None):
+            with numerics.on_mesh(mesh):
                 placed = jax.device_put(arguments[:2], (places, program.train_batch_sharding))
-                loss_S, grads, state = jax.device_get(run(*placed, arguments[2], nudge))
+                loss_S, grads_S, state = jax.device_get(run(*placed, arguments[2], along_S, nudge))
             averages = {} if state.ema is None else {"average": state.ema}
-            return Trajectory(loss_S, grads, {**state.params, **averages})
+            return Trajectory(loss_S, grads_S, {**state.params, **averages})
 
         return call
 
     def reference(self) -> tuple[Trajectory, dict]:
         """On one device, and the slack of each parameter entry."""
         run = self.compile(case_config(self.mini, Case((), 1, "none")), jax.devices()[:1])
-        plain, up, down = (run(np.float32(nudge)) for nudge in (0.0, TOLERANCE, -TOLERANCE))
+        plain = run(None)
+        up, down = (run(plain.gradient_S, np.float32(nudge)) for nudge in (TOLERANCE, -TOLERANCE))
         slack = jax.tree.map(
             lambda p, a, b: np.maximum(abs(a - p), abs(b - p)), plain.parameters, up.parameters, down.parameters
         )
@@ -280,7 +290,8 @@ class Runner:
     def run(self, case: Case, reference: Trajectory, slack: dict) -> Outcome:
         started = time.monotonic()
         run = self.compile(case_config(self.mini, case), jax.devices()[: miniature.DEVICES])
-        return Outcome(case, worst=compare(run(None), reference, slack), seconds=time.monotonic() - started)
+        ours = run(reference.gradient_S)
+        return Outcome(case, worst=compare(ours, reference, slack), seconds=time.monotonic() - started)
 
 
 # Comparing
@@ -288,20 +299,21 @@ class Runner:
 
 def compare(ours: Trajectory, reference: Trajectory, slack: dict) -> dict[str, tuple[float, str]]:
     """The worst relative difference of each kind and where it is; see the head of this file."""
-    floor = FLOOR * root_mean_square([np.float64(g) for g in jax.tree.leaves(reference.gradient)])
+    gradient_1, gradient = (jax.tree.map(lambda g: g[0], run.gradient_S) for run in (reference, ours))
+    floor = FLOOR * root_mean_square([np.float64(g) for g in jax.tree.leaves(gradient_1)])
     loss_S = abs(np.float64(ours.loss_S) - reference.loss_S) / abs(reference.loss_S)
 
-    def gradient(g, g1):
+    def of_gradient(g, g1):
         return np.linalg.norm(g - g1) / max(np.linalg.norm(g1), floor * g1.size**0.5)
 
-    def parameter(p, p1, slack):
+    def of_parameter(p, p1, slack):
         return np.linalg.norm(np.maximum(abs(p - p1) - slack, 0)) / np.linalg.norm(p1)
 
     worst_step = _first_worst(loss_S)
     return {
         "loss": (float(loss_S[worst_step]), f"step {worst_step + 1}"),
-        "gradient": _worst(gradient, ours.gradient, reference.gradient),
-        "parameter": _worst(parameter, ours.parameters, reference.parameters, slack),
+        "gradient": _worst(of_gradient, gradient, gradient_1),
+        "parameter": _worst(of_parameter, ours.parameters, reference.parameters, slack),
     }
 
 
@@ -369,6 +381,7 @@ def passed(outcomes: list[Outcome]) -> bool:
     return any(not outcome.refused for outcome in outcomes) and not any(outcome.differs for outcome in outcomes)
 
 
+@numerics.settings()
 def certify(config, steps: int, every_mesh: bool = True, report=lambda outcome, done, total: None) -> list[Outcome]:
     """The outcomes of a config's cases. report is told of each as it comes, and of None before the first.
 

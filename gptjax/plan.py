@@ -29,6 +29,7 @@ from gptjax import (
     hlo,
     info,
     meshes,
+    numerics,
     roofline,
     step,
     topology,
@@ -137,7 +138,7 @@ def compile_step(config, mesh, kernel: str):
     """(compiled train step, its Program, seconds it took). Raises DoesNotFit."""
     program = step.build(config, mesh, kernel)
     started = time.monotonic()
-    with jax.set_mesh(mesh):
+    with numerics.on_mesh(mesh):
         lowered = program.train.lower(*abstract_arguments(config, program))
         try:
             compiled = lowered.compile()

@@ -3,6 +3,7 @@
 import pathlib
 
 from gptjax import flops, generation, schedule
+from gptjax.errors import UserError
 from gptjax.metrics import duration, si
 
 
@@ -74,6 +75,22 @@ def ending(session, directory, state) -> list[str]:
         f"  gptjax eval --workdir={where}",
         *([f"  tensorboard --logdir={where}"] if drawn else []),
     ]
+
+
+def check_sample(config, tokenizer) -> None:
+    """Raises UserError, before the first step and not after the last: the sample at the end has nothing to start from."""
+    prompt = config.eval.sample_prompt
+    if not config.eval.sample_tokens or (prompt is None and tokenizer.eot_id is not None):
+        return
+    try:
+        tokenizer.encode("\n" if prompt is None else prompt)
+    except UserError as error:
+        if prompt is not None:
+            raise UserError(f"eval.sample_prompt={prompt!r}: {error}") from None
+        raise UserError(
+            f"eval.sample_tokens={config.eval.sample_tokens}, but the tokenizer {tokenizer.kind!r} has neither end-of-text"
+            " nor a line break that a sample could start from; set eval.sample_prompt, or 0."
+        ) from None
 
 
 def sample_text(session, params, prompt: str | None, **settings) -> str:

@@ -26,6 +26,7 @@ from gptjax import (
     inside,
     meshes,
     metrics,
+    numerics,
     rundir,
     step,
     validity,
@@ -91,7 +92,7 @@ class Run:
         Raises UserError: a setting out of range, an objective that does not teach to go on with a text.
         """
         _check_writes_on(self.config)
-        with jax.set_mesh(self.mesh):
+        with numerics.on_mesh(self.mesh):
             return generation.generate(self.engine, self.tokenizer, prompts, generation.Settings(**settings), callback)
 
     @property
@@ -140,7 +141,7 @@ class Run:
         loss_L = np.full(len(ids), np.nan, np.float32)
         for start, stop, fresh in _windows(len(ids), self.config.model.context_length):
             row = self._padded(ids[None, start:stop], extra=1)
-            with jax.set_mesh(self.mesh):
+            with numerics.on_mesh(self.mesh):
                 found = inside.token_loss(self.graph, self.params, row, self.config.train.vocab_chunks)
             loss_L[fresh:stop] = np.asarray(found)[0, fresh - start - 1 : stop - start - 1]
         ids, loss_L = ids[begun:], loss_L[begun:]
@@ -214,7 +215,7 @@ class Run:
         seen_BL = None
         if not self.config.data.writes_on:  # such a model sees the whole text
             seen_BL = np.broadcast_to(np.arange(padded.shape[1]) < rows.shape[1], padded.shape)
-        with jax.set_mesh(self.mesh):
+        with numerics.on_mesh(self.mesh):
             found = np.asarray(function(self.graph, self.params, padded, seen_BL))
         found = cut(found, rows.shape[1]).take(range(len(rows)), axis=batch_dim)
         return found if ids.ndim == 2 else found.take(0, axis=batch_dim)
@@ -266,6 +267,7 @@ def _windows(length: int, context_length: int):
         fresh, stop = stop, min(length, stop + -(-context_length // 2))
 
 
+@numerics.settings()
 def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, ema: bool = False) -> Run:
     """The run in a directory, local or gs://, with the parameters of a step, whatever mesh wrote them.
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from gptjax import evaluate, loss, pipeline, sharding
+from gptjax import evaluate, loss, numerics, pipeline, sharding
 from gptjax.config import MeshConfig
 from gptjax.errors import UserError
 
@@ -71,7 +71,7 @@ def score(
     total = len(ordered)
     program = _program(graph, mesh, vocab_chunks)
     found, waiting = {}, []
-    with jax.set_mesh(mesh):
+    with numerics.on_mesh(mesh):
         shapes = Shapes.of(model, mesh, batch_size)
         while ordered:
             report(total - len(ordered), total)

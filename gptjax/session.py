@@ -13,6 +13,7 @@ from gptjax import (
     executable,
     hardware,
     meshes,
+    report,
     schedule,
     step,
     task_evaluation,
@@ -54,6 +55,7 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     store, objective = data.open_text(config.data, config.model.context_length, alive)
     config = with_vocabulary(config, store.tokenizer)
     meshes.check_fit(config, mesh.shape)
+    report.check_sample(config, store.tokenizer)
     kernel, reason = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
     rows = data.TrainRows(store, config.data, config.model.context_length, objective, alive)
     eval_rows = evaluate.held_out_rows(config, store, objective)

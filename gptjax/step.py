@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from gptjax import architectures, layers, noise_scale, optim, pipeline, rounding, sharding, skipping
+from gptjax import architectures, layers, noise_scale, numerics, optim, pipeline, rounding, sharding, skipping
 
 # One random stream for each purpose, folded into train.seed.
 INIT_STREAM, DROPOUT_STREAM, PARAM_ROUNDING_STREAM, MOMENT_ROUNDING_STREAM = range(4)
@@ -210,7 +210,7 @@ def weighted_loss(params, batch: dict, *, graph, config):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A config on a mesh, ready to run inside `jax.set_mesh(mesh)`."""
+    """A config on a mesh, ready to run inside `numerics.on_mesh(mesh)`."""
 
     mesh: typing.Any
     graph: typing.Any
@@ -224,9 +224,14 @@ class Program:
     weighted_loss: typing.Callable  # (params, batch) -> loss_BL
 
 
+@numerics.settings()
 def build(config, mesh, kernel: str) -> Program:
-    """The Program of a config with vocab_size set. Nothing is compiled or allocated yet."""
+    """The Program of a config with vocab_size set. Nothing is compiled or allocated yet.
+
+    Raises UserError: see `architectures.check_counts`.
+    """
     graph, params, axes = architectures.abstract(config.model, kernel)
+    architectures.check_counts(config.model, params)
     abstract_state = jax.eval_shape(functools.partial(init_state, config, kernel))
     state_sharding = shard_state(config, abstract_state, params, axes, mesh)
     param_spec = jax.tree.map(lambda s: s.spec, state_sharding.params)

@@ -1,7 +1,6 @@
 """Tasks of lm-evaluation-harness while a run is training: on its own mesh, with its parameters as they are."""
 
-from gptjax import run, tasks
-from gptjax.errors import UserError
+from gptjax import metrics, run, tasks
 
 
 def open_tasks(config) -> tasks.TaskSet | None:
@@ -20,17 +19,29 @@ def check(session) -> None:
         session.tasks.check(lm, session.config.eval.tasks_num_fewshot)
 
 
+def logged(file, step: int) -> list[tuple[int, str]]:
+    """(step, prefix) of the tasks that a metrics.jsonl has of a step: "" are those of the parameters, "ema_" of their
+    average."""
+    rows = metrics.read_metrics(file, "tasks") if file.exists() else []
+    rows = [row for row in rows if row["step"] == step]
+    return [(step, prefix) for prefix in ("", "ema_") if any(f"{prefix}seconds" in row for row in rows)]
+
+
 def _run(session, directory, params, step: int) -> run.Run:
     return run.Run(directory, session.config, session.store.tokenizer, session.program, params, step)
 
 
 class TaskEvaluation:
-    """The tasks of a Session, when they are due. All processes of a run evaluate, each the same numbers."""
+    """The tasks of a Session, when they are due. All processes of a run evaluate, each the same numbers.
 
-    def __init__(self, session, directory, progress, log, step: int):
+    done: (step, prefix) of what is logged already, as `logged` finds it.
+    """
+
+    def __init__(self, session, directory, progress, log, done=()):
         self._session, self._directory, self._progress, self._log = session, directory, progress, log
         self._config = session.config.eval
-        self._done_step = step  # the last that is evaluated, or was before a resume; -1: none
+        self._done = {tuple(pair) for pair in done}
+        self._failed = set()  # likewise, in this process: not tried twice
 
     def due(self, step: int) -> bool:
         every = self._config.tasks_every_steps
@@ -39,12 +50,14 @@ class TaskEvaluation:
     def evaluate(self, state, step: int, should_stop) -> None:
         """Of the parameters, and of their average if one is kept: rows of metrics.jsonl and of the terminal. Nothing is
         logged of an evaluation that should_stop() cut short."""
-        if self._session.tasks is None or step == self._done_step:
+        if self._session.tasks is None:
             return
         from gptjax import harness
 
         averages = {} if state.ema is None else {"ema_": state.ema}
         for prefix, params in {"": state.params, **averages}.items():
+            if (step, prefix) in self._done | self._failed:
+                continue
             size = self._session.config.eval_batch_size
             lm = harness.GptjaxLM(
                 _run(self._session, self._directory, params, step), batch_size=size, should_stop=should_stop
@@ -53,12 +66,27 @@ class TaskEvaluation:
                 results = self._session.tasks.evaluate(lm, (self._config.tasks_num_fewshot,))
             except harness.Stopped:
                 return
-            except UserError as error:  # as of a model whose losses have grown beyond all measure; the run may yet mend
+            except (
+                tasks.TaskFailed
+            ) as error:  # as of a model whose losses have grown beyond all measure: it may yet mend
                 self._progress.message(f"gptjax: step {step}: {prefix}tasks are not evaluated: {error}")
                 self._log.write("event", step, event="tasks_failed", parameters=prefix, reason=str(error))
+                self._failed.add((step, prefix))
                 continue
             self._say(prefix, step, results)
-        self._done_step = step
+            self._done.add((step, prefix))
+
+    def ending(self) -> list[str]:
+        """A line at the end of a run in which tasks could not be evaluated and were not since; none where all were."""
+        file = self._directory.metrics
+        events = metrics.read_metrics(file, "event") if file.exists() else []
+        failed = {row["step"]: row["reason"] for row in events if row["event"] == "tasks_failed"}
+        failed = {step: reason for step, reason in failed.items() if not logged(file, step)}
+        if not failed:
+            return []
+        step, reason = list(failed.items())[-1]
+        steps = ", ".join(map(str, failed))
+        return [f"gptjax: tasks are not evaluated at step {steps} (see gptjax eval --tasks); at {step}: {reason}"]
 
     def _say(self, prefix: str, step: int, results: tasks.TaskResults) -> None:
         for row in results.rows:

@@ -2,8 +2,8 @@
 
 Shots are drawn as lm-eval draws them, with the seeds it has by default. A mean's standard error is that of a mean, a
 perplexity's follows from it by the delta method, that of a weighted mean (perplexity of words and bytes, bits per byte)
-is a ratio's over documents, and of anything else the spread over 100 resamplings. lm-eval would fork processes for
-those, after JAX has started threads; here it does not.
+is a ratio's over documents, and of anything else the spread over 100 resamplings of the documents, also where lm-eval has
+none. lm-eval would fork processes for those, after JAX has started threads; here it does not.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import random
 import sys
 import threading
 import time
+import traceback
 import typing
 
 import numpy as np
@@ -31,13 +32,17 @@ RANDOM_SEED, NUMPY_SEED, FEWSHOT_SEED = 0, 1234, 1234  # lm-eval's own defaults
 RESAMPLINGS = 100
 
 
+class TaskFailed(UserError):
+    """lm-eval cannot make numbers of what a model said: of its answers, or by a mistake in a task's file or in lm-eval."""
+
+
 class Row(typing.NamedTuple):
     task: str  # or group of tasks
     shots: int
     metric: str
     filter: str  # lm-eval's name of how the answer was taken from what the model said; mostly "none"
     value: float
-    standard_error: float | None  # None: there is no way to tell
+    standard_error: float | None  # None: of one document, or what cannot be computed of a part of them
     samples: int  # documents
     higher_is_better: bool | None
 
@@ -90,7 +95,8 @@ class TaskSet:
     def evaluate(self, lm, shots: tuple[int | None, ...] = (None,)) -> TaskResults:
         """Of a `harness.GptjaxLM`, for each number of shots. None: as many as a task's file says, or none.
 
-        A task whose file says 0 shots keeps them, as lm-eval has it. Raises UserError: too few examples for the shots.
+        A task whose file says 0 shots keeps them, as lm-eval has it. Raises UserError: too few examples for the shots;
+        TaskFailed, which is one: lm-eval cannot evaluate them.
         """
         started, results, cut, parted = time.monotonic(), [], lm.truncated, lm.in_windows
         with _quiet() as notes:
@@ -110,10 +116,14 @@ class TaskSet:
 
         self._set_shots(shots)
         with _seeded(), _environment(DISABLE_MULTIPROC="1", LOCAL_RANK="0"):
-            with _as_user_error(f"--tasks={','.join(self._own_shots)}, {_shown(shots)}"):
+            with _lm_eval_errors(f"--tasks={','.join(self._own_shots)}, {_shown(shots)}"):
                 results = evaluate(lm, self._loaded, limit=self.limit, bootstrap_iters=RESAMPLINGS, log_samples=True)
-        for name, task in self._loaded["tasks"].items():
-            _mend_standard_errors(task, results["results"][name], results["samples"][name])
+        with _quiet():
+            for name, task in self._loaded["tasks"].items():
+                _mend_standard_errors(task, results["results"][name], results["samples"][name])
+            for name, group in self._loaded["groups"].items():  # from those of their tasks
+                if name in results["results"]:
+                    results["results"][name].update(group.aggregate(results["results"]))
         return results
 
     def _set_shots(self, shots: int | None) -> None:
@@ -132,21 +142,34 @@ class TaskSet:
         self._set_shots(shots)
         with _quiet(), _seeded():
             for name, task in self._loaded["tasks"].items():
-                with _as_user_error(f"--tasks={name}, {_shown(shots)}"):
+                with _lm_eval_errors(f"--tasks={name}, {_shown(shots)}"):
                     task.build_all_requests(limit=self.limit, rank=0, world_size=1)
                     for kind in {instance.request_type for instance in task.instances}:
                         getattr(dry_lm, kind)([i for i in task.instances if i.request_type == kind])
 
 
 @contextlib.contextmanager
-def _as_user_error(what: str):
-    """lm-eval's complaints of tasks, as ours."""
+def _lm_eval_errors(what: str):
+    """What goes wrong in lm-eval, as TaskFailed, which names the metric it was in; what goes wrong in our own code below
+    it stays what it is."""
     try:
         yield
     except UserError:
         raise
-    except (AssertionError, ValueError, ArithmeticError) as error:  # the last: a perplexity beyond any float
-        raise UserError(f"{what}: {_one_line(error)}") from error
+    except Exception as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        packages = [frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames]
+        if [name for name in packages if name in ("gptjax", "lm_eval")][-1] == "gptjax":
+            raise
+        raise TaskFailed(f"{what}: {_metric_of(frames)}{type(error).__name__}: {_one_line(error)}") from error
+
+
+def _metric_of(frames) -> str:
+    """Of which metric lm-eval was making one number when it failed, in words; nothing where it was not."""
+    for names in (frame.f_locals for frame in frames if frame.f_code.co_name == "_compute_task_aggregations"):
+        if "metric" in names:
+            return f"lm-eval's metric {names['metric']!r} of the task {names['task'].task_name!r} failed: "
+    return "lm-eval failed: "
 
 
 def _shown(shots: int | None) -> str:
@@ -161,10 +184,26 @@ def _mend_standard_errors(task, metrics: dict, samples: list[dict]) -> None:
     """Puts in the standard errors that follow from the documents' values, where lm-eval resamples or has none."""
     for key in [key for key in metrics if "," in key and "_stderr," not in key]:
         metric, _, name = key.partition(",")
-        kind = getattr(task.aggregation().get(metric), "__name__", None)
+        aggregate, error_key = task.aggregation().get(metric), f"{metric}_stderr,{name}"
+        kind = getattr(aggregate, "__name__", None)
         values = [sample[metric] for sample in samples if sample["filter"] == name and metric in sample]
-        if kind in STANDARD_ERRORS and len(values) > 1:
-            metrics[f"{metric}_stderr,{name}"] = STANDARD_ERRORS[kind](np.array(values, np.float64))
+        if len(values) < 2:
+            continue
+        if kind in STANDARD_ERRORS:
+            metrics[error_key] = STANDARD_ERRORS[kind](np.array(values, np.float64))
+        elif aggregate is not None and not isinstance(metrics.get(error_key), (int, float, np.number)):
+            metrics[error_key] = _resampled_error(aggregate, values)
+
+
+def _resampled_error(aggregate, values: list) -> float | str:
+    """The spread of what an aggregation makes of resampled documents (Efron 1979); lm-eval's "N/A" where it makes no
+    number of some of them."""
+    draws = np.random.default_rng(NUMPY_SEED).integers(len(values), size=(RESAMPLINGS, len(values)))
+    try:
+        replicates = np.array([aggregate([values[i] for i in drawn]) for drawn in draws], np.float64)
+    except Exception:  # such as a score that needs each label once
+        return "N/A"
+    return float(replicates.std(ddof=1)) if replicates.ndim == 1 and np.isfinite(replicates).all() else "N/A"
 
 
 def _standard_error(value_N) -> float:

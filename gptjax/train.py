@@ -25,6 +25,7 @@ from gptjax import (
     interrupt,
     keeper,
     metrics,
+    numerics,
     report,
     rundir,
     runlock,
@@ -103,7 +104,7 @@ def _sole_writer(directory, peers):
 
 def run_session(session: Session, directory, progress, peers, stop, dog, started: float) -> int:
     """The loop, in a run directory that is open. Returns the exit code."""
-    with jax.set_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
+    with numerics.on_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
         checkpointer = Checkpointer(directory.checkpoints, session.config, peers)
         loop = Loop(session, directory, checkpointer, progress, peers, agreed, dog, started)
         try:
@@ -180,6 +181,7 @@ class Loop:
         elif resumed:
             self.progress.message(f"resumed from step {self.step} of {self.directory.checkpoints}")
             self.log.write("event", self.step, event="resumed", processes=self.peers.count)
+        self.resumes = resumed is not None and not resumed.branched
         self.rows_read = 0  # of the training text, by this process
         self.compiled = set()  # shapes of batches, of which a ramp has several
         self.profiling = False
@@ -194,20 +196,22 @@ class Loop:
         with self.dog.doing("resuming or initialising"):
             self.state = self.program.init() if resumed is None else resumed.state
         self.step = 0 if resumed is None else resumed.step
-        self.evaluated_step = self.step if resumed and self._is_evaluated() else -1
+        evaluated = self.peers.tell("evaluated", self.peers.index == 0 and self._is_evaluated())
+        self.evaluated_step = self.step if resumed and evaluated else -1
 
     def _is_evaluated(self) -> bool:
         """Whether the log has the evaluation of this step: a run may have been killed between saving its last and that."""
         file = self.directory.metrics
         rows = metrics.read_metrics(file, "eval") if file.exists() else []
-        return any(row["step"] == self.step for row in rows)
+        last = "loss" if self.program.abstract_state.ema is None else "ema_loss"  # of those that are logged one by one
+        return any(row["step"] == self.step and last in row for row in rows)
 
     def _record_from_here(self, resumed) -> None:
         before = _hash_before(resumed)
         self.recorder = Recorder(self.session, self.log, self.progress, self.peers, before, self.rewinds)
-        self.tasks = task_evaluation.TaskEvaluation(
-            self.session, self.directory, self.progress, self.log, self.evaluated_step
-        )
+        done = task_evaluation.logged(self.directory.metrics, self.step) if self.peers.index == 0 else None
+        done = self.peers.tell("tasks that are done", done)
+        self.tasks = task_evaluation.TaskEvaluation(self.session, self.directory, self.progress, self.log, done)
 
     def _open_log(self) -> metrics.MetricsLog | metrics.NoLog:
         if self.peers.index:
@@ -224,6 +228,8 @@ class Loop:
     def run(self) -> int:
         """Trains to the end, or until asked to stop. Returns the exit code."""
         self.agreed.tick()
+        if self.resumes and self.tasks.due(self.step):  # it may have been stopped in them
+            self._evaluate_tasks()
         while (error := self._train_on()) is not None:
             if not self._roll_back(error):
                 return interrupt.DIVERGED
@@ -238,6 +244,8 @@ class Loop:
             self.progress.message(f"{who}{saved}; run the same command again to go on")
             return interrupt.SAVED_AND_STOPPED
         self.progress.close()
+        for line in self.tasks.ending():
+            self.progress.message(line)
         with self.dog.doing("sampling"):
             for line in report.ending(self.session, self.directory, self.state):
                 self.progress.message(line)

@@ -12,7 +12,7 @@ import math
 import jax
 import numpy as np
 
-from gptjax import checksums, stored, validity
+from gptjax import checksums, numerics, stored, validity
 from gptjax.checkpoint import as_stored, named
 from gptjax.errors import Damaged
 
@@ -20,6 +20,7 @@ AHEAD_BYTES = 96 * 2**20  # being read at a time: two chunks of 64 MiB overlap
 ALIGNMENT = 64  # bytes: a NumPy array that begins so is taken over by JAX on a CPU
 
 
+@numerics.settings()
 def read(folder, item: str, abstract, shardings, dtype=None) -> dict:
     """The arrays "params" or "ema" of the step in a folder: a tree like abstract, laid out by shardings.
 

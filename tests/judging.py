@@ -75,19 +75,21 @@ def _logits(one: run.Run):
     return _logits_of(one.graph, one.mesh)
 
 
-def trained_run(values: dict, folder):
-    """A run of 6 steps that evaluates every 2 and keeps steps 4 and 6, with averaged parameters. values: conftest's."""
-    config = from_dict(
-        runs.changed(
-            values,
-            model=dict(n_layers=1, d_model=16, residual_dropout=0.0),
-            train=dict(steps=6, batch_size=8),
-            optim=dict(ema_decay=0.5),
-            checkpoint=dict(every_steps=2, keep=2),
-            eval=dict(every_steps=2, batch_size=8, max_tokens=200),
-        )
+def trained_values(values: dict) -> dict:
+    """Of a run of 6 steps that evaluates every 2 and keeps steps 4 and 6, with averaged parameters. values: conftest's."""
+    return runs.changed(
+        values,
+        model=dict(n_layers=1, d_model=16, residual_dropout=0.0),
+        train=dict(steps=6, batch_size=8),
+        optim=dict(ema_decay=0.5),
+        checkpoint=dict(every_steps=2, keep=2),
+        eval=dict(every_steps=2, batch_size=8, max_tokens=200),
     )
-    assert train.train(config, str(folder)) == 0
+
+
+def trained_run(values: dict, folder):
+    """The folder of a run of `trained_values`."""
+    assert train.train(from_dict(trained_values(values)), str(folder)) == 0
     return folder
 
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from gptjax import architectures, optim, rounding
+from gptjax import architectures, optim, parametrization, rounding
 from gptjax.config import Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 
@@ -149,6 +149,27 @@ def test_muon_updates_are_orthogonal_matrices_of_rms_a_fifth(make_variant, name)
         assert np.sqrt(np.square(matrix).mean()) == pytest.approx(0.2, rel=0.2), path
     for (path, matrix), (_, gradient) in zip(muon_matrices(direction), muon_matrices(jax.tree.map(np.asarray, grads))):
         assert np.sum(matrix * gradient) > 0.5 * np.linalg.norm(matrix) * np.linalg.norm(gradient), path
+
+
+def test_muon_takes_a_new_matrix_of_the_blocks_and_leaves_one_outside_to_adamw():
+    params = {"blocks": {"gate": {"weight": jnp.zeros((2, 8, 12))}}, "value_head": {"weight": jnp.zeros((8, 1))}}
+    grads = random_like(params)
+    rule = OptimConfig(name="muon", weight_decay=0.0, muon_lr_ratio=0.5)
+    ((muon,), (adamw,)) = (directions(config, params, [grads]) for config in (rule, OptimConfig(weight_decay=0.0)))
+    np.testing.assert_allclose(muon["value_head/weight"], 0.5 * adamw["value_head/weight"], rtol=1e-6)
+    for matrix in muon["blocks/gate/weight"]:
+        singular = np.linalg.svd(matrix, compute_uv=False) / (0.2 * np.sqrt(12))
+        assert 0.5 < singular.min() and singular.max() < 1.3
+
+
+def test_a_parameter_that_muon_cannot_take_for_a_matrix_is_named():
+    params = {"blocks": {"filter": {"weight": jnp.zeros((2, 8))}}}
+    with pytest.raises(ValueError, match=r"blocks/filter/weight of shape \(2, 8\) .* optim.MUON_DIMENSIONS, at"):
+        list(directions(OptimConfig(name="muon"), params, [params]))
+
+
+def test_every_optimizer_has_a_rule_for_width():
+    assert optim.OPTIMIZERS.keys() == parametrization.LEARNING_RATES.keys()
 
 
 def test_muon_updates_embeddings_head_and_vectors_by_adamw_at_its_ratio(make_variant):

@@ -77,9 +77,11 @@ def test_factors_are_those_of_the_table():
 )
 def test_learning_rates_of_each_kind_of_parameter(name, hidden, others):
     params = {"blocks": {"mlp": {"up": {"weight": 0.0, "bias": 0.0}}}, "token_embedding": 0.0, "head": 0.0}
+    params |= {"value_head": {"weight": 0.0}, "weight": 0.0}  # no matrices of the blocks
     factors = parametrization.learning_rate_factors(WIDE, name, params)
     assert factors["blocks"]["mlp"]["up"] == {"weight": hidden, "bias": others}
     assert factors["token_embedding"] == others and factors["head"] == others
+    assert factors["value_head"]["weight"] == factors["weight"] == others
     gradients = parametrization.gradient_factors(DEEP, params)
     assert gradients["blocks"]["mlp"]["up"] == {"weight": 16, "bias": 16} and gradients["head"] == 4
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import optax
 import pytest
 import runs
 
@@ -77,17 +78,17 @@ INDIVISIBLE = [
 
 
 @functools.cache
-def runner() -> parity.Runner:
-    return parity.Runner.of(miniature.shrink(config_of("gpt2_small"), steps=2))
+def runner(optimizer: str = "adamw", steps: int = 2, name: str = "gpt2_small") -> parity.Runner:
+    return parity.Runner.of(miniature.shrink(config_of(name, f"optim.name={optimizer}"), steps))
 
 
 @functools.cache
-def reference():
-    return runner().reference()
+def reference(*made: str | int):
+    return runner(*made).reference()
 
 
-def outcome_of(mesh: dict, microbatches: int = 1) -> parity.Outcome:
-    return runner().run(parity.Case(tuple(mesh.items()), microbatches, "none"), *reference())
+def outcome_of(mesh: dict, *made: str | int) -> parity.Outcome:
+    return runner(*made).run(parity.Case(tuple(mesh.items()), 1, "none"), *reference(*made))
 
 
 def axis_size(axis: str) -> int:
@@ -102,11 +103,12 @@ def count_of_one_device(accumulate):
     return broken
 
 
-def biases_summed_twice(place):
-    def broken(tree, spec):
-        kinds = optim.kinds(tree)
-        twice = jax.tree.map(lambda g, kind: g * axis_size("replica") if kind == "vector" else g, tree, kinds)
-        return place(twice, spec)
+def biases_summed_twice(accumulate):
+    def broken(*args, **options):
+        grads, *others = accumulate(*args, **options)
+        kinds = optim.kinds(grads)
+        twice = jax.tree.map(lambda g, kind: g * axis_size("replica") if kind == "vector" else g, grads, kinds)
+        return twice, *others
 
     return broken
 
@@ -136,8 +138,8 @@ FAULTS = [  # where, what, on which mesh it shows, on which it doesn't, in which
         dict(replica=8),
         ["loss", "gradient"],
     ),  # Adam takes no scale
-    (step, "place", biases_summed_twice, dict(replica=8), dict(fsdp=8), ["gradient", "parameter"]),
-    (attention, "visible", neighbour_unseen, dict(sequence=8), dict(fsdp=8), ["loss", "gradient", "parameter"]),
+    (step, "accumulate", biases_summed_twice, dict(replica=8), dict(fsdp=8), ["gradient"]),
+    (attention, "visible", neighbour_unseen, dict(sequence=8), dict(fsdp=8), ["loss", "gradient"]),
     (step, "update", rate_off_by_a_percent, dict(fsdp=4, tensor=2), dict(fsdp=8), ["parameter"]),
 ]
 
@@ -155,8 +157,77 @@ def test_a_fault_in_sharding_shows_on_the_meshes_that_have_it(module, name, brok
     monkeypatch.setattr(module, name, broken(getattr(module, name)))
     found = outcome_of(wrong)
     assert set(kinds) <= set(found.differs)
+    assert ("parameter" in found.differs) == ("parameter" in kinds), "all update along the gradients of one device"
     assert "gradient" not in kinds or found.worst["gradient"][0] > 1e-3
     assert not outcome_of(right).differs
+    jax.clear_caches()
+
+
+ALL_AXES = dict(fsdp=2, sequence=2, tensor=2)
+
+
+def momentum_halved(update):
+    """As of a state that two devices take to be another's part."""
+
+    def broken(state, grads, learning_rate, *, config):
+        def halve(path, leaf):
+            names = [getattr(key, "name", getattr(key, "key", "")) for key in path]
+            return leaf * 0.5 if axis_size("tensor") > 1 and {"mu", "trace", "v", "nu"} & {*names} else leaf
+
+        halved = jax.tree_util.tree_map_with_path(halve, state.opt_state)
+        return update(state._replace(opt_state=halved), grads, learning_rate, config=config)
+
+    return broken
+
+
+def norm_of_a_shard(clip):
+    """RMS over the entries of one device, taken for that of the parameter."""
+
+    def broken(threshold):
+        whole = clip(threshold)
+
+        def of_shard(updates, state, params=None):
+            clipped, state = whole.update(updates, state, params)
+            return jax.tree.map(lambda u: u / axis_size("tensor") ** 0.5, clipped), state
+
+        return optax.GradientTransformation(whole.init, of_shard)
+
+    return broken
+
+
+def larger_size_of_a_shard(scale):
+    def broken(updates, params):
+        return jax.tree.map(lambda u: u / axis_size("tensor") ** 0.5, scale(updates, params))
+
+    return broken
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [dict(fsdp=8), ALL_AXES, dict(stage=2, tensor=4)])
+def test_signs_of_gradients_that_are_zero_but_for_rounding_make_no_difference(mesh):
+    """Of eight layers, on whose meshes Lion's own gradients turn some signs, and parameters by 1e-4 after three steps."""
+    found = outcome_of(mesh, "lion", 3, "gpt3_2_7b")
+    assert not found.differs, parity.line(found)
+
+
+OPTIMIZER_FAULTS = {  # of its state, or of a norm that it takes of whole parameters
+    "adamw": (step, "update", momentum_halved),
+    "adafactor": (optax, "clip_by_block_rms", norm_of_a_shard),
+    "lion": (step, "update", momentum_halved),
+    "muon": (optim, "_to_adamw_rms", larger_size_of_a_shard),
+    "sgd": (step, "update", momentum_halved),
+}
+
+
+@pytest.mark.parametrize("name", runs.default_or_slow(optim.OPTIMIZERS, ["lion"]))
+def test_every_optimizer_equals_one_device_over_steps_and_a_fault_in_its_state_shows(name, monkeypatch):
+    made = (name, 3)
+    right = outcome_of(ALL_AXES, *made)
+    assert not right.differs, parity.line(right)
+    jax.clear_caches()
+    module, function, broken = OPTIMIZER_FAULTS[name]
+    monkeypatch.setattr(module, function, broken(getattr(module, function)))
+    assert {"parameter"} <= {*outcome_of(ALL_AXES, *made).differs} <= {"loss", "parameter"}
     jax.clear_caches()
 
 
@@ -165,7 +236,7 @@ def test_a_fault_makes_the_command_exit_1_and_is_named(monkeypatch, capsys, tmp_
     model = dict(architecture="lstm", n_layers=2, d_model=25, context_length=25, vocab_size=65)
     config = runs.write_config({"model": model, "train": dict(steps=1, batch_size=8)}, tmp_path / "config.py")
     jax.clear_caches()
-    monkeypatch.setattr(step, "place", biases_summed_twice(step.place))
+    monkeypatch.setattr(step, "accumulate", biases_summed_twice(step.accumulate))
     assert cli.main(["parity", config, "--json", "--steps=1"]) == 1
     jax.clear_caches()
     facts = json.loads(capsys.readouterr().out)

@@ -1,6 +1,10 @@
 """Tasks while a run trains, and of its checkpoints afterwards by `gptjax eval --tasks`."""
 
 import json
+import os
+import signal
+import threading
+import time
 
 import asked
 import pytest
@@ -125,7 +129,7 @@ def test_an_evaluation_that_is_cut_short_logs_nothing_and_is_made_later(values):
 
     made = session.prepare(from_dict(with_tasks(values)))
     lines = Lines()
-    evaluation = task_evaluation.TaskEvaluation(made, open_run("/nowhere"), lines, lines, step=-1)
+    evaluation = task_evaluation.TaskEvaluation(made, open_run("/nowhere"), lines, lines)
     import jax
 
     with jax.set_mesh(made.program.mesh):
@@ -149,7 +153,44 @@ def test_a_run_that_went_back_evaluates_tasks_at_the_same_step_again(values, tmp
     assert before["step"] == 4 and list(numbers(tmp_path)) == [4]
 
 
-def test_training_outlives_tasks_whose_numbers_are_beyond_all_measure(values, tmp_path):
+def signal_after_eval(workdir, step: int) -> threading.Thread:
+    """SIGTERM to this process as soon as held-out text is evaluated at a step, while the tasks are."""
+
+    def watch():
+        file = workdir / "metrics.jsonl"
+        while not (file.exists() and any(row["step"] == step for row in metrics.read_metrics(file, "eval"))):
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_tasks_that_sigterm_cut_short_are_made_up_by_the_same_command(values, trained, tmp_path):
+    config = from_dict(with_tasks(values, every_steps=4, max_tokens=64))
+    for step in (8, 12):
+        stopper = signal_after_eval(tmp_path, step)
+        assert train.train(config, str(tmp_path)) == interrupt.SAVED_AND_STOPPED
+        stopper.join()
+        assert step not in numbers(tmp_path)
+    assert train.train(config, str(tmp_path)) == 0
+    assert numbers(tmp_path) == numbers(trained)
+    assert train.train(config, str(tmp_path)) == 0
+    assert len(metrics.read_metrics(tmp_path / "metrics.jsonl", "tasks")) == 2, "once is enough"
+
+
+def test_only_tasks_that_are_logged_are_done(tmp_path):
+    """As of a run that was killed between the tasks of its parameters and those of their average."""
+    rows = [{"kind": "eval", "step": 4, "seconds": 1}, {"kind": "tasks", "step": 4, "seconds": 1, "a/acc": 0.5}]
+    rows += [{"kind": "tasks", "step": 2, "ema_seconds": 1}]
+    file = tmp_path / "metrics.jsonl"
+    assert task_evaluation.logged(file, 4) == []
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert task_evaluation.logged(file, 4) == [(4, "")] and task_evaluation.logged(file, 2) == [(2, "ema_")]
+
+
+def test_training_outlives_tasks_whose_numbers_are_beyond_all_measure(values, tmp_path, capsys):
     wild = dict(optim=dict(peak_lr=30.0, warmup_steps=None, schedule="constant"), train=dict(steps=4))
     config = from_dict(runs.changed(with_tasks(values, tasks_every_steps=4, tasks_limit=1), **wild))
     assert train.train(config, str(tmp_path)) == 0
@@ -157,6 +198,8 @@ def test_training_outlives_tasks_whose_numbers_are_beyond_all_measure(values, tm
         row for row in metrics.read_metrics(tmp_path / "metrics.jsonl", "event") if row["event"] == "tasks_failed"
     ]
     assert failed["step"] == 4 and "math range error" in failed["reason"] and numbers(tmp_path) == {}
+    assert "'perplexity'" in failed["reason"]
+    assert "gptjax: tasks are not evaluated at step 4 (see gptjax eval --tasks); at 4: " in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import json
 import math
 import random
 import sys
@@ -10,7 +11,7 @@ pytest.importorskip("lm_eval", reason="needs the extra `eval`")
 
 import asked  # noqa: E402
 
-from gptjax import harness, tasks  # noqa: E402
+from gptjax import harness, scoring, tasks  # noqa: E402
 from gptjax.errors import UserError  # noqa: E402
 
 SPECS = [str(asked.TASKS / f"{name}.yaml") for name in ("last_word", "scene")]
@@ -113,3 +114,84 @@ def test_only_the_thread_that_evaluates_is_silent(capsys):
 def test_a_limit_that_leaves_nothing_is_refused():
     with pytest.raises(UserError, match="a limit of 0 documents leaves nothing"):
         tasks.TaskSet(SPECS, limit=0)
+
+
+@pytest.fixture
+def brier(tmp_path):
+    """brier(counts) is a TaskSet that asks for the Brier score of documents with so many choices each, in a group too."""
+
+    def of(counts):
+        rows = [
+            {"text": f"{'abc' * i} is", "choices": [f"word{i}{j}" for j in range(n)], "label": i % 2}
+            for i, n in enumerate(counts)
+        ]
+        (tmp_path / "docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / "task.yaml").write_text(BRIER)
+        (tmp_path / "group.yaml").write_text(GROUP)
+        return tasks.TaskSet([str(tmp_path / "group.yaml")])
+
+    return of
+
+
+BRIER = """
+task: guessing
+dataset_path: json
+dataset_kwargs: {data_files: {test: docs.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{text}}"
+doc_to_choice: choices
+doc_to_target: label
+metric_list: [{metric: brier_score}, {metric: acc}]
+metadata: {version: 1.0}
+"""
+GROUP = """
+group: all_guesses
+task: [guessing]
+aggregate_metric_list: [{metric: brier_score, aggregation: mean, weight_by_size: true}]
+metadata: {version: 1.0}
+"""
+
+
+def test_a_metric_that_lm_eval_has_no_error_of_gets_that_of_resampling(lm, brier):
+    found = {(row.task, row.metric): row for row in brier([3] * 24).evaluate(lm).rows}
+    row = found["guessing", "brier_score"]
+    assert found["guessing", "acc"].standard_error is not None
+    score_N = brier_scores(lm, 24)
+    assert row.value == pytest.approx(score_N.mean(), rel=1e-6)
+    assert row.standard_error == pytest.approx(score_N.std(ddof=1) / math.sqrt(24), rel=0.3)
+    assert found["all_guesses", "brier_score"].standard_error == pytest.approx(row.standard_error)
+
+
+def brier_scores(lm, count: int) -> np.ndarray:
+    """Of three choices each: the mean over documents is the score, so that its error is that of a mean."""
+    scores = []
+    for i in range(count):
+        pairs = [lm._encode_pair(f"{'abc' * i} is", f" word{i}{j}") for j in range(3)]
+        logit_C = np.array([s.log_likelihood for s in lm._score([scoring.Request(*pair) for pair in pairs])])
+        probability_C = np.exp(logit_C - logit_C.max()) / np.exp(logit_C - logit_C.max()).sum()
+        scores.append(np.square(probability_C - np.eye(3)[i % 2]).sum())
+    return np.array(scores)
+
+
+def test_a_metric_that_fails_in_lm_eval_is_named(lm, brier):
+    said = "lm-eval's metric 'brier_score' of the task 'guessing' failed: ValueError: setting an array element"
+    with pytest.raises(tasks.TaskFailed, match=said):
+        brier([3, 4]).evaluate(lm)
+
+
+def test_no_number_of_some_resamplings_is_no_standard_error():
+    assert tasks._resampled_error(lambda values: 1 / (len(set(values)) - 3), [1, 2, 3, 4]) == "N/A"
+    assert tasks._resampled_error(np.mean, [2.0, 2.0]) == 0
+
+
+def test_a_mistake_of_ours_below_lm_eval_is_not_taken_for_one_of_the_task(task_set):
+    class Broken(harness.DryLM):
+        def _score(self, requests):
+            raise ValueError("shapes (3,) and (4,) do not go together")
+
+    lm = Broken(asked.make_run("gpt2_bytes"))
+    for ask in (lambda: task_set.evaluate(lm), lambda: task_set.check(lm, None)):
+        with pytest.raises(ValueError, match="do not go together") as caught:
+            ask()
+        assert not isinstance(caught.value, UserError)

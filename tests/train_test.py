@@ -334,3 +334,17 @@ def test_a_run_stored_in_bfloat16_with_its_optimizer_on_the_host_resumes_evaluat
         [result] = loaded.evaluate().values()
         assert result.loss == pytest.approx(logged[key], rel=1e-5)
         assert len(str(loaded.generate("abc", max_tokens=5)[0])) == 8
+
+
+@pytest.mark.parametrize(
+    "prompt, message",
+    [
+        (None, "eval.sample_tokens=5, but the tokenizer 'chars' has neither end-of-text nor a line break"),
+        ("abz", "eval.sample_prompt='abz': the text has 'z'"),
+    ],
+)
+def test_a_sample_that_could_not_start_is_refused_before_the_first_step(values, tmp_path, prompt, message):
+    asked = runs.changed(values, eval={"sample_tokens": 5, "sample_prompt": prompt})
+    with pytest.raises(UserError, match=message):
+        train.train(from_dict(asked), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from gptjax import numerics
 from gptjax.errors import UserError
 from gptjax.layers import DTYPES
 
@@ -25,6 +26,7 @@ class Found:
     finished: str  # eot | length
 
 
+@numerics.settings()
 def search(engine, prompt: np.ndarray, settings, eot_id: int | None) -> list[Found]:
     """At most num_beams texts that follow a prompt, best first. Raises UserError: an empty prompt, or one that leaves no
     room for max_tokens in the context."""

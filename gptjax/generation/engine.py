@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import loss, sharding
+from gptjax import loss, numerics, sharding
 from gptjax.errors import UserError
 from gptjax.generation import sampling
 from gptjax.layers import DTYPES
@@ -81,6 +81,7 @@ class Engine:
             return None
         return _apart(self.graph, self.params)
 
+    @numerics.settings()
     def run(
         self, rows: list[Row], settings: sampling.Settings, eot_id: int | None = None, watch=None, chunk=None
     ) -> None:

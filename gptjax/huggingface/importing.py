@@ -3,7 +3,7 @@
 import numpy as np
 from etils import epath
 
-from gptjax import architectures, data, rundir
+from gptjax import architectures, data, numerics, rundir
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.data import tokenizers
@@ -17,6 +17,7 @@ _STORED_AS = {"float32": "float32", "float16": "float32", "bfloat16": "bfloat16"
 _BUFFERS = (".attn.bias", ".attn.masked_bias")  # older folders hold masks too
 
 
+@numerics.settings()
 def import_folder(folder: str, workdir: str, tokenizer: str | None = None) -> dict:
     """Writes a run directory at workdir, and says what it is. tokenizer: a SPEC, or "ids"; None: the folder's own.
 

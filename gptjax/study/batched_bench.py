@@ -15,8 +15,9 @@ import time
 
 import jax
 
-from gptjax import agreement, metrics, rundir, schedule, session, train, watchdog
+from gptjax import agreement, metrics, numerics, rundir, schedule, session, train, watchdog
 from gptjax.checkpoint import Checkpointer
+from gptjax.config import CheckpointConfig, EvalConfig
 from gptjax.errors import UserError
 from gptjax.feed import Feed
 from gptjax.peers import Alone
@@ -92,9 +93,9 @@ def _results(config, runs: int, contestants: dict[str, Contestant]) -> dict:
 def _endless(config):
     """config with nothing to do but steps, and more of them than there is time for."""
     steps = config.train.steps_per_call * 10**7
-    off = {"every_steps": None}
-    train_section = {"steps": steps, "tokens": None, "tensorboard": False, "profile_steps": None}
-    config = config.replace(train=train_section, checkpoint={**off, "keep_steps": ()}, eval=off)
+    train_section = {"steps": steps, "tokens": None, "tensorboard": False, "profile_steps": None, "wandb_project": None}
+    never = {"checkpoint": CheckpointConfig(every_steps=None), "eval": EvalConfig(every_steps=None)}
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **train_section), **never)
     opened = session.prepare(config, jax.devices()[:1])
     return opened.config
 
@@ -116,7 +117,7 @@ def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
     run_session, directory = session.prepare(config, devices), rundir.open_run(str(folder))
     mesh = run_session.program.mesh
     train.check_directory(directory, run_session, (), None)
-    with jax.set_mesh(mesh):
+    with numerics.on_mesh(mesh):
         agreed = stack.enter_context(agreement.Agreement(Alone(), False))
         progress = metrics.Progress(io.StringIO())
         checkpointer = Checkpointer(directory.checkpoints, run_session.config)
@@ -125,7 +126,7 @@ def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
     feed = stack.enter_context(Feed(run_session, NO_REWINDS, 0))
 
     def advance():
-        with jax.set_mesh(mesh):
+        with numerics.on_mesh(mesh):
             loop.advance(feed.next())
 
     return Contestant(advance, loop.recorder.drain, _tokens_of_a_call(config))
