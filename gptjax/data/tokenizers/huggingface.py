@@ -79,10 +79,12 @@ class HuggingFaceTokenizer(Tokenizer):
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
         if changed is not None:
-            before, after = changed, tokenizer.decode(tokenizer._ids(changed))
+            back = tokenizer.decode(tokenizer._ids(changed))
+            or_so = ', or this one with "normalizer": null for text that is normalised already'
             raise UserError(
-                f"{file} changes a text it encodes{_by_what(tokenizer)}: {before!r} comes back as {after!r}; expected a"
-                " tokenizer that gives back every text."
+                f"{file} changes a text it encodes{_by_what(tokenizer)}: {changed!a} comes back as {back!a}; expected a"
+                f" tokenizer that gives back every text{or_so if lossless.acting(tokenizer.normalizer) else ''}"
+                f"{_hint(json.loads(definition)['model'])}."
             )
         return tokenizer
 
@@ -99,7 +101,7 @@ class HuggingFaceTokenizer(Tokenizer):
         if after != before:
             before, after = lossless.difference(before, after)
             raise UserError(
-                f"the tokenizer 'hf' changes this text{_by_what(self)}: of {before!r} it makes {after!r}; use a tokenizer"
+                f"the tokenizer 'hf' changes this text{_by_what(self)}: of {before!a} it makes {after!a}; use a tokenizer"
                 " that gives back every text, such as data.tokenizer='gpt2'."
             )
         return np.concatenate([np.array(of_part, np.int32) for of_part in ids])
@@ -191,19 +193,18 @@ def _check(definition: bytes, file: str) -> None:
     if lacking := lossless.lacking_bytes(vocab):
         raise UserError(
             f"{file} is not byte-level BPE: it has no token for byte 0x{lacking[0]:02X}"
-            f"{f' and {len(lacking) - 1} more' if len(lacking) > 1 else ''}{_hint(model)}."
+            f"{f' and {len(lacking) - 1} more' if len(lacking) > 1 else ''}; expected one for each that UTF-8"
+            f" has{_hint(model)}."
         )
 
 
 def _hint(model: dict) -> str:
     """What to do with a vocabulary that is SentencePiece's."""
-    marked = next((token for token in model["vocab"] if "\u2581" in token), None)
-    if marked is None and not model.get("byte_fallback"):
-        return "; expected one for every byte that UTF-8 has"
-    return (
-        f", and {'bytes written out' if marked is None else repr(marked)}, as a SentencePiece vocabulary has; give its"
-        " .model file to data.tokenizer='sentencepiece'"
-    )
+    marked = next((token for token in model["vocab"] if token.startswith("\u2581")), None)
+    if not model.get("byte_fallback") and marked is None:
+        return ""
+    sign = "bytes written out" if marked is None else repr(marked)
+    return f"; with {sign} it looks like a SentencePiece vocabulary: give its .model file to data.tokenizer='sentencepiece'"
 
 
 def _cut(pre_tokenizer: dict | None) -> re.Pattern | None:
