@@ -19,8 +19,8 @@ class Reader:
     def __init__(self, folder):
         self._folder, self._open, self.notes = folder, {}, []
         self._file_of = _files_by_tensor(folder)
-        if SINGLE in self._file_of.values() and (folder / INDEX).exists():
-            self.notes.append(f"{INDEX} is not read, since {SINGLE} is there, which transformers prefers too")
+        if (folder / SINGLE).exists() and (folder / INDEX).exists():
+            self.notes.append(f"{INDEX} and its files are not read: {SINGLE} goes before them, as for transformers")
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
@@ -52,10 +52,11 @@ def _safe_open(path):
 
 
 def _files_by_tensor(folder) -> dict[str, str]:
+    of_index = _files_of_index(folder) if (folder / INDEX).exists() else None  # refused beside a single file, too
     if (folder / SINGLE).exists():
         return dict.fromkeys(_names_in(folder, SINGLE), SINGLE)
-    if (folder / INDEX).exists():
-        return _files_of_index(folder)
+    if of_index is not None:
+        return of_index
     pickled = [path.name for path in folder.iterdir() if path.name.endswith((".bin", ".pt", ".h5", ".msgpack"))]
     hint = (
         f"{pickled[0]} could run any code when it is loaded: load it in transformers and call"

@@ -51,10 +51,15 @@ def _characters():
 
 
 def _shortest(text: str, comes_back) -> str:
-    for size in (1, 2, 3):
+    """A character or two of a changed text that are changed alone; else the text without what it does not need at its ends."""
+    for size in (1, 2):
         for i in range(len(text) - size + 1):
             if not comes_back(text[i : i + size]):
                 return text[i : i + size]
+    while not comes_back(text[1:]):
+        text = text[1:]
+    while not comes_back(text[:-1]):
+        text = text[:-1]
     return text
 
 
