@@ -254,14 +254,17 @@ def test_a_head_that_is_the_embedding_is_tied_and_no_more_said(tmp_path):
     assert loaded.config.model.tied_head and notes == []
 
 
-def test_what_is_not_read_is_named(tmp_path):
+def test_what_is_not_read_is_named(own, tmp_path):
     mask = {"transformer.h.0.attn.bias": np.tril(np.ones((1, 1, CONTEXT, CONTEXT), np.float32))}
-    files = {FIRST: {"temperature": 0.7, "top_k": 5}}
-    folder = write(tmp_path / "hf", 40, extra=mask, files=files, eos_token_id=1, rope_theta=10.0, afn="gelu", n_ctx=32)
-    _, notes = imported(folder, tmp_path, "ids")
+    files = {FIRST: {"temperature": 0.7, "top_k": 5}, "tokenizer_config.json": {"add_prefix_space": True}}
+    odd = dict(rope_theta=10.0, afn="gelu", n_ctx=32)
+    folder = write(tmp_path / "hf", 270, extra=mask, files=files, eos_token_id=1, **odd)
+    own.save(str(folder / "tokenizer.json"))
+    _, notes = imported(folder, tmp_path)
     assert notes == [
         "config.json: afn, rope_theta not read, which no GPT2LMHeadModel of transformers has",
         "generation_config.json: temperature, top_k not read; give gptjax sample its own settings",
+        "tokenizer_config.json: add_prefix_space not read: a text has the tokens of its own, no more",
         "h.0.attn.bias not read: the causal mask as older releases kept it, which transformers skips too",
     ]
 

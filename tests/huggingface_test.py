@@ -249,6 +249,20 @@ def test_the_tokenizer_json_that_is_written_gives_the_same_ids(kind):
         assert theirs.decode(ids, skip_special_tokens=False) == text
 
 
+def test_a_tokenizer_json_comes_back_as_it_is_or_with_the_symbols_that_were_added(tmp_path):
+    library = pytest.importorskip("tokenizers")
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(vocabularies.small_json()))
+    ours = tokenizers.from_spec(f"hf:{file}")
+    assert vocabulary.files(ours, 64)["tokenizer.json"] == file.read_bytes()
+    more = ours.with_special(["<|user|>", "<|end|>"])
+    theirs = library.Tokenizer.from_str(vocabulary.files(more, 64)["tokenizer.json"].decode())
+    assert {name: theirs.token_to_id(name) for name in ("</s>", "<pad>", "<|user|>", "<|end|>")} == {
+        name: more.special[name] for name in ("</s>", "<pad>", "<|user|>", "<|end|>")
+    }
+    assert theirs.encode("a b").ids == more.encode("a b").tolist()
+
+
 def test_gpt2s_own_files_come_back(tmp_path):
     ours, _ = kinds()["gpt2"]
     for name, content in vocabulary.files(ours, 1024).items():

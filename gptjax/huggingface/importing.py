@@ -22,6 +22,7 @@ _STORED_AS = {"float32": "float32", "float16": "float32", "bfloat16": "bfloat16"
 _DRAWN_WITH = """bad_words_ids diversity_penalty do_sample forced_bos_token_id forced_eos_token_id length_penalty max_length
     max_new_tokens min_length min_p no_repeat_ngram_size num_beams repetition_penalty suppress_tokens temperature top_k
     top_p typical_p""".split()
+_CHANGING_TEXTS = ("add_prefix_space", "add_eos_token", "do_lower_case")
 _BUFFERS = (".attn.bias", ".attn.masked_bias")  # older folders hold masks too
 
 
@@ -69,6 +70,11 @@ def _unread_fields(values: dict, contents: dict[str, dict], family: families.Fam
     drawn = [name for name in _DRAWN_WITH if contents.get("generation_config.json", {}).get(name) is not None]
     if drawn:
         notes.append(f"generation_config.json: {', '.join(drawn)} not read; give gptjax sample its own settings")
+    changing = [name for name in _CHANGING_TEXTS if contents.get("tokenizer_config.json", {}).get(name)]
+    if changing:
+        notes.append(
+            f"tokenizer_config.json: {', '.join(changing)} not read: a text has the tokens of its own, no more"
+        )
     return notes
 
 
