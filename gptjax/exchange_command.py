@@ -42,9 +42,10 @@ def run_import(args) -> None:
     if args.json:
         print(json.dumps({"workdir": args.workdir, **about}, indent=2))
         return
+    end = "texts have no end token" if about["eot_id"] is None else f"texts end at token {about['eot_id']}"
     print(
         f"{args.workdir}: {shape.n_layers} layers, width {shape.d_model}, {shape.n_heads} heads, context"
-        f" {shape.context_length}, vocabulary {shape.vocab_size}, {about['dtype']}, tokenizer {about['tokenizer']}"
+        f" {shape.context_length}, vocabulary {shape.vocab_size}, {about['dtype']}, tokenizer {about['tokenizer']}, {end}"
     )
     for note in about["notes"]:
         print(f"note: {note}")

@@ -11,7 +11,7 @@ from hypothesis import given, strategies
 from vocabularies import GPT2_FOLDER, MULTILINGUAL, TEXTS, examples, small_json
 
 from gptjax.data import tokenizers
-from gptjax.data.tokenizers import load_tokenizer, lossless, save_tokenizer
+from gptjax.data.tokenizers import byte_level, load_tokenizer, lossless, save_tokenizer
 from gptjax.data.tokenizers.byte_level import byte_of_character
 from gptjax.errors import UserError
 
@@ -92,7 +92,13 @@ def test_each_field_that_may_be_absent_may_be_absent_alone(section, name, tmp_pa
     assert ours.encode(MULTILINGUAL).tolist() == theirs.encode(MULTILINGUAL).ids
 
 
-def test_normalizer_that_makes_the_characters_of_bytes_itself_is_taken(tmp_path):
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_a_normalizer_that_does_nothing_by_its_form_costs_nothing(name, tmp_path):
+    ours, _ = read(tmp_path, changed(normalizer=IDENTITIES[name]))
+    assert lossless.acting(ours.normalizer) == [] and ours._cut is byte_level.GPT2_CUT
+
+
+def test_a_normalizer_that_makes_the_characters_of_bytes_itself_is_taken(tmp_path):
     fields = changed(normalizer={"type": "ByteLevel"}, pre_tokenizer=None)
     ours, theirs = read(tmp_path, fields)
     assert ours.encode(MULTILINGUAL).tolist() == theirs.encode(MULTILINGUAL).ids
