@@ -35,9 +35,7 @@ def changed_text(tokenizer, comes_back) -> str | None:
     """A text, as short as is easily found, that comes_back(text) says not to; None: there is none among those tried."""
     tried = [*PROBES, *tokenizer.special]
     normalizers = acting(tokenizer.normalizer)
-    for normalizer in normalizers:
-        if string := normalizer.get("pattern", {}).get("String"):
-            tried += [string, normalizer["content"]]
+    tried += [string for n in normalizers if (string := n.get("pattern", {}).get("String"))]
     blocks = _characters() if normalizers else ()
     changed = next((text for texts in (tried, blocks) for text in texts if not comes_back(text)), None)
     return None if changed is None else _shortest(changed, comes_back)
