@@ -291,7 +291,7 @@ def test_a_tokenizer_json_that_changes_texts_or_is_of_another_kind_is_refused(fi
 
 
 def test_what_is_no_tokenizer_json_is_refused(tmp_path):
-    for content in ("hello", "[]", "{}"):
+    for content in ("hello", "[]", "{}", "[" * 100_000):
         (tmp_path / "tokenizer.json").write_text(content)
         with pytest.raises(UserError, match="is not a Hugging Face tokenizer.json"):
             tokenizers.from_spec(f"hf:{tmp_path}")

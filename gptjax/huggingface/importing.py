@@ -88,7 +88,7 @@ def _read_json(file, folder) -> dict:
         raise UserError(f"{folder} has no {file.name}; expected a folder that save_pretrained of transformers wrote.")
     try:
         return dict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is not JSON: {error}; copy the file anew.") from error
 
 

@@ -73,7 +73,7 @@ def _files_of_index(folder) -> dict[str, str]:
     try:
         files = dict(json.loads((folder / INDEX).read_text())["weight_map"])
         outside = sorted({file for file in files.values() if not _stays_inside(file)})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{folder / INDEX} cannot be read: {error!r}; copy the file anew.") from error
     if outside:
         raise UserError(

@@ -178,7 +178,7 @@ def _check(definition: bytes, file: str) -> None:
         fields = json.loads(definition)
         model = fields["model"]
         vocab, is_bpe = model["vocab"], model.get("type", "BPE") == "BPE" and "merges" in model
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is not a Hugging Face tokenizer.json ({type(error).__name__}: {error}).") from error
     if not is_bpe or not isinstance(vocab, dict):
         kind = f"of type {model['type']!r}" if model.get("type", "BPE") != "BPE" else "without merges"
