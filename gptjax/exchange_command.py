@@ -16,6 +16,9 @@ def add_import_flags(parser) -> None:
         metavar="SPEC",
         help="gpt2:FOLDER, hf:FILE, ... or ids, to go without (default: the folder's own)",
     )
+    parser.add_argument(
+        "--allow_nonfinite", action="store_true", help="import weights that hold NaN or infinities, as they are"
+    )
     parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
@@ -34,15 +37,18 @@ def run_import(args) -> None:
     _check_format("--from", args.format)
     from gptjax.huggingface import importing
 
-    about = importing.import_folder(args.folder, args.workdir, args.tokenizer)
+    about = importing.import_folder(args.folder, args.workdir, args.tokenizer, args.allow_nonfinite)
     shape = about.pop("model")
     if args.json:
         print(json.dumps({"workdir": args.workdir, **about}, indent=2))
         return
+    end = "texts have no end token" if about["eot_id"] is None else f"texts end at token {about['eot_id']}"
     print(
         f"{args.workdir}: {shape.n_layers} layers, width {shape.d_model}, {shape.n_heads} heads, context"
-        f" {shape.context_length}, vocabulary {shape.vocab_size}, {about['dtype']}, tokenizer {about['tokenizer']}"
+        f" {shape.context_length}, vocabulary {shape.vocab_size}, {about['dtype']}, tokenizer {about['tokenizer']}, {end}"
     )
+    for note in about["notes"]:
+        print(f"note: {note}")
     print(f"next:\n  gptjax sample --workdir={args.workdir}\n  gptjax eval --workdir={args.workdir} --data=text:FILE")
 
 

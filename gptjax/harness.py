@@ -237,8 +237,9 @@ def prefix_token(tokenizer) -> int:
 
     Raises UserError: the tokenizer has neither.
     """
-    if tokenizer.eot_id is not None:
-        return tokenizer.eot_id
+    for i in (tokenizer.bos_id, tokenizer.eot_id):
+        if i is not None:
+            return i
     with contextlib.suppress(UserError):  # a tokenizer of characters that has not seen one
         ids = tokenizer.encode("\n")
         if len(ids) == 1:

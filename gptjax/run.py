@@ -137,7 +137,7 @@ class Run:
         """
         _check_writes_on(self.config)
         ids = self.tokens(text)
-        begun = int(self.tokenizer.eot_id is not None)  # with a token that is not the text's
+        begun = int(self.tokenizer.bos_id is not None)  # with a token that is not the text's
         loss_L = np.full(len(ids), np.nan, np.float32)
         for start, stop, fresh in _windows(len(ids), self.config.model.context_length):
             row = self._padded(ids[None, start:stop], extra=1)

@@ -72,8 +72,8 @@ def seeds_of(seed: int | tuple[int, ...], count: int) -> list[int]:
 
 
 def prompt_ids(tokenizer, prompt: str | None) -> np.ndarray:
-    """Token ids of a prompt, after end-of-text where the tokenizer has one, as a document begins in training."""
-    start = [] if tokenizer.eot_id is None else [tokenizer.eot_id]
+    """Token ids of a prompt, after what a document begins after in training: end-of-text where the tokenizer has one."""
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     text = tokenizer.encode(prompt) if prompt else np.zeros(0, np.int32)
     return np.concatenate([np.array(start, np.int32), text])
 

@@ -25,26 +25,28 @@ def export_run(run, out: str, dtype: str | None = None, max_shard_bytes: int = 5
     folder = epath.Path(out).expanduser()
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"--out={out} is not empty; give a new directory.")
-    dtype = dtype or _imported_dtype(run) or str(run.params["token_embedding"].dtype)
+    imported = run.directory.manifest().get("imported") or {}
+    dtype = dtype or imported.get("dtype") or str(run.params["token_embedding"].dtype)
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype} is not known; expected one of: {', '.join(DTYPES)}.")
-    written = vocabulary.files(run.tokenizer, shape.context_length)  # before anything is written: it may be refused
+    came = imported.get("files", {})  # what transformers' own files said, where the model came from them
+    # before anything is written: it may be refused
+    written = vocabulary.files(run.tokenizer, shape.context_length, came)
     folder.mkdir(parents=True, exist_ok=True)
     writer = tensors.Writer(folder, _sizes(family, shape, dtype), max_shard_bytes)
     for name, array in _theirs(family, shape, run.params):
         writer.write(name, _cast(name, array, dtype))
     writer.finish()
-    config = families.config_json(shape, family, dtype, run.tokenizer.eot_id)
+    parted_by = {"bos_token_id": run.tokenizer.bos_id, "eos_token_id": run.tokenizer.eot_id}
+    theirs = came.get("config.json", {})
+    config = theirs | families.config_json(shape, family, dtype, run.tokenizer.eot_id) | parted_by
+    config |= {name: theirs.get(name) for name in parted_by if theirs}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    eot = {"bos_token_id": run.tokenizer.eot_id, "eos_token_id": run.tokenizer.eot_id}
-    (folder / "generation_config.json").write_text(json.dumps(eot, indent=2) + "\n")
+    generation = came.get("generation_config.json", parted_by)
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     for name, content in (written or {}).items():
         (folder / name).write_bytes(content)
     return {"architecture": family.architecture, "dtype": dtype, "tokenizer_files": sorted(written or {})}
-
-
-def _imported_dtype(run) -> str | None:
-    return (run.directory.manifest().get("imported") or {}).get("dtype")
 
 
 def _theirs(family: families.Family, shape, params: dict):

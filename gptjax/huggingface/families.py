@@ -8,6 +8,7 @@ Axes: D width, H heads, K head size, F MLP width.
 """
 
 import dataclasses
+import math
 import typing
 
 import numpy as np
@@ -146,6 +147,40 @@ _DEFAULTS = {
 }
 
 
+_COUNTS = ("vocab_size", "n_positions", "n_layer", "n_embd", "n_head")
+# transformers' own other names, which go before those (attribute_map of its configs)
+_OTHER_NAMES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+_OBSTACLES = {
+    "add_cross_attention",
+    "pruned_heads",
+    "quantization_config",
+    "scale_attn_by_inverse_layer_idx",
+    "scale_attn_weights",
+}
+# What configs of the two families hold, now or in older releases, that no logit of a language model depends on:
+# reorder_and_upcast_attn changes the order of roundings in half precision only; settings of `generate` stood here once.
+_WITHOUT_EFFECT = set(
+    """
+    _attn_implementation _attn_implementation_autoset _name_or_path architectures bad_words_ids begin_suppress_tokens
+    bos_token_id chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample
+    dtype early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
+    forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label is_decoder is_encoder_decoder label2id
+    length_penalty max_length min_length model_type n_ctx n_special name_or_path no_repeat_ngram_size num_beam_groups
+    num_beams num_labels num_return_sequences output_attentions output_hidden_states output_past output_scores
+    pad_token_id predict_special_tokens prefix problem_type remove_invalid_values reorder_and_upcast_attn
+    repetition_penalty return_dict return_dict_in_generate sep_token_id summary_activation summary_first_dropout
+    summary_proj_to_labels summary_type summary_use_proj suppress_tokens task_specific_params temperature
+    tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers_version
+    typical_p use_bfloat16 use_cache
+    """.split()
+)
+
+
 def family_of(values: dict, where) -> Family:
     """Of a config.json. Raises UserError: another kind of model."""
     model_type = values.get("model_type")
@@ -157,10 +192,7 @@ def family_of(values: dict, where) -> Family:
 def model_config(values: dict, where) -> ModelConfig:
     """The ModelConfig of a config.json. Raises UserError: what this model has and ours has not, all of it."""
     family = family_of(values, where)
-    known = {theirs: values.get(theirs, _default(theirs, family)) for theirs in family.fields.values()}
-    for name in ("vocab_size", "n_positions", "n_layer", "n_embd", "n_head"):
-        if type(known[name]) is not int or known[name] < 1:
-            raise UserError(f"{where} has {name}={known[name]!r}; expected a whole number of at least 1.")
+    known = _known(values, family, where)
     activation = values.get("afn", "gelu") if family is GPT1 else values.get("activation_function", "gelu_new")
     obstacles = [
         f"its activation is {activation!r}, not one of {', '.join(family.activations)}"
@@ -172,21 +204,52 @@ def model_config(values: dict, where) -> ModelConfig:
         if values.get("scale_attn_by_inverse_layer_idx")
         else "",
         "its attention is not scaled (scale_attn_weights=false)" if not values.get("scale_attn_weights", True) else "",
+        "its weights are quantised (quantization_config)" if values.get("quantization_config") else "",
+        "heads were taken out of it (pruned_heads)" if values.get("pruned_heads") else "",
     ]
     if obstacles := [obstacle for obstacle in obstacles if obstacle]:
         raise UserError(f"{where} cannot be imported: {'; '.join(obstacles)}.")
-    inner = values.get("n_inner") if family is GPT2 else None
     return ModelConfig(
         **{ours: known[theirs] for ours, theirs in family.fields.items()},
-        d_ff=inner,
+        d_ff=known["n_inner"],
         mlp=family.activations[activation],
         norm_position="pre" if family.is_pre_norm else "post",
         final_norm=family.is_pre_norm,
         scale_residual_init=family.is_pre_norm,
         position_init_std=known["initializer_range"],
-        tied_head=values.get("tie_word_embeddings", True),
+        tied_head=known["tie_word_embeddings"],
         dtype="float32",
     )
+
+
+def _known(values: dict, family: Family, where) -> dict:
+    """What a config.json says of the fields that are read, with transformers' defaults. Raises UserError: values of
+    another type."""
+    known = {name: values.get(name, _default(name, family)) for name in family.fields.values()}
+    known |= {name: values[other] for other, name in _OTHER_NAMES.items() if other in values}
+    known["n_inner"] = values.get("n_inner") if family is GPT2 else None
+    known["tie_word_embeddings"] = values.get("tie_word_embeddings", True)
+    for name, value in known.items():
+        if name == "tie_word_embeddings":
+            fits, expected = type(value) is bool, "true or false"
+        elif name in _COUNTS or (name == "n_inner" and value is not None):
+            fits, expected = type(value) is int and value >= 1, "a whole number of at least 1"
+        elif name == "n_inner":
+            continue
+        else:
+            top = 1.0 if name.endswith("_pdrop") else math.inf
+            fits, expected = type(value) in (int, float) and 0 <= value < top, f"a number from 0 to below {top:g}"
+        if not fits:
+            raise UserError(f"{where} has {name}={value!r}; expected {expected}.")
+    return known
+
+
+def unread(values: dict, family: Family) -> list[str]:
+    """The fields of a config.json that transformers' model of this family does not have, so that nobody knows what they
+    mean: they are not read."""
+    own = {"afn"} if family is GPT1 else {"activation_function", "n_inner"}
+    read = {*family.fields.values(), *_OTHER_NAMES, "tie_word_embeddings", *own}
+    return sorted(values.keys() - read - _OBSTACLES - _WITHOUT_EFFECT)
 
 
 def _default(name: str, family: Family):

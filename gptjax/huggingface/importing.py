@@ -1,5 +1,8 @@
 """A folder of transformers as a run directory: parameters, config and tokenizer, at step 0."""
 
+import dataclasses
+import json
+
 import numpy as np
 from etils import epath
 
@@ -9,17 +12,24 @@ from gptjax.config import CheckpointConfig, Config, ModelConfig, OptimConfig, Tr
 from gptjax.data import tokenizers
 from gptjax.data.tokenizers.simple import IdTokenizer
 from gptjax.errors import UserError
-from gptjax.huggingface import families, tensors, vocabulary
+from gptjax.huggingface import ends, families, tensors, vocabulary
+from gptjax.huggingface.ends import SOURCES
 from gptjax.step import TrainState
 
 STEP = 0
 _STORED_AS = {"float32": "float32", "float16": "float32", "bfloat16": "bfloat16"}  # float16 has no place here: widened
+# Settings of `generate`, which are sample's own here.
+_DRAWN_WITH = """bad_words_ids diversity_penalty do_sample forced_bos_token_id forced_eos_token_id length_penalty max_length
+    max_new_tokens min_length min_p no_repeat_ngram_size num_beams repetition_penalty suppress_tokens temperature top_k
+    top_p typical_p""".split()
+_CHANGING_TEXTS = ("add_prefix_space", "add_eos_token", "do_lower_case")
 _BUFFERS = (".attn.bias", ".attn.masked_bias")  # older folders hold masks too
 
 
 @numerics.settings()
-def import_folder(folder: str, workdir: str, tokenizer: str | None = None) -> dict:
-    """Writes a run directory at workdir, and says what it is. tokenizer: a SPEC, or "ids"; None: the folder's own.
+def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow_nonfinite: bool = False) -> dict:
+    """Writes a run directory at workdir, and says what it is, with notes on what is not as one might think. tokenizer: a
+    SPEC, or "ids"; None: the folder's own. allow_nonfinite: take weights that are NaN or infinite.
 
     Raises UserError: another kind of model, files that are missing or damaged, a workdir that holds something.
     """
@@ -28,10 +38,14 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None) -> di
     if directory.path.exists() and any(directory.path.iterdir()):
         raise UserError(f"--workdir={workdir} is not empty; give a new directory for the imported model.")
     values = _read_json(source / "config.json", source)
+    family = families.family_of(values, source / "config.json")
     shape = families.model_config(values, source / "config.json")
-    chosen = _tokenizer(source, shape, tokenizer)
+    files = SOURCES if tokenizer is None else SOURCES[:2]  # what is said of the folder's own tokenizer is of no other
+    contents = {name: _read_json(source / name, source) for name, *_ in files if (source / name).exists()}
+    chosen, notes = _tokenizer(source, shape, tokenizer, contents)
     with tensors.Reader(source) as reader:
-        params, dtype = read_params(reader, families.family_of(values, source), shape)
+        params, dtype, shape, more = read_params(reader, family, shape, allow_nonfinite)
+        notes += [*_unread_fields(values, contents, family), *reader.notes, *more]
     config = Config(
         model=shape,
         optim=OptimConfig(param_dtype=_STORED_AS[dtype]),
@@ -41,75 +55,160 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None) -> di
     _save(directory, config, params)
     data.save_tokenizer(chosen, directory.tokenizer)
     origin = {"from": "hf", "folder": str(source), "architecture": values.get("architectures"), "dtype": dtype}
-    about = {"imported": origin, "data": None, "tokenizer_hash": chosen.hash}
+    about = {"imported": origin | {"files": _to_keep(contents)}, "data": None, "tokenizer_hash": chosen.hash}
     directory.write_json("manifest.json", rundir.provenance(config, rundir.command_line()) | about)
     directory.metrics.write_text("")
     directory.write_config(config)  # last: with it the directory is a run
-    return origin | {"model": shape, "tokenizer": chosen.kind}
+    parted_by = {"eot_id": chosen.eot_id, "bos_id": chosen.bos_id}
+    return origin | {"model": shape, "tokenizer": chosen.kind, **parted_by, "notes": notes}
+
+
+def _unread_fields(values: dict, contents: dict[str, dict], family: families.Family) -> list[str]:
+    """Notes on fields that are not read and may matter."""
+    notes = []
+    if unread := families.unread(values, family):
+        notes.append(f"config.json: {_few(unread)} not read, which no {family.architecture} of transformers has")
+    drawn = [name for name in _DRAWN_WITH if contents.get("generation_config.json", {}).get(name) is not None]
+    if drawn:
+        notes.append(f"generation_config.json: {', '.join(drawn)} not read; give gptjax sample its own settings")
+    changing = [name for name in _CHANGING_TEXTS if contents.get("tokenizer_config.json", {}).get(name)]
+    if changing:
+        notes.append(
+            f"tokenizer_config.json: {', '.join(changing)} not read: a text has the tokens of its own, no more"
+        )
+    return notes
+
+
+def _to_keep(contents: dict[str, dict]) -> dict[str, dict]:
+    """What an export gives back: all but the tables of tokens, which stand in the tokenizer."""
+    return {file: {k: v for k, v in values.items() if k != "added_tokens_decoder"} for file, values in contents.items()}
 
 
 def _read_json(file, folder) -> dict:
-    import json
-
     if not file.exists():
         raise UserError(f"{folder} has no {file.name}; expected a folder that save_pretrained of transformers wrote.")
     try:
         return dict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is not JSON: {error}; copy the file anew.") from error
 
 
-def _tokenizer(source, shape: ModelConfig, spec: str | None) -> data.Tokenizer:
-    if spec == "ids":
-        return IdTokenizer(shape.vocab_size)
+def _tokenizer(source, shape: ModelConfig, spec: str | None, contents: dict[str, dict]) -> tuple[data.Tokenizer, list]:
+    """(tokenizer, notes). Raises UserError: the folder has none that can be used, or it is larger than the model."""
     hint = (
         "give --tokenizer=SPEC (gpt2:FOLDER, hf:FILE, ...), or --tokenizer=ids to go without one: texts are token ids"
     )
     try:
-        found = vocabulary.read(source) if spec is None else tokenizers.from_spec(spec)
+        if spec is None:
+            found, notes = vocabulary.read(source)
+        else:
+            found, notes = IdTokenizer(shape.vocab_size) if spec == "ids" else tokenizers.from_spec(spec), []
     except UserError as error:
         raise UserError(f"the tokenizer cannot be used: {error} Else {hint}.") from error
     if found is None:
         raise UserError(f"{source} has neither vocab.json and merges.txt nor tokenizer.json; {hint}.")
-    if found.vocab_size > shape.vocab_size:
-        raise UserError(f"the tokenizer has {found.vocab_size} entries, the model {shape.vocab_size}; {hint}.")
-    return found
+    entries = found.vocab_size - found.invented_eot
+    if entries > shape.vocab_size:
+        raise UserError(f"the tokenizer has {entries} entries, the model {shape.vocab_size}; {hint}.")
+    if found.added or found.ends is not None:  # a saved one that has its ends already
+        return found, notes
+    wanted = ends.find(contents, found, shape.vocab_size)
+    if (wanted.eot_id, wanted.bos_id) != (found.eot_id, found.bos_id):
+        found = found.with_ends(wanted.eot_id, wanted.bos_id)
+    return found, [*notes, *wanted.notes]
 
 
-def read_params(reader: tensors.Reader, family: families.Family, shape: ModelConfig) -> tuple[dict, str]:
-    """(parameters as our nested dict, the dtype they had). Raises UserError: tensors that are missing, of other shapes
-    or of no use here."""
-    names = {name.removeprefix("transformer."): name for name in reader}
+def read_params(
+    reader: tensors.Reader, family: families.Family, shape: ModelConfig, allow_nonfinite: bool = False
+) -> tuple[dict, str, ModelConfig, list[str]]:
+    """(parameters as our nested dict, the dtype they had, shape with the head that is there, notes). Raises UserError:
+    tensors that are missing, of other shapes, of no use here, or not finite."""
+    names = _bare_names(reader)
+    shape, notes = _with_head(reader, names, family, shape)
     expected = family.tensors(shape)
     wanted = {each for tensor in expected for each in _names(tensor, shape)}
     known = wanted | {families.HEAD}  # a tied head may be written all the same
-    unknown = sorted(name for name in names if name not in known and not name.endswith(_BUFFERS))
+    buffers = sorted(name for name in names.keys() - known if name.endswith(_BUFFERS))
+    unknown = sorted(names.keys() - known - set(buffers))
     missing = sorted(wanted - names.keys())
     if missing or unknown:
         parts = [f"lacks {_few(missing)}"] * bool(missing) + [f"has {_few(unknown)}, which is no part of it"] * bool(
             unknown
         )
         raise UserError(f"the folder is no {family.architecture} of its config.json: it {' and '.join(parts)}.")
+    if buffers:
+        notes.append(
+            f"{_few(buffers)} not read: the causal mask as older releases kept it, which transformers skips too"
+        )
     abstract = architectures.abstract(shape)[1]
-    dtypes, params = set(), {}
+    found, params = _Found(allow_nonfinite), {}
     for tensor in expected:
-        array = _read(reader, tensor, names, shape, _leaf(abstract, tensor.ours), dtypes)
+        array = _read(reader, tensor, names, shape, _leaf(abstract, tensor.ours), found)
         *parents, last = tensor.ours
         node = params
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = array
+    dtypes = found.dtypes
     if len(dtypes) > 1 or not dtypes <= _STORED_AS.keys():
         raise UserError(f"its tensors are {', '.join(sorted(dtypes))}; expected all float32, or float16, or bfloat16.")
-    return params, dtypes.pop()
+    if found.nonfinite:
+        notes.append(f"{_few(found.nonfinite)} hold NaN or infinities, imported as they are")
+    return params, dtypes.pop(), shape, notes
 
 
-def _read(reader, tensor: families.Tensor, names, shape, like, dtypes: set) -> np.ndarray:
+def _bare_names(reader: tensors.Reader) -> dict[str, str]:
+    """{name without `transformer.`: name}. Raises UserError: two tensors are one by that."""
+    names = {}
+    for name in reader:
+        bare = name.removeprefix("transformer.")
+        if bare in names:
+            raise UserError(f"the folder has both {bare} and transformer.{bare}; expected one of them.")
+        names[bare] = name
+    return names
+
+
+def _with_head(reader, names: dict[str, str], family: families.Family, shape: ModelConfig) -> tuple[ModelConfig, list]:
+    """(shape, notes): a head that is there and is not the embedding is no tied one, whatever config.json says, as
+    transformers sees it."""
+    embedding = family.embeddings[0].theirs
+    if not shape.tied_head or families.HEAD not in names or embedding not in names:
+        return shape, []
+    head, tied_to = reader.read(names[families.HEAD]), reader.read(names[embedding])
+    if (head.shape, head.dtype, head.tobytes()) == (tied_to.shape, tied_to.dtype, tied_to.tobytes()):
+        return shape, []
+    said = f"config.json says tie_word_embeddings, but {families.HEAD} is not {embedding}: the head is read for itself"
+    return dataclasses.replace(shape, tied_head=False), [said]
+
+
+@dataclasses.dataclass
+class _Found:
+    """What the tensors that were read so far are."""
+
+    allow_nonfinite: bool
+    dtypes: set[str] = dataclasses.field(default_factory=set)
+    nonfinite: list[str] = dataclasses.field(default_factory=list)
+
+    def note(self, name: str, array: np.ndarray) -> None:
+        """Raises UserError: a value is not finite, and that was not asked for."""
+        self.dtypes.add(str(array.dtype))
+        if str(array.dtype) not in _STORED_AS or (finite := np.isfinite(array)).all():
+            return
+        if not self.allow_nonfinite:
+            at = np.unravel_index(finite.argmin(), array.shape)
+            raise UserError(
+                f"{name} has {(~finite).sum()} values of {finite.size} that are not finite, the first {array[at]} at"
+                f" {[int(i) for i in at]}; copy the file anew, or give --allow_nonfinite to import it as it is."
+            )
+        self.nonfinite.append(name)
+
+
+def _read(reader, tensor: families.Tensor, names, shape, like, found: _Found) -> np.ndarray:
     """One of our arrays, layer by layer."""
     array = None
     for layer, name in enumerate(_names(tensor, shape)):
         theirs = reader.read(names[name])
-        dtypes.add(str(theirs.dtype))
+        found.note(names[name], theirs)
         _check_shape(name, theirs, tensor, shape)
         ours = tensor.to_ours(theirs, shape)
         if array is None:

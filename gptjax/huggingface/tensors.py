@@ -1,6 +1,7 @@
 """safetensors files, one or sharded with an index, read and written tensor by tensor."""
 
 import json
+import pathlib
 
 import ml_dtypes  # safetensors knows bfloat16 once this is there
 import numpy as np
@@ -13,11 +14,13 @@ _SHARD = "model-{:05}-of-{:05}.safetensors"
 
 
 class Reader:
-    """The tensors of a folder by name, each read when asked for. Use it in a `with`."""
+    """The tensors of a folder by name, each read when asked for. Use it in a `with`. notes: on files that are not read."""
 
     def __init__(self, folder):
-        self._folder, self._open = folder, {}
+        self._folder, self._open, self.notes = folder, {}, []
         self._file_of = _files_by_tensor(folder)
+        if (folder / SINGLE).exists() and (folder / INDEX).exists():
+            self.notes.append(f"{INDEX} and its files are not read: {SINGLE} goes before them, as for transformers")
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
@@ -49,20 +52,11 @@ def _safe_open(path):
 
 
 def _files_by_tensor(folder) -> dict[str, str]:
-    if (folder / INDEX).exists():
-        try:
-            files = json.loads((folder / INDEX).read_text())["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder / INDEX} cannot be read: {error!r}; copy the file anew.") from error
-        missing = sorted({file for file in files.values() if not (folder / file).exists()})
-        if missing:
-            raise UserError(f"{folder} lacks {', '.join(missing)}, which {INDEX} names; copy them too.")
-        return files
+    of_index = _files_of_index(folder) if (folder / INDEX).exists() else None  # refused beside a single file, too
     if (folder / SINGLE).exists():
-        try:
-            return dict.fromkeys(_safe_open(folder / SINGLE).keys(), SINGLE)
-        except Exception as error:
-            raise UserError(f"{folder / SINGLE} cannot be read: {error}; copy the file anew.") from error
+        return dict.fromkeys(_names_in(folder, SINGLE), SINGLE)
+    if of_index is not None:
+        return of_index
     pickled = [path.name for path in folder.iterdir() if path.name.endswith((".bin", ".pt", ".h5", ".msgpack"))]
     hint = (
         f"{pickled[0]} could run any code when it is loaded: load it in transformers and call"
@@ -71,6 +65,43 @@ def _files_by_tensor(folder) -> dict[str, str]:
         else "expected a folder that save_pretrained of transformers wrote"
     )
     raise UserError(f"{folder} has no {SINGLE}; {hint}.")
+
+
+def _files_of_index(folder) -> dict[str, str]:
+    """The file of each tensor, of those that an index names. Raises UserError: it names others than those of its folder,
+    or tensors that they lack."""
+    try:
+        files = dict(json.loads((folder / INDEX).read_text())["weight_map"])
+        outside = sorted({file for file in files.values() if not _stays_inside(file)})
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{folder / INDEX} cannot be read: {error!r}; copy the file anew.") from error
+    if outside:
+        raise UserError(
+            f"{folder / INDEX} names {outside[0]!r}, which lies outside of its folder; expected files beside it: copy them"
+            " there and name them so, if you trust them."
+        )
+    missing = sorted({file for file in files.values() if not (folder / file).exists()})
+    if missing:
+        raise UserError(f"{folder} lacks {', '.join(missing)}, which {INDEX} names; copy them too.")
+    there = {(name, file) for file in sorted(set(files.values())) for name in _names_in(folder, file)}
+    if lacking := sorted(files.items() - there):
+        name, file = lacking[0]
+        raise UserError(f"{folder / file} has no {name}, which {INDEX} says it has; copy both files anew.")
+    return dict(sorted(there)) | files  # transformers reads what the index leaves out, too
+
+
+def _stays_inside(file: str) -> bool:
+    """Whether a path of an index leads to a file of its folder, by its words; a link there may lead elsewhere, as those
+    of Hugging Face's cache do. Raises TypeError: it is no path."""
+    paths = (pathlib.PurePosixPath(file), pathlib.PureWindowsPath(file))
+    return "://" not in file and not any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
+
+
+def _names_in(folder, file: str) -> list[str]:
+    try:
+        return list(_safe_open(folder / file).keys())
+    except Exception as error:  # safetensors raises its own
+        raise UserError(f"{folder / file} cannot be read: {error}; copy the file anew.") from error
 
 
 class Writer:

@@ -1,11 +1,12 @@
 """Text to tokens and back: bytes, characters, a SentencePiece model, GPT-2's BPE, or a Hugging Face tokenizer.json.
 
 All of them are lossless on any text: `decode(encode(text)) == text`, and the tokens' byte counts add up to the
-text's, which is what bits per byte needs. No text can spell a special token: only the data pipeline adds those.
+text's, which is what bits per byte needs (a tokenizer.json may turn out to change a rare text: then it is refused). No
+text can spell a special token: only the data pipeline adds those.
 
-A tokenizer is its `definition`, the bytes it is rebuilt from without any other file, and the names of the special
-symbols that were added to it. `hash` is of both, `base_hash` of the definition alone: tokens of a text are those of
-every tokenizer with that base_hash.
+A tokenizer is its `definition`, the bytes it is rebuilt from without any other file, the ids that part documents where
+an imported model has its own, and the names of the special symbols that were added to it. `hash` is of all, `base_hash` of
+the definition alone: tokens of a text are those of every tokenizer with that base_hash.
 """
 
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer

@@ -11,7 +11,7 @@ import numpy as np
 from gptjax.config import DataConfig
 from gptjax.errors import UserError
 
-END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT, START_OF_TEXT = "<|endoftext|>", "<|startoftext|>"
 # Of text that a kind which is not gptjax's own must give back: spaces at both ends, none, and what normalisers change.
 PROBES = (
     " \u00a0 Two  spaces\r\n\tﬁ ① e\u0301 \u2581 \U0001f600\0 ",
@@ -25,11 +25,13 @@ class Tokenizer(abc.ABC):
 
     kind: str
     sees_held_out_text = False  # while it is trained
+    invented_eot = False  # whether the last entry of `spelling` is an end-of-text that the definition did not have
 
     def __init__(self, spelling: list[bytes], special: dict[str, int], definition: bytes):
         self.spelling = spelling
         self.special = special  # name -> id
         self.definition = definition
+        self.ends: tuple[int | None, int | None] | None = None  # of with_ends: (eot_id, bos_id)
         self.added: tuple[str, ...] = ()  # special symbols of with_special, the last ids
 
     @classmethod
@@ -75,17 +77,50 @@ class Tokenizer(abc.ABC):
         lacking = tuple(dict.fromkeys(name for name in names if name not in self.special))
         if not lacking:
             return self
-        other = object.__new__(type(self))  # copy.copy would build all anew, by __reduce__
-        vars(other).update({name: value for name, value in vars(self).items() if name != "token_bytes"})  # cached
+        other = self._copy()
         other.added = self.added + lacking
         other.spelling = self.spelling + [b""] * len(lacking)
         other.special = self.special | {name: self.vocab_size + i for i, name in enumerate(lacking)}
         return other
 
+    def with_ends(self, eot_id: int | None, bos_id: int | None) -> "Tokenizer":
+        """This tokenizer for a model made elsewhere, whose documents end with eot_id and begin with bos_id; None: with
+        nothing. Neither has a text then, whatever it had. Ids behind the vocabulary get entries."""
+        assert not self.added
+        other = self._copy()
+        other.ends = (eot_id, bos_id)
+        other.special = {name: i for name, i in self.special.items() if not self._stands_for_another(name)}
+        other.spelling = self.spelling[:-1] if self.invented_eot else list(self.spelling)
+        for name, i in ((START_OF_TEXT, bos_id), (END_OF_TEXT, eot_id)):
+            if i is None:
+                continue
+            other.spelling += [b""] * (i + 1 - len(other.spelling))
+            other.spelling[i] = b""
+            if i not in other.special.values():
+                other.special[f"<|{i}|>" if name in other.special else name] = i
+        if eot_id is not None:
+            other.special.setdefault(END_OF_TEXT, eot_id)
+        return other
+
+    def _stands_for_another(self, name: str) -> bool:
+        """Whether a name is ours for a symbol that the definition calls otherwise, or does not have."""
+        same = [other for other, i in self.special.items() if i == self.special[name]]
+        return name == END_OF_TEXT and (self.invented_eot or len(same) > 1)
+
+    def _copy(self) -> "Tokenizer":
+        other = object.__new__(type(self))  # copy.copy would build all anew, by __reduce__
+        vars(other).update({name: value for name, value in vars(self).items() if name != "token_bytes"})  # cached
+        return other
+
     @property
     def eot_id(self) -> int | None:
         """The id that ends a document; None: nothing does."""
-        return self.special.get(END_OF_TEXT)
+        return self.special.get(END_OF_TEXT) if self.ends is None else self.ends[0]
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that a document begins after: the end of the one before, but for models made elsewhere (with_ends)."""
+        return self.eot_id if self.ends is None else self.ends[1]
 
     @property
     def vocab_size(self) -> int:
@@ -103,16 +138,19 @@ class Tokenizer(abc.ABC):
 
     @property
     def hash(self) -> str:
-        if not self.added:
+        if not self.added and self.ends is None:
             return self.base_hash
-        return hashlib.sha256(f"{self.base_hash} {json.dumps(self.added)}".encode()).hexdigest()
+        ends = "" if self.ends is None else f" {json.dumps(self.ends)}"
+        return hashlib.sha256(f"{self.base_hash}{ends} {json.dumps(self.added)}".encode()).hexdigest()
 
     def __reduce__(self):
-        return _rebuild, (type(self), self.definition, self.added)  # what other libraries hold is not pickled
+        return rebuilt, (type(self), self.definition, self.ends, self.added)  # what other libraries hold is not pickled
 
 
-def _rebuild(kind: type[Tokenizer], definition: bytes, added: tuple[str, ...]) -> Tokenizer:
-    return kind.from_definition(definition).with_special(added)
+def rebuilt(kind: type[Tokenizer], definition: bytes, ends, added: tuple[str, ...]) -> Tokenizer:
+    """The tokenizer that had these."""
+    tokenizer = kind.from_definition(definition)
+    return (tokenizer if ends is None else tokenizer.with_ends(*ends)).with_special(added)
 
 
 def definition_hash(kind: str, definition: bytes) -> str:

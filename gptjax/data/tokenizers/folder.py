@@ -2,7 +2,7 @@
 
 import json
 
-from gptjax.data.tokenizers.base import Tokenizer, definition_hash
+from gptjax.data.tokenizers.base import Tokenizer, definition_hash, rebuilt
 from gptjax.data.tokenizers.gpt2 import GPT2Tokenizer
 from gptjax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from gptjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -34,7 +34,7 @@ def _summary(tokenizer: Tokenizer) -> dict:
         "eot_id": tokenizer.eot_id,
         "special": tokenizer.special,
         "added": list(tokenizer.added),
-    }
+    } | ({} if tokenizer.ends is None else {"ends": list(tokenizer.ends)})
 
 
 def load_tokenizer(folder) -> Tokenizer:
@@ -49,13 +49,14 @@ def load_tokenizer(folder) -> Tokenizer:
         summary = json.loads((folder / "tokenizer.json").read_text())
         kind, wanted = summary["kind"], summary.get("base_hash", summary["hash"])
         added = [str(name) for name in summary.get("added", [])]
+        ends = None if summary.get("ends") is None else _ends(*summary["ends"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}/tokenizer.json was altered: {error!r}; restore the file.") from error
     kind = choose(SAVED, kind, f"{folder}/tokenizer.json: kind")
     definition = (folder / "tokenizer.model").read_bytes()
     if definition_hash(kind.kind, definition) != wanted:
         raise UserError(f"{folder}/tokenizer.model was altered: its hash is not {wanted}; restore the file.")
-    tokenizer = kind.from_definition(definition).with_special(added)
+    tokenizer = rebuilt(kind, definition, ends, added)
     for key, value in _summary(tokenizer).items():
         if key in summary and summary[key] != value:
             raise UserError(
@@ -63,6 +64,14 @@ def load_tokenizer(folder) -> Tokenizer:
                 f" {value!r}; restore the file."
             )
     return tokenizer
+
+
+def _ends(eot_id, bos_id) -> tuple[int | None, int | None]:
+    """Raises TypeError, ValueError: they are no ids."""
+    for i in (eot_id, bos_id):
+        if i is not None and (type(i) is not int or not 0 <= i < 2**31):
+            raise ValueError(f"ends are ids, not {i!r}")
+    return eot_id, bos_id
 
 
 def saved_kind(folder: str) -> str | None:

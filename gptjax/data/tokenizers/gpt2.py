@@ -11,13 +11,14 @@ import json
 import numpy as np
 
 from gptjax.config import DataConfig
+from gptjax.data.tokenizers import lossless
+from gptjax.data.tokenizers import merges as two_files
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, read_file, utf8
 from gptjax.data.tokenizers.byte_level import GPT2_CUT, chunks, to_bytes
 from gptjax.errors import UserError
 
 # GPT-2's split of a text into pieces (Radford et al. 2019, the released encoder.py), in the form tiktoken runs fastest.
 _SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-_FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))  # OpenAI's names, Hugging Face's
 _WANTED = "a folder with encoder.json and vocab.bpe, or a .tiktoken file"
 # sha256 of the definition of "gpt2" (and of r50k_base.tiktoken, the same file): a cache of its tokens is found without it.
 GPT2_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
@@ -88,9 +89,8 @@ def _read_ranks(path: str) -> dict[bytes, int]:
     where = epath.Path(path).expanduser()
     if not where.is_dir():
         return _parsed(read_file(path, _WANTED), str(where))
-    for names in _FILES:
-        if all((where / name).exists() for name in names):
-            return _merged(where, *names)
+    if names := two_files.names_in(where):
+        return _merged(where, *names)
     raise UserError(f"{where} has no encoder.json and vocab.bpe; expected {_WANTED}.")
 
 
@@ -118,13 +118,17 @@ def _merged(folder, vocabulary: str, merges: str) -> dict[bytes, int]:
         rank = {to_bytes(token): int(i) for token, i in number.items() if token != END_OF_TEXT}
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f"{file} is not the numbered tokens of GPT-2 ({error}); expected {_WANTED}.") from error
-    lines = [line for line in (folder / merges).read_bytes().decode(errors="replace").split("\n")[1:] if line]
+    lines = [line for _, line in two_files.lines(folder, merges)]
     for i, line in enumerate(lines, start=256):
         given = number.get(line.replace(" ", "", 1))
         if given != i:
+            why = (
+                "the two files are not of one vocabulary"
+                if given is None
+                else f"they are not numbered as GPT-2's are: give hf:{folder} for a vocabulary of your own"
+            )
             raise UserError(
-                f"{folder / merges}: {line[:40]!r} is token {i} by its place, but {given} in {vocabulary}; the two"
-                " files are not of one vocabulary."
+                f"{folder / merges}: {line[:40]!r} is token {i} by its place, but {given} in {vocabulary}; {why}."
             )
     if len(lines) + 256 != len(rank):
         raise UserError(f"{folder / merges} makes {len(lines) + 256} tokens, but {vocabulary} has {len(rank)}.")
@@ -135,7 +139,7 @@ def _check_ranks(rank: dict[bytes, int], path: str) -> None:
     """Raises UserError: bytes or numbers are missing, or another split than GPT-2's made the tokens."""
     import regex
 
-    lacking = [b for b in range(256) if bytes([b]) not in rank]
+    lacking = [b for b in range(256) if bytes([b]) not in rank and b not in lossless.NEVER]
     numbers = sorted(rank.values())
     if lacking or numbers[0] != 0 or numbers[-1] > len(numbers) or len(set(numbers)) != len(numbers):
         what = f"has no token for byte {lacking[0]}" if lacking else f"does not number {len(numbers)} tokens from 0 on"

@@ -1,18 +1,22 @@
 """Byte-level BPE from a Hugging Face tokenizer.json, by `tokenizers`. The definition is that file.
 
-Only what gives back the text it was given is taken: no normalizer, no prefixed space, every byte a token. Of the
-file's added tokens the special ones are never matched in a text; templates, truncation and padding are left out.
+Only what gives back the text it was given is taken (lossless.py). Fields that the format lets be absent have the
+library's defaults. Of the file's added tokens the special ones are never matched in a text; templates, truncation and
+padding are left out. A folder may have vocab.json and merges.txt instead (merges.py).
 """
 
+import contextlib
+import itertools
 import json
 import re
 
 import numpy as np
 
 from gptjax.config import DataConfig
-from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, changed_probe, read_file, utf8
-from gptjax.data.tokenizers.byte_level import GPT2_CUT, LLAMA_CUT, byte_of_character, chunks, to_bytes
-from gptjax.errors import UserError
+from gptjax.data.tokenizers import lossless, merges
+from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, read_file, utf8
+from gptjax.data.tokenizers.byte_level import GPT2_CUT, LLAMA_CUT, chunks, to_bytes
+from gptjax.errors import UserError, first_line
 
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 # The splits of text into pieces of Llama 3 and Qwen 2, which differ in how many digits stay together.
@@ -20,28 +24,32 @@ _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _SPLITS = (_WORDS % "{1,3}", _WORDS % "")
+_WHOLE = (("Isolated", False), ("Removed", True))  # behavior, invert: alike for these, which match every character
 
 
 class HuggingFaceTokenizer(Tokenizer):
     kind = "hf"
 
     def __init__(self, definition: bytes):
-        import tokenizers
-
         fields = json.loads(definition)
-        added = fields.get("added_tokens") or []
-        special = {token["content"]: token["id"] for token in added if token["special"]}
-        plain = [token for token in added if not token["special"]]
+        self._library = _loaded(definition)
+        self._library.post_processor = None
+        self._library.no_truncation()
+        self._library.no_padding()
+        self._library.encode_special_tokens = True  # as the text they are
+        added = self._library.get_added_tokens_decoder()  # with the ids that count, which the file's may not be
+        special = {token.content: i for i, token in added.items() if token.special}
+        plain = {token.content: i for i, token in added.items() if not token.special}
         spelling = _spellings(fields["model"]["vocab"], special, plain)
-        if not any(name in special for name in _END_OF_TEXT_NAMES):
+        self.invented_eot = not any(name in special for name in _END_OF_TEXT_NAMES)
+        if self.invented_eot:
             special[END_OF_TEXT] = len(spelling)
             spelling.append(b"")
         special.setdefault(END_OF_TEXT, next(special[name] for name in _END_OF_TEXT_NAMES if name in special))
         super().__init__(spelling, special, definition)
-        self._cut = None if plain else _cut(fields["pre_tokenizer"])
-        left_out = {"post_processor": None, "truncation": None, "padding": None}
-        self._library = tokenizers.Tokenizer.from_str(json.dumps(fields | left_out))
-        self._library.encode_special_tokens = True  # as the text they are
+        steps = _with_defaults(fields)
+        self.normalizer = steps["normalizer"]  # as the library writes it
+        self._cut = None if plain or lossless.acting(self.normalizer) else _cut(steps["pre_tokenizer"])
 
     @classmethod
     def train(cls, config: DataConfig, documents) -> "HuggingFaceTokenizer":
@@ -54,19 +62,30 @@ class HuggingFaceTokenizer(Tokenizer):
         from etils import epath
 
         where = epath.Path(path).expanduser()
-        file = str(where / "tokenizer.json" if where.is_dir() else where)
-        definition = read_file(file, "a Hugging Face tokenizer.json")
+        file = where / "tokenizer.json" if where.is_dir() else where
+        if where.is_dir() and not file.exists() and (names := merges.names_in(where)):
+            file, definition = where / names[0], merges.as_tokenizer_json(where)
+        else:
+            definition = read_file(str(file), "a Hugging Face tokenizer.json")
+        return cls._checked(definition, str(file))
+
+    @classmethod
+    def _checked(cls, definition: bytes, file: str) -> "HuggingFaceTokenizer":
+        """The tokenizer of a file's content. Raises UserError: it is of another kind, or changes texts."""
         _check(definition, file)
         try:
             tokenizer = cls(definition)
-        except Exception as error:  # `tokenizers` raises plain Exceptions
-            raise UserError(f"{file} could not be loaded as a Hugging Face tokenizer: {error}") from error
-        try:
-            changed = changed_probe(tokenizer)
+            changed = lossless.changed_text(tokenizer, tokenizer._gives_back)
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
         if changed is not None:
-            raise UserError(f"{file} changes a text it encodes, {changed!r}; expected a tokenizer that gives it back.")
+            back = tokenizer.decode(tokenizer._ids(changed))
+            or_so = ', or this one with "normalizer": null for text that is normalised already'
+            raise UserError(
+                f"{file} changes a text it encodes{_by_what(tokenizer)}: {changed!a} comes back as {back!a}; expected a"
+                f" tokenizer that gives back every text{or_so if lossless.acting(tokenizer.normalizer) else ''}"
+                f"{_hint(json.loads(definition)['model'])}."
+            )
         return tokenizer
 
     @classmethod
@@ -74,62 +93,118 @@ class HuggingFaceTokenizer(Tokenizer):
         return cls(definition)
 
     def encode(self, text: str) -> np.ndarray:
-        """int32 [n]. Raises UserError: the tokens do not spell as many bytes as the text has."""
-        size = len(utf8(text))
+        """int32 [n]. Raises UserError: the tokens do not spell the text."""
+        before = utf8(text)
         parts = [text] if self._cut is None else chunks(text, self._cut)
-        ids = np.concatenate([np.array(self._ids(part), np.int32) for part in parts])
-        if (spelled := int(self.token_bytes[ids].sum())) != size:
+        ids = [self._ids(part) for part in parts]
+        after = self._spelled(itertools.chain.from_iterable(ids))
+        if after != before:
+            before, after = lossless.difference(before, after)
             raise UserError(
-                f"the tokenizer 'hf' changes this text of {size} bytes, of which its tokens spell {spelled};"
-                " use a tokenizer that gives back every text, such as data.tokenizer='gpt2'."
+                f"the tokenizer 'hf' changes this text{_by_what(self)}: of {before!a} it makes {after!a}; use a tokenizer"
+                " that gives back every text, such as data.tokenizer='gpt2'."
             )
-        return ids
+        return np.concatenate([np.array(of_part, np.int32) for of_part in ids])
 
     def _ids(self, text: str) -> list[int]:
-        return self._library.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        with _panics(f"a text of {len(text)} characters"):
+            return self._library.encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+    def _spelled(self, ids) -> bytes:
+        return b"".join(map(self.spelling.__getitem__, ids))
+
+    def _gives_back(self, text: str) -> bool:
+        return self._spelled(self._ids(text)) == text.encode()
 
 
-def _spellings(vocab: dict[str, int], special: dict[str, int], plain: list[dict]) -> list[bytes]:
+def _loaded(definition: bytes):
+    """The library's tokenizer. Raises UserError: it is not installed, or refuses the file."""
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise UserError("the tokenizer 'hf' needs the library tokenizers; pip install 'gptjax[data]'.") from error
+    try:
+        with _panics("the file"):
+            return tokenizers.Tokenizer.from_buffer(definition)
+    except UserError:
+        raise
+    except Exception as error:  # it raises plain Exceptions
+        raise UserError(f"it could not be loaded as a Hugging Face tokenizer: {first_line(error)}.") from error
+
+
+@contextlib.contextmanager
+def _panics(over: str):
+    """Turns a panic of the library, which is no Exception, into a UserError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UserError(
+            f"the library tokenizers broke down over {over} ({first_line(error)}); use another tokenizer."
+        ) from error
+
+
+def _with_defaults(fields: dict) -> dict:
+    """normalizer and pre_tokenizer with all of their fields, as the library writes them."""
+    steps = {name: fields[name] for name in ("normalizer", "pre_tokenizer") if name in fields}
+    empty = {"type": "BPE", "vocab": {}, "merges": []}
+    return json.loads(_loaded(json.dumps(steps | {"model": empty}).encode()).to_str())
+
+
+def _spellings(vocab: dict[str, int], special: dict[str, int], plain: dict[str, int]) -> list[bytes]:
     """Of ids 0 to the largest; b"" where there is no token."""
-    written = {token["id"]: token["content"].encode() for token in plain} | dict.fromkeys(special.values(), b"")
-    table = {i: to_bytes(token) for token, i in vocab.items() if i not in written} | written
+    written = {i: name.encode() for name, i in plain.items()} | dict.fromkeys(special.values(), b"")
+    table = {i: _spelled_by(token) for token, i in vocab.items() if i not in written} | written
     return [table.get(i, b"") for i in range(max(table) + 1)]
+
+
+def _spelled_by(token: str) -> bytes:
+    """The bytes that a token's characters write; one that writes none is what it says, as in the library's decoder."""
+    try:
+        return to_bytes(token)
+    except KeyError:
+        return token.encode()
+
+
+def _by_what(tokenizer: HuggingFaceTokenizer) -> str:
+    names = ", ".join(normalizer["type"] for normalizer in lossless.acting(tokenizer.normalizer))
+    return f" (its normalizer is {names})" if names else ""
 
 
 def _check(definition: bytes, file: str) -> None:
     """Raises UserError: what a tokenizer.json has or lacks that byte-level BPE, true to the text, has not."""
     try:
         fields = json.loads(definition)
-        model, added = fields["model"], fields.get("added_tokens") or []
-        vocab, kind, normalizer = model["vocab"], model["type"], fields["normalizer"]
-        _ = fields["pre_tokenizer"]
-    except (ValueError, KeyError, TypeError) as error:
+        model = fields["model"]
+        vocab, is_bpe = model["vocab"], model.get("type", "BPE") == "BPE" and "merges" in model
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is not a Hugging Face tokenizer.json ({type(error).__name__}: {error}).") from error
-    if kind != "BPE":
-        raise UserError(f"{file} is a model of type {kind!r}; expected byte-level BPE.")
-    if normalizer is not None:
-        raise UserError(
-            f"{file} has a normalizer ({normalizer.get('type')}), which changes the text it encodes; expected none:"
-            ' a file of another tokenizer, or this one with "normalizer": null where the text is normalised already.'
-        )
+    if not is_bpe or not isinstance(vocab, dict):
+        kind = f"of type {model['type']!r}" if model.get("type", "BPE") != "BPE" else "without merges"
+        raise UserError(f"{file} is a model {kind}; expected byte-level BPE.")
     if model.get("dropout"):
         raise UserError(f"{file} drops merges at random (dropout={model['dropout']}); expected none.")
-    ours = {token["content"] for token in added}
-    foreign = next((t for t in vocab if t not in ours and not _writes_bytes(t)), None)
-    if foreign is not None or not byte_of_character().keys() <= vocab.keys():
-        what = f"{foreign!r} is no token of it" if foreign is not None else "tokens of single bytes are missing"
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            raise UserError(
+                f"{file} marks parts of words ({name}={model[name]!r}); expected byte-level BPE, which does not."
+            )
+    if lacking := lossless.lacking_bytes(vocab):
         raise UserError(
-            f"{file} is not byte-level BPE: {what}; for a SentencePiece vocabulary give its .model file to"
-            " data.tokenizer='sentencepiece'."
+            f"{file} is not byte-level BPE: it has no token for byte 0x{lacking[0]:02X}"
+            f"{f' and {len(lacking) - 1} more' if len(lacking) > 1 else ''}; expected one for each that UTF-8"
+            f" has{_hint(model)}."
         )
 
 
-def _writes_bytes(token: str) -> bool:
-    try:
-        to_bytes(token)
-    except KeyError:
-        return False
-    return True
+def _hint(model: dict) -> str:
+    """What to do with a vocabulary that is SentencePiece's."""
+    marked = next((token for token in model["vocab"] if token.startswith("\u2581")), None)
+    if not model.get("byte_fallback") and marked is None:
+        return ""
+    sign = "bytes written out" if marked is None else repr(marked)
+    return f"; with {sign} it looks like a SentencePiece vocabulary: give its .model file to data.tokenizer='sentencepiece'"
 
 
 def _cut(pre_tokenizer: dict | None) -> re.Pattern | None:
@@ -149,6 +224,5 @@ def _is_known_split(step: dict) -> bool:
     return (
         step["type"] == "Split"
         and step["pattern"].get("Regex") in _SPLITS
-        and step["behavior"] == "Isolated"
-        and not step["invert"]
+        and (step["behavior"], step["invert"]) in _WHOLE
     )

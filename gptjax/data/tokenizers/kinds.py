@@ -38,7 +38,8 @@ def tokenizer_settings(config: DataConfig) -> dict:
     if config.tokenizer_path is not None:
         tokenizer = _read(kind, config.tokenizer_path)
         model = {"model": hashlib.sha256(tokenizer.definition).hexdigest()}
-        return settings | model | ({"special": list(tokenizer.added)} if tokenizer.added else {})
+        ends = {} if tokenizer.ends is None else {"ends": list(tokenizer.ends)}
+        return settings | model | ends | ({"special": list(tokenizer.added)} if tokenizer.added else {})
     if kind is SentencePieceTokenizer:
         return settings | {"vocab_size": config.tokenizer_vocab_size, "train_bytes": config.tokenizer_train_bytes}
     return settings | ({"model": GPT2_SHA256} if kind is GPT2Tokenizer else {})

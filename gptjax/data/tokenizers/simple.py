@@ -110,6 +110,12 @@ class IdTokenizer(Tokenizer):
     def from_definition(cls, definition: bytes) -> "IdTokenizer":
         return cls(json.loads(definition)["vocab_size"])
 
+    def with_ends(self, eot_id: int | None, bos_id: int | None) -> "IdTokenizer":
+        """bos_id is left out: a text is the ids that stand in it, no more and no fewer."""
+        other = super().with_ends(eot_id, None)
+        other.spelling = self.spelling
+        return other
+
     def encode(self, text: str) -> np.ndarray:
         """int32 [n]. Raises UserError: a word that is no id."""
         wrong = next((word for word in text.split() if not (word.isdigit() and int(word) < self.vocab_size)), None)
