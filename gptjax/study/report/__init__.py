@@ -11,6 +11,7 @@ import re
 
 from etils import epath
 
+from gptjax.errors import UserError
 from gptjax.study.report import blocks, checks, headline, laws, markdown, page, runs
 
 PICTURES = "pictures"
@@ -39,6 +40,28 @@ def write(results: dict, directory) -> list[epath.Path]:
     (directory / PICTURES).mkdir(parents=True, exist_ok=True)
     _tidy(directory / PICTURES, pictures.NAMES)
     return [_write(directory / name, content) for name, content in written.items()]
+
+
+def check(directory) -> None:
+    """Raises UserError: no report could be written there, or drawn here. To be asked before long work."""
+    from gptjax.study.pictures import style
+
+    style.settings()
+    directory = epath.Path(directory).expanduser()
+    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    probe = directory / ".probe"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+        for folder in (
+            made if "://" not in str(directory) else ()
+        ):  # the innermost first: a fit that fails leaves nothing
+            folder.rmdir()
+    except OSError as error:
+        raise UserError(
+            f"--report={directory} cannot be written: {error.strerror or error}; use another folder."
+        ) from error
 
 
 def contents(results: dict, captions: dict[str, dict[str, str]], directory) -> list[blocks.Section]:
