@@ -138,8 +138,11 @@ def test_isoflops_list_the_points_of_budgets_without_a_vertex():
     some = Gathered(rows[:-4], [{"run": "x", "reason": "diverged: the loss is nan"}], [])  # three sizes at the last
     law = fit.results(some, fit.Request(methods.Options(("isoflop",), replicates=2)))["isoflop"]
     assert law["points_used"] + len(law["points_excluded"]) == len(some.rows) + len(some.excluded)
-    assert [one["run"] for one in law["points_excluded"]] == ["x", *(row.run for row in rows[-7:-4])]
-    assert law["points_excluded"][1]["reason"].startswith("no vertex at 1e+21 FLOPs: 3 sizes")
+    assert law["window"] < 3, "losses without noise show every misfit"
+    outside = [rows[7 * budget + end].run for budget in range(3) for end in (0, 6)]
+    assert [one["run"] for one in law["points_excluded"]] == ["x", *outside, *(row.run for row in rows[-7:-4])]
+    assert law["points_excluded"][1]["reason"].startswith("outside the window at 1e+18 FLOPs, N from ")
+    assert law["points_excluded"][-1]["reason"].startswith("no vertex at 1e+21 FLOPs: 3 sizes")
 
 
 def test_a_convention_in_which_sizes_pay_differently_for_a_token_is_said(found):

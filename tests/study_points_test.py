@@ -45,7 +45,10 @@ def test_missing_flops_and_tokens_are_filled_by_6nd_and_it_is_said(tmp_path):
     [
         ("", "is empty"),
         ("params,tokens,loss\n", "has no points"),
-        ("params,token,loss\n1,1,1\n", "unknown column 'token'; did you mean 'tokens'"),
+        (
+            "params,token,loss\n1,1,1\n",
+            "has neither tokens nor flops, one of which a point needs; is it 'token'\\?; its columns are: 'params'",
+        ),
         ("params,tokens,tokens,loss\n1,1,1,1\n", "the column 'tokens' twice"),
         ("params,tokens\n1,1\n", "has no column 'loss'"),
         ("params,loss\n1,1\n", "has neither tokens nor flops"),

@@ -14,7 +14,10 @@ from gptjax.errors import UserError
 REQUIRED = ("params", "loss")
 NAMES = ("params", "tokens", "flops", "loss", "weight", "seed", "run", "family")
 WORDS = ("run", "family")
-ON_TEXT, BY = "loss/", ("params/", "flops/")  # and a name: the loss on one of several texts; N and C by another convention
+ON_TEXT, BY = (
+    "loss/",
+    ("params/", "flops/"),
+)  # and a name: the loss on one of several texts; N and C by another convention
 PREFIXES = (ON_TEXT, *BY)
 EXAMPLE = "--columns=params=COLUMN,tokens=COLUMN*1e9,loss=COLUMN"
 # What others call them, to say which column may be meant; nothing is read by these without being named.
@@ -83,7 +86,11 @@ def parse(text: str | None) -> Columns:
         name, equals, column = part.partition("=")
         if not equals or not column or not re.fullmatch(names, name):
             near = _closest(name, NAMES)
-            hint = f"; did you mean {near!r}?" if near else f"; there are: {', '.join((*NAMES, *(f'{prefix}NAME' for prefix in PREFIXES)))}"
+            hint = (
+                f"; did you mean {near!r}?"
+                if near
+                else f"; there are: {', '.join((*NAMES, *(f'{prefix}NAME' for prefix in PREFIXES)))}"
+            )
             raise UserError(f"--columns={text}: {part!r} is no NAME=COLUMN{hint}. Expected such as {EXAMPLE}.")
         if name in given:
             raise UserError(f"--columns={text} names {name} twice; give each once.")

@@ -37,6 +37,7 @@ class Parabolas:
     free_R: np.ndarray  # points less constants
     squares4_R: np.ndarray  # with a cubic and, where there are sizes for it, a quartic term
     free4_R: np.ndarray
+    rounding: float  # variance of the loss that is none of noise
 
     def vertex_R(self) -> np.ndarray:
         """ln N at the minimum; NaN where the parabola has none."""
@@ -73,30 +74,32 @@ def widest(budgets: list[list[Parabolas]]) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(1, int), np.ones(1, bool)
     names = ("squares_R", "free_R", "squares4_R", "free4_R")
     of_window = [[sum(getattr(budget[i], name) for budget in budgets) for name in names] for i in range(len(RATIOS))]
-    narrowest = of_window[-1]
-    passes_WR = np.array([_is_parabola(*one) & _is_of_a_kind(*one[:2], *narrowest[:2]) for one in of_window])
+    rounding, narrowest = max(budget[0].rounding for budget in budgets), of_window[-1]
+    passes_WR = np.array(
+        [_is_parabola(*one, rounding) & _is_of_a_kind(*one[:2], *narrowest[:2], rounding) for one in of_window]
+    )
     fits_R = passes_WR.any(0)
     return np.where(fits_R, passes_WR.argmax(0), len(RATIOS) - 1), fits_R
 
 
-def _is_parabola(squares_R, free_R, squares4_R, free4_R) -> np.ndarray:
+def _is_parabola(squares_R, free_R, squares4_R, free4_R, rounding) -> np.ndarray:
     """Whether cubic and quartic terms leave as much as noise would."""
-    return ~_exceeds(squares_R - squares4_R, free_R - free4_R, squares4_R, free4_R)
+    return ~_exceeds(squares_R - squares4_R, free_R - free4_R, squares4_R, free4_R, rounding)
 
 
-def _is_of_a_kind(squares_R, free_R, narrow_squares_R, narrow_free_R) -> np.ndarray:
+def _is_of_a_kind(squares_R, free_R, narrow_squares_R, narrow_free_R, rounding) -> np.ndarray:
     """Whether the points outside the narrowest window add as much as noise would."""
-    return ~_exceeds(squares_R - narrow_squares_R, free_R - narrow_free_R, narrow_squares_R, narrow_free_R)
+    return ~_exceeds(squares_R - narrow_squares_R, free_R - narrow_free_R, narrow_squares_R, narrow_free_R, rounding)
 
 
-def _exceeds(extra_R, degrees_R, noise_R, free_R) -> np.ndarray:
+def _exceeds(extra_R, degrees_R, noise_R, free_R, rounding) -> np.ndarray:
     """The F-test: whether `extra_R` on so many degrees is more than noise."""
     from scipy.special import fdtri
 
     degrees_R, free_R = np.broadcast_arrays(degrees_R, free_R)
     askable_R = (degrees_R > 0) & (free_R > 0)
     limit_R = fdtri(np.maximum(degrees_R, 1), np.maximum(free_R, 1), 1 - LEVEL)
-    return askable_R & (extra_R / np.maximum(degrees_R, 1) > limit_R * noise_R / np.maximum(free_R, 1))
+    return askable_R & (extra_R / np.maximum(degrees_R, 1) > limit_R * (noise_R / np.maximum(free_R, 1) + rounding))
 
 
 def _start(log_N_P, loss_P, weight_RP) -> np.ndarray:
@@ -127,9 +130,9 @@ def _fit(log_N_P, loss_P, weight_RP, inside_RP) -> Parabolas:
         if can_R.any():
             squares4_R = np.where(can_R, polynomial(u_P, loss_P, weight_RP, degree)[1], squares4_R)
             free4_R = np.where(can_R, points_R - degree - 1, free4_R)
-    exact = (EXACT * loss_P.min()) ** 2
-    squares_R, squares4_R = squares_R + exact * (points_R - 3), squares4_R + exact * free4_R
-    return Parabolas(inside_RP, centre, scale, coefficient_RK, squares_R, points_R - 3, squares4_R, free4_R)
+    rounding = float(EXACT * loss_P.min()) ** 2
+    free_R = points_R - 3
+    return Parabolas(inside_RP, centre, scale, coefficient_RK, squares_R, free_R, squares4_R, free4_R, rounding)
 
 
 def _distinct(log_N_P, inside_RP) -> np.ndarray:
