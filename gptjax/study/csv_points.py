@@ -92,18 +92,18 @@ def _by_convention(values: dict[str, float], prefix: str) -> dict[str, float]:
 
 def _number(cell: str, source: Source, path: str, number: int) -> float:
     """In the file's own words where it is none."""
-    name = source.name
-    said = f"{path}, line {number}: {name if source.column in (name, None) else f'{name}, {source.column!r},'}"
+    name, of = source.name, "" if source.column in (source.name, None) else f" (column {source.column!r})"
+    where = f"{path}, line {number}: {name}"
     try:
         value = float(cell) * source.factor
     except ValueError as error:
-        raise UserError(f"{said}={cell!r} is no number.".replace(",=", " =")) from error
+        raise UserError(f"{where}={cell!r}{of} is no number.") from error
     if name.startswith(ON_TEXT) and not (math.isfinite(value) and value > 0):
-        raise UserError(f"{said}={cell} is no loss; leave it empty, or give one above 0.")
+        raise UserError(f"{where}={cell}{of} is no loss; leave it empty, or give one above 0.")
     if name == "weight" and not (math.isfinite(value) and value >= 0):
-        raise UserError(f"{said}={cell} is none; use a finite number of at least 0.")
+        raise UserError(f"{where}={cell}{of} is none; use a finite number of at least 0.")
     if name == "seed" and not (value.is_integer() and abs(value) < LARGEST_SEED):
-        raise UserError(f"{said}={cell} is no whole number of at most 18 digits.")
+        raise UserError(f"{where}={cell}{of} is no whole number of at most 18 digits.")
     return value
 
 
