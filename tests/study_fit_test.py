@@ -324,6 +324,19 @@ def test_the_headline_goes_to_the_first_law_that_neither_is_refused_nor_misses_i
     assert sum("miss their points" in reason for reason in none["reasons"]) == 2
 
 
+def test_without_seeds_a_law_is_held_against_what_the_best_of_the_others_leaves():
+    results = {"parametric": {**LOW, "residual": 2e-10}, "kaplan": {**LOW, "residual": 0.0384}}
+    said = verdict.verdict(results)
+    assert said["standing"] == ["parametric"]
+    assert said["reasons"] == [
+        "Kaplan's laws leave 3.84% of the loss, where the parametric law leaves 0.00%: they miss their points"
+    ]
+    near = {**results, "parametric": {**LOW, "residual": 0.02}}
+    assert verdict.verdict(near)["standing"] == ["parametric", "kaplan"]
+    fine = {**results, "kaplan": {**LOW, "residual": 9e-4}}
+    assert verdict.verdict(fine)["standing"] == ["parametric", "kaplan"]
+
+
 def test_parabolas_are_held_against_the_seeds_of_the_points_they_go_through():
     fit = {**LOW, "residual": 0.01, "window_fits": True}
     assert verdict.verdict({"isoflop": fit, "seed_noise": {"relative": 0.01}})["headline"]
@@ -332,7 +345,7 @@ def test_parabolas_are_held_against_the_seeds_of_the_points_they_go_through():
     )["headline"]
     assert verdict.verdict({"isoflop": fit})["headline"], "what noise there is, nobody knows"
     said = verdict.verdict({"isoflop": {**fit, "window_fits": False}})
-    assert not said["headline"] and "and less in no window: they miss their points" in said["reasons"][0]
+    assert not said["headline"] and "and fit no window of them: they miss their points" in said["reasons"][0]
     assert verdict.verdict({"isoflop": {**fit, "window_fits": False, "residual": 1e-4}})["headline"]
 
 

@@ -8,7 +8,7 @@ schedules; Kaplan's laws have no irreducible loss, and get no headline.
 import math
 
 FAR = 2.0  # times the noise between seeds that a law may leave before it is said to miss the points
-FINE = 1e-3  # of the loss: where no seeds tell the noise, parabolas that fit no better than this are said to miss the points
+FINE = 1e-3  # of the loss: where no seeds tell the noise, a law that leaves less is not said to miss the points
 EXACT = 1e-6  # of the loss: whatever seeds differ by, what is left below this is nothing
 DIGITS = 3  # of an exponent; what differs behind them does not differ
 
@@ -19,7 +19,7 @@ ALL = NAMES | {"kaplan": "Kaplan's laws"}
 def verdict(results: dict) -> dict:
     """{"headline": whether there is one, "text", "reasons", "standing": methods that may be quoted, in order}."""
     whole = [name for name in ALL if _is_whole(results.get(name))]
-    misses = {name: said for name in whole if (said := _misfit(name, results[name], results.get("seed_noise")))}
+    misses = {name: said for name in whole if (said := _misfit(results, name, whole))}
     standing = [name for name in whole if name not in misses]
     first = next((name for name in standing if name in NAMES), None)
     reasons = [f"{ALL[name]}: {reason}" for name in NAMES for reason in (results.get(name) or {}).get("refused", ())]
@@ -67,21 +67,32 @@ def _floor(fit: dict) -> str:
     return f"; irreducible loss E = {fit['E']:.3f} (95%: {low:.3f} to {high:.3f}) nats per token"
 
 
-def _misfit(name: str, fit: dict, noise: dict | None) -> str | None:
-    """That a law misses its points by more than seeds explain: then intervals, too, are those of a wrong form."""
-    left, noise = fit.get("residual"), fit.get("seed_noise") or noise
-    if left is None or not left >= EXACT:  # NaN: nothing can be left
+def _misfit(results: dict, name: str, whole: list[str]) -> str | None:
+    """That a law misses its points by more than noise: then intervals, too, are those of a wrong form. The noise is what
+    seeds differ by; where there are none, it is at most what the best of the other laws leaves."""
+    fit = results[name]
+    left, noise = _left(fit), fit.get("seed_noise") or results.get("seed_noise")
+    if left is None or left < EXACT:
         return None
+    verb, form = ("leaves", "its form is wrong") if name == "parametric" else ("leave", "they miss their points")
+    said = f"{ALL[name]} {verb} {left:.2%} of the loss"
     if noise and noise["relative"]:
         times = left / noise["relative"]
-        if times <= FAR:
-            return None
-        verb, form = ("leaves", "its form is wrong") if name == "parametric" else ("leave", "they miss their points")
         seeds = f"{times:.1f} times what seeds differ by ({noise['relative']:.2%})"
-        return f"{ALL[name]} {verb} {left:.2%} of the loss, {seeds}: {form}"
-    if fit.get("window_fits") is False and left > FINE:
-        return f"{ALL[name]} leave {left:.2%} of the loss, and less in no window: they miss their points"
+        return f"{said}, {seeds}: {form}" if times > FAR else None
+    others = {other: _left(results[other]) for other in whole if _left(results[other]) is not None}
+    best = min(others, key=others.get)
+    if left > FINE and left > FAR * others[best]:
+        return f"{said}, where {ALL[best]} {'leaves' if best == 'parametric' else 'leave'} {others[best]:.2%}: {form}"
+    if left > FINE and fit.get("window_fits") is False:
+        return f"{said}, and fit no window of them: {form}"
     return None
+
+
+def _left(fit: dict) -> float | None:
+    """Of the loss, relative; None where a fit does not say, or nothing can be left."""
+    left = fit.get("residual")
+    return left if left is not None and math.isfinite(left) else None
 
 
 # ---- methods beside each other
