@@ -93,8 +93,9 @@ def _optima(fit: dict) -> list[Block]:
     table = Table(_PARABOLA, [_parabola(one) for one in measured], "The parabola of each budget, and its vertex")
     blocks.append(folded(dataclasses.replace(table, words=("",)).without_empty(numbers.NONE), "Parabolas"))
     split = [_optimum({**one, **(one.get("law") or {})}) for one in standing]
-    caption = "The best split by the power law through the vertices, which the intervals are of"
-    return blocks + ([Table(_SPLIT, split, caption).without_empty(numbers.NONE)] if split else [])
+    table = Table(_SPLIT, split, "The best split by the power law through the vertices, which the intervals are of")
+    table = table.without_empty(numbers.NONE)
+    return blocks + ([table] if len(table.header) > 1 else [])
 
 
 def _parabola(one: dict) -> list[str]:

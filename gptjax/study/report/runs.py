@@ -7,6 +7,7 @@ from gptjax.study import groups, numbers
 from gptjax.study.report.blocks import LONG, Block, Bullets, Code, Figure, Link, Paragraph, Section, Table, folded
 
 _COLUMNS = {
+    "params_given": ("N", numbers.whole),
     "params_total": ("N total", numbers.whole),
     "params_non_embedding": ("N non-embedding", numbers.whole),
     "params_matmul": ("N matmul", numbers.whole),
