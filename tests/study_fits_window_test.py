@@ -67,12 +67,13 @@ def test_runs_of_another_kind_far_from_the_optimum_are_left_outside():
     """As the largest models of a few tokens are: far off, and along no polynomial."""
     points = laws.ladder(laws.BESIROGLU, BUDGETS, sizes=13, width=8, seeds=2, sigma=2e-3)
     away = np.log(points.params / [laws.BESIROGLU.optimum(flops).params for flops in points.flops])
-    odd = np.where(away > np.log(5), 1 + np.random.default_rng(0).uniform(0.1, 0.5, len(away)), 1.0)
+    scatter = 0.15 * np.random.default_rng(0).choice([-0.3, 1], len(away))
+    odd = np.where(np.abs(away) > np.log(5), 1 + scatter, 1.0)
     fit = isoflop.fit(dataclasses.replace(points, loss=points.loss * odd))
     assert fit.window < 5 and fit.window_fits and np.abs(vertices(fit, laws.BESIROGLU)).max() < 0.1
     assert np.abs(vertices(isoflop.fit(points, window=np.inf), laws.BESIROGLU)).max() < 0.1
     spoilt = isoflop.fit(dataclasses.replace(points, loss=points.loss * odd), window=np.inf)
-    assert np.nanmax(np.abs(vertices(spoilt, laws.BESIROGLU))) > 0.3
+    assert np.nanmax(np.abs(vertices(spoilt, laws.BESIROGLU))) > 0.15
 
 
 def test_where_no_window_fits_the_narrowest_is_taken_and_said():

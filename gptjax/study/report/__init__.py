@@ -11,7 +11,7 @@ import re
 
 from etils import epath
 
-from gptjax.errors import UserError
+from gptjax import outputs
 from gptjax.study.report import blocks, checks, headline, laws, markdown, page, runs
 
 PICTURES = "pictures"
@@ -47,21 +47,7 @@ def check(directory) -> None:
     from gptjax.study.pictures import style
 
     style.settings()
-    directory = epath.Path(directory).expanduser()
-    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-    probe = directory / ".probe"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
-        for folder in (
-            made if "://" not in str(directory) else ()
-        ):  # the innermost first: a fit that fails leaves nothing
-            folder.rmdir()
-    except OSError as error:
-        raise UserError(
-            f"--report={directory} cannot be written: {error.strerror or error}; use another folder."
-        ) from error
+    outputs.check_folder("--report", directory)
 
 
 def contents(results: dict, captions: dict[str, dict[str, str]], directory) -> list[blocks.Section]:
