@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 
+from gptjax import outputs
 from gptjax.errors import UserError, choose
 from gptjax.metrics import Progress, finite
 
@@ -78,6 +79,7 @@ def _check_picture(path: str) -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise UserError("--out needs matplotlib; pip install 'gptjax[study]', or leave it out.") from error
+    outputs.check_file("--out", path)
 
 
 def table(found, slopes, form: str, of_depth: bool) -> str:

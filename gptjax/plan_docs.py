@@ -8,7 +8,7 @@ import pathlib
 import subprocess
 import sys
 
-from gptjax import plan_table
+from gptjax import outputs, plan_table
 from gptjax.errors import UserError
 
 PLANS = {  # config: what follows it on the command line; meshes, microbatches and remat are the configs' own
@@ -50,6 +50,11 @@ def main(arguments: list[str]) -> int:
     only = [argument.removeprefix("--only=") for argument in arguments if argument.startswith("--only=")]
     if len(files) != 1 or any(name not in PLANS for name in only):
         print(f"usage: python -m gptjax.plan_docs FILE [--only=NAME]; names: {', '.join(PLANS)}", file=sys.stderr)
+        return 2
+    try:
+        outputs.check_file("FILE", files[0])
+    except UserError as error:
+        print(f"gptjax: {error}", file=sys.stderr)
         return 2
     target = pathlib.Path(files[0])
     before = target.read_text().splitlines() if target.exists() else []

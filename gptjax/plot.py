@@ -6,7 +6,7 @@ With --by_source: bits per byte of the held-out text of each source of one run. 
 import argparse
 import sys
 
-from gptjax import metrics, rundir
+from gptjax import metrics, outputs, rundir
 from gptjax.errors import UserError
 
 
@@ -99,6 +99,7 @@ def main() -> int:
     try:
         if args.by_source and len(args.runs) > 1:
             raise UserError(f"--by_source is for one run, and {len(args.runs)} are given.")
+        outputs.check_file("--out", args.out)
         source_curves(args.runs[0], args.out) if args.by_source else loss_curves(args.runs, args.out)
     except UserError as error:
         print(f"gptjax: {error}", file=sys.stderr)

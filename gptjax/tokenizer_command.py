@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+from gptjax import outputs
 from gptjax.errors import UserError
 
 SPEC_HELP = "bytes, gpt2[:PATH], hf:PATH, sentencepiece:PATH, or a folder that a tokenizer was saved in"
@@ -133,6 +134,7 @@ def _check_flags(args, symbols: tuple[str, ...]) -> None:
     out = epath.Path(args.out).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={args.out} exists and is not an empty folder; remove it or name another.")
+    outputs.check_folder("--out", args.out)
 
 
 def _watched(lines, train_bytes: int, progress):

@@ -138,8 +138,11 @@ def test_isoflops_list_the_points_of_budgets_without_a_vertex():
     some = Gathered(rows[:-4], [{"run": "x", "reason": "diverged: the loss is nan"}], [])  # three sizes at the last
     law = fit.results(some, fit.Request(methods.Options(("isoflop",), replicates=2)))["isoflop"]
     assert law["points_used"] + len(law["points_excluded"]) == len(some.rows) + len(some.excluded)
-    assert [one["run"] for one in law["points_excluded"]] == ["x", *(row.run for row in rows[-7:-4])]
-    assert law["points_excluded"][1]["reason"].startswith("no vertex at 1e+21 FLOPs: 3 sizes")
+    assert law["window"] < 3, "losses without noise show every misfit"
+    outside = [rows[7 * budget + end].run for budget in range(3) for end in (0, 6)]
+    assert [one["run"] for one in law["points_excluded"]] == ["x", *outside, *(row.run for row in rows[-7:-4])]
+    assert law["points_excluded"][1]["reason"].startswith("outside the window at 1e+18 FLOPs, N from ")
+    assert law["points_excluded"][-1]["reason"].startswith("no vertex at 1e+21 FLOPs: 3 sizes")
 
 
 def test_a_convention_in_which_sizes_pay_differently_for_a_token_is_said(found):
@@ -262,8 +265,152 @@ def test_methods_that_disagree_and_choices_that_matter_are_said():
     one = {"refused": [], "a": 0.5, "interval95": {"a": [0.45, 0.55]}}
     moved = {"change": "runs of D/N >= 5 only", "a": 0.6, "refused": []}
     other = {"refused": [], "a": 0.7, "interval95": {"a": [0.65, 0.75]}, "sensitivity": []}
-    reasons = verdict.verdict({"parametric": one | {"sensitivity": [moved]}, "isoflop": other})["reasons"]
-    assert "do not meet" in reasons[0] and "runs of D/N >= 5 only (0.600)" in reasons[1]
+    said = verdict.verdict({"parametric": one | {"sensitivity": [moved]}, "isoflop": other})
+    reasons = said["reasons"]
+    assert (
+        said["standing"] == ["parametric"]
+        and "do not meet" in reasons[0]
+        and "runs of D/N >= 5 only (0.600)" in reasons[1]
+    )
+
+
+LOW = {"refused": [], "a": 0.514, "interval95": {"a": [0.5, 0.53]}}
+HIGH = {"refused": [], "a": 0.7, "interval95": {"a": [0.55, 0.85]}}
+
+
+def changed(name: str, a: float, refused=()) -> dict:
+    return {"change": name, "a": a, "refused": list(refused)}
+
+
+def test_kaplans_exponent_beside_another_is_said_to_contradict_it_and_does_not_stand():
+    said = verdict.verdict({"isoflop": LOW, "kaplan": HIGH})
+    assert said["headline"] and said["standing"] == ["isoflop"]
+    (reason,) = said["reasons"]
+    both = "isoFLOP parabolas 0.514 (0.500 to 0.530) and Kaplan's laws 0.700 (0.550 to 0.850)"
+    assert (
+        reason.startswith(f"{both} give exponents whose 95% intervals do not meet") and "no irreducible loss" in reason
+    )
+    meet = {**HIGH, "interval95": {"a": [0.5295, 0.85]}}
+    assert verdict.verdict({"isoflop": LOW, "kaplan": meet})["standing"] == ["isoflop", "kaplan"]
+
+
+def test_what_two_methods_agree_under_is_said_to_be_why_they_disagree():
+    rows = [("N matmul", 0.6, 0.61), ("runs of D/N >= 5 only", 0.52, 0.53), ("Huber delta 0.01", 0.5, 0.5), ("N other", 0.5, 0.7)]  # fmt: skip
+    low, high = ({**fit, "sensitivity": [changed(row[0], row[i]) for row in rows]} for i, fit in ((1, LOW), (2, HIGH)))
+    (reason,) = [
+        one for one in verdict.verdict({"parametric": low, "isoflop": high})["reasons"] if "do not meet" in one
+    ]
+    assert "counted as N matmul they agree: it is the convention of N" in reason and "other" not in reason
+    assert "with runs of D/N >= 5 only they agree: some points are beyond the regime of one of them" in reason
+    assert "Huber" not in reason and "irreducible" not in reason
+
+
+def test_the_headline_goes_to_the_first_law_that_neither_is_refused_nor_misses_its_points():
+    missing = {**HIGH, "residual": 0.05}
+    fits = {**LOW, "residual": 0.01}
+    results = {
+        "parametric": missing,
+        "isoflop": fits,
+        "kaplan": {**LOW, "residual": 0.05},
+        "seed_noise": {"relative": 0.01},
+    }
+    said = verdict.verdict(results)
+    assert "by isoFLOP parabolas" in said["text"] and said["standing"] == ["isoflop"]
+    assert "the parametric law leaves 5.00% of the loss, 5.0 times" in said["reasons"][0]
+    assert "Kaplan's laws leave 5.00% of the loss" in said["reasons"][1]
+    assert "by the parametric law" in verdict.verdict({**results, "parametric": fits})["text"]
+    none = verdict.verdict({**results, "isoflop": missing})
+    assert not none["headline"] and none["standing"] == [] and "No law stands" in none["text"]
+    assert sum("miss their points" in reason for reason in none["reasons"]) == 2
+
+
+def test_without_seeds_a_law_is_held_against_what_the_best_of_the_others_leaves():
+    results = {"parametric": {**LOW, "residual": 2e-10}, "kaplan": {**LOW, "residual": 0.0384}}
+    said = verdict.verdict(results)
+    assert said["standing"] == ["parametric"]
+    assert said["reasons"] == [
+        "Kaplan's laws leave 3.84% of the loss, where the parametric law leaves 0.00%: they miss their points"
+    ]
+    near = {**results, "parametric": {**LOW, "residual": 0.02}}
+    assert verdict.verdict(near)["standing"] == ["parametric", "kaplan"]
+    fine = {**results, "kaplan": {**LOW, "residual": 9e-4}}
+    assert verdict.verdict(fine)["standing"] == ["parametric", "kaplan"]
+
+
+def test_parabolas_are_held_against_the_seeds_of_the_points_they_go_through():
+    fit = {**LOW, "residual": 0.01, "window_fits": True}
+    assert verdict.verdict({"isoflop": fit, "seed_noise": {"relative": 0.01}})["headline"]
+    assert not verdict.verdict(
+        {"isoflop": {**fit, "seed_noise": {"relative": 1e-4}}, "seed_noise": {"relative": 0.01}}
+    )["headline"]
+    assert verdict.verdict({"isoflop": fit})["headline"], "what noise there is, nobody knows"
+    said = verdict.verdict({"isoflop": {**fit, "window_fits": False}})
+    assert not said["headline"] and "and fit no window of them: they miss their points" in said["reasons"][0]
+    assert verdict.verdict({"isoflop": {**fit, "window_fits": False, "residual": 1e-4}})["headline"]
+
+
+def test_the_verdict_names_the_change_that_moves_the_headline_most():
+    rows = [
+        changed("runs of D/N >= 2 only", 0.52),
+        changed("5 outliers dropped", 0.565),
+        changed("N x", 0.9, ["a reason"]),
+    ]
+    text = verdict.verdict({"isoflop": {**LOW, "sensitivity": rows}})["text"]
+    assert text.endswith(" What moves the exponent most: 5 outliers dropped, to 0.565.")
+    still = [changed("runs of D/N >= 2 only", 0.5141)]
+    assert "moves" not in verdict.verdict({"isoflop": {**LOW, "sensitivity": still}})["text"]
+
+
+def test_exponents_that_are_the_same_in_every_digit_shown_do_not_leave_an_interval():
+    """Of points without noise: 0.5140001 beside an interval of 0.5140002 to 0.5140003."""
+    exact = {"refused": [], "a": 0.5140002, "interval95": {"a": [0.51400019, 0.51400021]}, "residual": 2e-10}
+    rows = [changed("runs of D/N >= 5 only", 0.5140001), changed("Huber delta 0.01", 0.51399999)]
+    noise = {"relative": 1e-12}
+    other = {**exact, "a": 0.51400105, "interval95": {"a": [0.514001, 0.514002]}}
+    said = verdict.verdict({"parametric": {**exact, "sensitivity": rows}, "isoflop": other, "seed_noise": noise})
+    assert said["headline"] and said["reasons"] == [] and said["standing"] == ["parametric", "isoflop"]
+    moved = [changed("runs of D/N >= 5 only", 0.513)]
+    assert "leaves its 95% interval" in verdict.verdict({"parametric": {**exact, "sensitivity": moved}})["reasons"][0]
+
+
+def test_noise_between_seeds_stands_beside_what_each_parabola_leaves(found):
+    law = found["isoflop"]
+    for one in law["optima"]:
+        assert 0 < one["residual"] < 0.01 and 0 < one["seed_deviation"] < 0.01
+    assert law["seed_noise"]["relative"] == pytest.approx(1e-3, rel=0.4) and law["residual"] == pytest.approx(
+        1e-3, rel=0.4
+    )
+    changes = [one["change"] for one in law["sensitivity"]]
+    assert {"a window of x/2..x2", "a window of x/4..x4", "a parabola through all points"} <= set(changes)
+    assert "window: " in fit_command.table(found) and "left, nats" in fit_command.table(found)
+
+
+def test_what_is_left_out_is_grouped_on_the_terminal():
+    excluded = [{"run": f"line {i}", "reason": f"out of range: the FLOPs are {i}e+03 times 6 N D"} for i in range(40)]
+    excluded.append({"run": "last", "reason": "diverged: the loss is nan"})
+    said = fit_command._beside({"points_excluded": excluded})
+    assert said == [
+        "",
+        "left out: 40 (line 0, line 1, line 2, …): out of range: the FLOPs are … times 6 N D",
+        "left out: last: diverged: the loss is nan",
+    ]
+
+
+def test_a_fit_of_points_that_all_weigh_nothing_is_one_line(tmp_path, capsys):
+    file = tmp_path / "points.csv"
+    for weight, said in (("0", "the weight of all 2 points is 0"), ("-1", "weight=-1"), ("nan", "weight=nan")):
+        file.write_text(f"params,tokens,loss,weight\n1e6,2e7,3,{weight}\n2e6,2e7,2.9,{weight}\n")
+        assert cli.main(["study", "fit", str(file)]) == 2
+        error = capsys.readouterr().err
+        assert said in error and len(error.splitlines()) == 1
+
+
+def test_a_report_that_cannot_be_written_is_said_before_anything_is_fitted(tmp_path, capsys):
+    file = tmp_path / "points.csv"
+    file.write_text("params,tokens,loss\n" + "".join(f"{n}e6,2e7,{4 - n / 10}\n" for n in range(1, 9)))
+    assert cli.main(["study", "fit", str(file), f"--report={file}/report"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and f"--report={file}/report cannot be written: Not a directory" in error
 
 
 def test_learning_rate_sensitivity_counts_a_diverged_run_as_the_loss_at_initialisation():
@@ -371,6 +518,12 @@ def test_the_command_prints_json_without_nan_and_the_same_twice(tmp_path, capsys
         (["--budgets=-1e20"], "every budget has to be positive"),
         (["--delta=0"], "--delta=0 has to be positive"),
         (["--seed=-1"], "--seed=-1 is below 0"),
+        (["--window=wide"], "--window=wide is no window; use auto, all, or a factor above 1"),
+        (["--window=1"], "--window=1 is no window"),
+        (["--window=nan"], "--window=nan is no window"),
+        (["--columns=parms=a"], "'parms=a' is no NAME=COLUMN; did you mean 'params'?"),
+        (["--columns=params"], "'params' is no NAME=COLUMN"),
+        (["--columns=params=a,params=b"], "names params twice"),
     ],
 )
 def test_a_wrong_flag_is_one_line(tmp_path, capsys, flags, said):

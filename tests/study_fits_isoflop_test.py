@@ -44,7 +44,7 @@ def together(*many):
 )
 def test_the_parabolas_bias_in_extrapolated_tokens_is_the_known_one_and_the_exponent_exact(law, width, off, bias):
     law = ALL[law]
-    fit = isoflop.fit(laws.ladder(law, BUDGETS, sizes=16, width=width, off=off))
+    fit = isoflop.fit(laws.ladder(law, BUDGETS, sizes=16, width=width, off=off), window=np.inf)
     assert fit.refused == [] and [vertex.refused for vertex in fit.optima] == [None] * 5
     found = 100 * (fit.optimum(1e24).tokens / law.optimum(1e24).tokens - 1)
     assert found == pytest.approx(bias, abs=0.3)
@@ -55,7 +55,7 @@ def test_the_parabolas_bias_in_extrapolated_tokens_is_the_known_one_and_the_expo
 def test_windows_a_factor_three_off_are_biased_by_up_to_seven_percent_and_refused_where_the_vertex_is_not_inside(
     width, bias
 ):
-    fit = isoflop.fit(laws.ladder(laws.PRINTED, BUDGETS, sizes=16, width=width, off=1 / 3))
+    fit = isoflop.fit(laws.ladder(laws.PRINTED, BUDGETS, sizes=16, width=width, off=1 / 3), window=np.inf)
     tokens = PowerLaw.through([v.flops for v in fit.optima], [v.tokens for v in fit.optima])
     assert 100 * (tokens(1e24) / laws.PRINTED.optimum(1e24).tokens - 1) == pytest.approx(bias, abs=0.3)
     assert all("outside" in v.refused if width == 2 else v.refused is None for v in fit.optima)
@@ -105,10 +105,12 @@ def test_a_vertex_is_that_of_the_parabola_and_no_run():
 )
 def test_a_budget_whose_vertex_was_not_measured_is_refused_with_the_reason(loss_of, params, reason):
     good = laws.ladder(laws.HOFFMANN, np.logspace(20, 21, 3), width=4)
-    fit = isoflop.fit(together(parabolas(loss_of, params), good))
+    fit = isoflop.fit(together(parabolas(loss_of, params), good), window=np.inf)
     assert reason in fit.optima[0].refused and [v.refused for v in fit.optima[1:]] == [None] * 3
     assert fit.refused == [] and fit.points_used == len(good) and len(fit.optima) == 4
-    assert fit.a == pytest.approx(isoflop.fit(good).a, rel=1e-12)
+    assert fit.a == pytest.approx(isoflop.fit(good, window=np.inf).a, rel=1e-12)
+    chosen = isoflop.fit(together(parabolas(loss_of, params), good))
+    assert reason in chosen.optima[0].refused and [v.refused for v in chosen.optima[1:]] == [None] * 3
 
 
 @pytest.mark.parametrize("good, finite", [(0, False), (1, False), (2, True)])
@@ -129,7 +131,8 @@ def test_budgets_are_found_however_small_and_close_and_nothing_is_rounded():
     spread = dataclasses.replace(points, flops=points.flops * np.random.default_rng(1).uniform(0.99, 1.01, len(points)))
     assert np.array_equal(isoflop.budgets(spread.take(order)), np.repeat([0, 1, 2, 3], 6)[order])
     fit = isoflop.fit(points.take(order))
-    assert [v.flops for v in fit.optima] == pytest.approx(list(asked), rel=1e-12) and fit.points_used == 24
+    assert [v.flops for v in fit.optima] == pytest.approx(list(asked), rel=1e-12) and fit.points_used == 20
+    assert [(v.n_points, v.n_outside) for v in fit.optima] == [(5, 1)] * 4
 
 
 def test_a_cloud_that_is_no_ladder_of_budgets_is_refused():

@@ -9,7 +9,7 @@ import studying
 
 from gptjax import config_file, flops, metrics, rundir
 from gptjax.errors import UserError
-from gptjax.study import PlannedRun, csv_points, identity, layout, ledger, study_points
+from gptjax.study import PlannedRun, columns, csv_points, identity, layout, ledger, study_points
 from gptjax.study.points import Row, screened
 
 
@@ -45,7 +45,10 @@ def test_missing_flops_and_tokens_are_filled_by_6nd_and_it_is_said(tmp_path):
     [
         ("", "is empty"),
         ("params,tokens,loss\n", "has no points"),
-        ("params,token,loss\n1,1,1\n", "unknown column 'token'; did you mean 'tokens'"),
+        (
+            "params,token,loss\n1,1,1\n",
+            "has neither tokens nor flops, one of which a point needs; is it 'token'\\?; its columns are: 'params'",
+        ),
         ("params,tokens,tokens,loss\n1,1,1,1\n", "the column 'tokens' twice"),
         ("params,tokens\n1,1\n", "has no column 'loss'"),
         ("params,loss\n1,1\n", "has neither tokens nor flops"),
@@ -64,6 +67,80 @@ def test_what_a_csv_file_gets_wrong_is_said_with_its_line(tmp_path, text, said):
         read(tmp_path, text)
     with pytest.raises(UserError, match="no such file or directory"):
         csv_points.read(str(tmp_path / "none.csv"))
+
+
+WANDB = (  # as a table of runs is exported: quoted, a run's notes over two lines, smallest and largest values beside
+    '"Name","Notes","parameter_count","throughput/total_tokens","throughput/total_gflops","eval/loss","eval/loss__MIN"\n'
+    '"d512-3e18","","102,5e7","4.8","3000000000","3.5","3.4"\n'.replace("102,5e7", "1.025e8")
+    + '"d768-3e18","first line\nsecond","2.05e8","2.4","3000000000","3.4","3.3"\n'
+    + '"crashed","","2.05e8","0.1","2000","",""\n'
+    + '"gone","","2.05e8","2.4","3000000000","NaN","3.9"\n'
+)
+NAMED = "run=Name,params=parameter_count,tokens=throughput/total_tokens*1e9,flops=throughput/total_gflops*1e9,loss=eval/loss"
+
+
+def read_named(tmp_path, text, given):
+    file = tmp_path / "export.csv"
+    file.write_text(text)
+    return csv_points.read(str(file), columns.parse(given))
+
+
+def test_an_export_of_wandb_is_read_by_naming_its_columns_with_their_units(tmp_path):
+    gathered = read_named(tmp_path, WANDB, NAMED)
+    first, second = gathered.rows
+    assert (first.run, first.params, first.tokens, first.flops, first.loss) == (
+        "d512-3e18", {"given": 1.025e8}, pytest.approx(4.8e9), {"given": pytest.approx(3e18)}, 3.5,
+    )  # fmt: skip
+    assert second.run == "d768-3e18" and second.named
+    reasons = {one["run"]: one["reason"] for one in gathered.excluded}
+    assert reasons == {"crashed": "unfinished: loss is empty", "gone": "diverged: the loss is nan"}
+    assert gathered.notes == ["columns that are not read: Notes, eval/loss__MIN"]
+
+
+def test_what_is_missing_of_tokens_and_flops_is_derived_and_said(tmp_path):
+    without = read_named(tmp_path, WANDB, "params=parameter_count,tokens=throughput/total_tokens*1e9,loss=eval/loss")
+    assert without.rows[0].flops["given"] == pytest.approx(6 * 1.025e8 * 4.8e9) and not without.rows[0].named
+    assert "flops of 3 points: 6 N D" in without.notes
+    derived = read_named(tmp_path, WANDB, "params=parameter_count,flops=throughput/total_gflops*1e9,loss=eval/loss")
+    assert (
+        derived.rows[0].tokens == pytest.approx(3e18 / 6 / 1.025e8) and "tokens of 3 points: C / (6 N)" in derived.notes
+    )
+
+
+def test_a_number_stands_for_all_lines_and_a_whole_name_goes_before_a_factor(tmp_path):
+    text = "Step,loss*2,loss\n10,5,3\n20,4,2.5\n"
+    gathered = read_named(tmp_path, text, "params=1e6,tokens=Step*2048,loss=loss*2")
+    assert [(row.params["given"], row.tokens, row.loss) for row in gathered.rows] == [(1e6, 20480, 5), (1e6, 40960, 4)]
+    assert gathered.notes[-1] == "columns that are not read: loss"
+
+
+@pytest.mark.parametrize(
+    "text, given, said",
+    [
+        ("Name,parameter_count,loss\na,1,1\n", None, "has no column 'params'; is it 'parameter_count'?; its columns are: 'Name', "),
+        ("model/params,D,eval/loss\n1,1,1\n", "params=model/params,tokens=D", "has no column 'loss'; is it 'eval/loss'?"),
+        ("N,D,loss\n1,1,1\n", "params=M,tokens=D", "has no column 'M', which --columns=params= names; "),
+        ("params,tokens_B,loss\n1,1,1\n", "tokens=token_B*1e9", "names; did you mean 'tokens_B'?; its columns are"),
+        ("params,tokens_B,loss\n1,1,1\n", "tokens=tokens_B*1e", "'1e' is no factor; use a number above 0"),
+        ("params,tokens_B,loss\n1,1,1\n", "tokens=tokens_B*-1", "'-1' is no factor"),
+        ("N,D,D,loss\n1,1,1,1\n", "params=N,tokens=D", "the column 'D' twice"),
+        ("N,D,loss\n1,many,1\n", "params=N,tokens=D", "line 2: tokens='many' (column 'D') is no number"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_named_columns_lists_those_of_the_file(tmp_path, text, given, said):
+    with pytest.raises(UserError) as error:
+        read_named(tmp_path, text, given)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_other_conventions_and_families_are_columns_of_their_own(tmp_path):
+    text = "params,params/matmul,tokens,flops,flops/6n,loss,family\n2e6,1e6,1e7,9e13,1.2e14,3,gpt\n2e6,1e6,1e7,9e13,1.2e14,4,lstm\n"
+    gathered = read(tmp_path, text)
+    first, second = gathered.rows
+    assert first.params == {"given": 2e6, "matmul": 1e6} and first.flops == {"given": 9e13, "6n": 1.2e14}
+    assert (first.family, second.family) == ("gpt", "lstm") and gathered.points("matmul", "6n").params[0] == 1e6
+    with pytest.raises(UserError, match="line 2: params/matmul is empty"):
+        read(tmp_path, "params,params/matmul,tokens,loss\n2e6,,1e7,3\n")
 
 
 def test_every_point_that_is_left_out_is_listed_with_its_reason(tmp_path):

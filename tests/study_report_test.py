@@ -168,7 +168,8 @@ def test_points_that_one_method_leaves_out_are_named_with_it_and_those_of_all_me
     fit = {**results["isoflop"], "points_excluded": [by_all, alone]}
     sections = report.contents({**results, "isoflop": fit}, {}, None)
     [isoflop] = [one for one in sections if one.title.startswith("IsoFLOP")]
-    assert [block.items for block in isoflop.blocks if hasattr(block, "items")] == [["w9: no curve"]]
+    lists = [block.items for block in isoflop.blocks if hasattr(block, "items")]
+    assert lists == [[f"C = 1.00e20: {fit['optima'][-1]['refused']}"], ["w9: no curve"]]
 
 
 def test_points_alone_make_a_report_without_pictures_and_remove_those_of_the_last(results, tmp_path):
@@ -207,6 +208,8 @@ def test_without_matplotlib_one_line_says_what_to_install(results, tmp_path, mon
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"pip install 'gptjax\[study\]'"):
         report.write(results, tmp_path / "none")
+    with pytest.raises(UserError, match=r"pip install 'gptjax\[study\]'"):
+        report.check(tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
@@ -216,9 +219,53 @@ def test_intervals_of_the_isoflop_law_stand_beside_the_law_s_numbers_not_the_ver
     optima = [{**fit["optima"][0], "law": law}, *fit["optima"][1:], elsewhere]
     given = {**results, "isoflop": {**fit, "optima": optima}}
     [isoflop] = [one for one in report.contents(given, {}, None) if one.title.startswith("IsoFLOP")]
-    [table] = [block for block in isoflop.blocks if "Vertex" in getattr(block, "caption", "")]
-    first, *_, last = (dict(zip(table.header, row)) for row in table.rows)
+    captions = {block.caption.split(",")[0]: block for block in isoflop.blocks if getattr(block, "caption", "")}
+    parabolas, split = (
+        captions["The parabola of each budget"],
+        captions["The best split by the power law through the vertices"],
+    )
+    first, *_, last = (dict(zip(split.header, row)) for row in split.rows)
     vertex = fit["optima"][0]
-    assert first["vertex N"] == numbers.count(vertex["params"]) != first["N*"] == numbers.count(law["params"])
+    shown = dict(zip(parabolas.header, parabolas.rows[0]))
+    assert shown["vertex N"] == numbers.count(vertex["params"]) != first["N*"] == numbers.count(law["params"])
+    assert (shown["left (nats)"], shown["seeds (nats)"]) == ("0.012", "0.0078")
     assert first["N* 95%"] == numbers.count_bounds(vertex["interval95"]["params"])
-    assert last["vertex N"] == "–" and last["loss"] == "2.0000"
+    assert len(parabolas.rows) == len(fit["optima"]) and last["loss"] == "2.0000"
+
+
+def test_many_points_that_are_left_out_are_grouped_counted_and_folded_in_both_twins(results, tmp_path):
+    """240 points, 222 of them without a vertex, filled a page with as many lines."""
+    excluded = [
+        {"run": f"line {i}", "reason": f"no vertex at {i}e+18 FLOPs: 1 sizes; 4 are needed"} for i in range(222)
+    ]
+    fit = {**results["isoflop"], "points_excluded": excluded}
+    [isoflop] = [
+        one for one in report.contents({**results, "isoflop": fit}, {}, None) if one.title.startswith("IsoFLOP")
+    ]
+    *_, group, each = isoflop.blocks
+    assert group.items == ["222 (line 0, line 1, line 2, …): no vertex at … FLOPs: 1 sizes; 4 are needed"]
+    assert each.summary == "Each of them (222)" and len(each.block.items) == 222
+    report.write({**results, "isoflop": fit}, tmp_path)
+    text, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    assert text.count("<details>\n<summary>") == text.count("\n\n</details>") == page.count("<details>") == 2
+    assert text.count("line 117") == page.count("line 117") == 1, "in the folded list; the other is of all runs"
+    read = Page(page)
+    assert read.open == [] and "line 117" in " ".join(read.words)
+
+
+def test_a_law_that_misses_its_points_or_contradicts_the_headline_does_not_stand(results):
+    verdict = {**results["verdict"], "standing": ["isoflop"]}
+    first = report.contents({**results, "verdict": verdict}, {}, None)[0]
+    tables = {block.caption: [row[0] for row in block.rows] for block in first.blocks if getattr(block, "rows", None)}
+    assert tables["What stands, with 95% intervals"] == ["IsoFLOP (approach 2)"]
+    assert tables["Fitted, but not to be quoted: see above"] == ["Parametric law (approach 3)"]
+
+
+def test_a_place_that_cannot_be_written_is_said_before_and_nothing_is_left_there(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "deeper", "/proc/report"):
+        with pytest.raises(UserError, match=f"--report={place} cannot be written: .*; use another folder"):
+            report.check(place)
+    report.check(tmp_path / "new" / "folder")
+    report.check(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -59,8 +59,13 @@ def vertices(made: list[dict]) -> list[dict]:
                 "curvature": float(c2),
                 "coefficients": [float(c0), float(c1), float(c2)],
                 "window": [float(np.exp(log_N.min())), float(np.exp(log_N.max()))],
+                "sizes": [float(np.exp(log_N.min())), float(np.exp(log_N.max()))],
                 "n_points": len(group),
                 "n_sizes": len(set(log_N)),
+                "n_outside": 0,
+                "widened": False,
+                "residual": 0.0123,
+                "seed_deviation": 0.0078,
                 "refused": refused,
                 "interval80": {"params": around(params, 0.06), "tokens": around(budget / 6 / params, 0.06)},
                 "interval95": {"params": around(params, 0.1), "tokens": around(budget / 6 / params, 0.1)},
@@ -130,6 +135,7 @@ def results(**changed) -> dict:
         "points_excluded": [{"run": "w8-C1e18", "reason": "diverged at step 100 <nan>", "params": 1e6, "tokens": 2e7}],
         "parametric": parametric(made),
         "isoflop": {"a": 0.512, "b": 0.488, "N_scale": 0.09, "D_scale": 1.8, "points_used": 70, "refused": [],
+                    "window": None, "window_fits": True, "residual": 0.004, "sensitivity": [],
                     "optima": accepted, "interval80": {"a": [0.5, 0.52]}, "interval95": {"a": [0.49, 0.53]}},
         "seed_noise": {"standard_deviation": 0.008, "relative": 0.003, "groups": 35, "runs": 70},
         "learning_rate": {"sizes": [
@@ -148,6 +154,7 @@ def results(**changed) -> dict:
              "interval95": [2.32, 2.37], "outcome": 2.3521},
             {"run": "later", "params": 4e9, "tokens": 8e10, "flops": 1.9e21, "loss": 2.2456, "interval80": [2.23, 2.26],
              "interval95": [2.22, 2.27], "outcome": None}],
-        "verdict": {"headline": True, "text": "The parametric law stands.", "reasons": ["Held-out error is 0.42%."]},
+        "verdict": {"headline": True, "text": "The parametric law stands.", "reasons": ["Held-out error is 0.42%."],
+                    "standing": ["parametric", "isoflop"]},
     }  # fmt: skip
     return {**whole, **changed}

@@ -5,7 +5,7 @@
     gptjax study run configs/studies/manuals_ladder.py --out=studies/manuals_ladder
     gptjax study fit studies/manuals_ladder --report=studies/manuals_ladder/report
 
-Hardware: two CPU cores, within an hour. What came out: docs/manuals_ladder/report.md.
+Hardware: two CPU cores, within an hour. What came out: docs/manuals_ladder.md.
 
 Source: nobody's recipe. Shapes widen and deepen together, in heads of eight dimensions; budgets are half a decade apart, and
 at each there is a window of sizes about the best one, and a few far above it. Weights start at 0.1, since 0.02 is for

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from gptjax.study.fits import bootstrap, isoflop
-from gptjax.study.methods import METHODS, Options
+from gptjax.study.methods import METHODS, Options, is_at
 from gptjax.study.points import Gathered, Points, Row
 
 STARTS = 12  # of a parametric fit that checks another one
@@ -13,6 +13,7 @@ OUTLIER = 3.0  # robust standard deviations of a residual
 RATIOS = (2.0, 5.0, 10.0)  # tokens a parameter under which runs are left out
 NEAR = 1.02  # times that the exact FLOPs of a budget's runs may lie below the round number it is called by
 SETTINGS = ("size", "learning_rate", "batch_size")  # of a run, beside N, D and what the grid varies
+WINDOWS = (2.0, 4.0, np.inf)  # of parabolas, beside the one the points choose
 CLOUD = 0.2  # of points that are no budgets are held out
 
 
@@ -29,7 +30,7 @@ def holdout(name: str, points: Points, options: Options) -> dict:
     if not len(held) or not len(below):
         return _no_holdout("no points on one side of the held-out budget", facts)
     fit = METHODS[name].fit(below, dataclasses.replace(options, starts=STARTS))
-    target = _best_of_each(held) if name == "isoflop" else held
+    target = _best_of_each(held, fit.window) if name == "isoflop" else held
     if target is None:
         return _no_holdout("no held-out budget has a vertex", facts)
     predicted = METHODS[name].predict(fit, target)
@@ -101,9 +102,9 @@ def _no_holdout(reason: str, facts: dict) -> dict:
     return {"holdout_error": None, "holdout": facts | {"points": [], "refused": [reason]}}
 
 
-def _best_of_each(held: Points) -> Points | None:
-    """The vertices of held-out budgets as points; None where there is none."""
-    vertices = [vertex for vertex in isoflop.fit(held).optima if vertex.refused is None]
+def _best_of_each(held: Points, window: float) -> Points | None:
+    """The vertices of held-out budgets as points, in the window the other budgets have; None where there is none."""
+    vertices = [vertex for vertex in isoflop.fit(held, window=window).optima if vertex.refused is None]
     if not vertices:
         return None
     columns = {name: np.array([getattr(v, name) for v in vertices]) for name in ("params", "tokens", "flops", "loss")}
@@ -117,6 +118,8 @@ def sensitivity(name: str, gathered: Gathered, params: str, flops: str, options:
     points, method = gathered.points(params, flops), METHODS[name]
     changes = {**_fewer_points(method, points, options), **_conventions(name, gathered, params, flops)}
     changes = {change: (other, options) for change, other in changes.items()}
+    if name == "isoflop":
+        changes |= {_window_name(ratio): (points, dataclasses.replace(options, window=ratio)) for ratio in WINDOWS}
     if method.has_delta:
         for factor in (10.0, 0.1):
             delta = options.delta * factor
@@ -131,27 +134,51 @@ def sensitivity(name: str, gathered: Gathered, params: str, flops: str, options:
     return found
 
 
+def _window_name(ratio: float) -> str:
+    return "a parabola through all points" if np.isinf(ratio) else f"a window of x/{ratio:g}..x{ratio:g}"
+
+
 def _fewer_points(method, points: Points, options: Options) -> dict[str, Points]:
     ratio = points.tokens / points.params
     cut = {f"runs of D/N >= {least:g} only": points.take(ratio >= least) for least in RATIOS}
     residual = _residuals(method, method.fit(points, options), points)
-    if not np.isfinite(residual).all():  # without a law nothing lies beside it
+    known = residual[np.isfinite(residual)]
+    if not len(known):  # without a law nothing lies beside it
         return {"outliers dropped, which only a law shows": points.take([])} | cut
-    spread = 1.4826 * np.median(np.abs(residual - np.median(residual)))
-    inside = np.abs(residual - np.median(residual)) <= OUTLIER * spread
-    name = f"{np.sum(~inside)} outliers beyond {OUTLIER:g} robust standard deviations dropped"
-    return {name: points.take(inside)} | cut
+    spread = 1.4826 * np.median(np.abs(known - np.median(known)))
+    with np.errstate(invalid="ignore"):
+        outlying = np.abs(residual - np.median(known)) > OUTLIER * spread
+    name = f"{np.sum(outlying)} outliers beyond {OUTLIER:g} robust standard deviations dropped"
+    return {name: points.take(~outlying)} | cut
 
 
 def _residuals(method, fit, points: Points) -> np.ndarray:
     """ln of measured over expected: by the law, or, for isoFLOP, whose law is of the best points alone, by the parabola of
-    each budget."""
+    each budget; NaN of a point outside its parabola's window, for which it says nothing."""
     if method is not METHODS["isoflop"]:
         return np.log(points.loss) - np.log(method.predict(fit, points))
-    number = isoflop.budgets(points)
-    curves = [np.polynomial.Polynomial(vertex.coefficients) for vertex in fit.optima]
-    expected = np.array([curves[i](x) for i, x in zip(number, np.log(points.params))])
-    return np.log(points.loss) - np.log(np.where(expected > 0, expected, np.nan))
+    residual, number = np.full(len(points), np.nan), isoflop.budgets(points)
+    for one, vertex in enumerate(fit.optima):
+        inside = (number == one) & isoflop.is_inside(vertex, points.params)
+        expected = np.polynomial.Polynomial(vertex.coefficients)(np.log(points.params[inside]))
+        residual[inside] = np.log(points.loss[inside]) - np.log(np.where(expected > 0, expected, np.nan))
+    return residual
+
+
+def seeds_beside_parabolas(section: dict, rows: list[Row], points: Points) -> dict:
+    """{"seed_noise", "optima"} of an isoFLOP section: the noise between seeds of the points its parabolas go through,
+    and each vertex with that of its own as "seed_deviation", nats; None without such seeds. rows: those of the points."""
+    number, used, optima = isoflop.budgets(points), np.zeros(len(points), bool), []
+    for vertex in section["optima"]:
+        if not vertex.get("window"):
+            optima.append(vertex)
+            continue
+        own = [one for one in range(number.max() + 1) if is_at(points.flops[number == one], vertex["flops"])]
+        inside = np.isin(number, own) & isoflop.between(points.params, *vertex["window"])
+        noise = seed_noise([row for row, chosen in zip(rows, inside) if chosen])
+        optima.append(vertex | {"seed_deviation": noise and noise["standard_deviation"]})
+        used |= inside & (vertex["refused"] is None)
+    return {"seed_noise": seed_noise([row for row, chosen in zip(rows, used) if chosen]), "optima": optima}
 
 
 def _conventions(name: str, gathered: Gathered, params: str, flops: str) -> dict[str, Points]:

@@ -38,6 +38,10 @@ def results(gathered: Gathered, request: Request, say: typing.Callable[[str], No
         raise UserError(f"there is no point to fit{f' ({reasons})' if reasons else ''}; let some runs finish first.")
     family = request.family or gathered.families[0]
     choose(dict.fromkeys(gathered.families), family, "--family")
+    if not any(row.weight > 0 for row in gathered.rows):
+        raise UserError(
+            f"the weight of all {len(gathered.rows)} points is 0; give those that are to count one above 0."
+        )
     found = {name: _of_family(gathered.of(name), name, request, say) for name in gathered.families}
     common = {name: gathered.others[name] for name in ("study", "directory") if name in gathered.others}
     others = {name: one for name, one in found.items() if name != family}
@@ -67,6 +71,7 @@ def _of_family(gathered: Gathered, family: str, request: Request, say) -> dict:
         say(f"{family}: checking {name}")
         section |= checks.holdout(name, points, request.options)
         section["sensitivity"] = checks.sensitivity(name, gathered, params, flops, request.options)
+        section |= checks.seeds_beside_parabolas(section, gathered.rows, points) if name == "isoflop" else {}
         found[name] = section | {"points_excluded": gathered.excluded + methods.left_out(name, section, points)}
     if "envelope" in request.options.methods and found["curves"]:
         found["envelope"] = _envelope(found["curves"], gathered.excluded, request.options)

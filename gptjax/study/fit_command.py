@@ -8,12 +8,19 @@ import time
 
 from gptjax.errors import UserError, choose
 from gptjax.metrics import Progress, finite, si
+from gptjax.study import groups, numbers
 
 METHODS = ("parametric", "isoflop", "kaplan", "envelope")
 
 
 def add_flags(parser) -> None:
     parser.add_argument("points", metavar="DIR|CSV", help="the --out of a study, or params,tokens,flops,loss[,...]")
+    parser.add_argument(
+        "--columns",
+        metavar="NAME=COLUMN,...",
+        help="of a CSV with other names: params=parameter_count,tokens=tokens_B*1e9,loss=eval/loss; all but params, loss"
+        " and tokens or flops may be left out",
+    )
     parser.add_argument("--method", default="all", metavar="NAME", help=f"{' | '.join(METHODS)} | all")
     parser.add_argument("--family", metavar="NAME", help="of a study with several architectures (default: the largest)")
     parser.add_argument("--params", metavar="NAME", help="convention of N: total | non_embedding | matmul")
@@ -23,6 +30,12 @@ def add_flags(parser) -> None:
         type=float,
         metavar="C",
         help="predict points from C FLOPs on; below 1: so large a part of the points, at the top (default: top budget)",
+    )
+    parser.add_argument(
+        "--window",
+        default="auto",
+        metavar="auto|all|X",
+        help="isoFLOP parabolas go through points within a factor of X of the optimum (default: the points choose)",
     )
     parser.add_argument("--budgets", metavar="C,C", help="FLOPs to give the best N and D of, beside the points' own")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="replicates of the intervals")
@@ -34,14 +47,15 @@ def add_flags(parser) -> None:
 
 def run(args) -> int:
     request = _request(args)
-    from gptjax.study import fit
+    columns = _columns(args)
+    from gptjax.study import fit, report
 
+    if args.report is not None:
+        report.check(args.report)
     progress = Progress()
-    results = fit.results(_gathered(args.points), request, progress.update)
+    results = fit.results(_gathered(args.points, columns), request, progress.update)
     results = finite(_plain(results | _provenance(results)))
     if args.report is not None:
-        from gptjax.study import report
-
         report.write(results, args.report)
         progress.message(f"report in {args.report}: report.html, report.md, results.json, pictures/")
     print(json.dumps(results, indent=2) if args.json else table(results))
@@ -60,12 +74,14 @@ def _request(args):
         raise UserError(f"--seed={args.seed} is below 0; use a whole number from 0 on.")
     if args.method != "all":
         choose(dict.fromkeys((*METHODS, "all")), args.method, "--method")
-    budgets = _budgets(args.budgets)
+    budgets, window = _budgets(args.budgets), _window(args.window)
 
     from gptjax.study import fit, methods
 
     chosen = METHODS if args.method == "all" else (args.method,)
-    options = methods.Options(chosen, budgets, args.bootstrap, args.delta, seed=args.seed, holdout=args.holdout)
+    options = methods.Options(
+        chosen, budgets, args.bootstrap, args.delta, seed=args.seed, window=window, holdout=args.holdout
+    )
     return fit.Request(options, args.params, args.flops, args.family)
 
 
@@ -81,11 +97,38 @@ def _budgets(text: str | None) -> tuple[float, ...]:
     return values
 
 
-def _gathered(path: str):
-    if path.endswith(".csv") or pathlib.Path(path).is_file():
+def _window(text: str) -> float | None:
+    """None: the points choose; inf: all of them."""
+    if text in ("auto", "all"):
+        return None if text == "auto" else math.inf
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 1:
+        raise UserError(f"--window={text} is no window; use auto, all, or a factor above 1, such as 4.")
+    return value
+
+
+def _columns(args):
+    from gptjax.study import columns
+
+    if args.columns is not None and not _is_table(args.points):
+        raise UserError(
+            f"--columns={args.columns} names columns of a CSV file, which {args.points} is not; leave it out."
+        )
+    return columns.parse(args.columns)
+
+
+def _is_table(path: str) -> bool:
+    return path.endswith(".csv") or pathlib.Path(path).is_file()
+
+
+def _gathered(path: str, columns):
+    if _is_table(path):
         from gptjax.study import csv_points
 
-        return csv_points.read(path)
+        return csv_points.read(path, columns)
     from gptjax.study import study_points
 
     return study_points.read(path)
@@ -144,17 +187,44 @@ def _law(name: str, fit: dict) -> list[str]:
         (constant, _number(fit[constant]), _interval(eighty[constant]), _interval(ninety_five[constant]))
         for constant in ninety_five
     ]
-    lines += _columns([("", "value", "80%", "95%"), *rows])
+    lines += _aligned([("", "value", "80%", "95%"), *rows])
+    standing = [one for one in fit["optima"] if not one.get("refused")]
     best = [
         (f"C={one['flops']:.3g}", *(_si(one["law"][key]) for key in ("params", "tokens")), _number(one["law"]["loss"]))
-        + (_interval(one["interval95"]["params"], si), _interval(one["interval95"]["loss"]), one.get("refused") or "")
-        for one in fit["optima"]
+        + (_interval(one["interval95"]["params"], si), _interval(one["interval95"]["loss"]))
+        for one in standing
     ]
-    lines += _columns([("best split", "N*", "D*", "L*", "N* 95%", "L* 95%", ""), *best])
+    lines += _aligned([("best split", "N*", "D*", "L*", "N* 95%", "L* 95%"), *best])
+    lines += _parabolas(fit)
+    refused = [one for one in fit["optima"] if one.get("refused")]
+    lines += [
+        f"  no vertex at {group.shown('C=')}"
+        for group in groups.grouped([(f"{one['flops']:.3g}", one["refused"]) for one in refused])
+    ]
     lines.append(f"  held-out error: {_held(fit)}")
     if fit.get("residual") is not None:
-        lines.append(f"  what is left of the loss: {fit['residual']:.3%} (root mean square)")
+        lines.append(f"  what is left of the loss: {fit['residual']:.3%} (standard deviation)")
     return lines + [f"  {_changed(one)}" for one in fit["sensitivity"]]
+
+
+def _parabolas(fit: dict) -> list[str]:
+    """Of isoFLOPs: which points each goes through, and what it leaves beside what seeds differ by."""
+    drawn = [one for one in fit["optima"] if one.get("window") and not one.get("refused")]
+    if not drawn:
+        return []
+    rows = [
+        (
+            f"C={one['flops']:.3g}",
+            " .. ".join(map(si, one["window"])),
+            f"{one['n_points']} of {one['n_points'] + one['n_outside']}",
+        )
+        + (_number(one["residual"]), _number(one.get("seed_deviation")), "widened to 5 sizes" if one["widened"] else "")
+        for one in drawn
+    ]
+    return [
+        f"  window: {numbers.window(fit)}",
+        *_aligned([("parabola", "N", "points", "left, nats", "seeds", ""), *rows]),
+    ]
 
 
 def _held(fit: dict) -> str:
@@ -186,7 +256,8 @@ def _beside(results: dict) -> list[str]:
     for one in results.get("prediction") or ():
         came = one["left_out"] or "not there" if one["outcome"] is None else f"measured {one['outcome']:.4f}"
         lines.append(f"{one['run']}: predicted {one['loss']:.4f}, 95% {_interval(one['interval95'])}; {came}")
-    return lines + [f"left out: {one['run']}: {one['reason']}" for one in results["points_excluded"]]
+    excluded = [(one["run"], one["reason"]) for one in results["points_excluded"]]
+    return lines + [f"left out: {group.shown()}" for group in groups.grouped(excluded)]
 
 
 def _critical_batch(found: dict | None) -> list[str]:
@@ -215,7 +286,7 @@ def _loss_to_loss(found: dict | None) -> list[str]:
     return [f"{y} = {law}, {len(found['points'])} runs, {found['rms']:.2%} left"]
 
 
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip()

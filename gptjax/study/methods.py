@@ -24,6 +24,7 @@ class Options:
     delta: float = parametric.DELTA  # of the Huber loss
     starts: int = parametric.STARTS  # of the parametric fit; checks of it use fewer
     seed: int = 0  # of starts and replicates
+    window: float | None = None  # of isoFLOPs: ratio to the optimum within which points count; None: the points choose
     holdout: float | None = None  # FLOPs from which points are held out; below 1: their part; None: the largest budget
 
 
@@ -43,7 +44,7 @@ def _parametric(points: Points, options: Options):
 
 
 def _isoflop(points: Points, options: Options):
-    return isoflop.fit(points)
+    return isoflop.fit(points, window=options.window)
 
 
 def _kaplan(points: Points, options: Options):
@@ -61,7 +62,7 @@ METHODS = {
     "isoflop": Method(
         _isoflop,
         lambda fit, points: np.array([fit.optimum(flops).loss for flops in points.flops]),
-        ("loss_E",),
+        ("loss_E", "window", "window_fits", "residual"),
         constants=5,
         has_delta=False,
     ),
@@ -79,29 +80,37 @@ def section(name: str, points: Points, options: Options) -> dict:
     asked = tuple(flops * 6 / ratio for flops in budgets) if name != "isoflop" else budgets
     found = _intervals(functools.partial(method.fit, options=options), points, options, tuple(asked))
     facts = {fact: getattr(found.fit, fact) for fact in method.facts}
-    return _reported(found, budgets) | facts | {"residual": _residual(name, found.fit, points)}
+    return _reported(found, budgets) | {"residual": _residual(name, found.fit, points)} | facts
 
 
 def left_out(name: str, section: dict, points: Points) -> list[dict]:
-    """{"run", "reason", ...} of points that a method alone does not use: those of budgets without a vertex."""
+    """{"run", "reason", ...} of points that a method alone does not use: those of budgets without a vertex, and those
+    outside the window of their budget's parabola."""
     if name != "isoflop":
         return []
     number, found = isoflop.budgets(points), []
     for one in np.unique(number):
         of_budget = points.take(number == one)
-        flops = math.exp(np.mean(np.log(of_budget.flops)))
-        reasons = [best.get("refused") for best in section["optima"] if _same(best["flops"], flops)]
-        if reasons and reasons[0]:
-            reason = f"no vertex at {flops:.3g} FLOPs: {reasons[0]}"
-            columns = zip(of_budget.run, of_budget.params, of_budget.tokens, of_budget.loss)
-            found += [
-                {"run": run, "reason": reason, "params": n, "tokens": d, "loss": loss} for run, n, d, loss in columns
-            ]
+        for vertex in section["optima"]:
+            if vertex.get("window") and is_at(of_budget.flops, vertex["flops"]):
+                found += _unused(vertex, of_budget)
     return found
 
 
+def _unused(vertex: dict, points: Points) -> list[dict]:
+    """Those of a budget's points that isoFLOPs do not use."""
+    if vertex["refused"]:
+        reason = f"no vertex at {vertex['flops']:.3g} FLOPs: {vertex['refused']}"
+    else:
+        low, high = vertex["window"]
+        reason = f"outside the window at {vertex['flops']:.3g} FLOPs, N from {low:.3g} to {high:.3g}"
+        points = points.take(~isoflop.between(points.params, low, high))
+    columns = zip(points.run, points.params, points.tokens, points.loss)
+    return [{"run": run, "reason": reason, "params": n, "tokens": d, "loss": loss} for run, n, d, loss in columns]
+
+
 def _residual(name: str, fit, points: Points) -> float | None:
-    """Standard deviation of what a law leaves of ln L; None of isoFLOPs, whose law is of the best runs alone."""
+    """Standard deviation of what a law leaves of ln L; None of isoFLOPs, whose parabolas say what they leave."""
     free = len(points) - METHODS[name].constants
     if name == "isoflop" or free < 1:
         return None
@@ -152,6 +161,11 @@ def _vertex(fit, flops: float) -> dict:
 def _same(one: float, other: float) -> bool:
     """Two budgets, up to rounding."""
     return abs(math.log(one / other)) < 1e-6
+
+
+def is_at(flops_of_budget: np.ndarray, flops: float) -> bool:
+    """Whether that is the budget which is called by its geometric mean."""
+    return _same(math.exp(np.mean(np.log(flops_of_budget))), flops)
 
 
 def _budgets_of(points: Points) -> list[float]:

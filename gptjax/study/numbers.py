@@ -83,6 +83,15 @@ def percent(share, digits: int = 2) -> str:
     return NONE if share is None else f"{100 * share:.{digits}f}%"
 
 
+def window(fit: dict) -> str:
+    """Which points the parabolas of isoFLOPs go through."""
+    ratio = fit.get("window")
+    if ratio is None or math.isinf(ratio):
+        return "all points of a budget"
+    within = f"points within a factor of {ratio:.3g} of the optimum"
+    return within if fit["window_fits"] else f"{within}, the narrowest; a parabola fits no window of these points"
+
+
 def _magnitude(value: float) -> int:
     """The power of ten of its first digit."""
     return 0 if value == 0 else math.floor(math.log10(abs(value)))

@@ -17,7 +17,7 @@ import typing
 
 from gptjax import interrupt, metrics, rundir, runlock, supervisor
 from gptjax.errors import UserError
-from gptjax.study import identity, jobs, launching, ledger, status
+from gptjax.study import identity, jobs, launching, ledger, pace, status
 from gptjax.study.layout import StudyDirectory, read_json, write_json
 from gptjax.study.ledger import Entry
 
@@ -55,7 +55,7 @@ class Runner:
         self._ended: dict[str, status.RunStatus] = {}
         self._code_changed = False
         self._problem = ""  # why runs that wait will not be run
-        self._began, self._flops_before = time.monotonic(), 0.0
+        self._pace = pace.Pace()
 
     # ---- the command
 
@@ -181,6 +181,10 @@ class Runner:
             elif entry.key in going:
                 found = dataclasses.replace(found, state=status.RUNNING, reason="")
             self._statuses.append(dataclasses.replace(found, entry=entry))
+        flops = {s.entry.key: (s.entry.flops or 0) * s.fraction for s in self._statuses if s.entry.key}
+        self._pace.look(
+            time.monotonic(), flops, {(job.order.keys, job.order.attempt): job.order.keys for job in self._jobs}
+        )
 
     def _going(self) -> set[str]:
         """Keys of the runs that were started here and have not ended."""
@@ -349,7 +353,6 @@ class Runner:
     # ---- what is said
 
     def _say_beginning(self) -> None:
-        self._flops_before = status.flops_done(self._statuses)
         self._say(f"study      {self._directory.path}: {len(self._statuses)} runs, {status.summary(self._statuses)}")
         if self._settings.launcher.local:
             on = f"{len(self._gpus)} GPUs" if self._gpus else f"{jobs.cores()} cores"
@@ -362,10 +365,16 @@ class Runner:
 
     def _show(self) -> None:
         done, left = status.flops_done(self._statuses), status.flops_left(self._statuses)
-        rate = (done - self._flops_before) / max(1e-9, time.monotonic() - self._began)
-        time_left = f"  left {metrics.duration(left / rate)}" if rate > 0 else ""
+        seconds = self._pace.seconds_left(time.monotonic(), left, self._starts_left())
+        time_left = "" if seconds is None else f"  left {metrics.duration(seconds)}"
         share = f"{done / max(1, done + left):.0%} of {metrics.si(done + left)} FLOPs"
         self._progress.update(f"{status.summary(self._statuses)}  {share}{time_left}")
+
+    def _starts_left(self) -> int:
+        """Processes that are to be started yet: one for a group of runs, one for a run whose key is not known yet."""
+        going = self._going()
+        keys = [s.entry.key for s in self._statuses if s.state not in status.ENDED and s.entry.key not in going]
+        return len({self._groups.get(key, (key,)) for key in keys if key}) + keys.count(None)
 
 
 def _write_config(file, values: dict) -> None:

@@ -31,8 +31,9 @@ def holdout(results: dict) -> Picture | None:
 
 
 def sensitivity(results: dict) -> Picture | None:
-    """The exponent a of N* under each change of the fit, beside its intervals."""
-    fit = results.get("parametric") or {}
+    """The exponent a of N* under each change of the headline's fit, beside its intervals."""
+    standing = (results.get("verdict") or {}).get("standing") or ["parametric"]
+    fit = results.get(standing[0]) or {}
     changes = [one for one in fit.get("sensitivity") or [] if one.get("a") is not None]
     if not changes or fit.get("a") is None:
         return None
@@ -53,7 +54,7 @@ def sensitivity(results: dict) -> Picture | None:
     axes.set_axisbelow(True)
     axes.set_xlabel("exponent $a$, in $N^* \\propto C^a$")
     hollow = " Hollow: refused." if any(refused) else ""
-    caption = f"Sensitivity: the exponent under each change of the fit; line and bands: as fitted, 80% and 95%.{hollow}"
+    caption = f"Sensitivity: the exponent under each change of the fit ({standing[0]}); line and bands: as fitted, 80% and 95%.{hollow}"
     return Picture("sensitivity", caption, figure)
 
 

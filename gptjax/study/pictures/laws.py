@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from gptjax.study import numbers
+from gptjax.study import groups, numbers
 from gptjax.study.pictures import style
 from gptjax.study.pictures.style import Picture
 
@@ -26,7 +26,7 @@ def isoflop(results: dict) -> Picture | None:
     groups = _by_budget(points, [vertex["flops"] for vertex in optima])
     colours = style.ordered(len(optima))
     for vertex, group, colour in zip(optima, groups, colours):
-        axes.plot(*_columns(group, "params", "loss"), "o", color=colour, markersize=3.6, alpha=0.8, markeredgewidth=0)
+        _measured(axes, vertex, group, colour)
         if _has_parabola(vertex):
             _parabola(axes, vertex, colour)
     _vertices(axes, [vertex for vertex in optima if not vertex.get("refused")])
@@ -39,11 +39,20 @@ def isoflop(results: dict) -> Picture | None:
         _cross(axes, _place(vertex, group), number, colour)
     axes.set(xlabel=_with_convention(PARAMS, results, "params"), ylabel=LOSS)
     style.legend(figure, _budget_keys(optima, colours), "C (FLOPs)")
-    return Picture("isoflop", _isoflop_caption([vertex for vertex, _, _ in refused]), figure)
+    return Picture("isoflop", _isoflop_caption(fit, [vertex for vertex, _, _ in refused]), figure)
 
 
 def _has_parabola(vertex: dict) -> bool:
     return bool(vertex.get("coefficients")) and None not in vertex["coefficients"]
+
+
+def _measured(axes, vertex: dict, group: list[dict], colour: str) -> None:
+    """Points of a budget: full within the window of its parabola, hollow outside."""
+    low, high = vertex["window"]
+    inside = [low * (1 - 1e-9) <= point["params"] <= high * (1 + 1e-9) for point in group]
+    for within, look in ((True, dict(markeredgewidth=0)), (False, dict(markerfacecolor="none", markeredgewidth=0.7))):
+        chosen = [point for point, is_inside in zip(group, inside) if is_inside == within]
+        axes.plot(*_columns(chosen, "params", "loss"), "o", color=colour, markersize=3.6, alpha=0.8, **look)
 
 
 def _parabola(axes, vertex: dict, colour: str) -> None:
@@ -90,17 +99,16 @@ def _budget_keys(optima: list[dict], colours: list[str]) -> list:
     return keys
 
 
-def _isoflop_caption(refused: list[dict]) -> str:
+def _isoflop_caption(fit: dict, refused: list[dict]) -> str:
     caption = (
         "IsoFLOP curves (approach 2): held-out loss against size at each compute budget, the parabola in ln N through"
-        " them, and its vertex."
+        f" {numbers.window(fit)}, and its vertex."
     )
+    if any(one.get("n_outside") for one in fit["optima"]):
+        caption += " Hollow: outside the window."
     if refused:
-        reasons = "; ".join(
-            f"{number}: C = {numbers.flops(vertex['flops'])}, {vertex['refused']}"
-            for number, vertex in enumerate(refused, 1)
-        )
-        caption += f" Dashed, with a cross: refused, not used ({reasons})."
+        reasons = groups.grouped([(str(number), vertex["refused"]) for number, vertex in enumerate(refused, 1)])
+        caption += f" Dashed, with a cross: refused, not used ({'; '.join(group.shown() for group in reasons)})."
     return caption
 
 

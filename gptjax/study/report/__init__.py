@@ -11,6 +11,7 @@ import re
 
 from etils import epath
 
+from gptjax import outputs
 from gptjax.study.report import blocks, checks, headline, laws, markdown, page, runs
 
 PICTURES = "pictures"
@@ -39,6 +40,14 @@ def write(results: dict, directory) -> list[epath.Path]:
     (directory / PICTURES).mkdir(parents=True, exist_ok=True)
     _tidy(directory / PICTURES, pictures.NAMES)
     return [_write(directory / name, content) for name, content in written.items()]
+
+
+def check(directory) -> None:
+    """Raises UserError: no report could be written there, or drawn here. To be asked before long work."""
+    from gptjax.study.pictures import style
+
+    style.settings()
+    outputs.check_folder("--report", directory)
 
 
 def contents(results: dict, captions: dict[str, dict[str, str]], directory) -> list[blocks.Section]:

@@ -67,7 +67,24 @@ class Figure:
     caption: str
 
 
-Block = Paragraph | Notice | Bullets | Code | Table | Figure
+LONG = 24  # rows or items: more are folded
+
+
+@dataclasses.dataclass(frozen=True)
+class Folded:
+    """What is shown when a reader asks for it: a long list or table under one line."""
+
+    summary: str
+    block: "Bullets | Table"
+
+
+Block = Paragraph | Notice | Bullets | Code | Table | Figure | Folded
+
+
+def folded(block: Table | Bullets, summary: str) -> Table | Bullets | Folded:
+    """The block, under a line of its own where it is LONG."""
+    length = len(block.rows if isinstance(block, Table) else block.items)
+    return Folded(f"{summary} ({length})", block) if length > LONG else block
 
 
 @dataclasses.dataclass(frozen=True)

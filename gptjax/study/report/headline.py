@@ -37,18 +37,25 @@ def _said(verdict) -> list[Block]:
 
 
 def _standing(results: dict) -> list[Block]:
-    """The exponents of the methods that are not refused: those alone may be quoted."""
-    rows = []
-    for method in METHODS:
-        fit = results.get(method) or {}
-        if fit and not fit.get("refused") and fit.get("a") is not None:
-            rows.append([METHODS[method], *(_exponent(fit, name) for name in ("a", "b")), _floor(fit)])
-    if not rows:
-        alone = Notice("No law stands: there is no number here to quote.", good=False)
-        return [] if results.get("verdict") else [alone]
-    header = ["method", "a, of N* ~ C^a", "b, of D* ~ C^b", "E (nats per token)"]
-    table = Table(header, rows, "What stands, with 95% intervals").without_empty(numbers.NONE)
-    return [table]
+    """The exponents of the methods that may be quoted, and of those that are fitted but may not."""
+    whole = [
+        name for name in METHODS if (results.get(name) or {}).get("a") is not None and not results[name]["refused"]
+    ]
+    if not results.get("verdict"):
+        return [] if whole else [Notice("No law stands: there is no number here to quote.", good=False)]
+    standing = [name for name in results["verdict"]["standing"] if name in whole]
+    fallen = [name for name in whole if name not in standing]
+    captions = ("What stands, with 95% intervals", "Fitted, but not to be quoted: see above")
+    return [_exponents(results, names, caption) for names, caption in zip((standing, fallen), captions) if names]
+
+
+def _exponents(results: dict, names: list[str], caption: str) -> Table:
+    rows = [
+        [METHODS[name], *(_exponent(results[name], key) for key in ("a", "b")), _floor(results[name])] for name in names
+    ]
+    return Table(["method", "a, of N* ~ C^a", "b, of D* ~ C^b", "E (nats per token)"], rows, caption).without_empty(
+        numbers.NONE
+    )
 
 
 def _exponent(fit: dict, name: str) -> str:

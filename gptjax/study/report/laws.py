@@ -1,7 +1,9 @@
 """A section for each method: its constants with intervals, the best split of each budget, what hangs on what."""
 
-from gptjax.study import numbers
-from gptjax.study.report.blocks import Block, Bullets, Figure, Notice, Paragraph, Section, Table
+import dataclasses
+
+from gptjax.study import groups, numbers
+from gptjax.study.report.blocks import Block, Bullets, Figure, Folded, Notice, Paragraph, Section, Table, folded
 from gptjax.study.report.headline import METHODS
 
 # What is a constant of a method is what has an interval, or one of these.
@@ -15,12 +17,14 @@ _NAMES = {
 _FORMS = {
     "parametric": "L(N, D) = E + A / N^alpha + B / D^beta; a = beta / (alpha + beta), b = alpha / (alpha + beta) are the"
     " exponents of N* and D* in C.",
-    "isoflop": "A parabola in ln N for each budget; a power law through the vertices: N* = N_scale C^a, D* = D_scale C^b.",
+    "isoflop": "A parabola in ln N for each budget, through the points near its optimum; a power law through the vertices: N* = N_scale C^a, D* = D_scale C^b.",
     "envelope": "The run that is best at each compute, from the training curves; N* = N_scale C^a, D* = D_scale C^b.",
     "kaplan": "L(N) = (N_c / N)^alpha_N, L(D) = (D_c / D)^alpha_D, L(C) = (C_c / C)^alpha_C, and the joint form"
     " L(N, D) = [(N_c / N)^(alpha_N / alpha_D) + D_c / D]^alpha_D (Kaplan et al. 2020, equations 1.1 to 1.5).",
 }
 _FIGURES = {"parametric": ("frontier", "residuals"), "isoflop": ("isoflop",), "envelope": ("curves",)}
+_SPLIT = ["C (FLOPs)", "N*", "N* 95%", "D*", "D* 95%", "D*/N*", "loss", "loss 95%"]
+_PARABOLA = ["C (FLOPs)", "vertex N", "vertex D", "vertex loss", "fitted from", "points", "sizes", "left (nats)", "seeds (nats)", ""]  # fmt: skip
 _HOW = {
     "objective": "objective",
     "delta": "Huber delta",
@@ -77,28 +81,37 @@ def _how(fit: dict) -> list[Block]:
 
 def _optima(fit: dict) -> list[Block]:
     optima = fit.get("optima") or []
-    if not optima:
-        return []
-    header = ["C (FLOPs)", "N*", "N* 95%", "D*", "D* 95%", "D*/N*", "loss", "loss 95%"]
-    if any(one.get("window") for one in optima):
-        header = ["C (FLOPs)", "vertex N", "vertex D", "vertex loss", "points", "sizes", "refused", *header[1:]]
-        rows = [[*_vertex(one), *_optimum({**one, **(one.get("law") or {})})[1:]] for one in optima]
-        caption = "Vertex of each budget, and the best split by the power law through the vertices, which the intervals are of"
-    else:
-        rows, caption = [_optimum(one) for one in optima], "Best split of each budget"
-    return [Table(header, rows, caption, words=("refused",)).without_empty(numbers.NONE)]
+    if not any(one.get("window") for one in optima):
+        rows = [_optimum(one) for one in optima]
+        return [Table(_SPLIT, rows, "Best split of each budget").without_empty(numbers.NONE)] if rows else []
+    measured = [one for one in optima if one.get("window")]
+    standing = [one for one in optima if not one.get("refused")]
+    refused = groups.grouped([(numbers.flops(one["flops"]), one["refused"]) for one in measured if one.get("refused")])
+    blocks: list[Block] = [Paragraph(f"Window: {numbers.window(fit)}.")]
+    if refused:
+        blocks += [Paragraph("Budgets without a vertex:"), Bullets([group.shown("C = ") for group in refused])]
+    table = Table(_PARABOLA, [_parabola(one) for one in measured], "The parabola of each budget, and its vertex")
+    blocks.append(folded(dataclasses.replace(table, words=("",)).without_empty(numbers.NONE), "Parabolas"))
+    split = [_optimum({**one, **(one.get("law") or {})}) for one in standing]
+    table = Table(_SPLIT, split, "The best split by the power law through the vertices, which the intervals are of")
+    table = table.without_empty(numbers.NONE)
+    return blocks + ([table] if len(table.header) > 1 else [])
 
 
-def _vertex(one: dict) -> list[str]:
-    there = one if one.get("window") else {}
+def _parabola(one: dict) -> list[str]:
+    """`seeds`: what runs differ by that differ in their seed alone, of those the parabola goes through."""
+    low, high = one["window"]
+    vertex = [numbers.count(one.get("params")), numbers.count(one.get("tokens")), numbers.loss(one.get("loss"))]
+    said = "refused" if one.get("refused") else f"widened to {one['n_sizes']} sizes" if one["widened"] else numbers.NONE
     return [
         numbers.flops(one["flops"]),
-        numbers.count(there.get("params")),
-        numbers.count(there.get("tokens")),
-        numbers.loss(there.get("loss")),
-        numbers.plain(there.get("n_points")),
-        numbers.plain(there.get("n_sizes")),
-        there.get("refused") or numbers.NONE,
+        *(vertex if not one.get("refused") else [numbers.NONE] * 3),
+        f"{numbers.count(low)} to {numbers.count(high)}",
+        f"{one['n_points']} of {one['n_points'] + one['n_outside']}",
+        str(one["n_sizes"]),
+        numbers.plain(one.get("residual"), 2),
+        numbers.plain(one.get("seed_deviation"), 2),
+        said,
     ]
 
 
@@ -133,5 +146,10 @@ def _left_out(fit: dict, by_all: list[dict]) -> list[Block]:
     excluded = [one for one in fit.get("points_excluded") or [] if one not in by_all]
     if not excluded:
         return []
-    items = [f"{one['run']}: {one['reason']}" for one in excluded]
-    return [Paragraph("Points this method leaves out:"), Bullets(items)]
+    pairs = [(one["run"], one["reason"]) for one in excluded]
+    blocks: list[Block] = [
+        Paragraph(f"Points this method leaves out: {len(excluded)}."),
+        Bullets([group.shown() for group in groups.grouped(pairs)]),
+    ]
+    each = folded(Bullets([f"{run}: {reason}" for run, reason in pairs]), "Each of them")
+    return blocks + ([each] if isinstance(each, Folded) else [])

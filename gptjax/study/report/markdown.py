@@ -1,8 +1,9 @@
 """Blocks as Markdown, for a repository or an issue; pictures are files beside it."""
 
+import html
 import re
 
-from gptjax.study.report.blocks import Bullets, Cell, Code, Figure, Link, Notice, Paragraph, Section, Table
+from gptjax.study.report.blocks import Bullets, Cell, Code, Figure, Folded, Link, Notice, Paragraph, Section, Table
 
 
 def text(title: str, sections: list[Section], pictures: dict[str, str]) -> str:
@@ -27,6 +28,9 @@ def _block(block, pictures: dict[str, str]) -> str:
             return f"{fence}\n{words}\n{fence}"
         case Table():
             return _table(block)
+        case Folded(summary, inner):
+            line = html.escape(_escaped(summary), quote=False)
+            return f"<details>\n<summary>{line}</summary>\n\n{_block(inner, pictures)}\n\n</details>"
         case Figure(name, caption):
             return f"![{_escaped(caption)}]({pictures[name]})\n\n*{_escaped(caption)}*"
 

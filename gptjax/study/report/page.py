@@ -3,7 +3,7 @@
 import base64
 import html
 
-from gptjax.study.report.blocks import Bullets, Cell, Code, Figure, Link, Notice, Paragraph, Section, Table
+from gptjax.study.report.blocks import Bullets, Cell, Code, Figure, Folded, Link, Notice, Paragraph, Section, Table
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --soft: #5c5c5c; --line: #d8d8d8; --paper: #fff; --tint: #f6f6f4;
@@ -36,6 +36,7 @@ figure { margin: 1.2rem 0 }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 3px }
 figcaption { font-size: .875rem; color: var(--soft); margin-top: .4rem; max-width: 46rem }
 pre { overflow-x: auto; background: var(--tint); padding: .6rem .8rem; font-size: .8125rem }
+summary { cursor: pointer; color: var(--link); margin: .5rem 0 }
 @media (max-width: 40rem) { figure div { overflow-x: auto } figure img { max-width: none; width: 33rem } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; color: #000; background: #fff }
   nav { display: none } h2, h3, caption { break-after: avoid } figure, tr, .notice { break-inside: avoid }
@@ -78,6 +79,8 @@ def _block(block, pictures: dict[str, bytes]) -> str:
             return f"<pre>{html.escape(words)}</pre>"
         case Table():
             return _table(block)
+        case Folded(summary, inner):
+            return f"<details><summary>{html.escape(summary)}</summary>\n{_block(inner, pictures)}\n</details>"
         case Figure(name, caption):
             source = f"data:image/svg+xml;base64,{base64.b64encode(pictures[name]).decode()}"
             words = html.escape(caption)

@@ -3,10 +3,11 @@
 import os
 import pathlib
 
-from gptjax.study import numbers
-from gptjax.study.report.blocks import Block, Code, Figure, Link, Paragraph, Section, Table
+from gptjax.study import groups, numbers
+from gptjax.study.report.blocks import LONG, Block, Bullets, Code, Figure, Link, Paragraph, Section, Table, folded
 
 _COLUMNS = {
+    "params_given": ("N", numbers.whole),
     "params_total": ("N total", numbers.whole),
     "params_non_embedding": ("N non-embedding", numbers.whole),
     "params_matmul": ("N matmul", numbers.whole),
@@ -113,7 +114,7 @@ def _runs(results: dict, directory) -> Section:
         for point in points
     ]
     table = Table(["run", *(name for name, _ in columns.values())], rows, words=("architecture", "stage", "status"))
-    return Section(f"Runs ({len(points)})", [table] if points else [])
+    return Section(f"Runs ({len(points)})", [folded(table, "All runs")] if points else [])
 
 
 def _cell(value, shown) -> str:
@@ -144,7 +145,12 @@ def _left_out(results: dict) -> Section:
         for one in excluded
     ]
     table = Table(["run", "reason", "N", "D", "loss"], rows, words=("reason",)).without_empty(numbers.NONE)
-    return Section(f"Left out ({len(excluded)})", [table] if rows else [])
+    blocks: list[Block] = [folded(table, "Each of them")] if rows else []
+    if len(rows) > LONG:
+        blocks.insert(
+            0, Bullets([group.shown() for group in groups.grouped([(one["run"], one["reason"]) for one in excluded])])
+        )
+    return Section(f"Left out ({len(excluded)})", blocks)
 
 
 def _made(results: dict) -> Section:
