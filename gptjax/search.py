@@ -7,6 +7,7 @@ Remat `offload` is not tried: what it sends to the host and back is not in the e
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 from jax.sharding import AbstractMesh
@@ -63,7 +64,8 @@ def _candidates(config, machine: topology.Topology, progress):
     """(those that the config can run, reasons against the others with counts, how many were tried)."""
     found, refusals, tried = [], {}, 0
     unit = _state_bytes(config)
-    for sizes in factorisations(config, machine.num_devices // machine.num_slices):
+    slices = math.prod(plan.dcn_sizes(config, machine).values())
+    for sizes in factorisations(config, machine.num_devices // slices):
         placed = None
         for microbatches, remat in itertools.product(_microbatches(config), REMAT):
             tried += 1
@@ -71,7 +73,7 @@ def _candidates(config, machine: topology.Topology, progress):
                 changed = config.replace(mesh=dict(sizes), train={"microbatches": microbatches}, model={"remat": remat})
                 full = plan.mesh_sizes(changed, machine)
                 meshes.check_fit(changed, full)
-                placed = placed or _placed(changed, machine)
+                placed = placed or _placed(changed, machine, full)
             except UserError as error:
                 reason = str(error).split("=")[0].split(";")[0]
                 refusals[reason] = refusals.get(reason, 0) + 1
@@ -106,8 +108,10 @@ def _microbatches(config) -> list[int]:
     return sorted(doubled | {config.train.microbatches})
 
 
-def _placed(config, machine: topology.Topology) -> topology.Topology:
-    return machine if machine.devices is None else machine.arrange(plan.make_mesh(config, machine))
+def _placed(config, machine: topology.Topology, sizes: dict[str, int]) -> topology.Topology:
+    if machine.devices is None:
+        return plan.in_mesh_order(config, machine, sizes)
+    return machine.arrange(plan.make_mesh(config, machine))
 
 
 def _state_bytes(config) -> tuple[float, float]:

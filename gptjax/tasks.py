@@ -25,7 +25,7 @@ import typing
 import numpy as np
 
 from gptjax import task_files
-from gptjax.errors import UserError
+from gptjax.errors import UserError, shorten
 
 RANDOM_SEED, NUMPY_SEED, FEWSHOT_SEED = 0, 1234, 1234  # lm-eval's own defaults
 RESAMPLINGS = 100
@@ -146,15 +146,11 @@ def _as_user_error(what: str):
     except UserError:
         raise
     except (AssertionError, ValueError, ArithmeticError) as error:  # the last: a perplexity beyond any float
-        raise UserError(f"{what}: {_one_line(error)}") from error
+        raise UserError(f"{what}: {shorten(str(error))}") from error
 
 
 def _shown(shots: int | None) -> str:
     return "shots as the tasks say" if shots is None else f"{shots} shots"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _mend_standard_errors(task, metrics: dict, samples: list[dict]) -> None:
