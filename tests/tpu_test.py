@@ -1,6 +1,7 @@
 """Kinds of TPU: each compiles the real train step, and the compiler and the roofline know the same rings."""
 
 import functools
+import json
 import re
 
 import jax
@@ -12,13 +13,15 @@ from topology_test import torus
 
 from gptjax import executable, hardware, meshes, plan, report, step, topology, tpu
 from gptjax.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
-from gptjax.errors import UserError
+from gptjax.errors import UserError, paragraph, shorten
 
 pytestmark = pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
 
 SMALLEST = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
 CONFIG = Config(
-    model=ModelConfig(vocab_size=256, context_length=128, n_layers=2, d_model=256, n_heads=2),
+    model=ModelConfig(  # few parameters, since it is their number that a compiler takes time for
+        vocab_size=128, context_length=128, n_layers=2, d_model=128, n_heads=1, position="rope", bias=False
+    ),
     optim=OptimConfig(warmup_steps=1),
     train=TrainConfig(steps=10, batch_size=64, log_every=10),
     mesh=MeshConfig(fsdp=-1),
@@ -95,3 +98,46 @@ def test_a_weight_is_gathered_by_a_gather_where_cables_close_the_cube():
     """Told of no rings, or with devices in their listed order, libtpu makes it an all-reduce of twice the bytes."""
     machine = topology.describe("v5p:4x4x4")
     assert gathers(machine, meshes.make_mesh(CONFIG, machine.devices).devices) == {"all-gather"}
+
+
+def test_devices_lie_in_a_mesh_by_their_places_in_whatever_order_they_are_listed():
+    """A plan and a run make the same mesh: libtpu lists devices host by host, and a run may list them otherwise."""
+    for name in ("v5p:4x4x4", "v5e:8x8"):
+        devices = topology.describe(name).devices
+        mesh = meshes.make_mesh(CONFIG, devices)
+        assert list(mesh.devices.flat) != devices
+        assert meshes.make_mesh(CONFIG, devices[::-1]) == mesh
+
+
+# Kinds that are not known, and what was compiled otherwise
+
+
+@pytest.fixture(scope="module")
+def v6e():
+    return meshes.make_mesh(CONFIG, topology.describe("v6e:2x2").devices)
+
+
+def test_a_kind_that_was_never_compiled_for_gets_no_options_and_the_run_says_so(v6e, monkeypatch):
+    assert step.train_compiler_options(v6e) == tpu.V6E.compiler_options and report.compiler_lines(v6e) == []
+    monkeypatch.delitem(tpu.KINDS, "TPU v6 lite")
+    assert step.train_compiler_options(v6e) == {} and topology.rings_of(list(v6e.devices.flat)) is None
+    [line] = report.compiler_lines(v6e)
+    assert line.startswith("compiler   no options: TPU v6 lite is not in gptjax/tpu.py, which has TPU v4, ")
+    assert report.compiler_lines(meshes.make_mesh(CONFIG, jax.devices())) == []
+
+
+@pytest.mark.parametrize("field, other", [("compiler_options", tpu.FUSED), ("rings", [True] * 3), ("rings", None)])
+def test_an_executable_compiled_with_other_options_or_for_other_cables_is_refused(v6e, field, other):
+    wanted = executable.header(CONFIG, v6e, "splash")
+    executable.check("step.exe", json.loads(json.dumps(wanted)), wanted)
+    with pytest.raises(UserError, match=f"compiled for something else: {field} is "):
+        executable.check("step.exe", wanted | {field: other}, wanted)
+
+
+# Messages of others
+
+
+def test_what_another_says_is_kept_up_to_its_first_empty_line_and_what_is_left_out_is_counted():
+    assert paragraph(RuntimeError("\n  a\n  b  c\n\nd")) == "a b c" and paragraph(RuntimeError()) == "RuntimeError"
+    assert shorten("word " * 500, most=12) == "word word ... (2,490 more characters)"
+    assert shorten("x" * 20, most=12) == f"{'x' * 12} ... (8 more characters)"
