@@ -27,8 +27,8 @@ INTRODUCTION = """# Plans
 
 Made by `python -m gptjax.plan_docs docs/plans.md`, one `gptjax plan --config=configs/NAME.py TOPOLOGY --row` a row.
 {compilers}
-The slice is described with the wrap-around links that its cables close, and the step is compiled with the options that
-training gives its kind of chip (`gptjax/tpu.py`): {options}.
+The slice is described with the wrap-around links that it has, and the step is compiled with the options that training
+gives its kind of chip: the last table here, from `gptjax/tpu.py`.
 Memory is what XLA allocates on a device for the real train step, compiled ahead of time. Seconds are a roofline of the
 compiled schedule: matmuls, HBM and links at the rates below, every collective that the schedule does not overlap
 waited for. MFU counts FLOPs as PaLM does. Compile time and memory are the compiler's here, in seconds of wall time.
@@ -36,14 +36,19 @@ waited for. MFU counts FLOPs as PaLM does. Compile time and memory are the compi
 
 
 def document(rows: list[str]) -> str:
-    fused = [name for name, chip in hardware.CHIPS.items() if chip.dims and _fuses(chip.device_kind)]
-    options = f"gathers of weights are fused with matmuls on {', '.join(fused)} only"
-    introduction = INTRODUCTION.format(compilers=compilers(), options=options)
-    return "\n".join([introduction, plan_table.heading(), *rows, "", "## Published rates", "", plan_table.rates(), ""])
+    parts = [INTRODUCTION.format(compilers=compilers()), plan_table.heading(), *rows, ""]
+    parts += ["## Published rates", "", plan_table.rates(), "", "## Kinds of TPU", "", *_kinds(), ""]
+    return "\n".join(parts)
 
 
-def _fuses(device_kind: str) -> bool:
-    return tpu.KINDS[device_kind].compiler_options[tpu.FUSED_GATHERS]
+def _kinds() -> list[str]:
+    """What gptjax/tpu.py says of each chip, a row each."""
+    lines = ["| chip | gathers fused with matmuls | rings | source |", "|---|---|---|---|"]
+    for name, chip in hardware.CHIPS.items():
+        if kind := tpu.KINDS.get(chip.device_kind):
+            fused = "yes" if kind.compiler_options[tpu.FUSED_GATHERS] else "no"
+            lines.append(f"| {name} | {fused} | {kind.rings.__doc__.rstrip('.')} | {kind.source} |")
+    return lines
 
 
 def compilers() -> str:

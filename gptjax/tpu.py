@@ -37,16 +37,18 @@ OVERLAP = {
     "xla_tpu_megacore_fusion_allow_ags": False,
     "xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000,
 }
-# For v4, v5p, v6e and 7x libtpu 0.0.50.1 (jax 0.12) refuses fused gathers, since they "might lead to unexpected
-# behaviors (e.g., incorrect results, hang, SDC)" there; 0.0.42.1 (jax 0.10) takes them without a word.
+# For all but v5e libtpu 0.0.50.1 (jax 0.12) refuses fused gathers, which may end in "incorrect results, hang, SDC"
+# there; 0.0.42.1 (jax 0.10) takes them without a word.
 UNFUSED = OVERLAP | {FUSED_GATHERS: False}
 FUSED = OVERLAP | {FUSED_GATHERS: True}
 
-V4 = Kind(UNFUSED, cubes, "rings: docs.cloud.google.com/tpu/docs/v4")
-V5E = Kind(FUSED, rows_of_a_pod, "rings: MaxText's table of slices")
-V5P = Kind(UNFUSED, cubes, "rings: docs.cloud.google.com/tpu/docs/v5p")
-V6E = Kind(UNFUSED, rows_of_a_pod, "rings: MaxText's table of slices")
-TPU7X = Kind(UNFUSED, cubes, "rings: docs.cloud.google.com/tpu/docs/tpu7x")
+DOCS = "rings: docs.cloud.google.com/tpu/docs/"
+REFUSED = "libtpu 0.0.50.1 refuses fused gathers, takes the rest, as 0.0.42.1 does"
+V4 = Kind(UNFUSED, cubes, f"{REFUSED}; {DOCS}v4")
+V5E = Kind(FUSED, rows_of_a_pod, "plans of the 125M to 2.7B; rings: MaxText's table of slices")
+V5P = Kind(UNFUSED, cubes, f"{REFUSED}; {DOCS}v5p")
+V6E = Kind(UNFUSED, rows_of_a_pod, f"{REFUSED}; rings: MaxText's table of slices")
+TPU7X = Kind(UNFUSED, cubes, f"{REFUSED}; rings: a pod of cubes as v5p's, docs.cloud.google.com/tpu/docs/tpu7x")
 KINDS = {
     "TPU v4": V4,
     "TPU v5 lite": V5E,

@@ -49,7 +49,7 @@ def test_rows_of_two_compilers_do_not_stand_in_one_table(tmp_path, capsys):
 def test_the_document_says_what_compiled_its_rows_and_where_gathers_are_fused():
     text = plan_docs.document([])
     assert f"libtpu {importlib.metadata.version('libtpu')}." in text
-    assert "gathers of weights are fused with matmuls on v5e only" in text
+    assert [f"| {name} | yes |" in text for name in ("v4", "v5e", "v5p", "v6e", "tpu7x")] == [False, True] + [False] * 3
 
 
 def test_a_wrong_name_is_answered_with_the_names(capsys):
