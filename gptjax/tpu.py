@@ -48,7 +48,7 @@ V4 = Kind(UNFUSED, cubes, f"{REFUSED}; {DOCS}v4")
 V5E = Kind(FUSED, rows_of_a_pod, "plans of the 125M to 2.7B; rings: MaxText's table of slices")
 V5P = Kind(UNFUSED, cubes, f"{REFUSED}; {DOCS}v5p")
 V6E = Kind(UNFUSED, rows_of_a_pod, f"{REFUSED}; rings: MaxText's table of slices")
-TPU7X = Kind(UNFUSED, cubes, f"{REFUSED}; rings: a pod of cubes as v5p's, docs.cloud.google.com/tpu/docs/tpu7x")
+TPU7X = Kind(UNFUSED, cubes, f"{REFUSED}; rings: not published in so many words, taken as v5p's")
 KINDS = {
     "TPU v4": V4,
     "TPU v5 lite": V5E,
