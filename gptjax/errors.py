@@ -17,8 +17,21 @@ class Damaged(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, as far as it fits into a line of ours; its kind, if it says nothing."""
-    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What an error says in its first line; its kind, if it says nothing."""
+    return next((shorten(line) for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def paragraph(error: BaseException) -> str:
+    """What an error says before its first empty line, as one line: compilers wrap theirs, and name the cure last."""
+    first, *_ = str(error).strip().split("\n\n")
+    return shorten(first) or type(error).__name__
+
+
+def shorten(text: str, most: int = 2000) -> str:
+    """Another's message as one line, whole if it has no more characters than that; what is left out is counted."""
+    line = " ".join(text.split())
+    kept = line[:most].rpartition(" ")[0] or line[:most]
+    return line if len(line) <= most else f"{kept} ... ({len(line) - len(kept):,} more characters)"
 
 
 def did_you_mean(name: str, known) -> str:

@@ -13,8 +13,8 @@ import jax
 import jaxlib
 from etils import epath
 
-from gptjax import meshes
-from gptjax.errors import UserError
+from gptjax import meshes, step, topology
+from gptjax.errors import UserError, shorten
 
 SCHEMA = "gptjax-executable-1"
 SECTIONS = ("model", "optim", "train")  # of the config; what the program is made of, beside the mesh
@@ -51,6 +51,8 @@ def header(config, mesh, kernel: str) -> dict:
         "slices": meshes.dcn_sizes(config.mesh, n_slices),
         "device": mesh.devices.flat[0].device_kind,
         "kernel": kernel,
+        "compiler_options": step.train_compiler_options(mesh),
+        "rings": topology.rings_of(list(mesh.devices.flat)),
     }
 
 
@@ -77,7 +79,7 @@ def _partial(target):
 
 def _unusable(flag: str, path: str, error: Exception) -> UserError:
     mend = "pip install 'etils[epath-gcs]'" if isinstance(error, ImportError) else "give a file in a folder that exists"
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    reason = getattr(error, "strerror", None) or shorten(str(error))
     doing = "read" if flag == "--executable" else "written"
     return UserError(f"{flag}={path} cannot be {doing} here ({type(error).__name__}: {reason}); {mend}.")
 
@@ -90,7 +92,7 @@ def save(path: str, compiled, config, mesh, kernel: str) -> int:
         payload, in_tree, out_tree = serialize_executable.serialize(compiled)
     except Exception as error:  # the backend's own
         raise UserError(
-            f"--save_executable: {mesh.devices.flat[0].platform} executables cannot be serialised here: {error}"
+            f"--save_executable: {mesh.devices.flat[0].platform} executables cannot be serialised here: {shorten(str(error))}"
         ) from error
     line = json.dumps(header(config, mesh, kernel)).encode() + b"\n"
     body = pickle.dumps((payload, in_tree, out_tree))

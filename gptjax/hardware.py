@@ -61,7 +61,6 @@ class Chip:
     dims: int  # of the torus; 0: all the chips of a host stand behind one switch
     link_bandwidth: float  # of one torus link; of all a GPU's links to the switch
     network_bandwidth: float  # of the chip's share of its host's network, between slices or hosts
-    chips_per_host: int
     source: str
     devices_per_chip: int = 1
 
@@ -80,17 +79,15 @@ CLOUD = "docs.cloud.google.com/tpu/docs/"
 # three), and the data center network in bits per second per chip, or per pod. GPU: NVIDIA's data sheets print both
 # directions of NVLink; the network is that of a DGX, one adapter per GPU.
 CHIPS = {
-    "v4": Chip(
-        "TPU v4", 1228 * GIGA, 3, 50 * GIGA, 6.25 * GIGA, 4, CLOUD + "v4; network not published: taken as v5p's"
-    ),
-    "v5e": Chip("TPU v5 lite", 819 * GIGA, 2, 50 * GIGA, 3.125 * GIGA, 8, CLOUD + "v5e"),
-    "v5p": Chip("TPU v5", 2765 * GIGA, 3, 100 * GIGA, 6.25 * GIGA, 4, CLOUD + "v5p"),
-    "v6e": Chip("TPU v6 lite", 1638 * GIGA, 2, 100 * GIGA, 12.5 * GIGA, 8, CLOUD + "v6e"),
-    "tpu7x": Chip("TPU7x", 7380 * GIGA, 3, 100 * GIGA, 12.5 * GIGA, 4, CLOUD + "tpu7x", devices_per_chip=2),
-    "h100": Chip("H100", 3350 * GIGA, 0, 450 * GIGA, 50 * GIGA, 8, "NVIDIA H100 SXM data sheet, DGX H100"),
-    "h200": Chip("H200", 4800 * GIGA, 0, 450 * GIGA, 50 * GIGA, 8, "NVIDIA H200 SXM data sheet, DGX H200"),
-    "a100-40": Chip("A100-SXM4-40GB", 1555 * GIGA, 0, 300 * GIGA, 25 * GIGA, 8, "NVIDIA A100 data sheet, DGX A100"),
-    "a100-80": Chip("A100", 2039 * GIGA, 0, 300 * GIGA, 25 * GIGA, 8, "NVIDIA A100 data sheet, DGX A100"),
+    "v4": Chip("TPU v4", 1228 * GIGA, 3, 50 * GIGA, 6.25 * GIGA, CLOUD + "v4; network not published: taken as v5p's"),
+    "v5e": Chip("TPU v5 lite", 819 * GIGA, 2, 50 * GIGA, 3.125 * GIGA, CLOUD + "v5e"),
+    "v5p": Chip("TPU v5", 2765 * GIGA, 3, 100 * GIGA, 6.25 * GIGA, CLOUD + "v5p"),
+    "v6e": Chip("TPU v6 lite", 1638 * GIGA, 2, 100 * GIGA, 12.5 * GIGA, CLOUD + "v6e"),
+    "tpu7x": Chip("TPU7x", 7380 * GIGA, 3, 100 * GIGA, 12.5 * GIGA, CLOUD + "tpu7x", devices_per_chip=2),
+    "h100": Chip("H100", 3350 * GIGA, 0, 450 * GIGA, 50 * GIGA, "NVIDIA H100 SXM data sheet, DGX H100"),
+    "h200": Chip("H200", 4800 * GIGA, 0, 450 * GIGA, 50 * GIGA, "NVIDIA H200 SXM data sheet, DGX H200"),
+    "a100-40": Chip("A100-SXM4-40GB", 1555 * GIGA, 0, 300 * GIGA, 25 * GIGA, "NVIDIA A100 data sheet, DGX A100"),
+    "a100-80": Chip("A100", 2039 * GIGA, 0, 300 * GIGA, 25 * GIGA, "NVIDIA A100 data sheet, DGX A100"),
 }
 
 

@@ -91,14 +91,24 @@ def _slice(device) -> int:
 
 def _device_array(sizes: dict[str, int], dcn: dict[str, int], devices) -> np.ndarray:
     """Devices by mesh coordinates. Along each axis whole slices follow one another."""
-    outer = [dcn.get(axis, 1) for axis in AXES]
-    inner = [sizes[axis] // n for axis, n in zip(AXES, outer)]
+    inner = [sizes[axis] // dcn.get(axis, 1) for axis in AXES]
     if devices[0].platform == "tpu":
         devices = sorted(devices, key=_slice)
-    slices = np.split(np.array(devices, object), math.prod(outer))
-    blocks = np.stack([_device_mesh(inner, list(devices)) for devices in slices]).reshape(*outer, *inner)
+    slices = np.split(np.array(devices, object), math.prod(dcn.values()))
+    return _joined(np.stack([_device_mesh(inner, list(devices)) for devices in slices]), sizes, dcn)
+
+
+def device_order(sizes: dict[str, int], dcn: dict[str, int]) -> np.ndarray:
+    """Indices of devices by mesh coordinates, where those of a slice have no other order than their own, as GPUs."""
+    return _joined(np.arange(math.prod(sizes.values())), sizes, dcn)
+
+
+def _joined(devices: np.ndarray, sizes: dict[str, int], dcn: dict[str, int]) -> np.ndarray:
+    """Meshes of slices, one after the other, as one mesh."""
+    outer = [dcn.get(axis, 1) for axis in AXES]
+    inner = [sizes[axis] // n for axis, n in zip(AXES, outer)]
     alternate = [dim for pair in zip(range(len(outer)), range(len(outer), 2 * len(outer))) for dim in pair]
-    return blocks.transpose(alternate).reshape([sizes[axis] for axis in AXES])
+    return devices.reshape(*outer, *inner).transpose(alternate).reshape([sizes[axis] for axis in AXES])
 
 
 def _device_mesh(shape, devices) -> np.ndarray:

@@ -34,7 +34,7 @@ from gptjax import (
     step,
     topology,
 )
-from gptjax.errors import UserError
+from gptjax.errors import UserError, paragraph
 
 ROOFLINE_KEYS = ("matmul_seconds", "memory_seconds", "exposed_seconds", "copy_seconds")
 
@@ -65,7 +65,7 @@ def plan(config, machine: topology.Topology, options: Options) -> dict:
     meshes.check_fit(config, sizes)
     facts = _facts(config, machine, sizes)
     if machine.devices is None:
-        return facts | _estimated(config, machine, sizes, options)
+        return facts | _estimated(config, in_mesh_order(config, machine, sizes), sizes, options)
     mesh = make_mesh(config, machine)
     return facts | _compiled(config, machine.arrange(mesh), mesh, options)
 
@@ -93,8 +93,21 @@ def _facts(config, machine: topology.Topology, sizes: dict[str, int]) -> dict:
 
 def mesh_sizes(config, machine: topology.Topology) -> dict[str, int]:
     """Devices along each axis. Raises UserError for a mesh that is not this machine's."""
-    n_slices = machine.num_slices if machine.platform == "tpu" else None
-    return meshes.mesh_sizes(config.mesh, machine.num_devices, n_slices)
+    return meshes.mesh_sizes(config.mesh, machine.num_devices, _slices(machine))
+
+
+def dcn_sizes(config, machine: topology.Topology) -> dict[str, int]:
+    """Slices along each axis of meshes.DCN_AXES; of GPUs what the config calls one. Raises UserError."""
+    return meshes.dcn_sizes(config.mesh, _slices(machine))
+
+
+def _slices(machine: topology.Topology) -> int | None:
+    return machine.num_slices if machine.platform == "tpu" else None
+
+
+def in_mesh_order(config, machine: topology.Topology, sizes: dict[str, int]) -> topology.Topology:
+    """A machine that cannot be compiled for, its devices in the order that training would give them."""
+    return machine.reorder(meshes.device_order(sizes, dcn_sizes(config, machine)).ravel())
 
 
 def make_mesh(config, machine: topology.Topology):
@@ -108,7 +121,7 @@ def make_mesh(config, machine: topology.Topology):
         shown = ",".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1)
         raise UserError(
             f"mesh {shown} cannot be laid out on {machine.name} x {machine.num_slices} slices:"
-            f" {' '.join(str(error).split())[:160]}; make every axis a product of dimensions of the slice."
+            f" {paragraph(error)}; make every axis a product of dimensions of the slice."
         ) from error
 
 
@@ -154,7 +167,7 @@ def _refusal(error: Exception) -> Exception:
     temporaries = re.search(r"HLO temporaries \(([\d.]+)([KMGT])\) exceeds", message)
     found = whole or temporaries
     if "RESOURCE_EXHAUSTED" not in message or not found:
-        return UserError(f"XLA could not compile the step: {message[:300]}")
+        return UserError(f"XLA could not compile the step: {paragraph(error)}")
     return DoesNotFit(float(found[1]) * 1024 ** " KMGT".index(found[2]), temporaries_only=whole is None)
 
 

@@ -1,14 +1,15 @@
 """docs/plans.md, made by `python -m gptjax.plan_docs docs/plans.md`: every shipped size on a machine that suits it.
 
 Each row is a `gptjax plan` in a process of its own, so that its memory is its own; with `--only=NAME` the other rows
-stay as they are.
+stay as they are, which the same compiler has to have made.
 """
 
+import importlib.metadata
 import pathlib
 import subprocess
 import sys
 
-from gptjax import outputs, plan_table
+from gptjax import hardware, outputs, plan_table, tpu
 from gptjax.errors import UserError
 
 PLANS = {  # config: what follows it on the command line; meshes, microbatches and remat are the configs' own
@@ -25,6 +26,9 @@ PLANS = {  # config: what follows it on the command line; meshes, microbatches a
 INTRODUCTION = """# Plans
 
 Made by `python -m gptjax.plan_docs docs/plans.md`, one `gptjax plan --config=configs/NAME.py TOPOLOGY --row` a row.
+{compilers}
+The slice is described with the wrap-around links that it has, and the step is compiled with the options that training
+gives its kind of chip: the last table here, from `gptjax/tpu.py`.
 Memory is what XLA allocates on a device for the real train step, compiled ahead of time. Seconds are a roofline of the
 compiled schedule: matmuls, HBM and links at the rates below, every collective that the schedule does not overlap
 waited for. MFU counts FLOPs as PaLM does. Compile time and memory are the compiler's here, in seconds of wall time.
@@ -32,7 +36,26 @@ waited for. MFU counts FLOPs as PaLM does. Compile time and memory are the compi
 
 
 def document(rows: list[str]) -> str:
-    return "\n".join([INTRODUCTION, plan_table.heading(), *rows, "", "## Published rates", "", plan_table.rates(), ""])
+    parts = [INTRODUCTION.format(compilers=compilers()), plan_table.heading(), *rows, ""]
+    parts += ["## Published rates", "", plan_table.rates(), "", "## Kinds of TPU", "", *_kinds(), ""]
+    return "\n".join(parts)
+
+
+def _kinds() -> list[str]:
+    """What gptjax/tpu.py says of each chip, a row each."""
+    lines = ["| chip | gathers fused with matmuls | rings | source |", "|---|---|---|---|"]
+    for name, chip in hardware.CHIPS.items():
+        if kind := tpu.KINDS.get(chip.device_kind):
+            fused = "yes" if kind.compiler_options[tpu.FUSED_GATHERS] else "no"
+            lines.append(f"| {name} | {fused} | {kind.rings.__doc__.rstrip('.')} | {kind.source} |")
+    return lines
+
+
+def compilers() -> str:
+    """The line that says what the rows were compiled by: they are of one version each, and another's differ."""
+    installed = {name: list(importlib.metadata.distributions(name=name)) for name in ("jax", "libtpu")}
+    versions = (f"{name} {found[0].version}" if found else f"no {name}" for name, found in installed.items())
+    return f"Compiled by {' and '.join(versions)}."
 
 
 def planned(name: str, arguments: str) -> str:
@@ -41,7 +64,8 @@ def planned(name: str, arguments: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     if not rows:
-        raise UserError(f"{' '.join(command[1:])}: {done.stderr.strip().splitlines()[-1]}")
+        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise UserError(f"{' '.join(command[1:])}: {last} (exit code {done.returncode})")
     return rows[0]
 
 
@@ -58,6 +82,9 @@ def main(arguments: list[str]) -> int:
         return 2
     target = pathlib.Path(files[0])
     before = target.read_text().splitlines() if target.exists() else []
+    if only and before and compilers() not in before:
+        print(f"{target} does not say {compilers()!r} as here; remake all its rows, without --only.", file=sys.stderr)
+        return 2
     rows, failed = {name: [line for line in before if line.startswith(f"| {name} |")] for name in PLANS}, 0
     for name in only or PLANS:
         print(f"{name} ...", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from gptjax import flops, generation, schedule
+from gptjax import flops, generation, schedule, tpu
 from gptjax.errors import UserError
 from gptjax.metrics import duration, si
 
@@ -23,9 +23,18 @@ def header(session, directory, resumed: bool) -> list[str]:
         f" {tokens:,} tokens, {flops.train_flops(config):.3g} FLOPs",
         f"devices    {devices}, mesh {axes}",
         f"attention  {session.kernel} ({session.kernel_reason})",
+        *compiler_lines(mesh),
         f"MFU        of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source});"
         " FLOPs as PaLM counts them",
     ]
+
+
+def compiler_lines(mesh) -> list[str]:
+    """One where the train step is compiled without the options that TPUs need to overlap links and matmuls."""
+    device = mesh.devices.flat[0]
+    if device.platform != "tpu" or device.device_kind in tpu.KINDS:
+        return []
+    return [f"compiler   no options: {device.device_kind} is not in gptjax/tpu.py, which has {', '.join(tpu.KINDS)}"]
 
 
 def _text_lines(store) -> list[str]:

@@ -7,6 +7,7 @@ Remat `offload` is not tried: what it sends to the host and back is not in the e
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 from jax.sharding import AbstractMesh
@@ -33,20 +34,24 @@ class Candidate:
 
 
 def search(config, machine: topology.Topology, options: plan.Options, compiles: int, progress) -> dict:
-    """{"tried", "refused", "refusals", "estimated_to_fit", "compiled": plans, those that fit first, fastest first}."""
+    """{"tried", "refused", "refusals", "estimated_to_fit", "compiled", "not_compiled"}.
+
+    compiled: plans, those that fit first, fastest first. not_compiled: why XLA made no program of the others.
+    """
     if machine.chip is None:
         raise UserError("--search ranks by time, and a CPU has no published rates; give a TPU or GPU topology.")
     config = info.with_vocabulary(config)
     candidates, refusals, tried = _candidates(config, machine, progress)
     fitting = [each for each in candidates if each.peak_bytes <= ROOM * machine.usable_bytes]
     fitting.sort(key=lambda each: each.step_seconds)
-    results = []
+    results, not_compiled = [], []
     options = dataclasses.replace(options, save_executable=None)
     for number, each in enumerate(fitting[:compiles]):
         progress.message(f"{number + 1} of {min(compiles, len(fitting))}: {each.shown}")
         try:
             results.append(plan.plan(each.config, machine, options))
         except UserError as error:
+            not_compiled.append(str(error))
             progress.message(f"  refused: {error}")
     results.sort(key=lambda facts: (not facts["fits"], facts["step_seconds"] or np.inf))
     return {
@@ -56,6 +61,7 @@ def search(config, machine: topology.Topology, options: plan.Options, compiles: 
         "refusals": refusals,
         "estimated_to_fit": len(fitting),
         "compiled": results,
+        "not_compiled": not_compiled,
     }
 
 
@@ -63,7 +69,8 @@ def _candidates(config, machine: topology.Topology, progress):
     """(those that the config can run, reasons against the others with counts, how many were tried)."""
     found, refusals, tried = [], {}, 0
     unit = _state_bytes(config)
-    for sizes in factorisations(config, machine.num_devices // machine.num_slices):
+    slices = math.prod(plan.dcn_sizes(config, machine).values())
+    for sizes in factorisations(config, machine.num_devices // slices):
         placed = None
         for microbatches, remat in itertools.product(_microbatches(config), REMAT):
             tried += 1
@@ -71,7 +78,7 @@ def _candidates(config, machine: topology.Topology, progress):
                 changed = config.replace(mesh=dict(sizes), train={"microbatches": microbatches}, model={"remat": remat})
                 full = plan.mesh_sizes(changed, machine)
                 meshes.check_fit(changed, full)
-                placed = placed or _placed(changed, machine)
+                placed = placed or _placed(changed, machine, full)
             except UserError as error:
                 reason = str(error).split("=")[0].split(";")[0]
                 refusals[reason] = refusals.get(reason, 0) + 1
@@ -106,8 +113,10 @@ def _microbatches(config) -> list[int]:
     return sorted(doubled | {config.train.microbatches})
 
 
-def _placed(config, machine: topology.Topology) -> topology.Topology:
-    return machine if machine.devices is None else machine.arrange(plan.make_mesh(config, machine))
+def _placed(config, machine: topology.Topology, sizes: dict[str, int]) -> topology.Topology:
+    if machine.devices is None:
+        return plan.in_mesh_order(config, machine, sizes)
+    return machine.arrange(plan.make_mesh(config, machine))
 
 
 def _state_bytes(config) -> tuple[float, float]:
@@ -142,6 +151,9 @@ def table(results: dict) -> str:
         lines.append(
             f"  {facts['step_seconds']:.4g} s/step  MFU {facts['mfu']:.1%}  {1 - peak / limit:.1%} of HBM free  {what}"
         )
-    if not any(facts["fits"] for facts in results["compiled"]):
+    refused, compiled = results["not_compiled"], results["compiled"]
+    if refused:
+        lines.append(f"  {len(refused)} more were refused: {refused[0]}")
+    if not any(facts["fits"] for facts in compiled) and (compiled or not refused):
         lines.append("  nothing that was planned fits; take more devices, or --search_compiles=N of more candidates.")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from gptjax import architectures, layers, noise_scale, numerics, optim, pipeline, rounding, sharding, skipping
+from gptjax import architectures, layers, noise_scale, numerics, optim, pipeline, rounding, sharding, skipping, tpu
 
 # One random stream for each purpose, folded into train.seed.
 INIT_STREAM, DROPOUT_STREAM, PARAM_ROUNDING_STREAM, MOMENT_ROUNDING_STREAM = range(4)
@@ -278,20 +278,10 @@ def init_compiler_options(mesh) -> dict | None:
 
 
 def train_compiler_options(mesh) -> dict | None:
-    """On TPU, gathers of weights run beside the matmuls before them; left to itself XLA waits for most of them, or cuts
-    matmuls of small models to pieces that wait for HBM (windowed einsums: MFU of the 125M's plan 33%, without 42%)."""
+    """Those of the mesh's kind of TPU; None elsewhere, and where shapes stand for devices."""
     if not isinstance(mesh, jax.sharding.Mesh) or mesh.devices.flat[0].platform != "tpu":
         return None
-    fused = "xla_tpu_enable_async_collective_fusion"
-    return {
-        fused: True,
-        f"{fused}_fuse_all_gather": True,
-        f"{fused}_multiple_steps": True,
-        "xla_tpu_overlap_compute_collective_tc": True,
-        "xla_enable_async_all_gather": True,
-        "xla_tpu_megacore_fusion_allow_ags": False,
-        "xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000,
-    }
+    return tpu.compiler_options(mesh.devices.flat[0].device_kind)
 
 
 def shard_state(config, abstract_state: TrainState, params, axes: dict, mesh) -> TrainState:

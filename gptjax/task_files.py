@@ -11,7 +11,7 @@ import os
 import pathlib
 import tempfile
 
-from gptjax.errors import UserError, did_you_mean
+from gptjax.errors import UserError, did_you_mean, shorten
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")  # read when those libraries are imported
 SUFFIXES = (".yaml", ".yml")
@@ -180,5 +180,5 @@ def _load(manager, name: str) -> dict:
     try:
         return manager.load([name])
     except Exception as error:  # whatever a task's file, code or data does wrong, or the network
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"--tasks={name} could not be loaded: {reason[:300]}") from error
+        reason = shorten(f"{type(error).__name__}: {error}")
+        raise UserError(f"--tasks={name} could not be loaded: {reason}") from error

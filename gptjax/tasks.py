@@ -26,7 +26,7 @@ import typing
 import numpy as np
 
 from gptjax import task_files
-from gptjax.errors import UserError
+from gptjax.errors import UserError, shorten
 
 RANDOM_SEED, NUMPY_SEED, FEWSHOT_SEED = 0, 1234, 1234  # lm-eval's own defaults
 RESAMPLINGS = 100
@@ -161,7 +161,7 @@ def _lm_eval_errors(what: str):
         packages = [frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames]
         if [name for name in packages if name in ("gptjax", "lm_eval")][-1] == "gptjax":
             raise
-        raise TaskFailed(f"{what}: {_metric_of(frames)}{type(error).__name__}: {_one_line(error)}") from error
+        raise TaskFailed(f"{what}: {_metric_of(frames)}{type(error).__name__}: {shorten(str(error))}") from error
 
 
 def _metric_of(frames) -> str:
@@ -174,10 +174,6 @@ def _metric_of(frames) -> str:
 
 def _shown(shots: int | None) -> str:
     return "shots as the tasks say" if shots is None else f"{shots} shots"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _mend_standard_errors(task, metrics: dict, samples: list[dict]) -> None:

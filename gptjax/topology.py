@@ -1,8 +1,8 @@
 """Machines by name, without the machine: `v5p:8x8x8` is 512 TPU v5p, `h100:8x16` is 16 hosts of 8 H100, `cpu:8`.
 
 A TPU topology comes from libtpu, which describes and compiles for any slice on any x86 Linux host. Its chips form a
-torus; a dimension is a ring only where the slice's cables close it (cube-sized slices of v4, v5p and 7x, rows of 16 of
-v5e and v6e). GPUs of a host stand behind a switch.
+torus; a dimension is a ring only where the slice's cables close it (`tpu.KINDS`). libtpu is told so: by itself it takes
+every row for an open one. GPUs of a host stand behind a switch.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ import typing
 
 import numpy as np
 
-from gptjax import hardware
-from gptjax.errors import UserError
+from gptjax import hardware, tpu
+from gptjax.errors import UserError, paragraph
 
 TPU_ENVIRONMENT = {  # what libtpu would otherwise ask of a metadata server that is not there
     "TPU_SKIP_MDS_QUERY": "1",
@@ -75,14 +75,21 @@ class Topology:
 
     def is_ring(self, dim: int) -> bool:
         """Whether cables close a dimension of a slice to a ring."""
-        if self.chip.dims == 2:
-            return self.shape[dim] == 16
-        return all(size % 4 == 0 for size in self.shape)
+        return self.rings[dim]
+
+    @property
+    def rings(self) -> tuple[bool, ...]:
+        """Of each dimension of a TPU slice, whether it is closed."""
+        return tpu.KINDS[self.chip.device_kind].rings(self.shape)
 
     def arrange(self, mesh) -> "Topology":
         """The same with devices in the order of a mesh."""
         place_D, slice_D = _places(mesh.devices.flat, len(self.shape))
         return dataclasses.replace(self, place_D=place_D, slice_D=slice_D)
+
+    def reorder(self, order_D: np.ndarray) -> "Topology":
+        """The same with devices in another order, of which there are only indices."""
+        return dataclasses.replace(self, place_D=self.place_D[order_D], slice_D=self.slice_D[order_D])
 
 
 def set_environment(name: str, num_slices: int = 1) -> None:
@@ -162,19 +169,38 @@ def _tpu(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> Top
         raise UserError(f"--topology={name} is compiled by libtpu: pip install -e '.[tpu]'.") from error
     from jax.experimental import topologies
 
-    options = {} if num_slices == 1 else {"num_slices": num_slices}
-    if family == "v4":  # as Cloud TPU runs it: the two cores of a chip are one device
-        options["chip_config_name"] = "megacore"
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
+        description = topologies.get_topology_desc(
+            platform="tpu", topology_name=name, **libtpu_options(family, shape, num_slices)
+        )
     except Exception as error:  # libtpu's own complaint
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--topology={name} with {num_slices} slices is none that libtpu knows: {reason}") from error
+        raise UserError(
+            f"--topology={name} with {num_slices} slices is none that libtpu knows: {paragraph(error)}"
+        ) from error
     place_D, slice_D = _places(description.devices, len(shape))
     devices = hardware.CHIPS[family].devices_per_chip * math.prod(shape) * num_slices
     if len(slice_D) != devices:
         raise UserError(f"libtpu describes {name} x {num_slices} as {len(slice_D)} devices, expected {devices}.")
     return Topology(name, family, shape, num_slices, list(description.devices), place_D, slice_D)
+
+
+def rings_of(devices) -> list[bool] | None:
+    """Which of three dimensions are closed in the slices of these devices; None for those that `tpu` does not know."""
+    if devices[0].device_kind not in tpu.KINDS:
+        return None
+    coordinates_D = _places(devices, 3)[0][:, :3]
+    return [bool(closed) for closed in tpu.KINDS[devices[0].device_kind].rings(np.ptp(coordinates_D, axis=0) + 1)]
+
+
+def libtpu_options(family: str, shape: tuple[int, ...], num_slices: int) -> dict:
+    """What libtpu has to be told of a slice beside its name."""
+    rings = tpu.KINDS[hardware.CHIPS[family].device_kind].rings
+    options = {"wrap": rings((*shape, 1)[:3])}  # of three dimensions, also where the chips lie in two
+    if num_slices > 1:
+        options["num_slices"] = num_slices
+    if family == "v4":  # as Cloud TPU runs it: the two cores of a chip are one device
+        options["chip_config_name"] = "megacore"
+    return options
 
 
 def _places(devices, dims: int) -> tuple[np.ndarray, np.ndarray]:

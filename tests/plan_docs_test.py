@@ -1,5 +1,6 @@
 """The table of docs/plans.md: what a row is made of, and that a run of it keeps the rows it does not make."""
 
+import importlib.metadata
 import pathlib
 
 import pytest
@@ -19,7 +20,7 @@ def test_a_row_is_one_plan_and_the_others_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
     monkeypatch.setitem(plan_docs.PLANS, "gpt3_13b", "--topology=h100:8x16")
     file = tmp_path / "plans.md"
-    file.write_text("| gpt3_125m | kept |\n| gpt3_13b | old |\n")
+    file.write_text(f"{plan_docs.compilers()}\n| gpt3_125m | kept |\n| gpt3_13b | old |\n")
     assert plan_docs.main([str(file), "--only=gpt3_13b"]) == 0
     text = file.read_text()
     assert "| gpt3_125m | kept |" in text and "| gpt3_13b | old |" not in text
@@ -31,11 +32,24 @@ def test_a_plan_that_cannot_be_made_is_said_and_leaves_the_old_row(tmp_path, mon
     monkeypatch.chdir(CONFIGS.parent)
     monkeypatch.setitem(plan_docs.PLANS, "gpt3_13b", "--topology=v9:8x16")
     file = tmp_path / "plans.md"
-    file.write_text("| gpt3_13b | old |\n")
+    file.write_text(f"{plan_docs.compilers()}\n| gpt3_13b | old |\n")
     assert plan_docs.main([str(file), "--only=gpt3_13b"]) == 1
     assert "'v9' is not known" in capsys.readouterr().err and "| gpt3_13b | old |" in file.read_text()
     with pytest.raises(UserError, match="--topology=v9"):
         plan_docs.planned("gpt3_13b", "--topology=v9:8x16")
+
+
+def test_rows_of_two_compilers_do_not_stand_in_one_table(tmp_path, capsys):
+    file = tmp_path / "plans.md"
+    file.write_text("Compiled by jax 0.9.0 and libtpu 0.0.30.\n| gpt3_13b | old |\n")
+    assert plan_docs.main([str(file), "--only=gpt3_13b"]) == 2
+    assert "remake all its rows, without --only" in capsys.readouterr().err and "old" in file.read_text()
+
+
+def test_the_document_says_what_compiled_its_rows_and_where_gathers_are_fused():
+    text = plan_docs.document([])
+    assert f"libtpu {importlib.metadata.version('libtpu')}." in text
+    assert [f"| {name} | yes |" in text for name in ("v4", "v5e", "v5p", "v6e", "tpu7x")] == [False, True] + [False] * 3
 
 
 def test_a_wrong_name_is_answered_with_the_names(capsys):

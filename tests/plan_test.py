@@ -104,8 +104,18 @@ def test_the_compilers_refusal_says_how_much_was_wanted(message, gib, temporarie
     assert refusal.used == pytest.approx(gib * 2**30) and refusal.temporaries_only == temporaries_only
 
 
-def test_another_failure_of_the_compiler_is_one_line():
-    assert isinstance(plan._refusal(RuntimeError("INTERNAL: a\nb")), UserError)
+LIBTPU = (  # 0.0.50.1, of a step for v5p with fused gathers
+    "FAILED_PRECONDITION: Continuation fusion for AllGather is enabled on platform viperfish (variant: ), but it is not"
+    " supported/recommended on platforms other than TPU v5e, and this might lead to many errors including but not"
+    " limited to: incorrect results, hang, SDC, etc. Please disable it with xla_tpu_enable_async_collective_fusion=false"
+)
+
+
+def test_another_failure_of_the_compiler_is_one_line_with_all_its_words():
+    """The cure comes last. What follows an empty line is a trace or a table."""
+    wrapped = LIBTPU.replace(", ", ",\n") + "\n\nstack: 1\n2"
+    refusal = plan._refusal(RuntimeError(wrapped))
+    assert isinstance(refusal, UserError) and str(refusal) == f"XLA could not compile the step: {LIBTPU}"
 
 
 def test_a_mesh_that_does_not_fit_model_or_machine_is_refused():
@@ -141,6 +151,15 @@ def test_a_gpu_fits_what_jax_takes_of_its_memory():
     text = plan_table.table(facts)
     assert "of 76.00 GiB: DOES NOT FIT" in text and "JAX given 95% of a GPU's memory" in text
     assert on_gpu(train={"batch_size": rows * 9 // 10 // 2 * 2})["fits"] is True
+
+
+def test_replicas_in_hosts_of_gpus_that_fsdp_joins_talk_over_nvlink():
+    """mesh.dcn_fsdp lays fsdp over hosts and every replica's group within one, in the run and so in the plan."""
+    config = CONFIG.replace(mesh={"dcn_fsdp": 2, "fsdp": 1, "replica": -1, "tensor": 1})
+    facts = plan.plan(config, topology.describe("h100:4x2"), plan.Options())
+    assert facts["mesh"]["replica"] == 4 and facts["mesh"]["fsdp"] == 2
+    links = {entry["axis"]: entry["link"] for entry in facts["collectives"]}
+    assert links == {"replica": "NVLink", "fsdp": "network"}
 
 
 def test_mfu_is_shown_by_exact_flops_too_where_masked_attention_is_much_of_the_work():

@@ -50,3 +50,16 @@ def test_what_cannot_fit_is_not_planned():
 def test_a_cpu_has_no_rates_to_rank_by():
     with pytest.raises(UserError, match="no published rates"):
         search.search(CONFIG, topology.describe("cpu:4"), plan.Options(), 3, Silent())
+
+
+def test_hosts_that_the_config_joins_by_fsdp_are_kept_joined_by_it():
+    joined = CONFIG.replace(mesh={"fsdp": -1, "tensor": 1, "dcn_fsdp": 2})
+    found = search.search(joined, topology.describe("h100:4x2"), plan.Options(), 40, Silent())
+    assert found["compiled"] and {facts["mesh"]["fsdp"] % 2 for facts in found["compiled"]} == {0}
+
+
+def test_where_the_compiler_refuses_what_fits_its_words_are_said_instead_of_more_devices():
+    found = search.search(CONFIG.replace(mesh={"fsdp": -1}), topology.describe("h100:4x1"), plan.Options(), 0, Silent())
+    refused = search.table(found | {"not_compiled": ["XLA could not compile the step: FAILED_PRECONDITION: why"] * 2})
+    assert "2 more were refused: XLA could not compile the step: FAILED_PRECONDITION: why" in refused
+    assert "take more devices" not in refused and "take more devices" in search.table(found)

@@ -12,6 +12,7 @@ import math
 import time
 
 from gptjax import interrupt, metrics, rundir, runlock, validity
+from gptjax.errors import shorten
 from gptjax.study.layout import StudyDirectory
 from gptjax.study.ledger import Entry, Ledger
 
@@ -169,7 +170,7 @@ def _last_line(file) -> str:
             lines = log.read().decode(errors="replace").replace("\r", "\n").splitlines()
     except FileNotFoundError:
         return ""
-    telling = (line.strip()[:300] for line in reversed(lines) if not line.startswith(LAUNCHERS))
+    telling = (shorten(line) for line in reversed(lines) if not line.startswith(LAUNCHERS))
     return next(filter(None, telling), "")
 
 

@@ -1,0 +1,66 @@
+"""How kinds of TPU differ beside their rates: what their compiler is asked for, and which rows of a slice are rings.
+
+The one table is KINDS, by JAX's `device_kind`. `gptjax plan` describes a slice to libtpu by it and takes its roofline
+from it; plans, training and saved executables compile by it.
+"""
+
+import dataclasses
+import typing
+
+
+def cubes(shape: tuple[int, ...]) -> tuple[bool, ...]:
+    """Slices are made of cubes of 4 x 4 x 4 chips, and switches close every row; parts of a cube have open rows."""
+    return (all(size % 4 == 0 for size in shape),) * len(shape)
+
+
+def rows_of_a_pod(shape: tuple[int, ...]) -> tuple[bool, ...]:
+    """A pod is 16 x 16 chips, and its cables close whole rows and columns."""
+    return tuple(size == 16 for size in shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    compiler_options: dict[str, bool | int]  # of the train step
+    rings: typing.Callable[[tuple[int, ...]], tuple[bool, ...]]  # chips along each dimension -> which are closed
+    source: str
+
+
+FUSION = "xla_tpu_enable_async_collective_fusion"
+FUSED_GATHERS = f"{FUSION}_fuse_all_gather"
+# Gathers of weights run beside the matmuls before them; left to itself XLA waits for most of them, or cuts matmuls of
+# small models to pieces that wait for HBM (windowed einsums: MFU of the 125M's plan 33%, without 42%).
+OVERLAP = {
+    FUSION: True,
+    f"{FUSION}_multiple_steps": True,
+    "xla_tpu_overlap_compute_collective_tc": True,
+    "xla_enable_async_all_gather": True,
+    "xla_tpu_megacore_fusion_allow_ags": False,
+    "xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000,
+}
+# For all but v5e libtpu 0.0.50.1 (jax 0.12) refuses fused gathers, which may end in "incorrect results, hang, SDC"
+# there; 0.0.42.1 (jax 0.10) takes them without a word.
+UNFUSED = OVERLAP | {FUSED_GATHERS: False}
+FUSED = OVERLAP | {FUSED_GATHERS: True}
+
+DOCS = "rings: docs.cloud.google.com/tpu/docs/"
+REFUSED = "libtpu 0.0.50.1 refuses fused gathers, takes the rest, as 0.0.42.1 does"
+V4 = Kind(UNFUSED, cubes, f"{REFUSED}; {DOCS}v4")
+V5E = Kind(FUSED, rows_of_a_pod, "plans of the 125M to 2.7B; rings: MaxText's table of slices")
+V5P = Kind(UNFUSED, cubes, f"{REFUSED}; {DOCS}v5p")
+V6E = Kind(UNFUSED, rows_of_a_pod, f"{REFUSED}; rings: MaxText's table of slices")
+TPU7X = Kind(UNFUSED, cubes, f"{REFUSED}; rings: not published in so many words, taken as v5p's")
+KINDS = {
+    "TPU v4": V4,
+    "TPU v5 lite": V5E,
+    "TPU v5e": V5E,
+    "TPU v5": V5P,
+    "TPU v5p": V5P,
+    "TPU v6 lite": V6E,
+    "TPU v6e": V6E,
+    "TPU7x": TPU7X,
+}
+
+
+def compiler_options(device_kind: str) -> dict[str, bool | int]:
+    """What XLA is asked for when it compiles a train step; nothing for a kind that was never compiled for."""
+    return dict(KINDS[device_kind].compiler_options) if device_kind in KINDS else {}
