@@ -24,8 +24,8 @@ import numpy as np
 from etils import epath
 
 from gptjax import pieces, validity
+from gptjax.coordination import Alone
 from gptjax.errors import Damaged, SaveFailed, UserError, first_line
-from gptjax.peers import Alone
 from gptjax.step import TrainState
 
 CHUNK_BYTES = 64 * 2**20  # what a reader has to hold of an array at a time

@@ -4,7 +4,8 @@
     Cloud TPU, Slurm (srun), Open MPI (mpirun)                      found as jax finds them
     nothing of these                                                a process alone, which pays for none of this
 
-GPTJAX_START_SECONDS (default 50) is how long the processes wait for each other.
+GPTJAX_START_SECONDS (default 50) is how long the processes wait for each other; GPTJAX_COMPILE_SECONDS (default 3600) how
+long for one that still compiles (compiling.py).
 """
 
 import collections
@@ -13,15 +14,15 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import pathlib
 import platform
 import sys
 
 from gptjax import rollcall
+from gptjax.coordination import Alone, PeerLost, seconds_of
 from gptjax.errors import UserError
-from gptjax.peers import HEARTBEAT_SECONDS, Alone, PeerLost, Peers
+from gptjax.peers import HEARTBEAT_SECONDS, Peers
 
 NAMES = ("GPTJAX_COORDINATOR", "GPTJAX_NUM_PROCESSES", "GPTJAX_PROCESS_ID")
 START_SECONDS = 50.0
@@ -41,11 +42,14 @@ def start() -> Alone | Peers:
     if place is None or place.count == 1:
         return Alone()
     try:
-        hosts = rollcall.roll_call(place.coordinator, place.count, place.index, _start_seconds(os.environ))
+        hosts = rollcall.roll_call(place.coordinator, place.count, place.index, _start_seconds())
     except rollcall.Missing as error:
         raise PeerLost(str(error)) from error
     import jax
 
+    from gptjax import compiling
+
+    compiling.seconds()  # a wrong one is said now
     # SIGTERM is ours: jax's preemption service would take it from Python, knows no Ctrl-C and no evaluation.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
@@ -122,7 +126,7 @@ def _detected(environ) -> Place | None:
     ids, count = (_slurm_device_ids(environ), tasks) if slurm else (None, None)
     try:
         address, count, index, ids = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-            None, count, None, ids, None, round(_start_seconds(environ))
+            None, count, None, ids, None, round(_start_seconds())
         )
     except (ValueError, IndexError, AttributeError) as error:  # jax parses them as they are meant to be
         raise UserError(
@@ -147,15 +151,8 @@ def _on_tpu_vm(environ) -> bool:
     return cloud_tpu_init.running_in_cloud_tpu_vm
 
 
-def _start_seconds(environ) -> float:
-    text = environ.get("GPTJAX_START_SECONDS", str(START_SECONDS))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise UserError(f"GPTJAX_START_SECONDS={text} is not a number of seconds; give one such as {START_SECONDS:g}.")
-    return seconds
+def _start_seconds() -> float:
+    return seconds_of("GPTJAX_START_SECONDS", START_SECONDS)
 
 
 # ---- one run, one config, one code

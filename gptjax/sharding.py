@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gptjax import compiling
+
 HOST_MEMORY = "pinned_host"  # the memory kind that devices read and write by themselves
 
 RULES = {
@@ -77,7 +79,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 @functools.lru_cache(maxsize=8)
 def everywhere(mesh: Mesh):
     """arrays -> arrays, whole on every device, so that each process can read them."""
-    return jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
+
+    def whole(arrays):
+        return arrays
+
+    return compiling.jit(whole, out_shardings=replicated(mesh))
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:

@@ -33,10 +33,10 @@ from gptjax import (
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
+from gptjax.coordination import PeerLost
 from gptjax.data import tokenizers
 from gptjax.errors import UserError
 from gptjax.feed import Feed, Inputs
-from gptjax.peers import PeerLost
 from gptjax.recorder import Recorder
 from gptjax.recovery import Diverged, NoWayBack, Rewinds, advice, rewound
 from gptjax.session import Session, prepare, with_executable

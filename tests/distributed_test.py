@@ -18,8 +18,8 @@ import runs
 
 from gptjax import checkpoint, cli, data, distributed, interrupt, meshes, metrics, rundir, step
 from gptjax.config_file import from_dict
+from gptjax.coordination import Alone
 from gptjax.errors import UserError
-from gptjax.peers import Alone
 
 STEPS = 40
 REPOSITORY = pathlib.Path(__file__).parents[1]

@@ -19,8 +19,8 @@ from etils import epath
 from gptjax import checkpoint, cli, interrupt, keeper, metrics, rundir, train, validity, verification
 from gptjax.config import Config, TrainConfig
 from gptjax.config_file import from_dict
+from gptjax.coordination import Alone
 from gptjax.errors import SaveFailed, UserError
-from gptjax.peers import Alone
 from gptjax.recovery import NoWayBack
 from gptjax.step import TrainState
 

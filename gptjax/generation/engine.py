@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import loss, sharding
+from gptjax import compiling, loss, sharding
 from gptjax.errors import UserError
 from gptjax.generation import sampling
 from gptjax.layers import DTYPES
@@ -209,12 +209,12 @@ def _bucket(n: int, least: int = 16) -> int:
     return max(least, 1 << max(0, n - 1).bit_length())
 
 
-@functools.partial(jax.jit, static_argnames="graph")
+@functools.partial(compiling.jit, static_argnames="graph")
 def _apart(graph, params):
     return nnx.merge(graph, params).apart()
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "places", "dtype", "logprobs", "of_prompt"))
+@functools.partial(compiling.jit, static_argnames=("graph", "places", "dtype", "logprobs", "of_prompt"))
 def _prefill(graph, params, layers, token_BL, pad_B, done_B, seen_BV, count_BV, *, places, dtype, logprobs, of_prompt):
     """The state after the prompts, and the log-probabilities of their tokens but the first, [B, L - 1], if wanted."""
     gpt = nnx.merge(graph, params)
@@ -233,7 +233,7 @@ def _prefill(graph, params, layers, token_BL, pad_B, done_B, seen_BV, count_BV, 
     return state, -loss_BL
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "restricts", "penalises", "entries"), donate_argnames="state")
+@functools.partial(compiling.jit, static_argnames=("graph", "restricts", "penalises", "entries"), donate_argnames="state")
 def _decode(
     graph, params, layers, state, pad_B, key_B, taken_B, arrays, until, eot_id, *, restricts, penalises, entries
 ):

@@ -17,9 +17,9 @@ import jax
 
 from gptjax import agreement, metrics, rundir, schedule, session, train, watchdog
 from gptjax.checkpoint import Checkpointer
+from gptjax.coordination import Alone
 from gptjax.errors import UserError
 from gptjax.feed import Feed
-from gptjax.peers import Alone
 from gptjax.recovery import NO_REWINDS
 from gptjax.study import grouping, layout, together
 

@@ -30,9 +30,9 @@ from gptjax import (
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
+from gptjax.coordination import Alone
 from gptjax.errors import UserError
 from gptjax.feed import Feed, Inputs, learning_rates
-from gptjax.peers import Alone
 from gptjax.recovery import NO_REWINDS, Diverged
 from gptjax.study import grouping, lanes
 
