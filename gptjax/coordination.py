@@ -54,6 +54,12 @@ class Alone:
         """The first reason that a process has, in all; "" where none has one."""
         return reason
 
+    def publish_first(self, key: str, value: str) -> None:
+        """Nobody reads it."""
+
+    def read(self, key: str) -> None:
+        """Nobody wrote it."""
+
     def meet(self, done: str, seconds: float, advice: str) -> None:
         """Returns when all processes have done what `done` says."""
 

@@ -233,7 +233,9 @@ def _prefill(graph, params, layers, token_BL, pad_B, done_B, seen_BV, count_BV, 
     return state, -loss_BL
 
 
-@functools.partial(compiling.jit, static_argnames=("graph", "restricts", "penalises", "entries"), donate_argnames="state")
+@functools.partial(
+    compiling.jit, static_argnames=("graph", "restricts", "penalises", "entries"), donate_argnames="state"
+)
 def _decode(
     graph, params, layers, state, pad_B, key_B, taken_B, arrays, until, eot_id, *, restricts, penalises, entries
 ):
