@@ -58,7 +58,7 @@ class Stages:
         """After a stage, in all processes. Raises CheckpointFailed if it failed in one: with the reason of the first one."""
         reason = self._peers.agree(f"save {stage}", "" if failure is None else first_line(failure))
         if reason:
-            raise CheckpointFailed(self._folder, self._peers.read(self._key()) or reason) from failure
+            raise CheckpointFailed(self._folder, self._peers.read(self._key()) or reason) from None  # all know it
 
     def say_failed(self, error: BaseException) -> None:
         """To those who would wait for this process."""
