@@ -86,6 +86,13 @@ def everywhere(mesh: Mesh):
     return compiling.jit(whole, out_shardings=replicated(mesh))
 
 
+def on_host(arrays):
+    """Arrays on the host, whole, also where other processes of the mesh in context have parts of them."""
+    if all(a.is_fully_addressable for a in jax.tree.leaves(arrays)):
+        return jax.device_get(arrays)
+    return jax.device_get(everywhere(jax.sharding.get_mesh())(arrays))
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Of arrays [batch, ...] with so many unsharded dimensions in front (steps of a call, microbatches)."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, RULES["batch"]))
