@@ -17,8 +17,8 @@ import time
 import traceback
 
 from gptjax.coordination import Group, PeerLost
-from gptjax.errors import SaveFailed, UserError, first_line
-from gptjax.interrupt import PEER_LOST, SAVE_FAILED, USER_ERROR
+from gptjax.errors import UserError, first_line
+from gptjax.interrupt import MOVED, PEER_LOST, USER_ERROR
 
 HEARTBEAT_SECONDS = 10  # jax takes a process for dead after so long; its default of 100 leaves the others hanging
 BEAT_SECONDS = 1.0  # between two looks at the others
@@ -116,7 +116,7 @@ class Peers(Group):
                     gone = json.loads(text)
                     self._finished.wait(3 * BEAT_SECONDS)  # this process may be about to say the same
                     if not self._finished.is_set():
-                        code = USER_ERROR if gone["code"] == USER_ERROR else PEER_LOST
+                        code = gone["code"] if gone["code"] in (USER_ERROR, MOVED) else PEER_LOST
                         self._lost(f"{self.name(int(index))} stopped: {gone['why']}", code)
 
     def _look_for_silent(self) -> None:
@@ -158,14 +158,18 @@ class Peers(Group):
 
 
 _ADVICE = {
-    PEER_LOST: "stopping here; run the same command again to go on from the last checkpoint",
+    PEER_LOST: "stopping here; run the same command again to go on",  # from a checkpoint, if there is one: nobody looked
     USER_ERROR: "stopping here too",
+    MOVED: "stopping here too",
 }
 
 
 def _exit_code(error: BaseException) -> int:
-    codes = {SaveFailed: SAVE_FAILED, UserError: USER_ERROR, PeerLost: PEER_LOST, KeyboardInterrupt: 130}
-    return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
+    if isinstance(error, UserError):
+        return error.exit_code
+    return next(
+        (code for kind, code in {PeerLost: PEER_LOST, KeyboardInterrupt: 130}.items() if isinstance(error, kind)), 1
+    )
 
 
 def _on_abort(function):

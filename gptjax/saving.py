@@ -19,18 +19,7 @@ class CheckpointFailed(SaveFailed):
         self.reason = f"a checkpoint could not be written to {folder}: {reason}"
         full = any(os.strerror(number) in reason for number in (errno.ENOSPC, errno.EDQUOT))
         mend = "make room, then run the same command again" if full else "run the same command again to go on"
-        super().__init__(f"{self.reason}; {_what_is_there(folder)}; {mend}.")
-
-
-def _what_is_there(folder) -> str:
-    try:
-        steps = validity.steps(folder)
-    except OSError as error:
-        return f"what is there cannot be told ({error.strerror or error})"
-    if not steps:
-        return "there is no checkpoint"
-    shown = ", ".join(map(str, steps[-5:])) + (" and older ones" if len(steps) > 5 else "")
-    return f"there are those of steps {shown}, whole by names and sizes"
+        super().__init__(f"{self.reason}; {validity.said(folder)}; {mend}.")
 
 
 class Stages:

@@ -84,7 +84,7 @@ def test_a_save_that_one_process_cannot_make_fails_in_both_with_its_reason_and_t
         assert saved[0] == "10 saved" and saved[3] == "40 saved", lines
         begun, written = saved[1], saved[2]
         assert begun.startswith("20 failed") and "process 0 (" in begun and "Not a directory" in begun
-        assert "there are those of steps 10, whole by names and sizes; run the same command again to go on" in begun
+        assert "there is that of step 10, whole by names and sizes; run the same command again to go on" in begun
         assert written.startswith("30 failed") and "process 1 (" in written and "make room" not in written
         assert max(int(line.split()[2]) for line in (begun, written)) < 60, "nobody waits until Orbax gives up"
     left = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
