@@ -230,3 +230,12 @@ def test_a_run_whose_lock_another_writer_has_ends_before_it_saves(values, tmp_pa
     with (tmp_path / "run" / runlock.NAME).open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert "has taken over --workdir=" in last_line(process, interrupt.PEER_LOST)
+
+
+def test_a_file_that_goes_wrong_while_a_run_goes_on_is_no_mistake_in_the_command(values, tmp_path):
+    process, run = long_run(values, tmp_path)
+    runs.wait_until(run.steps, process)
+    run.metrics.unlink()
+    run.metrics.mkdir()
+    line = last_line(process, interrupt.SAVE_FAILED)
+    assert "Is a directory: " in line and "metrics.jsonl; run the same command again to go on" in line
