@@ -28,6 +28,12 @@ def seconds() -> float:
     return coordination.seconds_of(VARIABLE, SECONDS)
 
 
+def meet(devices, done: str) -> None:
+    """Waits until all processes of these devices have done what `done` says. Raises PeerLost: one has not, in time."""
+    advice = f"see the log of its host, or give {VARIABLE} for programs that take longer"
+    coordination.among(devices).meet(done, seconds(), advice)
+
+
 class Jit:
     """What `jit` returns: to be called, or lowered as jax.jit's."""
 
@@ -54,8 +60,7 @@ class Jit:
             return
         compiled = self._jitted.lower(*args, **kwargs).compile()  # which the call itself finds in jax's memory
         devices = set().union(*(place.device_set for place in jax.tree.leaves(compiled.output_shardings)))
-        advice = f"it may still compile: see the log of its host, or give {VARIABLE} for programs that take longer"
-        coordination.among(devices).meet(f"compiled {self._label}", seconds(), advice)
+        meet(devices, f"compiled {self._label}")
         self._met.add(call)
 
     def _kind_of_call(self, args, kwargs):

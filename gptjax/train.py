@@ -39,6 +39,7 @@ from gptjax.errors import UserError
 from gptjax.feed import Feed, Inputs
 from gptjax.recorder import Recorder
 from gptjax.recovery import Diverged, NoWayBack, Rewinds, advice, rewound
+from gptjax.saving import CheckpointFailed
 from gptjax.session import Session, prepare, with_executable
 
 
@@ -299,8 +300,12 @@ class Loop:
         return True
 
     def give_up(self, error: Diverged, reason: str = "") -> bool:
-        last = self.keeper.saved_step
-        saved = f"the last checkpoint is of step {last}" if last > 0 else "no checkpoint yet"
+        try:
+            self.keeper.settle(error.step)
+        except CheckpointFailed as failed:
+            reason = f"; {failed.reason}{reason}"
+        steps = self.directory.steps()
+        saved = f"the last checkpoint is of step {steps[-1]}" if steps else "no checkpoint yet"
         self.progress.message(f"gptjax: {error}; {saved}{reason}{advice(self.config, self.rewinds)}")
         self.log.write("event", error.step, event="diverged", reason=error.why)
         return False
