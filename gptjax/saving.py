@@ -12,12 +12,19 @@ from gptjax import validity
 from gptjax.errors import SaveFailed, first_line
 
 
+DISK_FULL = (  # the system's words, and what TensorStore, whose message may be cut, begins with
+    os.strerror(errno.ENOSPC),
+    os.strerror(errno.EDQUOT),
+    "RESOURCE_EXHAUSTED: Error writing",
+)
+
+
 class CheckpointFailed(SaveFailed):
     """A checkpoint could not be written to a folder. reason: why not; the message also says what is there."""
 
     def __init__(self, folder, reason: str):
         self.reason = f"a checkpoint could not be written to {folder}: {reason}"
-        full = any(os.strerror(number) in reason for number in (errno.ENOSPC, errno.EDQUOT))
+        full = any(sign in reason for sign in DISK_FULL)
         mend = "make room, then run the same command again" if full else "run the same command again to go on"
         super().__init__(f"{self.reason}; {validity.said(folder)}; {mend}.")
 

@@ -125,7 +125,7 @@ def test_no_program_with_collectives_of_a_run_runs_before_all_have_compiled_it(v
 @pytest.mark.slow  # longer than gloo waits, which is 30 s
 def test_two_processes_start_whose_compile_times_differ_by_35_seconds_since_one_has_a_cache(values, tmp_path):
     """jax writes its cache from process 0 alone: the second start finds the step there, and process 1 compiles again."""
-    short = runs.changed(values, eval=dict(every_steps=None))
+    short = runs.changed(values, train=values["train"] | dict(steps=3), eval=dict(every_steps=None, max_tokens=64))
     caches = {index: {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / f"cache{index}")} for index in (0, 1)}
     for name in ("first", "second"):
         if name == "second":

@@ -74,7 +74,7 @@ def lines_of_two(script: str, *words: str, environments=({}, {})) -> list[list[s
         for process in started:
             process.kill()
     assert [process.returncode for process in started] == [0, 0], outputs
-    return [out.splitlines() for out, _ in outputs]
+    return [[line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _ in outputs]
 
 
 def test_a_save_that_one_process_cannot_make_fails_in_both_with_its_reason_and_the_next_one_succeeds(tmp_path):
