@@ -11,7 +11,6 @@ import os
 from gptjax import validity
 from gptjax.errors import SaveFailed, first_line
 
-
 DISK_FULL = (  # the system's words, and what TensorStore, whose message may be cut, begins with
     os.strerror(errno.ENOSPC),
     os.strerror(errno.EDQUOT),
