@@ -23,13 +23,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from gptjax import pieces, validity
-from gptjax.errors import Damaged, SaveFailed, UserError, first_line
-from gptjax.peers import Alone
+from gptjax import pieces, saving, validity
+from gptjax.coordination import Alone
+from gptjax.errors import Damaged, UserError, first_line
 from gptjax.step import TrainState
 
 CHUNK_BYTES = 64 * 2**20  # what a reader has to hold of an array at a time
-INTACT = "; those of earlier steps are intact"
 READ_ERRORS = (ValueError, KeyError, OSError)  # of Orbax and TensorStore, for a file that is not as it was
 
 
@@ -88,12 +87,13 @@ class Checkpointer:
         self._last_save = time.monotonic()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._stages = saving.Stages(self._directory, self._peers)
         self._reader = ocp.CompositeCheckpointHandler()
         self._writer = None
         if config is not None:
             place = ocp.path.atomicity
             kind = place.CommitFileTemporaryPath if self._in_place else place.AtomicRenameTemporaryPath
-            self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), temporary_path_class=kind)
+            self._writer = self._stages.writer(temporary_path_class=kind)
 
     def steps(self) -> list[int]:
         """Steps that count (validity.py), oldest first: none that is being written."""
@@ -112,39 +112,48 @@ class Checkpointer:
     # ---- saving
 
     def save(self, state: TrainState, step: int, **data) -> None:
-        """Starts writing; the state may be donated when this returns. Raises SaveFailed if the last save did, or if one
-        process alone cannot start this one; of several, all learn of it at the next save or `wait`.
+        """Starts writing; the state may be donated when this returns. Raises CheckpointFailed, in all processes, if the
+        last save did or if one process cannot start this one; what fails later is raised by the next save or `wait`.
 
         data: JSON values kept in the manifest; those of process 0 count.
         """
         self.wait()
-        self._last_save = time.monotonic()
-        items, begun, failure = _items(state), {}, None
+        self._last_save, items = time.monotonic(), _items(state)
+        self._stages.next_save()
+        try:
+            begun = self._stages.together("begun", lambda: self._begin(step, items))
+            self._stages.together("started", lambda: self._start(step, items, data))
+        except saving.CheckpointFailed:
+            self._clean(step)
+            raise
+        self._thread = threading.Thread(target=self._finish, args=(step, begun, data), name="manifest")
+        self._thread.start()
+
+    def _begin(self, step: int, items) -> dict:
+        """{name: (shape, dtype, what pieces.finish takes)}. Process 0 makes room, and sees whether it can write there: what
+        it finds out in the middle of Orbax's save, the others would wait for."""
+        if self._peers.index == 0:
+            validity.remove(self._folder(step))
+            temporary = self._directory / f"{step}{validity.TEMPORARY}"
+            temporary.rmtree(missing_ok=True)
+            temporary.mkdir(parents=True)
+            temporary.rmdir()
+        return {name: (leaf.shape, str(leaf.dtype), pieces.begin(leaf)) for name, leaf in named(items).items()}
+
+    def _start(self, step: int, items, data: dict) -> None:
         meta = self._ocp.args.JsonSave({"schema": validity.SCHEMA, "step": step, **data})
         args = {name: self._ocp.args.StandardSave(tree, self._chunked(tree)) for name, tree in items.items()}
-        try:
-            if self._peers.index == 0:
-                validity.remove(self._folder(step))
-            begun = {name: (leaf.shape, str(leaf.dtype), pieces.begin(leaf)) for name, leaf in named(items).items()}
-            self._writer.save(self._folder(step), args=self._ocp.args.Composite(meta=meta, **args), force=True)
-        except Exception as error:
-            failure = error
-        self._thread = threading.Thread(target=self._finish, args=(step, begun, data, failure), name="manifest")
-        self._thread.start()
-        if failure is not None and self._peers.count == 1:
-            self.wait()
+        self._writer.save(self._folder(step), args=self._ocp.args.Composite(meta=meta, **args), force=True)
 
     def _chunked(self, tree):
         return jax.tree.map(lambda _: self._ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
 
-    def _finish(self, step: int, begun: dict, data: dict, failure) -> None:
+    def _finish(self, step: int, begun: dict, data: dict) -> None:
         """In a thread: the manifest, once the files are there. Process 0 writes it for all."""
         try:
-            own = {} if failure else {name: pieces.finish(parts) for name, (_, _, parts) in begun.items()}
-            everyones = self._peers.gather("checksums", own)
+            own = {name: pieces.finish(parts) for name, (_, _, parts) in begun.items()}
+            everyones = self._peers.gather("checksums", own, alive=self._stages.check_others)
             self._writer.wait_until_finished()
-            if failure is not None:
-                raise failure
             if everyones is None:
                 return
             arrays = {
@@ -155,6 +164,7 @@ class Checkpointer:
             self._saved()
         except BaseException as error:
             self._failure = error
+            self._stages.say_failed(error)
             self._clean(step)
 
     def _saved(self) -> None:
@@ -175,18 +185,12 @@ class Checkpointer:
                     validity.remove(self._folder(step))
 
     def wait(self) -> None:
-        """Until the last save is on disk. Raises SaveFailed, in all processes, if it is not in one."""
+        """Until the last save is on disk. Raises CheckpointFailed, in all processes, if it is not in one."""
         if self._thread is None:
             return
         self._thread.join()
         error, self._thread, self._failure = self._failure, None, None
-        reasons = self._peers.gather("saved", None if error is None else first_line(error))
-        reason = self._peers.tell("saved", None if reasons is None else next(filter(None, reasons), None))
-        if reason is not None:
-            raise SaveFailed(
-                f"a checkpoint could not be written to {self._directory}: {reason}{INTACT}: make room, then run the"
-                " same command again."
-            ) from error
+        self._stages.settle("saved", error)
 
     def close(self) -> None:
         """After the last save is on disk, or has failed, which is said here if nobody waited for it."""
@@ -244,8 +248,14 @@ class Checkpointer:
 
     def _read(self, step: int, like: dict) -> dict:
         """Checked items of a step. What fails once is read once more, since a network or a memory may have erred."""
-        known = self._description(step).get("arrays") or self._described_by_orbax(step, like)
-        stored = as_stored(self._folder(step), known, like)
+        known, stored, reason = None, None, ""
+        try:
+            known = self._description(step).get("arrays") or self._described_by_orbax(step, like)
+            stored = as_stored(self._folder(step), known, like)
+        except Damaged as error:
+            reason = str(error)
+        if reason := self._peers.agree("described", reason):
+            raise Damaged(reason)
         for _ in range(2):
             items, reason = self._read_once(step, stored)
             reason = reason or self._difference(known, items)
@@ -278,7 +288,7 @@ class Checkpointer:
             reason = (
                 f"{changed[0]} has changed" if changed else f"{', '.join(like)} cannot be read: {first_line(error)}"
             )
-        return items, self._agree("read", reason)
+        return items, self._peers.agree("read", reason)
 
     def _difference(self, known: dict, items: dict) -> str:
         """Which arrays are not those that were saved; "" for none, and where no checksums were kept."""
@@ -295,11 +305,6 @@ class Checkpointer:
         ]
         shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         return self._peers.tell("restored", f"checksums differ for {shown}" if wrong else "")
-
-    def _agree(self, name: str, reason: str) -> str:
-        """The first reason that a process has, in all."""
-        reasons = self._peers.gather(name, reason)
-        return self._peers.tell(name, None if reasons is None else next(filter(None, reasons), ""))
 
 
 def as_stored(folder, known: dict, like: dict) -> dict:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from gptjax import compiling
+
 LANES = (0x9E3779B9, 0x85EBCA77)  # what tells the lanes apart: odd constants
 COMPILED_FROM = 2**18  # elements on the host: NumPy sums them in less time than XLA compiles the sum of their shape
 
@@ -32,7 +34,7 @@ def lanes_of(array):
 
 @functools.cache
 def _replicated_lanes(mesh):
-    return jax.jit(lanes_at, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return compiling.jit(lanes_at, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def lanes_of_piece(values, start, shape):

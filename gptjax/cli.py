@@ -22,7 +22,7 @@ from gptjax import (
     tokenizer_command,
     verify_command,
 )
-from gptjax.errors import SaveFailed, UserError
+from gptjax.errors import UserError
 from gptjax.interrupt import SAVE_FAILED, USER_ERROR
 
 WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         return args.run(args) or 0
     except UserError as error:
         print(f"gptjax: {error}", file=sys.stderr)
-        return SAVE_FAILED if isinstance(error, SaveFailed) else USER_ERROR
+        return error.exit_code
     except KeyboardInterrupt:
         print("gptjax: interrupted", file=sys.stderr)
         return 130

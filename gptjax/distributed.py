@@ -4,7 +4,8 @@
     Cloud TPU, Slurm (srun), Open MPI (mpirun)                      found as jax finds them
     nothing of these                                                a process alone, which pays for none of this
 
-GPTJAX_START_SECONDS (default 50) is how long the processes wait for each other.
+GPTJAX_START_SECONDS (default 50) is how long the processes wait for each other; GPTJAX_COMPILE_SECONDS (default 3600) how
+long for one that still compiles (compiling.py).
 """
 
 import collections
@@ -13,15 +14,15 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import pathlib
 import platform
 import sys
 
 from gptjax import rollcall
+from gptjax.coordination import Alone, PeerLost, seconds_of
 from gptjax.errors import UserError
-from gptjax.peers import HEARTBEAT_SECONDS, Alone, PeerLost, Peers
+from gptjax.peers import HEARTBEAT_SECONDS, Peers
 
 NAMES = ("GPTJAX_COORDINATOR", "GPTJAX_NUM_PROCESSES", "GPTJAX_PROCESS_ID")
 START_SECONDS = 50.0
@@ -33,6 +34,8 @@ class Place:
     count: int
     index: int
     local_device_ids: list[int] | None  # None: all devices of the host
+    words: rollcall.Words  # of who says so
+    launched_by: str | None = None  # a launcher, which chooses another port at its next start
 
 
 def start() -> Alone | Peers:
@@ -41,11 +44,18 @@ def start() -> Alone | Peers:
     if place is None or place.count == 1:
         return Alone()
     try:
-        hosts = rollcall.roll_call(place.coordinator, place.count, place.index, _start_seconds(os.environ))
+        hosts = rollcall.roll_call(place.coordinator, place.count, place.index, _start_seconds(), place.words)
     except rollcall.Missing as error:
+        raise PeerLost(str(error)) from error
+    except rollcall.PortTaken as error:
+        if place.launched_by is None:
+            raise
         raise PeerLost(str(error)) from error
     import jax
 
+    from gptjax import compiling
+
+    compiling.seconds()  # a wrong one is said now
     # SIGTERM is ours: jax's preemption service would take it from Python, knows no Ctrl-C and no evaluation.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
@@ -86,7 +96,16 @@ def _given(environ) -> Place:
         raise UserError(
             f"GPTJAX_PROCESS_ID={index} is not one of GPTJAX_NUM_PROCESSES={count} processes; they are numbered from 0."
         )
-    return Place(coordinator, count, index, _device_ids(environ))
+    launcher = environ.get("GPTJAX_LAUNCHED_BY")
+    words = rollcall.Words(
+        port=f"the port of GPTJAX_COORDINATOR={coordinator}"
+        if launcher is None
+        else f"port {port}, which {launcher} chose",
+        other_port="use a free port" if launcher is None else "at the next start it chooses another",
+        same_count="give all the same GPTJAX_NUM_PROCESSES",
+        own_index="give each a GPTJAX_PROCESS_ID of its own",
+    )
+    return Place(coordinator, count, index, _device_ids(environ), words, launcher)
 
 
 def _integer(environ, name: str, default: int | None = None) -> int:
@@ -119,16 +138,71 @@ def _detected(environ) -> Place | None:
         return None
     from jax._src import clusters
 
+    _check_port(environ.get("JAX_COORDINATOR_PORT"))
     ids, count = (_slurm_device_ids(environ), tasks) if slurm else (None, None)
     try:
         address, count, index, ids = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-            None, count, None, ids, None, round(_start_seconds(environ))
+            None, count, None, ids, None, round(_start_seconds())
         )
     except (ValueError, IndexError, AttributeError) as error:  # jax parses them as they are meant to be
         raise UserError(
             f"the cluster's environment variables are not as expected: {error}; set {', '.join(NAMES)} on every process."
         ) from error
-    return None if address is None or count in (None, 1) else Place(address, count, index, ids)
+    if address is None or count in (None, 1):
+        return None
+    cluster = _SLURM if slurm else _OPEN_MPI if mpi else _CLOUD_TPU
+    return Place(cluster.address(address, environ), count, index, ids, cluster.words(address, environ))
+
+
+def _check_port(text: str | None) -> None:
+    """Raises UserError for one that is none."""
+    if text is not None and not (text.isdigit() and 0 < int(text) < 65536):
+        raise UserError(f"JAX_COORDINATOR_PORT={text} is not a port; give a free one, such as {FIRST_PORT}, or none.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cluster:
+    """One of those that jax detects, and how its port comes about."""
+
+    name: str
+    variables: tuple[str, ...]  # that tell one run from another; () where only one can be
+    export: str  # how a variable is given to all processes
+    start: str  # how they are started
+
+    def address(self, detected: str, environ) -> str:
+        """HOST:PORT of process 0. jax takes the port from the job's number alone, modulo 4096: two steps of one job, or
+        two jobs on a node, would have the same."""
+        if not self.variables or "JAX_COORDINATOR_PORT" in environ:  # which jax has read
+            return detected
+        host, _, _ = detected.rpartition(":")
+        return f"{host}:{FIRST_PORT + int(hashlib.sha256(self._run(environ).encode()).hexdigest(), 16) % PORTS}"
+
+    def _run(self, environ) -> str:
+        return ", ".join(f"{name}={environ.get(name, '')}" for name in self.variables)
+
+    def words(self, detected: str, environ) -> rollcall.Words:
+        host, _, port = self.address(detected, environ).rpartition(":")
+        given = environ.get("JAX_COORDINATOR_PORT")
+        why = f"which follows from {self._run(environ)}" if self.variables else f"where processes of {self.name} meet"
+        return rollcall.Words(
+            port=f"port {port} of {host}, {why}" if given is None else f"the port of JAX_COORDINATOR_PORT={given}",
+            other_port="use a free port"
+            if given
+            else f"{self.name}: set JAX_COORDINATOR_PORT to a free one, {self.export}",
+            same_count=f"{self.name}: start all of them {self.start}",
+            own_index=f"{self.name}: start all of them {self.start}",
+            run=self._run(environ),
+        )
+
+
+FIRST_PORT, PORTS = 65536 - 4096, 4096  # above the ports that Linux gives to clients
+_SLURM = _Cluster(
+    "Slurm", ("SLURM_JOB_ID", "SLURM_STEP_ID"), "as in srun --export=ALL,JAX_COORDINATOR_PORT=PORT", "by one srun"
+)
+_OPEN_MPI = _Cluster(
+    "Open MPI", ("OMPI_MCA_orte_hnp_uri",), "as in mpirun -x JAX_COORDINATOR_PORT=PORT", "by one mpirun"
+)
+_CLOUD_TPU = _Cluster("Cloud TPU", (), "on every host, or stop the run that uses this TPU", "on every host, once")
 
 
 def _slurm_device_ids(environ) -> list[int] | None:
@@ -147,15 +221,8 @@ def _on_tpu_vm(environ) -> bool:
     return cloud_tpu_init.running_in_cloud_tpu_vm
 
 
-def _start_seconds(environ) -> float:
-    text = environ.get("GPTJAX_START_SECONDS", str(START_SECONDS))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise UserError(f"GPTJAX_START_SECONDS={text} is not a number of seconds; give one such as {START_SECONDS:g}.")
-    return seconds
+def _start_seconds() -> float:
+    return seconds_of("GPTJAX_START_SECONDS", START_SECONDS)
 
 
 # ---- one run, one config, one code

@@ -2,14 +2,32 @@
 
 import difflib
 
+from gptjax import interrupt
+
 
 class UserError(ValueError):
-    """What was given, what was expected, what to do: one line. The command line prints it and exits 2."""
+    """What was given, what was expected, what to do: one line. The command line prints it and ends with exit_code."""
+
+    exit_code = interrupt.USER_ERROR
 
 
 class SaveFailed(UserError):
-    """A checkpoint or shard could not be written, or a worker was lost; the same command may well succeed later. Exit code
-    SAVE_FAILED."""
+    """A checkpoint or shard could not be written, a disk or network failed, or a worker was lost; the same command may well
+    succeed later."""
+
+    exit_code = interrupt.SAVE_FAILED
+
+
+class DirectoryMoved(UserError):
+    """The run directory is no longer where the run was told to write."""
+
+    exit_code = interrupt.MOVED
+
+
+class DirectoryTaken(UserError):
+    """Another process writes to the run directory, which this one held."""
+
+    exit_code = interrupt.PEER_LOST
 
 
 class Damaged(UserError):

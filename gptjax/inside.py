@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import attention, context
+from gptjax import attention, compiling, context
 
 LEAST = 16  # tokens in a bucket
 
@@ -29,7 +29,7 @@ def bucket(length: int, context_length: int, unit: int = 1) -> int:
     return size
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(compiling.jit, static_argnums=0)
 def logits(graph, params, token_BL, seen_BL=None):
     """Float32 [B, L, V] on the mesh in context."""
     order_L = context.device_order(token_BL.shape[1])
@@ -41,25 +41,25 @@ def logits(graph, params, token_BL, seen_BL=None):
     return gpt(token_BL[:, order_L], position_BL=position_BL, **_masks(seen_BL))[:, np.argsort(order_L)]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(compiling.jit, static_argnums=(0, 3))
 def token_loss(graph, params, token_BT, chunks: int = 1):
     """Float32 [B, L]: of predicting each token of token_BT but the first from those before it, in nats."""
     return nnx.merge(graph, params).token_loss(token_BT, chunks=chunks)[0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(compiling.jit, static_argnums=0)
 def attention_weights(graph, params, token_BL, seen_BL=None):
     """Float32 [N, B, H, L, M]: the attention probabilities of every layer and head."""
     return _layers(nnx.merge(graph, params), token_BL, seen_BL, weights=True)[1]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(compiling.jit, static_argnums=0)
 def residuals(graph, params, token_BL, seen_BL=None):
     """Float32 [N + 1, B, L, D]: the residual stream after the embedding and after each layer."""
     return _layers(nnx.merge(graph, params), token_BL, seen_BL)[0].astype(jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(compiling.jit, static_argnums=0)
 def logit_lens(graph, params, token_BL, seen_BL=None):
     """Float32 [N + 1, B, L, V]: what the final norm and the output matrix make of the residual stream after the
     embedding and after each layer (nostalgebraist 2020). The last is the model's logits."""

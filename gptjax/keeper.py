@@ -7,9 +7,10 @@ checkpoint.on_save_failure says. Either is said on the terminal and in metrics.j
 import typing
 
 from gptjax import validity
-from gptjax.checkpoint import INTACT, Checkpointer
-from gptjax.errors import Damaged, SaveFailed, UserError
+from gptjax.checkpoint import Checkpointer
+from gptjax.errors import Damaged, UserError
 from gptjax.recovery import NoWayBack
+from gptjax.saving import CheckpointFailed
 
 
 class Resumed(typing.NamedTuple):
@@ -117,33 +118,42 @@ class Keeper:
     # ---- the run
 
     def save(self, state, step: int, last: bool = False, **data) -> None:
-        """Starts writing; of the last one of a run, waits until it is written. Raises SaveFailed if this or the one
+        """Starts writing; of the last one of a run, waits until it is written. Raises CheckpointFailed if this or the one
         before failed and the run is to stop; if the last one did, always. data: of `Checkpointer.save`."""
         self.settle(step)
+        self._miss_what_is_gone(step)
         try:
             self._checkpointer.save(state, step, **data)
             before, self.saved_step = self.saved_step, step
             self._before = before
             if last:
                 self._checkpointer.wait()
-        except SaveFailed as error:
+        except CheckpointFailed as error:
             self._failed(step, error, last)
 
     def settle(self, step: int) -> None:
         """Waits for the save before. Raises as `save`. step: where the run is now."""
         try:
             self._checkpointer.wait()
-        except SaveFailed as error:
+        except CheckpointFailed as error:
             self.saved_step = self._before
             self._failed(step, error, last=False)
 
-    def _failed(self, step: int, error: SaveFailed, last: bool) -> None:
+    def _miss_what_is_gone(self, step: int) -> None:
+        """Says so if somebody has taken away what was saved last."""
+        if self._peers.index == 0 and self.saved_step > 0 and self.saved_step not in self._checkpointer.steps():
+            self._tell(
+                f"the checkpoint of step {self.saved_step}, which was written, is gone; those that follow are written all"
+                " the same",
+                event="checkpoint_gone", at=step, checkpoint=self.saved_step,
+            )  # fmt: skip
+
+    def _failed(self, step: int, error: CheckpointFailed, last: bool) -> None:
         if last or self._policy == "stop":
             raise error
-        reason = str(error).partition(INTACT)[0]
         self._tell(
-            f"{reason}; training goes on, and the next is tried when it is due (checkpoint.on_save_failure='continue').",
-            event="save_failed", at=step, reason=reason,
+            f"{error.reason}; training goes on, and the next is tried when it is due (checkpoint.on_save_failure='continue').",
+            event="save_failed", at=step, reason=error.reason,
         )  # fmt: skip
 
 

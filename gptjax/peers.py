@@ -1,7 +1,4 @@
-"""The other processes of a run: small values to and from them, and what happens when one is lost.
-
-Values go through the key-value store of jax's coordination service, which runs in process 0: no device is involved,
-so that none waits. `Alone` is a run of one process, for which all of this is nothing.
+"""All processes of a run, and what happens when one is lost.
 
 jax finds a lost process by heartbeats from its own threads (HEARTBEAT_SECONDS; Python's would stop during a long
 call) and then aborts every other process, from a thread and without a way to be told (its missed_heartbeat_callback
@@ -9,7 +6,6 @@ cannot be called from Python in jax 0.10: std::bad_cast). So SIGABRT has a handl
 exits with PEER_LOST; one that is not of jax's making aborts as ever. A thread keeps the names at hand.
 """
 
-import collections
 import ctypes
 import json
 import os
@@ -20,8 +16,9 @@ import threading
 import time
 import traceback
 
-from gptjax.errors import SaveFailed, UserError, first_line
-from gptjax.interrupt import PEER_LOST, SAVE_FAILED, USER_ERROR
+from gptjax.coordination import Group, PeerLost
+from gptjax.errors import UserError, first_line
+from gptjax.interrupt import MOVED, PEER_LOST, USER_ERROR
 
 HEARTBEAT_SECONDS = 10  # jax takes a process for dead after so long; its default of 100 leaves the others hanging
 BEAT_SECONDS = 1.0  # between two looks at the others
@@ -29,46 +26,14 @@ SILENT_SECONDS = 3.0  # without a sign of life, suspected; jax's verdict comes 5
 VERDICT_SECONDS = 15.0  # after an error, to find out whether another process caused it
 
 
-class PeerLost(Exception):
-    """Another process of the run died or never came."""
-
-
-class Alone:
-    """A run of one process."""
-
-    index, count = 0, 1
-
-    def gather(self, name: str, value, seconds: float | None = None, alive=lambda: None) -> list | None:
-        """The value of every process, in process 0; None in the others."""
-        return [value]
-
-    def tell(self, name: str, value, seconds: float | None = None, alive=lambda: None):
-        """Process 0's value, in every process."""
-        return value
-
-    def blame(self, error: BaseException) -> None:
-        """For an error that ends this process; among several processes this does not return."""
-
-    def leave(self, why: str, code: int) -> None:
-        """Tells the others why this process is about to end without them."""
-
-    def finish(self) -> None:
-        """After the last thing done together."""
-
-    def name(self, index: int) -> str:
-        return f"process {index} ({socket.gethostname()})"
-
-
-class Peers:
+class Peers(Group):
     """A run of several processes, from the inside of one. Threads of its own watch over the others until `finish`."""
 
     def __init__(self, coordinator: str, index: int, hosts: list[str]):
         from jax._src import distributed  # where Orbax takes it from too: there is no public way
 
-        self._client = distributed.global_state.client
-        self._coordinator = coordinator
-        self.index, self.count, self.hosts = index, len(hosts), hosts
-        self._rounds = collections.Counter()
+        super().__init__(distributed.global_state.client, index, tuple(range(len(hosts))), whole=True)
+        self._coordinator, self.hosts = coordinator, hosts
         self._suspects = ""
         self._leaving = None  # the exit code this process is about to end with
         self._answered = time.monotonic()
@@ -81,69 +46,6 @@ class Peers:
 
     def name(self, index: int) -> str:
         return f"process {index} ({self.hosts[index]})"
-
-    # ---- values
-
-    def publish(self, key: str, value: str) -> None:
-        self._client.key_value_set(f"gptjax/{key}", value, allow_overwrite=True)
-
-    def publish_first(self, key: str, value: str) -> None:
-        """Unless somebody else did."""
-        try:
-            self._client.key_value_set(f"gptjax/{key}", value)
-        except Exception as error:
-            if "ALREADY_EXISTS" not in str(error):
-                raise
-
-    def read(self, key: str) -> str | None:
-        try:
-            return self._client.key_value_try_get(f"gptjax/{key}")
-        except Exception as error:
-            if "NOT_FOUND" in str(error):
-                return None
-            raise
-
-    def read_all(self, folder: str) -> dict[str, str]:
-        """{last part of the key: value} of a folder of keys."""
-        return {key.rpartition("/")[2]: value for key, value in self._client.key_value_dir_get(f"gptjax/{folder}/")}
-
-    def gather(self, name: str, value, seconds: float | None = None, alive=lambda: None) -> list | None:
-        """The value (JSON) of every process, in process 0; None in the others. All call it in the same order.
-
-        Raises PeerLost that names who did not call it within seconds (None: they are waited for while they live).
-        alive: is called again and again meanwhile.
-        """
-        folder = f"gather/{self._round(name)}"
-        self.publish(f"{folder}/{self.index}", json.dumps(value))
-        if self.index:
-            return None
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while len(found := self.read_all(folder)) < self.count:
-            if deadline is not None and time.monotonic() > deadline:
-                absent = ", ".join(self.name(i) for i in range(self.count) if str(i) not in found)
-                raise PeerLost(f"{absent} did not answer within {seconds:g} s ({name})")
-            alive()
-            time.sleep(0.002)
-        self._client.key_value_delete(f"gptjax/{folder}/")
-        return [json.loads(found[str(i)]) for i in range(self.count)]
-
-    def tell(self, name: str, value, seconds: float | None = None, alive=lambda: None):
-        """Process 0's value (JSON), in every process. All call it in the same order. alive: as in `gather`."""
-        key = f"tell/{self._round(name)}"
-        if self.index == 0:
-            self.publish(key, json.dumps(value))
-            return value
-        deadline = None if seconds is None else time.monotonic() + seconds + 10  # process 0 judges first
-        while (text := self.read(key)) is None:
-            if deadline is not None and time.monotonic() > deadline:
-                raise PeerLost(f"{self.name(0)} did not answer within {seconds:g} s ({name})")
-            alive()
-            time.sleep(0.05)
-        return json.loads(text)
-
-    def _round(self, name: str) -> str:
-        self._rounds[name] += 1
-        return f"{name}/{self._rounds[name]}"
 
     # ---- the end
 
@@ -214,7 +116,7 @@ class Peers:
                     gone = json.loads(text)
                     self._finished.wait(3 * BEAT_SECONDS)  # this process may be about to say the same
                     if not self._finished.is_set():
-                        code = USER_ERROR if gone["code"] == USER_ERROR else PEER_LOST
+                        code = gone["code"] if gone["code"] in (USER_ERROR, MOVED) else PEER_LOST
                         self._lost(f"{self.name(int(index))} stopped: {gone['why']}", code)
 
     def _look_for_silent(self) -> None:
@@ -256,14 +158,18 @@ class Peers:
 
 
 _ADVICE = {
-    PEER_LOST: "stopping here; run the same command again to go on from the last checkpoint",
+    PEER_LOST: "stopping here; run the same command again to go on",  # from a checkpoint, if there is one: nobody looked
     USER_ERROR: "stopping here too",
+    MOVED: "stopping here too",
 }
 
 
 def _exit_code(error: BaseException) -> int:
-    codes = {SaveFailed: SAVE_FAILED, UserError: USER_ERROR, PeerLost: PEER_LOST, KeyboardInterrupt: 130}
-    return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
+    if isinstance(error, UserError):
+        return error.exit_code
+    return next(
+        (code for kind, code in {PeerLost: PEER_LOST, KeyboardInterrupt: 130}.items() if isinstance(error, kind)), 1
+    )
 
 
 def _on_abort(function):

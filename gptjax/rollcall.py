@@ -5,8 +5,10 @@ on the coordinator's port, the others say who they are, and at the deadline ever
 """
 
 import json
+import os
 import socket
 import time
+import typing
 
 from gptjax.errors import UserError
 
@@ -17,21 +19,35 @@ class Missing(Exception):
     """Processes of the run that did not come in time."""
 
 
-def roll_call(address: str, count: int, index: int, seconds: float) -> list[str]:
-    """The hostname of every process. Raises Missing, or UserError for processes that don't belong together."""
+class PortTaken(UserError):
+    """Another process listens where process 0 has to."""
+
+
+class Words(typing.NamedTuple):
+    """Of whoever says which process is which, so that messages name what the user knows."""
+
+    port: str  # process 0 cannot listen on ...
+    other_port: str  # how to get another
+    same_count: str  # how to start all with one number of processes
+    own_index: str  # and each with a number of its own
+    run: str = ""  # what tells its processes from those of another run that come to this port
+
+
+def roll_call(address: str, count: int, index: int, seconds: float, words: Words) -> list[str]:
+    """The hostname of every process. Raises Missing, PortTaken, or UserError for processes that don't belong together."""
     host, _, port = address.rpartition(":")
     if index == 0:
-        return _listen(int(port), address, count, seconds)
-    return _report(host.strip("[]"), int(port), count, index, seconds)
+        return _listen(int(port), count, seconds, words)
+    return _report(host.strip("[]"), int(port), count, index, seconds, words)
 
 
-def _listen(port: int, address: str, count: int, seconds: float) -> list[str]:
+def _listen(port: int, count: int, seconds: float, words: Words) -> list[str]:
     deadline = time.monotonic() + seconds
-    with _server(port, address, min(15.0, seconds / 2)) as server:
+    with _server(port, words, min(15.0, seconds / 2)) as server:
         hosts, connections = {0: socket.gethostname()}, []
         trouble = UserError
         try:
-            error = _collect(server, count, deadline, hosts, connections)
+            error = _collect(server, count, deadline, hosts, connections, words)
             if error is None and len(hosts) < count:
                 trouble, error = Missing, _missing(hosts, count, seconds)
             answer = {"hosts": [hosts[i] for i in range(count)]} if error is None else {"error": error}
@@ -49,7 +65,7 @@ def _listen(port: int, address: str, count: int, seconds: float) -> list[str]:
     return answer["hosts"]
 
 
-def _server(port: int, address: str, patience: float) -> socket.socket:
+def _server(port: int, words: Words, patience: float) -> socket.socket:
     """Listening on every interface, as jax's service will. A port that the run before us still holds is waited for."""
     deadline = time.monotonic() + patience
     while True:
@@ -59,14 +75,13 @@ def _server(port: int, address: str, patience: float) -> socket.socket:
             return socket.create_server(("", port), backlog=4096)
         except OSError as error:
             if time.monotonic() > deadline:
-                raise UserError(
-                    f"process 0 cannot listen on the port of GPTJAX_COORDINATOR={address}: {error.strerror};"
-                    " use a free port."
+                raise PortTaken(
+                    f"process 0 cannot listen on {words.port}: {os.strerror(error.errno)}; {words.other_port}."
                 ) from error
             time.sleep(0.5)
 
 
-def _collect(server, count: int, deadline: float, hosts: dict[int, str], connections: list) -> str | None:
+def _collect(server, count: int, deadline: float, hosts: dict[int, str], connections: list, words: Words) -> str | None:
     """Fills hosts and connections until all have come or the deadline; what is wrong with them, if something is."""
     while len(hosts) < count and (left := deadline - time.monotonic()) > 0:
         server.settimeout(left)
@@ -76,7 +91,7 @@ def _collect(server, count: int, deadline: float, hosts: dict[int, str], connect
             break
         connection.settimeout(5)
         hello = _parse(_read_line(connection))
-        if hello is None:  # a port scanner, or the jax client of a run that was here before
+        if hello is None or hello["run"] != words.run:  # a port scanner, the jax client of a run before, another run
             connection.close()
             continue
         connections.append(connection)
@@ -84,13 +99,10 @@ def _collect(server, count: int, deadline: float, hosts: dict[int, str], connect
         if hello["count"] != count:
             return (
                 f"process {index} ({host}) was started as one of {hello['count']}, process 0 ({hosts[0]}) as one of"
-                f" {count}; give all the same GPTJAX_NUM_PROCESSES."
+                f" {count}; {words.same_count}."
             )
         if index in hosts:
-            return (
-                f"two processes are number {index}: on {hosts[index]} and on {host};"
-                " give each a GPTJAX_PROCESS_ID of its own."
-            )
+            return f"two processes are number {index}: on {hosts[index]} and on {host}; {words.own_index}."
         hosts[index] = host
     return None
 
@@ -109,9 +121,9 @@ def _enumerate(numbers: list[int], most: int = 16) -> str:
     return shown if len(numbers) <= most else f"{shown} and {len(numbers) - most} more"
 
 
-def _report(host: str, port: int, count: int, index: int, seconds: float) -> list[str]:
+def _report(host: str, port: int, count: int, index: int, seconds: float, words: Words) -> list[str]:
     deadline = time.monotonic() + seconds + 5  # process 0 judges first
-    hello = {"process": index, "count": count, "host": socket.gethostname()}
+    hello = {"process": index, "count": count, "host": socket.gethostname(), "run": words.run}
     while (left := deadline - time.monotonic()) > 0:
         try:
             with socket.create_connection((host, port), timeout=min(left, 5)) as connection:

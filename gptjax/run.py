@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import html
 import math
-import sys
 import typing
 
 import jax
@@ -24,16 +23,16 @@ from gptjax import (
     evaluation,
     generation,
     inside,
+    loading,
     meshes,
     metrics,
     numerics,
     rundir,
+    sharding,
     step,
-    validity,
-    weights,
 )
 from gptjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, TrainConfig
-from gptjax.errors import Damaged, UserError, choose
+from gptjax.errors import UserError, choose
 from gptjax.layers import DTYPES
 from gptjax.token_loss import TokenLoss
 
@@ -106,7 +105,7 @@ class Run:
 
     def at(self, step: int) -> "Run":
         """The same with the parameters of another step; nothing is compiled anew. Raises UserError as `load`."""
-        number, params = _read_step(self.directory, step, self.item, self.dtype, self.program)
+        number, params = loading.read(self.directory, step, self.item, self.dtype, self.program)
         return dataclasses.replace(self, params=params, step=number)
 
     @property
@@ -142,8 +141,9 @@ class Run:
         for start, stop, fresh in _windows(len(ids), self.config.model.context_length):
             row = self._padded(ids[None, start:stop], extra=1)
             with numerics.on_mesh(self.mesh):
-                found = inside.token_loss(self.graph, self.params, row, self.config.train.vocab_chunks)
-            loss_L[fresh:stop] = np.asarray(found)[0, fresh - start - 1 : stop - start - 1]
+                loss_BL = inside.token_loss(self.graph, self.params, row, self.config.train.vocab_chunks)
+                found = sharding.on_host(loss_BL)
+            loss_L[fresh:stop] = found[0, fresh - start - 1 : stop - start - 1]
         ids, loss_L = ids[begun:], loss_L[begun:]
         return TokenLoss(ids, [self.tokenizer.spelling[i] for i in ids.tolist()], loss_L)
 
@@ -216,7 +216,7 @@ class Run:
         if not self.config.data.writes_on:  # such a model sees the whole text
             seen_BL = np.broadcast_to(np.arange(padded.shape[1]) < rows.shape[1], padded.shape)
         with numerics.on_mesh(self.mesh):
-            found = np.asarray(function(self.graph, self.params, padded, seen_BL))
+            found = sharding.on_host(function(self.graph, self.params, padded, seen_BL))
         found = cut(found, rows.shape[1]).take(range(len(rows)), axis=batch_dim)
         return found if ids.ndim == 2 else found.take(0, axis=batch_dim)
 
@@ -288,48 +288,8 @@ def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, 
     program = _program(config, dtype, mesh)
     item = "ema" if ema else "params"
     tokenizer = data.load_tokenizer(directory.tokenizer)
-    number, params = _read_step(directory, step, item, dtype, program)
+    number, params = loading.read(directory, step, item, dtype, program)
     return Run(directory, config, tokenizer, program, params, number, item, dtype)
-
-
-def _read_step(directory: rundir.RunDirectory, step: int | None, item: str, dtype: str | None, program):
-    """(its number, the parameters) of a step; None: of the newest that is whole."""
-
-    def read(standing):
-        kept = None if dtype is None else DTYPES[dtype]
-        layout = getattr(program.abstract_state, item), getattr(program.state_sharding, item)
-        try:
-            return standing.step, weights.read(standing.path, item, *layout, kept)
-        except Damaged as error:
-            raise Damaged(f"checkpoint {standing.path} is damaged: {error}; see gptjax verify.") from error
-
-    standings = validity.standings(directory.checkpoints)
-    if step is not None:
-        return read(_asked(directory, standings, step))
-    for standing in reversed(standings):
-        reason = standing.reason
-        if standing.counts:
-            try:
-                return read(standing)
-            except Damaged as error:
-                reason = str(error)
-        print(f"gptjax: step {standing.step} of {directory.path} is left out: {reason}", file=sys.stderr)
-    if standings:
-        raise UserError(f"--workdir={directory.path} has no checkpoint that can be trusted; see gptjax verify.")
-    raise UserError(f"--workdir={directory.path} has no checkpoint yet; train it further.")
-
-
-def _asked(directory, standings, step: int):
-    """The standing of a step. Raises UserError: it is not there, or not as it was written."""
-    counting = [standing for standing in standings if standing.counts]
-    found = [standing for standing in counting if standing.step == step]
-    if found:
-        return found[0]
-    there = ", ".join(str(standing.step) for standing in counting) or "none"
-    bad = [standing for standing in standings if standing.step == step]
-    why = f" that counts: it is {bad[0].state} ({bad[0].reason})" if bad else ""
-    kind = Damaged if bad else UserError
-    raise kind(f"{directory.checkpoints} has no checkpoint of step {step}{why}; there are: {there}.")
 
 
 def _program(config: Config, dtype: str | None, mesh) -> step.Program:

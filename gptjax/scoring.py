@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from gptjax import evaluate, loss, numerics, pipeline, sharding
+from gptjax import compiling, evaluate, loss, numerics, pipeline, sharding
 from gptjax.config import MeshConfig
 from gptjax.errors import UserError
 
@@ -142,7 +142,7 @@ def _program(graph, mesh, vocab_chunks: int):
         model = nnx.merge(graph, params)
         return model.token_loss(token_BT, chunks=vocab_chunks, schedule=schedule, head=loss.scores)[:2]
 
-    return jax.jit(scores, out_shardings=sharding.replicated(mesh))
+    return compiling.jit(scores, out_shardings=sharding.replicated(mesh))
 
 
 def _on_mesh(batch, length: int, count: int, mesh):

@@ -8,6 +8,7 @@ import jax
 
 from gptjax import (
     attention,
+    compiling,
     data,
     evaluate,
     executable,
@@ -81,6 +82,7 @@ def with_executable(session: Session, path: str) -> Session:
     """session with the compiled train step of a file; a batch ramp's smaller batches are still compiled here."""
     program = session.program
     loaded = executable.load(path, session.config, program.mesh, session.kernel)
+    compiling.meet(program.mesh.devices.flat, "loaded --executable")
     full = (session.config.train.steps_per_call, session.config.train.batch_size)
 
     def train_call(state, batch, learning_rate_S):

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gptjax import compiling
+
 HOST_MEMORY = "pinned_host"  # the memory kind that devices read and write by themselves
 
 RULES = {
@@ -77,7 +79,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 @functools.lru_cache(maxsize=8)
 def everywhere(mesh: Mesh):
     """arrays -> arrays, whole on every device, so that each process can read them."""
-    return jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
+
+    def whole(arrays):
+        return arrays
+
+    return compiling.jit(whole, out_shardings=replicated(mesh))
+
+
+def on_host(arrays):
+    """Arrays on the host, whole, also where other processes of the mesh in context have parts of them."""
+    if all(a.is_fully_addressable for a in jax.tree.leaves(arrays)):
+        return jax.device_get(arrays)
+    return jax.device_get(everywhere(jax.sharding.get_mesh())(arrays))
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:

@@ -14,7 +14,19 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from gptjax import architectures, layers, noise_scale, numerics, optim, pipeline, rounding, sharding, skipping, tpu
+from gptjax import (
+    architectures,
+    compiling,
+    layers,
+    noise_scale,
+    numerics,
+    optim,
+    pipeline,
+    rounding,
+    sharding,
+    skipping,
+    tpu,
+)
 
 # One random stream for each purpose, folded into train.seed.
 INIT_STREAM, DROPOUT_STREAM, PARAM_ROUNDING_STREAM, MOMENT_ROUNDING_STREAM = range(4)
@@ -245,24 +257,24 @@ def build(config, mesh, kernel: str) -> Program:
         state_sharding=state_sharding,
         train_batch_sharding=train_batch,
         eval_batch_sharding=eval_batch,
-        init=jax.jit(
+        init=compiling.jit(
             functools.partial(init_state, config, kernel),
             out_shardings=state_sharding,
             compiler_options=init_compiler_options(mesh),
         ),
-        train=jax.jit(
+        train=compiling.jit(
             functools.partial(train_call, param_spec=param_spec, **functions),
             in_shardings=(state_sharding, train_batch, replicated),
             out_shardings=(state_sharding, replicated),
             donate_argnums=0,
             compiler_options=train_compiler_options(mesh),
         ),
-        evaluate=jax.jit(
+        evaluate=compiling.jit(
             functools.partial(eval_call, **functions),
             in_shardings=(state_sharding.params, eval_batch),
             out_shardings=replicated,
         ),
-        weighted_loss=jax.jit(
+        weighted_loss=compiling.jit(
             functools.partial(weighted_loss, **functions),
             in_shardings=(state_sharding.params, eval_batch),
             out_shardings=replicated,

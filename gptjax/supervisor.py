@@ -7,7 +7,7 @@ launch/local.py, around the machines themselves in launch/tpu_queued_resource.py
 subprocess.Popen, or anything with its `wait` and `send_signal`.
 
     code of the run                            what follows
-    0 done, 2 user error, 76 diverged, 79      the end, with that code
+    0 done, 2 user error, 76 diverged, 79, 80  the end, with that code
     any other: crash, signal, 74, 75, 77, 78   started again, unless the supervisor itself was told to stop
 
 On SIGTERM or Ctrl-C it passes the signal on, waits until the run has saved, and ends with 75: run it again to go on.
@@ -31,6 +31,7 @@ FINAL = {
     0: "done",
     interrupt.USER_ERROR: "a mistake in the command or the config",
     interrupt.DIVERGED: "the loss diverged",
+    interrupt.MOVED: "the run directory was moved or removed",
     GAVE_UP: "restarting did not help",
 }
 PASSING = {  # the codes of gptjax train that a restart may mend

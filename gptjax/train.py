@@ -34,12 +34,13 @@ from gptjax import (
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
+from gptjax.coordination import PeerLost
 from gptjax.data import tokenizers
 from gptjax.errors import UserError
 from gptjax.feed import Feed, Inputs
-from gptjax.peers import PeerLost
 from gptjax.recorder import Recorder
 from gptjax.recovery import Diverged, NoWayBack, Rewinds, advice, rewound
+from gptjax.saving import CheckpointFailed
 from gptjax.session import Session, prepare, with_executable
 
 
@@ -83,32 +84,33 @@ def _train_together(config, directory, allowed_changes, executable_path, origin,
             facts = {"text": {"fingerprint": session.store.fingerprint}}
             facts |= {"tasks": session.tasks.digests} if session.tasks else {}
             distributed.check_equal(peers, facts, seconds=None, alive=dog.alive)  # some read for hours
-        with _sole_writer(directory, peers):
+        with _sole_writer(directory, peers) as lock:
             resumed = _open_directory(directory, session, allowed_changes, origin, peers)
             for line in report.header(session, directory, resumed):
                 progress.message(line)
             for line in distributed.device_lines(peers) if peers.count > 1 else []:
                 progress.message(line)
-            return run_session(session, directory, progress, peers, stop, dog, started)
+            return run_session(session, directory, progress, peers, stop, dog, started, lock)
 
 
 def _sole_writer(directory, peers):
     """Process 0 holds the directory for all. Raises UserError: another run has it, or it is none of ours."""
     if peers.index:
-        return contextlib.nullcontext()
+        return contextlib.nullcontext(runlock.NO_LOCK)
     if not directory.exists() and directory.path.exists():
         if any(path.name != runlock.NAME for path in directory.path.iterdir()):
             raise UserError(f"--workdir={directory.path} holds files but no run; use an empty or a new directory.")
     return runlock.hold(directory.path)
 
 
-def run_session(session: Session, directory, progress, peers, stop, dog, started: float) -> int:
+def run_session(session: Session, directory, progress, peers, stop, dog, started: float, lock=runlock.NO_LOCK) -> int:
     """The loop, in a run directory that is open. Returns the exit code."""
     with numerics.on_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
         checkpointer = Checkpointer(directory.checkpoints, session.config, peers)
-        loop = Loop(session, directory, checkpointer, progress, peers, agreed, dog, started)
+        loop = Loop(session, directory, checkpointer, progress, peers, agreed, dog, started, lock)
         try:
-            return loop.run()
+            with runlock.judging(lock):
+                return loop.run()
         except BaseException as error:
             peers.blame(error)  # before closing, which would wait for the others
             raise
@@ -162,8 +164,11 @@ def _hash_before(resumed) -> int | None:
 class Loop:
     """The state of a run that is going on."""
 
-    def __init__(self, session: Session, directory, checkpointer: Checkpointer, progress, peers, agreed, dog, started):
+    def __init__(
+        self, session: Session, directory, checkpointer: Checkpointer, progress, peers, agreed, dog, started, lock
+    ):
         config = session.config
+        self._lock = lock
         self.session, self.config, self.program = session, config, session.program
         self.directory, self.checkpointer, self.progress = directory, checkpointer, progress
         self.peers, self.agreed, self.dog, self.started = peers, agreed, dog, started
@@ -303,8 +308,12 @@ class Loop:
         return True
 
     def give_up(self, error: Diverged, reason: str = "") -> bool:
-        last = self.keeper.saved_step
-        saved = f"the last checkpoint is of step {last}" if last > 0 else "no checkpoint yet"
+        try:
+            self.keeper.settle(error.step)
+        except CheckpointFailed as failed:
+            reason = f"; {failed.reason}{reason}"
+        steps = self.directory.steps()
+        saved = f"the last checkpoint is of step {steps[-1]}" if steps else "no checkpoint yet"
         self.progress.message(f"gptjax: {error}; {saved}{reason}{advice(self.config, self.rewinds)}")
         self.log.write("event", error.step, event="diverged", reason=error.why)
         return False
@@ -397,6 +406,7 @@ class Loop:
     def _save(self, last: bool = False) -> None:
         """last: waits until it is on disk."""
         with self.dog.doing("saving"):
+            runlock.check_together(self._lock, self.peers)
             if last:
                 self.keeper.settle(self.step)
             if self.keeper.saved_step != self.step and self.step > 0:

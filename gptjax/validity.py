@@ -54,6 +54,19 @@ def steps(checkpoints) -> list[int]:
     return [standing.step for standing in standings(checkpoints) if standing.counts]
 
 
+def said(checkpoints) -> str:
+    """What there is, for people, by a look at it now."""
+    try:
+        known = steps(checkpoints)
+    except OSError as error:
+        return f"what is there cannot be told ({error.strerror or error})"
+    if not known:
+        return "there is no checkpoint"
+    shown = ", ".join(map(str, known[-5:])) + (" and older ones" if len(known) > 5 else "")
+    plural = "s" if len(known) > 1 else ""
+    return f"there {'are those' if plural else 'is that'} of step{plural} {shown}, whole by names and sizes"
+
+
 def standings(checkpoints) -> list[Standing]:
     """Of every step in a folder of checkpoints, oldest first; those set aside before are among them."""
     checkpoints = epath.Path(checkpoints)

@@ -1,8 +1,9 @@
 """A run that no longer gets on ends, and leaves word where it stood: stacks of all threads, and exit code STALLED.
 
 A step may take a multiple of the median step; whatever else the run does (compiling, evaluating, saving, resuming,
-the first steps) has an allowance of its own. A thread watches; the C thread of faulthandler watches that one, in case
-a call never gives Python's lock back: then the stacks go to stderr and the exit code is 1, all that it can do.
+the first steps) has an allowance of its own. Waiting for other processes to compile counts as neither: that has a limit of
+its own (compiling.py). A thread watches; the C thread of faulthandler watches that one, in case a call never gives Python's
+lock back: then the stacks go to stderr and the exit code is 1, all that it can do.
 """
 
 import collections
@@ -15,6 +16,7 @@ import tempfile
 import threading
 import time
 
+from gptjax import coordination
 from gptjax.interrupt import STALLED
 
 LOOK_SECONDS = 0.5
@@ -31,14 +33,17 @@ class Watchdog:
         self._doing = "starting"
         self._since = time.monotonic()
         self._closed = threading.Event()
+        self._stack = contextlib.ExitStack()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
+        self._stack.enter_context(coordination.kept_alive(self.alive))
         if self._train.watchdog_factor is not None:
             self._thread.start()
         return self
 
     def __exit__(self, *error) -> None:
+        self._stack.close()
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()

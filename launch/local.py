@@ -24,6 +24,7 @@ import time
 import common
 from common import UserError, supervisor
 
+LAUNCHED = {"GPTJAX_LAUNCHED_BY": "launch/local.py"}  # so that messages blame no variable which the user has not set
 HOST_DEVICES = "--xla_force_host_platform_device_count"
 
 
@@ -55,7 +56,7 @@ def launch(args) -> int:
         variables = zip(rank_variables(args.num_processes), devices)
         return Group(
             run.train_command(sys.executable),
-            [common.environment(**rank, **extra) for rank, extra in variables],
+            [common.environment(**rank, **extra, **LAUNCHED) for rank, extra in variables],
             args.grace_seconds,
         )
 

@@ -1,5 +1,8 @@
+import fcntl
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -7,8 +10,8 @@ import time
 import pytest
 import runs
 
-from gptjax import cli, interrupt, runlock
-from gptjax.errors import UserError
+from gptjax import cli, interrupt, metrics, rundir, runlock, supervisor
+from gptjax.errors import DirectoryMoved, DirectoryTaken, UserError
 
 HOLD = """
 import sys, time
@@ -123,3 +126,116 @@ def test_a_second_training_run_in_a_directory_is_refused_in_one_line(values, tmp
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gptjax: ")]
     assert len(lines) == 1 and f"is being written to by process {os.getpid()} on" in lines[0]
     assert [path.name for path in (tmp_path / "run").iterdir()] == [runlock.NAME], "nothing was written"
+
+
+def test_who_removes_the_file_lets_no_second_writer_in(tmp_path):
+    first = holder(tmp_path, "flock")
+    try:
+        (tmp_path / runlock.NAME).unlink()
+        with pytest.raises(UserError, match="by another process, which its writer.lock does not name; wait for it"):
+            take(tmp_path, "flock")
+    finally:
+        first.kill()
+        first.wait()
+    take(tmp_path, "flock").release()
+
+
+def test_a_lock_whose_file_was_removed_is_made_again_and_one_that_another_holds_is_lost(tmp_path):
+    lock, file = take(tmp_path, "flock"), tmp_path / runlock.NAME
+    lock.check()
+    file.unlink()
+    lock.check()
+    assert json.loads(file.read_text())["pid"] == os.getpid()
+    file.unlink()
+    with file.open("w") as other:  # as of a writer who cannot lock directories, or does not know of that
+        other.write(json.dumps({"host": "elsewhere", "pid": 1}))
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(DirectoryTaken, match="process 1 on elsewhere has taken over"):
+            lock.check()
+    lock.release()
+
+
+def test_a_directory_that_was_moved_or_removed_is_found_out(tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    lock = take(place, "flock")
+    place.rename(tmp_path / "other")
+    with pytest.raises(
+        DirectoryMoved, match=f"moved to {tmp_path}/other while .* no checkpoint; run .*={tmp_path}/other"
+    ):
+        lock.check()
+    place.mkdir()  # another one in its place
+    with pytest.raises(DirectoryMoved, match=f"moved to {tmp_path}/other"):
+        lock.check()
+    shutil.rmtree(tmp_path / "other")
+    with pytest.raises(
+        DirectoryMoved, match="was removed while it was trained; run the same command again to start over"
+    ):
+        lock.check()
+    lock.release()
+
+
+def long_run(values, tmp_path):
+    """A run that saves every five steps and would go on for long, and its directory."""
+    values = runs.changed(
+        values, train=values["train"] | dict(steps=100_000), checkpoint=dict(every_steps=5), eval=dict(every_steps=None)
+    )
+    return runs.start(values, tmp_path / "run", tmp_path), rundir.open_run(tmp_path / "run")
+
+
+def last_line(process, code: int) -> str:
+    try:
+        _, stderr = process.communicate(timeout=runs.SECONDS)
+    finally:
+        process.kill()
+    assert process.returncode == code and "Traceback" not in stderr, stderr
+    return [line for line in stderr.splitlines() if line.startswith("gptjax: ")][-1]
+
+
+def test_a_run_whose_directory_is_moved_ends_with_a_code_of_its_own_and_says_where_it_is(values, tmp_path):
+    process, run = long_run(values, tmp_path)
+    runs.wait_until(run.steps, process)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    line = last_line(process, interrupt.MOVED)
+    assert f"was moved to {tmp_path}/moved while it was trained; there " in line and "whole by names and sizes" in line
+    assert not (tmp_path / "run" / "config.json").exists(), "no other run was begun in its place"
+    assert interrupt.MOVED in supervisor.FINAL
+
+
+def test_a_run_whose_checkpoints_are_removed_says_what_is_there_and_saves_the_next(values, tmp_path):
+    process, run = long_run(values, tmp_path)
+    runs.wait_until(run.steps, process)
+
+    def told():
+        shutil.rmtree(run.checkpoints, ignore_errors=True)  # again: a save may have been on its way
+        events = {row["event"] for row in metrics.read_metrics(run.metrics, "event")}
+        return "checkpoint_gone" in events or process.poll() is not None
+
+    deadline = time.monotonic() + runs.SECONDS
+    while not told():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=runs.SECONDS)
+    assert process.returncode in (interrupt.SAVED_AND_STOPPED, interrupt.SAVE_FAILED), stderr
+    assert "is gone; those that follow" in stderr or "there is no checkpoint" in stderr, stderr
+    assert run.steps() or process.returncode == interrupt.SAVE_FAILED
+
+
+def test_a_run_whose_lock_another_writer_has_ends_before_it_saves(values, tmp_path):
+    process, run = long_run(values, tmp_path)
+    runs.wait_until(run.steps, process)
+    (tmp_path / "run" / runlock.NAME).unlink()
+    with (tmp_path / "run" / runlock.NAME).open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert "has taken over --workdir=" in last_line(process, interrupt.PEER_LOST)
+
+
+def test_a_file_that_goes_wrong_while_a_run_goes_on_is_no_mistake_in_the_command(values, tmp_path):
+    process, run = long_run(values, tmp_path)
+    runs.wait_until(run.steps, process)
+    run.metrics.unlink()
+    run.metrics.mkdir()
+    line = last_line(process, interrupt.SAVE_FAILED)
+    assert "Is a directory: " in line and "metrics.jsonl; run the same command again to go on" in line

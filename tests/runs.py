@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import random
 import re
 import socket
@@ -15,6 +16,7 @@ import pytest
 
 from gptjax import metrics, rundir
 
+ROOT = pathlib.Path(__file__).parents[1]
 SECONDS = 240  # for anything a run is waited for: far more than it takes
 
 

@@ -94,7 +94,7 @@ def test_a_run_that_gains_nothing_is_given_up_and_the_last_line_says_where_and_w
     assert "giving up" in lines[-1] and "code 3 at step 20" in lines[-1] and "2 starts in a row" in lines[-1]
 
 
-@pytest.mark.parametrize("code", [2, interrupt.DIVERGED, supervisor.GAVE_UP])
+@pytest.mark.parametrize("code", [2, interrupt.DIVERGED, supervisor.GAVE_UP, interrupt.MOVED])
 def test_an_end_that_a_restart_cannot_mend_is_final(tmp_path, code):
     got, lines = finish(start(tmp_path, [[10, code], [20, 0]]))
     assert got == code and len(starts(tmp_path)) == 1

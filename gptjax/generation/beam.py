@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import numerics
+from gptjax import compiling, numerics
 from gptjax.errors import UserError
 from gptjax.layers import DTYPES
 
@@ -76,7 +76,7 @@ def _best(total_B, logprob_BV, count: int):
     return flat[top], top // logprob_BV.shape[1], top % logprob_BV.shape[1]
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "places", "dtype"))
+@functools.partial(compiling.jit, static_argnames=("graph", "places", "dtype"))
 def _begin(graph, params, layers, token_BL, *, places, dtype):
     gpt = nnx.merge(graph, params)
     cache = gpt.empty_cache(token_BL.shape[0], places, DTYPES[dtype], apart=layers is not None)
@@ -84,7 +84,7 @@ def _begin(graph, params, layers, token_BL, *, places, dtype):
     return jax.nn.log_softmax(gpt.logits(x_BLD[:, -1])), cache
 
 
-@functools.partial(jax.jit, static_argnames="graph")
+@functools.partial(compiling.jit, static_argnames="graph")
 def _step(graph, params, layers, cache, order_B, token_B, place):
     """The log-probabilities after token_B, of the beams order_B."""
     gpt = nnx.merge(graph, params)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import loss, numerics, sharding
+from gptjax import compiling, loss, numerics, sharding
 from gptjax.errors import UserError
 from gptjax.generation import sampling
 from gptjax.layers import DTYPES
@@ -116,7 +116,7 @@ class Engine:
         done_B = np.array([row.finished is not None for row in rows] + [True] * (batch - len(rows)))
         state, prompt_logprob_BL = self._prefill(rows, token_BL, pad_B, done_B, _bucket(new), settings)
         if prompt_logprob_BL is not None:
-            for row, pad, logprob_L in zip(rows, pad_B, _here(prompt_logprob_BL)):
+            for row, pad, logprob_L in zip(rows, pad_B, sharding.on_host(prompt_logprob_BL)):
                 if not row.new and row.prompt_logprobs is None:
                     row.prompt_logprobs = logprob_L[pad:]
         self._decode(rows, state, pad_B, length, length + new, settings, eot_id, watch, chunk)
@@ -170,7 +170,7 @@ class Engine:
             state = _decode(
                 self.graph, self.params, self.layers, state, pad_B, key_B, taken_B, arrays, until, eot, **flags
             )
-            end, token_BM, logprob_BM = _here((state.place, state.token_BM, state.logprob_BM))
+            end, token_BM, logprob_BM = sharding.on_host((state.place, state.token_BM, state.logprob_BM))
             for i, row in enumerate(rows):
                 if row.finished is None:
                     logprobs = None if logprob_BM is None else logprob_BM[i, place:end]
@@ -178,13 +178,6 @@ class Engine:
             taken_B = taken_B + (end - place)
             done = [row.finished is not None for row in rows] + [True] * (len(pad_B) - len(rows))
             place, state = int(end), state._replace(done_B=jnp.array(done))
-
-
-def _here(arrays):
-    """Arrays on the host, whole, also where other processes of the mesh have parts of them."""
-    if all(a.is_fully_addressable for a in jax.tree.leaves(arrays)):
-        return jax.device_get(arrays)
-    return jax.device_get(sharding.everywhere(jax.sharding.get_mesh())(arrays))
 
 
 def _take(row: Row, token_L, logprob_L, max_tokens: int, eot_id, watch) -> None:
@@ -210,12 +203,12 @@ def _bucket(n: int, least: int = 16) -> int:
     return max(least, 1 << max(0, n - 1).bit_length())
 
 
-@functools.partial(jax.jit, static_argnames="graph")
+@functools.partial(compiling.jit, static_argnames="graph")
 def _apart(graph, params):
     return nnx.merge(graph, params).apart()
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "places", "dtype", "logprobs", "of_prompt"))
+@functools.partial(compiling.jit, static_argnames=("graph", "places", "dtype", "logprobs", "of_prompt"))
 def _prefill(graph, params, layers, token_BL, pad_B, done_B, seen_BV, count_BV, *, places, dtype, logprobs, of_prompt):
     """The state after the prompts, and the log-probabilities of their tokens but the first, [B, L - 1], if wanted."""
     gpt = nnx.merge(graph, params)
@@ -234,7 +227,9 @@ def _prefill(graph, params, layers, token_BL, pad_B, done_B, seen_BV, count_BV, 
     return state, -loss_BL
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "restricts", "penalises", "entries"), donate_argnames="state")
+@functools.partial(
+    compiling.jit, static_argnames=("graph", "restricts", "penalises", "entries"), donate_argnames="state"
+)
 def _decode(
     graph, params, layers, state, pad_B, key_B, taken_B, arrays, until, eot_id, *, restricts, penalises, entries
 ):

@@ -11,7 +11,7 @@ import sys
 import time
 
 from gptjax import interrupt
-from gptjax.errors import SaveFailed, UserError
+from gptjax.errors import UserError
 from gptjax.study import layout
 from gptjax.study.grouping import groups
 
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         codes = _train(study, keys, args.cpu_devices)
     except UserError as error:
         print(f"gptjax: {error}", file=sys.stderr)
-        codes = dict.fromkeys(keys, interrupt.SAVE_FAILED if isinstance(error, SaveFailed) else interrupt.USER_ERROR)
+        codes = dict.fromkeys(keys, error.exit_code)
     except KeyboardInterrupt:
         print("gptjax: interrupted", file=sys.stderr)
         codes = dict.fromkeys(keys, 130)

@@ -15,12 +15,12 @@ import time
 
 import jax
 
-from gptjax import agreement, metrics, numerics, rundir, schedule, session, train, watchdog
+from gptjax import agreement, metrics, numerics, rundir, runlock, schedule, session, train, watchdog
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, EvalConfig
+from gptjax.coordination import Alone
 from gptjax.errors import UserError
 from gptjax.feed import Feed
-from gptjax.peers import Alone
 from gptjax.recovery import NO_REWINDS
 from gptjax.study import grouping, layout, together
 
@@ -121,7 +121,8 @@ def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
         agreed = stack.enter_context(agreement.Agreement(Alone(), False))
         progress = metrics.Progress(io.StringIO())
         checkpointer = Checkpointer(directory.checkpoints, run_session.config)
-        loop = train.Loop(run_session, directory, checkpointer, progress, Alone(), agreed, dog, time.monotonic())
+        rest = progress, Alone(), agreed, dog, time.monotonic(), runlock.NO_LOCK
+        loop = train.Loop(run_session, directory, checkpointer, *rest)
     stack.callback(loop.close)
     feed = stack.enter_context(Feed(run_session, NO_REWINDS, 0))
 

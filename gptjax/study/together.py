@@ -30,9 +30,9 @@ from gptjax import (
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
+from gptjax.coordination import Alone
 from gptjax.errors import UserError
 from gptjax.feed import Feed, Inputs, learning_rates
-from gptjax.peers import Alone
 from gptjax.recovery import NO_REWINDS, Diverged
 from gptjax.study import grouping, lanes
 
@@ -135,6 +135,7 @@ class Together:
         self._order_R = [seeds.index(config.data.seed) for config in self._configs]
         self._rows = [self._train_rows(first, seed) for seed in seeds]
         self._first = first
+        self._locks = {}
         self._evaluated = {}  # (step, prefix) -> {source: Sums of all lanes}
 
     def directory(self, key: str) -> rundir.RunDirectory:
@@ -183,7 +184,7 @@ class Together:
         """With their directories held, their states on the devices, and rows on their way."""
         with contextlib.ExitStack() as stack:
             for key in keys:
-                stack.enter_context(runlock.hold(self._study.run(key)))
+                self._locks[key] = stack.enter_context(runlock.hold(self._study.run(key)))
             self._members = self._open_members(keys, stack)
             sessions = [self.session_of(lane) for lane in range(self._program.runs)]
             self._feeds = stack.enter_context(Feeds(sessions, self._order_R, self._step))
@@ -221,7 +222,8 @@ class Together:
         for step in directory.steps():
             if step > last:
                 validity.remove(directory.checkpoints / str(step))
-        member = Member(self, key, lane, last, directory, log_file, SharedWatchdog(self._dog), self._started)
+        rest = SharedWatchdog(self._dog), self._started, self._locks[key]
+        member = Member(self, key, lane, last, directory, log_file, *rest)
         stack.callback(member.close)
         return member
 
