@@ -73,17 +73,17 @@ def _items(state: TrainState) -> dict[str, dict]:
 
 
 class Checkpointer:
-    """The checkpoints of one run directory. config: the run's, or None to only read.
+    """The checkpoints of one run directory. config: the run's, or None to only read. run: of `consistency.of_checkpoint`.
 
     in_place: write and mark steps where they are, as object stores have it, which cannot rename; None: by the path.
     """
 
-    def __init__(self, directory, config=None, peers=None, in_place: bool | None = None):
+    def __init__(self, directory, config=None, peers=None, in_place: bool | None = None, run: dict | None = None):
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         self._directory = epath.Path(directory)
-        self._config, self._peers = config, peers or Alone()
+        self._config, self._peers, self._run = config, peers or Alone(), run
         self._in_place = "://" in str(directory) if in_place is None else in_place
         self._last_save = time.monotonic()
         self._thread: threading.Thread | None = None
@@ -151,7 +151,7 @@ class Checkpointer:
                 name: {"shape": list(shape), "dtype": dtype, "pieces": [p for each in everyones for p in each[name]]}
                 for name, (shape, dtype, _) in begun.items()
             }
-            validity.write_manifest(self._folder(step), step, self._config.to_dict(), data, arrays)
+            validity.write_manifest(self._folder(step), step, self._config.to_dict(), data, arrays, self._run)
             self._saved()
         except BaseException as error:
             self._failure = error

@@ -11,6 +11,7 @@ import os
 import sys
 
 from gptjax import (
+    bounds,
     compare_command,
     coordcheck_command,
     data_command,
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     try:
         args.overrides = overrides(rest, accepts=hasattr(args, "config"), command=args.command)
+        bounds.check_flags(vars(args))
         return args.run(args) or 0
     except UserError as error:
         print(f"gptjax: {error}", file=sys.stderr)

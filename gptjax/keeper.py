@@ -86,13 +86,14 @@ class Keeper:
                 f"the checkpoint of step {standing.step} does not count: {standing.reason}",
                 event="checkpoint_incomplete", checkpoint=standing.step, reason=standing.reason,
             )  # fmt: skip
+        counting = [standing.step for standing in known if standing.counts]
         for standing in known:
-            if standing.state == validity.DAMAGED:
+            if standing.state == validity.DAMAGED or (standing.state == validity.MISPLACED and counting):
                 self._rename(standing.step, standing.reason)
-        lost = [s for s in known if s.state in (validity.DAMAGED, validity.SET_ASIDE)]
+        lost = [s for s in known if s.state in (validity.DAMAGED, validity.MISPLACED, validity.SET_ASIDE)]
         if len(unfinished) > 1:  # a crash leaves one
             lost += unfinished
-        return [f"{s.step}: {s.reason}" for s in lost], [s.step for s in known if s.counts]
+        return [f"{s.step}: {s.reason}" for s in lost], counting
 
     def _set_aside(self, step: int, reason: str) -> None:
         """By process 0 for all, who wait until it is done."""

@@ -68,7 +68,7 @@ BAD = [
     ("--val_fraction=1", "--val_fraction=1 is no fraction"),
     ("--val_fraction=nan", "--val_fraction=nan is no fraction"),
     ("--val_fraction=0.999999", "--val_fraction=0.999999 holds out every document of good.jsonl; use a smaller one"),
-    ("--out=other", "--out=other holds other files .thesis.tex.; give a folder that is new or empty"),
+    ("--out=other", "--out=other is a folder of other files .thesis.tex.; give a folder that is new or empty"),
     ("--out=good.jsonl", "--out=good.jsonl is a file"),
     ("--out=good.jsonl/x", "good.jsonl/x"),
     ("--config.data.seed=1", "unknown argument '--config.data.seed=1' of gptjax prepare"),

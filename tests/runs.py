@@ -1,9 +1,11 @@
 """Real training runs for tests: a tiny config, its processes, and what they left behind."""
 
 import contextlib
+import json
 import os
 import random
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import metrics, rundir
+from gptjax import metrics, rundir, validity
 
 SECONDS = 240  # for anything a run is waited for: far more than it takes
 
@@ -202,3 +204,16 @@ def assert_same_state(a, b, number):
     assert before.keys() == after.keys() and len(before) > 20
     for name, array in before.items():
         assert np.array_equal(array, after[name]), name
+
+
+def copy_step(workdir, step, to, **fields) -> None:
+    """A checkpoint of a run once more, as if it had been saved at another step. fields: of its manifest, replaced."""
+    folder = shutil.copytree(workdir / "checkpoints" / str(step), workdir / "checkpoints" / str(to))
+    file = folder / "manifest.json"
+    if not file.exists():  # schema 1
+        file = folder / "meta" / "metadata"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"step": to} | fields))
+        return
+    body = json.loads(file.read_text()) | {"step": to} | fields
+    body.pop("sha256")
+    file.write_text(json.dumps(body | {"sha256": validity.digest(body)}))

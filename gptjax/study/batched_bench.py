@@ -15,7 +15,7 @@ import time
 
 import jax
 
-from gptjax import agreement, metrics, rundir, schedule, session, train, watchdog
+from gptjax import agreement, consistency, metrics, rundir, schedule, session, train, watchdog
 from gptjax.checkpoint import Checkpointer
 from gptjax.errors import UserError
 from gptjax.feed import Feed
@@ -119,7 +119,8 @@ def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
     with jax.set_mesh(mesh):
         agreed = stack.enter_context(agreement.Agreement(Alone(), False))
         progress = metrics.Progress(io.StringIO())
-        checkpointer = Checkpointer(directory.checkpoints, run_session.config)
+        run = consistency.of_checkpoint(directory.manifest())
+        checkpointer = Checkpointer(directory.checkpoints, run_session.config, run=run)
         loop = train.Loop(run_session, directory, checkpointer, progress, Alone(), agreed, dog, time.monotonic())
     stack.callback(loop.close)
     feed = stack.enter_context(Feed(run_session, NO_REWINDS, 0))

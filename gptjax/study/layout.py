@@ -61,7 +61,7 @@ def read_json(file: epath.Path) -> dict:
     """{} if there is none. Raises UserError: it is there and is no JSON object."""
     try:
         value = json.loads(file.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as error:
         raise UserError(

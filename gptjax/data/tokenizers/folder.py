@@ -2,6 +2,7 @@
 
 import json
 
+from gptjax import folder_kinds
 from gptjax.data.tokenizers.base import Tokenizer, definition_hash
 from gptjax.data.tokenizers.gpt2 import GPT2Tokenizer
 from gptjax.data.tokenizers.huggingface import HuggingFaceTokenizer
@@ -44,7 +45,10 @@ def load_tokenizer(folder) -> Tokenizer:
     folder = epath.Path(folder)
     for name in FILES:
         if not (folder / name).exists():
-            raise UserError(f"{folder} has no {name}; expected a folder that a tokenizer was saved in.")
+            raise UserError(
+                f"{folder} has no {name}, and is {folder_kinds.said(folder)}; expected a folder that a tokenizer was saved"
+                " in."
+            )
     try:
         summary = json.loads((folder / "tokenizer.json").read_text())
         kind, wanted = summary["kind"], summary.get("base_hash", summary["hash"])
