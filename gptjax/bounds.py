@@ -125,7 +125,7 @@ def check(value: float, key: str, most: tuple[float, str], real: bool | None = N
     """Raises UserError: a number above a bound of the table, or beyond float32. real: not a count."""
     real = isinstance(value, float) if real is None else real
     limit, why = (FLOAT32, "float32 holds no more") if real and most == COUNTED else most
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):  # of a long integer it cannot be asked
         raise UserError(f"{key}={value} must be finite.")
     if value > limit or value < -limit:
         size, way = ("large", "at most ") if value > 0 else ("small", "at least -")

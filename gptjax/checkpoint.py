@@ -202,9 +202,9 @@ class Checkpointer:
 
     def restore(self, step: int, abstract: TrainState, sharding: TrainState) -> TrainState:
         """The whole state of a step, laid out by sharding, checked. Raises UserError if it is not such a state, and
-        Damaged, in all processes, if it is not as it was written. A step that kept no `skips` begins them anew."""
+        Damaged, in all processes, if it is not as it was written. `skips` begin anew where `keeps_skips` is False."""
         skips = None
-        if abstract.skips is not None and not (self._folder(step) / "skips").exists():
+        if not self.keeps_skips(step, abstract):
             skips = jax.tree.map(_zeros, abstract.skips, sharding.skips)
             abstract, sharding = abstract._replace(skips=None), sharding._replace(skips=None)
         like = jax.tree.map(
@@ -218,6 +218,14 @@ class Checkpointer:
             ema=items.get("ema"),
             skips=skips or items.get("skips"),
         )
+
+    def keeps_skips(self, step: int, abstract: TrainState) -> bool:
+        """Whether a step has the counters and windows that the state has: not if optim.skip was another then."""
+        known = self._description(step).get("arrays") or {}
+        kept = {name: tuple(about["shape"]) for name, about in known.items() if name.startswith("skips/")}
+        return abstract.skips is None or kept == {
+            name: tuple(leaf.shape) for name, leaf in named({"skips": abstract.skips}).items()
+        }
 
     def restore_params(self, step: int, abstract_params, name: str = "params"):
         """Only the parameters ("params" or "ema"), laid out as abstract_params says. Raises as `restore`."""

@@ -179,20 +179,23 @@ def _typed(kind, value, key: str, text: str | None = None):
     shown = (text or repr(value)) if text is not None or not isinstance(value, int) else bounds.shown(value)
     if {int, float} & set(options) and _is_not_finite(value):
         raise UserError(f"{key}={shown} must be finite.")
-    if text == "":
+    if {int, float} & set(options) and isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
+        raise UserError(f"{key}={_cut(shown)} has too many digits; expected {wanted}.")  # for Python to read
+    if text is not None and not text.strip():
         raise UserError(f"{key}= is empty; expected {wanted}.")
     raise UserError(f"{key}={_cut(shown)} is {_article(type(value).__name__)}; expected {wanted}.")
 
 
 def _is_not_finite(value) -> bool:
     """Of a number, or of the words for one: nan, inf, -Infinity."""
-    try:
-        return not math.isfinite(float(value))
-    except (TypeError, ValueError, OverflowError):
-        return False
+    if isinstance(value, str):
+        return value.strip().lstrip("+-").lower() in ("nan", "inf", "infinity")
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _cut(shown: str) -> str:
+    """In one line that can be read."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 

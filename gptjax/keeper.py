@@ -53,6 +53,12 @@ class Keeper:
                 self._set_aside(step, str(error))
                 continue
             self.saved_step = self._before = step
+            if not self._checkpointer.keeps_skips(step, abstract):
+                self._tell(
+                    f"optim.skip or optim.skip_window was another at step {step}: what is known of updates left out begins"
+                    " anew, and none is judged an outlier before half a window is full",
+                    event="skips_begin_anew", checkpoint=step,
+                )  # fmt: skip
             return Resumed(step, state, self._checkpointer.meta(step))
         if bad:
             raise UserError(_none_left(directory, bad))

@@ -68,6 +68,11 @@ def test_each_kind_has_words_and_only_gptjaxs_own_places(folders):
     assert "remove" not in " ".join(folder_kinds.SAID.values())
 
 
+OTHER_WORDS = {  # where a command has had its own, which say it too
+    folder_kinds.MISSING: ("no such", "there is no", "neither", "nothing", "No such"),
+    folder_kinds.EMPTY: ("a folder without files",),
+    folder_kinds.OTHER: ("neither a kind nor a folder that a tokenizer was saved in",),
+}
 COMMANDS = {  # a command with a folder, and the kinds that it takes
     "eval --workdir=DIR": (folder_kinds.RUN,),
     "sample --workdir=DIR": (folder_kinds.RUN,),
@@ -113,8 +118,8 @@ def test_a_folder_of_another_kind_is_named_and_left_as_it_is(command, folders, t
         said = capsys.readouterr().err
         [line] = [line for line in said.splitlines() if line.startswith("gptjax: ")]
         assert str(folder) in line, (kind, line)
-        words = {folder_kinds.MISSING: ("no such", "there is no", "not there", "neither", "nothing", "No such")}
-        assert folder_kinds.said(folder).partition(" (")[0] in line or any(word in line for word in words.get(kind, ())), (kind, line)
+        said = (folder_kinds.said(folder).partition(" (")[0], *OTHER_WORDS.get(kind, ()))
+        assert any(words in line for words in said), (kind, line)
         assert "remove" not in line or kind == folder_kinds.SHARDS, (kind, line)
         after = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
         assert after == before, kind

@@ -1,12 +1,12 @@
 """What a source is made of: its Documents, the Units it is read in, and the errors that end a file's reading."""
 
-import importlib
 import json
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from gptjax.config import DataConfig
 from gptjax.errors import UserError, first_line
+from gptjax.errors import library as library
 
 
 class Document(NamedTuple):
@@ -46,14 +46,6 @@ class Source(NamedTuple):
 
 class Damaged(UserError):
     """What follows in this file cannot be read."""
-
-
-def library(name: str, purpose: str):
-    """The module. Raises UserError: an optional library is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"{purpose} needs {name.split('.')[0]}; pip install 'gptjax[data]'.") from error
 
 
 def text_of_json(line: bytes, field: str, where: str) -> str:

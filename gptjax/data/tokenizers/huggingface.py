@@ -12,7 +12,7 @@ import numpy as np
 from gptjax.config import DataConfig
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, changed_probe, read_file, utf8
 from gptjax.data.tokenizers.byte_level import GPT2_CUT, LLAMA_CUT, byte_of_character, chunks, to_bytes
-from gptjax.errors import UserError
+from gptjax.errors import UserError, library
 
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 # The splits of text into pieces of Llama 3 and Qwen 2, which differ in how many digits stay together.
@@ -26,8 +26,7 @@ class HuggingFaceTokenizer(Tokenizer):
     kind = "hf"
 
     def __init__(self, definition: bytes):
-        import tokenizers
-
+        tokenizers = library("tokenizers", "the tokenizer 'hf' (a tokenizer.json)")
         fields = json.loads(definition)
         added = fields.get("added_tokens") or []
         special = {token["content"]: token["id"] for token in added if token["special"]}
@@ -59,6 +58,8 @@ class HuggingFaceTokenizer(Tokenizer):
         _check(definition, file)
         try:
             tokenizer = cls(definition)
+        except UserError:
+            raise
         except Exception as error:  # `tokenizers` raises plain Exceptions
             raise UserError(f"{file} could not be loaded as a Hugging Face tokenizer: {error}") from error
         try:
