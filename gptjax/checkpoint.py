@@ -91,6 +91,8 @@ class Checkpointer:
         self._reader = ocp.CompositeCheckpointHandler()
         self._writer = None
         if config is not None:
+            self._hook = sys.excepthook
+            sys.excepthook = self._quiet = _without_closed_loops(sys.excepthook)
             place = ocp.path.atomicity
             kind = place.CommitFileTemporaryPath if self._in_place else place.AtomicRenameTemporaryPath
             self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), temporary_path_class=kind)
@@ -196,6 +198,8 @@ class Checkpointer:
                 print(f"gptjax: a checkpoint could not be written: {first_line(self._failure)}", file=sys.stderr)
         if self._writer is not None:
             self._writer.close()
+            if sys.excepthook is self._quiet:  # not that of another, opened since
+                sys.excepthook = self._hook
         self._reader.close()
 
     # ---- restoring
@@ -308,6 +312,18 @@ class Checkpointer:
         """The first reason that a process has, in all."""
         reasons = self._peers.gather(name, reason)
         return self._peers.tell(name, None if reasons is None else next(filter(None, reasons), ""))
+
+
+def _without_closed_loops(hook):
+    """An excepthook without what TensorStore prints when a save has failed: for every array that was on its way, a
+    traceback that Orbax's event loop is closed, from a thread of its own. The failure itself is raised by `wait`."""
+
+    def shown(kind, error, trace):
+        main = threading.current_thread() is threading.main_thread()
+        if main or kind is not RuntimeError or str(error) != "Event loop is closed":
+            hook(kind, error, trace)
+
+    return shown
 
 
 def as_stored(folder, known: dict, like: dict) -> dict:

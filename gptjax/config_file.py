@@ -179,8 +179,8 @@ def _typed(kind, value, key: str, text: str | None = None):
     shown = (text or repr(value)) if text is not None or not isinstance(value, int) else bounds.shown(value)
     if {int, float} & set(options) and _is_not_finite(value):
         raise UserError(f"{key}={shown} must be finite.")
-    if {int, float} & set(options) and isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
-        raise UserError(f"{key}={_cut(shown)} has too many digits; expected {wanted}.")  # for Python to read
+    if {int, float} & set(options) and _is_too_long(value):
+        raise UserError(f"{key}={_cut(shown)} has too many digits; expected {wanted}.")
     if text is not None and not text.strip():
         raise UserError(f"{key}= is empty; expected {wanted}.")
     raise UserError(f"{key}={_cut(shown)} is {_article(type(value).__name__)}; expected {wanted}.")
@@ -191,6 +191,12 @@ def _is_not_finite(value) -> bool:
     if isinstance(value, str):
         return value.strip().lstrip("+-").lower() in ("nan", "inf", "infinity")
     return isinstance(value, float) and not math.isfinite(value)
+
+
+def _is_too_long(value) -> bool:
+    """Of a number that Python does not read, having so many digits."""
+    digits = value.strip().lstrip("+-") if isinstance(value, str) else ""
+    return digits.isdecimal() and len(digits) > bounds.LONGEST_NUMBER
 
 
 def _cut(shown: str) -> str:

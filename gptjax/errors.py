@@ -45,7 +45,8 @@ def of_the_machine(error: Exception) -> str | None:
         reason = first_line(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".")
         reason = "" if reason == type(error).__name__ else f" ({reason})"
         return f"{given}JAX finds no such device here{reason}; {mend}, or install gptjax[gpu] or gptjax[tpu] for it."
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    of_xla = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    if isinstance(error, MemoryError) or (of_xla and "RESOURCE_EXHAUSTED" in str(error)):
         return (
             f"there is not enough memory here ({first_line(error)}); use a smaller train.batch_size, more"
             " train.microbatches, model.remat, or more devices: gptjax plan says what fits."

@@ -4,6 +4,7 @@ Messages name the kind and where it belongs. None of them advises to remove what
 """
 
 import json
+import re
 
 from etils import epath
 
@@ -25,6 +26,7 @@ SAID = {  # what each is called, and where it belongs
     FILE: "a file",
     MISSING: "not there",
 }
+SHARD = re.compile(r"(train|val)-\d{5}-of-\d{5}")  # the folder of a shard
 OF_A_START = {"manifest.json", "tokenizer", "writer.lock", ".manifest.json.partial", ".config.json.partial"}
 
 
@@ -63,8 +65,10 @@ def _kind(path, names: set[str]) -> str:
             return RUN
         if "model_type" in config or "architectures" in config:
             return MODEL
-    if "work" in names and (path / "work" / "settings.json").exists() and "manifest.json" not in names:
-        return UNFINISHED
+    if "work" in names and "manifest.json" not in names:
+        others = [name for name in names if name != "work" and not SHARD.fullmatch(name)]
+        if not others or (path / "work" / "settings.json").exists():
+            return UNFINISHED
     if "manifest.json" in names:
         manifest = _object(path / "manifest.json")
         if "shards" in manifest:

@@ -148,7 +148,7 @@ def _wrong_files(path: epath.Path, files: dict[str, int]) -> str:
 # ---- the manifest
 
 
-def write_manifest(path: epath.Path, step: int, config: dict, data: dict, arrays: dict, run: dict | None) -> None:
+def write_manifest(path: epath.Path, step: int, config: dict, data: dict, arrays: dict, run: dict | None = None) -> None:
     """Makes the finished files of a folder a valid step: whole or not at all. run: of `consistency.of_checkpoint`."""
     body = {"schema": SCHEMA, "step": step, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     body |= {} if run is None else {"run": run}

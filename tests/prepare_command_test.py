@@ -66,7 +66,7 @@ BAD = [
     ("--source=latin.txt --num_shards=0", "--num_shards=0 is too small; use at least 1"),
     ("--workers=0", "--workers=0 is too small; use at least 1"),
     ("--val_fraction=1", "--val_fraction=1 is no fraction"),
-    ("--val_fraction=nan", "--val_fraction=nan is no fraction"),
+    ("--val_fraction=nan", "--val_fraction=nan must be finite"),
     ("--val_fraction=0.999999", "--val_fraction=0.999999 holds out every document of good.jsonl; use a smaller one"),
     ("--out=other", "--out=other is a folder of other files .thesis.tex.; give a folder that is new or empty"),
     ("--out=good.jsonl", "--out=good.jsonl is a file"),

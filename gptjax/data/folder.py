@@ -21,7 +21,6 @@ from gptjax import folder_kinds
 from gptjax.config import DataConfig
 from gptjax.data.shards import Tokens, open_shard
 from gptjax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
-from gptjax.data.unfinished import SHARD
 from gptjax.errors import UserError
 
 FORMAT = 4  # of the folder; raise it when the same config and text give other files
@@ -136,6 +135,10 @@ def read_manifest(folder) -> dict:
         if manifest["format"] != FORMAT:
             raise UserError(f"{folder} has format {manifest['format']}, and {FORMAT} is read here; make it again.")
         {name: (file["size"], file["sha256"]) for name, file in all_files(manifest)}
+        np.dtype(manifest["dtype"])
+        for split in SPLITS:
+            [int(entry["tokens"]) for entry in manifest["shards"][split].values()]
+            int(manifest["splits"][split]["bytes"])
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -145,7 +148,7 @@ def read_manifest(folder) -> dict:
 
 def _has_shards(folder) -> bool:
     """Whether folders named as shards are lie in it, so that gptjax made it, whatever its manifest says."""
-    return folder.is_dir() and any(SHARD.fullmatch(entry.name) for entry in folder.iterdir())
+    return folder.is_dir() and any(folder_kinds.SHARD.fullmatch(entry.name) for entry in folder.iterdir())
 
 
 def _mend(folder) -> str:

@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import json
 import pathlib
-import re
 import time
 from collections.abc import Iterator
 
@@ -23,7 +22,6 @@ from gptjax.errors import UserError
 
 WORK = "work"
 _LOCK, _WORKERS_LOCK = "lock", "lock.workers"
-SHARD = re.compile(r"(train|val)-\d{5}-of-\d{5}")
 _SECONDS_TO_END = 20  # of workers whose parent was killed
 
 
@@ -73,7 +71,7 @@ def abandon(folder) -> None:
     """Removes what was begun, of which nothing can be used: the same command, mended, may begin anew."""
     work = epath.Path(folder) / WORK
     for path in [*epath.Path(folder).iterdir(), *(work.iterdir() if work.exists() else ())]:
-        if SHARD.fullmatch(path.name):
+        if folder_kinds.SHARD.fullmatch(path.name):
             path.rmtree()
         elif path.parent == work and path.name not in (_LOCK, _WORKERS_LOCK):
             path.rmtree() if path.is_dir() else path.unlink()
