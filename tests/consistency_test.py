@@ -127,6 +127,14 @@ def test_the_only_checkpoint_is_not_set_aside_for_its_name(run):
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["9"]
 
 
+def test_a_run_whose_every_checkpoint_is_of_another_is_refused_and_none_is_set_aside(run):
+    edit(run / "manifest.json", run_id="0" * 16)
+    for read in (lambda: gptjax.load(run), lambda: train.train(rundir.open_run(run).config(), str(run))):
+        with pytest.raises(UserError, match="no checkpoint .*that can be trusted"):
+            read()
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["4", "6"]
+
+
 def test_a_checkpoint_of_another_run_does_not_count_and_is_set_aside(run, other, capsys):
     shutil.rmtree(run / "checkpoints" / "6")
     shutil.copytree(other / "checkpoints" / "6", run / "checkpoints" / "6")
