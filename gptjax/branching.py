@@ -96,7 +96,7 @@ def _digest(origin: Origin) -> str | None:
     """Of the checkpoint's manifest; None of one that has none (schema 1), or is not there."""
     try:
         return json.loads((origin.run.checkpoints / str(origin.step) / validity.MANIFEST).read_text())["sha256"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -27,7 +27,9 @@ def from_dict(values) -> Config:
     """A Config from nested mappings (a dict, a ConfigDict). Raises UserError for an unknown key or a wrong type."""
     sections = {}
     if not hasattr(values, "items"):
-        raise UserError(f"a config of type {type(values).__name__} has no sections; expected a JSON object or ConfigDict.")
+        raise UserError(
+            f"a config of type {type(values).__name__} has no sections; expected a JSON object or ConfigDict."
+        )
     for name, fields in values.items():
         section = _lookup(Config, name, "config section")
         given = _mapping(fields, name, section).items()
@@ -115,7 +117,9 @@ def _config_values(path: str):
     except (ValueError, RecursionError) as error:
         raise UserError(f"--config={path} is no JSON: {error}; give a run's config.json, or a Python file.") from error
     if not isinstance(values, dict):
-        raise UserError(f"--config={path} holds no JSON object, but a {type(values).__name__}; give a run's config.json.")
+        raise UserError(
+            f"--config={path} holds no JSON object, but a {type(values).__name__}; give a run's config.json."
+        )
     return values
 
 

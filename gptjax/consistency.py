@@ -26,7 +26,7 @@ def read(run_path) -> dict:
     """manifest.json of a run; {} where there is none, or none that can be read (which `RunDirectory.manifest` says)."""
     try:
         value = json.loads((run_path / "manifest.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -112,7 +112,9 @@ def wrong_config(config: dict, run: dict, saved, keeps) -> str:
         kept = saved()
         changed = {} if kept is None else differences(kept, config)
         model = {key: pair for key, pair in changed.items() if key.startswith("model.") and not keeps(key)}
-        model = {key: pair for key, pair in model.items() if key.partition(".")[2] in kept.get("model", {})}  # known then
+        model = {
+            key: pair for key, pair in model.items() if key.partition(".")[2] in kept.get("model", {})
+        }  # known then
         return f"its newest checkpoint has another model: {shown(model)} in config.json" if model else ""
     *earlier, last = [entry["config"] for entry in history]
     if config == last:
@@ -129,7 +131,7 @@ def wrong_tokenizer(found: str, run: dict) -> str:
 
 
 def shown(differing: dict[str, list]) -> str:
-    """"model.norm_eps was 1e-05 and is 0.1" of a few, and how many more there are."""
+    """ "model.norm_eps was 1e-05 and is 0.1" of a few, and how many more there are."""
     parts = [f"{key} was {old!r} and is {new!r}" for key, (old, new) in list(differing.items())[:SHOWN]]
     more = len(differing) - SHOWN
     return ", ".join(parts) + (f" and {more} more" if more > 0 else "")
@@ -141,5 +143,7 @@ def _history(run: dict) -> list[dict]:
     try:
         [(dict(entry["config"]), entry["text"]) for entry in history]
     except (TypeError, KeyError, ValueError) as error:
-        raise UserError(f"manifest.json of the run is damaged: its history is no list of configs ({error!r}); restore it.") from error
+        raise UserError(
+            f"manifest.json of the run is damaged: its history is no list of configs ({error!r}); restore it."
+        ) from error
     return history

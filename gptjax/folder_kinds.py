@@ -92,6 +92,6 @@ def _object(file) -> dict:
     """{} for a file that is missing, or no JSON object."""
     try:
         value = json.loads(file.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -89,9 +89,13 @@ class RunDirectory:
         return tokenizer
 
     def check_may_hold_a_run(self) -> None:
-        """Raises UserError: what lies here is neither a run, nor the beginning of one that was killed, nor nothing."""
+        """Raises UserError: what lies here is neither a run in order, nor the beginning of one that was killed, nor
+        nothing."""
         kind = folder_kinds.kind_of(self.path)
-        if kind in (folder_kinds.MISSING, folder_kinds.EMPTY, folder_kinds.BEGUN) or self._is_run(kind):
+        if self._is_run(kind):
+            self.config()
+            return
+        if kind in (folder_kinds.MISSING, folder_kinds.EMPTY, folder_kinds.BEGUN):
             return
         if kind != folder_kinds.FILE and {path.name for path in self.path.iterdir()} <= folder_kinds.OF_A_START:
             return
@@ -123,7 +127,7 @@ class RunDirectory:
             if isinstance(value, dict):
                 return value
             reason = f"it holds {_json_kind(value)}, no JSON object"
-        except ValueError as error:  # also of bytes that are no UTF-8
+        except (ValueError, RecursionError) as error:  # also of bytes that are no UTF-8, of brackets without end
             reason = first_line(error)
         raise UserError(f"{file}, which says {what}, is damaged: {reason}; restore it from a copy, or start a new run.")
 

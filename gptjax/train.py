@@ -60,6 +60,8 @@ def train(config, workdir: str, allowed_changes: tuple = (), executable_path: st
             return interrupt.PEER_LOST
         try:
             directory = rundir.open_run(workdir)
+            if peers.index == 0:
+                directory.check_may_hold_a_run()  # before text is read for hours
             code = _train_together(config, directory, allowed_changes, executable_path, origin, peers, stop, started)
         except BaseException as error:
             peers.blame(error)

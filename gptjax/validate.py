@@ -65,19 +65,8 @@ def _not_both(section, name: str, a: str, b: str) -> None:
 
 
 def _check_model(m) -> None:
-    sizes = (
-        "vocab_size",
-        "context_length",
-        "n_layers",
-        "d_model",
-        "n_heads",
-        "n_kv_heads",
-        "head_dim",
-        "d_ff",
-        "band_width",
-        "scan_unroll",
-    )
-    _at_least(1, m, "model", *sizes)
+    _at_least(1, m, "model", "vocab_size", "context_length", "n_layers", "d_model", "n_heads", "n_kv_heads")
+    _at_least(1, m, "model", "head_dim", "d_ff", "band_width", "scan_unroll")
     _at_least(0, m, "model", "init_std", "position_init_std")
     for field in ("norm_eps", "rope_theta", "logit_softcap"):
         value = getattr(m, field)

@@ -121,7 +121,7 @@ def _without_manifest(step: int, path: epath.Path) -> Standing:
 def _json(file: epath.Path) -> dict:
     try:
         value = json.loads(file.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -148,7 +148,9 @@ def _wrong_files(path: epath.Path, files: dict[str, int]) -> str:
 # ---- the manifest
 
 
-def write_manifest(path: epath.Path, step: int, config: dict, data: dict, arrays: dict, run: dict | None = None) -> None:
+def write_manifest(
+    path: epath.Path, step: int, config: dict, data: dict, arrays: dict, run: dict | None = None
+) -> None:
     """Makes the finished files of a folder a valid step: whole or not at all. run: of `consistency.of_checkpoint`."""
     body = {"schema": SCHEMA, "step": step, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     body |= {} if run is None else {"run": run}
@@ -166,7 +168,7 @@ def read_manifest(path: epath.Path) -> dict:
     try:
         manifest = json.loads(text)
         schema = int(manifest["schema"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Unreadable(f"{MANIFEST} is no manifest: {error!r}") from error
     given = manifest.pop("sha256", None)
     if schema <= SCHEMA and given != digest(manifest):

@@ -64,7 +64,9 @@ def test_any_number_in_any_field_is_taken_or_refused_in_one_line(key, value):
 
 
 @hypothesis.settings(max_examples=150, deadline=None)
-@hypothesis.given(strategies.lists(strategies.tuples(strategies.sampled_from(NUMERIC), NUMBERS), min_size=2, max_size=6))
+@hypothesis.given(
+    strategies.lists(strategies.tuples(strategies.sampled_from(NUMERIC), NUMBERS), min_size=2, max_size=6)
+)
 def test_any_numbers_together_are_taken_or_refused_in_one_line(pairs):
     values = {section: dict(fields) for section, fields in BASE.items()}
     for key, value in pairs:
@@ -74,7 +76,9 @@ def test_any_numbers_together_are_taken_or_refused_in_one_line(pairs):
 
 
 @hypothesis.settings(max_examples=150, deadline=None)
-@hypothesis.given(strategies.sampled_from(sorted(KINDS)), strategies.one_of(NUMBERS.map(lambda v: _shown(v)), strategies.text()))
+@hypothesis.given(
+    strategies.sampled_from(sorted(KINDS)), strategies.one_of(NUMBERS.map(lambda v: _shown(v)), strategies.text())
+)
 def test_any_text_on_the_command_line_is_taken_or_refused_in_one_line(tmp_path_factory, key, text):
     file = _config_file(tmp_path_factory)
     one_line(lambda: load_config(file, [f"{key}={text}"]))
@@ -92,7 +96,9 @@ def _config_file(factory) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("key", [key for key in NUMERIC if "float" in str(KINDS[key]) and "dict" not in str(KINDS[key])])
+@pytest.mark.parametrize(
+    "key", [key for key in NUMERIC if "float" in str(KINDS[key]) and "dict" not in str(KINDS[key])]
+)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_real_number_has_to_be_finite(key, value, tmp_path_factory):
     assert one_line(lambda: from_dict(with_field(key, value))) == f"{key}={value} must be finite."
@@ -154,7 +160,9 @@ def _flags(kind) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize(("kind", "values"), [(int, [2**31, 10**40, 10**400]), (float, ["nan", "inf", "-inf", "1e999"])])
+@pytest.mark.parametrize(
+    ("kind", "values"), [(int, [2**31, 10**40, 10**400]), (float, ["nan", "inf", "-inf", "1e999"])]
+)
 def test_every_flag_that_takes_a_number_has_a_bound_and_is_finite(kind, values, capsys, monkeypatch):
     for name, words in _flags(kind).items():
         for value in values:

@@ -139,7 +139,9 @@ def test_a_checkpoint_of_another_run_does_not_count_and_is_set_aside(run, other,
     shutil.rmtree(run / "checkpoints" / "6")
     shutil.copytree(other / "checkpoints" / "6", run / "checkpoints" / "6")
     ids = [json.loads((place / "manifest.json").read_text())["run_id"] for place in (other, run)]
-    reason = f"its manifest says that run {ids[0]} saved it, manifest.json is of run {ids[1]}; take it back to its own run"
+    reason = (
+        f"its manifest says that run {ids[0]} saved it, manifest.json is of run {ids[1]}; take it back to its own run"
+    )
     [(name, (state, said))] = said_by_verify(run, capsys).items()
     assert (name, state) == ("6", "misplaced") and said.startswith(reason)
     assert gptjax.load(run).step == 4 and reason in capsys.readouterr().err
@@ -286,7 +288,7 @@ def test_a_run_of_an_older_gptjax_that_goes_on_gets_an_id_and_keeps_its_checkpoi
 # ---- damaged JSON
 
 
-@pytest.mark.parametrize("content", ["[1, 2]", "null", "3", '{"a": ', '"text"', b"\xff\xfe{}", ""])
+@pytest.mark.parametrize("content", ["[1, 2]", "null", "3", '{"a": ', '"text"', b"\xff\xfe{}", "", "[" * 100_000])
 @pytest.mark.parametrize("name", ["config.json", "manifest.json"])
 def test_json_of_another_kind_is_one_line(run, name, content, capsys):
     (run / name).write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -161,9 +161,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
 
 def test_a_folder_that_prepare_has_not_finished_is_told_to_go_on_and_not_removed(tmp_path):
     (tmp_path / "work").mkdir()
-    with pytest.raises(
-        UserError, match="prepare has not finished .run the same gptjax prepare again"
-    ) as error:
+    with pytest.raises(UserError, match="prepare has not finished .run the same gptjax prepare again") as error:
         open_folder(tmp_path)
     assert "remove" not in str(error.value)
 

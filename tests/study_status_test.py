@@ -112,7 +112,10 @@ def test_a_finished_run_that_is_another_than_the_study_declares_is_failed_and_no
     run_of(study).write_config(config.replace(optim={"peak_lr": 0.5}))
     known = of_a(study)
     assert known.state == "failed"
-    assert f"is another run than the study declares: optim.peak_lr was {config.optim.peak_lr} and is 0.5 there" in known.reason
+    assert (
+        f"is another run than the study declares: optim.peak_lr was {config.optim.peak_lr} and is 0.5 there"
+        in known.reason
+    )
 
 
 def test_a_finished_run_of_another_text_or_with_an_edited_config_is_failed(study):
@@ -191,7 +194,16 @@ def test_what_nobody_has_begun_is_planned_and_a_branch_waits_for_its_trunks_step
 
 def test_a_ledger_that_lacks_something_is_one_line_that_says_how_to_go_on(study):
     directory, _ = study
-    for values in ({"code": "x"}, {"runs": [{"name": "a"}]}):
+    one = {"name": "a", "stage": "grid", "factors": {}}
+    wrong = [
+        {"runs": 3},
+        {"runs": "ab"},
+        {"runs": [1]},
+        {"runs": [one | {"name": 1}]},
+        {"runs": [one | {"factors": []}]},
+    ]
+    wrong += [{"runs": [one | {"steps": "6"}]}, {"runs": [], "accepted": [1]}, {"runs": [], "former": 1}]
+    for values in ({"code": "x"}, {"runs": [{"name": "a"}]}, *wrong):
         layout.write_json(directory.study, values)
         with pytest.raises(UserError, match="study.json is damaged: .*; restore it, or delete it and run the same"):
             ledger.read(directory)

@@ -63,7 +63,7 @@ def read_json(file: epath.Path) -> dict:
         value = json.loads(file.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{file} is damaged: {error}; restore it, or delete it and run the same command again."
         ) from error

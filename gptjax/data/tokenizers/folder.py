@@ -51,7 +51,7 @@ def load_tokenizer(folder) -> Tokenizer:
             )
     try:
         summary = json.loads((folder / "tokenizer.json").read_text())
-        kind, wanted = summary["kind"], summary.get("base_hash", summary["hash"])
+        kind, wanted = str(summary["kind"]), summary.get("base_hash", summary["hash"])
         added = [str(name) for name in summary.get("added", [])]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}/tokenizer.json was altered: {error!r}; restore the file.") from error
@@ -78,7 +78,7 @@ def saved_kind(folder: str) -> str | None:
         return None
     try:
         summary = json.loads((folder / "tokenizer.json").read_text())
-        return summary["kind"] if "hash" in summary else None
+        return str(summary["kind"]) if "hash" in summary else None
     except (ValueError, KeyError, TypeError):  # a Hugging Face tokenizer.json beside some tokenizer.model, or damaged
         return None
 

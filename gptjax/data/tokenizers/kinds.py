@@ -74,7 +74,9 @@ def _parsed(spec: str) -> tuple[str | None, str | None]:
         return None, spec
     kind = folder_kinds.kind_of(spec)
     if kind in folder_kinds.SAID and kind != folder_kinds.MISSING:
-        its_own = f"give the folder of its tokenizer, {spec}/tokenizer" if kind == folder_kinds.RUN else "give a tokenizer's"
+        its_own = (
+            f"give the folder of its tokenizer, {spec}/tokenizer" if kind == folder_kinds.RUN else "give a tokenizer's"
+        )
         raise UserError(f"the tokenizer {spec!r} is {folder_kinds.said(spec)}; {its_own}.")
     raise UserError(
         f"the tokenizer {spec!r} is neither a kind nor a folder that a tokenizer was saved in"
