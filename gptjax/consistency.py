@@ -59,8 +59,10 @@ def begun(before: dict, saved: list[dict], old_config: dict | None, config: dict
     return {"run_id": before.get("run_id") or secrets.token_hex(8), "history": history}
 
 
-def of_checkpoint(manifest: dict) -> dict:
-    """{"id", "tokenizer_hash", "text"}: what a checkpoint says of the run whose manifest this is."""
+def of_checkpoint(manifest: dict) -> dict | None:
+    """{"id", "tokenizer_hash", "text"}: what a checkpoint says of the run whose manifest this is; None: it has no id."""
+    if "run_id" not in manifest:
+        return None
     text = (manifest.get("data") or {}).get("fingerprint")
     return {"id": manifest["run_id"], "tokenizer_hash": manifest.get("tokenizer_hash"), "text": text}
 

@@ -674,12 +674,22 @@ def test_verify_finds_a_sound_run_sound_and_says_how_much_it_read(trained, capsy
     assert "all is as it was written; the newest checkpoint that counts is of step 10" in capsys.readouterr().out
 
 
+def forget_the_run(directory) -> None:
+    """manifest.json as of before runs had an id."""
+    manifest = json.loads((directory / "manifest.json").read_text())
+    del manifest["run_id"], manifest["history"]
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    for name in ("10", "20", "30"):  # which were saved under another model
+        runs.edit_manifest(directory / "checkpoints" / name, config=json.loads((directory / "config.json").read_text()))
+
+
 @pytest.mark.parametrize("in_place", [False], indirect=True, ids=[""])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_verify_names_what_is_wrong_with_a_step(directory, trained, capsys, fault):
     for name in FILES:
         copy = shutil.copytree if (trained / name).is_dir() else shutil.copy
         copy(trained / name, directory / name)
+    forget_the_run(directory)  # the steps are of none
     damage, state, reason = FAULTS[fault]
     damage(directory / "checkpoints" / "20")
     code, states, found = verify(capsys, directory)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import metrics, rundir, validity
+from gptjax import consistency, metrics, rundir, validity
 
 SECONDS = 240  # for anything a run is waited for: far more than it takes
 
@@ -209,11 +209,29 @@ def assert_same_state(a, b, number):
 def copy_step(workdir, step, to, **fields) -> None:
     """A checkpoint of a run once more, as if it had been saved at another step. fields: of its manifest, replaced."""
     folder = shutil.copytree(workdir / "checkpoints" / str(step), workdir / "checkpoints" / str(to))
-    file = folder / "manifest.json"
-    if not file.exists():  # schema 1
-        file = folder / "meta" / "metadata"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"step": to} | fields))
+    if (folder / "manifest.json").exists():
+        edit_manifest(folder, step=to, **fields)
         return
-    body = json.loads(file.read_text()) | {"step": to} | fields
+    file = folder / "meta" / "metadata"  # of schema 1
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"step": to} | fields))
+
+
+def edit_manifest(folder, **fields) -> None:
+    """The manifest of a checkpoint, as if it had been written with other fields."""
+    body = json.loads((folder / "manifest.json").read_text()) | fields
     body.pop("sha256")
-    file.write_text(json.dumps(body | {"sha256": validity.digest(body)}))
+    (folder / "manifest.json").write_text(json.dumps(body | {"sha256": validity.digest(body)}))
+
+
+def change_config(workdir, **sections) -> None:
+    """config.json and manifest.json of a run as a resume with these fields would leave them."""
+    directory = rundir.open_run(str(workdir))
+    values = json.loads((directory.path / "config.json").read_text())
+    for name, fields in sections.items():
+        values[name] |= fields
+    before = directory.manifest()
+    words = consistency.begun(
+        before, [], None, values, before["data"]["fingerprint"], max(directory.steps(), default=0)
+    )
+    directory.write_json("manifest.json", before | words)
+    directory.write_json("config.json", values)
