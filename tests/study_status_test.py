@@ -122,7 +122,8 @@ def test_a_finished_run_of_another_text_or_with_an_edited_config_is_failed(study
     write_words(study, data={"fingerprint": "f" * 64})
     assert of_a(study).state == "failed" and "was trained on the text ffffffffffff" in of_a(study).reason
     config = json.loads((run_of(study).path / "config.json").read_text())
-    history = [{"config": config | {"model": config["model"] | {"norm_eps": 0.5}}, "text": None}]
+    history = [{"config": {}, "text": None}]  # of the checkpoints
+    history += [{"config": config | {"model": config["model"] | {"norm_eps": 0.5}}, "text": None}]
     write_words(study)
     run_of(study).write_json("manifest.json", {"run_id": "a", "history": history})
     assert of_a(study).state == "failed" and "model.norm_eps was 0.5" in of_a(study).reason

@@ -19,8 +19,8 @@ def facts(directory: StudyDirectory) -> dict:
         parent = directory.path.parent
         near = [p.name for p in parent.iterdir() if (p / "study.json").exists()] if parent.exists() else []
         raise UserError(
-            f"{directory.path} holds no study.json and is {folder_kinds.said(directory.path)}"
-            f"{did_you_mean(directory.path.name, near)}; give the --out of a gptjax study run."
+            f"{directory.path} holds no study.json{did_you_mean(directory.path.name, near)}; it is"
+            f" {folder_kinds.said(directory.path)}; give the --out of a gptjax study run."
         )
     statuses = status.read(directory, found)
     return {
