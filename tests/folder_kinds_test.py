@@ -71,7 +71,10 @@ def test_each_kind_has_words_and_only_gptjaxs_own_places(folders):
 OTHER_WORDS = {  # where a command has had its own, which say it too
     folder_kinds.MISSING: ("does not exist", "no such", "there is no", "neither", "nothing", "No such"),
     folder_kinds.EMPTY: ("a folder without files",),
-    folder_kinds.OTHER: ("neither a kind nor a folder that a tokenizer was saved in",),
+    folder_kinds.OTHER: (
+        "neither a kind nor a folder that a tokenizer was saved in",
+        "no file's ending says its kind",
+    ),
 }
 COMMANDS = {  # a command with a folder, and the kinds that it takes
     "eval --workdir=DIR": (folder_kinds.RUN,),
