@@ -22,7 +22,7 @@ import json
 
 import numpy as np
 
-from gptjax import config_file, flops, metrics, rundir, schedule, validity
+from gptjax import bounds, config_file, flops, folder_kinds, metrics, rundir, schedule, validity
 from gptjax.errors import UserError
 from gptjax.recovery import Rewinds
 
@@ -58,9 +58,9 @@ def asked(run: str | None, step: str | None) -> Origin | None:
         return None
     if run is None or step is None:
         raise UserError("--branch_from=RUN_DIR and --branch_step=N name a checkpoint together; give both, or neither.")
-    if not step.isdecimal() or int(step) == 0:
+    if not (number := bounds.whole_number(step)):
         raise UserError(f"--branch_step={step} is no step of a run; give the number of a checkpoint of {run}.")
-    return Origin(rundir.open_run(run), int(step))
+    return Origin(rundir.open_run(run), number)
 
 
 def lineage(directory, config, store, origin: Origin | None, allowed: tuple[str, ...], manifest: dict) -> dict:
@@ -96,7 +96,7 @@ def _digest(origin: Origin) -> str | None:
     """Of the checkpoint's manifest; None of one that has none (schema 1), or is not there."""
     try:
         return json.loads((origin.run.checkpoints / str(origin.step) / validity.MANIFEST).read_text())["sha256"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -137,9 +137,16 @@ def _check_there(origin: Origin, directory) -> None:
     path = origin.run.path
     if path == directory.path:
         raise UserError(f"--branch_from={path} is --workdir itself; give the run of a trunk, or leave the flag out.")
-    if not origin.run.exists():
-        raise UserError(f"--branch_from={path} is not a run directory: it has no config.json; give that of a trunk.")
+    if folder_kinds.kind_of(path) != folder_kinds.RUN:
+        lacks = "" if origin.run.exists() else "has no config.json, and "
+        said = f"it {lacks}is {folder_kinds.said(path)}; give that of a trunk."
+        raise UserError(f"--branch_from={path} is not a run directory: {said}")
     origin.run.check_trained("branched from")
+    try:
+        origin.run.config()  # these files are of one run
+        origin.run.read_tokenizer()
+    except UserError as error:
+        raise _refused(origin, str(error).rstrip("."), "mend the trunk") from error
     if origin.step not in (steps := origin.run.steps()):
         there = f"it has {', '.join(map(str, steps))}" if steps else "it has none"
         mend = f"take one of them, or save it with checkpoint.keep_steps=({origin.step},) in the trunk's config"
@@ -220,8 +227,9 @@ def _other_code(there: dict, here: dict) -> list[str]:
     revisions = [str((each["git"] or {}).get("revision"))[:10] for each in (there, here)]
     same = there["code"] == here["code"] if "code" in there else revisions[0] == revisions[1]
     versions = [each["packages"] | {"python": each["python"]} for each in (there, here)]
-    differing = [f"{name} {versions[0].get(name)} -> {versions[1][name]}" for name in versions[1]
-                 if versions[0].get(name) != versions[1][name]]  # fmt: skip
+    both = [name for name in versions[1] if name in versions[0]]  # older manifests name fewer
+    differing = [f"{name} {versions[0][name]} -> {versions[1][name]}" for name in both
+                 if versions[0][name] != versions[1][name]]  # fmt: skip
     return differing if same else [f"gptjax's files, revision {' -> '.join(dict.fromkeys(revisions))}", *differing]
 
 

@@ -72,17 +72,17 @@ def _items(state: TrainState) -> dict[str, dict]:
 
 
 class Checkpointer:
-    """The checkpoints of one run directory. config: the run's, or None to only read.
+    """The checkpoints of one run directory. config: the run's, or None to only read. run: of `consistency.of_checkpoint`.
 
     in_place: write and mark steps where they are, as object stores have it, which cannot rename; None: by the path.
     """
 
-    def __init__(self, directory, config=None, peers=None, in_place: bool | None = None):
+    def __init__(self, directory, config=None, peers=None, in_place: bool | None = None, run: dict | None = None):
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         self._directory = epath.Path(directory)
-        self._config, self._peers = config, peers or Alone()
+        self._config, self._peers, self._run = config, peers or Alone(), run
         self._in_place = "://" in str(directory) if in_place is None else in_place
         self._last_save = time.monotonic()
         self._thread: threading.Thread | None = None
@@ -91,6 +91,8 @@ class Checkpointer:
         self._reader = ocp.CompositeCheckpointHandler()
         self._writer = None
         if config is not None:
+            self._hook = sys.excepthook
+            sys.excepthook = self._quiet = _without_closed_loops(sys.excepthook)
             place = ocp.path.atomicity
             kind = place.CommitFileTemporaryPath if self._in_place else place.AtomicRenameTemporaryPath
             self._writer = self._stages.writer(temporary_path_class=kind)
@@ -160,7 +162,7 @@ class Checkpointer:
                 name: {"shape": list(shape), "dtype": dtype, "pieces": [p for each in everyones for p in each[name]]}
                 for name, (shape, dtype, _) in begun.items()
             }
-            validity.write_manifest(self._folder(step), step, self._config.to_dict(), data, arrays)
+            validity.write_manifest(self._folder(step), step, self._config.to_dict(), data, arrays, self._run)
             self._saved()
         except BaseException as error:
             self._failure = error
@@ -200,15 +202,17 @@ class Checkpointer:
                 print(f"gptjax: a checkpoint could not be written: {first_line(self._failure)}", file=sys.stderr)
         if self._writer is not None:
             self._writer.close()
+            if sys.excepthook is self._quiet:  # not that of another, opened since
+                sys.excepthook = self._hook
         self._reader.close()
 
     # ---- restoring
 
     def restore(self, step: int, abstract: TrainState, sharding: TrainState) -> TrainState:
         """The whole state of a step, laid out by sharding, checked. Raises UserError if it is not such a state, and
-        Damaged, in all processes, if it is not as it was written. A step that kept no `skips` begins them anew."""
+        Damaged, in all processes, if it is not as it was written. `skips` begin anew where `keeps_skips` is False."""
         skips = None
-        if abstract.skips is not None and not (self._folder(step) / "skips").exists():
+        if not self.keeps_skips(step, abstract):
             skips = jax.tree.map(_zeros, abstract.skips, sharding.skips)
             abstract, sharding = abstract._replace(skips=None), sharding._replace(skips=None)
         like = jax.tree.map(
@@ -222,6 +226,14 @@ class Checkpointer:
             ema=items.get("ema"),
             skips=skips or items.get("skips"),
         )
+
+    def keeps_skips(self, step: int, abstract: TrainState) -> bool:
+        """Whether a step has the counters and windows that the state has: not if optim.skip was another then."""
+        known = self._description(step).get("arrays") or {}
+        kept = {name: tuple(about["shape"]) for name, about in known.items() if name.startswith("skips/")}
+        return abstract.skips is None or kept == {
+            name: tuple(leaf.shape) for name, leaf in named({"skips": abstract.skips}).items()
+        }
 
     def restore_params(self, step: int, abstract_params, name: str = "params"):
         """Only the parameters ("params" or "ema"), laid out as abstract_params says. Raises as `restore`."""
@@ -305,6 +317,18 @@ class Checkpointer:
         ]
         shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         return self._peers.tell("restored", f"checksums differ for {shown}" if wrong else "")
+
+
+def _without_closed_loops(hook):
+    """An excepthook without what TensorStore prints when a save has failed: for every array that was on its way, a
+    traceback that Orbax's event loop is closed, from a thread of its own. The failure itself is raised by `wait`."""
+
+    def shown(kind, error, trace):
+        main = threading.current_thread() is threading.main_thread()
+        if main or kind is not RuntimeError or str(error) != "Event loop is closed":
+            hook(kind, error, trace)
+
+    return shown
 
 
 def as_stored(folder, known: dict, like: dict) -> dict:

@@ -11,6 +11,7 @@ import os
 import sys
 
 from gptjax import (
+    bounds,
     compare_command,
     coordcheck_command,
     data_command,
@@ -22,7 +23,7 @@ from gptjax import (
     tokenizer_command,
     verify_command,
 )
-from gptjax.errors import UserError
+from gptjax.errors import UserError, of_the_machine
 from gptjax.interrupt import SAVE_FAILED, USER_ERROR
 
 WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     try:
         args.overrides = overrides(rest, accepts=hasattr(args, "config"), command=args.command)
+        bounds.check_flags(vars(args))
         return args.run(args) or 0
     except UserError as error:
         print(f"gptjax: {error}", file=sys.stderr)
@@ -49,6 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:  # a path of the user's that is wrong; or a disk or network that fails, for a while maybe
         print(f"gptjax: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
         return USER_ERROR if isinstance(error, WRONG_PATH) else SAVE_FAILED
+    except Exception as error:
+        if (line := of_the_machine(error)) is None:
+            raise
+        print(f"gptjax: {line}", file=sys.stderr)
+        return USER_ERROR
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,11 +12,13 @@ import importlib.util
 import json
 import math
 import pathlib
+import sys
 import types
 import typing
 
 from etils import epath
 
+from gptjax import bounds
 from gptjax.config import Config, MeshConfig
 from gptjax.errors import UserError, choose, did_you_mean
 
@@ -24,9 +26,13 @@ from gptjax.errors import UserError, choose, did_you_mean
 def from_dict(values) -> Config:
     """A Config from nested mappings (a dict, a ConfigDict). Raises UserError for an unknown key or a wrong type."""
     sections = {}
-    for name, fields in dict(values).items():
+    if not hasattr(values, "items"):
+        raise UserError(
+            f"a config of type {type(values).__name__} has no sections; expected a JSON object or ConfigDict."
+        )
+    for name, fields in values.items():
         section = _lookup(Config, name, "config section")
-        given = dict(_mapping(fields, name, section)).items()
+        given = _mapping(fields, name, section).items()
         sections[name] = section(**{k: _typed(_lookup(section, k, name), v, f"{name}.{k}") for k, v in given})
     return Config(**sections)
 
@@ -60,7 +66,7 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
 def mesh_sizes(text: str) -> dict[str, int]:
     """{"fsdp": 64, "tensor": 8} of "fsdp=64,tensor=8". Raises UserError: other words, an axis twice."""
     pairs = [pair.partition("=") for pair in text.split(",")]
-    if not all(axis and size.removeprefix("-").isdigit() for axis, _, size in pairs):
+    if not all(axis and bounds.whole_number(size.removeprefix("-")) is not None for axis, _, size in pairs):
         raise UserError(f"--mesh={text}: expected axes and sizes, as in --mesh=fsdp=64,tensor=8.")
     for axis, count in collections.Counter(axis for axis, _, _ in pairs).items():
         if count > 1:
@@ -107,9 +113,14 @@ def _config_values(path: str):
     if not file.exists():
         raise UserError(f"--config={path}: no such file.")
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
+        values = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--config={path} is no JSON: {error}; give a run's config.json, or a Python file.") from error
+    if not isinstance(values, dict):
+        raise UserError(
+            f"--config={path} holds no JSON object, but a {type(values).__name__}; give a run's config.json."
+        )
+    return values
 
 
 def _siblings(file: pathlib.Path) -> list[str]:
@@ -169,21 +180,57 @@ def _typed(kind, value, key: str, text: str | None = None):
         if option in _CONVERTERS and _CONVERTERS[option](value) is not None:
             return _CONVERTERS[option](value)
     wanted = " or ".join("None" if o is type(None) else str(o) if typing.get_args(o) else o.__name__ for o in options)
-    shown = repr(value) if text is None else text
-    raise UserError(f"{key}={shown} is {_article(type(value).__name__)}; expected {wanted}.")
+    shown = (text or repr(value)) if text is not None or not isinstance(value, int) else bounds.shown(value)
+    if {int, float} & set(options) and _is_not_finite(value):
+        raise UserError(f"{key}={shown} must be finite.")
+    if {int, float} & set(options) and _is_too_long(value):
+        raise UserError(f"{key}={_cut(shown)} has too many digits; expected {wanted}.")
+    if text is not None and not text.strip():
+        raise UserError(f"{key}= is empty; expected {wanted}.")
+    raise UserError(f"{key}={_cut(shown)} is {_article(type(value).__name__)}; expected {wanted}.")
+
+
+def _is_not_finite(value) -> bool:
+    """Of a number, or of the words for one: nan, inf, -Infinity."""
+    if isinstance(value, str):
+        return value.strip().lstrip("+-").lower() in ("nan", "inf", "infinity")
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _is_too_long(value) -> bool:
+    """Of a number that Python does not read, having so many digits."""
+    digits = value.strip().lstrip("+-") if isinstance(value, str) else ""
+    return digits.isdecimal() and len(digits) > bounds.LONGEST_NUMBER
+
+
+def _cut(shown: str) -> str:
+    """In one line that can be read."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def _article(noun: str) -> str:
+    if noun == "NoneType":
+        return "None"
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole or (isinstance(value, float) and math.isfinite(value))
+
+
+def _real(value: float) -> float:
+    """As a float; of a whole number beyond all floats one beyond float32, which `bounds` refuses."""
+    try:
+        return float(value)
+    except OverflowError:
+        return sys.float_info.max if value > 0 else -sys.float_info.max
 
 
 _CONVERTERS = {  # field type -> value in that type, or None if it is not one
     bool: lambda value: value if isinstance(value, bool) else None,
     int: lambda value: int(value) if _number(value) and value == int(value) else None,
-    float: lambda value: float(value) if _number(value) else None,
+    float: lambda value: _real(value) if _number(value) else None,
     str: lambda value: value if isinstance(value, str) else None,
 }

@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 
-from gptjax import outputs
+from gptjax import bounds, outputs
 from gptjax.errors import UserError, choose
 from gptjax.metrics import Progress, finite
 
@@ -31,7 +31,7 @@ def sizes(args) -> list[int]:
     """Raises UserError: no list of at least two whole numbers."""
     name, text = ("--depths", args.depths) if args.depths is not None else ("--widths", args.widths)
     words = text.split(",")
-    if not all(word.isdecimal() and int(word) for word in words) or len(set(words)) < 2:
+    if not all(map(bounds.whole_number, words)) or len(set(words)) < 2:
         raise UserError(f"{name}={text}: expected at least two sizes, as in {name}=64,128,256.")
     return sorted({int(word) for word in words})
 

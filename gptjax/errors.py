@@ -1,6 +1,9 @@
 """The exception that means: the user can mend this, and its kind for a disk's. And the look-up by name that raises it."""
 
 import difflib
+import importlib
+import os
+import traceback
 
 from gptjax import interrupt
 
@@ -50,6 +53,36 @@ def shorten(text: str, most: int = 2000) -> str:
     line = " ".join(text.split())
     kept = line[:most].rpartition(" ")[0] or line[:most]
     return line if len(line) <= most else f"{kept} ... ({len(line) - len(kept):,} more characters)"
+
+
+def library(name: str, purpose: str, extra: str = "data"):
+    """The module. Raises UserError: a library of one of gptjax's extras is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"{purpose} needs {name.split('.')[0]}; pip install 'gptjax[{extra}]'.") from error
+
+
+def of_the_machine(error: Exception) -> str | None:
+    """A line for what JAX raises where this machine has not what a command asks for; None for any other error.
+
+    JAX has no types for these: an absent platform is a RuntimeError, and an absent CUDA an AssertionError (0.10).
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames and frames[-1].filename.replace(os.sep, "/").endswith("jax/_src/xla_bridge.py"):
+        asked = os.environ.get("JAX_PLATFORMS")
+        given = f"JAX_PLATFORMS={asked}: " if asked else ""
+        mend = "unset JAX_PLATFORMS, or use cpu" if asked else "set JAX_PLATFORMS=cpu to go without"
+        reason = first_line(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+        reason = "" if reason == type(error).__name__ else f" ({reason})"
+        return f"{given}JAX finds no such device here{reason}; {mend}, or install gptjax[gpu] or gptjax[tpu] for it."
+    of_xla = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    if isinstance(error, MemoryError) or (of_xla and "RESOURCE_EXHAUSTED" in str(error)):
+        return (
+            f"there is not enough memory here ({first_line(error)}); use a smaller train.batch_size, more"
+            " train.microbatches, model.remat, or more devices: gptjax plan says what fits."
+        )
+    return None
 
 
 def did_you_mean(name: str, known) -> str:

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 
-from gptjax import interrupt, metrics, task_command
+from gptjax import bounds, interrupt, metrics, task_command
 from gptjax.errors import UserError
 
 QUIET_SECONDS = 2.0  # of an evaluation, before a progress line is shown
@@ -123,9 +123,10 @@ def reading_settings(args) -> dict:
         return settings
     if args.max_tokens == "all":
         return settings | {"max_tokens": None}
-    if not args.max_tokens.isdigit() or int(args.max_tokens) < 1:
+    number = bounds.whole_number(args.max_tokens)
+    if not number:
         raise UserError(f"--max_tokens={args.max_tokens}: expected a number of tokens, or all.")
-    return settings | {"max_tokens": int(args.max_tokens)}
+    return settings | {"max_tokens": number}
 
 
 def how_read(args) -> dict:
@@ -144,13 +145,13 @@ def chosen_steps(directory, which: str | None, ema: bool) -> tuple[list[int], st
         return steps, "all with a checkpoint"
     if which == "best":
         return _best(directory, steps, "ema_loss" if ema else "loss")
-    if not which.isdigit():
+    if (number := bounds.whole_number(which)) is None:
         raise UserError(f"--step={which}: expected a number, all or best.")
-    if int(which) not in steps:
+    if number not in steps:
         raise UserError(
             f"--workdir={directory.path} has no checkpoint of step {which}; there are: {', '.join(map(str, steps))}."
         )
-    return [int(which)], "as asked"
+    return [number], "as asked"
 
 
 def _best(directory, steps: list[int], name: str) -> tuple[list[int], str]:

@@ -13,18 +13,17 @@ import jax
 import jaxlib
 from etils import epath
 
-from gptjax import meshes, step, topology
+from gptjax import branching, meshes, rundir, step, topology
 from gptjax.errors import UserError, shorten
 
 SCHEMA = "gptjax-executable-1"
 SECTIONS = ("model", "optim", "train")  # of the config; what the program is made of, beside the mesh
 OF_DATA = ("documents_apart", "sees_ahead", "predicts_in_place")  # which arrays a batch has
 OF_MESH = ("pipeline_microbatches", "pipeline_repeats", "offload_optimizer")  # what the mesh itself does not show
-ON_THE_HOST = {  # fields of theirs that the compiled step never sees
-    "optim": "peak_lr schedule warmup_steps warmup_tokens decay_steps decay_tokens final_lr_fraction cooldown_fraction",
-    "train": "steps tokens batch_ramp_start batch_ramp_increment batch_ramp_tokens log_every profile_steps"
-    " tensorboard wandb_project max_skips max_rollbacks rollback_margin",
-}
+SEEN = ("train.batch_size",)  # of branching.FREE: the shape of the batch
+# What the compiled step never sees: what may differ from the trunk of a branch, or change at a resume, less what makes
+# another program of it.
+ON_THE_HOST = {key for key in (*branching.FREE, *rundir.HARMLESS) if key not in (*branching.ROUNDED, *SEEN)}
 
 
 def config_hash(config) -> str:
@@ -33,9 +32,8 @@ def config_hash(config) -> str:
     kept = {section: values[section] for section in SECTIONS}
     kept |= {name: getattr(config.data, name) for name in OF_DATA}
     kept["mesh"] = {name: values["mesh"][name] for name in OF_MESH}
-    for section, names in ON_THE_HOST.items():
-        for name in names.split():
-            del kept[section][name]
+    for section in SECTIONS:
+        kept[section] = {name: v for name, v in kept[section].items() if f"{section}.{name}" not in ON_THE_HOST}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

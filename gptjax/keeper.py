@@ -54,6 +54,12 @@ class Keeper:
                 self._set_aside(step, str(error))
                 continue
             self.saved_step = self._before = step
+            if not self._checkpointer.keeps_skips(step, abstract):
+                self._tell(
+                    f"optim.skip or optim.skip_window was another at step {step}: what is known of updates left out begins"
+                    " anew, and none is judged an outlier before half a window is full",
+                    event="skips_begin_anew", checkpoint=step,
+                )  # fmt: skip
             return Resumed(step, state, self._checkpointer.meta(step))
         if bad:
             raise UserError(_none_left(directory, bad))
@@ -87,13 +93,14 @@ class Keeper:
                 f"the checkpoint of step {standing.step} does not count: {standing.reason}",
                 event="checkpoint_incomplete", checkpoint=standing.step, reason=standing.reason,
             )  # fmt: skip
+        counting = [standing.step for standing in known if standing.counts]
         for standing in known:
-            if standing.state == validity.DAMAGED:
+            if standing.state == validity.DAMAGED or (standing.state == validity.MISPLACED and counting):
                 self._rename(standing.step, standing.reason)
-        lost = [s for s in known if s.state in (validity.DAMAGED, validity.SET_ASIDE)]
+        lost = [s for s in known if s.state in (validity.DAMAGED, validity.MISPLACED, validity.SET_ASIDE)]
         if len(unfinished) > 1:  # a crash leaves one
             lost += unfinished
-        return [f"{s.step}: {s.reason}" for s in lost], [s.step for s in known if s.counts]
+        return [f"{s.step}: {s.reason}" for s in lost], counting
 
     def _set_aside(self, step: int, reason: str) -> None:
         """By process 0 for all, who wait until it is done."""

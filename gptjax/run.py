@@ -287,7 +287,7 @@ def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, 
         choose(DTYPES, dtype, "dtype")
     program = _program(config, dtype, mesh)
     item = "ema" if ema else "params"
-    tokenizer = data.load_tokenizer(directory.tokenizer)
+    tokenizer = directory.read_tokenizer()
     number, params = loading.read(directory, step, item, dtype, program)
     return Run(directory, config, tokenizer, program, params, number, item, dtype)
 

@@ -1,10 +1,11 @@
 """The run directory, the contract between training and everything after it:
 
-    config.json     the resolved config            manifest.json   code, packages, data, parameter counts
+    config.json     the resolved config            manifest.json   run id, code, packages, data, parameter counts
     metrics.jsonl   one JSON object a line         checkpoints/    newest and kept steps
     tokenizer/      the tokenizer it was made with      writer.lock     who writes here now (runlock.py)
 
-Nothing else is needed to evaluate, sample or resume a run. Paths are local or gs:// alike.
+Nothing else is needed to evaluate, sample or resume a run. Paths are local or gs:// alike. That these files are of one
+run is compared when they are read (consistency.py).
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -20,10 +22,10 @@ import time
 from etils import epath
 
 from gptjax import config as config_module
-from gptjax import config_file, flops, metrics, recovery, validity
-from gptjax.errors import UserError, did_you_mean
+from gptjax import config_file, consistency, flops, folder_kinds, metrics, recovery, validity
+from gptjax.errors import UserError, did_you_mean, first_line
 
-PACKAGES = ("gptjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "tiktoken")
+TOOLS = ("test", "notebooks")  # extras of gptjax that decide no number
 
 # Changes that leave the training as it was, so that a resume accepts them without being asked.
 HARMLESS = (
@@ -55,22 +57,84 @@ class RunDirectory:
     def exists(self) -> bool:
         return (self.path / "config.json").exists()
 
+    def has_traces(self) -> bool:
+        """Whether something here is of a run, whatever else is missing."""
+        return self.metrics.exists() or self.checkpoints.exists()
+
     def config(self) -> config_module.Config:
-        """The resolved config of the run. Raises UserError if this is no run directory."""
-        file = self.path / "config.json"
+        """The resolved config of the run. Raises UserError: this is no run directory, or config.json is not the run's."""
+        self._check_is_run()
+        values = self._read_object("config.json", "its config")
+        try:
+            config = config_file.from_dict(values)
+        except UserError as error:
+            raise UserError(f"{self.path / 'config.json'}: {error}") from error
+        manifest = self.manifest() if (self.path / "manifest.json").exists() else {}
+        if wrong := consistency.wrong_config(values, manifest, self._newest_saved_config, _is_harmless):
+            raise UserError(
+                f"{self.path / 'config.json'} is not the config that this run was trained with: {wrong}; put it back"
+                " (a resume with --allow_change changes a config)."
+            )
+        return config
+
+    def read_tokenizer(self):
+        """The tokenizer of the run. Raises UserError: it is missing, altered, or that of another run."""
+        from gptjax.data import tokenizers
+
+        tokenizer = tokenizers.load_tokenizer(self.tokenizer)
+        if wrong := consistency.wrong_tokenizer(tokenizer.hash, consistency.read(self.path)):
+            raise UserError(
+                f"{self.tokenizer} is not the tokenizer that this run was trained with: {wrong}; put the run's own back."
+            )
+        return tokenizer
+
+    def check_may_hold_a_run(self) -> None:
+        """Raises UserError: what lies here is neither a run in order, nor the beginning of one that was killed, nor
+        nothing."""
+        kind = folder_kinds.kind_of(self.path)
+        if self._is_run(kind):
+            self.config()
+            return
+        if kind in (folder_kinds.MISSING, folder_kinds.EMPTY, folder_kinds.BEGUN):
+            return
+        if kind != folder_kinds.FILE and {path.name for path in self.path.iterdir()} <= folder_kinds.OF_A_START:
+            return
+        raise UserError(
+            f"--workdir={self.path} holds files but no run: it is {folder_kinds.said(self.path)}; use an empty or a new"
+            " directory."
+        )
+
+    def _is_run(self, kind: str) -> bool:
+        return self.exists() and kind != folder_kinds.MODEL
+
+    def _check_is_run(self) -> None:
         if not self.path.exists():
             raise UserError(
                 f"--workdir={self.path}: no such directory{did_you_mean(self.path.name, self._neighbours())}."
             )
-        if not file.exists():
+        if not self._is_run(folder_kinds.kind_of(self.path)):
+            lacks = "" if self.exists() else "has no config.json, and "
             raise UserError(
-                f"--workdir={self.path} is not a run directory: it has no config.json;"
-                " give the --workdir of a training run."
+                f"--workdir={self.path} is not a run directory: it {lacks}is {folder_kinds.said(self.path)}; give the"
+                " --workdir of a training run."
             )
+
+    def _read_object(self, name: str, what: str) -> dict:
+        """A JSON object of the run. Raises UserError: it is damaged, or holds something else."""
+        file = self.path / name
         try:
-            return config_file.from_dict(json.loads(file.read_text()))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file} is damaged: {error}; restore it from a copy, or start a new run.") from error
+            value = json.loads(file.read_text())
+            if isinstance(value, dict):
+                return value
+            reason = f"it holds {_json_kind(value)}, no JSON object"
+        except (ValueError, RecursionError) as error:  # also of bytes that are no UTF-8, of brackets without end
+            reason = first_line(error)
+        raise UserError(f"{file}, which says {what}, is damaged: {reason}; restore it from a copy, or start a new run.")
+
+    def _newest_saved_config(self) -> dict | None:
+        """Of the newest checkpoint that counts; None: there is none, or it keeps no config (schema 1)."""
+        steps = self.steps()
+        return validity.description(self.checkpoints / str(steps[-1])).get("config") if steps else None
 
     def rewinds(self) -> recovery.Rewinds:
         """What text the run left out: as its newest checkpoint says, or metrics.jsonl of a rollback since."""
@@ -81,28 +145,40 @@ class RunDirectory:
         return max(map(recovery.Rewinds.from_dict, known), key=lambda rewinds: rewinds.count)
 
     def manifest(self) -> dict:
-        """Where the run came from. Raises UserError: it cannot be read."""
+        """Where the run came from. Raises UserError: it is missing, or damaged."""
         file = self.path / "manifest.json"
-        try:
-            return dict(json.loads(file.read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(
-                f"{file} cannot be read ({error!r}), which says what the run came from; restore it."
-            ) from error
+        if not file.exists():
+            raise UserError(f"{file} is missing, which says what the run came from; restore it.")
+        return self._read_object("manifest.json", "what the run came from")
+
+    def begin_manifest(self, config, store, command: list[str]) -> dict:
+        """The manifest of a run that starts or goes on here: `manifest` of these, the run's id and its history of configs."""
+        before = self.manifest() if self.exists() else {}
+        saved = validity.saved_configs(self.checkpoints)
+        old_config = self._read_object("config.json", "its config") if self.exists() else None
+        steps = self.steps()
+        words = consistency.begun(
+            before, saved, old_config, config.to_dict(), store.fingerprint, steps[-1] if steps else 0
+        )
+        return words | manifest(config, store, command)
 
     def check_text(self, store) -> None:
         """Raises UserError: the text or tokenizer of a TokenStore is not the one of the run."""
-        try:
-            started = self.manifest()["data"]["fingerprint"]
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"{self.path / 'manifest.json'} does not say what text the run has ({error!r}); restore it."
-            ) from error
+        started = self.fingerprint()
         if started != store.fingerprint:
             raise UserError(
                 f"the text or tokenizer is not the one the run in {self.path} was started with (fingerprint"
                 f" {started[:12]}, now {store.fingerprint[:12]}); restore the text."
             )
+
+    def fingerprint(self) -> str:
+        """Of the text of the run. Raises UserError: its manifest does not say it."""
+        try:
+            return self.manifest()["data"]["fingerprint"]
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.path / 'manifest.json'} does not say what text the run has ({error!r}); restore it."
+            ) from error
 
     def check_trained(self, wanted: str) -> None:
         """Raises UserError: the model was imported, so that it has no text of its own and no optimizer state.
@@ -130,6 +206,16 @@ class RunDirectory:
     def steps(self) -> list[int]:
         """Steps with a checkpoint that counts (validity.py), oldest first, without loading Orbax."""
         return validity.steps(self.checkpoints)
+
+
+def _json_kind(value) -> str:
+    """What a JSON value is, for people."""
+    names = {list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
+
+
+def _is_harmless(key: str) -> bool:
+    return key in HARMLESS or key.partition(".")[0] in HARMLESS
 
 
 def open_run(workdir: str) -> RunDirectory:
@@ -189,8 +275,26 @@ def code_and_packages() -> dict:
         "git": _git(),
         "code": code_digest(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": package_versions(),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """{name: version} of gptjax, of what its distribution and jax's name as their dependencies (extras too, such as
+    libtpu and tokenizers), as far as they are installed here."""
+    names = {"gptjax", "jax"}.union(*(_requirements(package) for package in ("gptjax", "jax")))
+    versions = {name: _version(name) for name in sorted(names)}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def _requirements(package: str) -> set[str]:
+    try:
+        lines = importlib.metadata.requires(package) or []
+    except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
+        return set()
+    telling = (line for line in lines if not any(f'extra == "{extra}"' in line for extra in TOOLS))
+    names = {re.match(r"[\w.-]+", line).group() for line in telling}
+    return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
 
 
 def _version(package: str) -> str | None:

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from gptjax import metrics
+from gptjax import bounds, metrics
 from gptjax.errors import UserError
 
 FLAGS = ("num_fewshot", "limit")
@@ -36,7 +36,7 @@ def shots(text: str | None) -> tuple[int | None, ...]:
     if text is None:
         return (None,)
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words):
+    if any(bounds.whole_number(word) is None for word in words):
         raise UserError(f"--num_fewshot={text}: expected numbers of examples, as in --num_fewshot=0,1,32.")
     return tuple(dict.fromkeys(map(int, words)))
 

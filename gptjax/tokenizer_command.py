@@ -118,6 +118,8 @@ def _train(args) -> None:
 def _check_flags(args, symbols: tuple[str, ...]) -> None:
     from etils import epath
 
+    from gptjax import folder_kinds
+
     least = 258 + len(symbols)  # bytes, end-of-text, SentencePiece's unknown
     if args.vocab_size <= least:
         raise UserError(
@@ -133,7 +135,9 @@ def _check_flags(args, symbols: tuple[str, ...]) -> None:
         )
     out = epath.Path(args.out).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out={args.out} exists and is not an empty folder; remove it or name another.")
+        raise UserError(
+            f"--out={args.out} exists and is not an empty folder: it is {folder_kinds.said(out)}; name another."
+        )
     outputs.check_folder("--out", args.out)
 
 

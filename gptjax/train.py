@@ -19,6 +19,7 @@ import jax
 from gptjax import (
     agreement,
     branching,
+    consistency,
     data,
     distributed,
     evaluate,
@@ -61,6 +62,8 @@ def train(config, workdir: str, allowed_changes: tuple = (), executable_path: st
             return interrupt.PEER_LOST
         try:
             directory = rundir.open_run(workdir)
+            if peers.index == 0:
+                directory.check_may_hold_a_run()  # before text is read for hours
             code = _train_together(config, directory, allowed_changes, executable_path, origin, peers, stop, started)
         except BaseException as error:
             peers.blame(error)
@@ -84,7 +87,7 @@ def _train_together(config, directory, allowed_changes, executable_path, origin,
             facts = {"text": {"fingerprint": session.store.fingerprint}}
             facts |= {"tasks": session.tasks.digests} if session.tasks else {}
             distributed.check_equal(peers, facts, seconds=None, alive=dog.alive)  # some read for hours
-        with _sole_writer(directory, peers) as lock:
+        with _sole_writer(directory, session, allowed_changes, origin, peers) as lock:
             resumed = _open_directory(directory, session, allowed_changes, origin, peers)
             for line in report.header(session, directory, resumed):
                 progress.message(line)
@@ -93,20 +96,22 @@ def _train_together(config, directory, allowed_changes, executable_path, origin,
             return run_session(session, directory, progress, peers, stop, dog, started, lock)
 
 
-def _sole_writer(directory, peers):
-    """Process 0 holds the directory for all. Raises UserError: another run has it, or it is none of ours."""
+def _sole_writer(directory, session: Session, allowed: tuple[str, ...], origin, peers):
+    """Process 0 holds the directory for all. Raises UserError: another run has it, or it is none of ours; nothing is made
+    for a new run that cannot start."""
     if peers.index:
         return contextlib.nullcontext(runlock.NO_LOCK)
-    if not directory.exists() and directory.path.exists():
-        if any(path.name != runlock.NAME for path in directory.path.iterdir()):
-            raise UserError(f"--workdir={directory.path} holds files but no run; use an empty or a new directory.")
+    directory.check_may_hold_a_run()
+    if not directory.exists():
+        _described(directory, session, allowed, origin)
     return runlock.hold(directory.path)
 
 
 def run_session(session: Session, directory, progress, peers, stop, dog, started: float, lock=runlock.NO_LOCK) -> int:
     """The loop, in a run directory that is open. Returns the exit code."""
     with numerics.on_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
-        checkpointer = Checkpointer(directory.checkpoints, session.config, peers)
+        run = consistency.of_checkpoint(directory.manifest()) if peers.index == 0 else None  # who writes manifests
+        checkpointer = Checkpointer(directory.checkpoints, session.config, peers, run=run)
         loop = Loop(session, directory, checkpointer, progress, peers, agreed, dog, started, lock)
         try:
             with runlock.judging(lock):
@@ -123,21 +128,26 @@ def check_directory(directory: rundir.RunDirectory, session: Session, allowed: t
     if directory.exists():
         directory.check_trained("trained further; start a run of its own")
         rundir.check_resume(directory.config(), session.config, allowed)
-        tokenizers.check_same(session.store.tokenizer, tokenizers.load_tokenizer(directory.tokenizer))
-        before = directory.manifest()
-        if before["data"]["fingerprint"] != session.store.fingerprint and "data" not in allowed:
+        tokenizers.check_same(session.store.tokenizer, directory.read_tokenizer())
+        before = directory.fingerprint()
+        if before != session.store.fingerprint and "data" not in allowed:
             raise UserError(
                 f"the text or tokenizer is not the one this run was started with (fingerprint"
-                f" {before['data']['fingerprint'][:12]}, now {session.store.fingerprint[:12]}); restore the text,"
+                f" {before[:12]}, now {session.store.fingerprint[:12]}); restore the text,"
                 " use a new --workdir, or allow it with --allow_change=data."
             )
     resumed = bool(directory.steps())
-    manifest = rundir.manifest(session.config, session.store, rundir.command_line())
-    manifest |= branching.lineage(directory, session.config, session.store, origin, allowed, manifest)
+    manifest = _described(directory, session, allowed, origin)
     data.save_tokenizer(session.store.tokenizer, directory.tokenizer)
     directory.write_json("manifest.json", manifest)
     directory.write_config(session.config)  # last: with it the directory is a run
     return resumed
+
+
+def _described(directory, session: Session, allowed: tuple[str, ...], origin) -> dict:
+    """The manifest of a run that starts or goes on. Raises UserError: it cannot branch where it is asked to."""
+    manifest = directory.begin_manifest(session.config, session.store, rundir.command_line())
+    return manifest | branching.lineage(directory, session.config, session.store, origin, allowed, manifest)
 
 
 def _open_directory(directory: rundir.RunDirectory, session: Session, allowed, origin, peers) -> bool:

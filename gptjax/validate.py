@@ -1,12 +1,16 @@
 """What a Config may be: every check that needs no device and no data, made once when the Config is made.
 
 Names that select code (an optimizer, a norm, a source ...) are checked where their table stands, by
-`errors.choose`; meshes against the devices there are, in `sharding`.
+`errors.choose`; meshes against the devices there are, in `sharding`; how large a number may be, in `bounds`.
 """
 
 import dataclasses
+import math
 
+from gptjax import bounds
 from gptjax.errors import UserError
+
+MOST_RAMP_SIZES = 1000
 
 FOREIGN = {  # fields of model that an architecture does not have
     "lstm": (
@@ -21,6 +25,7 @@ FOREIGN = {  # fields of model that an architecture does not have
 
 def check(config) -> None:
     """Raises UserError for the first value that cannot work."""
+    bounds.check_config(config)
     _check_model(config.model)
     _check_architecture(config)
     _check_depth_rule(config)
@@ -60,19 +65,8 @@ def _not_both(section, name: str, a: str, b: str) -> None:
 
 
 def _check_model(m) -> None:
-    sizes = (
-        "vocab_size",
-        "context_length",
-        "n_layers",
-        "d_model",
-        "n_heads",
-        "n_kv_heads",
-        "head_dim",
-        "d_ff",
-        "band_width",
-        "scan_unroll",
-    )
-    _at_least(1, m, "model", *sizes)
+    _at_least(1, m, "model", "vocab_size", "context_length", "n_layers", "d_model", "n_heads", "n_kv_heads")
+    _at_least(1, m, "model", "head_dim", "d_ff", "band_width", "scan_unroll")
     _at_least(0, m, "model", "init_std", "position_init_std")
     for field in ("norm_eps", "rope_theta", "logit_softcap"):
         value = getattr(m, field)
@@ -299,6 +293,12 @@ def _check_ramp(t) -> None:
             f" train.batch_ramp_increment={t.batch_ramp_increment} never gives"
             f" train.batch_size={t.batch_size}; use an increment that divides the difference.",
         )
+        sizes = (t.batch_size - t.batch_ramp_start) // t.batch_ramp_increment
+        _require(
+            sizes <= MOST_RAMP_SIZES,
+            f"train.batch_ramp_increment={t.batch_ramp_increment} makes {sizes} batch sizes on the way, each of which is"
+            f" compiled by itself; use a larger one, of at most {MOST_RAMP_SIZES} sizes.",
+        )
         _require(
             t.steps_per_call == 1, "train.steps_per_call > 1 needs one batch size; set it to 1 or drop the batch ramp."
         )
@@ -357,6 +357,10 @@ def _check_kept(config) -> None:
     from gptjax import schedule
 
     per_call, last = config.train.steps_per_call, schedule.total_steps(config)
+    _require(
+        last <= bounds.INT32,
+        f"train.tokens={config.train.tokens} are {last} steps, which int32 does not count; use fewer, or larger batches.",
+    )
     for step in config.checkpoint.keep_steps:
         _require(
             0 < step <= last,
@@ -384,4 +388,5 @@ def _check_rollback(config) -> None:
 
 
 def _nearest_divisor(n: int, k: int) -> int:
-    return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - k))
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return min(sorted({*small, *(n // d for d in small)}), key=lambda d: abs(d - k))

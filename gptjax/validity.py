@@ -2,6 +2,7 @@
 
     checkpoints/STEP/manifest.json      written when all else of the step is on disk: with it the step is there
         schema, step, written           numbers
+        run                             {"id", "tokenizer_hash", "text"}: of which run it is (consistency.py)
         config, data                    the resolved config; rows read so far, batch_hash, whatever `save` was given
         arrays                          {"params/embed": {"shape", "dtype", "pieces": [{"start", "shape", "checksum"}]}}
         files                           {path in the step: bytes}
@@ -11,8 +12,9 @@
                                         Object stores cannot rename: there STEP/damaged.json says so
 
 A step's standing is told from names and sizes, in milliseconds; whether its bytes are those that were written, by the
-checksums, when it is read (checkpoint.py) or by `gptjax verify`. Checkpoints of schema 1 (before manifests) have
-nothing to hold them against: they count, as unverified.
+checksums, when it is read (checkpoint.py) or by `gptjax verify`. One whose manifest says another step or run than it
+lies in is misplaced, and does not count. Checkpoints of schema 1 (before manifests) have no checksums to hold them
+against: they count, as unverified.
 """
 
 import concurrent.futures
@@ -23,11 +25,13 @@ import time
 
 from etils import epath
 
+from gptjax import bounds, consistency
 from gptjax.errors import UserError
 
 SCHEMA = 2
 MANIFEST, ASIDE = "manifest.json", "damaged.json"
 VALID, UNVERIFIED, INCOMPLETE, DAMAGED, SET_ASIDE = "valid", "unverified", "incomplete", "damaged", "set aside"
+MISPLACED = "misplaced"  # whole, but of another step or run
 TEMPORARY = ".orbax-checkpoint-tmp"  # in the names of what Orbax is writing, or was when it was killed
 
 
@@ -71,27 +75,37 @@ def standings(checkpoints) -> list[Standing]:
     """Of every step in a folder of checkpoints, oldest first; those set aside before are among them."""
     checkpoints = epath.Path(checkpoints)
     found = [] if not checkpoints.exists() else list(checkpoints.iterdir())
-    numbered = [standing_of(path) for path in found if path.name.isdigit()]
+    run = consistency.read(checkpoints.parent)
+    numbered = [standing_of(path, run) for path in found if _step_named(path.name) is not None]
     aside = [
-        Standing(int(path.name.partition(".")[0]), path, SET_ASIDE, "found damaged before")
+        Standing(step, path, SET_ASIDE, "found damaged before")
         for path in found
-        if path.name.partition(".")[0].isdigit() and ".damaged-" in path.name
+        if ".damaged-" in path.name and (step := _step_named(path.name.partition(".")[0])) is not None
     ]
     return sorted(numbered + aside, key=lambda standing: (standing.step, standing.path.name))
 
 
-def standing_of(path: epath.Path) -> Standing:
-    """Of the step in a folder."""
+def _step_named(name: str) -> int | None:
+    """The step of a folder's name; None: no folder of a step has it."""
+    step = bounds.whole_number(name)
+    return step if name == str(step) else None
+
+
+def standing_of(path: epath.Path, run: dict | None = None) -> Standing:
+    """Of the step in a folder. run: manifest.json of its run; None: it is read."""
     step = int(path.name)
+    run = consistency.read(path.parent.parent) if run is None else run
     try:
         if (path / ASIDE).exists():
             return Standing(step, path, SET_ASIDE, json.loads((path / ASIDE).read_text())["reason"])
         if not (path / MANIFEST).exists():
             return _without_manifest(step, path)
         manifest = read_manifest(path)
+        if wrong := consistency.wrong_checkpoint(step, manifest, run):
+            return Standing(step, path, MISPLACED, wrong)
     except Unreadable as error:
         return Standing(step, path, DAMAGED, str(error))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         if not path.exists():  # deleted meanwhile, as the oldest step is by a run that goes on
             return Standing(step, path, INCOMPLETE, "is being deleted")
         return Standing(step, path, DAMAGED, f"cannot be read: {error!r}")
@@ -112,13 +126,15 @@ def _without_manifest(step: int, path: epath.Path) -> Standing:
         for name in ("_METADATA", "manifest.ocdbt"):
             if not _size(path / item / name):
                 return Standing(step, path, DAMAGED, f"{item}/{name} is missing or empty")
+    if wrong := consistency.wrong_checkpoint(step, meta, {}):
+        return Standing(step, path, MISPLACED, wrong)
     return Standing(step, path, UNVERIFIED, "schema 1 kept no checksums")
 
 
 def _json(file: epath.Path) -> dict:
     try:
         value = json.loads(file.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -145,14 +161,17 @@ def _wrong_files(path: epath.Path, files: dict[str, int]) -> str:
 # ---- the manifest
 
 
-def write_manifest(path: epath.Path, step: int, config: dict, data: dict, arrays: dict) -> None:
-    """Makes the finished files of a folder a valid step: whole or not at all."""
+def write_manifest(
+    path: epath.Path, step: int, config: dict, data: dict, arrays: dict, run: dict | None = None
+) -> None:
+    """Makes the finished files of a folder a valid step: whole or not at all. run: of `consistency.of_checkpoint`."""
     body = {"schema": SCHEMA, "step": step, "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    body |= {} if run is None else {"run": run}
     files = file_sizes(path)
     digests = file_digests(path, [name for name, size in files.items() if _describes(name, size)])
     body |= {"config": config, "data": data, "arrays": arrays, "files": files, "digests": digests}
     temporary = path / f".{MANIFEST}.partial"
-    temporary.write_text(json.dumps(body | {"sha256": _digest(body)}, indent=1) + "\n")
+    temporary.write_text(json.dumps(body | {"sha256": digest(body)}, indent=1) + "\n")
     temporary.replace(path / MANIFEST)
 
 
@@ -162,17 +181,18 @@ def read_manifest(path: epath.Path) -> dict:
     try:
         manifest = json.loads(text)
         schema = int(manifest["schema"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Unreadable(f"{MANIFEST} is no manifest: {error!r}") from error
     given = manifest.pop("sha256", None)
-    if schema <= SCHEMA and given != _digest(manifest):
+    if schema <= SCHEMA and given != digest(manifest):
         raise Unreadable(f"{MANIFEST} is not as it was written: its own checksum differs")
     if not isinstance(manifest.get("files"), dict):
         raise Unreadable(f"{MANIFEST} names no files")
     return manifest
 
 
-def _digest(body: dict) -> str:
+def digest(body: dict) -> str:
+    """sha256 of a manifest without its own, as it is kept there."""
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -198,14 +218,14 @@ def _describes(name: str, size: int) -> bool:
 def file_digests(path: epath.Path, names) -> dict[str, str]:
     """{path in the folder: sha256}; "" of a file that cannot be read."""
 
-    def digest(name: str) -> str:
+    def sha256(name: str) -> str:
         try:
             return hashlib.sha256((path / name).read_bytes()).hexdigest()
         except OSError:
             return ""
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        return dict(zip(names, pool.map(digest, names)))
+        return dict(zip(names, pool.map(sha256, names)))
 
 
 def changed_files(path: epath.Path, manifest: dict) -> list[str]:
@@ -229,6 +249,16 @@ def description(path: epath.Path) -> dict:
             f"checkpoint {path} has schema {known['schema']}, this gptjax reads up to {SCHEMA}; update gptjax."
         )
     return known
+
+
+def saved_configs(checkpoints) -> list[dict]:
+    """The configs of the checkpoints that count and keep one, oldest first, each once."""
+    configs = []
+    for standing in standings(checkpoints):
+        config = description(standing.path).get("config") if standing.counts else None
+        if config is not None and config not in configs:
+            configs.append(config)
+    return configs
 
 
 def _old_description(path: epath.Path) -> dict:

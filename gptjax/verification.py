@@ -3,19 +3,19 @@ but the CPU, and two chunks of an array in memory at a time.
 """
 
 import dataclasses
-import json
 import math
 
 import jax
 from etils import epath
 
-from gptjax import checksums, metrics, rundir, stored, validity
+from gptjax import checksums, folder_kinds, metrics, rundir, stored, validity
 from gptjax.errors import Damaged, UserError, first_line
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Of one thing: a step, or a file of the run. state: of validity, or "readable", "unreadable", "missing", "deleted"."""
+    """Of one thing: a step, or a file of the run. state: of validity, or "readable", "unreadable" (not to be read, or not
+    the run's own), "missing", "deleted"."""
 
     name: str
     state: str
@@ -33,8 +33,9 @@ def verify(directory: rundir.RunDirectory, step: int | None = None, report=lambd
 
     Raises UserError: this is no run directory, or has no such step.
     """
-    if not directory.path.exists():
-        directory.config()  # whose message names directories like it
+    kind = folder_kinds.kind_of(directory.path)
+    if kind not in (folder_kinds.RUN, folder_kinds.BEGUN) and (kind in folder_kinds.SAID or not directory.has_traces()):
+        directory.config()  # whose message names the kind, and directories of like names
     known = validity.standings(directory.checkpoints)
     chosen = [standing for standing in known if step in (None, standing.step)]
     if step is not None and not chosen:
@@ -109,15 +110,11 @@ def _lanes_of_chunk(chunk, future, shape):
 
 def _files(directory: rundir.RunDirectory) -> list:
     """A check of each."""
-    from gptjax.data import tokenizers
-
     return [
         lambda: _read("config.json", directory.path / "config.json", lambda _: directory.config()),
-        lambda: _read(
-            "manifest.json", directory.path / "manifest.json", lambda file: json.loads(file.read_text())["data"]
-        ),
+        lambda: _read("manifest.json", directory.path / "manifest.json", lambda _: directory.manifest()["data"]),
         lambda: _metrics(directory.metrics),
-        lambda: _read("tokenizer", directory.tokenizer, tokenizers.load_tokenizer),
+        lambda: _read("tokenizer", directory.tokenizer, lambda _: directory.read_tokenizer()),
     ]
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+from gptjax import bounds
 from gptjax.errors import UserError
 
 
@@ -29,9 +30,10 @@ def run(args) -> int:
 
 
 def _number(text: str) -> int:
-    if not text.isdigit():
+    number = bounds.whole_number(text)
+    if number is None:
         raise UserError(f"--step={text} is no step; give a number, or all.")
-    return int(text)
+    return number
 
 
 def _line(outcome) -> str:

@@ -138,9 +138,7 @@ def test_what_the_critical_batch_is_made_of_is_logged_and_taken_over(trunk, bran
 def test_evaluations_that_the_trunk_did_not_make_are_no_ones_to_make_up(branched, tmp_path):
     """With a cadence of 2 steps: 8 has the branch's own checkpoint, 10 has none, 2 and 6 were never the branch's."""
     workdir = shutil.copytree(branched, tmp_path / "branch")
-    values = json.loads((workdir / "config.json").read_text())
-    values["eval"]["every_steps"] = 2
-    (workdir / "config.json").write_text(json.dumps(values))
+    runs.change_config(workdir, eval={"every_steps": 2})
     rows = metrics.read_metrics(workdir / "metrics.jsonl")
     kept = [row for row in rows if (row["kind"], row["step"]) != ("eval", LEAVES)]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))

@@ -3,6 +3,7 @@ import shutil
 
 import jax
 import pytest
+import runs
 
 from gptjax import catch_up, cli, metrics, rundir, runlock
 from gptjax.config_file import from_dict
@@ -107,10 +108,7 @@ def test_the_command_says_what_it_made_up(run, capsys):
 
 def test_a_mesh_that_is_not_here_is_said(run):
     before = forget(run, lambda row: row["kind"] == "eval" and row["step"] == 6)
-    file = run.path / "config.json"
-    config = json.loads(file.read_text())
-    config["mesh"] |= {"fsdp": 3, "replica": 1}
-    file.write_text(json.dumps(config))
+    runs.change_config(run.path, mesh={"fsdp": 3, "replica": 1})
     assert len(jax.devices()) == 8
     found = catch_up.catch_up(run)
     assert "the run's mesh does not fit the 8 devices here" in found.differs

@@ -1,12 +1,14 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from gptjax import cli, interrupt
+from gptjax import cli, errors, interrupt
+from gptjax.data.tokenizers.base import definition_hash
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 QUICKSTART = f"--config={CONFIGS / 'quickstart.py'}"
@@ -50,7 +52,7 @@ def test_help_names_the_commands_and_imports_no_jax():
         ([*TRAIN, "--branch_from=y", "--branch_step=0"], "--branch_step=0 is no step of a run"),
         (["info", QUICKSTART, "--devices=3", "--config.mesh.tensor=2"], "needs a multiple of 2 devices"),
         ([*PLAN, "--price=-1"], "--price=-1 is no price"),
-        ([*PLAN, "--price=nan"], "--price=nan is no price"),
+        ([*PLAN, "--price=nan"], "--price=nan must be finite"),
         ([*PLAN, "--search", "--search_compiles=0"], "use at least 1"),
         ([*PLAN, "--row", "--json"], "--row prints a row of one plan, --json more"),
         ([*PLAN, "--row", "--search"], "--row prints a row of one plan, --search more"),
@@ -74,6 +76,48 @@ def test_a_full_disk_is_one_line_and_a_code_that_a_supervisor_restarts():
         command = [sys.executable, "-u", "-m", "gptjax", "info", QUICKSTART]
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (ended.returncode, ended.stderr) == (interrupt.SAVE_FAILED, "gptjax: No space left on device\n")
+
+
+@pytest.mark.parametrize("platform", ["gpu", "cuda", "tpu", "bogus"])
+def test_a_platform_that_is_not_here_is_one_line(platform):
+    import jax
+
+    if platform in {device.platform for device in jax.devices()}:
+        platform = "bogus"  # a machine that has it
+    run = pathlib.Path(__file__).parent / "golden" / "checkpoints" / "schema2"
+    command = [sys.executable, "-m", "gptjax", "sample", f"--workdir={run}", "--max_tokens=1"]
+    environment = os.environ | {"JAX_PLATFORMS": platform, "TPU_SKIP_MDS_QUERY": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("gptjax: ")]
+    assert line.startswith(f"gptjax: JAX_PLATFORMS={platform}: JAX finds no such device here")
+    assert "unset JAX_PLATFORMS, or use cpu" in line
+
+
+def test_what_is_no_fault_of_the_machine_is_raised():
+    import jax
+
+    assert errors.of_the_machine(RuntimeError("RESOURCE_EXHAUSTED, says somebody")) is None
+    assert "not enough memory" in errors.of_the_machine(MemoryError())
+    assert "not enough memory" in errors.of_the_machine(
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+    )
+
+
+def test_a_library_of_an_extra_that_is_not_installed_is_named_with_its_extra(tmp_path):
+    """Of a run with a tokenizer.json, on a machine without `tokenizers`: for real, in a process that cannot import it."""
+    run = shutil.copytree(pathlib.Path(__file__).parent / "golden" / "checkpoints" / "schema2", tmp_path / "run")
+    folder = run / "tokenizer"
+    definition = json.dumps({"model": {"type": "BPE", "vocab": {}, "merges": []}}).encode()
+    (folder / "tokenizer.model").write_bytes(definition)
+    summary = {"kind": "hf", "hash": definition_hash("hf", definition), "base_hash": definition_hash("hf", definition)}
+    (folder / "tokenizer.json").write_text(json.dumps(summary))
+    code = "import sys; sys.modules['tokenizers'] = None; from gptjax import cli; sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "sample", f"--workdir={run}", "--max_tokens=1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    said = "the tokenizer 'hf' (a tokenizer.json) needs tokenizers; pip install 'gptjax[data]'."
+    assert [line for line in done.stderr.splitlines() if line.startswith("gptjax: ")] == [f"gptjax: {said}"]
 
 
 def test_a_flag_that_is_missing_exits_2(capsys):

@@ -134,7 +134,7 @@ def test_a_mixture_is_given_on_the_command_line():
         ({"weights": {"web": 1, "kode": 1}}, "data.weights has 'kode'; did you mean 'code'?"),
         ({"weights": {"web": 1}}, "data.weights has none for 'code'"),
         ({"weights": {"web": 1, "code": "much"}}, "data.weights['code']='much' is a str; expected"),
-        ({"weights": {"web": 1, "code": float("nan")}}, "data.weights['code']=nan is a float; expected"),
+        ({"weights": {"web": 1, "code": float("nan")}}, "data.weights['code']=nan must be finite"),
         ({"weights": [1, 2]}, "data.weights=[1, 2] is a list; expected"),
         ({"weights": {"web": 0, "code": 1}}, "data.weights gives 'web' 0 in all stages"),
         ({"weight_stages": [(9, {"web": 1})]}, "data.weights has none for 'code'"),

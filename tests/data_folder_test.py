@@ -1,5 +1,6 @@
 """A folder of tokens that is not complete, or not as it was written, is refused by the name of the file."""
 
+import json
 import pathlib
 import re
 import shutil
@@ -103,12 +104,24 @@ def test_every_damaged_file_is_refused_by_name(copy, name, message):
     assert f"remove {copy} and make it again" in str(error.value) and "\n" not in str(error.value)
 
 
+def without(file, *keys) -> None:
+    """A manifest that lacks one of its parts."""
+    values = part = json.loads(file.read_text())
+    for key in keys[:-1]:
+        part = part[key]
+    del part[keys[-1]]
+    file.write_text(json.dumps(values))
+
+
 MANIFESTS = {
     "unlink": (pathlib.Path.unlink, "has no manifest.json, the last file to be written"),
     "truncate": (truncate, "manifest.json cannot be read (JSONDecodeError"),
     "empty": (lambda file: file.write_text(""), "manifest.json cannot be read (JSONDecodeError"),
     "list": (lambda file: file.write_text("[]"), "manifest.json cannot be read (TypeError"),
     "another": (lambda file: file.write_text("{}"), "manifest.json cannot be read (KeyError: 'format')"),
+    "no dtype": (lambda file: without(file, "dtype"), "manifest.json cannot be read (KeyError: 'dtype')"),
+    "no split": (lambda file: without(file, "splits", "val"), "manifest.json cannot be read (KeyError: 'val')"),
+    "no shards": (lambda file: without(file, "shards", "val"), "manifest.json cannot be read (KeyError: 'val')"),
     "binary": (lambda file: file.write_bytes(b"\xff\xfe"), "manifest.json cannot be read (UnicodeDecodeError"),
     "old": (
         lambda file: file.write_text('{"format": 1}'),
@@ -142,15 +155,13 @@ def test_what_others_put_beside_the_shards_is_left_alone(copy):
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
-    with pytest.raises(UserError, match=f"{tmp_path / 'none'} has no manifest.json"):
+    with pytest.raises(UserError, match=f"{tmp_path / 'none'} is not there; expected a folder of gptjax prepare"):
         open_folder(tmp_path / "none")
 
 
 def test_a_folder_that_prepare_has_not_finished_is_told_to_go_on_and_not_removed(tmp_path):
     (tmp_path / "work").mkdir()
-    with pytest.raises(
-        UserError, match="prepare has not finished it: run the same command again, which goes on"
-    ) as error:
+    with pytest.raises(UserError, match="prepare has not finished .run the same gptjax prepare again") as error:
         open_folder(tmp_path)
     assert "remove" not in str(error.value)
 

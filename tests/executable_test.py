@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import attention, data, executable, meshes, metrics, plan, rundir, session, train
+from gptjax import attention, data, executable, meshes, metrics, plan, rundir, session, step, train
 from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
@@ -89,6 +89,10 @@ def test_the_loaded_step_is_the_one_that_runs(ready, saved, tmp_path):
         ({"mesh": {"pipeline_microbatches": 4}}, "config is"),
         ({"mesh": {"offload_optimizer": True}}, "config is"),
         ({"mesh": {"cpu_devices": 2}}, None),
+        ({"train": {"watchdog_factor": None, "watchdog_seconds": 7.0, "watchdog_other_seconds": 8.0}}, None),
+        ({"train": {"max_skips": 3, "wandb_project": None, "log_every": 1}}, None),
+        ({"train": {"log_activations": True}}, "config is"),
+        ({"optim": {"skip": "nonfinite"}}, "config is"),
         (
             {"mesh": {"dcn_fsdp": 2, "fsdp": 4}},
             "slices is {'replica': 1, 'fsdp': 1}, this run's {'replica': 1, 'fsdp': 2}",
@@ -105,6 +109,30 @@ def test_another_config_or_mesh_is_named(ready, saved, changes, named):
         return
     with pytest.raises(UserError, match=re.escape(f"compiled for something else: {named}")):
         executable.load(str(saved), changed, mesh, kernel)
+
+
+def test_what_the_hash_leaves_out_changes_no_character_of_the_program(ready):
+    config, mesh, kernel = ready
+    plain = config.replace(mesh={"offload_optimizer": False})
+    changes = {"train": {"steps": 99, "log_every": 3, "max_skips": 4, "max_rollbacks": 1, "rollback_margin": 2}}
+    changes["train"] |= {"profile_steps": (1, 2), "tensorboard": True, "wandb_project": "p", "tokens": None}
+    changes["train"] |= {"watchdog_factor": None, "watchdog_seconds": 7.0, "watchdog_other_seconds": 8.0}
+    changes["train"] |= {name: None for name in ("batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")}
+    changes["optim"] = {"peak_lr": 0.5, "schedule": "linear", "warmup_steps": 3, "decay_steps": 50}
+    changes["optim"] |= {"final_lr_fraction": 0.3, "cooldown_fraction": 0.5}
+    told = {f"{section}.{name}" for section, fields in changes.items() for name in fields}
+    left_out = {key for key in executable.ON_THE_HOST if key.partition(".")[0] in executable.SECTIONS}
+    instead = {"optim.warmup_tokens", "optim.decay_tokens"}  # of warmup_steps and decay_steps
+    assert left_out - told - instead == set() == told - left_out
+    other = plain.replace(**changes)
+    assert executable.config_hash(other) == executable.config_hash(plain)
+    assert _program_text(other, mesh, kernel) == _program_text(plain, mesh, kernel)
+
+
+def _program_text(config, mesh, kernel) -> str:
+    program = step.build(config, mesh, kernel)
+    with jax.set_mesh(mesh):
+        return program.train.lower(*plan.abstract_arguments(config, program)).as_text()
 
 
 def test_another_pipeline_schedule_of_the_same_mesh_has_another_hash(ready):

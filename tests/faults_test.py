@@ -16,7 +16,7 @@ import pytest
 import runs
 from etils import epath
 
-from gptjax import checkpoint, cli, interrupt, keeper, metrics, rundir, train, validity, verification
+from gptjax import checkpoint, cli, interrupt, keeper, metrics, rundir, skipping, train, validity, verification
 from gptjax.config import Config, TrainConfig
 from gptjax.config_file import from_dict
 from gptjax.coordination import Alone
@@ -286,6 +286,43 @@ def test_two_steps_without_a_manifest_and_no_other_are_no_run_to_start_over(dire
     assert resumed is None and "step 30 does not count" in said[0]
 
 
+def with_skips(policy: str, window: int = 8, taken: int = 3) -> TrainState:
+    """A state whose counters of updates left out are those of a policy, and have counted."""
+    skips = skipping.initial(CONFIG.replace(optim={"skip": policy, "skip_window": window}).optim)
+    return state_of(20)._replace(skips=jax.tree.map(lambda leaf: leaf + taken, skips))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (("outliers", 8), ("nonfinite", 8)),
+        (("nonfinite", 8), ("outliers", 8)),
+        (("outliers", 8), ("outliers", 16)),
+        (("none", 8), ("outliers", 8)),
+        (("outliers", 8), ("none", 8)),
+        (("outliers", 8), ("outliers", 8)),
+    ],
+)
+def test_a_run_whose_skip_policy_was_changed_goes_on_and_says_what_begins_anew(before, after, tmp_path):
+    saver = checkpoint.Checkpointer(tmp_path / "checkpoints", CONFIG)
+    saver.save(with_skips(*before), 20)
+    saver.wait()
+    wanted = with_skips(*after, taken=0)
+    sharding = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), wanted)
+    said, log = [], Log()
+    keeping = keeper.Keeper(saver, "stop", ALONE, said.append)
+    resumed = keeping.resume(rundir.open_run(tmp_path), jax.eval_shape(lambda: wanted), sharding)
+    keeping.log_to(log, 20)
+    saver.close()
+    kept = before == after
+    expected = with_skips(*after) if kept else wanted
+    for found, value in zip(jax.tree.leaves(resumed.state), jax.tree.leaves(expected), strict=True):
+        assert np.asarray(found).tobytes() == np.asarray(value).tobytes()
+    anew = not kept and after[0] != "none"
+    assert [event["event"] for event in log] == ["skips_begin_anew"] * anew
+    assert [("optim.skip or optim.skip_window was another at step 20" in line) for line in said] == [True] * anew
+
+
 def test_another_model_is_refused_by_the_name_of_an_array_and_nothing_is_set_aside(directory, in_place):
     def other(like):
         return like._replace(params={**like.params, "embed": jax.ShapeDtypeStruct((97, 48), jnp.float32)})
@@ -500,7 +537,8 @@ def test_a_run_that_may_go_on_with_a_full_disk_trains_to_its_end_before_it_fails
     assert [row["step"] for row in runs.train_rows(workdir)] == list(range(1, 41))
     failed = [row for row in metrics.read_metrics(workdir / "metrics.jsonl", "event") if row["event"] == "save_failed"]
     assert [row["step"] for row in failed] == [30, 40, 40], "when it was noticed"
-    assert capfd.readouterr().err.count("training goes on") == 3
+    said = capfd.readouterr().err
+    assert said.count("training goes on") == 3 and "Traceback" not in said
 
 
 def test_a_directory_that_cannot_be_written_to_is_one_line_before_the_first_step(values, small_disk, tmp_path, capsys):
@@ -636,12 +674,22 @@ def test_verify_finds_a_sound_run_sound_and_says_how_much_it_read(trained, capsy
     assert "all is as it was written; the newest checkpoint that counts is of step 10" in capsys.readouterr().out
 
 
+def forget_the_run(directory) -> None:
+    """manifest.json as of before runs had an id."""
+    manifest = json.loads((directory / "manifest.json").read_text())
+    del manifest["run_id"], manifest["history"]
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    for name in ("10", "20", "30"):  # which were saved under another model
+        runs.edit_manifest(directory / "checkpoints" / name, config=json.loads((directory / "config.json").read_text()))
+
+
 @pytest.mark.parametrize("in_place", [False], indirect=True, ids=[""])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_verify_names_what_is_wrong_with_a_step(directory, trained, capsys, fault):
     for name in FILES:
         copy = shutil.copytree if (trained / name).is_dir() else shutil.copy
         copy(trained / name, directory / name)
+    forget_the_run(directory)  # the steps are of none
     damage, state, reason = FAULTS[fault]
     damage(directory / "checkpoints" / "20")
     code, states, found = verify(capsys, directory)

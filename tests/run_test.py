@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import runs
 
 import gptjax
 from gptjax import run as run_module
@@ -25,7 +26,7 @@ TEXT = "the cat sat on the mat and the dog ran to the den. "
 def copy(tmp_path):
     """A run directory with two steps, 6 and, a copy of it, 5; nothing else of its run is here."""
     place = shutil.copytree(GOLDEN / "schema1", tmp_path / "run")
-    shutil.copytree(place / "checkpoints" / "6", place / "checkpoints" / "5")
+    runs.copy_step(place, 6, 5)
     return place
 
 
@@ -120,7 +121,7 @@ def damaged(tmp_path):
 
     place = shutil.copytree(GOLDEN / "schema2", tmp_path / "run")
     steps = place / "checkpoints"
-    shutil.copytree(steps / "6", steps / "7")
+    runs.copy_step(place, 6, 7)
     flip(largest(steps / "7" / "params" / "ocdbt.process_0"))
     assert validity.steps(steps) == [6, 7], "names and sizes do not tell"
     return place
@@ -157,7 +158,7 @@ def test_a_checksum_that_differs_is_seen_where_the_file_can_be_read(damaged):
     piece = manifest["arrays"]["params/token_embedding"]["pieces"][0]
     piece["checksum"] = f"{int(piece['checksum'], 16) ^ 1:016x}"
     del manifest["sha256"]
-    manifest["sha256"] = validity._digest(manifest)
+    manifest["sha256"] = validity.digest(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(Damaged, match="params/token_embedding has another checksum"):
         gptjax.load(damaged, step=6, mesh="fsdp=4,tensor=2")

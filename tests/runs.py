@@ -1,10 +1,12 @@
 """Real training runs for tests: a tiny config, its processes, and what they left behind."""
 
 import contextlib
+import json
 import os
 import pathlib
 import random
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import metrics, rundir
+from gptjax import consistency, metrics, rundir, validity
 
 ROOT = pathlib.Path(__file__).parents[1]
 SECONDS = 240  # for anything a run is waited for: far more than it takes
@@ -204,3 +206,34 @@ def assert_same_state(a, b, number):
     assert before.keys() == after.keys() and len(before) > 20
     for name, array in before.items():
         assert np.array_equal(array, after[name]), name
+
+
+def copy_step(workdir, step, to, **fields) -> None:
+    """A checkpoint of a run once more, as if it had been saved at another step. fields: of its manifest, replaced."""
+    folder = shutil.copytree(workdir / "checkpoints" / str(step), workdir / "checkpoints" / str(to))
+    if (folder / "manifest.json").exists():
+        edit_manifest(folder, step=to, **fields)
+        return
+    file = folder / "meta" / "metadata"  # of schema 1
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"step": to} | fields))
+
+
+def edit_manifest(folder, **fields) -> None:
+    """The manifest of a checkpoint, as if it had been written with other fields."""
+    body = json.loads((folder / "manifest.json").read_text()) | fields
+    body.pop("sha256")
+    (folder / "manifest.json").write_text(json.dumps(body | {"sha256": validity.digest(body)}))
+
+
+def change_config(workdir, **sections) -> None:
+    """config.json and manifest.json of a run as a resume with these fields would leave them."""
+    directory = rundir.open_run(str(workdir))
+    values = json.loads((directory.path / "config.json").read_text())
+    for name, fields in sections.items():
+        values[name] |= fields
+    before = directory.manifest()
+    words = consistency.begun(
+        before, [], None, values, before["data"]["fingerprint"], max(directory.steps(), default=0)
+    )
+    directory.write_json("manifest.json", before | words)
+    directory.write_json("config.json", values)

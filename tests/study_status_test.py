@@ -96,6 +96,39 @@ def test_a_done_run_whose_last_checkpoint_is_damaged_is_not_done(study):
     assert of_a(study).state == "partial"
 
 
+def write_words(study, **words) -> None:
+    """manifest.json and the study's own copy of the config, as the study writes it."""
+    directory, found = study
+    layout.write_json(directory.config(found.entries[0].key), run_of(study).config().to_dict())
+    run_of(study).write_json("manifest.json", {"data": {"fingerprint": found.entries[0].fingerprint}} | words)
+
+
+def test_a_finished_run_that_is_another_than_the_study_declares_is_failed_and_no_point(study):
+    write_words(study)
+    assert of_a(study).state == "done"
+    config = run_of(study).config()
+    run_of(study).write_config(config.replace(checkpoint={"keep": 7}, train={"log_every": 2}))
+    assert of_a(study).state == "done", "what decides no number"
+    run_of(study).write_config(config.replace(optim={"peak_lr": 0.5}))
+    known = of_a(study)
+    assert known.state == "failed"
+    assert (
+        f"is another run than the study declares: optim.peak_lr was {config.optim.peak_lr} and is 0.5 there"
+        in known.reason
+    )
+
+
+def test_a_finished_run_of_another_text_or_with_an_edited_config_is_failed(study):
+    write_words(study, data={"fingerprint": "f" * 64})
+    assert of_a(study).state == "failed" and "was trained on the text ffffffffffff" in of_a(study).reason
+    config = json.loads((run_of(study).path / "config.json").read_text())
+    history = [{"config": {}, "text": None}]  # of the checkpoints
+    history += [{"config": config | {"model": config["model"] | {"norm_eps": 0.5}}, "text": None}]
+    write_words(study)
+    run_of(study).write_json("manifest.json", {"run_id": "a", "history": history})
+    assert of_a(study).state == "failed" and "model.norm_eps was 0.5" in of_a(study).reason
+
+
 def test_a_run_that_somebody_writes_to_is_running_and_afterwards_what_it_was(study):
     with runlock.hold(run_of(study).path):
         assert of_a(study).state == "done", "whoever holds it: a group has runs that are done among its own"
@@ -162,7 +195,16 @@ def test_what_nobody_has_begun_is_planned_and_a_branch_waits_for_its_trunks_step
 
 def test_a_ledger_that_lacks_something_is_one_line_that_says_how_to_go_on(study):
     directory, _ = study
-    for values in ({"code": "x"}, {"runs": [{"name": "a"}]}):
+    one = {"name": "a", "stage": "grid", "factors": {}}
+    wrong = [
+        {"runs": 3},
+        {"runs": "ab"},
+        {"runs": [1]},
+        {"runs": [one | {"name": 1}]},
+        {"runs": [one | {"factors": []}]},
+    ]
+    wrong += [{"runs": [one | {"steps": "6"}]}, {"runs": [], "accepted": [1]}, {"runs": [], "former": 1}]
+    for values in ({"code": "x"}, {"runs": [{"name": "a"}]}, *wrong):
         layout.write_json(directory.study, values)
         with pytest.raises(UserError, match="study.json is damaged: .*; restore it, or delete it and run the same"):
             ledger.read(directory)

@@ -98,7 +98,10 @@ def test_info_says_kind_sizes_and_bytes_per_token_of_a_source(trained, tmp_path,
 @pytest.mark.parametrize(
     "words,message",
     [
-        ([*TRAIN, "--out=FULL"], "FULL exists and is not an empty folder; remove it or name another"),
+        (
+            [*TRAIN, "--out=FULL"],
+            "FULL exists and is not an empty folder: it is a folder of other files .thesis.tex.; name another",
+        ),
         ([*TRAIN, "--out=FULL/thesis.tex"], "thesis.tex exists and is not an empty folder"),
         ([*TRAIN, "--out=NEW", "--special=caht"], "'caht' is no set of special symbols; did you mean 'chat'"),
         ([*TRAIN, "--out=NEW", "--vocab_size=260", "--special=fim"], "--vocab_size=260 is too small: 261 are bytes"),

@@ -201,10 +201,7 @@ def test_a_run_is_not_evaluated_with_another_tokenizer(undisturbed, text, tmp_pa
     """Its text has other characters now."""
     shutil.copytree(undisturbed, tmp_path / "run")
     (tmp_path / "other.txt").write_text(text.read_text() + "xyz")
-    file = tmp_path / "run" / "config.json"
-    values = json.loads(file.read_text())
-    values["data"]["path"] = str(tmp_path / "other.txt")
-    file.write_text(json.dumps(values))
+    runs.change_config(tmp_path / "run", data={"path": str(tmp_path / "other.txt")})
     loaded = run.load(tmp_path / "run")
     with pytest.raises(UserError, match="not the run's own: that is 'chars' of 9 tokens .* of 12 tokens"):
         loaded.evaluate()
@@ -213,10 +210,7 @@ def test_a_run_is_not_evaluated_with_another_tokenizer(undisturbed, text, tmp_pa
 def test_a_run_is_not_evaluated_on_another_text_of_the_same_characters(undisturbed, text, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "run")
     (tmp_path / "other.txt").write_text(text.read_text()[::-1])
-    file = tmp_path / "run" / "config.json"
-    values = json.loads(file.read_text())
-    values["data"]["path"] = str(tmp_path / "other.txt")
-    file.write_text(json.dumps(values))
+    runs.change_config(tmp_path / "run", data={"path": str(tmp_path / "other.txt")})
     loaded = run.load(tmp_path / "run")
     with pytest.raises(UserError, match=r"the text or tokenizer is not the one the run in .*/run was started with"):
         loaded.evaluate()

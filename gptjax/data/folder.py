@@ -17,10 +17,10 @@ from collections.abc import Iterator
 import numpy as np
 from etils import epath
 
+from gptjax import folder_kinds
 from gptjax.config import DataConfig
 from gptjax.data.shards import Tokens, open_shard
 from gptjax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
-from gptjax.data.unfinished import WORK
 from gptjax.errors import UserError
 
 FORMAT = 4  # of the folder; raise it when the same config and text give other files
@@ -120,22 +120,35 @@ def digest(value: dict) -> str:
 
 def read_manifest(folder) -> dict:
     """What manifest.json says, its files not looked at. Raises UserError: it is missing, damaged, or of another format."""
-    mend = _mend(folder)
-    path = folder / "manifest.json"
+    kind = folder_kinds.kind_of(folder)
+    path, mend = folder / "manifest.json", _mend(folder)
+    if kind == folder_kinds.UNFINISHED:
+        raise UserError(
+            f"{folder} has no manifest.json, the last file to be written: it is {folder_kinds.said(folder)}."
+        )
+    if kind != folder_kinds.SHARDS and not _has_shards(folder):
+        raise UserError(f"{folder} is {folder_kinds.said(folder)}; expected a folder of gptjax prepare.")
     if not path.exists():
-        if (folder / WORK).exists():
-            mend = "gptjax prepare has not finished it: run the same command again, which goes on where it stopped"
         raise UserError(f"{folder} has no manifest.json, the last file to be written; {mend}.")
     try:
         manifest = json.loads(path.read_text())
         if manifest["format"] != FORMAT:
             raise UserError(f"{folder} has format {manifest['format']}, and {FORMAT} is read here; make it again.")
         {name: (file["size"], file["sha256"]) for name, file in all_files(manifest)}
+        np.dtype(manifest["dtype"])
+        for split in SPLITS:
+            [int(entry["tokens"]) for entry in manifest["shards"][split].values()]
+            int(manifest["splits"][split]["bytes"])
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); {mend}.") from error
     return manifest
+
+
+def _has_shards(folder) -> bool:
+    """Whether folders named as shards are lie in it, so that gptjax made it, whatever its manifest says."""
+    return folder.is_dir() and any(folder_kinds.SHARD.fullmatch(entry.name) for entry in folder.iterdir())
 
 
 def _mend(folder) -> str:

@@ -12,17 +12,16 @@ import contextlib
 import fcntl
 import json
 import pathlib
-import re
 import time
 from collections.abc import Iterator
 
 from etils import epath
 
+from gptjax import folder_kinds
 from gptjax.errors import UserError
 
 WORK = "work"
 _LOCK, _WORKERS_LOCK = "lock", "lock.workers"
-_SHARD = re.compile(r"(train|val)-\d{5}-of-\d{5}")
 _SECONDS_TO_END = 20  # of workers whose parent was killed
 
 
@@ -33,9 +32,10 @@ def check_free(folder) -> None:
         return
     if not folder.is_dir():
         raise UserError(f"--out={folder} is a file; give a folder that is new or empty.")
-    names = {path.name for path in folder.iterdir()}
-    if names and not names & {WORK, "manifest.json"}:
-        raise UserError(f"--out={folder} holds other files ({min(names)}); give a folder that is new or empty.")
+    kind = folder_kinds.kind_of(folder)
+    if kind in (folder_kinds.EMPTY, folder_kinds.SHARDS, folder_kinds.UNFINISHED) or (folder / WORK).exists():
+        return
+    raise UserError(f"--out={folder} is {folder_kinds.said(folder)}; give a folder that is new or empty.")
 
 
 def finished_settings(folder) -> dict | None:
@@ -43,7 +43,7 @@ def finished_settings(folder) -> dict | None:
     manifest = read_json(epath.Path(folder) / "manifest.json")
     if manifest is None:
         return None
-    if "settings" not in manifest:
+    if not isinstance(manifest.get("settings"), dict):
         raise UserError(f"--out={folder} has a manifest.json that gptjax prepare did not write; give another folder.")
     return manifest["settings"]
 
@@ -71,7 +71,7 @@ def abandon(folder) -> None:
     """Removes what was begun, of which nothing can be used: the same command, mended, may begin anew."""
     work = epath.Path(folder) / WORK
     for path in [*epath.Path(folder).iterdir(), *(work.iterdir() if work.exists() else ())]:
-        if _SHARD.fullmatch(path.name):
+        if folder_kinds.SHARD.fullmatch(path.name):
             path.rmtree()
         elif path.parent == work and path.name not in (_LOCK, _WORKERS_LOCK):
             path.rmtree() if path.is_dir() else path.unlink()
@@ -133,13 +133,22 @@ def write_json(path, value: dict) -> None:
 
 
 def read_json(path) -> dict | None:
-    """None: there is no such file. Raises UserError: it is not JSON."""
+    """None: there is no such file. Raises UserError: it is no JSON object."""
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} was altered ({error}); remove {path.parent} and run the command again.") from error
+        raise UserError(f"{path} was altered ({error}); {_mend(path)}.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} was altered (it holds no JSON object); {_mend(path)}.")
+    return value
+
+
+def _mend(path) -> str:
+    """Only the records are removed, which gptjax made; never the folder that they lie in."""
+    kept = path.parent.name == WORK
+    return f"remove {path.parent} and run the command again" if kept else "restore it, or give another folder"
 
 
 def end(folder) -> None:

@@ -5,13 +5,13 @@ has left.
 """
 
 import dataclasses
-import math
 import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax import bounds
 from gptjax.errors import UserError
 
 
@@ -39,6 +39,7 @@ class Settings:
     def __post_init__(self):
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         object.__setattr__(self, "stop", stop)
+        bounds.check_flags({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
         for name in ("max_tokens", "num_return_sequences", "num_beams", "top_k"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"--{name}={value} is too small; use at least 1.")
@@ -50,11 +51,9 @@ class Settings:
         _require(self.top_p is None or 0 < self.top_p <= 1, f"--top_p={self.top_p} is not in (0, 1].")
         _require(self.min_p is None or 0 <= self.min_p <= 1, f"--min_p={self.min_p} is not in [0, 1].")
         _require(
-            0 < self.repetition_penalty < math.inf,
+            self.repetition_penalty > 0,
             f"--repetition_penalty={self.repetition_penalty} must be positive; 1 is none, 1.2 is usual.",
         )
-        for name in ("frequency_penalty", "presence_penalty", "length_penalty"):
-            _require(math.isfinite(getattr(self, name)), f"--{name}={getattr(self, name)} is no number.")
         _require("" not in stop, "--stop is an empty string, which every text has; leave it out.")
         _require(
             self.num_beams == 1 or self.num_return_sequences <= self.num_beams,

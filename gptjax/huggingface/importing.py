@@ -6,7 +6,7 @@ import json
 import numpy as np
 from etils import epath
 
-from gptjax import architectures, data, numerics, rundir
+from gptjax import architectures, consistency, data, folder_kinds, numerics, rundir
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.data import tokenizers
@@ -35,8 +35,11 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow
     """
     source = epath.Path(folder).expanduser()
     directory = rundir.open_run(workdir)
-    if directory.path.exists() and any(directory.path.iterdir()):
-        raise UserError(f"--workdir={workdir} is not empty; give a new directory for the imported model.")
+    if directory.path.exists() and folder_kinds.kind_of(directory.path) != folder_kinds.EMPTY:
+        raise UserError(
+            f"--workdir={workdir} is not empty: it is {folder_kinds.said(directory.path)}; give a new directory for the"
+            " imported model."
+        )
     values = _read_json(source / "config.json", source)
     family = families.family_of(values, source / "config.json")
     shape = families.model_config(values, source / "config.json")
@@ -52,11 +55,13 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow
         train=TrainConfig(steps=1, batch_size=8, tensorboard=False),
         checkpoint=CheckpointConfig(every_steps=None),
     )
-    _save(directory, config, params)
-    data.save_tokenizer(chosen, directory.tokenizer)
     origin = {"from": "hf", "folder": str(source), "architecture": values.get("architectures"), "dtype": dtype}
     about = {"imported": origin | {"files": _to_keep(contents)}, "data": None, "tokenizer_hash": chosen.hash}
-    directory.write_json("manifest.json", rundir.provenance(config, rundir.command_line()) | about)
+    manifest = consistency.begun({}, [], None, config.to_dict(), None, STEP)
+    manifest |= rundir.provenance(config, rundir.command_line()) | about
+    _save(directory, config, params, consistency.of_checkpoint(manifest))
+    data.save_tokenizer(chosen, directory.tokenizer)
+    directory.write_json("manifest.json", manifest)
     directory.metrics.write_text("")
     directory.write_config(config)  # last: with it the directory is a run
     parted_by = {"eot_id": chosen.eot_id, "bos_id": chosen.bos_id}
@@ -86,7 +91,12 @@ def _to_keep(contents: dict[str, dict]) -> dict[str, dict]:
 
 def _read_json(file, folder) -> dict:
     if not file.exists():
-        raise UserError(f"{folder} has no {file.name}; expected a folder that save_pretrained of transformers wrote.")
+        raise UserError(
+            f"{folder} has no {file.name}; expected a folder that save_pretrained of transformers wrote, and it is"
+            f" {folder_kinds.said(folder)}."
+        )
+    if file.name == "config.json" and folder_kinds.kind_of(folder) == folder_kinds.RUN:
+        raise UserError(f"{folder} is {folder_kinds.said(folder)}; expected a folder of Hugging Face's transformers.")
     try:
         return dict(json.loads(file.read_text()))
     except (ValueError, TypeError, RecursionError) as error:
@@ -243,11 +253,11 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _save(directory: rundir.RunDirectory, config: Config, params: dict) -> None:
+def _save(directory: rundir.RunDirectory, config: Config, params: dict, run: dict) -> None:
     import jax
 
     directory.path.mkdir(parents=True, exist_ok=True)
-    checkpointer = Checkpointer(directory.checkpoints, config)
+    checkpointer = Checkpointer(directory.checkpoints, config, run=run)
     try:
         state = TrainState(jax.numpy.int32(STEP), jax.tree.map(jax.numpy.asarray, params), opt_state=(), ema=None)
         checkpointer.save(state, STEP)

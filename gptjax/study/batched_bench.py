@@ -15,7 +15,7 @@ import time
 
 import jax
 
-from gptjax import agreement, metrics, numerics, rundir, runlock, schedule, session, train, watchdog
+from gptjax import agreement, consistency, metrics, numerics, rundir, runlock, schedule, session, train, watchdog
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, EvalConfig
 from gptjax.coordination import Alone
@@ -120,7 +120,8 @@ def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
     with numerics.on_mesh(mesh):
         agreed = stack.enter_context(agreement.Agreement(Alone(), False))
         progress = metrics.Progress(io.StringIO())
-        checkpointer = Checkpointer(directory.checkpoints, run_session.config)
+        run = consistency.of_checkpoint(directory.manifest())
+        checkpointer = Checkpointer(directory.checkpoints, run_session.config, run=run)
         rest = progress, Alone(), agreed, dog, time.monotonic(), runlock.NO_LOCK
         loop = train.Loop(run_session, directory, checkpointer, *rest)
     stack.callback(loop.close)

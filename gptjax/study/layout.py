@@ -61,9 +61,9 @@ def read_json(file: epath.Path) -> dict:
     """{} if there is none. Raises UserError: it is there and is no JSON object."""
     try:
         value = json.loads(file.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{file} is damaged: {error}; restore it, or delete it and run the same command again."
         ) from error

@@ -35,7 +35,13 @@ class Entry:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Entry":
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
+        """Raises TypeError: what has to be a name or an object is none."""
+        entry = cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
+        kinds = {"name": str, "stage": str, "factors": dict, "branch": dict, "key": str, "params": dict, "steps": int}
+        for name, kind in kinds.items():
+            if not isinstance(value := getattr(entry, name), kind | None):
+                raise TypeError(f"the {name} of a run is {value!r}")
+        return entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +84,7 @@ def read(directory: StudyDirectory) -> Ledger | None:
             values.get("study") or {},
             values.get("code"),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{directory.study} is damaged: {error!r}; restore it, or delete it and run the same"
             " gptjax study run again."

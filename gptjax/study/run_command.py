@@ -6,7 +6,7 @@ import sys
 import tempfile
 import typing
 
-from gptjax import config_file, metrics
+from gptjax import config_file, folder_kinds, metrics
 from gptjax.errors import UserError, first_line
 from gptjax.study import identity, launching, plan, status_table
 from gptjax.study.layout import StudyDirectory, open_directory
@@ -80,7 +80,20 @@ def run(args) -> int:
         return 0
     if reason := _unreadable(directory):
         raise UserError(f"--out={directory.path} cannot be read here: {reason}.")
+    _check_out(directory)
     return made(directory).run()
+
+
+def _check_out(directory: StudyDirectory) -> None:
+    """Raises UserError: a folder of another kind, in whose midst a study would be written."""
+    fitting = (folder_kinds.STUDY, folder_kinds.MISSING, folder_kinds.EMPTY)
+    if (kind := folder_kinds.kind_of(directory.path)) in fitting:
+        return
+    names = {entry.name for entry in directory.path.iterdir()} if kind != folder_kinds.FILE else {""}
+    if not names <= {"writer.lock", "configs", "runs", "logs", ".study.json.partial"}:  # of one that was killed early
+        raise UserError(
+            f"--out={directory.path} is {folder_kinds.said(directory.path)}; give the folder of a study, or a new one."
+        )
 
 
 def _dry_run(directory: StudyDirectory, made: typing.Callable) -> list[str]:

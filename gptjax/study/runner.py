@@ -277,7 +277,11 @@ class Runner:
             words = [f"--branch_from={self._directory.run(trunk.key)}", f"--branch_step={entry.branch['step']}"]
         run = rundir.open_run(str(self._directory.run(key)))
         if run.exists():
-            moved = [name for name in rundir.changed_keys(run.config(), self._configs[key]) if name in MOVED]
+            try:
+                before = run.config()
+            except UserError:
+                return words  # the run itself says so, and fails
+            moved = [name for name in rundir.changed_keys(before, self._configs[key]) if name in MOVED]
             words += [f"--allow_change={','.join(moved)}"] if moved else []
         return words
 

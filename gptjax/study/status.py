@@ -11,8 +11,8 @@ import json
 import math
 import time
 
-from gptjax import interrupt, metrics, rundir, runlock, validity
-from gptjax.errors import shorten
+from gptjax import config_file, consistency, interrupt, metrics, rundir, runlock, validity
+from gptjax.errors import UserError, shorten
 from gptjax.study.layout import StudyDirectory
 from gptjax.study.ledger import Entry, Ledger
 
@@ -81,6 +81,8 @@ def of_run(directory: StudyDirectory, ledger: Ledger, entry: Entry) -> RunStatus
     run = rundir.open_run(str(directory.run(entry.key)))
     rows = _rows(run)
     if (loss := _final_loss(run, rows, entry.steps)) is not None:  # whoever holds it
+        if reason := _of_another_run(directory, run, entry):
+            return RunStatus(entry, FAILED, entry.steps, reason=reason)
         return RunStatus(entry, DONE, entry.steps, loss)
     if is_held(run):
         return RunStatus(entry, RUNNING, _last_step(rows))
@@ -93,6 +95,28 @@ def of_run(directory: StudyDirectory, ledger: Ledger, entry: Entry) -> RunStatus
     if run.exists():
         return RunStatus(entry, PARTIAL, saved)
     return _not_begun(directory, ledger, entry)
+
+
+def _of_another_run(directory: StudyDirectory, run: rundir.RunDirectory, entry: Entry) -> str:
+    """Why the finished run in the folder of a key is not the one that the study declares; "" where it is."""
+    from gptjax.study import identity
+
+    if not run.exists():
+        return ""  # whoever reads its config says so
+    declared, move = directory.config(entry.key), "take it away, and it is run anew"
+    try:
+        config = run.config()
+        there = identity.counted(config)
+        here = identity.counted(config_file.load_config(str(declared))) if declared.exists() else there
+        text = consistency.read(run.path).get("data", {}).get("fingerprint", entry.fingerprint)
+    except UserError as error:
+        return str(error)
+    differing = {key: [here.get(key), there.get(key)] for key in {**here, **there} if here.get(key) != there.get(key)}
+    if differing:
+        return f"{run.path} is another run than the study declares: {consistency.shown(differing)} there; {move}"
+    if entry.fingerprint is not None and text != entry.fingerprint:
+        return f"{run.path} was trained on the text {text[:12]}, the study declares {entry.fingerprint[:12]}; {move}"
+    return ""
 
 
 def _rows(run: rundir.RunDirectory) -> list[dict]:

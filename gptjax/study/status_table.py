@@ -3,7 +3,7 @@
 import sys
 import time
 
-from gptjax import metrics
+from gptjax import folder_kinds, metrics
 from gptjax.errors import UserError, did_you_mean
 from gptjax.study import identity, ledger, status
 from gptjax.study.layout import StudyDirectory
@@ -19,8 +19,8 @@ def facts(directory: StudyDirectory) -> dict:
         parent = directory.path.parent
         near = [p.name for p in parent.iterdir() if (p / "study.json").exists()] if parent.exists() else []
         raise UserError(
-            f"{directory.path} holds no study.json{did_you_mean(directory.path.name, near)}; give the --out of a"
-            " gptjax study run."
+            f"{directory.path} holds no study.json{did_you_mean(directory.path.name, near)}; it is"
+            f" {folder_kinds.said(directory.path)}; give the --out of a gptjax study run."
         )
     statuses = status.read(directory, found)
     return {

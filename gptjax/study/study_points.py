@@ -2,7 +2,7 @@
 
 import math
 
-from gptjax import config_file, flops, metrics, rundir
+from gptjax import config_file, flops, folder_kinds, metrics, rundir
 from gptjax.errors import UserError
 from gptjax.study import critical_batch, ledger, status
 from gptjax.study.layout import StudyDirectory, open_directory, read_json
@@ -32,7 +32,8 @@ def read(path: str) -> Gathered:
     book = ledger.read(directory)
     if book is None:
         raise UserError(
-            f"{path} is not the folder of a study: it has no study.json; give the --out of gptjax study run."
+            f"{path} is not the folder of a study: it has no study.json, and is {folder_kinds.said(path)}; give the --out"
+            " of gptjax study run."
         )
     known = status.read(directory, book)
     points, excluded = _points([run for run in known if run.entry.stage == "grid"], directory)

@@ -16,6 +16,7 @@ import jax
 
 from gptjax import (
     agreement,
+    consistency,
     data,
     evaluate,
     interrupt,
@@ -79,7 +80,8 @@ class Member(train.Loop):
     def __init__(self, together: "Together", key: str, lane: int, last: int, directory, log_file, *rest):
         self.key, self.lane, self._together, self._last = key, lane, together, last
         run_session = together.session_of(lane)
-        checkpointer = MemberCheckpointer(directory.checkpoints, run_session.config)
+        run = consistency.of_checkpoint(directory.manifest())
+        checkpointer = MemberCheckpointer(directory.checkpoints, run_session.config, run=run)
         progress, agreed = metrics.Progress(log_file), agreement.Agreement(Alone(), together.stop)
         super().__init__(run_session, directory, checkpointer, progress, Alone(), agreed, *rest)
 

@@ -3,13 +3,13 @@
 `documents` is the one place where records become documents: whatever a parser raises, that document alone is left out.
 """
 
-import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from gptjax.config import DataConfig
 from gptjax.errors import UserError, first_line
+from gptjax.errors import library as library
 
 Record = TypeVar("Record")
 
@@ -122,14 +122,6 @@ def _is_ours(error: BaseException) -> bool:
 
 
 # ---- text of records
-
-
-def library(name: str, purpose: str):
-    """The module. Raises UserError: an optional library is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"{purpose} needs {name.split('.')[0]}; pip install 'gptjax[data]'.") from error
 
 
 def text_of_json(line: bytes, field: str, where: str) -> str:

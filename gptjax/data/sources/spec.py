@@ -17,6 +17,7 @@ import collections
 import dataclasses
 import re
 
+from gptjax import folder_kinds
 from gptjax.config import DataConfig
 from gptjax.data.sources import arrays, columns, files, jsonl, packing, text, warc
 from gptjax.errors import UserError, did_you_mean
@@ -29,6 +30,11 @@ ENDINGS = {
     "warc": warc.ENDINGS,
 }
 """Of the files of each kind."""
+
+NO_TEXT = (
+    *(folder_kinds.RUN, folder_kinds.BEGUN, folder_kinds.STUDY, folder_kinds.CHECKPOINT, folder_kinds.CHECKPOINTS),
+    *(folder_kinds.TOKENIZER, folder_kinds.MODEL),
+)
 
 KINDS = ("corpus", *ENDINGS, "prepared", "tfds", "hf")
 
@@ -94,6 +100,11 @@ def _kind(path: str) -> str:
     if found := _kind_of_name(path.rstrip("/")):
         return found
     named = files.find_files(path, ("",))
+    kind = folder_kinds.kind_of(path)
+    if kind in (folder_kinds.SHARDS, folder_kinds.UNFINISHED):
+        return "prepared"
+    if kind in NO_TEXT:
+        raise UserError(f"{path} is {folder_kinds.said(path)}, which holds no text; expected text or token shards.")
     if epath.Path(path).expanduser() / "manifest.json" in named:
         return "prepared"
     kinds = collections.Counter(filter(None, (_kind_of_name(f.name) for f in named)))

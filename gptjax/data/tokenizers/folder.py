@@ -2,6 +2,7 @@
 
 import json
 
+from gptjax import folder_kinds
 from gptjax.data.tokenizers.base import Tokenizer, definition_hash, rebuilt
 from gptjax.data.tokenizers.gpt2 import GPT2Tokenizer
 from gptjax.data.tokenizers.huggingface import HuggingFaceTokenizer
@@ -44,10 +45,13 @@ def load_tokenizer(folder) -> Tokenizer:
     folder = epath.Path(folder)
     for name in FILES:
         if not (folder / name).exists():
-            raise UserError(f"{folder} has no {name}; expected a folder that a tokenizer was saved in.")
+            raise UserError(
+                f"{folder} has no {name}, and is {folder_kinds.said(folder)}; expected a folder that a tokenizer was saved"
+                " in."
+            )
     try:
         summary = json.loads((folder / "tokenizer.json").read_text())
-        kind, wanted = summary["kind"], summary.get("base_hash", summary["hash"])
+        kind, wanted = str(summary["kind"]), summary.get("base_hash", summary["hash"])
         added = [str(name) for name in summary.get("added", [])]
         ends = None if summary.get("ends") is None else _ends(*summary["ends"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -83,7 +87,7 @@ def saved_kind(folder: str) -> str | None:
         return None
     try:
         summary = json.loads((folder / "tokenizer.json").read_text())
-        return summary["kind"] if "hash" in summary else None
+        return str(summary["kind"]) if "hash" in summary else None
     except (ValueError, KeyError, TypeError):  # a Hugging Face tokenizer.json beside some tokenizer.model, or damaged
         return None
 

@@ -16,7 +16,7 @@ from gptjax.config import DataConfig
 from gptjax.data.tokenizers import lossless, merges
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, read_file, utf8
 from gptjax.data.tokenizers.byte_level import GPT2_CUT, LLAMA_CUT, chunks, to_bytes
-from gptjax.errors import UserError, first_line
+from gptjax.errors import UserError, first_line, library
 
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 # The splits of text into pieces of Llama 3 and Qwen 2, which differ in how many digits stay together.
@@ -119,10 +119,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
 def _loaded(definition: bytes):
     """The library's tokenizer. Raises UserError: it is not installed, or refuses the file."""
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise UserError("the tokenizer 'hf' needs the library tokenizers; pip install 'gptjax[data]'.") from error
+    tokenizers = library("tokenizers", "the tokenizer 'hf' (a tokenizer.json)")
     try:
         with _panics("the file"):
             return tokenizers.Tokenizer.from_buffer(definition)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 
+from gptjax import folder_kinds
 from gptjax.config import DataConfig
 from gptjax.data.tokenizers import folder
 from gptjax.data.tokenizers.base import Tokenizer
@@ -72,6 +73,12 @@ def _parsed(spec: str) -> tuple[str | None, str | None]:
         return name, path or None
     if folder.saved_kind(spec) is not None:
         return None, spec
+    kind = folder_kinds.kind_of(spec)
+    if kind in folder_kinds.SAID and kind != folder_kinds.MISSING:
+        its_own = (
+            f"give the folder of its tokenizer, {spec}/tokenizer" if kind == folder_kinds.RUN else "give a tokenizer's"
+        )
+        raise UserError(f"the tokenizer {spec!r} is {folder_kinds.said(spec)}; {its_own}.")
     raise UserError(
         f"the tokenizer {spec!r} is neither a kind nor a folder that a tokenizer was saved in"
         f"{did_you_mean(name, TOKENIZERS)}; expected bytes, chars, gpt2[:PATH], hf:PATH, sentencepiece[:PATH] or a"
