@@ -259,6 +259,16 @@ def is_kernel(instruction: Instruction) -> bool:
     return instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes
 
 
+def begun(start: Instruction, where: Computation) -> Instruction:
+    """The operation that an asynchronous one (copy-start, slice-start, fusion-start) begins, as if it stood there.
+
+    The tuple that X-start returns holds its operands, the result and flags, copy-start's the result first.
+    """
+    opcode = start.opcode.removesuffix("-start")
+    before = 0 if opcode == "copy" else sum(len(where.by_name[name].arrays) for name in start.operands)
+    return dataclasses.replace(start, opcode=opcode, arrays=start.arrays[before : before + 1])
+
+
 def operand_array(where: Computation, name: str) -> Array:
     found = where.by_name[name].arrays
     return found[0] if found else Array("f32", ())
