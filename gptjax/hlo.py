@@ -13,14 +13,16 @@ import re
 from gptjax.errors import UserError
 
 ITEM_BYTES = {"pred": 1, "bf16": 2, "c64": 8, "c128": 16, "token": 0, "opaque": 0}
+SEMAPHORES = 2  # the memory space in which asynchronous operations say how far they are
 ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\](\{[^}]*\})?")
+CLOSING = re.compile(r"\}(, execution_thread=\"[^\"]*\")?")  # of a computation; on TPU 7x some are a SparseCore's
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
     dtype: str
     shape: tuple[int, ...]
-    space: int = 0  # memory space: 0 HBM, 1 VMEM, 5 the host's memory
+    space: int = 0  # memory space: 0 HBM, 1 VMEM, 2 semaphores, 5 the host's memory
 
     @property
     def bytes(self) -> int:
@@ -101,7 +103,7 @@ def parse(text: str) -> Program:
         if opening and not line.startswith(" "):
             name, lines = opening[2], []
             entry = name if opening[1] else entry
-        elif line == "}" and name is not None:
+        elif CLOSING.fullmatch(line) and name is not None:
             computations[name] = Computation(name, tuple(lines))
             name = None
         elif name is not None and " = " in line:
@@ -115,11 +117,11 @@ def _logical_lines(text: str):
     """Lines, with those that carry a kernel's metadata over several lines joined."""
     pending = None
     for line in text.splitlines():
-        fresh = line.startswith(("  %", "  ROOT ", "%", "ENTRY ", "HloModule")) or line == "}"
+        fresh = line.startswith(("  %", "  ROOT ", "%", "ENTRY ", "HloModule")) or CLOSING.fullmatch(line)
         if fresh and pending is not None:
             yield pending
             pending = None
-        if line == "}":
+        if CLOSING.fullmatch(line):
             yield line
         else:
             pending = line if fresh or pending is None else f"{pending} {line}"
@@ -262,11 +264,12 @@ def is_kernel(instruction: Instruction) -> bool:
 def begun(start: Instruction, where: Computation) -> Instruction:
     """The operation that an asynchronous one (copy-start, slice-start, fusion-start) begins, as if it stood there.
 
-    The tuple that X-start returns holds its operands, the result and flags, copy-start's the result first.
+    The tuple that X-start returns holds its operands, the results and semaphores; copy-start's the result first.
     """
     opcode = start.opcode.removesuffix("-start")
-    before = 0 if opcode == "copy" else sum(len(where.by_name[name].arrays) for name in start.operands)
-    return dataclasses.replace(start, opcode=opcode, arrays=start.arrays[before : before + 1])
+    before = sum(len(where.by_name[name].arrays) for name in start.operands)
+    results = start.arrays[:1] if opcode == "copy" else start.arrays[before:]
+    return dataclasses.replace(start, opcode=opcode, arrays=tuple(a for a in results if a.space != SEMAPHORES))
 
 
 def operand_array(where: Computation, name: str) -> Array:

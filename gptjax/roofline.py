@@ -91,10 +91,11 @@ class _Player:
         events = collectives.events(self.program, where, self.mesh_shape, self.machine.slice_D)
         free, arrival, beside = {}, {}, _Beside()
         for instruction in where.instructions:
-            event, opcode = events.get(instruction.name), instruction.opcode
-            if event is not None:
-                self._communicate(line, event, free, arrival)
-                if event.role == "step":
+            of_links, opcode = events.get(instruction.name), instruction.opcode
+            if of_links is not None:
+                for event in of_links:
+                    self._communicate(line, event, free, arrival)
+                if any(event.role == "step" for event in of_links):
                     self._compute(line, instruction, where)
             elif opcode in ("while", "call", "conditional"):
                 self._inner(line, instruction, where)
