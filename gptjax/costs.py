@@ -98,9 +98,9 @@ def hbm_bytes(program: hlo.Program, instruction: hlo.Instruction, where: hlo.Com
     written = sum(a.hbm_bytes for a in instruction.arrays)
     read = [sum(a.hbm_bytes for a in where.by_name[name].arrays) for name in instruction.operands]
     if instruction.opcode in SLICES:
-        return written + min(read[0], sum(a.bytes for a in instruction.arrays))
+        return written + min(read[0], sum(a.tiled_bytes for a in instruction.arrays))
     if instruction.opcode == "dynamic-update-slice":
-        return read[1] + min(written, hlo.operand_array(where, instruction.operands[1]).bytes)
+        return read[1] + min(written, hlo.operand_array(where, instruction.operands[1]).tiled_bytes)
     if instruction.opcode != "fusion":
         return written + sum(read)
     inner = program.computations[instruction.calls]
@@ -113,10 +113,10 @@ def _read_of(program: hlo.Program, fused: hlo.Computation, index: int) -> float:
     parameter = fused.parameters.get(index)
     if parameter is None:
         return 0
-    total, whole = 0.0, parameter.arrays[0].bytes if parameter.arrays else 0
+    total, whole = 0.0, parameter.arrays[0].tiled_bytes if parameter.arrays else 0
     for user in fused.users.get(parameter.name, ()):
         if user.opcode in SLICES and user.operands[0] == parameter.name:
-            total += user.arrays[0].bytes
+            total += user.arrays[0].tiled_bytes
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
             total += 0  # updated in place
         elif user.opcode == "fusion":
@@ -135,7 +135,7 @@ def _written_of(fused: hlo.Computation, results: tuple[hlo.Array, ...]) -> float
         while root.opcode == "bitcast":
             root = fused.by_name[root.operands[0]]
         if root.opcode == "dynamic-update-slice":
-            total += min(result.hbm_bytes, hlo.operand_array(fused, root.operands[1]).bytes)
+            total += min(result.hbm_bytes, hlo.operand_array(fused, root.operands[1]).tiled_bytes)
         else:
             total += result.hbm_bytes
     return total

@@ -23,14 +23,21 @@ class Array:
     dtype: str
     shape: tuple[int, ...]
     space: int = 0  # memory space: 0 HBM, 1 VMEM, 2 semaphores, 5 the host's memory
+    tiled: tuple[int, ...] | None = None  # the shape filled up to whole tiles; None: as it is
 
     @property
-    def bytes(self) -> int:
+    def bytes(self) -> float:
+        """Of its entries: what is sent of it."""
         return math.prod(self.shape) * item_bytes(self.dtype)
 
     @property
-    def hbm_bytes(self) -> int:
-        return self.bytes if self.space == 0 else 0
+    def tiled_bytes(self) -> float:
+        """Of the tiles it lies in, which are what a TPU reads and writes: heads of 64 fill half of 128 lanes."""
+        return math.prod(self.shape if self.tiled is None else self.tiled) * item_bytes(self.dtype)
+
+    @property
+    def hbm_bytes(self) -> float:
+        return self.tiled_bytes if self.space == 0 else 0
 
 
 def item_bytes(dtype: str) -> float:
@@ -154,15 +161,28 @@ def _closing(text: str, opening: int) -> int:
 @functools.lru_cache(maxsize=4096)
 def arrays(kind: str) -> tuple[Array, ...]:
     """The arrays of a type such as f32[8,16]{1,0:T(8,128)S(1)}, or of a tuple of them."""
-    return tuple(
-        Array(dtype, tuple(int(n) for n in shape.split(",") if n), _space(layout or ""))
-        for dtype, shape, layout in ARRAY.findall(kind)
-    )
+    return tuple(_array(*found) for found in ARRAY.findall(kind))
 
 
-def _space(layout: str) -> int:
-    found = re.search(r"S\((\d+)\)", layout)
-    return int(found[1]) if found else 0
+def _array(dtype: str, sizes: str, layout: str) -> Array:
+    shape, space = _integers(sizes), re.search(r"S\((\d+)\)", layout)
+    return Array(dtype, shape, int(space[1]) if space else 0, _tiled(shape, layout))
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in text.split(",") if n)
+
+
+def _tiled(shape: tuple[int, ...], layout: str) -> tuple[int, ...] | None:
+    """A shape filled up to whole tiles, from a layout such as {1,0:T(8,128)(2,1)}: dimensions from the minor one on, and
+    the sizes of a tile, the minor one last."""
+    found = re.match(r"\{([\d,]*):T\(([\d,]+)\)", layout)
+    if found is None:
+        return None
+    tiled = list(shape)
+    for dim, size in zip(_integers(found[1]), reversed(_integers(found[2]))):
+        tiled[dim] = -(-shape[dim] // size) * size
+    return tuple(tiled)
 
 
 def trip_count(program: Program, loop: Instruction, where: Computation) -> int:
