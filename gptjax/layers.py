@@ -36,9 +36,10 @@ def flat_linear(x, weight, bias, n_inputs: int):
     """
     batch, outputs = x.shape[: x.ndim - n_inputs], weight.shape[n_inputs:]
     fan_in, fan_out = math.prod(weight.shape[:n_inputs]), math.prod(outputs)
-    rows = (*batch, fan_in) if sharding.length_is_split() else (-1, fan_in)
-    y = x.reshape(*batch, fan_in).reshape(rows) @ weight.reshape(fan_in, fan_out).astype(x.dtype)
-    y = y.reshape(*batch, fan_out)
+    x, w = x.reshape(*batch, fan_in), weight.reshape(fan_in, fan_out)
+    if not sharding.length_is_split():
+        x = x.reshape(-1, fan_in)
+    y = (x @ w.astype(x.dtype)).reshape(*batch, fan_out)
     if bias is not None:
         y = y + bias.reshape(fan_out).astype(y.dtype)
     return y.reshape(*batch, *outputs)
