@@ -48,8 +48,9 @@ def flat_linear(x, weight, bias, n_inputs: int):
 def whole_linear(x, weight, bias, n_inputs: int):
     """The linear map with nothing reshaped.
 
-    On TPU a head's 128 numbers fill the lanes of a tile: [tokens, heads * 128] to [tokens, heads, 128] moves every one
-    of them.
+    On TPU, [tokens, heads * 128] and [tokens, heads, 128] lie in other tiles, and every reshape moves all of them: flat,
+    a layer of the 1.3B makes five such copies. Naming q, k and v one by one for remat besides gains 0.1% of a step;
+    ordering their matrix [D, R + 2, G, K] instead gains nothing.
     """
     dims = tuple(range(x.ndim - n_inputs, x.ndim)), tuple(range(n_inputs))
     y = jax.lax.dot_general(x, weight.astype(x.dtype), (dims, ((), ())))

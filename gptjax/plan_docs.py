@@ -25,8 +25,8 @@ PLANS = {  # config: what follows it on the command line; meshes, microbatches a
 INTRODUCTION = """# Plans
 
 Made by `python -m gptjax.plan_docs docs/plans.md`, one `gptjax plan --config=configs/NAME.py TOPOLOGY --row` a row.
-Memory is what XLA allocates on a device for the real train step, compiled ahead of time. Seconds are a roofline of the
-compiled schedule: matmuls, HBM and links at the rates below, every collective that the schedule does not overlap
+Memory is XLA's peak on a device of the real train step, compiled ahead of time, with the program itself. Seconds are a
+roofline of the compiled schedule: matmuls, HBM and links at the rates below, every collective that the schedule does not overlap
 waited for. MFU counts FLOPs as PaLM does. Compile time and memory are the compiler's here, in seconds of wall time.
 """
 
