@@ -5,6 +5,7 @@ The text of a compiled program is scheduled, so what overlaps can be read off. T
   - `X-start` ... `X-done`, and TPU's asynchronous collective fusions (the instructions of one schedule that carry the
     same channel: the first starts it, the last waits for it, those between are matmuls fused with its steps) run
     beside whatever stands between them; so does what slices send each other over DCN, from `send` to `recv-done`;
+    so do collectives in a computation that an `X-start` calls, as those that a SparseCore carries out on TPU 7x;
   - everything else, a fused reduce-scatter (`all-reduce-scatter`) included, holds up the schedule.
 """
 
@@ -13,7 +14,7 @@ import re
 
 import numpy as np
 
-from gptjax import hlo
+from gptjax import costs, hlo
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 KINDS += ("ragged-all-to-all",)
@@ -35,40 +36,35 @@ class Event:
     collective: Collective
 
 
-def events(program: hlo.Program, where: hlo.Computation, mesh_shape: dict[str, int], slice_D=None) -> dict[str, Event]:
-    """{instruction: Event} of the collectives in one scheduled computation. slice_D: the slice of each device."""
+def events(program: hlo.Program, where: hlo.Computation, mesh_shape: dict[str, int], slice_D=None) -> dict:
+    """{instruction: Events} of the collectives that the instructions of one scheduled computation start, go on with or
+    end; those that walk() shows by itself, in loops and plain calls, left out. slice_D: the slice of each device."""
     found, channels, started = _between_slices(where, mesh_shape, slice_D), {}, {}
     for instruction in where.instructions:
-        opcode = instruction.opcode
+        name, opcode = instruction.name, instruction.opcode
         if opcode in KINDS:
-            found[instruction.name] = Event("sync", _collective(instruction, where, mesh_shape))
+            found[name] = [Event("sync", _collective(instruction, where, mesh_shape))]
         elif opcode.removesuffix("-start") in KINDS:
-            found[instruction.name] = started[instruction.name] = Event(
-                "start", _collective(instruction, where, mesh_shape)
-            )
-        elif opcode in ("async-update", "async-done") or opcode.removesuffix("-done") in KINDS:
-            start = started.get(instruction.operands[0])
-            if start is not None:
-                role = "step" if opcode == "async-update" else "done"
-                found[instruction.name] = started[instruction.name] = Event(role, start.collective)
-        elif instruction.calls and opcode in ("fusion", "async-start"):
-            inside = _inside(program, instruction)
-            if inside is None:
-                continue
-            event = Event("start", _fused(*inside, instruction, mesh_shape))
-            if opcode == "async-start":
-                found[instruction.name] = started[instruction.name] = event
-            else:
-                channel = inside[0].attribute(r"channel_id=(\d+)") or instruction.name
-                channels.setdefault(channel, []).append((instruction.name, event.collective))
+            found[name] = started[name] = [Event("start", _collective(instruction, where, mesh_shape))]
+        elif opcode.endswith(("-update", "-done")) and instruction.operands[0] in started:
+            role = "step" if opcode.endswith("-update") else "done"
+            found[name] = started[name] = [Event(role, e.collective) for e in started[instruction.operands[0]]]
+        elif opcode == "fusion":
+            for channel, collective in _of_fusion(program, instruction, mesh_shape).items():
+                channels.setdefault(channel, []).append((name, collective))
+        elif opcode in costs.BODIES:
+            outer = hlo.begun(instruction, where)
+            begun = [Event("start", _fused(*part, outer, mesh_shape)) for part in _inside(program, instruction)]
+            if begun:
+                found[name] = started[name] = begun
     for chain in channels.values():
         for index, (name, collective) in enumerate(chain):
             role = "start" if index == 0 else "done" if index == len(chain) - 1 else "step"
-            found[name] = Event("sync" if len(chain) == 1 else role, collective)
+            found.setdefault(name, []).append(Event("sync" if len(chain) == 1 else role, collective))
     return found
 
 
-def _between_slices(where: hlo.Computation, mesh_shape: dict[str, int], slice_D) -> dict[str, Event]:
+def _between_slices(where: hlo.Computation, mesh_shape: dict[str, int], slice_D) -> dict[str, list[Event]]:
     """What the runtime of several slices carries over DCN for the program: sends that name a collective."""
     found, started = {}, {}
     for instruction in where.instructions:
@@ -82,26 +78,32 @@ def _between_slices(where: hlo.Computation, mesh_shape: dict[str, int], slice_D)
             axis = "+".join(axes(group[None], mesh_shape)) or "none"
             shown = f"{array.dtype}[{','.join(map(str, array.shape))}] per device"
             moved = Collective(instruction.name, kind, payload, tuple(int(i) for i in group), axis, shown)
-            found[instruction.name] = started[meeting] = Event("start", moved)
+            found[instruction.name] = [Event("start", moved)]
+            started[meeting] = moved
         elif instruction.opcode == "recv-done":
             recv = where.by_name.get(instruction.operands[0])
             start = started.get(recv.attribute(r'_xla_host_transfer_rendezvous="([^"]+)"')) if recv else None
             if start is not None:
-                found[instruction.name] = Event("done", start.collective)
+                found[instruction.name] = [Event("done", start)]
     return found
 
 
 def _inside(program: hlo.Program, instruction: hlo.Instruction):
-    """(collective, computation) within a fusion, or None."""
-    inner = program.computations[instruction.calls]
-    for part in inner.instructions:
-        if part.opcode in KINDS:
-            return part, inner
-        if part.opcode == "fusion" and part.calls:
-            deeper = _inside(program, part)
-            if deeper:
-                return deeper
-    return None
+    """(collective, computation) of all that run within a fusion or an asynchronous call, as often as they do."""
+    for part, inner, times in hlo.walk(program, program.computations[instruction.calls]):
+        if part.opcode.removesuffix("-start") in KINDS:
+            yield from [(part, inner)] * times
+        elif part.opcode in costs.BODIES:
+            yield from list(_inside(program, part)) * times
+
+
+def _of_fusion(program: hlo.Program, fusion: hlo.Instruction, mesh_shape: dict[str, int]) -> dict[str, "Collective"]:
+    """The collectives in a fusion by channel."""
+    found = {}
+    for part, inner in _inside(program, fusion):
+        channel = part.attribute(r"channel_id=(\d+)") or f"{fusion.name} {part.name}"
+        found.setdefault(channel, _fused(part, inner, fusion, mesh_shape))
+    return found
 
 
 def _fused(part, inner, outer, mesh_shape) -> Collective:
@@ -191,8 +193,9 @@ def listed(program: hlo.Program, mesh_shape: dict[str, int], calls: int = 1, sli
     for instruction, where, times in hlo.walk(program):
         if where.name not in known:
             known[where.name] = events(program, where, mesh_shape, slice_D)
-        event = known[where.name].get(instruction.name)
-        if event is not None and event.role in ("sync", "start"):
+        for event in known[where.name].get(instruction.name, ()):
+            if event.role not in ("sync", "start"):
+                continue
             moved = event.collective
             count, size = totals.get((moved.kind, moved.axis, event.role == "start"), (0, 0.0))
             totals[moved.kind, moved.axis, event.role == "start"] = count + times, size + times * moved.payload

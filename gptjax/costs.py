@@ -9,11 +9,14 @@ FREE = frozenset(  # name or view what exists
     "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id opt-barrier iota send recv".split()
 )
 SLICES = frozenset(("dynamic-slice", "slice", "gather"))
+BODIES = frozenset(
+    ("fusion", "fusion-start", "async-start", "call-start")
+)  # run a computation that walk() does not open
 
 
 def matmul_flops(program: hlo.Program, instruction: hlo.Instruction, where: hlo.Computation) -> float:
     """FLOPs of the matrix products an instruction runs on one device, fused ones and attention kernels included."""
-    if instruction.opcode == "fusion":
+    if instruction.opcode in BODIES and instruction.calls:
         inner = program.computations[instruction.calls]
         return sum(matmul_flops(program, i, inner) for i in inner.instructions)
     if instruction.opcode == "dot":
@@ -88,21 +91,21 @@ def _splash_flops(kernel: hlo.Instruction, where: hlo.Computation) -> float:
 
 def hbm_bytes(program: hlo.Program, instruction: hlo.Instruction, where: hlo.Computation) -> float:
     """Bytes an instruction reads from HBM and writes to it. What a fusion slices counts as the slice."""
-    if instruction.opcode in FREE or instruction.opcode.endswith("-done"):
+    if instruction.opcode in FREE or instruction.opcode.endswith(("-update", "-done")):
         return 0
     if instruction.opcode == "custom-call" and "AllocateBuffer" in instruction.attributes:
         return 0
     written = sum(a.hbm_bytes for a in instruction.arrays)
-    read = [(name, sum(a.hbm_bytes for a in where.by_name[name].arrays)) for name in instruction.operands]
+    read = [sum(a.hbm_bytes for a in where.by_name[name].arrays) for name in instruction.operands]
     if instruction.opcode in SLICES:
-        return 2 * written
+        return written + min(read[0], sum(a.tiled_bytes for a in instruction.arrays))
     if instruction.opcode == "dynamic-update-slice":
-        return 2 * read[1][1]
+        return read[1] + min(written, hlo.operand_array(where, instruction.operands[1]).tiled_bytes)
     if instruction.opcode != "fusion":
-        return written + sum(size for _, size in read)
+        return written + sum(read)
     inner = program.computations[instruction.calls]
-    used = sum(min(size, _read_of(program, inner, index)) for index, (_, size) in enumerate(read))
-    return min(written, _written_of(inner)) + used
+    used = sum(min(size, _read_of(program, inner, index)) for index, size in enumerate(read))
+    return _written_of(inner, instruction.arrays) + used
 
 
 def _read_of(program: hlo.Program, fused: hlo.Computation, index: int) -> float:
@@ -110,10 +113,10 @@ def _read_of(program: hlo.Program, fused: hlo.Computation, index: int) -> float:
     parameter = fused.parameters.get(index)
     if parameter is None:
         return 0
-    total, whole = 0.0, parameter.arrays[0].bytes if parameter.arrays else 0
+    total, whole = 0.0, parameter.arrays[0].tiled_bytes if parameter.arrays else 0
     for user in fused.users.get(parameter.name, ()):
         if user.opcode in SLICES and user.operands[0] == parameter.name:
-            total += user.arrays[0].bytes
+            total += user.arrays[0].tiled_bytes
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
             total += 0  # updated in place
         elif user.opcode == "fusion":
@@ -124,15 +127,15 @@ def _read_of(program: hlo.Program, fused: hlo.Computation, index: int) -> float:
     return min(total, whole)
 
 
-def _written_of(fused: hlo.Computation) -> float:
-    """Bytes a fused computation writes: of an array updated in place, the update."""
+def _written_of(fused: hlo.Computation, results: tuple[hlo.Array, ...]) -> float:
+    """Bytes of HBM that a fused computation writes: of an array updated in place, the update."""
     roots = [fused.by_name[name] for name in fused.root.operands] if fused.root.opcode == "tuple" else [fused.root]
     total = 0.0
-    for root in roots:
+    for root, result in zip(roots, results):
         while root.opcode == "bitcast":
             root = fused.by_name[root.operands[0]]
         if root.opcode == "dynamic-update-slice":
-            total += hlo.operand_array(fused, root.operands[1]).bytes
+            total += min(result.hbm_bytes, hlo.operand_array(fused, root.operands[1]).tiled_bytes)
         else:
-            total += sum(a.bytes for a in root.arrays)
+            total += result.hbm_bytes
     return total

@@ -13,22 +13,31 @@ import re
 from gptjax.errors import UserError
 
 ITEM_BYTES = {"pred": 1, "bf16": 2, "c64": 8, "c128": 16, "token": 0, "opaque": 0}
+SEMAPHORES = 2  # the memory space in which asynchronous operations say how far they are
 ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9][a-z]*)?)\[([0-9,]*)\](\{[^}]*\})?")
+CLOSING = re.compile(r"\}(, execution_thread=\"[^\"]*\")?")  # of a computation; on TPU 7x some are a SparseCore's
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
     dtype: str
     shape: tuple[int, ...]
-    space: int = 0  # memory space: 0 HBM, 1 VMEM, 5 the host's memory
+    space: int = 0  # memory space: 0 HBM, 1 VMEM, 2 semaphores, 5 the host's memory
+    tiled: tuple[int, ...] | None = None  # the shape filled up to whole tiles; None: as it is
 
     @property
-    def bytes(self) -> int:
+    def bytes(self) -> float:
+        """Of its entries: what is sent of it."""
         return math.prod(self.shape) * item_bytes(self.dtype)
 
     @property
-    def hbm_bytes(self) -> int:
-        return self.bytes if self.space == 0 else 0
+    def tiled_bytes(self) -> float:
+        """Of the tiles it lies in, which are what a TPU reads and writes: heads of 64 fill half of 128 lanes."""
+        return math.prod(self.shape if self.tiled is None else self.tiled) * item_bytes(self.dtype)
+
+    @property
+    def hbm_bytes(self) -> float:
+        return self.tiled_bytes if self.space == 0 else 0
 
 
 def item_bytes(dtype: str) -> float:
@@ -101,7 +110,7 @@ def parse(text: str) -> Program:
         if opening and not line.startswith(" "):
             name, lines = opening[2], []
             entry = name if opening[1] else entry
-        elif line == "}" and name is not None:
+        elif CLOSING.fullmatch(line) and name is not None:
             computations[name] = Computation(name, tuple(lines))
             name = None
         elif name is not None and " = " in line:
@@ -115,11 +124,11 @@ def _logical_lines(text: str):
     """Lines, with those that carry a kernel's metadata over several lines joined."""
     pending = None
     for line in text.splitlines():
-        fresh = line.startswith(("  %", "  ROOT ", "%", "ENTRY ", "HloModule")) or line == "}"
+        fresh = line.startswith(("  %", "  ROOT ", "%", "ENTRY ", "HloModule")) or CLOSING.fullmatch(line)
         if fresh and pending is not None:
             yield pending
             pending = None
-        if line == "}":
+        if CLOSING.fullmatch(line):
             yield line
         else:
             pending = line if fresh or pending is None else f"{pending} {line}"
@@ -152,15 +161,28 @@ def _closing(text: str, opening: int) -> int:
 @functools.lru_cache(maxsize=4096)
 def arrays(kind: str) -> tuple[Array, ...]:
     """The arrays of a type such as f32[8,16]{1,0:T(8,128)S(1)}, or of a tuple of them."""
-    return tuple(
-        Array(dtype, tuple(int(n) for n in shape.split(",") if n), _space(layout or ""))
-        for dtype, shape, layout in ARRAY.findall(kind)
-    )
+    return tuple(_array(*found) for found in ARRAY.findall(kind))
 
 
-def _space(layout: str) -> int:
-    found = re.search(r"S\((\d+)\)", layout)
-    return int(found[1]) if found else 0
+def _array(dtype: str, sizes: str, layout: str) -> Array:
+    shape, space = _integers(sizes), re.search(r"S\((\d+)\)", layout)
+    return Array(dtype, shape, int(space[1]) if space else 0, _tiled(shape, layout))
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in text.split(",") if n)
+
+
+def _tiled(shape: tuple[int, ...], layout: str) -> tuple[int, ...] | None:
+    """A shape filled up to whole tiles, from a layout such as {1,0:T(8,128)(2,1)}: dimensions from the minor one on, and
+    the sizes of a tile, the minor one last."""
+    found = re.match(r"\{([\d,]*):T\(([\d,]+)\)", layout)
+    if found is None:
+        return None
+    tiled = list(shape)
+    for dim, size in zip(_integers(found[1]), reversed(_integers(found[2]))):
+        tiled[dim] = -(-shape[dim] // size) * size
+    return tuple(tiled)
 
 
 def trip_count(program: Program, loop: Instruction, where: Computation) -> int:
@@ -257,6 +279,17 @@ def _constant_of(body: Computation, name: str, bound: dict) -> int | None:
 
 def is_kernel(instruction: Instruction) -> bool:
     return instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes
+
+
+def begun(start: Instruction, where: Computation) -> Instruction:
+    """The operation that an asynchronous one (copy-start, slice-start, fusion-start) begins, as if it stood there.
+
+    The tuple that X-start returns holds its operands, the results and semaphores; copy-start's the result first.
+    """
+    opcode = start.opcode.removesuffix("-start")
+    before = sum(len(where.by_name[name].arrays) for name in start.operands)
+    results = start.arrays[:1] if opcode == "copy" else start.arrays[before:]
+    return dataclasses.replace(start, opcode=opcode, arrays=tuple(a for a in results if a.space != SEMAPHORES))
 
 
 def operand_array(where: Computation, name: str) -> Array:

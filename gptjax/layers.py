@@ -28,15 +28,36 @@ def normal(key, shape, std: float):
     return std * jax.random.normal(key, shape, jnp.float32)
 
 
-def matmul(x, w):
-    """x [..., D] @ w [D, F] with the leading dimensions flattened: [tokens, D] @ [D, F].
+def flat_linear(x, weight, bias, n_inputs: int):
+    """The linear map as one product of two matrices, [tokens, fan in] @ [fan in, fan out].
 
     XLA:CPU runs the weight gradient of a matmul with two batch dimensions at 40% of the rate of the flat one. Where
     both batch and length are split over devices they stay two: the partitioner would gather one to flatten them.
     """
-    if sharding.length_is_split():
-        return x @ w.astype(x.dtype)
-    return (x.reshape(-1, x.shape[-1]) @ w.astype(x.dtype)).reshape(*x.shape[:-1], w.shape[-1])
+    batch, outputs = x.shape[: x.ndim - n_inputs], weight.shape[n_inputs:]
+    fan_in, fan_out = math.prod(weight.shape[:n_inputs]), math.prod(outputs)
+    x, w = x.reshape(*batch, fan_in), weight.reshape(fan_in, fan_out)
+    if not sharding.length_is_split():
+        x = x.reshape(-1, fan_in)
+    y = (x @ w.astype(x.dtype)).reshape(*batch, fan_out)
+    if bias is not None:
+        y = y + bias.reshape(fan_out).astype(y.dtype)
+    return y.reshape(*batch, *outputs)
+
+
+def whole_linear(x, weight, bias, n_inputs: int):
+    """The linear map with nothing reshaped.
+
+    On TPU, [tokens, heads * 128] and [tokens, heads, 128] lie in other tiles, and every reshape moves all of them: flat,
+    a layer of the 1.3B makes five such copies. Naming q, k and v one by one for remat besides gains 0.1% of a step;
+    ordering their matrix [D, R + 2, G, K] instead gains nothing.
+    """
+    dims = tuple(range(x.ndim - n_inputs, x.ndim)), tuple(range(n_inputs))
+    y = jax.lax.dot_general(x, weight.astype(x.dtype), (dims, ((), ())))
+    return y if bias is None else y + bias.astype(y.dtype)
+
+
+LINEAR = {"cpu": flat_linear, "gpu": whole_linear, "tpu": whole_linear}  # the fastest form on each platform
 
 
 class Linear(nnx.Module):
@@ -51,12 +72,8 @@ class Linear(nnx.Module):
             self.bias = None
 
     def __call__(self, x):
-        batch = x.shape[: x.ndim - len(self.inputs)]
-        fan_in, fan_out = math.prod(self.inputs), math.prod(self.outputs)
-        y = matmul(x.reshape(*batch, fan_in), self.weight[...].reshape(fan_in, fan_out))
-        if self.bias is not None:
-            y = y + self.bias[...].reshape(fan_out).astype(y.dtype)
-        return y.reshape(*batch, *self.outputs)
+        bias = None if self.bias is None else self.bias[...]
+        return LINEAR[sharding.platform()](x, self.weight[...], bias, len(self.inputs))
 
 
 class LayerNorm(nnx.Module):

@@ -142,7 +142,7 @@ def _recur_backward(saved, cotangents):
 
 
 def _outer(h_BLD, d_gate_BLGD):
-    """[D, G, D], summed over all tokens in one flat matmul where the mesh lets them be flattened: see layers.matmul."""
+    """[D, G, D], summed over all tokens in one flat matmul where the mesh lets them be flattened: see layers.flat_linear."""
     if sharding.length_is_split():
         return jnp.einsum("bld,blge->dge", h_BLD, d_gate_BLGD)
     flat = (a.reshape(-1, *a.shape[2:]) for a in (h_BLD, d_gate_BLGD))

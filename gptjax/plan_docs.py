@@ -29,9 +29,9 @@ Made by `python -m gptjax.plan_docs docs/plans.md`, one `gptjax plan --config=co
 {compilers}
 The slice is described with the wrap-around links that it has, and the step is compiled with the options that training
 gives its kind of chip: the last table here, from `gptjax/tpu.py`.
-Memory is what XLA allocates on a device for the real train step, compiled ahead of time. Seconds are a roofline of the
-compiled schedule: matmuls, HBM and links at the rates below, every collective that the schedule does not overlap
-waited for. MFU counts FLOPs as PaLM does. Compile time and memory are the compiler's here, in seconds of wall time.
+Memory is XLA's peak on a device of the real train step, compiled ahead of time, with the program itself. Seconds are a
+roofline of the compiled schedule: matmuls, HBM and links at the rates below, every collective that the schedule does
+not overlap waited for. MFU counts FLOPs as PaLM does. Compile time and memory are the compiler's here, in seconds of wall time.
 """
 
 

@@ -40,19 +40,22 @@ def gib(count: float) -> str:
 
 
 def _memory_rows(facts: dict) -> list[tuple[str, str]]:
-    limit, peak = facts["usable_bytes"], facts["peak_bytes"]
-    rows = [("bytes a device", f"{gib(peak)} peak ({facts['source']}){_verdict(limit, peak)}")]
-    rows += [(f"  {name.replace('_', ' ')}", gib(size)) for name, size in facts["bytes"].items()]
+    peak, parts = facts["peak_bytes"], {name: gib(size) for name, size in facts["bytes"].items()}
+    if facts.get("all_temporaries_bytes", 0) > facts["bytes"]["temporaries"]:
+        parts["temporaries"] += f" at the peak, {gib(facts['all_temporaries_bytes'])} allocated to all"
+    rows = [("bytes a device", f"{gib(peak)} peak ({facts['source']}){_verdict(facts)}")]
+    rows += [(f"  {name.replace('_', ' ')}", shown) for name, shown in parts.items()]
     if facts.get("estimated_peak_bytes"):
         estimated = facts["estimated_peak_bytes"]
         rows.append(("  estimate", f"{gib(estimated)}, {estimated / peak:.2f} of compiled"))
     return rows
 
 
-def _verdict(limit: float | None, peak: float) -> str:
-    if limit is None:
+def _verdict(facts: dict) -> str:
+    limit, peak = facts["usable_bytes"], facts["peak_bytes"]
+    if facts["fits"] is None:
         return ""
-    if peak > limit:
+    if not facts["fits"]:
         return f" of {gib(limit)}: DOES NOT FIT, {gib(peak - limit)} too much"
     return f" of {gib(limit)}: fits, {1 - peak / limit:.1%} free"
 

@@ -2,8 +2,9 @@
 
 Every instruction takes max(matmul FLOPs / peak, HBM bytes / bandwidth); nothing is as slow as its kernel may be, so
 this is a roofline, not a forecast. A collective that holds up the schedule adds its time. One that runs beside it
-begins when its links are free and holds up the schedule only where its end is waited for and has not come. Copies
-between HBM and the chip's own memory run beside the schedule likewise.
+begins when its links are free and holds up the schedule only where its end is waited for and has not come. Whatever
+else XLA starts and waits for apart (`X-start`, `X-done`) runs beside the schedule likewise, one after the other: copies
+and slices brought from HBM to the chip's own memory or back, and what a SparseCore does.
 """
 
 import dataclasses
@@ -57,6 +58,27 @@ def play(program: hlo.Program, machine: topology.Topology, mesh_shape: dict, mat
     return _Player(program, machine, mesh_shape, matmul_fraction).play(program.entry)
 
 
+@dataclasses.dataclass
+class _Beside:
+    """Seconds at which what runs beside a schedule ends: the last of it, and each by its instruction."""
+
+    last: float = 0.0
+    ends: dict = dataclasses.field(default_factory=dict)
+
+    def begin(self, line: Timeline, instruction: hlo.Instruction, work: Timeline) -> None:
+        self.last = self.ends[instruction.name] = max(self.last, line.seconds) + work.seconds
+        line.flops, line.hbm_bytes = line.flops + work.flops, line.hbm_bytes + work.hbm_bytes
+
+    def wait(self, line: Timeline, instruction: hlo.Instruction) -> None:
+        """Holds up the schedule where an X-done has to wait; an X-update only hands the name on."""
+        end = self.ends.get(instruction.operands[0], 0.0)
+        if instruction.opcode.endswith("-update"):
+            self.ends[instruction.name] = end
+            return
+        wait = max(0.0, end - line.seconds)
+        line.seconds, line.copy_seconds = line.seconds + wait, line.copy_seconds + wait
+
+
 class _Player:
     def __init__(self, program, machine, mesh_shape, matmul_fraction):
         chip = machine.chip
@@ -67,27 +89,32 @@ class _Player:
     def play(self, where: hlo.Computation) -> Timeline:
         line = Timeline()
         events = collectives.events(self.program, where, self.mesh_shape, self.machine.slice_D)
-        free, arrival, copies, memory_free = {}, {}, {}, 0.0
+        free, arrival, beside = {}, {}, _Beside()
         for instruction in where.instructions:
-            event = events.get(instruction.name)
-            if instruction.opcode in ("while", "call", "conditional"):
-                self._inner(line, instruction, where)
-            elif instruction.opcode == "copy-start":
-                size = max(a.hbm_bytes for a in instruction.arrays)
-                memory_free = max(memory_free, line.seconds) + size / self.bandwidth
-                copies[instruction.name] = memory_free
-                line.hbm_bytes += size
-            elif instruction.opcode == "copy-done":
-                wait = max(0.0, copies.get(instruction.operands[0], 0.0) - line.seconds)
-                line.seconds, line.copy_seconds = line.seconds + wait, line.copy_seconds + wait
-            elif event is None:
-                self._compute(line, instruction, where)
-            else:
-                self._communicate(line, event, free, arrival)
-                if event.role == "step":
+            of_links, opcode = events.get(instruction.name), instruction.opcode
+            if of_links is not None:
+                for event in of_links:
+                    self._communicate(line, event, free, arrival)
+                if any(event.role == "step" for event in of_links):
                     self._compute(line, instruction, where)
+            elif opcode in ("while", "call", "conditional"):
+                self._inner(line, instruction, where)
+            elif opcode.endswith("-start"):
+                beside.begin(line, instruction, self._started(instruction, where))
+            elif opcode.endswith(("-update", "-done")):
+                beside.wait(line, instruction)
+            else:
+                self._compute(line, instruction, where)
         for key, end in arrival.values():  # never waited for here: the schedule's end waits
             self._wait(line, key, end)
+        return line
+
+    def _started(self, instruction, where) -> Timeline:
+        """What an asynchronous operation does that is no collective."""
+        if instruction.opcode in ("async-start", "call-start"):
+            return self.play(self.program.computations[instruction.calls])
+        line = Timeline()
+        self._compute(line, hlo.begun(instruction, where), where)
         return line
 
     def _inner(self, line: Timeline, instruction, where) -> None:

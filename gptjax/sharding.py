@@ -67,6 +67,12 @@ def mesh_axis_size(axis: str) -> int:
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
+def platform() -> str:
+    """cpu, gpu or tpu: of the mesh in context, whose devices need not be here; where there is none, of JAX's own."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def length_is_split() -> bool:
     """Whether the mesh in context splits the tokens of a sequence, so that they don't merge with the batch."""
     return mesh_axis_size("sequence") * mesh_axis_size("tensor") > 1

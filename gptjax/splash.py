@@ -39,21 +39,16 @@ def splash_attention(
 ):
     """Each device runs the kernel on its rows, heads and queries, with all their keys.
 
-    Where the mesh splits sequences, tokens are in `context.device_order`. Head sizes below 128 lanes are padded with
-    zeros, which changes no dot product.
+    Where the mesh splits sequences, tokens are in `context.device_order`. A head size below 128 lanes is the kernel's own
+    affair: padded here, q, k, v and what is kept for the backward pass would take as many bytes as heads of 128.
     """
     assert prefix_BL is None and (key is None or dropout_rate == 0)
-    length, head_size = q_BLHK.shape[1], q_BLHK.shape[3]
-    pad = -head_size % 128
-    q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, pad))) for x in (q_BLHK, k_BLGK, v_BLGK))
+    length = q_BLHK.shape[1]
     if segment_BL is None:
         segment_BL = jnp.zeros(q_BLHK.shape[:2], jnp.int32)
     kernel = _kernel(length, q_BLHK.shape[2] // sharding.mesh_axis_size("tensor"), window, interpret)
-    if jax.sharding.get_abstract_mesh().empty:
-        out_BLHK = _run(kernel, q / math.sqrt(head_size), k, v, segment_BL)
-    else:
-        out_BLHK = _run_on_mesh(kernel, q / math.sqrt(head_size), k, v, segment_BL)
-    return out_BLHK[..., :head_size]
+    run = _run if jax.sharding.get_abstract_mesh().empty else _run_on_mesh
+    return run(kernel, q_BLHK / math.sqrt(q_BLHK.shape[-1]), k_BLGK, v_BLGK, segment_BL)
 
 
 def _kernel(length: int, n_heads: int, window: int | None, interpret: bool):

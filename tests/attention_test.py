@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax import attention, meshes
+from gptjax import attention, hlo, meshes, topology
 from gptjax.config import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
 from gptjax.errors import UserError
 
@@ -209,12 +209,12 @@ def test_blocks_of_queries_drop_different_probabilities():
 
 
 @pytest.mark.parametrize(
-    "window,documents,kv_heads",
-    [(None, False, 2), (None, True, 1), (100, True, 2)],
+    "window,documents,kv_heads,head_size",
+    [(None, False, 2, 64), (None, True, 1, 96), (100, True, 2, 8)],
     ids=["causal", "documents, one key head for two", "band and documents"],
 )
-def test_splash_attention_and_its_gradients_equal_those_of_xla(window, documents, kv_heads):
-    *qkv, segment_BL = inputs(256, 2, kv_heads, documents, batch=1)
+def test_splash_attention_and_its_gradients_equal_those_of_xla(window, documents, kv_heads, head_size):
+    *qkv, segment_BL = inputs(256, 2, kv_heads, documents, head_size, batch=1)
     splash = jax.jit(functools.partial(attention.splash_attention, interpret=True), static_argnames="window")
     options = dict(window=window, segment_BL=segment_BL)
     np.testing.assert_allclose(splash(*qkv, **options), attention.xla_attention(*qkv, **options), atol=2e-6)
@@ -229,6 +229,28 @@ def test_splash_attention_on_a_mesh_equals_that_on_one_device():
     with jax.set_mesh(mesh):
         sharded = kernel(q, k, v, segment_BL=segment_BL)
     np.testing.assert_allclose(sharded, attention.xla_attention(q, k, v, segment_BL=segment_BL), atol=2e-6)
+
+
+@pytest.mark.parametrize("head_size", [64, 96])
+def test_what_splash_attention_keeps_of_small_heads_is_as_large_as_they_are(head_size):
+    q, k, v, _ = inputs(128, 2, 2, False, head_size, batch=1)
+    kept = jax.eval_shape(lambda *qkv: jax.vjp(attention.splash_attention, *qkv)[1], q, k, v)
+    assert max(leaf.size for leaf in jax.tree.leaves(kept)) == q.size
+
+
+@pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")  # no TPU to read it for
+def test_libtpu_compiles_splash_attention_and_its_gradients_for_small_heads_as_they_are():
+    place = jax.sharding.SingleDeviceSharding(topology.describe("v5e:2x2").devices[0])
+    sizes = (64, 96)
+    heads = [jax.ShapeDtypeStruct((1, 256, 2, size), jnp.bfloat16, sharding=place) for size in sizes]
+
+    def sums(*heads):
+        return sum(jnp.sum(attention.splash_attention(a, a, a).astype(jnp.float32)) for a in heads)
+
+    program = hlo.parse(jax.jit(jax.grad(sums, (0, 1))).lower(*heads).compile().as_text())
+    kernels = [i for i, _, _ in hlo.walk(program) if hlo.is_kernel(i)]
+    assert {a.shape[-1] for i in kernels for a in i.arrays if a.dtype == "bf16"} == set(sizes)
+    assert len(kernels) == 2 * 3  # forward, and two of the backward pass
 
 
 # The choice

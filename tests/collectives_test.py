@@ -87,3 +87,90 @@ def test_a_sum_over_slices_and_chips_is_scattered_first_so_that_each_chip_sends_
         ("all-reduce", "replica"): PAYLOAD / 4,
         ("all-gather", "fsdp"): PAYLOAD,
     }
+
+
+def gathers_and_scatters(axis, times: int):
+    """An array gathered, changed, summed and scattered over an axis in every turn of a loop."""
+
+    def turn(part, _):
+        whole = jnp.tanh(jax.lax.all_gather(part, axis, tiled=True))
+        return jax.lax.psum_scatter(whole, axis, tiled=True), None
+
+    return lambda x: jax.lax.scan(turn, x[: len(x) // jax.lax.axis_size(axis)], None, length=times)[0]
+
+
+@pytest.mark.parametrize("name", ["v5p:2x2x2", "tpu7x:2x2x1"])
+def test_what_every_kind_of_chip_moves_is_counted_also_what_a_sparsecore_does_for_it(name):
+    found = compiled_for(name, 1, (2, 4), ("fsdp", "tensor"), gathers_and_scatters("tensor", 3))
+    moved = {(entry["kind"], entry["axis"]): (entry["count"], entry["bytes"]) for entry in found}
+    assert moved == {("all-gather", "tensor"): (3, 3 * PAYLOAD), ("reduce-scatter", "tensor"): (3, 3 * PAYLOAD)}
+
+
+# A gather and a scatter, each in a computation of its own, as libtpu prints them for TPU 7x.
+CALLED = """HloModule m, is_scheduled=true
+
+%gather (g: bf16[8,128], t: token[]) -> bf16[64,128] {
+  %t = token[] parameter(1)
+  %g = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %all-gather.1 = bf16[64,128]{1,0} all-gather(%g), channel_id=1, replica_groups=mesh['a'=8] {'a'}, dimensions={0}
+}, execution_thread="sparsecore"
+
+%scattered (r: bf16[64,128]) -> bf16[8,128] {
+  %r = bf16[64,128]{1,0} parameter(0)
+  %all-reduce.1 = bf16[64,128]{1,0} all-reduce(%r), channel_id=2, replica_groups=[1,8]<=[8], to_apply=%add
+  %zero = s32[] constant(0)
+  ROOT %kept = bf16[8,128]{1,0} dynamic-slice(%all-reduce.1, %zero, %zero), dynamic_slice_sizes={8,128}
+}
+
+%scatter (s: bf16[64,128]) -> bf16[8,128] {
+  %s = bf16[64,128]{1,0} parameter(0)
+  ROOT %fused = bf16[8,128]{1,0} fusion(%s), kind=kCustom, calls=%scattered
+}, execution_thread="sparsecore"
+
+%turn (p: (s32[], bf16[8,128])) -> (s32[], bf16[8,128]) {
+  %p = (s32[], bf16[8,128]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = bf16[8,128]{1,0} get-tuple-element(%p), index=1
+  %token = token[] after-all()
+  %gs = ((bf16[8,128]{1,0}, token[]), bf16[64,128]{1,0}) call-start(%x, %token), async_execution_thread="sparsecore", to_apply=%gather
+  %gd = bf16[64,128]{1,0} call-done(%gs)
+  %ss = ((bf16[64,128]{1,0}), bf16[8,128]{1,0}, s32[]{:S(2)}) async-start(%gd), calls=%scatter
+  %su = ((bf16[64,128]{1,0}), bf16[8,128]{1,0}, s32[]{:S(2)}) async-update(%ss), calls=%scatter
+  %sd = bf16[8,128]{1,0} async-done(%su), calls=%scatter
+  ROOT %next = (s32[], bf16[8,128]{1,0}) tuple(%i, %sd)
+}
+
+ENTRY %main (a: bf16[8,128]) -> bf16[64,128] {
+  %a = bf16[8,128]{1,0} parameter(0)
+  %start = s32[] constant(0)
+  %carry = (s32[], bf16[8,128]{1,0}) tuple(%start, %a)
+  %loop = (s32[], bf16[8,128]{1,0}) while(%carry), condition=%turn, body=%turn, backend_config={"known_trip_count":{"n":"5"}}
+  %part = bf16[8,128]{1,0} get-tuple-element(%loop), index=1
+  %both = (bf16[64,128]{1,0}, bf16[64,128]{1,0}) fusion(%part), kind=kCustom, calls=%two
+  ROOT %out = bf16[64,128]{1,0} get-tuple-element(%both), index=0
+}
+
+%two (q: bf16[8,128]) -> (bf16[64,128], bf16[64,128]) {
+  %q = bf16[8,128]{1,0} parameter(0)
+  %all-gather.2 = bf16[64,128]{1,0} all-gather(%q), channel_id=3, replica_groups=[1,8]<=[8], dimensions={0}
+  %all-gather.3 = bf16[64,128]{1,0} all-gather(%q), channel_id=4, replica_groups=[1,8]<=[8], dimensions={0}
+  ROOT %pair = (bf16[64,128]{1,0}, bf16[64,128]{1,0}) tuple(%all-gather.2, %all-gather.3)
+}
+"""
+
+
+def test_collectives_within_calls_fusions_and_loops_are_all_counted():
+    found = collectives.listed(hlo.parse(CALLED), {"fsdp": 8})
+    size = 64 * 128 * 2
+    assert {(e["kind"], e["overlapped"]): (e["count"], e["bytes"]) for e in found} == {
+        ("all-gather", True): (5, 5 * size),
+        ("reduce-scatter", True): (5, 5 * size),
+        ("all-gather", False): (2, 2 * size),
+    }
+
+
+def test_a_sparsecores_collective_starts_and_ends_beside_the_schedule():
+    program = hlo.parse(CALLED)
+    events = collectives.events(program, program.computations["turn"], {"fsdp": 8})
+    roles = {name: [event.role for event in of_one] for name, of_one in events.items()}
+    assert roles == {"gs": ["start"], "gd": ["done"], "ss": ["start"], "su": ["step"], "sd": ["done"]}

@@ -72,6 +72,25 @@ def test_memory_inside_the_chip_is_not_hbm():
     assert costs.hbm_bytes(program, dot, program.computations["body"]) == 2 * 8 * 16 * 4  # x and y; w lies in S(1)
 
 
+@pytest.mark.parametrize(
+    "kind, entries, tiled",
+    [
+        ("bf16[8,12,2048,64]{3,2,1,0:T(8,128)(2,1)}", 8 * 12 * 2048 * 64, 8 * 12 * 2048 * 128),
+        ("bf16[8,12,2048,64]{2,3,1,0:T(8,128)(2,1)}", 8 * 12 * 2048 * 64, 8 * 12 * 2048 * 64),
+        ("f32[16,3,100]{2,0,1:T(8,128)}", 16 * 3 * 100, 16 * 3 * 128),
+        ("bf16[3,5,130]{2,1,0:T(16,128)(2,1)S(1)}", 3 * 5 * 130, 3 * 16 * 256),
+        ("f32[1000]{0:T(1024)}", 1000, 1024),
+        ("f32[3,100]{1,0}", 300, 300),
+        ("s32[]{:T(128)}", 1, 1),
+    ],
+)
+def test_an_array_takes_whole_tiles(kind, entries, tiled):
+    [array] = hlo.arrays(kind)
+    size = hlo.item_bytes(array.dtype)
+    assert array.bytes == entries * size and array.tiled_bytes == tiled * size
+    assert array.hbm_bytes == (0 if "S(1)" in kind else array.tiled_bytes)
+
+
 FUSED = """HloModule m, is_scheduled=true
 
 %fused (p0: f32[96,8,128], p1: s32[], p2: f32[8,128]) -> f32[96,8,128] {
