@@ -405,6 +405,13 @@ def test_a_fit_of_points_that_all_weigh_nothing_is_one_line(tmp_path, capsys):
         assert said in error and len(error.splitlines()) == 1
 
 
+def test_a_family_whose_points_all_weigh_nothing_is_named():
+    rows = gathered(budgets=(1e18,)).rows
+    nothing = [Row(**{**vars(row), "family": "lstm", "weight": 0.0}) for row in rows[:3]]
+    with pytest.raises(UserError, match="the weight of all 3 points of family lstm is 0"):
+        fit.results(Gathered(rows + nothing, [], []), fit.Request(QUICK))
+
+
 def test_a_report_that_cannot_be_written_is_said_before_anything_is_fitted(tmp_path, capsys):
     file = tmp_path / "points.csv"
     file.write_text("params,tokens,loss\n" + "".join(f"{n}e6,2e7,{4 - n / 10}\n" for n in range(1, 9)))

@@ -38,10 +38,10 @@ def results(gathered: Gathered, request: Request, say: typing.Callable[[str], No
         raise UserError(f"there is no point to fit{f' ({reasons})' if reasons else ''}; let some runs finish first.")
     family = request.family or gathered.families[0]
     choose(dict.fromkeys(gathered.families), family, "--family")
-    if not any(row.weight > 0 for row in gathered.rows):
-        raise UserError(
-            f"the weight of all {len(gathered.rows)} points is 0; give those that are to count one above 0."
-        )
+    for name in gathered.families:
+        rows, whose = gathered.of(name).rows, f" of family {name}" if len(gathered.families) > 1 else ""
+        if not any(row.weight > 0 for row in rows):
+            raise UserError(f"the weight of all {len(rows)} points{whose} is 0; give those that count one above 0.")
     found = {name: _of_family(gathered.of(name), name, request, say) for name in gathered.families}
     common = {name: gathered.others[name] for name in ("study", "directory") if name in gathered.others}
     others = {name: one for name, one in found.items() if name != family}
