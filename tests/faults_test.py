@@ -470,7 +470,9 @@ def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(s
     os.truncate(filler, filler.stat().st_size - 40_000)  # begins, and cannot end
     keeping.save(state_of(20), 20)
     if policy == "stop":
-        with pytest.raises(SaveFailed, match="could not be written to .*there is that of step 10, whole by names and sizes; make room"):
+        with pytest.raises(
+            SaveFailed, match="could not be written to .*there is that of step 10, whole by names and sizes; make room"
+        ):
             keeping.settle(21)
         assert not said and not log
     else:
