@@ -114,6 +114,8 @@ def _check_products(config) -> None:
 def check_flags(flags: dict) -> None:
     """Raises UserError for the first flag of a command that is too large, not finite, or empty. flags: {name: value}."""
     for name, value in flags.items():
+        if value == []:  # as argparse of Python 3.11 reads it
+            raise UserError(f"--{name}=-- has no value that can be read; give another.")
         for text in value if isinstance(value, list) else [value]:
             if text == "" and name not in MAY_BE_EMPTY:
                 raise UserError(f"--{name}= is empty; give a value, or leave the flag out.")

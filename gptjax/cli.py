@@ -36,8 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args, rest = parser.parse_known_args(argv)
     try:
-        args.overrides = overrides(rest, accepts=hasattr(args, "config"), command=args.command)
+        changes = overrides(rest, accepts=hasattr(args, "config"), command=args.command)
+        if vars(args).get("separator") == []:  # as argparse of Python 3.11 reads --separator=--
+            args.separator = "--"
         bounds.check_flags(vars(args))
+        args.overrides = changes
         return args.run(args) or 0
     except UserError as error:
         print(f"gptjax: {error}", file=sys.stderr)

@@ -81,10 +81,7 @@ def _order(args):
     from gptjax.data import preparation, shardmaker, sources, tokenizers
 
     _check_numbers(args)
-    separator = (
-        "--" if args.separator == [] else args.separator
-    )  # which argparse of Python 3.11 makes of --separator=--
-    base = DataConfig(text_field=args.text_field, separator=separator, tfds_dir=args.tfds_dir)
+    base = DataConfig(text_field=args.text_field, separator=args.separator, tfds_dir=args.tfds_dir)
     config = sources.from_spec(args.source, base)
     if config.source == "prepared":
         raise UserError(f"--source={args.source} is a folder of gptjax prepare; give the text that it was made from.")

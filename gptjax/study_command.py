@@ -27,7 +27,6 @@ def _add_run_flags(parser) -> None:
     parser.add_argument(
         "--launcher_flag",
         action="append",
-        default=[],
         metavar="FLAG",
         help="for the launcher's script in launch/, as in --launcher_flag=--time=1:00:00; may be repeated",
     )

@@ -53,6 +53,7 @@ def test_help_names_the_commands_and_imports_no_jax():
         (["info", QUICKSTART, "--devices=3", "--config.mesh.tensor=2"], "needs a multiple of 2 devices"),
         ([*PLAN, "--price=-1"], "--price=-1 is no price"),
         ([*PLAN, "--price=nan"], "--price=nan must be finite"),
+        ([*PLAN, "--mesh=--"], "--mesh=--"),
         ([*PLAN, "--search", "--search_compiles=0"], "use at least 1"),
         ([*PLAN, "--row", "--json"], "--row prints a row of one plan, --json more"),
         ([*PLAN, "--row", "--search"], "--row prints a row of one plan, --search more"),

@@ -68,7 +68,7 @@ def run(args) -> int:
         plan.Limits(flops=args.max_flops).check(plan.plan(FileSource(args.study, batched=False).runs({}))["totals"])
     directory = open_directory(args.out)
     source = FileSource(args.study, batched=args.batch_runs == "auto")
-    launcher = launching.launcher(args.launcher, args.launcher_flag, directory)
+    launcher = launching.launcher(args.launcher, args.launcher_flag or [], directory)
     old_code = "accept" if args.accept_code else "rerun" if args.rerun_code else None
     settings = runner.Settings(launcher, args.parallel, old_code)
 
