@@ -206,9 +206,7 @@ def _held(memory, params: float, optimizer: float, peak_is_known: bool) -> dict[
         "parameters": params,
         "optimizer": optimizer,
         "other_arguments": arguments - params - optimizer,  # the batch, and the padding of tiles
-        "temporaries": at_peak
-        if peak_is_known
-        else memory.temp_size_in_bytes,  # gradients, activations, gathered weights
+        "temporaries": temporaries,  # gradients, activations, what is gathered
         "program": memory.generated_code_size_in_bytes,
     }
 
