@@ -51,7 +51,7 @@ def test_the_parts_of_the_memory_are_the_peak_and_hold_the_state(facts):
 def test_temporaries_that_do_not_live_at_once_are_shown_and_are_not_in_the_peak():
     gib = 2**30
     facts = on_gpu() | {"bytes": {"temporaries": 2 * gib}, "all_temporaries_bytes": 3 * gib}
-    assert "temporaries     2.00 GiB at the peak, 3.00 GiB allocated to all\n" in plan_table.table(facts)
+    assert "2.00 GiB at the peak, 3.00 GiB allocated to all\n" in plan_table.table(facts)
     assert "allocated" not in plan_table.table(facts | {"all_temporaries_bytes": 2 * gib})
 
 
