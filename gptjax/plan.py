@@ -207,19 +207,20 @@ def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dic
 def _held(memory, params: float, optimizer: float, peak_is_known: bool) -> dict[str, float]:
     """Bytes on a device by what they are for, at the program's peak.
 
-    libtpu's peak is of arguments, results and those temporaries that live at once, without the program itself, and is
-    what it accepts or refuses a program by. `temp_size_in_bytes` is of the room given to all temporaries: it can be a
-    fifth more. What XLA:CPU says of its peak leaves temporaries out (a product of two of them, jax 0.10.2 and 0.12).
+    libtpu's peak is of arguments, results and those temporaries that live at once, without the program itself, and
+    `temp_size_in_bytes` of the room given to all temporaries. Either can be the larger: the room by a fifth where much
+    is donated, the peak by the state where a loop carries it, which then counts twice. The less is held. What XLA:CPU
+    says of its peak leaves temporaries out (a product of two of them, jax 0.10.2 and 0.12).
     """
     arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    at_peak = memory.peak_memory_in_bytes - arguments
+    temporaries = memory.temp_size_in_bytes
+    if peak_is_known:
+        temporaries = min(temporaries, memory.peak_memory_in_bytes - arguments)
     return {
         "parameters": params,
         "optimizer": optimizer,
         "other_arguments": arguments - params - optimizer,  # the batch, and the padding of tiles
-        "temporaries": at_peak
-        if peak_is_known
-        else memory.temp_size_in_bytes,  # gradients, activations, gathered weights
+        "temporaries": temporaries,  # gradients, activations, what is gathered
         "program": memory.generated_code_size_in_bytes,
     }
 

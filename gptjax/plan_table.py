@@ -41,8 +41,9 @@ def gib(count: float) -> str:
 
 def _memory_rows(facts: dict) -> list[tuple[str, str]]:
     peak, parts = facts["peak_bytes"], {name: gib(size) for name, size in facts["bytes"].items()}
-    if facts.get("all_temporaries_bytes", 0) > facts["bytes"]["temporaries"]:
-        parts["temporaries"] += f" at the peak, {gib(facts['all_temporaries_bytes'])} allocated to all"
+    allocated = facts.get("all_temporaries_bytes")
+    if allocated is not None and allocated > facts["bytes"]["temporaries"]:
+        parts["temporaries"] += f" at the peak, {gib(allocated)} allocated to all"
     rows = [("bytes a device", f"{gib(peak)} peak ({facts['source']}){_verdict(facts)}")]
     rows += [(f"  {name.replace('_', ' ')}", shown) for name, shown in parts.items()]
     if facts.get("estimated_peak_bytes"):

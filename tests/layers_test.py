@@ -58,7 +58,7 @@ def test_the_form_is_that_of_the_devices_that_the_mesh_is_of_also_where_they_are
 
     def contracted():
         """Shapes of the results of matrix products in a map of 2 x 16 tokens."""
-        jaxpr = jax.make_jaxpr(lambda x: linear(x))(jnp.zeros((2, 16, 8)))
+        jaxpr = jax.make_jaxpr(lambda x: linear(x))(jax.ShapeDtypeStruct((2, 16, 8), jnp.float32))
         return [e.outvars[0].aval.shape for e in jaxpr.eqns if e.primitive.name == "dot_general"]
 
     assert sharding.platform() == "cpu" and contracted() == [(32, 24)]
