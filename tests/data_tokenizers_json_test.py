@@ -333,5 +333,5 @@ def test_without_the_library_a_line_says_what_to_install(tmp_path, monkeypatch):
         lambda: load_tokenizer(tmp_path / "run"),
         lambda: tokenizers.from_spec(f"hf:{tmp_path}/tokenizer.json"),
     ):
-        with pytest.raises(UserError, match=r"needs the library tokenizers; pip install 'gptjax\[data\]'"):
+        with pytest.raises(UserError, match=r"needs tokenizers; pip install 'gptjax\[data\]'"):
             load()
