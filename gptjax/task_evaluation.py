@@ -83,11 +83,11 @@ class TaskEvaluation:
 
     def ending(self) -> list[str]:
         """A line at the end of a run in which tasks could not be evaluated and were not since; none where all were."""
-        reasons = {f"{step}{' (ema)' * bool(prefix)}": why for (step, prefix), why in failed(self._directory.metrics).items()}
+        reasons = failed(self._directory.metrics)
         if not reasons:
             return []
-        last, reason = list(reasons.items())[-1]
-        steps = ", ".join(reasons)
+        names = [f"{step} (ema)" if prefix else str(step) for step, prefix in reasons]
+        steps, last, reason = ", ".join(names), names[-1], list(reasons.values())[-1]
         return [f"gptjax: tasks are not evaluated at step {steps} (see gptjax eval --tasks); at {last}: {reason}"]
 
     def _say(self, prefix: str, step: int, results: tasks.TaskResults) -> None:
