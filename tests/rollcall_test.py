@@ -1,6 +1,7 @@
 """Who is there, over real sockets: several runs on one machine, and messages that name what the user has set."""
 
 import concurrent.futures
+import contextlib
 import os
 import socket
 import sys
@@ -90,6 +91,19 @@ def test_a_port_that_is_taken_is_told_by_what_the_user_has_set(place_of, environ
         with pytest.raises(rollcall.PortTaken) as error:
             roll_call(place, 0, 0.5)
     assert str(error.value) == "process 0 cannot listen on " + message.format(port=port)
+
+
+def test_a_process_of_an_older_gptjax_which_names_no_run_is_let_in(place_of):
+    """That its code is another is said by those who compare the code of all (distributed.check_equal)."""
+    place = place_of(BY_HAND | {"GPTJAX_COORDINATOR": f"localhost:{runs.free_port()}"})
+    host, _, port = place.coordinator.rpartition(":")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(roll_call, place, 0, 20)
+        while not first.done():
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=5) as connection:
+                rollcall._send(connection, {"process": 1, "count": 2, "host": "old"})
+                rollcall._read_line(connection)
+        assert first.result() == [socket.gethostname(), "old"]
 
 
 @pytest.mark.parametrize("index,count,message", [(0, 2, "by one srun"), (1, 3, "by one srun")])
