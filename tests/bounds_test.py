@@ -199,3 +199,5 @@ def test_settings_of_a_text_are_checked_in_python_too():
             Settings(**{name: math.nan})
     with pytest.raises(UserError, match="--num_beams=1000000 is too large"):
         Settings(num_beams=10**6)
+    with pytest.raises(UserError, match="--seed=4294967296 is too large"):
+        Settings(seed=(1, 2**32))
