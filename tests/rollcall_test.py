@@ -126,8 +126,9 @@ def test_processes_that_do_not_belong_together_are_told_so_in_words_of_their_clu
 
 
 def test_a_port_that_is_no_number_is_refused_in_one_line(place_of):
-    with pytest.raises(UserError, match="JAX_COORDINATOR_PORT=here is not a port; give a free one"):
-        place_of(SLURM | {"JAX_COORDINATOR_PORT": "here"})
+    for port in ("here", "²", "0", "65536", "9" * 5000):
+        with pytest.raises(UserError, match=f"JAX_COORDINATOR_PORT={port} is not a port; give a free one"):
+            place_of(SLURM | {"JAX_COORDINATOR_PORT": port})
 
 
 def test_launch_local_says_that_it_chose_the_port(tmp_path):
