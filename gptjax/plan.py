@@ -213,12 +213,13 @@ def _held(memory, params: float, optimizer: float, peak_is_known: bool) -> dict[
     """
     arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     at_peak = memory.peak_memory_in_bytes - arguments
-    temporaries = at_peak if peak_is_known else memory.temp_size_in_bytes
     return {
         "parameters": params,
         "optimizer": optimizer,
         "other_arguments": arguments - params - optimizer,  # the batch, and the padding of tiles
-        "temporaries": temporaries,  # gradients, activations, gathered weights
+        "temporaries": at_peak
+        if peak_is_known
+        else memory.temp_size_in_bytes,  # gradients, activations, gathered weights
         "program": memory.generated_code_size_in_bytes,
     }
 

@@ -81,7 +81,9 @@ def _order(args):
     from gptjax.data import preparation, shardmaker, sources, tokenizers
 
     _check_numbers(args)
-    separator = "--" if args.separator == [] else args.separator  # argparse of Python 3.11 makes [] of --separator=--
+    separator = (
+        "--" if args.separator == [] else args.separator
+    )  # which argparse of Python 3.11 makes of --separator=--
     base = DataConfig(text_field=args.text_field, separator=separator, tfds_dir=args.tfds_dir)
     config = sources.from_spec(args.source, base)
     if config.source == "prepared":
