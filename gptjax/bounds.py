@@ -119,15 +119,15 @@ def check_flags(flags: dict) -> None:
         for text in value if isinstance(value, list) else [value]:
             if text == "" and name not in MAY_BE_EMPTY:
                 raise UserError(f"--{name}= is empty; give a value, or leave the flag out.")
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            check(value, f"--{name}", FLAGS.get(name, COUNTED), real=isinstance(value, float))
+        for number in _numbers(value):
+            check(number, f"--{name}", FLAGS.get(name, COUNTED))
 
 
-def check(value: float, key: str, most: tuple[float, str], real: bool | None = None) -> None:
-    """Raises UserError: a number above a bound of the table, or beyond float32. real: not a count."""
-    real = isinstance(value, float) if real is None else real
+def check(value: float, key: str, most: tuple[float, str]) -> None:
+    """Raises UserError: a number above a bound of the table, or a real one beyond float32."""
+    real = isinstance(value, float)
     limit, why = (FLOAT32, "float32 holds no more") if real and most == COUNTED else most
-    if isinstance(value, float) and not math.isfinite(value):  # of a long integer it cannot be asked
+    if real and not math.isfinite(value):  # of a long integer it cannot be asked
         raise UserError(f"{key}={value} must be finite.")
     if value > limit or value < -limit:
         size, way = ("large", "at most ") if value > 0 else ("small", "at least -")

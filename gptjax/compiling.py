@@ -35,7 +35,7 @@ def meet(devices, done: str) -> None:
 
 
 class Jit:
-    """What `jit` returns: to be called, or lowered as jax.jit's."""
+    """What `jit` returns: to be called, lowered, or made to forget its programs, as jax.jit's."""
 
     def __init__(self, function, options: dict):
         functools.update_wrapper(self, function, updated=())
@@ -47,6 +47,10 @@ class Jit:
 
     def lower(self, *args, **kwargs):
         return self._jitted.lower(*args, **kwargs)
+
+    def clear_cache(self) -> None:
+        self._jitted.clear_cache()
+        self._met.clear()
 
     def __call__(self, *args, **kwargs):
         if jax.process_count() > 1:

@@ -113,10 +113,8 @@ def wrong_config(config: dict, run: dict, saved, keeps) -> str:
     if not history:
         kept = saved()
         changed = {} if kept is None else differences(kept, config)
-        model = {key: pair for key, pair in changed.items() if key.startswith("model.") and not keeps(key)}
-        model = {
-            key: pair for key, pair in model.items() if key.partition(".")[2] in kept.get("model", {})
-        }  # known then
+        known_then = {f"model.{field}" for field in (kept or {}).get("model", {})}
+        model = {key: pair for key, pair in changed.items() if key in known_then and not keeps(key)}
         return f"its newest checkpoint has another model: {shown(model)} in config.json" if model else ""
     *earlier, last = [entry["config"] for entry in history]
     if config == last:

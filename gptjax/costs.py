@@ -9,9 +9,8 @@ FREE = frozenset(  # name or view what exists
     "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id opt-barrier iota send recv".split()
 )
 SLICES = frozenset(("dynamic-slice", "slice", "gather"))
-BODIES = frozenset(
-    ("fusion", "fusion-start", "async-start", "call-start")
-)  # run a computation that walk() does not open
+# Those that run a computation which walk() does not open.
+BODIES = frozenset(("fusion", "fusion-start", "async-start", "call-start"))
 
 
 def matmul_flops(program: hlo.Program, instruction: hlo.Instruction, where: hlo.Computation) -> float:

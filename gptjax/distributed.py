@@ -19,7 +19,7 @@ import pathlib
 import platform
 import sys
 
-from gptjax import rollcall
+from gptjax import bounds, rollcall
 from gptjax.coordination import Alone, PeerLost, seconds_of
 from gptjax.errors import UserError
 from gptjax.peers import HEARTBEAT_SECONDS, Peers
@@ -90,7 +90,7 @@ def _given(environ) -> Place:
         raise UserError(f"{', '.join(given) or 'none'} set, but not {', '.join(missing)}; set all three, or none.")
     coordinator, count, index = environ[NAMES[0]], _integer(environ, NAMES[1]), _integer(environ, NAMES[2])
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not _is_port(port):
         raise UserError(f"GPTJAX_COORDINATOR={coordinator} is not HOST:PORT; give the address of process 0.")
     if count < 1 or not 0 <= index < count:
         raise UserError(
@@ -154,9 +154,13 @@ def _detected(environ) -> Place | None:
     return Place(cluster.address(address, environ), count, index, ids, cluster.words(address, environ))
 
 
+def _is_port(text: str) -> bool:
+    return 0 < (bounds.whole_number(text) or 0) < 65536
+
+
 def _check_port(text: str | None) -> None:
     """Raises UserError for one that is none."""
-    if text is not None and not (text.isdigit() and 0 < int(text) < 65536):
+    if text is not None and not _is_port(text):
         raise UserError(f"JAX_COORDINATOR_PORT={text} is not a port; give a free one, such as {FIRST_PORT}, or none.")
 
 

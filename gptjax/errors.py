@@ -93,5 +93,6 @@ def did_you_mean(name: str, known) -> str:
 def choose(table: dict, name: str, key: str):
     """table[name]. Raises UserError that lists the names there are; key is the config field that held this one."""
     if name not in table:
-        raise UserError(f"{key}={name!r} is not known{did_you_mean(name, table)}; expected one of: {', '.join(table)}.")
+        shown, near = shorten(repr(name), 80), did_you_mean(name, table)
+        raise UserError(f"{key}={shown} is not known{near}; expected one of: {', '.join(table)}.")
     return table[name]

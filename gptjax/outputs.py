@@ -2,7 +2,7 @@
 
 from etils import epath
 
-from gptjax.errors import UserError
+from gptjax.errors import UserError, first_line
 
 PROBE = ".gptjax-probe"
 
@@ -35,4 +35,4 @@ def check_file(flag: str, path: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+    return getattr(error, "strerror", None) or first_line(error)

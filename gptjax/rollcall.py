@@ -91,7 +91,8 @@ def _collect(server, count: int, deadline: float, hosts: dict[int, str], connect
             break
         connection.settimeout(5)
         hello = _parse(_read_line(connection))
-        if hello is None or hello["run"] != words.run:  # a port scanner, the jax client of a run before, another run
+        # A port scanner, the jax client of a run before, another run; an older gptjax names no run.
+        if hello is None or hello.get("run", "") != words.run:
             connection.close()
             continue
         connections.append(connection)

@@ -1,9 +1,9 @@
 """One writer for a run directory: `with runlock.hold(path)` around whatever writes there.
 
 On a local or network disk it is flock(2) on DIR/writer.lock and on DIR, which the system frees when its holder is gone,
-kill -9 included; before each save the holder looks whether it still holds them (`check`). Object stores, and disks without flock, have a lease instead: the holder writes a new number into
-writer.lock every BEAT_SECONDS, and whoever finds one there takes it over only if the number stays the same for
-LEASE_SECONDS by his own clock. The file itself stays behind where flock is used; deleting it would let two in.
+kill -9 included; before each save the holder looks whether it still holds them (`check`). Object stores, and disks without
+flock, have a lease instead: the holder writes a new number into writer.lock every BEAT_SECONDS, and whoever finds one there
+takes it over only if the number stays the same for LEASE_SECONDS by his own clock. The file itself stays behind where flock is used; deleting it would let two in.
 """
 
 import contextlib

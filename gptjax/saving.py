@@ -35,8 +35,13 @@ class Stages:
         self._folder, self._peers, self._save = folder, peers, 0
 
     def next_save(self) -> None:
-        """Before the first stage of one."""
+        """Before the first stage of one. Its number is in the names of what is gathered: of a save that fails, one process
+        may have come to fewer of these than another, and the next may be of the same step."""
         self._save += 1
+
+    def gather(self, name: str, value) -> list | None:
+        """Of Group.gather, within this save. Raises SaveFailed if another process has failed in it."""
+        return self._peers.gather(f"save {self._save} {name}", value, alive=self.check_others)
 
     def together(self, stage: str, act):
         """act(), which all processes do. Raises CheckpointFailed, in all, if it fails in one."""
@@ -82,7 +87,7 @@ class Stages:
 
     def _wait_for_writers(self, *, key: str, timeout_ms: int) -> None:
         """In Orbax's thread. Raises SaveFailed if one of them has failed, PeerLost if one takes longer."""
-        name, seconds = f"save {key}", timeout_ms / 1000
+        name, seconds = f"save {self._save} {key}", timeout_ms / 1000
         self._peers.gather(name, None, seconds, self.check_others)
         self._peers.tell(name, None, seconds, self.check_others)
 

@@ -27,6 +27,13 @@ def logged(file, step: int) -> list[tuple[int, str]]:
     return [(step, prefix) for prefix in ("", "ema_") if any(f"{prefix}seconds" in row for row in rows)]
 
 
+def failed(file) -> dict[tuple[int, str], str]:
+    """{(step, prefix): why} of the tasks that a metrics.jsonl says could not be evaluated, and that it has no numbers of."""
+    events = metrics.read_metrics(file, "event") if file.exists() else []
+    reasons = {(row["step"], row["parameters"]): row["reason"] for row in events if row["event"] == "tasks_failed"}
+    return {pair: reason for pair, reason in reasons.items() if pair not in logged(file, pair[0])}
+
+
 def _run(session, directory, params, step: int) -> run.Run:
     return run.Run(directory, session.config, session.store.tokenizer, session.program, params, step)
 
@@ -66,9 +73,7 @@ class TaskEvaluation:
                 results = self._session.tasks.evaluate(lm, (self._config.tasks_num_fewshot,))
             except harness.Stopped:
                 return
-            except (
-                tasks.TaskFailed
-            ) as error:  # as of a model whose losses have grown beyond all measure: it may yet mend
+            except tasks.TaskFailed as error:  # as of a model whose losses are beyond all measure: it may yet mend
                 self._progress.message(f"gptjax: step {step}: {prefix}tasks are not evaluated: {error}")
                 self._log.write("event", step, event="tasks_failed", parameters=prefix, reason=str(error))
                 self._failed.add((step, prefix))
@@ -78,15 +83,12 @@ class TaskEvaluation:
 
     def ending(self) -> list[str]:
         """A line at the end of a run in which tasks could not be evaluated and were not since; none where all were."""
-        file = self._directory.metrics
-        events = metrics.read_metrics(file, "event") if file.exists() else []
-        failed = {row["step"]: row["reason"] for row in events if row["event"] == "tasks_failed"}
-        failed = {step: reason for step, reason in failed.items() if not logged(file, step)}
-        if not failed:
+        reasons = failed(self._directory.metrics)
+        if not reasons:
             return []
-        step, reason = list(failed.items())[-1]
-        steps = ", ".join(map(str, failed))
-        return [f"gptjax: tasks are not evaluated at step {steps} (see gptjax eval --tasks); at {step}: {reason}"]
+        names = [f"{step} (ema)" if prefix else str(step) for step, prefix in reasons]
+        steps, last, reason = ", ".join(names), names[-1], list(reasons.values())[-1]
+        return [f"gptjax: tasks are not evaluated at step {steps} (see gptjax eval --tasks); at {last}: {reason}"]
 
     def _say(self, prefix: str, step: int, results: tasks.TaskResults) -> None:
         for row in results.rows:

@@ -8,7 +8,7 @@ import dataclasses
 import math
 
 from gptjax import bounds
-from gptjax.errors import UserError
+from gptjax.errors import UserError, shorten
 
 MOST_RAMP_SIZES = 1000
 
@@ -56,7 +56,8 @@ def _in_unit_interval(section, name: str, *fields: str) -> None:
 
 
 def _one_of(value, allowed: tuple, key: str) -> None:
-    _require(value in allowed, f"{key}={value!r} is not known; expected one of: {', '.join(allowed)}.")
+    shown = shorten(repr(value), 80)
+    _require(value in allowed, f"{key}={shown} is not known; expected one of: {', '.join(allowed)}.")
 
 
 def _not_both(section, name: str, a: str, b: str) -> None:

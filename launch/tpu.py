@@ -63,7 +63,7 @@ def read_accelerator(name: str) -> Accelerator:
     """v5e-8, v5litepod-8 or v5p-128. Raises UserError for what is none."""
     prefix, _, number = name.partition("-")
     found = [g for key, g in GENERATIONS.items() if prefix in (key, g.prefix)]
-    if not found or not number.isdigit():
+    if not found or not (number.isascii() and number.isdecimal()):
         raise UserError(f"--accelerator={name!r}; expected one of {', '.join(GENERATIONS)} and a size, as in v5p-128.")
     [generation] = found
     chips, rest = divmod(int(number), generation.cores_per_chip)

@@ -84,6 +84,13 @@ def test_any_text_on_the_command_line_is_taken_or_refused_in_one_line(tmp_path_f
     one_line(lambda: load_config(file, [f"{key}={text}"]))
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "x" * 5000, "a\nb"])
+def test_any_field_refuses_a_long_text_in_a_line_that_can_be_read(tmp_path_factory, text):
+    file = _config_file(tmp_path_factory)
+    for key in KINDS:
+        one_line(lambda key=key: load_config(file, [f"{key}={text}"]))
+
+
 def _shown(value) -> str:
     return repr(value) if not isinstance(value, int) or abs(value) < 10**4000 else "9" * 5000
 
@@ -199,3 +206,5 @@ def test_settings_of_a_text_are_checked_in_python_too():
             Settings(**{name: math.nan})
     with pytest.raises(UserError, match="--num_beams=1000000 is too large"):
         Settings(num_beams=10**6)
+    with pytest.raises(UserError, match="--seed=4294967296 is too large"):
+        Settings(seed=(1, 2**32))

@@ -323,6 +323,7 @@ def test_an_end_that_a_file_did_not_have_goes_when_another_is_named(tmp_path):
     assert (tokenizer.eot_id, tokenizer.vocab_size) == (300, 301)
     other = tokenizer.with_ends(1, 1)
     assert (other.eot_id, other.vocab_size, other.special) == (1, 300, {"<pad>": 1, "<|endoftext|>": 1})
+    assert tokenizer.invented_eot and not other.invented_eot
 
 
 def test_without_the_library_a_line_says_what_to_install(tmp_path, monkeypatch):

@@ -343,6 +343,7 @@ def test_a_process_may_take_longer_to_read_its_text(values, tmp_path, monkeypatc
         (dict(GPTJAX_NUM_PROCESSES="2", GPTJAX_PROCESS_ID="0"), "but not GPTJAX_COORDINATOR"),
         (dict(GPTJAX_LOCAL_DEVICE_IDS="0"), "but not GPTJAX_COORDINATOR"),
         (dict(GPTJAX_COORDINATOR="a", GPTJAX_NUM_PROCESSES="2", GPTJAX_PROCESS_ID="0"), "is not HOST:PORT"),
+        (dict(GPTJAX_COORDINATOR="a:²", GPTJAX_NUM_PROCESSES="2", GPTJAX_PROCESS_ID="0"), "is not HOST:PORT"),
         (dict(GPTJAX_COORDINATOR="a:1", GPTJAX_NUM_PROCESSES="two", GPTJAX_PROCESS_ID="0"), "not a whole number"),
         (dict(GPTJAX_COORDINATOR="a:1", GPTJAX_NUM_PROCESSES="2", GPTJAX_PROCESS_ID="2"), "numbered from 0"),
         (dict(OMPI_COMM_WORLD_SIZE="2"), "does not tell where process 0 runs"),

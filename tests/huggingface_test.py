@@ -280,6 +280,9 @@ def test_a_model_without_tokenizer_says_what_to_do_and_takes_ids(imported, tmp_p
     assert tokenizer.encode("3 28").tolist() == [3, 28] and tokenizer.decode([3, 28]) == " 3 28"
     with pytest.raises(UserError, match="'29' is no token id: .* ids from 0 to 28"):
         tokenizer.encode("3 29")
+    for word in ("²", "-1", "9" * 5000):
+        with pytest.raises(UserError, match="is no token id"):
+            tokenizer.encode(f"3 {word}")
     with pytest.raises(UserError, match="the tokenizer has 257 entries, the model 29"):
         importing.import_folder(str(GOLDEN / "gpt2_plain"), str(tmp_path / "run"), "bytes")
 

@@ -131,6 +131,7 @@ QUEUED = LAUNCHES["tpu_queued_resource"]
         ("tpu_vm", [*LAUNCHES["tpu_vm"], "--env=1=2", "--", *TRAIN], "expected NAME=VALUE"),
         ("tpu_queued_resource", [*QUEUED, "--", *TRAIN], "gcloud is not installed here"),
         ("tpu_queued_resource", [*QUEUED, "--accelerator=v9-8", "--", *TRAIN], "expected one of v4, v5e, v5p, v6e"),
+        ("tpu_queued_resource", [*QUEUED, "--accelerator=v5e-²", "--", *TRAIN], "and a size, as in v5p-128"),
         ("tpu_queued_resource", [*QUEUED, "--accelerator=v5p-9", "--", *TRAIN], "TensorCores, two a chip"),
         ("tpu_queued_resource", [*QUEUED, "--accelerator=v5e-12", "--", *TRAIN], "near are v5e-8 and v5e-16 (the number counts chips)"),
         ("tpu_queued_resource", [*QUEUED, "--accelerator=v5p-192", "--", *TRAIN], "near are v5p-128 and v5p-256"),

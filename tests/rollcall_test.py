@@ -1,6 +1,7 @@
 """Who is there, over real sockets: several runs on one machine, and messages that name what the user has set."""
 
 import concurrent.futures
+import contextlib
 import os
 import socket
 import sys
@@ -92,6 +93,19 @@ def test_a_port_that_is_taken_is_told_by_what_the_user_has_set(place_of, environ
     assert str(error.value) == "process 0 cannot listen on " + message.format(port=port)
 
 
+def test_a_process_of_an_older_gptjax_which_names_no_run_is_let_in(place_of):
+    """That its code is another is said by those who compare the code of all (distributed.check_equal)."""
+    place = place_of(BY_HAND | {"GPTJAX_COORDINATOR": f"localhost:{runs.free_port()}"})
+    host, _, port = place.coordinator.rpartition(":")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(roll_call, place, 0, 20)
+        while not first.done():
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=5) as connection:
+                rollcall._send(connection, {"process": 1, "count": 2, "host": "old"})
+                rollcall._read_line(connection)
+        assert first.result() == [socket.gethostname(), "old"]
+
+
 @pytest.mark.parametrize("index,count,message", [(0, 2, "by one srun"), (1, 3, "by one srun")])
 def test_processes_that_do_not_belong_together_are_told_so_in_words_of_their_cluster(place_of, index, count, message):
     place = place_of(SLURM | {"JAX_COORDINATOR_PORT": str(runs.free_port())})
@@ -112,8 +126,9 @@ def test_processes_that_do_not_belong_together_are_told_so_in_words_of_their_clu
 
 
 def test_a_port_that_is_no_number_is_refused_in_one_line(place_of):
-    with pytest.raises(UserError, match="JAX_COORDINATOR_PORT=here is not a port; give a free one"):
-        place_of(SLURM | {"JAX_COORDINATOR_PORT": "here"})
+    for port in ("here", "²", "0", "65536", "9" * 5000):
+        with pytest.raises(UserError, match=f"JAX_COORDINATOR_PORT={port} is not a port; give a free one"):
+            place_of(SLURM | {"JAX_COORDINATOR_PORT": port})
 
 
 def test_launch_local_says_that_it_chose_the_port(tmp_path):

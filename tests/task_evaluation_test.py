@@ -190,6 +190,16 @@ def test_only_tasks_that_are_logged_are_done(tmp_path):
     assert task_evaluation.logged(file, 4) == [(4, "")] and task_evaluation.logged(file, 2) == [(2, "ema_")]
 
 
+def test_tasks_that_failed_of_the_average_alone_are_not_forgotten(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    assert task_evaluation.failed(file) == {}
+    event = {"kind": "event", "event": "tasks_failed", "reason": "math range error"}
+    rows = [event | {"step": 2, "parameters": ""}, {"kind": "tasks", "step": 2, "seconds": 1}]  # made up since
+    rows += [event | {"step": 4, "parameters": "ema_"}, {"kind": "tasks", "step": 4, "seconds": 1}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert task_evaluation.failed(file) == {(4, "ema_"): "math range error"}
+
+
 def test_training_outlives_tasks_whose_numbers_are_beyond_all_measure(values, tmp_path, capsys):
     wild = dict(optim=dict(peak_lr=30.0, warmup_steps=None, schedule="constant"), train=dict(steps=4))
     config = from_dict(runs.changed(with_tasks(values, tasks_every_steps=4, tasks_limit=1), **wild))

@@ -14,10 +14,8 @@ from gptjax.errors import UserError
 REQUIRED = ("params", "loss")
 NAMES = ("params", "tokens", "flops", "loss", "weight", "seed", "run", "family")
 WORDS = ("run", "family")
-ON_TEXT, BY = (
-    "loss/",
-    ("params/", "flops/"),
-)  # and a name: the loss on one of several texts; N and C by another convention
+# With a name behind them: the loss on one of several texts; N and C by another convention.
+ON_TEXT, BY = "loss/", ("params/", "flops/")
 PREFIXES = (ON_TEXT, *BY)
 EXAMPLE = "--columns=params=COLUMN,tokens=COLUMN*1e9,loss=COLUMN"
 # What others call them, to say which column may be meant; nothing is read by these without being named.

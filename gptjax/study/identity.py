@@ -30,9 +30,9 @@ KEPT = "checkpoint.keep_steps"  # which others branch from: a run without them i
 # Where a step and an evaluation are computed. What they import counts too, but for what follows.
 ROOTS = ("step", "feed", "evaluate", "schedule", "data.pipeline", "study.lanes")
 PLUMBING = (  # reads, writes, checks, reports; decides no number of a run
-    "checkpoint", "checksums", "config_file", "consistency", "errors", "evaluation", "evaluation_text", "flops",
-    "folder_kinds", "generation", "inside", "interrupt", "metrics", "peers", "protocols", "run", "rundir", "runlock", "scoring", "stored", "validate",
-    "validity", "weights", "study",
+    "checkpoint", "checksums", "compiling", "config_file", "consistency", "coordination", "errors", "evaluation",
+    "evaluation_text", "flops", "folder_kinds", "generation", "inside", "interrupt", "metrics", "peers", "protocols",
+    "run", "rundir", "runlock", "scoring", "stored", "validate", "validity", "weights", "study",
     "data.folder", "data.reading", "data.sources", "data.store", "data.tokenizers", "data.unfinished",  # the fingerprint
 )  # fmt: skip
 

@@ -103,19 +103,20 @@ def _of_another_run(directory: StudyDirectory, run: rundir.RunDirectory, entry: 
 
     if not run.exists():
         return ""  # whoever reads its config says so
-    declared, move = directory.config(entry.key), "take it away, and it is run anew"
+    file, move = directory.config(entry.key), "take it away, and it is run anew"
     try:
-        config = run.config()
-        there = identity.counted(config)
-        here = identity.counted(config_file.load_config(str(declared))) if declared.exists() else there
-        text = consistency.read(run.path).get("data", {}).get("fingerprint", entry.fingerprint)
+        trained = identity.counted(run.config())
+        declared = identity.counted(config_file.load_config(str(file))) if file.exists() else trained
     except UserError as error:
         return str(error)
-    differing = {key: [here.get(key), there.get(key)] for key in {**here, **there} if here.get(key) != there.get(key)}
+    text = (consistency.read(run.path).get("data") or {}).get("fingerprint", entry.fingerprint)
+    keys = dict.fromkeys([*declared, *trained])
+    differing = {key: [declared.get(key), trained.get(key)] for key in keys if declared.get(key) != trained.get(key)}
     if differing:
         return f"{run.path} is another run than the study declares: {consistency.shown(differing)} there; {move}"
     if entry.fingerprint is not None and text != entry.fingerprint:
-        return f"{run.path} was trained on the text {text[:12]}, the study declares {entry.fingerprint[:12]}; {move}"
+        shown = f"{str(text)[:12]}, the study declares {entry.fingerprint[:12]}"
+        return f"{run.path} was trained on the text {shown}; {move}"
     return ""
 
 

@@ -132,9 +132,8 @@ def _rows_of_group(table, i: int, first: int, field: str, on_error: OnError, fil
 
 def _damage(error: Exception) -> str:
     """What Arrow says of damaged bytes, in exceptions of any kind. Raises error, if they are not to blame."""
-    if not isinstance(
-        error, library("pyarrow", "source parquet").ArrowException
-    ):  # be it of a memory that is too small
+    pa = library("pyarrow", "source parquet")
+    if not isinstance(error, pa.ArrowException):  # one of its own is taken, even that a memory is too small
         check_blame(error)
     return first_line(error)
 

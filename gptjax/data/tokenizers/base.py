@@ -91,6 +91,7 @@ class Tokenizer(abc.ABC):
         other.ends = (eot_id, bos_id)
         other.special = {name: i for name, i in self.special.items() if not self._stands_for_another(name)}
         other.spelling = self.spelling[:-1] if self.invented_eot else list(self.spelling)
+        other.invented_eot = False
         for name, i in ((START_OF_TEXT, bos_id), (END_OF_TEXT, eot_id)):
             if i is None:
                 continue

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 
+from gptjax import bounds
 from gptjax.config import DataConfig
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, utf8
-from gptjax.errors import UserError
+from gptjax.errors import UserError, shorten
 
 
 class ByteTokenizer(Tokenizer):
@@ -118,10 +119,12 @@ class IdTokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         """int32 [n]. Raises UserError: a word that is no id."""
-        wrong = next((word for word in text.split() if not (word.isdigit() and int(word) < self.vocab_size)), None)
+        words = text.split()
+        ids = [bounds.whole_number(word) for word in words]
+        wrong = next((word for word, i in zip(words, ids) if i is None or i >= self.vocab_size), None)
         if wrong is not None:
             raise UserError(
-                f"{wrong!r} is no token id: this model came without its tokenizer, so a text is ids from 0 to"
+                f"{shorten(repr(wrong), 80)} is no token id: this model came without its tokenizer, so a text is ids from 0 to"
                 f" {self.vocab_size - 1}, as in '464 3290'."
             )
-        return np.array([int(word) for word in text.split()], np.int32)
+        return np.array(ids, np.int32)

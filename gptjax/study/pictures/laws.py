@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from gptjax.study import groups, numbers
+from gptjax.study.fits.isoflop import between
 from gptjax.study.pictures import style
 from gptjax.study.pictures.style import Picture
 
@@ -48,8 +49,7 @@ def _has_parabola(vertex: dict) -> bool:
 
 def _measured(axes, vertex: dict, group: list[dict], colour: str) -> None:
     """Points of a budget: full within the window of its parabola, hollow outside."""
-    low, high = vertex["window"]
-    inside = [low * (1 - 1e-9) <= point["params"] <= high * (1 + 1e-9) for point in group]
+    inside = between(np.array([point["params"] for point in group]), *vertex["window"])
     for within, look in ((True, dict(markeredgewidth=0)), (False, dict(markerfacecolor="none", markeredgewidth=0.7))):
         chosen = [point for point, is_inside in zip(group, inside) if is_inside == within]
         axes.plot(*_columns(chosen, "params", "loss"), "o", color=colour, markersize=3.6, alpha=0.8, **look)
