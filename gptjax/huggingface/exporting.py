@@ -6,7 +6,7 @@ import re
 import numpy as np
 from etils import epath
 
-from gptjax import architectures, folder_kinds
+from gptjax import architectures, folder_kinds, outputs
 from gptjax.errors import UserError
 from gptjax.huggingface import families, tensors, vocabulary
 
@@ -26,6 +26,7 @@ def export_run(run, out: str, dtype: str | None = None, max_shard_bytes: int = 5
     if (kind := folder_kinds.kind_of(folder)) not in (folder_kinds.MISSING, folder_kinds.EMPTY):
         empty = "no folder" if kind == folder_kinds.FILE else "not empty"
         raise UserError(f"--out={out} is {empty}: it is {folder_kinds.said(folder)}; give a new directory.")
+    outputs.check_folder("--out", out)
     imported = run.directory.manifest().get("imported") or {}
     dtype = dtype or imported.get("dtype") or str(run.params["token_embedding"].dtype)
     if dtype not in DTYPES:
