@@ -305,3 +305,12 @@ def test_whatever_a_library_raises_leaves_one_document_out():
         zip(errors, ("TypeError", "ZoneInfoNotFoundError", "PanicException"), strict=True)
     ):
         assert str(error).startswith(f"f:{i + 1} cannot be read ({kind}: ")
+
+
+def test_what_python_says_of_json_that_ends_early_is_a_sentence():
+    for line in ('{"text": "cut sho', '{"text": "a\tb"}', '{"text" 1}', ""):
+        with pytest.raises(
+            UserError, match=r"a\.jsonl:1 is not JSON: \w.* at column \d+; expected an object"
+        ) as refused:
+            records.json_value(line, "a.jsonl:1")
+        assert " at at " not in str(refused.value)

@@ -298,6 +298,9 @@ def test_the_commands_import_sample_and_export(tmp_path, capsys):
     assert len(capsys.readouterr().out.split()) == 5
     assert cli.main(["eval", f"--workdir={workdir}"]) == 2
     assert "was imported from" in capsys.readouterr().err
+    nowhere = f"{workdir}/config.json/deeper"
+    assert cli.main(["export", f"--workdir={workdir}", "--to=hf", f"--out={nowhere}"]) == 2
+    assert f"--out={nowhere} cannot be written: Not a directory" in capsys.readouterr().err
     assert (
         cli.main(["export", f"--workdir={workdir}", "--to=hf", f"--out={out}", "--max_shard_size=8KB", "--json"]) == 0
     )

@@ -27,6 +27,18 @@ def test_a_file_is_tried_beside_itself_and_kept_as_it_is(tmp_path):
         outputs.check_file("--out", str(tmp_path))
 
 
+def test_folders_to_be_made_are_refused_by_the_name_of_their_flag(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("a few words\n" * 10)
+    prepare = ["prepare", f"--source=text:{text}", "--tokenizer=bytes", f"--out={text}/deeper"]
+    imported = ["import", "--from=hf", str(tmp_path), f"--workdir={text}/deeper"]
+    for command, flag in ((prepare, "--out"), (imported, "--workdir")):
+        assert cli.main(command) == 2
+        error = capsys.readouterr().err
+        assert f"{flag}={text}/deeper cannot be written: Not a directory" in error and len(error.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
 def test_commands_that_work_for_minutes_say_so_at_once(tmp_path, capsys):
     place = tmp_path / "none" / "picture.png"
     text = tmp_path / "text.txt"

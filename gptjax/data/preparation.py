@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 
 from etils import epath
 
+from gptjax import outputs
 from gptjax.config import DataConfig
 from gptjax.data import preparation_report, shardmaker, sources, tokenizers, unfinished, workers
 from gptjax.data.folder import FORMAT, SPLITS, digest, write_manifest
@@ -166,6 +167,7 @@ def prepare(order: Order, progress) -> dict:
     made = plan(order)
     if (report := _finished(order, made)) is not None:
         return report
+    outputs.check_folder("--out", order.out)
     epath.Path(order.out).mkdir(parents=True, exist_ok=True)
     with unfinished.sole_writer(order.out):
         unfinished.begin(order.out, made.settings)

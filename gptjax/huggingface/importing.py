@@ -6,7 +6,7 @@ import json
 import numpy as np
 from etils import epath
 
-from gptjax import architectures, consistency, data, folder_kinds, numerics, rundir
+from gptjax import architectures, consistency, data, folder_kinds, numerics, outputs, rundir
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.data import tokenizers
@@ -40,6 +40,7 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow
             f"--workdir={workdir} is not empty: it is {folder_kinds.said(directory.path)}; give a new directory for the"
             " imported model."
         )
+    outputs.check_folder("--workdir", workdir)
     values = _read_json(source / "config.json", source)
     family = families.family_of(values, source / "config.json")
     shape = families.model_config(values, source / "config.json")

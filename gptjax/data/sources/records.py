@@ -152,7 +152,7 @@ def json_value(line: str | bytes, where: str, expected: str = "an object"):
     except UnicodeDecodeError as error:
         raise UserError(f"{where} is not UTF-8 at byte {error.start} there; convert it to UTF-8.") from error
     except json.JSONDecodeError as error:
-        what = f"{error.msg} at column {error.colno}"
+        what = f"{error.msg.removesuffix(' at')} at column {error.colno}"
         raise UserError(f"{where} is not JSON: {what}; expected {expected}.") from error
     except RecursionError as error:
         raise UserError(f"{where} is not JSON that can be read: it nests too deeply; remove it.") from error
