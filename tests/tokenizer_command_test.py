@@ -106,7 +106,10 @@ def test_info_says_kind_sizes_and_bytes_per_token_of_a_source(trained, tmp_path,
         ([*TRAIN, "--out=NEW", "--special=caht"], "'caht' is no set of special symbols; did you mean 'chat'"),
         ([*TRAIN, "--out=NEW", "--vocab_size=260", "--special=fim"], "--vocab_size=260 is too small: 261 are bytes"),
         ([*TRAIN, "--out=NEW", "--vocab_size=290"], "--vocab_size=290 is too small for the characters of this text"),
-        ([*TRAIN, "--out=NEW", "--vocab_size=290", "--separator=--"], "--vocab_size=290 is too small for the characters"),
+        (
+            [*TRAIN, "--out=NEW", "--vocab_size=290", "--separator=--"],
+            "--vocab_size=290 is too small for the characters",
+        ),
         (
             [*TRAIN, "--out=NEW", "--vocab_size=90000"],
             "--vocab_size=90000 is too large for this text; use [0-9]+ at most",
