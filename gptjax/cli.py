@@ -258,6 +258,8 @@ def _train(args) -> int:
 
 def _info(args) -> None:
     config = _load_config(args)
+    if args.devices is not None and args.devices < 1:
+        raise UserError(f"--devices={args.devices} is too small; use at least 1.")
     from gptjax import info
 
     facts = info.info(config, args.devices)

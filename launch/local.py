@@ -96,7 +96,9 @@ def device_variables(args, run: common.Run) -> list[dict[str, str]]:
         if count == 1 or HOST_DEVICES in flags:  # nothing to divide, or given by the user
             return [{}] * count
         devices = common.load_config(run.arguments).mesh.cpu_devices
-        each = share(devices, count, f"mesh.cpu_devices={devices} of {run.config}", "--config.mesh.cpu_devices")
+        typed = any(argument.startswith("--config.mesh.cpu_devices") for argument in run.arguments)
+        given = f"--config.mesh.cpu_devices={devices}" if typed else f"mesh.cpu_devices={devices} of {run.config}"
+        each = share(devices, count, given, "--config.mesh.cpu_devices to a multiple of it")
     others = re.sub(rf"{HOST_DEVICES}=\S*", "", flags).split()
     return [{"XLA_FLAGS": " ".join([*others, f"{HOST_DEVICES}={each}"])}] * count
 

@@ -50,6 +50,8 @@ def test_help_names_the_commands_and_imports_no_jax():
         ([*TRAIN, "--branch_step=3"], "--branch_step=N name a checkpoint together"),
         ([*TRAIN, "--branch_from=y", "--branch_step=last"], "--branch_step=last is no step of a run"),
         ([*TRAIN, "--branch_from=y", "--branch_step=0"], "--branch_step=0 is no step of a run"),
+        (["info", QUICKSTART, "--devices=0"], "--devices=0 is too small; use at least 1"),
+        (["info", QUICKSTART, "--devices=-2"], "--devices=-2 is too small; use at least 1"),
         (["info", QUICKSTART, "--devices=3", "--config.mesh.tensor=2"], "needs a multiple of 2 devices"),
         ([*PLAN, "--price=-1"], "--price=-1 is no price"),
         ([*PLAN, "--price=nan"], "--price=nan must be finite"),

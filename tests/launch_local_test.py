@@ -87,6 +87,18 @@ def test_gpus_are_divided_among_the_processes_and_not_shared(monkeypatch):
         local.device_variables(args, run)
 
 
+@pytest.mark.parametrize(
+    "override, devices",
+    [([], "mesh.cpu_devices=2 of "), (["--config.mesh.cpu_devices=1"], "--config.mesh.cpu_devices=1 c")],
+)
+def test_devices_that_cannot_be_divided_are_named_where_they_were_given(monkeypatch, override, devices):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    run = common.Run([CONFIG, *override], "configs/quickstart.py", "x")
+    with pytest.raises(common.UserError) as refused:
+        local.device_variables(argparse.Namespace(num_processes=3, devices_per_process=None), run)
+    assert str(refused.value).startswith(devices) and "to a multiple of it" in str(refused.value)
+
+
 # --- Real trainings: quickstart with fewer steps and a small model ---
 
 SMALL = (

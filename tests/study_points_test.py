@@ -123,6 +123,7 @@ def test_a_number_stands_for_all_lines_and_a_whole_name_goes_before_a_factor(tmp
         ("params,tokens_B,loss\n1,1,1\n", "tokens=token_B*1e9", "names; did you mean 'tokens_B'?; its columns are"),
         ("params,tokens_B,loss\n1,1,1\n", "tokens=tokens_B*1e", "'1e' is no factor; use a number above 0"),
         ("params,tokens_B,loss\n1,1,1\n", "tokens=tokens_B*-1", "'-1' is no factor"),
+        ("N,D,loss\n1,1,1\n", "params=N,tokens=D,loss=loss,budget=C", "which --columns=loss= names; 'budget' is no name"),
         ("N,D,D,loss\n1,1,1,1\n", "params=N,tokens=D", "the column 'D' twice"),
         ("N,D,loss\n1,many,1\n", "params=N,tokens=D", "line 2: tokens='many' (column 'D') is no number"),
     ],

@@ -106,7 +106,11 @@ def _source(path: str, header: list[str], name: str, typed: str) -> Source:
     if name not in WORDS and _is_number(typed):
         return Source(name, None, constant=typed)
     near = _closest(column.strip() if star else typed, header)
-    hint = f"; did you mean {near!r}?" if near else ""
+    unknown = re.search(r",(\w+)=", typed)  # taken for the column's own name, which may have commas in it
+    if unknown:
+        hint = f"; {unknown[1]!r} is no name; there are: {', '.join(NAMES)}"
+    else:
+        hint = f"; did you mean {near!r}?" if near else ""
     raise UserError(f"{path} has no column {typed!r}, which --columns={name}= names{hint}; {_listed(header, '')}")
 
 
