@@ -87,8 +87,8 @@ def test_two_processes_train_as_one_with_the_same_devices(alone, two):
     one, other = runs.train_rows(alone), runs.train_rows(two)
     assert [row["batch_hash"] for row in one] == [row["batch_hash"] for row in other] and len(one) == STEPS
     assert len({row["batch_hash"] for row in one}) == STEPS
-    # The order of the sum over processes is gloo's, not XLA's: an ulp a step, which 40 steps carry on (at most 1.1e-6 was
-    # seen, of a gradient's norm under jax 0.12). One row in the wrong place changes a loss by 1e-3.
+    # The order of the sum over processes is gloo's, not XLA's: 40 steps carry its last digits on (1.1e-6 of a gradient's
+    # norm was seen under jax 0.12).
     for name in ("loss", "grad_norm", "param_norm"):
         np.testing.assert_allclose([row[name] for row in other], [row[name] for row in one], rtol=5e-6)
     assert list(two.glob("profile/**/*.xplane.pb")), "process 0 profiles alone, which changes no number"
