@@ -268,7 +268,7 @@ def test_one_beam_is_greedy(engine_of):
 class Spelled:
     """A tokenizer of 65 tokens that spell one, two or three bytes, cut within characters of UTF-8."""
 
-    eot_id = None
+    eot_id = bos_id = None
     spelling = [b"ab", b"\xe4", b"\xb8\xad", b"c", "é".encode(), b"\xc3", b"\xa9"] + [
         bytes([97 + i % 26]) for i in range(58)
     ]
@@ -357,7 +357,7 @@ BAD = {
     "min_p": (dict(min_p=1.5), r"--min_p=1.5 is not in \[0, 1\]"),
     "max_tokens": (dict(max_tokens=0), "--max_tokens=0 is too small"),
     "repetition": (dict(repetition_penalty=0), "--repetition_penalty=0 must be positive"),
-    "frequency": (dict(frequency_penalty=float("nan")), "--frequency_penalty=nan is no number"),
+    "frequency": (dict(frequency_penalty=float("nan")), "--frequency_penalty=nan must be finite"),
     "stop": (dict(stop=""), "--stop is an empty string"),
     "beams": (dict(num_beams=2, num_return_sequences=3), "--num_return_sequences=3 of --num_beams=2"),
 }
@@ -387,7 +387,7 @@ def test_no_prompt_is_the_start_of_a_document(engine_of):
     """End-of-text, token 3 here, is not shown."""
 
     class Ended(Spelled):
-        eot_id = 3
+        eot_id = bos_id = 3
 
     [a] = generation.generate(engine_of("gpt2"), Ended(), None, generation.Settings(max_tokens=6, temperature=0))
     [b] = generation.generate(engine_of("gpt2"), Ended(), [3], generation.Settings(max_tokens=6, temperature=0))
