@@ -221,7 +221,11 @@ class TrainConfig:
     microbatches: int = 1  # a step's batch is run in so many parts, gradients summed
     steps_per_call: int = 1  # optimizer steps in one dispatch to the device
     vocab_chunks: int = 1  # the loss holds float32 logits of vocab/vocab_chunks entries at a time
+    loss: str = "next_token"  # what is minimised: a name in losses.LOSSES
     z_loss: float | None = None  # weight of mean(logsumexp(logits)^2)
+    trainable: str | None = (
+        None  # names or globs of parameters, comma-separated, such as "head"; the rest is frozen; None: all
+    )
     seed: int = 0  # of initialisation and dropout
     max_skips: int = 10  # updates left out in a row (see optim.skip) that end the run, or turn it back
     max_rollbacks: int = 0  # times a run that diverges goes back to a checkpoint and on past the text that did it

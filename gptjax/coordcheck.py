@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import attention, data, meshes, numerics, schedule, session, step
+from gptjax import attention, data, numerics, schedule, session
+from gptjax import program as programs
 from gptjax.errors import UserError
 from gptjax.neutral import neutral
 
@@ -114,11 +115,9 @@ def variant(config, form: str, size: int, base: int, rows: int, of_depth: bool):
 
 def _measure(config, form: str, size: int, steps: int, read, of_depth: bool) -> list[Measured]:
     """Of a model after the first and the last step; its last entry is the loss of the last step, as `value`."""
-    mesh = meshes.make_mesh(config, jax.devices()[:1])
-    kernel, _ = attention.choose_kernel(config, mesh.devices.flat[0].platform, 1)
-    program = step.build(config, mesh, kernel)
+    program = programs.of(config, jax.devices()[:1])
     token_BL = jnp.asarray(_batch(read, config, 0)["token_BT"][:, :-1])
-    with numerics.on_mesh(mesh):
+    with numerics.on_mesh(program.mesh):
         state, found, loss = program.init(), [], math.nan
         shown = _of_depth if of_depth else _of_width
         before = shown(parts(program.graph, state.params, token_BL))

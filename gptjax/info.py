@@ -4,7 +4,8 @@ import math
 
 from jax.sharding import AbstractMesh
 
-from gptjax import flops, meshes, schedule, sharding, step
+from gptjax import flops, meshes, schedule, sharding
+from gptjax import program as programs
 from gptjax.metrics import si
 
 
@@ -19,7 +20,7 @@ def info(config, devices: int | None = None) -> dict:
     mesh = AbstractMesh(tuple(fixed.values()), meshes.AXES, axis_types=meshes.auto_axes())
     meshes.check_fit(config, fixed)
     schedule.learning_rate(config, 0)
-    program = step.build(config, mesh, "xla")  # the kernel has no part in the state
+    program = programs.build(config, mesh, "xla")  # the kernel has no part in the state
     state, places = program.abstract_state, program.state_sharding
     params = sharding.bytes_on_one_device(state.params, places.params)
     optimizer = sharding.bytes_on_one_device((state.opt_state, state.ema), (places.opt_state, places.ema))

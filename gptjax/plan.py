@@ -1,6 +1,6 @@
 """What a config will need and cost on a machine that is not here: the real train step, compiled for it ahead of time.
 
-    config, topology -> mesh -> step.build(...).train, lowered on shapes alone -> compiled by libtpu
+    config, topology -> mesh -> program.build(...).train, lowered on shapes alone -> compiled by libtpu
     compiled program -> bytes, FLOPs, collectives (`hlo.py`, `collectives.py`) -> seconds (`roofline.py`)
 
 GPUs cannot be compiled for without one: there `estimate.py` counts. A CPU topology is compiled and counted, but has no
@@ -31,9 +31,9 @@ from gptjax import (
     meshes,
     numerics,
     roofline,
-    step,
     topology,
 )
+from gptjax import program as programs
 from gptjax.errors import UserError, paragraph
 
 ROOFLINE_KEYS = ("matmul_seconds", "memory_seconds", "exposed_seconds", "copy_seconds")
@@ -125,7 +125,7 @@ def make_mesh(config, machine: topology.Topology):
         ) from error
 
 
-def abstract_arguments(config, program: step.Program):
+def abstract_arguments(config, program: programs.Program):
     """(state, batch, learning rates) of a call of the train step at the full batch, as placed shapes."""
 
     def placed(leaf, sharding_):
@@ -149,7 +149,7 @@ def abstract_arguments(config, program: step.Program):
 
 def compile_step(config, mesh, kernel: str):
     """(compiled train step, its Program, seconds it took). Raises DoesNotFit."""
-    program = step.build(config, mesh, kernel)
+    program = programs.build(config, mesh, kernel)
     started = time.monotonic()
     with numerics.on_mesh(mesh):
         lowered = program.train.lower(*abstract_arguments(config, program))
@@ -286,14 +286,14 @@ def _pace(config, machine: topology.Topology, step_seconds: float, options: Opti
     }
 
 
-def _abstract_program(config, sizes: dict[str, int], kernel: str) -> step.Program:
+def _abstract_program(config, sizes: dict[str, int], kernel: str) -> programs.Program:
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=meshes.auto_axes())
-    return step.build(config, mesh, kernel)
+    return programs.build(config, mesh, kernel)
 
 
 def _too_large(config, mesh, kernel: str, error: DoesNotFit) -> dict:
     """Where XLA refuses the program there is nothing to read but how much it wanted."""
-    params, optimizer = estimate.state_bytes(config, step.build(config, mesh, kernel))
+    params, optimizer = estimate.state_bytes(config, programs.build(config, mesh, kernel))
     temporaries = error.used if error.temporaries_only else error.used - params - optimizer
     parts = {"parameters": params, "optimizer": optimizer, "temporaries": temporaries}
     refused = {

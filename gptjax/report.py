@@ -22,7 +22,7 @@ def header(session, directory, resumed: bool) -> list[str]:
         f"training   {steps:,} steps of {config.train.batch_size} x {model.context_length} tokens:"
         f" {tokens:,} tokens, {flops.train_flops(config):.3g} FLOPs",
         f"devices    {devices}, mesh {axes}",
-        f"attention  {session.kernel} ({session.kernel_reason})",
+        f"attention  {session.program.kernel} ({session.program.kernel_reason})",
         *compiler_lines(mesh),
         f"MFU        of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source});"
         " FLOPs as PaLM counts them",

@@ -16,7 +16,6 @@ import numpy as np
 from flax import nnx
 
 from gptjax import (
-    attention,
     config_file,
     data,
     evaluate,
@@ -24,14 +23,13 @@ from gptjax import (
     generation,
     inside,
     loading,
-    meshes,
     metrics,
     numerics,
+    placed,
     rundir,
     sharding,
-    step,
 )
-from gptjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, TrainConfig
+from gptjax.config import Config, MeshConfig, ModelConfig
 from gptjax.errors import UserError, choose
 from gptjax.layers import DTYPES
 from gptjax.token_loss import TokenLoss
@@ -51,7 +49,7 @@ class Run:
     directory: rundir.RunDirectory
     config: Config  # as it was trained
     tokenizer: data.Tokenizer
-    program: step.Program  # the model's functions on its mesh
+    program: placed.Placed  # the model's functions on its mesh
     params: dict
     step: int
     item: str = "params"  # or "ema": what params are
@@ -292,25 +290,14 @@ def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, 
     return Run(directory, config, tokenizer, program, params, number, item, dtype)
 
 
-def _program(config: Config, dtype: str | None, mesh) -> step.Program:
-    """The functions of a trained config on a mesh for reading: nothing of its training's mesh and batches remains."""
+def _program(config: Config, dtype: str | None, mesh) -> placed.Placed:
+    """The model of a trained config on a mesh for reading: nothing of its training's mesh and batches remains."""
     sizes = _mesh_sizes(mesh)
     count = math.prod(sizes.values())
     devices = jax.devices() if count < 0 else jax.devices()[:count]
     devices = jax.local_devices()[:1] if mesh is None else devices
-    batch = -(-config.eval_batch_size // len(devices)) * len(devices)
     changes = dict(attention="auto", attention_dropout=0.0, remat="none", dtype=dtype or config.model.dtype)
-    config = dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, **changes),
-        mesh=MeshConfig(**sizes),
-        train=TrainConfig(steps=1, batch_size=batch, vocab_chunks=config.train.vocab_chunks),
-        checkpoint=CheckpointConfig(),
-        eval=dataclasses.replace(config.eval, batch_size=batch, every_steps=None),
-    )
-    mesh = meshes.make_mesh(config, devices)
-    kernel, _ = attention.choose_kernel(config, devices[0].platform, mesh.shape["sequence"])
-    return step.build(config, mesh, kernel)
+    return placed.of_run(config.replace(model=changes), MeshConfig(**sizes), devices)
 
 
 def _mesh_sizes(mesh) -> dict[str, int]:

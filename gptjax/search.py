@@ -12,7 +12,8 @@ import math
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from gptjax import estimate, info, meshes, model, plan, plan_table, step, topology
+from gptjax import estimate, info, meshes, model, plan, plan_table, topology
+from gptjax import program as programs
 from gptjax.errors import UserError
 
 ALWAYS = ("replica", "fsdp", "tensor")  # axes that need nothing of a config; others are tried if it uses them
@@ -123,7 +124,7 @@ def _state_bytes(config) -> tuple[float, float]:
     """(parameters, optimizer state) in bytes, all shards together."""
     sizes = {axis: 1 for axis in meshes.AXES}
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=meshes.auto_axes())
-    return estimate.state_bytes(config, step.build(config, mesh, "xla"))
+    return estimate.state_bytes(config, programs.build(config, mesh, "xla"))
 
 
 def _estimate(config, sizes: dict[str, int], machine: topology.Topology, unit: tuple[float, float]) -> Candidate:

@@ -7,7 +7,6 @@ import typing
 import jax
 
 from gptjax import (
-    attention,
     compiling,
     data,
     evaluate,
@@ -16,10 +15,10 @@ from gptjax import (
     meshes,
     report,
     schedule,
-    step,
     task_evaluation,
     tasks,
 )
+from gptjax import program as programs
 from gptjax.errors import UserError
 
 
@@ -33,9 +32,7 @@ class Session:
     rows: data.TrainRows
     eval_rows: dict[str, data.EvalRows]  # of each source
     tasks: tasks.TaskSet | None
-    program: step.Program
-    kernel: str
-    kernel_reason: str
+    program: programs.Program
     peak_flops: float  # per device and second; NaN but in process 0
     peak_source: str
 
@@ -50,18 +47,15 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     alive: is called now and then while text is read.
     """
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
-    device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
     task_set = task_evaluation.open_tasks(config)
     store, objective = data.open_text(config.data, config.model.context_length, alive)
     config = with_vocabulary(config, store.tokenizer)
-    meshes.check_fit(config, mesh.shape)
     report.check_sample(config, store.tokenizer)
-    kernel, reason = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
+    program = programs.of(config, devices)
     rows = data.TrainRows(store, config.data, config.model.context_length, objective, alive)
     eval_rows = evaluate.held_out_rows(config, store, objective)
-    program = step.build(config, mesh, kernel)
-    chosen = {"program": program, "kernel": kernel, "kernel_reason": reason, "tasks": task_set}
+    chosen = {"program": program, "tasks": task_set}
     peak, source = _peak(config, mesh)
     session = Session(config, store, objective, rows, eval_rows, **chosen, peak_flops=peak, peak_source=source)
     task_evaluation.check(session)
@@ -81,7 +75,7 @@ def _peak(config, mesh) -> tuple[float, str]:
 def with_executable(session: Session, path: str) -> Session:
     """session with the compiled train step of a file; a batch ramp's smaller batches are still compiled here."""
     program = session.program
-    loaded = executable.load(path, session.config, program.mesh, session.kernel)
+    loaded = executable.load(path, session.config, program.mesh, program.kernel)
     compiling.meet(program.mesh.devices.flat, "loaded --executable")
     full = (session.config.train.steps_per_call, session.config.train.batch_size)
 

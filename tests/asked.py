@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import vocabularies
 
-from gptjax import architectures, run, rundir, step
+from gptjax import architectures, run, rundir
+from gptjax import program as programs
 from gptjax.config import Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.data import tokenizers
 from gptjax.huggingface import exporting
@@ -38,7 +39,7 @@ def make_run(name: str, directory="/nowhere", **sizes) -> run.Run:
         train=TrainConfig(steps=1, batch_size=8),
         mesh=mesh_config,
     )
-    program = step.build(config, make_mesh(config, jax.devices()[:count]), "xla")
+    program = programs.build(config, make_mesh(config, jax.devices()[:count]), "xla")
     params = architectures.abstract(config.model)[1]
     rng = np.random.default_rng(0)
 

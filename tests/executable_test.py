@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import attention, data, executable, meshes, metrics, plan, rundir, session, step, train
+from gptjax import attention, data, executable, meshes, metrics, plan, rundir, session, train
+from gptjax import program as programs
 from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
@@ -130,7 +131,7 @@ def test_what_the_hash_leaves_out_changes_no_character_of_the_program(ready):
 
 
 def _program_text(config, mesh, kernel) -> str:
-    program = step.build(config, mesh, kernel)
+    program = programs.build(config, mesh, kernel)
     with jax.set_mesh(mesh):
         return program.train.lower(*plan.abstract_arguments(config, program)).as_text()
 

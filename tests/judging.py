@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import runs
 
-from gptjax import meshes, run, step, train
+from gptjax import meshes, run, train
+from gptjax import program as programs
 from gptjax.config import Config, DataConfig, ModelConfig, TrainConfig
 from gptjax.config_file import from_dict
 from gptjax.data.tokenizers.simple import ByteTokenizer, CharTokenizer
@@ -35,7 +36,7 @@ def made_run(kind: str = "chars", context_length: int = 16, apart: bool = False,
         data=DataConfig(tokenizer=kind, mask_documents=apart),
         train=TrainConfig(steps=1, batch_size=8),
     )
-    program = step.build(config, meshes.make_mesh(config, jax.devices()[:devices]), "xla")
+    program = programs.build(config, meshes.make_mesh(config, jax.devices()[:devices]), "xla")
     return run.Run(None, config, words, program, parameters(program, 0), 0)
 
 

@@ -17,7 +17,8 @@ from flax import nnx
 from runs import changed, losses, saved_arrays
 
 import gptjax
-from gptjax import architectures, cli, flops, lstm, meshes, miniature, step, train
+from gptjax import architectures, cli, flops, lstm, meshes, miniature, train
+from gptjax import program as programs
 from gptjax.config import Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.config_file import from_dict
 from gptjax.errors import UserError
@@ -200,7 +201,7 @@ def batches() -> dict[str, np.ndarray]:
 def four_steps(**changes):
     config = BASE.replace(**changes)
     count = config.mesh.replica * config.mesh.fsdp * config.mesh.tensor
-    program = step.build(config, meshes.make_mesh(config, jax.devices()[:count]), "none")
+    program = programs.build(config, meshes.make_mesh(config, jax.devices()[:count]), "none")
     with jax.set_mesh(program.mesh):
         batch = jax.device_put(batches(), program.train_batch_sharding)
         state, metrics = program.train(program.init(), batch, np.full(4, 1e-2, np.float32))

@@ -11,6 +11,7 @@ import pytest
 from conftest import TINY
 
 from gptjax import architectures, meshes, noise_scale, rundir, step
+from gptjax import program as programs
 from gptjax.config import Config, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 
@@ -153,7 +154,7 @@ def numbers_of(config, mesh: dict, **train):
     """Of two steps in one call, from a state that is the same everywhere; and the parameters after them."""
     here = config.replace(mesh=mesh, train=train | {"steps_per_call": 2, "log_every": 2})
     n_devices = mesh.get("fsdp", 1) * mesh.get("tensor", 1) * mesh.get("stage", 1)
-    program = step.build(here, meshes.make_mesh(here, jax.devices()[:n_devices]), "xla")
+    program = programs.build(here, meshes.make_mesh(here, jax.devices()[:n_devices]), "xla")
     with jax.set_mesh(program.mesh):
         batch = {name: np.stack([array] * 2) for name, array in batch_of().items()}
         state, numbers = program.train(program.init(), batch, np.full(2, 1e-3, np.float32))

@@ -22,6 +22,7 @@ from gptjax import (
     parity,
     step,
 )
+from gptjax import program as programs
 from gptjax.config import Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 
@@ -38,7 +39,7 @@ def batch(number: int, rows: int = 4):
 def trained(model, name: str, steps: int, devices: int = 1):
     config = Config(model=model, optim=OptimConfig(name=name), train=TrainConfig(steps=steps, batch_size=4))
     mesh = meshes.make_mesh(config, jax.devices()[:devices])
-    program = step.build(config, mesh, "xla")
+    program = programs.build(config, mesh, "xla")
     with jax.set_mesh(mesh):
         state, losses = program.init(), []
         for number in range(steps):

@@ -7,7 +7,8 @@ import pytest
 import runs
 from conftest import TINY
 
-from gptjax import meshes, skipping, step
+from gptjax import meshes, skipping
+from gptjax import program as programs
 from gptjax.config import CheckpointConfig, Config, EvalConfig, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 
@@ -32,7 +33,7 @@ def build(name):
     config = config.replace(**CASES[name])
     sizes = [size for size in dataclasses.asdict(config.mesh).values() if isinstance(size, int) and size > 1]
     mesh = meshes.make_mesh(config, jax.devices()[: int(np.prod(sizes))])
-    return step.build(config, mesh, "xla")
+    return programs.build(config, mesh, "xla")
 
 
 def poisoned(program):

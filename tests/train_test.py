@@ -13,7 +13,8 @@ import runs
 import vocabularies
 from runs import assert_same_state, losses, saved_arrays, start, train_rows, wait_for_step
 
-from gptjax import checkpoint, data, interrupt, meshes, metrics, run, rundir, schedule, step, supervisor, train
+from gptjax import checkpoint, data, interrupt, meshes, metrics, run, rundir, schedule, supervisor, train
+from gptjax import program as programs
 from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
@@ -108,7 +109,7 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
 
     def program(fsdp, tensor):
         here = config.replace(mesh={"fsdp": fsdp, "tensor": tensor})
-        return step.build(here, meshes.make_mesh(here, jax.devices()[: fsdp * tensor]), "xla")
+        return programs.build(here, meshes.make_mesh(here, jax.devices()[: fsdp * tensor]), "xla")
 
     source = program(4, 2)
     state = source.init()
@@ -132,7 +133,7 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
 @pytest.mark.parametrize("name", ["adafactor", "lion", "muon", "sgd"])
 def test_every_optimizers_state_survives_the_disk(config, tmp_path, name):
     config = config.replace(model={"vocab_size": 9}, optim={"name": name})
-    program = step.build(config, meshes.make_mesh(config), "xla")
+    program = programs.build(config, meshes.make_mesh(config), "xla")
     state = program.init()
     filled = jax.tree.map(lambda leaf: jax.device_put(leaf + 1, leaf.sharding), state)._replace(step=state.step + 7)
     saver = checkpoint.Checkpointer(tmp_path, config)
