@@ -2,7 +2,7 @@
 
 import pathlib
 
-from gptjax import flops, generation, schedule, tpu
+from gptjax import flops, generation, schedule, tpu, trainable
 from gptjax.errors import UserError
 from gptjax.metrics import duration, si
 
@@ -18,6 +18,7 @@ def header(session, directory, resumed: bool) -> list[str]:
         f"run        {shown_path(directory)}{' (resuming)' if resumed else ''}",
         f"model      {model.shown_shape}, context {model.context_length}, vocabulary {model.vocab_size}, {model.dtype}",
         f"parameters {counts.total:,} ({counts.non_embedding:,} without embeddings)",
+        *_trainable_lines(session),
         *_text_lines(session.store),
         f"training   {steps:,} steps of {config.train.batch_size} x {model.context_length} tokens:"
         f" {tokens:,} tokens, {flops.train_flops(config):.3g} FLOPs",
@@ -35,6 +36,14 @@ def compiler_lines(mesh) -> list[str]:
     if device.platform != "tpu" or device.device_kind in tpu.KINDS:
         return []
     return [f"compiler   no options: {device.device_kind} is not in gptjax/tpu.py, which has {', '.join(tpu.KINDS)}"]
+
+
+def _trainable_lines(session) -> list[str]:
+    """One where some parameters are frozen."""
+    if session.config.train.trainable is None:
+        return []
+    part = trainable.share(session.program.abstract_params, session.config)
+    return [f"trainable  {part:.3%} of the parameters: {session.config.train.trainable}"]
 
 
 def _text_lines(store) -> list[str]:

@@ -31,6 +31,12 @@ def join(trained: dict, frozen: dict) -> dict:
     return unflatten_dict(flatten_dict(trained, sep="/") | flatten_dict(frozen, sep="/"), sep="/")
 
 
+def share(params: dict, config) -> float:
+    """Of all entries of the parameters, the part that is trained."""
+    trained, frozen = (sum(leaf.size for leaf in flatten_dict(tree).values()) for tree in split(params, config))
+    return trained / (trained + frozen)
+
+
 def patterns_of(config) -> list[str] | None:
     """Of train.trainable; None: all are trained."""
     given = config.train.trainable
