@@ -223,10 +223,10 @@ class TrainConfig:
     vocab_chunks: int = 1  # the loss holds float32 logits of vocab/vocab_chunks entries at a time
     loss: str = "next_token"  # what is minimised: a name in losses.LOSSES
     z_loss: float | None = None  # weight of mean(logsumexp(logits)^2)
-    trainable: str | None = (
-        None  # names or globs of parameters, comma-separated, such as "head"; the rest is frozen; None: all
-    )
     seed: int = 0  # of initialisation and dropout
+    start_from: str | None = None  # a run directory: its parameters are those at the start, instead of random ones
+    start_step: str | None = None  # of its checkpoints: a number, or best (lowest held-out loss); None: the newest
+    trainable: str | None = None  # parameters by names or globs, comma-separated; the rest is frozen; None: all
     max_skips: int = 10  # updates left out in a row (see optim.skip) that end the run, or turn it back
     max_rollbacks: int = 0  # times a run that diverges goes back to a checkpoint and on past the text that did it
     rollback_margin: int = 0  # steps whose text is left out beyond that of the bad ones
