@@ -8,7 +8,7 @@ import dataclasses
 
 from gptjax.config import CheckpointConfig, EvalConfig, MeshConfig, TrainConfig
 
-KEPT = ("seed", "vocab_chunks", "z_loss")  # of train: they decide what one step computes
+KEPT = ("seed", "vocab_chunks", "loss", "z_loss", "trainable")  # of train: they decide what one step computes
 
 
 def neutral(config, **sections: dict):

@@ -9,7 +9,7 @@ import typing
 
 import jax
 
-from gptjax import attention, compiling, meshes, numerics, placed, sharding, tpu, trainable
+from gptjax import attention, compiling, losses, meshes, numerics, placed, sharding, tpu, trainable
 from gptjax.step import TrainState, init_state, train_call
 
 
@@ -41,8 +41,9 @@ def on_mesh(config, mesh) -> Program:
 def build(config, mesh, kernel: str, kernel_reason: str = "as given") -> Program:
     """The Program of a config with vocab_size set, also on a mesh of no devices. Nothing is compiled or allocated yet.
 
-    Raises UserError: see `architectures.check_counts`, `trainable.check`.
+    Raises UserError: see `architectures.check_counts`, `losses.of`, `trainable.check`.
     """
+    losses.of(config)
     model = placed.place(config.model, config.mesh, mesh, kernel, config.train.vocab_chunks)
     trainable.check(config, model.abstract_params)
     init = functools.partial(init_state, config, kernel)

@@ -155,8 +155,11 @@ def test_a_file_that_is_missing_or_something_else_is_one_line(ready, tmp_path):
     with pytest.raises(UserError, match="no such file; write one with gptjax plan"):
         executable.load(str(tmp_path / "none"), *ready)
     (tmp_path / "text").write_text("hello\nworld")
-    with pytest.raises(UserError, match="is no gptjax-executable-1 file"):
+    with pytest.raises(UserError, match="is no gptjax-executable-2 file"):
         executable.load(str(tmp_path / "text"), *ready)
+    (tmp_path / "older").write_text(json.dumps({"schema": "gptjax-executable-1"}) + "\npickle")
+    with pytest.raises(UserError, match="is a gptjax-executable-1 file, of another version of gptjax than this, which"):
+        executable.load(str(tmp_path / "older"), *ready)
 
 
 @pytest.mark.parametrize(

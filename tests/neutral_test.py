@@ -41,8 +41,12 @@ RUN = {  # a valid value that is not BASE's, of every field that is a run's; a d
         "microbatches": 4,
         "steps_per_call": 2,
         "vocab_chunks": 2,
+        "loss": "next_token_of_another",
         "z_loss": 1e-4,
         "seed": 1,
+        "start_from": "run",
+        "start_step": {"train": {"start_from": "run", "start_step": "best"}},
+        "trainable": "blocks",
         "max_skips": 3,
         "max_rollbacks": 1,
         "rollback_margin": 2,
@@ -92,7 +96,9 @@ def all_changed() -> Config:
     sections = {}
     for section, field in FIELDS:
         value = RUN[section][field]
-        if field != "tokens" and not field.startswith(("batch_ramp", "replica", "sequence", "tensor", "dcn")):
+        if field not in ("tokens", "loss") and not field.startswith(
+            ("batch_ramp", "replica", "sequence", "tensor", "dcn")
+        ):
             for name, fields in (value if isinstance(value, dict) else {section: {field: value}}).items():
                 sections.setdefault(name, {}).update(fields)
     return BASE.replace(**sections | {"checkpoint": sections["checkpoint"] | {"keep": 5}})
