@@ -9,7 +9,7 @@ import json
 import sys
 import time
 
-from gptjax import recovery
+from gptjax import schedule
 from gptjax.errors import UserError
 
 _SHOWN = 3  # rows of a step, if none is chosen
@@ -36,7 +36,7 @@ def run(args) -> int:
     if args.verify:
         return _verify(config, args)
     rows, store = _open(config, directory)
-    rewinds = recovery.NO_REWINDS if directory is None else directory.rewinds()
+    rewinds = schedule.NO_REWINDS if directory is None else directory.rewinds()
     if args.stats:
         if rewinds.count:
             n_rows = sum(n for _, n in rewinds.windows)

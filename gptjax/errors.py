@@ -96,3 +96,16 @@ def choose(table: dict, name: str, key: str):
         shown, near = shorten(repr(name), 80), did_you_mean(name, table)
         raise UserError(f"{key}={shown} is not known{near}; expected one of: {', '.join(table)}.")
     return table[name]
+
+
+class Diverged(Exception):
+    """step: steps taken, with the bad one. first_bad: index of the first bad step."""
+
+    def __init__(self, step: int, why: str, first_bad: int | None = None):
+        self.step, self.why = step, why
+        self.first_bad = step - 1 if first_bad is None else first_bad
+        super().__init__(f"{why} at step {step}: stopped")
+
+
+class NoWayBack(Exception):
+    """A run that has checkpoints, but none from before it went wrong."""

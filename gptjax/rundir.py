@@ -22,7 +22,7 @@ import time
 from etils import epath
 
 from gptjax import config as config_module
-from gptjax import config_file, consistency, flops, folder_kinds, metrics, recovery, validity
+from gptjax import config_file, consistency, flops, folder_kinds, metrics, schedule, validity
 from gptjax.errors import UserError, did_you_mean, first_line
 
 TOOLS = ("test", "notebooks")  # extras of gptjax that decide no number
@@ -136,13 +136,13 @@ class RunDirectory:
         steps = self.steps()
         return validity.description(self.checkpoints / str(steps[-1])).get("config") if steps else None
 
-    def rewinds(self) -> recovery.Rewinds:
+    def rewinds(self) -> schedule.Rewinds:
         """What text the run left out: as its newest checkpoint says, or metrics.jsonl of a rollback since."""
         steps = self.steps()
         saved = validity.description(self.checkpoints / str(steps[-1]))["data"] if steps else {}
         rows = metrics.read_metrics(self.metrics, "event") if self.metrics.exists() else []
         known = [saved, *(row for row in rows if row["event"] == "rolled_back")]
-        return max(map(recovery.Rewinds.from_dict, known), key=lambda rewinds: rewinds.count)
+        return max(map(schedule.Rewinds.from_dict, known), key=lambda rewinds: rewinds.count)
 
     def manifest(self) -> dict:
         """Where the run came from. Raises UserError: it is missing, or damaged."""

@@ -37,11 +37,12 @@ from gptjax import (
 from gptjax.checkpoint import Checkpointer
 from gptjax.coordination import PeerLost
 from gptjax.data import tokenizers
-from gptjax.errors import UserError
+from gptjax.errors import Diverged, NoWayBack, UserError
 from gptjax.feed import Feed, Inputs
 from gptjax.recorder import Recorder
-from gptjax.recovery import Diverged, NoWayBack, Rewinds, advice, rewound
+from gptjax.recovery import advice, rewound
 from gptjax.saving import CheckpointFailed
+from gptjax.schedule import Rewinds
 from gptjax.session import Session, prepare, with_executable
 
 

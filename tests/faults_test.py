@@ -20,8 +20,7 @@ from gptjax import checkpoint, cli, interrupt, keeper, metrics, rundir, skipping
 from gptjax.config import Config, TrainConfig
 from gptjax.config_file import from_dict
 from gptjax.coordination import Alone
-from gptjax.errors import SaveFailed, UserError
-from gptjax.recovery import NoWayBack
+from gptjax.errors import NoWayBack, SaveFailed, UserError
 from gptjax.step import TrainState
 
 CONFIG = Config(train=TrainConfig(steps=90, batch_size=8)).replace(checkpoint={"keep": 9})

@@ -12,8 +12,9 @@ from runs import assert_same_state, losses, train_rows
 from gptjax import cli, data, interrupt, metrics, rundir, schedule, train
 from gptjax.config import Config, TrainConfig
 from gptjax.config_file import from_dict
-from gptjax.errors import UserError
-from gptjax.recovery import NO_REWINDS, Diverged, Rewinds, rewound
+from gptjax.errors import Diverged, UserError
+from gptjax.recovery import rewound
+from gptjax.schedule import NO_REWINDS, Rewinds
 
 L, B, STEPS = 16, 8, 32
 NOISE = range(17, 24)  # steps, if no text is left out

@@ -21,7 +21,7 @@ from gptjax.config import CheckpointConfig, EvalConfig
 from gptjax.coordination import Alone
 from gptjax.errors import UserError
 from gptjax.feed import Feed
-from gptjax.recovery import NO_REWINDS
+from gptjax.schedule import NO_REWINDS
 from gptjax.study import grouping, layout, together
 
 BLOCK_SECONDS = 0.5

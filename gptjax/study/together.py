@@ -32,9 +32,9 @@ from gptjax import (
 )
 from gptjax.checkpoint import Checkpointer
 from gptjax.coordination import Alone
-from gptjax.errors import UserError
+from gptjax.errors import Diverged, UserError
 from gptjax.feed import Feed, Inputs, learning_rates
-from gptjax.recovery import NO_REWINDS, Diverged
+from gptjax.schedule import NO_REWINDS
 from gptjax.study import grouping, lanes
 
 
