@@ -23,8 +23,7 @@ from gptjax import (
     tokenizer_command,
     verify_command,
 )
-from gptjax.errors import UserError, of_the_machine
-from gptjax.interrupt import SAVE_FAILED, USER_ERROR
+from gptjax.errors import SAVE_FAILED, USER_ERROR, UserError, of_the_machine
 
 WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 CONFIG_HELP = "a config file; change a field with --config.SECTION.FIELD=VALUE, as in --config.optim.peak_lr=3e-4"

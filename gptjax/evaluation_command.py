@@ -7,7 +7,7 @@ import math
 import sys
 import time
 
-from gptjax import bounds, interrupt, metrics, task_command
+from gptjax import bounds, errors, interrupt, metrics, task_command
 from gptjax.errors import UserError
 
 QUIET_SECONDS = 2.0  # of an evaluation, before a progress line is shown
@@ -72,7 +72,7 @@ def run(args) -> int:
                 _evaluate(args, stop)
         except Stopped as error:
             print(f"gptjax: {stop.name}: stopped; {error}", file=sys.stderr)
-            return interrupt.SAVED_AND_STOPPED
+            return errors.SAVED_AND_STOPPED
     return 0
 
 

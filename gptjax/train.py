@@ -22,6 +22,7 @@ from gptjax import (
     consistency,
     data,
     distributed,
+    errors,
     evaluate,
     interrupt,
     keeper,
@@ -47,7 +48,7 @@ from gptjax.session import Session, prepare, with_executable
 
 
 def train(config, workdir: str, allowed_changes: tuple = (), executable_path: str | None = None, origin=None) -> int:
-    """Trains, or goes on with the run in workdir. Returns the exit code: 0 or one of `interrupt`.
+    """Trains, or goes on with the run in workdir. Returns the exit code: 0 or one of `errors`.
 
     executable_path: a train step that `gptjax plan --save_executable` compiled for this config.
     origin: a branching.Origin that a new run begins with.
@@ -60,7 +61,7 @@ def train(config, workdir: str, allowed_changes: tuple = (), executable_path: st
             peers = distributed.start()
         except PeerLost as error:
             print(f"gptjax: {error}", file=sys.stderr)
-            return interrupt.PEER_LOST
+            return errors.PEER_LOST
         try:
             directory = rundir.open_run(workdir)
             if peers.index == 0:
@@ -248,7 +249,7 @@ class Loop:
             self._evaluate_tasks()
         while (error := self._train_on()) is not None:
             if not self._roll_back(error):
-                return interrupt.DIVERGED
+                return errors.DIVERGED
         return self.end()
 
     def end(self) -> int:
@@ -258,7 +259,7 @@ class Loop:
             last = self.keeper.saved_step
             saved = f"saved step {last}" if last > 0 else "stopped before the first step"
             self.progress.message(f"{who}{saved}; run the same command again to go on")
-            return interrupt.SAVED_AND_STOPPED
+            return errors.SAVED_AND_STOPPED
         self.progress.close()
         for line in self.tasks.ending():
             self.progress.message(line)

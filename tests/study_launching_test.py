@@ -7,7 +7,7 @@ import sys
 import pytest
 import studying
 
-from gptjax import cli, interrupt, metrics, rundir, runlock
+from gptjax import cli, errors, metrics, rundir, runlock
 from gptjax.study import declaration, identity, jobs, launching, layout, ledger, run_command, runner, status
 
 PLACE = ["--launcher_flag=--accelerator=v5e-8", "--launcher_flag=--zone=us-west4-a"]
@@ -266,7 +266,7 @@ def test_a_study_that_is_done_starts_nothing(study, capsys):
 def test_finished_runs_of_other_code_are_neither_taken_nor_run_again_unasked(study, capsys):
     file, out = study()
     old = finish(file, out, code="other").entries[0]
-    assert run(file, f"--out={out}") == interrupt.USER_ERROR
+    assert run(file, f"--out={out}") == errors.USER_ERROR
     said = capsys.readouterr().err
     assert "1 finished runs" in said and "--accept_code" in said and "--rerun_code" in said and said.count("\n") == 1
     assert entries(file)[0].key in dry_run(capsys, file, f"--out={out}", "--rerun_code")[0]
@@ -280,7 +280,7 @@ def test_a_second_command_on_the_same_folder_is_refused(study, capsys, monkeypat
     monkeypatch.setattr(runlock, "PATIENCE_SECONDS", 0.1)
     file, out = study()
     with runlock.hold(out):
-        assert run(file, f"--out={out}") == interrupt.USER_ERROR
+        assert run(file, f"--out={out}") == errors.USER_ERROR
     assert f"--out={out} is being written to by process" in capsys.readouterr().err
 
 
@@ -313,7 +313,7 @@ MISTAKES = {
 @pytest.mark.parametrize("flags", MISTAKES)
 def test_a_wrong_flag_is_one_line(flags, study, capsys, tmp_path):
     file, out = study()
-    assert run(file, f"--out={out}", *flags.split()) == interrupt.USER_ERROR
+    assert run(file, f"--out={out}", *flags.split()) == errors.USER_ERROR
     said = capsys.readouterr().err
     assert MISTAKES[flags] in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -321,5 +321,5 @@ def test_a_wrong_flag_is_one_line(flags, study, capsys, tmp_path):
 
 def test_a_study_file_that_is_not_there_is_one_line(study, capsys):
     file, out = study()
-    assert run(file.replace("study.py", "stud.py"), f"--out={out}") == interrupt.USER_ERROR
+    assert run(file.replace("study.py", "stud.py"), f"--out={out}") == errors.USER_ERROR
     assert "no such file; did you mean 'study.py'?" in capsys.readouterr().err

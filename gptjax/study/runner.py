@@ -15,7 +15,7 @@ import shlex
 import time
 import typing
 
-from gptjax import interrupt, metrics, rundir, runlock, supervisor
+from gptjax import errors, interrupt, metrics, rundir, runlock, supervisor
 from gptjax.errors import UserError
 from gptjax.study import identity, jobs, launching, ledger, pace, status
 from gptjax.study.layout import StudyDirectory, read_json, write_json
@@ -333,7 +333,7 @@ class Runner:
         self._say(f"{stop.name}: stopped; run the same command again to go on")
         if left := self._settings.launcher.survives():
             self._say(left)
-        return interrupt.SAVED_AND_STOPPED
+        return errors.SAVED_AND_STOPPED
 
     def _end_jobs(self) -> None:
         """Where an error ends the command: the runs save first."""

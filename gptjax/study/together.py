@@ -18,6 +18,7 @@ from gptjax import (
     agreement,
     consistency,
     data,
+    errors,
     evaluate,
     interrupt,
     metrics,
@@ -44,7 +45,7 @@ def ended(directory: rundir.RunDirectory) -> int | None:
         return None
     rows = metrics.read_metrics(directory.metrics) if directory.metrics.exists() else []
     if any(row.get("event") == "diverged" for row in rows):
-        return interrupt.DIVERGED
+        return errors.DIVERGED
     last = schedule.total_steps(directory.config())
     evaluated = any(row["kind"] == "eval" and row["step"] == last for row in rows)
     return 0 if evaluated and last in directory.steps() else None
@@ -294,7 +295,7 @@ class Together:
                 act(member)
             except Diverged as error:
                 member.give_up(error)
-                self.codes[member.key] = interrupt.DIVERGED
+                self.codes[member.key] = errors.DIVERGED
                 self._members.remove(member)
 
     def evaluation(self, prefix: str, lane: int) -> dict[str, evaluate.Evaluation] | None:
@@ -331,7 +332,7 @@ def check(configs: dict) -> None:
 
 
 def train_together(study, configs: dict, devices) -> dict[str, int]:
-    """Trains runs of a study's folder, or goes on with them. Returns the exit code of each: 0 or one of `interrupt`.
+    """Trains runs of a study's folder, or goes on with them. Returns the exit code of each: 0 or one of `errors`.
 
     Raises UserError for anything that stands in the way before the first step.
     """
