@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gptjax import cli, errors
+from gptjax import cli, errors, start
 from gptjax.data.tokenizers.base import definition_hash
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -143,7 +143,7 @@ def test_jax_takes_most_of_a_gpu_unless_the_environment_says_how_much(given, exp
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    cli.start_jax()
+    start.start_jax()
     assert {name: value for name, value in os.environ.items() if name.endswith("CLIENT_MEM_FRACTION")} == expected
 
 

@@ -54,13 +54,13 @@ def summary_code(codes: dict[str, int]) -> int:
 
 
 def _train(study, keys: list[str], cpu_devices: int | None) -> dict[str, int]:
-    from gptjax import cli, config_file
+    from gptjax import config_file, start
 
-    cli.refuse_several("study.batched")
+    start.refuse_several("study.batched")
     configs = {key: config_file.load_config(str(study.config(key))) for key in keys}
     count = min(cpu_devices or len(os.sched_getaffinity(0)), len(keys))
     os.environ.setdefault(THREADS, "1")
-    cli.start_jax(configs[keys[0]].replace(mesh={"cpu_devices": count}))
+    start.start_jax(configs[keys[0]].replace(mesh={"cpu_devices": count}))
     import jax
 
     from gptjax.study import together
