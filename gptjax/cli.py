@@ -304,9 +304,9 @@ def _parity(args) -> int:
     if args.steps < 1:
         raise UserError(f"--steps={args.steps} is too small; use at least 1.")
     _start_eight_cpu_devices()
-    from gptjax import metrics, miniature, parity
+    from gptjax import miniature, parity, terminal
 
-    progress = metrics.Progress(sys.stderr if args.json else sys.stdout)
+    progress = terminal.Progress(sys.stderr if args.json else sys.stdout)
 
     def report(outcome, done: int, total: int) -> None:
         if outcome is not None and not args.json:

@@ -148,7 +148,7 @@ class _Report:
     """The progress line of something that takes longer than a moment."""
 
     def __init__(self, doing: str, unit: float = 1, of: str = "rows"):
-        from gptjax.metrics import Progress
+        from gptjax.terminal import Progress
 
         self._doing, self._unit, self._of, self._progress = doing, unit, of, Progress()
 

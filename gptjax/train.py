@@ -33,6 +33,7 @@ from gptjax import (
     runlock,
     schedule,
     task_evaluation,
+    terminal,
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
@@ -81,7 +82,7 @@ def _train_together(config, directory, allowed_changes, executable_path, origin,
         watchdog.Watchdog(directory.path, peers.index, config, peers.leave) as dog,
         open(os.devnull, "w") as nowhere,
     ):
-        progress = metrics.Progress(nowhere if peers.index else sys.stderr)
+        progress = terminal.Progress(nowhere if peers.index else sys.stderr)
         session = prepare(config, alive=dog.alive)
         if executable_path is not None:
             session = with_executable(session, executable_path)

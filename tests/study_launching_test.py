@@ -7,7 +7,7 @@ import sys
 import pytest
 import studying
 
-from gptjax import cli, errors, metrics, rundir, runlock
+from gptjax import cli, errors, rundir, runlock, terminal
 from gptjax.study import declaration, identity, jobs, launching, layout, ledger, run_command, runner, status
 
 PLACE = ["--launcher_flag=--accelerator=v5e-8", "--launcher_flag=--zone=us-west4-a"]
@@ -201,7 +201,7 @@ def test_a_target_starts_as_soon_as_the_prediction_is_written(study):
     directory.run(target.key).rmtree()
     settings = runner.Settings(launching.Launcher("local", ()))
     source = run_command.FileSource(file, batched=False)
-    made = runner.Runner(directory, source, settings, metrics.Progress(io.StringIO()))
+    made = runner.Runner(directory, source, settings, terminal.Progress(io.StringIO()))
     made._declare()
     assert made._ready() == []
     source.predict = lambda where: where.prediction.write_text("{}")
@@ -229,7 +229,7 @@ def test_a_workload_is_found_by_its_name_until_its_attempt_has_ended_and_then_ge
     for last, attempt in (({}, 1), ({"attempt": 3, "code": None}, 3), ({"attempt": 3, "code": 125}, 4)):
         layout.write_json(directory.exit(entry.key), last)
         source, settings = run_command.FileSource(file, batched=False), runner.Settings(launcher)
-        [line] = runner.Runner(directory, source, settings, metrics.Progress(io.StringIO())).dry_run()
+        [line] = runner.Runner(directory, source, settings, terminal.Progress(io.StringIO())).dry_run()
         assert line.count(f"gptjax-{entry.key}-{attempt} ") == 1 and f"completion=gptjax-{entry.key}-{attempt}'" in line
 
 
@@ -242,7 +242,7 @@ def test_a_tuning_run_that_a_group_in_progress_has_among_its_runs_stays_done(stu
     for entry in tuning:
         studying.write_done_run(directory.run(entry.key), entry.steps, results[entry.name])
     source, settings = run_command.FileSource(file, batched=True), runner.Settings(launching.Launcher("local", ()))
-    made = runner.Runner(directory, source, settings, metrics.Progress(io.StringIO()))
+    made = runner.Runner(directory, source, settings, terminal.Progress(io.StringIO()))
     made._declare()
     monkeypatch.setattr(made, "_going", lambda: {entry.key for entry in made._ledger.entries})
     made._ended = {}

@@ -11,7 +11,7 @@ import json
 import math
 import time
 
-from gptjax import config_file, consistency, errors, metrics, rundir, runlock, validity
+from gptjax import config_file, consistency, errors, metrics, rundir, runlock, terminal, validity
 from gptjax.errors import UserError, shorten
 from gptjax.study.layout import StudyDirectory
 from gptjax.study.ledger import Entry, Ledger
@@ -44,7 +44,7 @@ class RunStatus:
     def as_dict(self) -> dict:
         """As JSON: a loss that is not finite is null."""
         facts = {"state": self.state, "step": self.step, "loss": self.loss, "reason": self.reason}
-        return metrics.finite(dataclasses.asdict(self.entry) | facts | {"fraction": round(self.fraction, 4)})
+        return terminal.finite(dataclasses.asdict(self.entry) | facts | {"fraction": round(self.fraction, 4)})
 
 
 def summary(statuses: list[RunStatus]) -> str:

@@ -27,6 +27,7 @@ from gptjax import (
     runlock,
     schedule,
     session,
+    terminal,
     train,
     validity,
     watchdog,
@@ -83,7 +84,7 @@ class Member(train.Loop):
         run_session = together.session_of(lane)
         run = consistency.of_checkpoint(directory.manifest())
         checkpointer = MemberCheckpointer(directory.checkpoints, run_session.config, run=run)
-        progress, agreed = metrics.Progress(log_file), agreement.Agreement(Alone(), together.stop)
+        progress, agreed = terminal.Progress(log_file), agreement.Agreement(Alone(), together.stop)
         super().__init__(run_session, directory, checkpointer, progress, Alone(), agreed, *rest)
 
     def _resume(self):
