@@ -11,8 +11,8 @@ import numpy as np
 
 from gptjax import flops, generation, hardware, info, numerics
 from gptjax import program as programs
-from gptjax.metrics import si
 from gptjax.step import TrainState
+from gptjax.terminal import si
 
 DECODE_BATCHES = (1, 8)
 DECODE_TOKENS = 64

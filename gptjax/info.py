@@ -6,7 +6,7 @@ from jax.sharding import AbstractMesh
 
 from gptjax import flops, meshes, schedule, sharding
 from gptjax import program as programs
-from gptjax.metrics import si
+from gptjax.terminal import si
 
 
 def info(config, devices: int | None = None) -> dict:
