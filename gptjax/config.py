@@ -222,7 +222,7 @@ class TrainConfig:
     steps_per_call: int = 1  # optimizer steps in one dispatch to the device
     vocab_chunks: int = 1  # the loss holds float32 logits of vocab/vocab_chunks entries at a time
     loss: str = "next_token"  # what is minimised: a name in losses.LOSSES
-    z_loss: float | None = None  # weight of mean(logsumexp(logits)^2)
+    z_loss: float | None = None  # next_token: weight of mean(logsumexp(logits)^2)
     seed: int = 0  # of initialisation and dropout
     start_from: str | None = None  # a run directory: its parameters are those at the start, instead of random ones
     start_step: str | None = None  # of its checkpoints: a number, or best (lowest held-out loss); None: the newest

@@ -57,7 +57,7 @@ def traffic(config, sizes: dict[str, int]) -> list[Moved]:
 
 
 def state_bytes(config, program) -> tuple[float, float]:
-    """(parameters, optimizer state) in bytes of a step.Program's mesh, on one device."""
+    """(parameters, optimizer state) in bytes of a Program's mesh, on one device."""
     from gptjax import sharding
 
     state, places = program.abstract_state, program.state_sharding

@@ -108,7 +108,7 @@ def _check_tokenizer(origin: Origin, theirs: dict, tokenizer) -> None:
             str(origin),
             f"its tokenizer is another ({there.kind}, {there.vocab_size:,} entries, {there.hash[:12]}; here {tokenizer.kind},"
             f" {tokenizer.vocab_size:,} entries, {tokenizer.hash[:12]})",
-            "set data.tokenizer and data.tokenizer_path to that of the run",
+            f"set data.tokenizer=None and data.tokenizer_path={origin.run.tokenizer}",
         )
 
 

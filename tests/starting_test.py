@@ -10,6 +10,7 @@ from judging import trained_values
 
 from gptjax import cli, metrics, run, rundir, starting
 from gptjax.config_file import from_dict
+from gptjax.huggingface import importing
 
 STEPS = 4
 
@@ -149,3 +150,25 @@ def test_an_older_config_of_a_run_has_none_of_these_fields_and_means_the_same(va
         "train": {k: v for k, v in known["train"].items() if k not in ("loss", "trainable", "start_from", "start_step")}
     }
     assert from_dict(older) == config
+
+
+def test_an_imported_model_is_trained_further(values, trained, tmp_path, capsys):
+    """One of Hugging Face's with 29 tokens, of which the tokenizer of a run takes nine."""
+    imported = tmp_path / "imported"
+    importing.import_folder(str(runs.ROOT / "tests/golden/hf/gpt2_plain"), str(imported), str(trained / "tokenizer"))
+    ours = started(values, imported) | {"model": json.loads((imported / "config.json").read_text())["model"]}
+    ours = runs.changed(ours, train=dict(steps=1), mesh=dict(replica=2, fsdp=4))
+    other = runs.changed(ours, data=dict(tokenizer="bytes"))
+    command = ["train", runs.write_config(other, tmp_path / "other.py"), f"--workdir={tmp_path / 'run'}"]
+    assert cli.main([*command, "--config.model.vocab_size=None"]) == 2
+    mend = f"set data.tokenizer=None and data.tokenizer_path={imported}/tokenizer."
+    assert mend in capsys.readouterr().err
+    ours = runs.changed(ours, data=dict(tokenizer=None, tokenizer_path=f"{imported}/tokenizer"))
+    command = ["train", runs.write_config(ours, tmp_path / "ours.py"), f"--workdir={tmp_path / 'run'}"]
+    assert cli.main(command) == 0
+    theirs, begun, later = params_of(imported, 0), params_of(tmp_path / "run", 0), params_of(tmp_path / "run", 1)
+    assert theirs.keys() == begun.keys() == later.keys()
+    for name, array in theirs.items():
+        assert np.array_equal(array, begun[name]) and not np.array_equal(array, later[name]), name
+    assert cli.main(["train", command[1], f"--workdir={imported}"]) == 2
+    assert f"a new run starts with its parameters by train.start_from={imported}" in capsys.readouterr().err
