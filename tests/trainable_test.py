@@ -77,12 +77,14 @@ def test_frozen_parameters_stay_bit_for_bit_and_the_others_learn():
     assert numbers["loss"][-1] < numbers["loss"][0] and after.skips["skipped"] == 0
 
 
-def test_in_bfloat16_too_where_every_step_rounds_anew():
-    before, after, _ = run(
-        BASE.replace(optim={"param_dtype": "bfloat16", "moment_dtype": "bfloat16", "skip": "outliers"})
-    )
+def test_in_bfloat16_too_where_every_step_rounds_anew_and_with_moments_on_the_host():
+    optim = {"param_dtype": "bfloat16", "moment_dtype": "bfloat16", "skip": "outliers"}
+    config = BASE.replace(optim=optim, mesh=dict(fsdp=4, offload_optimizer=True))
+    before, after, _ = run(config)
     assert {str(array.dtype) for array in jax.tree.leaves(after.params)} == {"bfloat16"}
     assert_trained_alone(before, after)
+    places = jax.tree.leaves(program_of(config).state_sharding.opt_state)
+    assert {place.memory_kind for place in places} >= {sharding.HOST_MEMORY}
 
 
 def test_the_steps_on_eight_devices_are_those_on_one():
