@@ -22,8 +22,8 @@ import numpy as np
 from flax import nnx
 
 from gptjax import schedule
+from gptjax.config.neutral import neutral
 from gptjax.data.rows.pipeline import TrainRows, open_text
-from gptjax.diagnostics.neutral import neutral
 from gptjax.errors import UserError
 from gptjax.models import attention
 from gptjax.parallel import numerics

@@ -18,7 +18,7 @@ import jax
 from gptjax import schedule, terminal
 from gptjax.checkpoints import consistency
 from gptjax.checkpoints.checkpointer import Checkpointer
-from gptjax.diagnostics.neutral import neutral
+from gptjax.config.neutral import neutral
 from gptjax.errors import UserError
 from gptjax.hosts import agreement, watchdog
 from gptjax.hosts.coordination import Alone

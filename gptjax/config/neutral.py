@@ -1,4 +1,4 @@
-"""A config's model, text and optimizer without its run, for what looks at these alone: parity, the coordinate check.
+"""A config's model, text and optimizer without its run, for what looks at these alone: parity, the coordinate check, benches.
 
 What a run adds (its length, mesh, microbatches, logs, checkpoints, evaluations, updates left out) stands at its default,
 whatever fields there will be: a list of those to reset would miss the next one.

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from gptjax.config.fields import Config, ModelConfig, TrainConfig
+from gptjax.config.neutral import KEPT, neutral
 from gptjax.diagnostics import coordcheck, miniature, parity
-from gptjax.diagnostics.neutral import KEPT, neutral
 from gptjax.models import attention
 from gptjax.parallel import meshes
 
