@@ -54,7 +54,7 @@ def saved(ready, tmp_path_factory):
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:
-        compiled, _, _ = plan.compile_step(config, mesh, kernel)
+        compiled, _ = plan.compile_step(config, programs.build(config, mesh, kernel))
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
         compilation_cache.reset_cache()
