@@ -9,8 +9,7 @@ import time
 from gptjax.errors import UserError, choose
 from gptjax.metrics import Progress, finite, si
 from gptjax.study import groups, numbers
-
-METHODS = ("parametric", "isoflop", "kaplan", "envelope")
+from gptjax.study.methods.table import METHODS
 
 
 def add_flags(parser) -> None:
@@ -76,12 +75,12 @@ def _request(args):
         choose(dict.fromkeys((*METHODS, "all")), args.method, "--method")
     budgets, window = _budgets(args.budgets), _window(args.window)
 
-    from gptjax.study import fit, methods
+    from gptjax.study import fit
+    from gptjax.study.methods import table
+    from gptjax.study.methods.method import Options
 
-    chosen = METHODS if args.method == "all" else (args.method,)
-    options = methods.Options(
-        chosen, budgets, args.bootstrap, args.delta, seed=args.seed, window=window, holdout=args.holdout
-    )
+    chosen = table.by_default() if args.method == "all" else (args.method,)
+    options = Options(chosen, budgets, args.bootstrap, args.delta, seed=args.seed, window=window, holdout=args.holdout)
     return fit.Request(options, args.params, args.flops, args.family)
 
 

@@ -3,9 +3,10 @@
 import time
 
 from gptjax.errors import UserError
-from gptjax.study import checks, ledger, study_points
+from gptjax.study import ledger, study_points
 from gptjax.study.fits import bootstrap, parametric
 from gptjax.study.layout import StudyDirectory, read_json, write_json
+from gptjax.study.methods.parametric import prediction_intervals, residual_spread
 
 REPLICATES = 1000
 
@@ -39,7 +40,7 @@ def _law(gathered, family: str):
     if not len(found.samples["E"]):
         reasons = "; ".join([*found.fit.refused, *found.refused])
         raise UserError(f"the {family} runs of the grid have no law to predict by: {reasons}.")
-    return found, checks.residual_spread(found.fit, points)
+    return found, residual_spread(found.fit, points)
 
 
 def _predicted(entry, found: bootstrap.Intervals, spread: float) -> dict:
@@ -53,7 +54,7 @@ def _predicted(entry, found: bootstrap.Intervals, spread: float) -> dict:
         "tokens": tokens,
         "flops": entry.flops,
         "loss": float(found.fit.loss(params, tokens)),
-        **checks.prediction_intervals(found.samples, params, tokens, spread),
+        **prediction_intervals(found.samples, params, tokens, spread),
         "spread": spread,
         "refused": list(dict.fromkeys([*found.fit.refused, *found.refused])),
     }
