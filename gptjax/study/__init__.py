@@ -4,21 +4,30 @@ declaration.py  what configs/studies/NAME.py returns        recipes.py  shapes a
 lengths.py      tokens and steps from budgets, branches     plan.py     the table of runs, before any is started
 layout.py       the folder of a study                       runner.py   starts and resumes them
 points.py       finished runs as numbers                    fits/       laws through those numbers
+methods/        ways to fit, as they are reported           report/, pictures/  what they say
+
+Names that study files use are taken from where they are when they are asked for.
 """
 
-from gptjax.study import recipes
-from gptjax.study.declaration import Branch, PlannedRun, Study, Target
-from gptjax.study.recipes import by_depth, by_params, by_width, lstm_by_params, tuned
+import importlib
 
-__all__ = [
-    "Branch",
-    "PlannedRun",
-    "Study",
-    "Target",
-    "by_depth",
-    "by_params",
-    "by_width",
-    "lstm_by_params",
-    "recipes",
-    "tuned",
-]
+_HOMES = {
+    "Branch": "gptjax.study.declaration",
+    "PlannedRun": "gptjax.study.declaration",
+    "Study": "gptjax.study.declaration",
+    "Target": "gptjax.study.declaration",
+    "by_depth": "gptjax.study.recipes",
+    "by_params": "gptjax.study.recipes",
+    "by_width": "gptjax.study.recipes",
+    "lstm_by_params": "gptjax.study.recipes",
+    "recipes": "gptjax.study.recipes",
+    "tuned": "gptjax.study.recipes",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_HOMES[name])
+    return module if name == "recipes" else getattr(module, name)
