@@ -27,7 +27,6 @@ class IsoFlop(Method):
     label = "isoFLOP (approach 2)"
     colour = palette.BLUE
     shows_vertices = True
-    num_constants = 5
     sees_flops = True
 
     def fit(self, points, options):

@@ -21,7 +21,6 @@ class Kaplan(Method):
     label = "Kaplan, joint form"
     colour = palette.PURPLE
     no_headline = "Kaplan's laws have no irreducible loss: their exponents alone make no headline"
-    num_constants = 4  # of the joint form
 
     def fit(self, points, options):
         return kaplan.fit(points, delta=options.delta)

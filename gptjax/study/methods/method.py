@@ -7,6 +7,7 @@ import typing
 import numpy as np
 
 from gptjax.study.fits import parametric
+from gptjax.study.fits.fit import Fit
 from gptjax.study.methods import checks, section, table
 from gptjax.study.points import Gathered, Points
 
@@ -46,8 +47,7 @@ class Case:
 
 class Method:
     """A method states what is said of it and computes `fit` and `predict`; the rest is as for a law of N and D, and
-    overridden where a method differs. A fit has what fits/__init__.py says: `.constants`, `.optimum(flops)`, `.refused`,
-    and `.points_used`."""
+    overridden where a method differs."""
 
     title: str  # of its section
     called: str  # within a sentence
@@ -63,13 +63,12 @@ class Method:
     by_default = True  # fitted unless others are asked for
     no_headline: str | None = None  # why its exponents alone make none; None: they may
     caveat: str | None = None  # of a headline that is by this method
-    num_constants: int  # that the points have to give
     sees_flops = False  # whether C comes into the law; the others split a budget by C = 6 N D
 
-    def fit(self, points: Points, options: Options) -> typing.Any:
+    def fit(self, points: Points, options: Options) -> Fit:
         raise NotImplementedError
 
-    def predict(self, fit, points: Points) -> np.ndarray:
+    def predict(self, fit: Fit, points: Points) -> np.ndarray:
         """The loss [P] of points by the law, nats per token."""
         raise NotImplementedError
 
@@ -86,18 +85,18 @@ class Method:
         found |= self.beside(found, case)
         return found | {"points_excluded": case.gathered.excluded + self.left_out(found, case.points)}
 
-    def residual(self, fit, points: Points) -> float | None:
+    def residual(self, fit: Fit, points: Points) -> float | None:
         """Standard deviation of what the law leaves of ln L; None where nothing can be left."""
-        free = len(points) - self.num_constants
+        free = len(points) - fit.num_constants
         if free < 1:
             return None
         return float(np.sqrt(np.sum(self.residuals(fit, points) ** 2) / free))
 
-    def residuals(self, fit, points: Points) -> np.ndarray:
+    def residuals(self, fit: Fit, points: Points) -> np.ndarray:
         """ln of measured over expected loss [P]; NaN of a point for which the method says nothing."""
         return np.log(points.loss) - np.log(self.predict(fit, points))
 
-    def held_out(self, fit, points: Points) -> Points | None:
+    def held_out(self, fit: Fit, points: Points) -> Points | None:
         """Of held-out points, what a law through the others is held against; None where that cannot be had."""
         return points
 

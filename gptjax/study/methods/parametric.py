@@ -23,7 +23,6 @@ class Parametric(Method):
     label = "parametric (approach 3)"
     colour = palette.VERMILION
     line_width = 2.6
-    num_constants = 5
 
     def fit(self, points, options):
         return parametric.fit(points, delta=options.delta, starts=options.starts, seed=options.seed)
