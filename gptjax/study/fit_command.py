@@ -7,9 +7,9 @@ import sys
 import time
 
 from gptjax.errors import UserError, choose
-from gptjax.metrics import Progress, finite, si
 from gptjax.study import groups, numbers
 from gptjax.study.methods.table import METHODS
+from gptjax.terminal import Progress, finite, si
 
 
 def add_flags(parser) -> None:
