@@ -9,7 +9,7 @@ import time
 from gptjax.errors import UserError, choose
 from gptjax.study import groups, numbers
 from gptjax.study.methods.table import METHODS
-from gptjax.terminal import Progress, finite, si
+from gptjax.terminal import Progress, columns, finite, si
 
 
 def add_flags(parser) -> None:
@@ -110,13 +110,13 @@ def _window(text: str) -> float | None:
 
 
 def _columns(args):
-    from gptjax.study import columns
+    from gptjax.study import columns as csv_columns
 
     if args.columns is not None and not _is_table(args.points):
         raise UserError(
             f"--columns={args.columns} names columns of a CSV file, which {args.points} is not; leave it out."
         )
-    return columns.parse(args.columns)
+    return csv_columns.parse(args.columns)
 
 
 def _is_table(path: str) -> bool:
@@ -189,7 +189,11 @@ def _law(name: str, fit: dict) -> list[str]:
     lines += _aligned([("", "value", "80%", "95%"), *rows])
     standing = [one for one in fit["optima"] if not one.get("refused")]
     best = [
-        (f"C={one['flops']:.3g}", *(_si(one["law"][key]) for key in ("params", "tokens")), _number(one["law"]["loss"]))
+        (
+            f"C={one['flops']:.3g}",
+            *("-" if one["law"][key] is None else si(one["law"][key]) for key in ("params", "tokens")),
+            _number(one["law"]["loss"]),
+        )
         + (_interval(one["interval95"]["params"], si), _interval(one["interval95"]["loss"]))
         for one in standing
     ]
@@ -286,20 +290,12 @@ def _loss_to_loss(found: dict | None) -> list[str]:
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip()
-        for row in rows
-        if len(rows) > 1
-    ]
+    """Below their header; [] where there is nothing below it."""
+    return [f"  {line}".rstrip() for line in columns(rows)] if len(rows) > 1 else []
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.5g}"
-
-
-def _si(value: float | None) -> str:
-    return "-" if value is None else si(value)
 
 
 def _interval(bounds, shown=lambda value: f"{value:.4g}") -> str:

@@ -45,7 +45,7 @@ def _standing(results: dict) -> list[Block]:
 
 def _exponents(results: dict, names: list[str], caption: str) -> Table:
     rows = [
-        [table.of(name).title, *(_exponent(results[name], key) for key in ("a", "b")), _floor(results[name])]
+        [table.of(name).title, *(_exponent(results[name], key) for key in ("a", "b")), _exponent(results[name], "E")]
         for name in names
     ]
     return Table(["method", "a, of N* ~ C^a", "b, of D* ~ C^b", "E (nats per token)"], rows, caption).without_empty(
@@ -55,10 +55,6 @@ def _exponents(results: dict, names: list[str], caption: str) -> Table:
 
 def _exponent(fit: dict, name: str) -> str:
     return numbers.beside(fit.get(name), (fit.get("interval95") or {}).get(name))
-
-
-def _floor(fit: dict) -> str:
-    return _exponent(fit, "E") if fit.get("E") is not None else numbers.NONE
 
 
 def _fallen(results: dict) -> list[Block]:
