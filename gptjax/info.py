@@ -5,7 +5,7 @@ import math
 from jax.sharding import AbstractMesh
 
 from gptjax import flops, meshes, schedule, sharding, step
-from gptjax.terminal import si
+from gptjax.terminal import columns, si
 
 
 def info(config, devices: int | None = None) -> dict:
@@ -75,5 +75,4 @@ def table(facts: dict) -> str:
         ("  optimizer", f"{memory['optimizer']:,}"),
         ("  activations", f"{memory['activations']:,} (estimate)"),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return "\n".join(columns(rows))
