@@ -14,7 +14,7 @@ import pathlib
 import typing
 
 import gptjax
-from gptjax import data, rundir
+from gptjax import config_file, data, rundir
 from gptjax.config import Config
 from gptjax.errors import UserError
 
@@ -83,6 +83,15 @@ class Texts:
         if given is not None and given < needed:
             raise UserError(f"model.vocab_size={given} is smaller than the tokenizer's {needed} entries; use None.")
         return config if given else config.replace(model={"vocab_size": needed})
+
+
+def vocab_size(base) -> int | None:
+    """Of the text of a study's base config; None: the base says it. Raises UserError: the text cannot be had."""
+    values = config_file.as_dict(base)
+    if values.get("model", {}).get("vocab_size") is not None:
+        return None
+    config = config_file.from_dict({"data": values.get("data", {}), "train": {"steps": 1}})
+    return Texts().of(config).vocab_size
 
 
 def what(config: Config, text: Text, lineage=None) -> str:

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import typing
 
-from gptjax import config_file, folder_kinds, terminal
+from gptjax import folder_kinds, terminal
 from gptjax.errors import UserError, first_line
 from gptjax.study import identity, launching, plan, status_table
 from gptjax.study.layout import StudyDirectory, open_directory
@@ -19,7 +19,7 @@ class FileSource:
         from gptjax.study import declaration
 
         self._study, self._batched = declaration.load(path), batched
-        self._vocab_size = _vocab_size(self._study.base)
+        self._vocab_size = identity.vocab_size(self._study.base)
         self.declared = {"file": path, **_as_json(self._study)}
 
     def runs(self, results: dict[str, float]) -> list:
@@ -46,15 +46,6 @@ def _as_json(study) -> dict:
     return json.loads(
         json.dumps(fields, default=lambda value: getattr(value, "name", None) or dataclasses.asdict(value))
     )
-
-
-def _vocab_size(base) -> int | None:
-    """Of the text of a study's base config; None: the base says it. Raises UserError: the text cannot be had."""
-    values = config_file.as_dict(base)
-    if values.get("model", {}).get("vocab_size") is not None:
-        return None
-    config = config_file.from_dict({"data": values.get("data", {}), "train": {"steps": 1}})
-    return identity.Texts().of(config).vocab_size
 
 
 def run(args) -> int:
