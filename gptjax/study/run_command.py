@@ -35,9 +35,9 @@ class FileSource:
     def groups(self, configs: dict[str, typing.Any]) -> list[list[str]]:
         if not self._batched:
             return []
-        from gptjax.study import batched
+        from gptjax.study import grouping
 
-        return batched.groups(configs)
+        return grouping.groups(configs)
 
 
 def _as_json(study) -> dict:
