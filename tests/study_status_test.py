@@ -336,6 +336,46 @@ def test_the_code_is_that_of_the_modules_that_decide_numbers():
     assert not names & {"compiling.py", "coordination.py"}, "how processes wait for each other"
 
 
+def test_what_is_named_to_decide_numbers_or_to_decide_none_is_there():
+    for name in (*identity.ROOTS, *identity.PLUMBING):
+        place = identity.PACKAGE.joinpath(*name.split("."))
+        assert place.with_suffix(".py").is_file() or (place / "__init__.py").is_file(), name
+
+
+def test_the_code_follows_imports_tables_of_names_and_packages(tmp_path):
+    files = {
+        "step.py": "from gptjax.models import gpt\nfrom gptjax import errors\n",
+        "errors.py": "import gptjax.unseen\n",
+        "unseen.py": "",
+        "alone.py": "",
+        "models/__init__.py": "SCALE = 2\n",
+        "models/gpt.py": 'KERNELS = {"splash": "gptjax.kernels.splash:attend"}\n',
+        "models/lstm.py": "import gptjax.parts.gates.sigmoid as s\n",
+        "kernels/__init__.py": "",
+        "kernels/splash.py": "",
+        "kernels/other.py": "",
+        "parts/gates.py": "",
+        "room/__init__.py": "",
+        "room/inner.py": "",
+        "room/log.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def names(roots, plumbing=("errors",)):
+        return {str(file.relative_to(tmp_path)) for file in identity.code_files(tmp_path, roots, plumbing)}
+
+    chosen = {"kernels/__init__.py", "kernels/splash.py"}
+    assert names(("step",)) == {"step.py", "models/__init__.py", "models/gpt.py", *chosen}
+    whole = {"models/__init__.py", "models/gpt.py", "models/lstm.py", "parts/gates.py", *chosen}
+    assert names(("models",)) == whole, "a room: every module of it"
+    assert names(("room.inner",), ("room",)) == {"room/inner.py"}
+    assert names(("room",), ("room.log",)) == {"room/__init__.py", "room/inner.py"}
+    with pytest.raises(AssertionError, match="no lost"):
+        names(("lost",))
+
+
 # ---- a study file that changed
 
 
