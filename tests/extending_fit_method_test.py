@@ -10,7 +10,7 @@ from gptjax import cli
 from gptjax.study.fits import isoflop
 from gptjax.study.fits.fit import BudgetLaws
 from gptjax.study.fits.laws import ParametricLaw, PowerLaw
-from gptjax.study.methods import table
+from gptjax.study.methods import catalogue
 from gptjax.study.methods.method import Method
 
 LAW = ParametricLaw(1.8172, 482.01, 2085.43, 0.3478, 0.3658)  # Besiroglu et al. 2024
@@ -78,7 +78,7 @@ def csv(tmp_path):
 
 
 def test_a_fit_method_of_ones_own_is_fitted_judged_reported_and_drawn(csv, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(table.METHODS, "best_runs", BestRuns)
+    monkeypatch.setitem(catalogue.METHODS, "best_runs", BestRuns)
     command = ["study", "fit", str(csv), "--method=best_runs", "--bootstrap=20", "--json", f"--report={tmp_path / 'r'}"]
     assert cli.main(command) == 0
     results = json.loads(capsys.readouterr().out)
@@ -97,10 +97,10 @@ def test_a_fit_method_of_ones_own_is_fitted_judged_reported_and_drawn(csv, tmp_p
 
 
 def test_it_is_among_all_methods_unless_its_class_says_otherwise(monkeypatch, capsys):
-    monkeypatch.setitem(table.METHODS, "best_runs", BestRuns)
-    assert "best_runs" in table.by_default()
+    monkeypatch.setitem(catalogue.METHODS, "best_runs", BestRuns)
+    assert "best_runs" in catalogue.by_default()
     with pytest.raises(SystemExit):
         cli.main(["study", "fit", "--help"])
     assert "envelope | best_runs | all" in " ".join(capsys.readouterr().out.split())
     monkeypatch.setattr(BestRuns, "by_default", False)
-    assert "best_runs" not in table.by_default()
+    assert "best_runs" not in catalogue.by_default()

@@ -10,7 +10,7 @@ from gptjax import cli
 from gptjax.errors import UserError
 from gptjax.study import csv_points, fit, fit_command, learning_rates, loss_to_loss, verdict
 from gptjax.study.fits.laws import ParametricLaw
-from gptjax.study.methods import checks, table
+from gptjax.study.methods import catalogue, checks
 from gptjax.study.methods.method import Case, Options
 from gptjax.study.points import Gathered, Row
 
@@ -89,14 +89,16 @@ def test_held_out_points_are_those_of_the_largest_budget_and_are_predicted_by_th
 
 def test_without_noise_nothing_is_left_of_the_held_out_error_and_a_bend_shows_in_it():
     points = gathered().points("total", "exact")
-    assert checks.holdout(table.of("parametric"), points, QUICK)["holdout_error"] < 1e-5
+    assert checks.holdout(catalogue.of("parametric"), points, QUICK)["holdout_error"] < 1e-5
     bent = np.where(points.flops > 5e20, 1.05, 1.0)  # the largest runs are worse than any law of the others says
     bent_points = points.take(slice(None))
     bent_points = type(points)(**{**vars(bent_points), "loss": points.loss * bent})
-    assert checks.holdout(table.of("parametric"), bent_points, QUICK)["holdout_error"] == pytest.approx(0.05, abs=0.005)
-    asked = checks.holdout(table.of("parametric"), points, Options(holdout=1e20, starts=6))
+    assert checks.holdout(catalogue.of("parametric"), bent_points, QUICK)["holdout_error"] == pytest.approx(
+        0.05, abs=0.005
+    )
+    asked = checks.holdout(catalogue.of("parametric"), points, Options(holdout=1e20, starts=6))
     assert len(asked["holdout"]["points"]) == 28
-    nothing = checks.holdout(table.of("parametric"), points, Options(holdout=1e25, starts=6))
+    nothing = checks.holdout(catalogue.of("parametric"), points, Options(holdout=1e25, starts=6))
     assert nothing["holdout_error"] is None and "no points" in nothing["holdout"]["refused"][0]
 
 
@@ -175,7 +177,7 @@ def test_the_law_is_refitted_under_every_other_choice(found):
 def test_an_outlier_is_found_and_dropped():
     rows = gathered(noise=1e-4).rows
     spoilt = [Row(**{**vars(row), "loss": row.loss * (1.2 if i == 5 else 1.0)}) for i, row in enumerate(rows)]
-    found = checks.sensitivity(table.of("parametric"), Case(Gathered(spoilt, [], []), "total", "exact", QUICK))
+    found = checks.sensitivity(catalogue.of("parametric"), Case(Gathered(spoilt, [], []), "total", "exact", QUICK))
     dropped = next(one for one in found if "outliers" in one["change"])
     assert dropped["points_used"] <= 55 and int(dropped["change"].split(" ")[0]) >= 1
     assert dropped["alpha"] == pytest.approx(LAW.alpha, rel=0.02)

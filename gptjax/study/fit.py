@@ -12,7 +12,7 @@ import typing
 
 from gptjax.errors import UserError, choose
 from gptjax.study import critical_batch, learning_rates, loss_to_loss, prediction
-from gptjax.study.methods import checks, section, table
+from gptjax.study.methods import catalogue, checks, section
 from gptjax.study.methods.method import Case, Options
 from gptjax.study.points import Gathered
 from gptjax.study.verdict import verdict
@@ -64,7 +64,7 @@ def _of_family(gathered: Gathered, family: str, request: Request, say) -> dict:
         "curves": case.curves or None,
     }
     for name in request.options.methods:
-        reported = table.of(name).reported(case, lambda doing: say(f"{family}: {doing}"))
+        reported = catalogue.of(name).reported(case, lambda doing: say(f"{family}: {doing}"))
         found |= {} if reported is None else {name: reported}
     tuned = [one for one in gathered.others.get("tune", ()) if one["family"] == family]
     found["seed_noise"] = checks.seed_noise(gathered.rows)

@@ -8,7 +8,7 @@ import time
 
 from gptjax.errors import UserError, choose
 from gptjax.study import groups, numbers
-from gptjax.study.methods.table import METHODS
+from gptjax.study.methods.catalogue import METHODS
 from gptjax.terminal import Progress, columns, finite, si
 
 
@@ -76,10 +76,10 @@ def _request(args):
     budgets, window = _budgets(args.budgets), _window(args.window)
 
     from gptjax.study import fit
-    from gptjax.study.methods import table
+    from gptjax.study.methods import catalogue
     from gptjax.study.methods.method import Options
 
-    chosen = table.by_default() if args.method == "all" else (args.method,)
+    chosen = catalogue.by_default() if args.method == "all" else (args.method,)
     options = Options(chosen, budgets, args.bootstrap, args.delta, seed=args.seed, window=window, holdout=args.holdout)
     return fit.Request(options, args.params, args.flops, args.family)
 

@@ -1,13 +1,13 @@
 """What may be quoted of a study's fits, and what speaks against it.
 
-The headline is of the first law, in the order of table.by_rank, that is not refused and does not miss its points: the
+The headline is of the first law, in the order of catalogue.by_rank, that is not refused and does not miss its points: the
 parametric law uses every point and gives E; isoFLOP parabolas assume no law but see only the best points; training curves are
 of unfinished schedules; Kaplan's laws have no irreducible loss, and get no headline.
 """
 
 import math
 
-from gptjax.study.methods import table
+from gptjax.study.methods import catalogue
 
 FAR = 2.0  # times the noise between seeds that a law may leave before it is said to miss the points
 FINE = 1e-3  # of the loss: where no seeds tell the noise, a law that leaves less is not said to miss the points
@@ -17,7 +17,7 @@ DIGITS = 3  # of an exponent; what differs behind them does not differ
 
 def verdict(results: dict) -> dict:
     """{"headline": whether there is one, "text", "reasons", "standing": methods that may be quoted, in order}."""
-    methods = table.by_rank()
+    methods = catalogue.by_rank()
     whole = [name for name in methods if _is_whole(results.get(name))]
     misses = {name: said for name in whole if (said := _misfit(results, name, whole))}
     standing = [name for name in whole if name not in misses]
@@ -77,7 +77,7 @@ def _misfit(results: dict, name: str, whole: list[str]) -> str | None:
     left, noise = _left(fit), fit.get("seed_noise") or results.get("seed_noise")
     if left is None or left < EXACT:
         return None
-    form = "they miss their points" if table.of(name).plural else "its form is wrong"
+    form = "they miss their points" if catalogue.of(name).plural else "its form is wrong"
     said = f"{_leaves(name)} {left:.2%} of the loss"
     if noise and noise["relative"]:
         times = left / noise["relative"]
@@ -93,7 +93,7 @@ def _misfit(results: dict, name: str, whole: list[str]) -> str | None:
 
 
 def _leaves(name: str) -> str:
-    method = table.of(name)
+    method = catalogue.of(name)
     return f"{method.called} {'leave' if method.plural else 'leaves'}"
 
 
@@ -111,7 +111,7 @@ def _disagreement(results: dict, first: str, other: str) -> str | None:
     one, two = _interval(results[first]), _interval(results[other])
     if not one or not two or not (_below(one[1], two[0]) or _below(two[1], one[0])):
         return None
-    each = (f"{table.of(name).called} {results[name]['a']:.3f} ({low:.3f} to {high:.3f})" for name, (low, high) in ((first, one), (other, two)))  # fmt: skip
+    each = (f"{catalogue.of(name).called} {results[name]['a']:.3f} ({low:.3f} to {high:.3f})" for name, (low, high) in ((first, one), (other, two)))  # fmt: skip
     said = f"{' and '.join(each)} give exponents whose 95% intervals do not meet"
     return said + "".join(f"; {reason}" for reason in _why(results, first, other))
 
@@ -128,7 +128,7 @@ def _why(results: dict, first: str, other: str) -> list[str]:
         reasons.append(f"counted as {_listed(of_size)} they agree: it is the convention of N")
     if of_points := [name for name in meet if not name.startswith("N ") and "Huber" not in name]:
         reasons.append(f"with {_listed(of_points)} they agree: some points are beyond the regime of one of them")
-    return reasons + table.of(other).why_it_differs(results)
+    return reasons + catalogue.of(other).why_it_differs(results)
 
 
 def _listed(names: list[str]) -> str:
@@ -159,7 +159,7 @@ def _doubts(fit: dict, name: str) -> list[str]:
     ]
     moved = sorted(moved, key=lambda one: -abs(one["a"] - fit["a"]))
     said = ", ".join(f"{one['change']} ({one['a']:.3f})" for one in moved)
-    return [f"{table.of(name).called}: the exponent leaves its 95% interval with {said}"] if moved else []
+    return [f"{catalogue.of(name).called}: the exponent leaves its 95% interval with {said}"] if moved else []
 
 
 def _counts(change: dict) -> bool:

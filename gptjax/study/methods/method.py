@@ -8,7 +8,7 @@ import numpy as np
 
 from gptjax.study.fits import parametric
 from gptjax.study.fits.fit import Fit
-from gptjax.study.methods import checks, section, table
+from gptjax.study.methods import catalogue, checks, section
 from gptjax.study.points import Gathered, Points
 
 
@@ -16,7 +16,7 @@ from gptjax.study.points import Gathered, Points
 class Options:
     """What the command line asks of every fit."""
 
-    methods: tuple[str, ...] = dataclasses.field(default_factory=table.by_default)
+    methods: tuple[str, ...] = dataclasses.field(default_factory=catalogue.by_default)
     budgets: tuple[float, ...] = ()  # FLOPs to give the best split of, beside those of the points
     replicates: int = 1000  # of the bootstrap
     delta: float = parametric.DELTA  # of the Huber loss

@@ -6,7 +6,7 @@ import numpy as np
 
 from gptjax.study import groups, numbers
 from gptjax.study.fits.isoflop import between
-from gptjax.study.methods import table
+from gptjax.study.methods import catalogue
 from gptjax.study.pictures import style
 from gptjax.study.pictures.style import Picture
 
@@ -154,7 +154,7 @@ def _cloud(axes, points: list[dict]) -> list:
 
 def split(results: dict) -> Picture | None:
     """N* and D* against compute, of every method that gives them, with intervals."""
-    methods = [(name, results[name]) for name in table.by_rank() if _splits(results.get(name) or {}, "params")]
+    methods = [(name, results[name]) for name in catalogue.by_rank() if _splits(results.get(name) or {}, "params")]
     if not methods:
         return None
     figure, [row] = style.figure(columns=2, height=3.1, width=6.4)
@@ -183,7 +183,7 @@ def _splits(fit: dict, key: str) -> list[dict]:
 
 def _optima(axes, key: str, name: str, fit: dict) -> tuple:
     """The handle of a method's line or markers, and all it drew."""
-    method = table.of(name)
+    method = catalogue.of(name)
     optima = _splits(fit, key)
     x, y = _columns(optima, "flops", key)
     eighty, ninety_five = ([(one.get(k) or {}).get(key) for one in optima] for k in ("interval80", "interval95"))

@@ -1,7 +1,7 @@
 """How far the laws are to be believed: extrapolation, sensitivity, noise between seeds."""
 
 from gptjax.study import numbers
-from gptjax.study.methods import table
+from gptjax.study.methods import catalogue
 from gptjax.study.report.blocks import Block, Figure, Paragraph, Section, Table
 
 _CONSTANTS = ("E", "A", "B", "alpha", "beta", "a", "b")
@@ -14,7 +14,7 @@ def sections(results: dict, drawn: dict[str, str]) -> list[Section]:
 
 def _holdout(results: dict, drawn: dict[str, str]) -> Section:
     blocks: list[Block] = []
-    for name, method in table.by_rank().items():
+    for name, method in catalogue.by_rank().items():
         fit = results.get(name) or {}
         held = fit.get("holdout") or {}
         if fit.get("holdout_error") is not None or held.get("refused"):
@@ -61,7 +61,7 @@ def _held(points: list[dict]) -> Table:
 
 def _sensitivity(results: dict, drawn: dict[str, str]) -> Section:
     blocks: list[Block] = []
-    for name, method in table.by_rank().items():
+    for name, method in catalogue.by_rank().items():
         fit = results.get(name) or {}
         if fit.get("sensitivity"):
             blocks.append(_changes(fit, method.title))

@@ -1,7 +1,7 @@
 """What a reader is to take away, first: the verdict, the exponents that stand, larger runs told and reached; conventions."""
 
 from gptjax.study import numbers
-from gptjax.study.methods import table
+from gptjax.study.methods import catalogue
 from gptjax.study.report.blocks import Block, Bullets, Figure, Notice, Paragraph, Section, Table
 
 PARAMS = {
@@ -33,7 +33,7 @@ def _said(verdict) -> list[Block]:
 
 def _standing(results: dict) -> list[Block]:
     """The exponents of the methods that may be quoted, and of those that are fitted but may not."""
-    fitted = [name for name in table.by_rank() if (results.get(name) or {}).get("a") is not None]
+    fitted = [name for name in catalogue.by_rank() if (results.get(name) or {}).get("a") is not None]
     whole = [name for name in fitted if not results[name]["refused"]]
     if not results.get("verdict"):
         return [] if whole else [Notice("No law stands: there is no number here to quote.", good=False)]
@@ -45,7 +45,11 @@ def _standing(results: dict) -> list[Block]:
 
 def _exponents(results: dict, names: list[str], caption: str) -> Table:
     rows = [
-        [table.of(name).title, *(_exponent(results[name], key) for key in ("a", "b")), _exponent(results[name], "E")]
+        [
+            catalogue.of(name).title,
+            *(_exponent(results[name], key) for key in ("a", "b")),
+            _exponent(results[name], "E"),
+        ]
         for name in names
     ]
     return Table(["method", "a, of N* ~ C^a", "b, of D* ~ C^b", "E (nats per token)"], rows, caption).without_empty(
@@ -61,7 +65,7 @@ def _fallen(results: dict) -> list[Block]:
     said = " ".join((results.get("verdict") or {}).get("reasons") or [])
     items = [
         f"{method.title}: {reason}"
-        for name, method in table.by_rank().items()
+        for name, method in catalogue.by_rank().items()
         for reason in (results.get(name) or {}).get("refused") or []
         if reason not in said
     ]

@@ -3,7 +3,7 @@
 import dataclasses
 
 from gptjax.study import groups, numbers
-from gptjax.study.methods import table
+from gptjax.study.methods import catalogue
 from gptjax.study.report.blocks import Block, Bullets, Figure, Folded, Notice, Paragraph, Section, Table, folded
 
 _SPLIT = ["C (FLOPs)", "N*", "N* 95%", "D*", "D* 95%", "D*/N*", "loss", "loss 95%"]
@@ -21,7 +21,7 @@ _HOW = {
 def sections(results: dict, drawn: dict[str, str]) -> list[Section]:
     """`drawn`: captions of the pictures there are."""
     by_all = results.get("points_excluded") or []
-    methods = table.by_rank()
+    methods = catalogue.by_rank()
     found = [_section(methods[name], results[name], drawn, by_all) for name in methods if results.get(name)]
     if "split" in drawn:
         found.append(Section("The best split of a budget", [Figure("split", drawn["split"])]))
