@@ -5,7 +5,7 @@ import shlex
 import studying
 
 from gptjax import cli
-from gptjax.study import launching
+from gptjax.study.running import launching
 
 
 class Queue(launching.Launcher):

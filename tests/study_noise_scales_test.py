@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gptjax.errors import UserError
-from gptjax.noise_scale import SIGNAL, TRACE
-from gptjax.study import noise_scales
+from gptjax.optim.noise_scale import SIGNAL, TRACE
+from gptjax.study.results import noise_scales
 
 
 def rows_of(signal_S, trace_S, **more):

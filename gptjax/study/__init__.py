@@ -12,16 +12,16 @@ Names that study files use are taken from where they are when they are asked for
 import importlib
 
 _HOMES = {
-    "Branch": "gptjax.study.declaration",
-    "PlannedRun": "gptjax.study.declaration",
-    "Study": "gptjax.study.declaration",
-    "Target": "gptjax.study.declaration",
-    "by_depth": "gptjax.study.recipes",
-    "by_params": "gptjax.study.recipes",
-    "by_width": "gptjax.study.recipes",
-    "lstm_by_params": "gptjax.study.recipes",
-    "recipes": "gptjax.study.recipes",
-    "tuned": "gptjax.study.recipes",
+    "Branch": "gptjax.study.declare.declaration",
+    "PlannedRun": "gptjax.study.declare.declaration",
+    "Study": "gptjax.study.declare.declaration",
+    "Target": "gptjax.study.declare.declaration",
+    "by_depth": "gptjax.study.declare.recipes",
+    "by_params": "gptjax.study.declare.recipes",
+    "by_width": "gptjax.study.declare.recipes",
+    "lstm_by_params": "gptjax.study.declare.recipes",
+    "recipes": "gptjax.study.declare.recipes",
+    "tuned": "gptjax.study.declare.recipes",
 }
 __all__ = list(_HOMES)
 

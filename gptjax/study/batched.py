@@ -12,7 +12,7 @@ import time
 
 from gptjax import errors
 from gptjax.errors import UserError
-from gptjax.study import layout
+from gptjax.study.running import layout
 
 # XLA's CPU client has so many threads for the parts of one operation. With one, a device is one core's: nothing is handed
 # over, a token takes 10% less CPU time, and no number depends on how many cores there are.
@@ -51,7 +51,8 @@ def summary_code(codes: dict[str, int]) -> int:
 
 
 def _train(study, keys: list[str], cpu_devices: int | None) -> dict[str, int]:
-    from gptjax import config_file, start
+    from gptjax import start
+    from gptjax.config import config_file
 
     start.refuse_several("study.batched")
     configs = {key: config_file.load_config(str(study.config(key))) for key in keys}
@@ -60,7 +61,7 @@ def _train(study, keys: list[str], cpu_devices: int | None) -> dict[str, int]:
     start.start_jax(configs[keys[0]].replace(mesh={"cpu_devices": count}))
     import jax
 
-    from gptjax.study import together
+    from gptjax.study.lanes import together
 
     return together.train_together(study, configs, jax.devices()[: len(keys)])
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from gptjax.study.fits import isoflop
-from gptjax.study.points import Points, Row
+from gptjax.study.fits.points import Points, Row
 
 STARTS = 12  # of a parametric fit that checks another one
 OUTLIER = 3.0  # robust standard deviations of a residual

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 
 from gptjax.study.fits import isoflop
+from gptjax.study.fits.points import Points
 from gptjax.study.methods import checks, palette
 from gptjax.study.methods.method import Method
 from gptjax.study.methods.section import is_at
-from gptjax.study.points import Points
 
 WINDOWS = (2.0, 4.0, np.inf)  # of parabolas, beside the one the points choose
 

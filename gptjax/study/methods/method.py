@@ -8,8 +8,8 @@ import numpy as np
 
 from gptjax.study.fits import parametric
 from gptjax.study.fits.fit import Fit
+from gptjax.study.fits.points import Gathered, Points
 from gptjax.study.methods import catalogue, checks, section
-from gptjax.study.points import Gathered, Points
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gptjax.study.fits import bootstrap, isoflop
-from gptjax.study.points import Points
+from gptjax.study.fits.points import Points
 
 
 def of(method, points: Points, options) -> dict:

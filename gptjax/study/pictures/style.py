@@ -6,8 +6,8 @@ import math
 import typing
 
 from gptjax.errors import UserError
-from gptjax.study import numbers
 from gptjax.study.methods.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, YELLOW
+from gptjax.study.results import numbers
 
 INK, SOFT, FAINT = "#222222", "#6b6b6b", "#bdbdbd"
 KINDS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW)
