@@ -1,11 +1,12 @@
 """Scaling studies: a file that declares many runs, the runs, and fits of what came out.
 
-declaration.py  what configs/studies/NAME.py returns        recipes.py  shapes and rules from one dial
-lengths.py      tokens and steps from budgets, branches     plan.py     the table of runs, before any is started
-layout.py       the folder of a study                       runner.py   starts and resumes them
-points.py       finished runs as numbers                    fits/       laws through those numbers
-methods/        ways to fit, as they are reported           report/, pictures/  what they say
+declare/   what a study file says, and the table of its runs     running/   starting, resuming and watching them
+lanes/     small runs of one shape in one program                 fits/      laws through numbers, and no files
+methods/   ways to fit, as they are reported                      results/   from finished runs to laws and a verdict
+pictures/  what is drawn of them                                  report/    page and Markdown
+batched.py the process in which runs train together
 
+Each room imports only rooms before it in this order: declare, running, lanes, fits, methods, results, pictures, report.
 Names that study files use are taken from where they are when they are asked for.
 """
 

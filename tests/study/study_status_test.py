@@ -333,11 +333,17 @@ def test_comments_docstrings_and_what_errors_say_are_no_other_code():
 
 
 def test_the_code_is_that_of_the_modules_that_decide_numbers():
-    names = {str(file).rpartition("gptjax/")[2] for file in identity.code_files()}
-    deciding = "model layers attention loss optim schedule step feed evaluate rounding skipping config sharding"
-    assert names > {f"{name}.py" for name in deciding.split()} | {"data/pipeline.py", "data/packing.py"}
-    assert not names & {"train.py", "metrics.py", "run_directory.py", "errors.py", "cli.py", "data/store.py"}
-    assert not names & {"compiling.py", "coordination.py"}, "how processes wait for each other"
+    names = {file.relative_to(identity.PACKAGE).as_posix() for file in identity.code_files()}
+    models = {
+        f"models/{name}.py" for name in ("gpt", "lstm", "layers", "attention", "splash", "loss", "parametrization")
+    }
+    optim = {f"optim/{name}.py" for name in ("optimizers", "rounding", "skipping")}
+    rows = {f"data/rows/{name}.py" for name in ("pipeline", "packing", "mixture", "objectives")}
+    others = {"training/step.py", "training/feed.py", "evaluation/held_out.py", "schedule.py", "config/fields.py"}
+    assert names > models | optim | rows | others | {"parallel/sharding.py", "study/lanes/program.py"}
+    assert names > {"models/__init__.py", "data/rows/__init__.py"}, "what runs with every import below it"
+    assert not names & {"training/main.py", "rundir/metrics.py", "errors.py", "cli.py", "data/tokens/store.py"}
+    assert not names & {"parallel/compiling.py", "hosts/coordination.py"}, "how processes wait for each other"
 
 
 def test_what_is_named_to_decide_numbers_or_to_decide_none_is_there():

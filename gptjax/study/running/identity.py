@@ -34,12 +34,14 @@ PACKAGE = pathlib.Path(gptjax.__file__).parent
 ADDRESS = re.compile(r"gptjax(\.\w+)+(:\w+)?")  # in a table of what is imported when it is chosen
 
 # Rooms and modules in which a step and an evaluation are computed. What they import counts too, but for what follows.
-ROOTS = ("step", "feed", "evaluate", "schedule", "data.pipeline", "study.lanes")
-PLUMBING = (  # reads, writes, checks, reports; decides no number of a run
-    "checkpoint", "checksums", "compiling", "config_file", "consistency", "coordination", "errors", "evaluation",
-    "evaluation_text", "flops", "folder_kinds", "generation", "inside", "interrupt", "metrics", "peers", "protocols",
-    "run", "rundir", "runlock", "scoring", "stored", "validate", "validity", "weights", "study",
-    "data.folder", "data.reading", "data.sources", "data.store", "data.tokenizers", "data.unfinished",  # the fingerprint
+ROOTS = (
+    "models", "optim", "parallel", "data.rows", "schedule", "training.step", "training.feed", "evaluation.held_out",
+    "study.lanes.program",
+)  # fmt: skip
+PLUMBING = (  # reads, writes, checks, counts, reports; decides no number of a run
+    "checkpoints", "errors", "evaluation", "flops", "generation", "hosts", "run", "rundir", "storage", "study", "terminal",
+    "config.bounds", "config.checks", "config.config_file", "models.gpt_counts", "models.lstm_counts", "parallel.compiling",
+    "data.rows.reading", "data.sources", "data.tokenizers", "data.tokens.folder", "data.tokens.store",  # the fingerprint
 )  # fmt: skip
 
 
