@@ -6,7 +6,7 @@ from jax.sharding import AbstractMesh
 
 from gptjax import flops, schedule
 from gptjax.parallel import meshes, sharding
-from gptjax.terminal import si
+from gptjax.terminal import columns, si
 from gptjax.training import step
 
 
@@ -77,5 +77,4 @@ def table(facts: dict) -> str:
         ("  optimizer", f"{memory['optimizer']:,}"),
         ("  activations", f"{memory['activations']:,} (estimate)"),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return "\n".join(columns(rows))

@@ -16,8 +16,8 @@ from gptjax.checkpoints import validity
 from gptjax.config.config_file import from_dict
 from gptjax.data.rows.pipeline import open_text
 from gptjax.errors import UserError
-from gptjax.optim import noise_scale
 from gptjax.rundir import metrics, run_directory
+from gptjax.study.results import noise_scales
 from gptjax.training import branching, catch_up, main, resume, session
 
 LEAVES, STEPS = 8, 14  # a trunk of 12 steps, left after 8 for a cooldown of 6
@@ -124,7 +124,7 @@ def test_a_branch_reads_alone_as_if_it_had_run_from_scratch(scratch, branched, t
 def test_what_the_critical_batch_is_made_of_is_logged_and_taken_over(trunk, branched):
     both = [[row[name] for name in ("noise_signal", "noise_trace")] for row in train_rows(branched)]
     assert both[:LEAVES] == [[row["noise_signal"], row["noise_trace"]] for row in train_rows(trunk)][:LEAVES]
-    assert np.isfinite(both).all() and noise_scale.of_run(branched).n_steps == STEPS
+    assert np.isfinite(both).all() and noise_scales.of_run(branched).n_steps == STEPS
 
 
 def test_evaluations_that_the_trunk_did_not_make_are_no_ones_to_make_up(branched, tmp_path):

@@ -333,7 +333,7 @@ class Runner:
             raise
         self._progress.close()
         self._say(f"{stop.name}: stopped; run the same command again to go on")
-        if left := self._settings.launcher.survives():
+        if left := self._settings.launcher.survives:
             self._say(left)
         return errors.SAVED_AND_STOPPED
 
