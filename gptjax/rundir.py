@@ -21,21 +21,11 @@ import time
 
 from etils import epath
 
+from gptjax import changes, config_file, consistency, flops, folder_kinds, metrics, recovery, validity
 from gptjax import config as config_module
-from gptjax import config_file, consistency, flops, folder_kinds, metrics, recovery, validity
 from gptjax.errors import UserError, did_you_mean, first_line
 
 TOOLS = ("test", "notebooks")  # extras of gptjax that decide no number
-
-# Changes that leave the training as it was, so that a resume accepts them without being asked.
-HARMLESS = (
-    "mesh", "eval", "checkpoint", "data.cache_dir", "data.prefetch", "data.prefetch_workers", "model.attention", "model.remat",
-    "model.scan_unroll",
-    "train.log_every", "train.profile_steps", "train.tensorboard", "train.wandb_project", "train.log_activations",
-    "train.log_noise_scale",
-    "train.max_skips", "train.max_rollbacks", "train.rollback_margin",
-    "train.watchdog_factor", "train.watchdog_seconds", "train.watchdog_other_seconds",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +60,7 @@ class RunDirectory:
         except UserError as error:
             raise UserError(f"{self.path / 'config.json'}: {error}") from error
         manifest = self.manifest() if (self.path / "manifest.json").exists() else {}
-        if wrong := consistency.wrong_config(values, manifest, self._newest_saved_config, _is_harmless):
+        if wrong := consistency.wrong_config(values, manifest, self._newest_saved_config, _leaves_the_model):
             raise UserError(
                 f"{self.path / 'config.json'} is not the config that this run was trained with: {wrong}; put it back"
                 " (a resume with --allow_change changes a config)."
@@ -214,8 +204,8 @@ def _json_kind(value) -> str:
     return names.get(type(value), "null")
 
 
-def _is_harmless(key: str) -> bool:
-    return key in HARMLESS or key.partition(".")[0] in HARMLESS
+def _leaves_the_model(key: str) -> bool:
+    return changes.word(key).resume
 
 
 def open_run(workdir: str) -> RunDirectory:
@@ -224,25 +214,15 @@ def open_run(workdir: str) -> RunDirectory:
     return RunDirectory(path if "://" in str(path) else path.resolve())
 
 
-def changed_keys(old, new) -> dict[str, tuple]:
-    """{"section.field": (old, new)} of every field in which two configs differ."""
-    changes = {}
-    for section, fields in new.to_dict().items():
-        before = old.to_dict()[section]
-        changes |= {f"{section}.{k}": (before[k], v) for k, v in fields.items() if before[k] != v}
-    return changes
-
-
 def check_resume(old, new, allowed: tuple[str, ...] = ()) -> None:
     """Raises UserError if a run made with config `old` cannot go on with `new`, naming every key in the way.
 
-    allowed: keys or sections the user lets change, beside the harmless ones.
+    allowed: keys or sections the user lets change, beside those that a resume accepts unasked.
     """
-    permitted = (*HARMLESS, *allowed)
     refused = {
         key: values
-        for key, values in changed_keys(old, new).items()
-        if key not in permitted and key.partition(".")[0] not in permitted
+        for key, values in changes.differing(old, new).items()
+        if not changes.word(key).resume and not changes.is_named(key, allowed)
     }
     if refused:
         shown = ", ".join(f"{key} ({before!r} -> {after!r})" for key, (before, after) in refused.items())

@@ -15,14 +15,13 @@ import shlex
 import time
 import typing
 
-from gptjax import interrupt, metrics, rundir, runlock, supervisor
+from gptjax import changes, interrupt, metrics, rundir, runlock, supervisor
 from gptjax.errors import UserError
 from gptjax.study import identity, jobs, launching, ledger, pace, status
 from gptjax.study.layout import StudyDirectory, read_json, write_json
 from gptjax.study.ledger import Entry
 
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 20.0  # between two looks at the folder
-MOVED = ("data.path", "data.tfds_dir", "data.tokenizer_path", "data.mixture")  # a resume need not be asked to allow
 
 
 class Source(typing.Protocol):
@@ -281,7 +280,8 @@ class Runner:
                 before = run.config()
             except UserError:
                 return words  # the run itself says so, and fails
-            moved = [name for name in rundir.changed_keys(before, self._configs[key]) if name in MOVED]
+            differing = changes.differing(before, self._configs[key])
+            moved = [name for name in differing if changes.words()[name] == "place"]  # the text is known to be the same
             words += [f"--allow_change={','.join(moved)}"] if moved else []
         return words
 

@@ -16,6 +16,7 @@ import jax
 
 from gptjax import (
     agreement,
+    changes,
     consistency,
     data,
     evaluate,
@@ -324,7 +325,7 @@ def check(configs: dict) -> None:
     by_shape = {grouping.shape(config): key for key, config in configs.items()}
     if len(by_shape) > 1:
         a, b = list(by_shape.values())[:2]
-        changed = rundir.changed_keys(configs[a], configs[b])
+        changed = changes.differing(configs[a], configs[b])
         raise UserError(
             f"runs {a} and {b} have no compiled step in common: {', '.join(changed)} differ; start them apart."
         )
