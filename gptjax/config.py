@@ -182,7 +182,9 @@ class DataConfig:
 class OptimConfig:
     name: str = setting("adamw", "optimizer: adamw | adafactor | lion | muon | sgd")
     peak_lr: float = setting(6e-4, "learning rate at the end of the warmup", "schedule")
-    schedule: str = setting("cosine", "after the warmup: constant | cosine | linear | rsqrt | wsd", "schedule")
+    schedule: str = setting(
+        "cosine", "after the warmup: constant | cosine | linear | rsqrt | wsd, or NAME(PARAMETER=VALUE)", "schedule"
+    )
     warmup_steps: int | None = setting(
         None, "steps over which the learning rate rises from 0; None: no warmup", "schedule"
     )

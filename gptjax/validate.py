@@ -7,7 +7,7 @@ Names that select code (an optimizer, a norm, a source ...) are checked where th
 import dataclasses
 import math
 
-from gptjax import bounds
+from gptjax import bounds, schedule
 from gptjax.errors import UserError, shorten
 
 MOST_RAMP_SIZES = 1000
@@ -228,10 +228,7 @@ def _check_optim(o) -> None:
     _require(o.skip_sigma > 0, f"optim.skip_sigma={o.skip_sigma} must be positive; optim.skip='none' is off.")
     _not_both(o, "optim", "warmup_steps", "warmup_tokens")
     _not_both(o, "optim", "decay_steps", "decay_tokens")
-    _require(
-        o.schedule != "rsqrt" or o.warmup_steps or o.warmup_tokens,
-        "optim.schedule='rsqrt' starts at the end of the warmup; set optim.warmup_steps or optim.warmup_tokens.",
-    )
+    schedule.check(o)
 
 
 def _check_mesh(config) -> None:
@@ -355,8 +352,6 @@ def _check_cadence(config) -> None:
 
 def _check_kept(config) -> None:
     """Steps that are never reached would never be saved, and nobody told."""
-    from gptjax import schedule
-
     per_call, last = config.train.steps_per_call, schedule.total_steps(config)
     _require(
         last <= bounds.INT32,
