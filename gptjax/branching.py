@@ -24,7 +24,7 @@ import numpy as np
 
 from gptjax import bounds, changes, config_file, flops, folder_kinds, metrics, rundir, schedule, validity
 from gptjax.errors import UserError
-from gptjax.recovery import Rewinds
+from gptjax.schedule import Rewinds
 
 
 @dataclasses.dataclass(frozen=True)

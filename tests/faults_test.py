@@ -16,12 +16,11 @@ import pytest
 import runs
 from etils import epath
 
-from gptjax import checkpoint, cli, interrupt, keeper, metrics, rundir, skipping, train, validity, verification
+from gptjax import checkpoint, cli, errors, keeper, metrics, rundir, skipping, train, validity, verification
 from gptjax.config import Config, TrainConfig
 from gptjax.config_file import from_dict
 from gptjax.coordination import Alone
-from gptjax.errors import SaveFailed, UserError
-from gptjax.recovery import NoWayBack
+from gptjax.errors import NoWayBack, SaveFailed, UserError
 from gptjax.step import TrainState
 
 CONFIG = Config(train=TrainConfig(steps=90, batch_size=8)).replace(checkpoint={"keep": 9})
@@ -547,7 +546,7 @@ def test_a_directory_that_cannot_be_written_to_is_one_line_before_the_first_step
     place = small_disk("1m")
     subprocess.run(["mount", "-o", "remount,ro", place], check=True)
     file = runs.write_config(values, tmp_path / "config.py")
-    assert cli.main(["train", file, f"--workdir={place / 'run'}"]) == interrupt.USER_ERROR
+    assert cli.main(["train", file, f"--workdir={place / 'run'}"]) == errors.USER_ERROR
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gptjax: ")]
     assert lines == [
         f"gptjax: --workdir={place / 'run'} cannot be written to: Read-only file system; mount it for writing, or use another."
@@ -730,7 +729,7 @@ def test_verify_knows_unverified_and_set_aside_steps_and_files_that_are_gone_or_
     [(["--step=4"], "has no such step; there are: 10"), (["--step=x"], "--step=x is no step; give a number")],
 )
 def test_verify_refuses_a_step_that_is_none_in_one_line(trained, capsys, flags, message):
-    assert cli.main(["verify", f"--workdir={trained}", *flags]) == interrupt.USER_ERROR
+    assert cli.main(["verify", f"--workdir={trained}", *flags]) == errors.USER_ERROR
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
 
