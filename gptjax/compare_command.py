@@ -50,12 +50,12 @@ def run(args) -> int:
 
 def _load(args, workdir: str, step: str | None):
     """The Run, and why it is of this step."""
-    from gptjax import run, rundir
+    from gptjax import config_file, run, rundir
 
     if step == "all":
         raise UserError("gptjax compare takes one step of each run; give a number or best.")
     [number], why = evaluation_command.chosen_steps(rundir.open_run(workdir), step, args.ema)
-    mesh = evaluation_command.mesh_of(args)
+    mesh = config_file.parse_mesh(args.mesh or evaluation_command.COPIES)
     return run.load(workdir, number, dtype=args.dtype, mesh=mesh, ema=args.ema), why
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import typing
 
 from gptjax import validate
+from gptjax.errors import UserError
 
 
 def setting(default, meaning: str, changes: str = "training") -> typing.Any:
@@ -330,6 +331,15 @@ class Config:
         """A checked copy: `config.replace(model={"n_layers": 2}, train={"steps": 10})`."""
         changed = {name: dataclasses.replace(getattr(self, name), **fields) for name, fields in sections.items()}
         return dataclasses.replace(self, **changed)
+
+    def with_vocabulary(self, entries: int) -> "Config":
+        """A copy with model.vocab_size, where that is None, of a tokenizer's entries. Raises UserError: it is too small."""
+        size = self.model.vocab_size
+        if size is not None and size < entries:
+            raise UserError(
+                f"model.vocab_size={size} is smaller than the tokenizer's {entries} entries; use {entries}, or None."
+            )
+        return self if size else self.replace(model={"vocab_size": entries})
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

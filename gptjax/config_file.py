@@ -63,15 +63,30 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
     return from_dict(values)
 
 
-def mesh_sizes(text: str) -> dict[str, int]:
-    """{"fsdp": 64, "tensor": 8} of "fsdp=64,tensor=8". Raises UserError: other words, an axis twice."""
+def parse_mesh(mesh: str | dict, called: str = "--mesh") -> dict[str, int]:
+    """{axis: size} of all axes, from "fsdp=64,tensor=8" or a dict of the same; axes that are not named are 1.
+
+    called: what the user gave it as. Raises UserError: it is neither, an axis that there is not, a size that is none.
+    """
+    if not isinstance(mesh, str | dict):
+        raise UserError(f"{called}={mesh!r} is no mesh; expected text such as 'fsdp=4,tensor=2', or a dict of sizes.")
+    sizes = _sizes_written(mesh, called) if isinstance(mesh, str) else mesh
+    for axis, size in sizes.items():
+        choose(dict.fromkeys(MeshConfig.AXES), axis, f"{called}: the axis")
+        if not isinstance(size, int) or size < -1 or size == 0 or list(sizes.values()).count(-1) > 1:
+            raise UserError(
+                f"{called}={mesh}: {axis}={size!r} is no size; expected 1, 2, ..., or -1, once, for all that is left."
+            )
+    return dict.fromkeys(MeshConfig.AXES, 1) | sizes
+
+
+def _sizes_written(text: str, called: str) -> dict[str, int]:
     pairs = [pair.partition("=") for pair in text.split(",")]
     if not all(axis and bounds.whole_number(size.removeprefix("-")) is not None for axis, _, size in pairs):
-        raise UserError(f"--mesh={text}: expected axes and sizes, as in --mesh=fsdp=64,tensor=8.")
+        raise UserError(f"{called}={text}: expected axes and sizes, as in {called}=fsdp=64,tensor=8.")
     for axis, count in collections.Counter(axis for axis, _, _ in pairs).items():
         if count > 1:
-            raise UserError(f"--mesh={text} gives {axis} twice; give each axis once.")
-        choose(dict.fromkeys(MeshConfig.AXES), axis, "--mesh: the axis")
+            raise UserError(f"{called}={text} gives {axis} twice; give each axis once.")
     return {axis: int(size) for axis, _, size in pairs}
 
 
@@ -79,8 +94,7 @@ def plan_overrides(args) -> list[str]:
     """Overrides that the short flags of `gptjax plan` stand for. --mesh names all axes that are not 1."""
     overrides = []
     if args.mesh is not None:
-        sizes = dict.fromkeys(MeshConfig.AXES, 1) | mesh_sizes(args.mesh)
-        overrides += [f"mesh.{axis}={size}" for axis, size in sizes.items()]
+        overrides += [f"mesh.{axis}={size}" for axis, size in parse_mesh(args.mesh).items()]
     short = {"train.batch_size": args.batch, "train.microbatches": args.microbatches, "model.remat": args.remat}
     return overrides + [f"{key}={value}" for key, value in short.items() if value is not None]
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import attention, data, meshes, numerics, schedule, session, step
+from gptjax import attention, data, meshes, numerics, schedule, step
 from gptjax.errors import UserError
 from gptjax.neutral import neutral
 
@@ -63,7 +63,7 @@ def check(config, form: str, sizes: list[int], steps: int, rows: int, of_depth: 
     form: that of the promise; "standard" is run beside it. say: takes a line as each model is done.
     """
     store, objective = data.open_text(config.data, config.model.context_length)
-    config = session.with_vocabulary(config, store.tokenizer)
+    config = config.with_vocabulary(store.tokenizer.vocab_size)
     variants = {
         (name, size): variant(config, name, size, min(sizes), rows, of_depth)
         for name in ("standard", form)

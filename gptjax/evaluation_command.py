@@ -11,6 +11,7 @@ from gptjax import bounds, errors, interrupt, metrics, task_command, terminal
 from gptjax.errors import UserError
 
 QUIET_SECONDS = 2.0  # of an evaluation, before a progress line is shown
+COPIES = "replica=-1"  # the mesh where no other is given: the model on each device
 
 
 def add_flags(parser) -> None:
@@ -107,13 +108,6 @@ def check_reading_flags(args) -> None:
 
 
 # ---- what is read
-
-
-def mesh_of(args) -> dict[str, int]:
-    """Axes and sizes. Raises UserError: text that names none."""
-    from gptjax import config_file
-
-    return {"replica": -1} if args.mesh is None else config_file.mesh_sizes(args.mesh)
 
 
 def reading_settings(args) -> dict:
@@ -229,11 +223,10 @@ class Shared:
         return results, convention
 
     def load(self, number: int):
-        from gptjax import run
+        from gptjax import config_file, run
 
-        loaded = run.load(
-            self._args.workdir, number, dtype=self._args.dtype, mesh=mesh_of(self._args), ema=self._args.ema
-        )
+        mesh = config_file.parse_mesh(self._args.mesh or COPIES)
+        loaded = run.load(self._args.workdir, number, dtype=self._args.dtype, mesh=mesh, ema=self._args.ema)
         self._program = self._program or loaded.program
         return dataclasses.replace(loaded, program=self._program)
 

@@ -62,12 +62,13 @@ def settings(args) -> dict:
 
 
 def run(args, settings: dict) -> None:
-    from gptjax import run
+    from gptjax import config_file, run
 
     prompts = _prompts(args)
     if args.stream and len(prompts) > 1:
         raise UserError(f"--stream prints one text as it comes, but {args.prompts_file} has {len(prompts)} prompts.")
-    loaded = run.load(args.workdir, args.step, dtype=args.dtype, mesh=args.mesh, ema=args.ema)
+    mesh = None if args.mesh is None else config_file.parse_mesh(args.mesh)
+    loaded = run.load(args.workdir, args.step, dtype=args.dtype, mesh=mesh, ema=args.ema)
     if args.stream:
         print(prompts[0] or "", end="", flush=True)
         loaded.generate(prompts, callback=lambda _, piece: print(piece, end="", flush=True), **settings)

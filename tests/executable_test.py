@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import attention, changes, data, executable, meshes, metrics, plan, rundir, session, step, train
+from gptjax import attention, changes, data, executable, meshes, metrics, plan, rundir, step, train
 from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
@@ -34,7 +34,7 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ready(config):
     """(resolved config, mesh, kernel) as training would have them."""
-    resolved = session.with_vocabulary(config, data.prepare(config.data).tokenizer)
+    resolved = config.with_vocabulary(data.prepare(config.data).tokenizer.vocab_size)
     return resolved, meshes.make_mesh(resolved), attention.choose_kernel(resolved, "cpu")[0]
 
 

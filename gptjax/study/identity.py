@@ -16,7 +16,6 @@ import typing
 import gptjax
 from gptjax import changes, data
 from gptjax.config import Config
-from gptjax.errors import UserError
 
 # Where a step and an evaluation are computed. What they import counts too, but for what follows.
 ROOTS = ("step", "feed", "evaluate", "schedule", "data.pipeline", "study.lanes")
@@ -70,10 +69,7 @@ class Texts:
 
     def resolved(self, config: Config) -> Config:
         """config with the vocabulary of its text. Raises UserError if it is given and too small."""
-        needed, given = self.of(config).vocab_size, config.model.vocab_size
-        if given is not None and given < needed:
-            raise UserError(f"model.vocab_size={given} is smaller than the tokenizer's {needed} entries; use None.")
-        return config if given else config.replace(model={"vocab_size": needed})
+        return config.with_vocabulary(self.of(config).vocab_size)
 
 
 def what(config: Config, text: Text, lineage=None) -> str:
