@@ -5,6 +5,7 @@ and what fits together, are `validate`'s. Every integer that no row names is a c
 one that float32 tells from 0 and from infinity.
 """
 
+import argparse
 import dataclasses
 import math
 
@@ -80,6 +81,14 @@ FLAGS = {  # of commands; those that stand for a field of a config are checked w
     "seconds": SECONDS,
 }
 MAY_BE_EMPTY = {"prompt", "text", "stop", "special", "allow_change", "separator"}  # text flags
+
+
+class AsTyped(argparse.Action):
+    """Of a flag that is kept under another name than it is typed: what is wrong with its value is said of that (`typed`)."""
+
+    def __call__(self, parser, args, value, option_string=None) -> None:
+        setattr(args, self.dest, value)
+        args.typed = {f"--{self.dest}": option_string}  # of which a command has one
 
 
 def check_config(config) -> None:

@@ -20,7 +20,7 @@ from etils import epath
 
 from gptjax import bounds
 from gptjax.config import Config, MeshConfig
-from gptjax.errors import UserError, choose, did_you_mean
+from gptjax.errors import UserError, choose, did_you_mean, shorten
 
 
 def from_dict(values) -> Config:
@@ -103,7 +103,7 @@ def run_file(path: str, flag: str, function: str, returns: str):
     """What a function of a Python file returns. Raises UserError, in terms of the flag that named the file."""
     file = pathlib.Path(path)
     if not file.is_file():
-        raise UserError(f"{flag}={path}: no such file{did_you_mean(file.name, _siblings(file))}.")
+        raise UserError(f"{flag}={path}: no such file{did_you_mean(file.name, _siblings(file), '.')}")
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     if spec is None:
         raise UserError(f"{flag}={path} is not a Python file; expected NAME.py with a {function}().")
@@ -198,10 +198,10 @@ def _typed(kind, value, key: str, text: str | None = None):
     if {int, float} & set(options) and _is_not_finite(value):
         raise UserError(f"{key}={shown} must be finite.")
     if {int, float} & set(options) and _is_too_long(value):
-        raise UserError(f"{key}={_cut(shown)} has too many digits; expected {wanted}.")
+        raise UserError(f"{key}={shorten(shown, 80)} has too many digits; expected {wanted}.")
     if text is not None and not text.strip():
         raise UserError(f"{key}= is empty; expected {wanted}.")
-    raise UserError(f"{key}={_cut(shown)} is {_article(type(value).__name__)}; expected {wanted}.")
+    raise UserError(f"{key}={shorten(shown, 80)} is {_article(type(value).__name__)}; expected {wanted}.")
 
 
 def _is_not_finite(value) -> bool:
@@ -215,12 +215,6 @@ def _is_too_long(value) -> bool:
     """Of a number that Python does not read, having so many digits."""
     digits = value.strip().lstrip("+-") if isinstance(value, str) else ""
     return digits.isdecimal() and len(digits) > bounds.LONGEST_NUMBER
-
-
-def _cut(shown: str) -> str:
-    """In one line that can be read."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def _article(noun: str) -> str:

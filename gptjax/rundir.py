@@ -101,7 +101,7 @@ class RunDirectory:
     def _check_is_run(self) -> None:
         if not self.path.exists():
             raise UserError(
-                f"--workdir={self.path}: no such directory{did_you_mean(self.path.name, self._neighbours())}."
+                f"--workdir={self.path}: no such directory{did_you_mean(self.path.name, self._neighbours(), '.')}"
             )
         if not self._is_run(folder_kinds.kind_of(self.path)):
             lacks = "" if self.exists() else "has no config.json, and "

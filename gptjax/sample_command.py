@@ -3,6 +3,7 @@
 import json
 import sys
 
+from gptjax import bounds
 from gptjax.errors import UserError
 
 SETTINGS = (  # of generation.Settings: flag, type, help
@@ -27,7 +28,11 @@ def add_flags(parser) -> None:
     )
     parser.add_argument("--prompts_file", metavar="FILE", help="a prompt on each line, instead")
     parser.add_argument(
-        "--num_samples", type=int, dest="num_return_sequences", help="the same as --num_return_sequences"
+        "--num_samples",
+        type=int,
+        action=bounds.AsTyped,
+        dest="num_return_sequences",
+        help="the same as --num_return_sequences",
     )
     for name, kind, text in SETTINGS:
         parser.add_argument(f"--{name}", type=kind, default=None, help=text)
