@@ -22,7 +22,7 @@ import json
 
 import numpy as np
 
-from gptjax import bounds, changes, config_file, flops, folder_kinds, metrics, rundir, schedule, validity
+from gptjax import bounds, changes, config_file, flops, folder_kinds, metrics, removed, rundir, schedule, validity
 from gptjax.errors import UserError
 from gptjax.schedule import Rewinds
 
@@ -142,12 +142,13 @@ def _check_there(origin: Origin, directory) -> None:
 def _config_at(origin: Origin):
     """The trunk's config when the checkpoint was written: a later resume may have changed it."""
     values = validity.description(origin.run.checkpoints / str(origin.step)).get("config")
-    return origin.run.config() if values is None else config_file.from_dict(values)
+    return origin.run.config() if values is None else config_file.from_dict(values, removed.whatever)
 
 
 def _check_config(origin: Origin, trunk, config, allowed: tuple[str, ...]) -> list[str]:
     """Keys that differ and were allowed to."""
     telling = {key: values for key, values in changes.differing(trunk, config).items() if not _may_differ(key, *values)}
+    telling |= origin.run.removed_fields()
     refused = [key for key in telling if not changes.is_named(key, allowed)]
     if refused:
         shown = ", ".join(f"{key} ({telling[key][0]!r} there, {telling[key][1]!r} here)" for key in refused)

@@ -114,6 +114,8 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
+    TRAIN_BYTES: typing.ClassVar = 100_000_000  # of text that a SentencePiece model is trained on, at most
+
     source: str = setting(
         "corpus",
         "kind: corpus (ships with gptjax) | text | jsonl | parquet | arrayrecord | warc | tfds | hf | prepared",
@@ -143,7 +145,6 @@ class DataConfig:
         None, "a trained SentencePiece model, gpt2's vocabulary, hf's tokenizer.json", "place"
     )
     tokenizer_vocab_size: int = setting(32000, "entries of a SentencePiece model trained here")
-    tokenizer_train_bytes: int = setting(100_000_000, "bytes of text that a SentencePiece model is trained on, at most")
     packing: str = setting(
         "concat", "rows: concat (documents end to end, cut) | best_fit (whole documents, kept apart)"
     )
@@ -155,8 +156,7 @@ class DataConfig:
     span_length: float = setting(3.0, "span_corruption: mean length of a hidden span, in tokens")
     cache_dir: str = setting("~/.cache/gptjax", "where tokens are kept between runs", "nothing")
     seed: int = setting(0, "seed of the order of the rows")
-    prefetch: int = setting(2, "batches read ahead", "nothing")
-    prefetch_workers: int = setting(0, "processes that read them; 0: a thread of this one", "nothing")
+    prefetch_workers: int = setting(0, "processes that read batches ahead; 0: a thread of this one", "nothing")
 
     @property
     def documents_apart(self) -> bool:
@@ -259,19 +259,16 @@ class TrainConfig:
     seed: int = setting(0, "seed of initialisation and dropout")
     max_skips: int = setting(10, "updates left out in a row that end the run, or turn it back", "recovery")
     max_rollbacks: int = setting(0, "times a diverging run goes back to a checkpoint and past that text", "recovery")
-    rollback_margin: int = setting(0, "steps whose text is left out beyond that of the bad ones", "recovery")
     log_every: int = setting(10, "steps from one line of the log to the next", "nothing")
     log_activations: bool = setting(False, "log per-layer activation RMS and largest attention logit", "measurement")
     log_noise_scale: bool = setting(
         False, "log what noise_scale.py makes the critical batch of; needs microbatches >= 2", "measurement"
     )
     profile_steps: tuple[int, int] | None = setting(None, "(first, last) step of a profiler trace", "nothing")
-    watchdog_factor: float | None = setting(
-        20.0, "a step may take so many times the median before the run ends; None: off", "nothing"
-    )
-    watchdog_seconds: float = setting(300.0, "but at least so long", "nothing")
-    watchdog_other_seconds: float = setting(
-        3600.0, "compiling, evaluating, saving, resuming may take so long", "nothing"
+    stall_seconds: float | None = setting(
+        3600.0,
+        "without a sign of life before a run ends, compiling, evaluating, saving; a step less (watchdog.py); None: off",
+        "nothing",
     )
     tensorboard: bool = setting(True, "write TensorBoard files too", "nothing")
     wandb_project: str | None = setting(None, "log to this project of Weights & Biases too; None: no", "nothing")

@@ -18,13 +18,16 @@ import typing
 
 from etils import epath
 
-from gptjax import bounds
+from gptjax import bounds, removed
 from gptjax.config import Config, MeshConfig
 from gptjax.errors import UserError, choose, did_you_mean, shorten
 
 
-def from_dict(values) -> Config:
-    """A Config from nested mappings (a dict, a ConfigDict). Raises UserError for an unknown key or a wrong type."""
+def from_dict(values, accepts=removed.refuse) -> Config:
+    """A Config from nested mappings (a dict, a ConfigDict). Raises UserError for an unknown key or a wrong type.
+
+    accepts: which fields that a config no longer has may have had another value (`removed.py`).
+    """
     sections = {}
     if not hasattr(values, "items"):
         raise UserError(
@@ -32,8 +35,10 @@ def from_dict(values) -> Config:
         )
     for name, fields in values.items():
         section = _lookup(Config, name, "config section")
-        given = _mapping(fields, name, section).items()
-        sections[name] = section(**{k: _typed(_lookup(section, k, name), v, f"{name}.{k}") for k, v in given})
+        given = dict(_mapping(fields, name, section).items())
+        for gone in [k for k in given if f"{name}.{k}" in removed.REMOVED]:
+            removed.check(f"{name}.{gone}", given.pop(gone), accepts)
+        sections[name] = section(**{k: _typed(_lookup(section, k, name), v, f"{name}.{k}") for k, v in given.items()})
     return Config(**sections)
 
 
@@ -58,9 +63,12 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
         section = _lookup(Config, section_name, "config section")
         if not equals or not field:
             raise UserError(f"--config.{override}: expected --config.{section_name}.FIELD=VALUE.")
+        if key in removed.REMOVED:
+            removed.check(key, _parse(text), removed.refuse)
+            continue
         value = _typed(_lookup(section, field, section_name), _parse(text), key, text)
         _mapping(values.setdefault(section_name, {}), section_name, section)[field] = value
-    return from_dict(values)
+    return from_dict(values, removed.harmless if path.endswith(".json") else removed.refuse)
 
 
 def parse_mesh(mesh: str | dict, called: str = "--mesh") -> dict[str, int]:

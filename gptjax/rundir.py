@@ -18,11 +18,12 @@ import re
 import subprocess
 import sys
 import time
+import types
 
 from etils import epath
 
 import gptjax
-from gptjax import changes, config_file, consistency, flops, folder_kinds, metrics, schedule, validity
+from gptjax import changes, config_file, consistency, flops, folder_kinds, metrics, removed, schedule, validity
 from gptjax import config as config_module
 from gptjax.errors import UserError, did_you_mean, first_line
 
@@ -57,7 +58,7 @@ class RunDirectory:
         self._check_is_run()
         values = self._read_object("config.json", "its config")
         try:
-            config = config_file.from_dict(values)
+            config = config_file.from_dict(values, removed.whatever)
         except UserError as error:
             raise UserError(f"{self.path / 'config.json'}: {error}") from error
         manifest = self.manifest() if (self.path / "manifest.json").exists() else {}
@@ -67,6 +68,10 @@ class RunDirectory:
                 " (a resume with --allow_change changes a config)."
             )
         return config
+
+    def removed_fields(self) -> dict[str, tuple]:
+        """`removed.deciding` of config.json: what config() leaves out, and a resume has to know."""
+        return removed.deciding(self._read_object("config.json", "its config"))
 
     def read_tokenizer(self):
         """The tokenizer of the run. Raises UserError: it is missing, altered, or that of another run."""
@@ -215,16 +220,14 @@ def open_run(workdir: str) -> RunDirectory:
     return RunDirectory(path if "://" in str(path) else path.resolve())
 
 
-def check_resume(old, new, allowed: tuple[str, ...] = ()) -> None:
+def check_resume(old, new, allowed: tuple[str, ...] = (), gone: dict[str, tuple] = types.MappingProxyType({})) -> None:
     """Raises UserError if a run made with config `old` cannot go on with `new`, naming every key in the way.
 
+    gone: `removed_fields` of the run.
     allowed: keys or sections the user lets change, beside those that a resume accepts unasked.
     """
-    refused = {
-        key: values
-        for key, values in changes.differing(old, new).items()
-        if not changes.word(key).resume and not changes.is_named(key, allowed)
-    }
+    telling = {key: values for key, values in changes.differing(old, new).items() if not changes.word(key).resume}
+    refused = {key: values for key, values in {**telling, **gone}.items() if not changes.is_named(key, allowed)}
     if refused:
         shown = ", ".join(f"{key} ({before!r} -> {after!r})" for key, (before, after) in refused.items())
         raise UserError(

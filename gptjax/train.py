@@ -130,7 +130,7 @@ def check_directory(directory: rundir.RunDirectory, session: Session, allowed: t
     """Writes what describes a new run, or checks that an old one may go on. True if there is something to resume."""
     if directory.exists():
         directory.check_trained("trained further; start a run of its own")
-        rundir.check_resume(directory.config(), session.config, allowed)
+        rundir.check_resume(directory.config(), session.config, allowed, directory.removed_fields())
         tokenizers.check_same(session.store.tokenizer, directory.read_tokenizer())
         before = directory.fingerprint()
         if before != session.store.fingerprint and "data" not in allowed:

@@ -84,12 +84,12 @@ def test_the_loaded_step_is_the_one_that_runs(ready, saved, tmp_path):
         ({"optim": {"peak_lr": 1e-3}}, None),
         ({"train": {"batch_size": 32}}, "config is"),
         ({"train": {"steps": 99}}, None),
-        ({"data": {"prefetch": 5}}, None),
+        ({"data": {"prefetch_workers": 5}}, None),
         ({"mesh": {"fsdp": 4, "tensor": 2}}, "mesh is"),
         ({"mesh": {"pipeline_microbatches": 4}}, "config is"),
         ({"mesh": {"offload_optimizer": True}}, "config is"),
         ({"mesh": {"cpu_devices": 2}}, None),
-        ({"train": {"watchdog_factor": None, "watchdog_seconds": 7.0, "watchdog_other_seconds": 8.0}}, None),
+        ({"train": {"stall_seconds": 7.0}}, None),
         ({"train": {"max_skips": 3, "wandb_project": None, "log_every": 1}}, None),
         ({"train": {"log_activations": True}}, "config is"),
         ({"optim": {"skip": "nonfinite"}}, "config is"),
@@ -114,9 +114,8 @@ def test_another_config_or_mesh_is_named(ready, saved, changes, named):
 def test_what_the_hash_leaves_out_changes_no_character_of_the_program(ready):
     config, mesh, kernel = ready
     plain = config.replace(mesh={"offload_optimizer": False})
-    other = {"train": {"steps": 99, "log_every": 3, "max_skips": 4, "max_rollbacks": 1, "rollback_margin": 2}}
+    other = {"train": {"steps": 99, "log_every": 3, "max_skips": 4, "max_rollbacks": 1, "stall_seconds": None}}
     other["train"] |= {"profile_steps": (1, 2), "tensorboard": True, "wandb_project": "p", "tokens": None}
-    other["train"] |= {"watchdog_factor": None, "watchdog_seconds": 7.0, "watchdog_other_seconds": 8.0}
     other["train"] |= {name: None for name in ("batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")}
     other["optim"] = {"peak_lr": 0.5, "schedule": "linear", "warmup_steps": 3, "decay_steps": 50}
     other["optim"] |= {"final_lr_fraction": 0.3, "cooldown_fraction": 0.5}
