@@ -22,9 +22,10 @@ import json
 
 import numpy as np
 
-from gptjax import bounds, changes, config_file, flops, folder_kinds, metrics, removed, rundir, schedule, validity
+from gptjax import bounds, changes, flops, folder_kinds, metrics, removed, rundir, schedule, validity
 from gptjax.errors import UserError
 from gptjax.schedule import Rewinds
+from gptjax.values import from_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _check_there(origin: Origin, directory) -> None:
 def _config_at(origin: Origin):
     """The trunk's config when the checkpoint was written: a later resume may have changed it."""
     values = validity.description(origin.run.checkpoints / str(origin.step)).get("config")
-    return origin.run.config() if values is None else config_file.from_dict(values, removed.whatever)
+    return origin.run.config() if values is None else from_dict(values, removed.whatever)
 
 
 def _check_config(origin: Origin, trunk, config, allowed: tuple[str, ...]) -> list[str]:

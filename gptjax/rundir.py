@@ -23,9 +23,10 @@ import types
 from etils import epath
 
 import gptjax
-from gptjax import changes, config_file, consistency, flops, folder_kinds, metrics, removed, schedule, validity
+from gptjax import changes, consistency, flops, folder_kinds, metrics, removed, schedule, validity
 from gptjax import config as config_module
 from gptjax.errors import UserError, did_you_mean, first_line
+from gptjax.values import from_dict
 
 TOOLS = ("test", "notebooks")  # extras of gptjax that decide no number
 
@@ -58,7 +59,7 @@ class RunDirectory:
         self._check_is_run()
         values = self._read_object("config.json", "its config")
         try:
-            config = config_file.from_dict(values, removed.whatever)
+            config = from_dict(values, removed.whatever)
         except UserError as error:
             raise UserError(f"{self.path / 'config.json'}: {error}") from error
         manifest = self.manifest() if (self.path / "manifest.json").exists() else {}
