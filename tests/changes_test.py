@@ -60,6 +60,19 @@ def test_fields_have_the_word_of_their_kind(word, keys):
     assert {changes.words()[key] for key in keys} == {word}
 
 
+@pytest.mark.parametrize(
+    "what, words",
+    {
+        "resume": {"rounding", "measurement", "recovery", "result", "nothing"},
+        "branch": {"rounding", "measurement", "recovery", "result", "nothing", "schedule", "place"},
+        "study": {"training", "schedule", "measurement", "recovery", "result"},
+        "program": {"training", "rounding", "measurement"},
+    }.items(),
+)
+def test_what_a_change_does_hangs_on_its_word_alone(what, words):
+    assert {name for name, word in changes.WORDS.items() if getattr(word, what)} == words
+
+
 def test_a_mixture_may_lie_elsewhere_and_its_names_in_their_order_count():
     here, there = ({"a": f"text:{place}/a", "b": f"text:{place}/b"} for place in ("/here", "/there"))
     assert branching._may_differ("data.mixture", here, there)
