@@ -96,10 +96,9 @@ class Position(typing.NamedTuple):
     warmups: float  # steps or tokens in units of those of the warmup
 
 
-@dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A learning rate after the warmup. Its fields are parameters of its own, which a config gives in brackets:
-    optim.schedule="power(exponent=2)". What several schedules have in common are fields of OptimConfig.
+    """A learning rate after the warmup. One that is a dataclass has its fields as parameters, which a config gives in
+    brackets: optim.schedule="power(exponent=2)". What several schedules have in common are fields of OptimConfig.
     """
 
     def check(self, optim) -> None:
@@ -170,7 +169,8 @@ def of(text: str) -> Schedule:
     """The schedule that optim.schedule names. Raises UserError: there is none of the name, or it takes no such parameter."""
     name, given = _read(text)
     kind = choose(SCHEDULES, name, "optim.schedule")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = {field.name: field for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+    types = typing.get_type_hints(kind)
     with _named(text):
         for parameter in given:
             if parameter not in fields:
@@ -179,7 +179,7 @@ def of(text: str) -> Schedule:
         for parameter, field in fields.items():
             if parameter not in given and field.default is dataclasses.MISSING:
                 raise UserError(f"{parameter} is missing; write {name}({parameter}=VALUE).")
-        return kind(**{parameter: _typed(fields[parameter], value) for parameter, value in given.items()})
+        return kind(**{parameter: _typed(parameter, types[parameter], value) for parameter, value in given.items()})
 
 
 @contextlib.contextmanager
@@ -210,12 +210,12 @@ def _read(text: str) -> tuple[str, dict]:
     )
 
 
-def _typed(field: dataclasses.Field, value):
+def _typed(parameter: str, kind: type, value):
     """A parameter as the type of its field: a whole number serves as a float. Raises UserError."""
-    if field.type is float and type(value) is int:
+    if kind is float and type(value) is int:
         value = float(value)
-    if type(value) is not field.type or (field.type is float and not math.isfinite(value)):
-        raise UserError(f"{field.name}={value!r} is no {field.type.__name__}.")
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise UserError(f"{parameter}={value!r} is no {kind.__name__}.")
     return value
 
 

@@ -8,6 +8,8 @@ from gptjax.errors import UserError
 from gptjax.metrics import read_metrics
 
 FILE = '''
+from __future__ import annotations
+
 import dataclasses
 
 from ml_collections import ConfigDict
@@ -16,7 +18,7 @@ from gptjax import schedule
 from gptjax.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Power(schedule.Schedule):
     """(1 - progress) ** exponent: 1 is linear."""
 
