@@ -10,6 +10,7 @@ import collections
 import importlib.util
 import json
 import pathlib
+import sys
 import typing
 
 from etils import epath
@@ -85,6 +86,7 @@ def run_file(path: str, flag: str, function: str, returns: str):
     if spec is None:
         raise UserError(f"{flag}={path} is not a Python file; expected NAME.py with a {function}().")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the types of a class that the file makes
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, function):
