@@ -2,10 +2,12 @@
 
 import pytest
 
-from gptjax import cli, config_file, rundir, schedule
-from gptjax.config import Config, OptimConfig, TrainConfig
+from gptjax import cli, schedule
+from gptjax.config import config_file
+from gptjax.config.fields import Config, OptimConfig, TrainConfig
 from gptjax.errors import UserError
-from gptjax.metrics import read_metrics
+from gptjax.rundir import run_directory
+from gptjax.rundir.metrics import read_metrics
 
 FILE = '''
 from __future__ import annotations
@@ -68,7 +70,7 @@ def test_a_schedule_of_a_config_file_trains_by_its_parameter_and_its_run_is_read
     rates = [row["learning_rate"] for row in read_metrics(workdir / "metrics.jsonl", "train")]
     assert rates == pytest.approx([5e-4, 1e-3, *(1e-3 * (1 - k / 8) ** 2 for k in range(1, 9))])
     del schedule.SCHEDULES["power"]
-    assert rundir.open_run(str(workdir)).config().optim.schedule == "power(exponent=2)"
+    assert run_directory.open_run(str(workdir)).config().optim.schedule == "power(exponent=2)"
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,18 @@
 """Fields that a config once had: runs that were made with them open, and go on where no number comes out otherwise."""
 
 import json
-import pathlib
 import shutil
 
 import pytest
+from places import ROOT
 
-from gptjax import branching, config_file, removed, rundir
-from gptjax.config import Config, TrainConfig
+from gptjax.config import config_file, removed
+from gptjax.config.fields import Config, TrainConfig
 from gptjax.errors import UserError
+from gptjax.rundir import run_directory
+from gptjax.training import branching
 
-OLD = pathlib.Path(__file__).parent / "golden" / "checkpoints" / "schema2"
+OLD = ROOT / "tests" / "golden" / "checkpoints" / "schema2"
 HARMLESS = {"train.watchdog_factor": None, "train.watchdog_other_seconds": 60.0, "train.rollback_margin": 3}
 HARMLESS |= {"train.watchdog_seconds": 60.0, "data.prefetch": 0}
 DECIDING = {"data.tokenizer_train_bytes": 5}
@@ -33,14 +35,14 @@ def old_run(tmp_path):
     """What an older gptjax left, and a function that edits its config.json as it might have been."""
     shutil.copytree(OLD, tmp_path / "run")
 
-    def edited(fields: dict) -> rundir.RunDirectory:
+    def edited(fields: dict) -> run_directory.RunDirectory:
         file = tmp_path / "run" / "config.json"
         config = json.loads(file.read_text())
         for key, value in fields.items():
             section, _, name = key.partition(".")
             config[section][name] = value
         file.write_text(json.dumps(config))
-        return rundir.open_run(str(tmp_path / "run"))
+        return run_directory.open_run(str(tmp_path / "run"))
 
     return edited
 
@@ -55,7 +57,7 @@ def test_every_removed_field_is_one_here_and_no_field_of_a_config_now():
 def test_the_value_that_it_always_has_is_accepted_everywhere(key, tmp_path):
     plain, value = config_file.from_dict(values()), removed.REMOVED[key].value
     assert config_file.from_dict(nested({key: value})) == plain
-    file = tmp_path / "config.py"
+    file = tmp_path / "fields.py"
     file.write_text(
         f"from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({nested({key: value})})"
     )
@@ -67,7 +69,7 @@ def test_another_value_that_a_user_writes_is_refused_with_what_to_do(key, value,
     said = rf"^{key}={value} cannot be set any more: it is always .*; leave it out \(.+\)\.$"
     with pytest.raises(UserError, match=said):
         config_file.from_dict(nested({key: value}))
-    file = tmp_path / "config.py"
+    file = tmp_path / "fields.py"
     file.write_text(f"from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({values()})")
     with pytest.raises(UserError, match=said):
         config_file.load_config(str(file), [f"{key}={value}"])
@@ -86,7 +88,7 @@ def test_an_old_run_opens_and_goes_on_whatever_decided_no_number(old_run):
     plain = old_run({}).config()
     run = old_run(HARMLESS)
     assert run.config() == plain
-    rundir.check_resume(run.config(), plain, (), run.removed_fields())
+    run_directory.check_resume(run.config(), plain, (), run.removed_fields())
 
 
 def test_an_old_run_is_read_and_not_gone_on_with_where_numbers_would_come_out_otherwise(old_run):
@@ -94,8 +96,8 @@ def test_an_old_run_is_read_and_not_gone_on_with_where_numbers_would_come_out_ot
     run = old_run(DECIDING)
     assert run.config() == plain
     with pytest.raises(UserError, match=r"data.tokenizer_train_bytes \(5 -> 100000000\).*--allow_change=data.tok"):
-        rundir.check_resume(run.config(), plain, (), run.removed_fields())
-    rundir.check_resume(run.config(), plain, ("data.tokenizer_train_bytes",), run.removed_fields())
+        run_directory.check_resume(run.config(), plain, (), run.removed_fields())
+    run_directory.check_resume(run.config(), plain, ("data.tokenizer_train_bytes",), run.removed_fields())
     origin = branching.Origin(run, 6)
     with pytest.raises(UserError, match=r"data.tokenizer_train_bytes \(5 there, 100000000 here\)"):
         branching._check_config(origin, branching._config_at(origin), plain, ())
