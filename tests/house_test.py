@@ -145,5 +145,9 @@ def test_an_address_that_people_type_is_there(address):
 
 def test_a_file_that_the_documents_name_is_there():
     texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    named = {path for file in texts for path in re.findall(r"`((?:gptjax|tests|configs|launch|docs)/[\w/.]+)`", file.read_text())}
+    named = {
+        path
+        for file in texts
+        for path in re.findall(r"`((?:gptjax|tests|configs|launch|docs)/[\w/.]+)`", file.read_text())
+    }
     assert not [path for path in sorted(named) if not (ROOT / path).exists()]

@@ -7,6 +7,7 @@ Names that select code (an optimizer, a norm, a source ...) are checked where th
 import dataclasses
 import math
 
+from gptjax import schedule
 from gptjax.config import bounds
 from gptjax.config.mixture_weights import check_weights
 from gptjax.errors import UserError, shorten
@@ -154,8 +155,8 @@ def _check_parametrization(m) -> None:
 
 
 def _check_data(d) -> None:
-    _at_least(1, d, "data", "tokenizer_vocab_size", "tokenizer_train_bytes")
-    _at_least(0, d, "data", "prefetch", "prefetch_workers", "seed")
+    _at_least(1, d, "data", "tokenizer_vocab_size")
+    _at_least(0, d, "data", "prefetch_workers", "seed")
     _in_unit_interval(d, "data", "val_fraction")
     _one_of(d.val_split, ("tail", "document"), "data.val_split")
     needs_path = d.source in ("text", "jsonl", "parquet", "arrayrecord", "warc", "hf", "prepared")
@@ -228,10 +229,7 @@ def _check_optim(o) -> None:
     _require(o.skip_sigma > 0, f"optim.skip_sigma={o.skip_sigma} must be positive; optim.skip='none' is off.")
     _not_both(o, "optim", "warmup_steps", "warmup_tokens")
     _not_both(o, "optim", "decay_steps", "decay_tokens")
-    _require(
-        o.schedule != "rsqrt" or o.warmup_steps or o.warmup_tokens,
-        "optim.schedule='rsqrt' starts at the end of the warmup; set optim.warmup_steps or optim.warmup_tokens.",
-    )
+    schedule.check(o)
 
 
 def _check_mesh(config) -> None:
@@ -254,11 +252,10 @@ def _check_train(config) -> None:
         1, t, "train", "steps", "tokens", "batch_size", "microbatches", "steps_per_call", "vocab_chunks", "log_every"
     )
     _at_least(1, t, "train", "batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")
-    _at_least(0, t, "train", "seed", "z_loss", "max_rollbacks", "rollback_margin")
+    _at_least(0, t, "train", "seed", "z_loss", "max_rollbacks")
     _at_least(1, t, "train", "max_skips")
-    for field in ("watchdog_factor", "watchdog_seconds", "watchdog_other_seconds"):
-        value = getattr(t, field)
-        _require(value is None or value > 0, f"train.{field}={value} must be positive; watchdog_factor=None is off.")
+    stall = t.stall_seconds
+    _require(stall is None or stall > 0, f"train.stall_seconds={stall} must be positive; None is off.")
     _not_both(t, "train", "steps", "tokens")
     _require(t.steps or t.tokens, "the run has no length; set train.steps or train.tokens.")
     _require(
@@ -355,8 +352,6 @@ def _check_cadence(config) -> None:
 
 def _check_kept(config) -> None:
     """Steps that are never reached would never be saved, and nobody told."""
-    from gptjax import schedule
-
     per_call, last = config.train.steps_per_call, schedule.total_steps(config)
     _require(
         last <= bounds.INT32,

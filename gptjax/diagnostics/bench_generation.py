@@ -28,7 +28,7 @@ def bench(config, seconds: float) -> dict:
 
     Raises UserError: torch or transformers is missing, or transformers has no such model.
     """
-    config = info.with_vocabulary(config).replace(model={"dtype": "float32"})
+    config = info.resolved(config).replace(model={"dtype": "float32"})
     theirs = _their_model(config.model)
     graph, abstract, _ = architectures.abstract(config.model)
     keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(abstract))))

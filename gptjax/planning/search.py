@@ -43,7 +43,7 @@ def search(config, machine: topology.Topology, options: plan.Options, compiles: 
     """
     if machine.chip is None:
         raise UserError("--search ranks by time, and a CPU has no published rates; give a TPU or GPU topology.")
-    config = info.with_vocabulary(config)
+    config = info.resolved(config)
     candidates, refusals, tried = _candidates(config, machine, progress)
     fitting = [each for each in candidates if each.peak_bytes <= ROOM * machine.usable_bytes]
     fitting.sort(key=lambda each: each.step_seconds)

@@ -332,6 +332,12 @@ def test_comments_docstrings_and_what_errors_say_are_no_other_code():
     assert plain(source) != plain(source.replace("if x", "if not x"))
 
 
+def test_what_a_config_field_says_of_itself_is_no_other_code_but_its_default_is():
+    field = 'x: int = setting(3, "steps", "nothing")'
+    assert plain(field) == plain(field.replace("steps", "steps of a run").replace("nothing", "rounding"))
+    assert plain(field) != plain(field.replace("3", "4"))
+
+
 def test_the_code_is_that_of_the_modules_that_decide_numbers():
     names = {file.relative_to(identity.PACKAGE).as_posix() for file in identity.code_files()}
     models = {

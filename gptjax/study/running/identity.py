@@ -15,20 +15,9 @@ import re
 import typing
 
 import gptjax
-from gptjax.config import config_file
+from gptjax.config import changes, config_file
 from gptjax.config.fields import Config
 from gptjax.data.tokens.store import prepare
-from gptjax.errors import UserError
-from gptjax.rundir import run_directory
-
-# A resume accepts changes of these too; but they decide what a finished run says, so that they make another run.
-DECISIVE = ("eval", "train.max_skips", "train.max_rollbacks", "train.rollback_margin", "train.log_noise_scale")
-UNCOUNTED = (
-    *(name for name in run_directory.HARMLESS if name not in DECISIVE),
-    "eval.every_steps", "eval.batch_size", "eval.tasks_every_steps", "eval.sample_prompt", "eval.sample_tokens",
-    "data.path", "data.tfds_dir", "data.tokenizer_path",  # where the text lies; what it is, its fingerprint says
-)  # fmt: skip
-KEPT = "checkpoint.keep_steps"  # which others branch from: a run without them is not the trunk that is asked for
 
 PACKAGE = pathlib.Path(gptjax.__file__).parent
 ADDRESS = re.compile(r"gptjax(\.\w+)+(:\w+)?")  # in a table of what is imported when it is chosen
@@ -87,10 +76,7 @@ class Texts:
 
     def resolved(self, config: Config) -> Config:
         """config with the vocabulary of its text. Raises UserError if it is given and too small."""
-        needed, given = self.of(config).vocab_size, config.model.vocab_size
-        if given is not None and given < needed:
-            raise UserError(f"model.vocab_size={given} is smaller than the tokenizer's {needed} entries; use None.")
-        return config if given else config.replace(model={"vocab_size": needed})
+        return config.with_vocabulary(self.of(config).vocab_size)
 
 
 def vocab_size(base) -> int | None:
@@ -116,15 +102,14 @@ def counted(config: Config) -> dict[str, typing.Any]:
     for section in (field.name for field in dataclasses.fields(config)):
         given, default = getattr(config, section), type(getattr(config, section))()
         for name, value in dataclasses.asdict(given).items():
-            if value != getattr(default, name) and not _is_uncounted(section, f"{section}.{name}"):
-                found[f"{section}.{name}"] = value
-    if found.get("data.mixture"):  # {name: where it lies}
-        found["data.mixture"] = list(found["data.mixture"])
+            key = f"{section}.{name}"
+            if value == getattr(default, name):
+                continue
+            if changes.word(key).study:
+                found[key] = value
+            elif names := changes.names_of(value):
+                found[key] = names
     return found
-
-
-def _is_uncounted(section: str, name: str) -> bool:
-    return (section in UNCOUNTED or name in UNCOUNTED) and name != KEPT
 
 
 # ---- code
@@ -201,7 +186,7 @@ def _tree(file: pathlib.Path, changed: int) -> ast.Module:
 
 
 def plain(node) -> typing.Any:
-    """A syntax tree as lists and strings, without docstrings, positions, and what errors say; equal for equal code
+    """A syntax tree as lists and strings, without docstrings, positions, what errors and config fields say; equal for equal code
     under every Python."""
     if isinstance(node, list):
         return [plain(inner) for inner in node if not _is_remark(inner)]
@@ -209,6 +194,8 @@ def plain(node) -> typing.Any:
         return repr(node)
     if isinstance(node, ast.Raise):
         return ["Raise"]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setting":
+        return ["setting", plain(node.args[0])]  # of fields.py: its default, without its meaning and its word
     fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
     return [type(node).__name__, *([name, plain(value)] for name, value in fields)]
 
