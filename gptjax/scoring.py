@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from gptjax import compiling, loss, numerics, pipeline, placement, sharding
+from gptjax import attention, compiling, loss, numerics, pipeline, placement, sharding
 from gptjax.config import MeshConfig
 from gptjax.errors import UserError
 
@@ -118,7 +118,7 @@ class Shapes:
     def of(cls, model, mesh, batch_size: int) -> "Shapes":
         parts = mesh.shape["sequence"]
         chunks = 2 * parts if parts > 1 else 1
-        shortest = math.lcm(chunks, 128 * chunks if model.kernel == "splash" else SHORTEST)  # its blocks have 128
+        shortest = math.lcm(chunks * attention.token_unit(model.kernel), SHORTEST)
         longest = model.config.context_length
         unit = mesh.shape["replica"] * mesh.shape["fsdp"] * MeshConfig().pipeline_parts(mesh.shape["stage"])
         return cls(min(shortest, longest), longest, unit, batch_size * longest)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from gptjax import attention, context, meshes
+from gptjax import attention, context, meshes, splash
 from gptjax.config import Config, MeshConfig, ModelConfig, TrainConfig
 
 
@@ -111,7 +111,7 @@ def test_the_tpu_kernel_on_split_sequences_equals_whole_ones(window):
     options = dict(window=window, segment_BL=segment_BL)
     whole = output_and_gradients(attention.xla_attention, q, k, v, **options)
     with jax.set_mesh(mesh_of(sequence=2)):
-        split = in_device_order(functools.partial(attention.splash_attention, interpret=True), 512)
+        split = in_device_order(functools.partial(splash.splash_attention, interpret=True), 512)
         assert_close(output_and_gradients(split, q, k, v, **options), whole)
 
 
