@@ -14,6 +14,7 @@ from gptjax import (
     executable,
     hardware,
     meshes,
+    optim,
     report,
     schedule,
     step,
@@ -52,6 +53,7 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
     device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
+    optim.check(config)
     task_set = task_evaluation.open_tasks(config)
     store, objective = data.open_text(config.data, config.model.context_length, alive)
     config = with_vocabulary(config, store.tokenizer)

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from gptjax import architectures, hlo, meshes, optim, placement, sharding, step, topology
 from gptjax.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from gptjax.roles import by_role
 
 MEGABYTE = 2**20
 MESHES = [
@@ -52,7 +53,7 @@ def test_nothing_over_a_megabyte_lies_whole_on_every_device(optimizer, mesh):
 def test_every_matrix_is_split_over_both_fsdp_and_tensor(fields):
     config = large_config(mesh=dict(fsdp=4, tensor=2), **fields)
     program = step.build(config, meshes.make_mesh(config), "xla")
-    kinds = optim.kinds(program.abstract_state.params)
+    kinds = by_role(lambda role: role.kind, architectures.roles(config.model), program.abstract_state.params)
     for leaf, place, kind in zip(
         *map(jax.tree.leaves, (program.abstract_state.params, program.state_sharding.params, kinds))
     ):
