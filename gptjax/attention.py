@@ -300,6 +300,7 @@ def _obstacle(name: str, config, platform: str, sequence: int) -> str | None:
         length = f"model.context_length={model.context_length}" + f" in {chunks} chunks" * (chunks > 1)
         return f"needs a context that is a multiple of {kernel.block * chunks} ({length})"
     if model.head_size > (kernel.largest_head or model.head_size) or model.head_size % kernel.head_unit:
-        most = f" of at most {kernel.largest_head}," if kernel.largest_head else ""
-        return f"needs a head size{most} a multiple of {kernel.head_unit} (it is {model.head_size})"
+        limits = [f"of at most {kernel.largest_head}"] * (kernel.largest_head is not None)
+        limits += [f"a multiple of {kernel.head_unit}"] * (kernel.head_unit > 1)
+        return f"needs a head size {', '.join(limits)} (it is {model.head_size})"
     return None
