@@ -41,11 +41,11 @@ def abstract(config, kernel: str = "xla") -> tuple:
 def roles(config) -> dict:
     """{path: what the parameter is to an optimizer} of a ModelConfig's model. Raises ValueError that names a parameter
     which does not say."""
-    return _roles(config, catalogue.entry(config.architecture))
+    return _roles(config, catalogue.model_class(config.architecture))
 
 
 @functools.lru_cache(maxsize=64)
 @numerics.settings()
-def _roles(config, entry) -> dict:
+def _roles(config, model_class) -> dict:
     _, state = nnx.split(_shapes(config, "xla"))
     return {path: roles_of_parameters.of_variable(path, variable) for path, variable in nnx.to_flat_state(state)}

@@ -6,6 +6,8 @@ A = n_heads * head_dim, T = context_length.
 from gptjax.config import ModelConfig
 from gptjax.errors import choose
 
+GATED = ("swiglu",)  # activations that take a gate beside their input, so that the way up is twice as wide
+
 
 def layer_parameters(model: ModelConfig, relative_positions: bool = False) -> tuple[int, int]:
     """(matrices, vectors) of one layer.
@@ -30,7 +32,7 @@ def outer_parameters(model: ModelConfig, relative_positions: bool = False) -> tu
 
 
 def _up_projections(model: ModelConfig) -> int:
-    return 2 if model.mlp == "swiglu" else 1
+    return 2 if model.mlp in GATED else 1
 
 
 def _norm_parameters(model: ModelConfig) -> int:

@@ -149,8 +149,8 @@ def swiglu(x):
     return jax.nn.silu(x[..., 0, :]) * x[..., 1, :]
 
 
+# Those that take a gate beside their input, [..., 2, F], stand in gpt_counts.GATED too.
 ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu2": relu2, "swiglu": swiglu}
-GATED = ("swiglu",)  # activations that take [..., 2, F]
 
 
 def rotate(x_BLHK, position_BL, theta: float):

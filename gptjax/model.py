@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from gptjax import attention, language_model, layers, parametrization, pipeline, sharding
+from gptjax import attention, gpt_counts, language_model, layers, parametrization, pipeline, sharding
 from gptjax.errors import UserError, choose
 from gptjax.layers import DTYPES
 
@@ -91,7 +91,9 @@ class MLP(nnx.Module):
         key_in, key_out = jax.random.split(key)
         D, F = config.d_model, config.ff_size
         self.activation = choose(layers.ACTIVATIONS, config.mlp, "model.mlp")
-        hidden, axes = ((2, F), ("embed", "gate", "mlp")) if config.mlp in layers.GATED else ((F,), ("embed", "mlp"))
+        hidden, axes = (
+            ((2, F), ("embed", "gate", "mlp")) if config.mlp in gpt_counts.GATED else ((F,), ("embed", "mlp"))
+        )
         std = parametrization.hidden_std(config)
         self.up = layers.Linear(key_in, (D,), hidden, axes, std, config.bias, side_by_side="gate")
         self.down = layers.Linear(key_out, (F,), (D,), ("mlp", "embed"), out_std, config.bias)

@@ -23,6 +23,7 @@ from gptjax import (
     flops,
     gpt_counts,
     info,
+    layers,
     meshes,
     miniature,
     model,
@@ -184,6 +185,10 @@ def test_counts_that_are_not_those_of_the_model_are_refused(monkeypatch):
     config = ModelConfig(vocab_size=200, context_length=16, n_layers=2, d_model=32, n_heads=4)
     for same in (config, ModelConfig(**{**vars(config), "tied_head": False})):
         flops.check_counts(same, entries(same))
+    monkeypatch.setitem(layers.ACTIVATIONS, "geglu", lambda x: jax.nn.gelu(x[..., 0, :]) * x[..., 1, :])
+    monkeypatch.setattr(gpt_counts, "GATED", (*gpt_counts.GATED, "geglu"))
+    gated = dataclasses.replace(config, mlp="geglu")
+    flops.check_counts(gated, entries(gated))
     said = "has .* parameters, but gptjax.gpt_counts counts .*; name counts of its own"
     with pytest.raises(UserError, match=said):
         flops.check_counts(config, entries(config) + 2 * 32 * 32)
