@@ -11,8 +11,9 @@ A = n_heads * head_dim, T = context_length. A multiply-add is two FLOPs; backwar
 import dataclasses
 import typing
 
-from gptjax import catalogue, schedule
-from gptjax.config import Config, ModelConfig
+from gptjax import schedule
+from gptjax.config import catalogue
+from gptjax.config.fields import Config, ModelConfig
 from gptjax.errors import UserError, choose
 
 DTYPE_BYTES = {"bfloat16": 2, "float32": 4}

@@ -13,8 +13,11 @@ import pytest
 import runs
 
 import gptjax
-from gptjax import attention, catalogue, cli, layers, model, optim, parametrization, schedule
-from gptjax.config import ModelConfig, OptimConfig
+from gptjax import cli, schedule
+from gptjax.config import catalogue
+from gptjax.config.fields import ModelConfig, OptimConfig
+from gptjax.models import attention, gpt, layers, parametrization
+from gptjax.optim import optimizers
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def test_an_optimizer_is_a_direction_and_an_entry_with_decay_and_mup(train, monk
     def signs(config, roles):
         return (optax.scale_by_sign(),)
 
-    monkeypatch.setitem(optim.OPTIMIZERS, "signs", optim.Optimizer(signs, parametrization.ENTRYWISE))
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "signs", optimizers.Optimizer(signs, parametrization.ENTRYWISE))
     mup = dict(parametrization="mup", base_width=8)
     losses = {}
     for name, fields in (("signs", {}), ("lion", dict(beta1=0.0, beta2=0.0))):
@@ -51,8 +54,8 @@ def test_an_optimizer_is_a_direction_and_an_entry_with_decay_and_mup(train, monk
 
 
 def test_an_optimizer_with_a_learning_rate_of_its_own_is_refused_before_it_trains(train, monkeypatch):
-    entry = optim.Optimizer(lambda config, roles: (optax.adamw(1e-3),), parametrization.ENTRYWISE)
-    monkeypatch.setitem(optim.OPTIMIZERS, "adamw_of_optax", entry)
+    entry = optimizers.Optimizer(lambda config, roles: (optax.adamw(1e-3),), parametrization.ENTRYWISE)
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "adamw_of_optax", entry)
     code, said = train("refused", optim=dict(name="adamw_of_optax"))
     assert code == 2 and "optim.name='adamw_of_optax' makes updates that point against the gradient" in said
 
@@ -65,8 +68,8 @@ BESIDE = {  # attention and MLP side by side, after one norm: Wang and Komatsuza
     "self.mlp(self.mlp_norm(x_BLD)), rate, key_mlp)\n            x": "self.mlp(normed_BLD), rate, key_mlp)\n            x",
 }
 COUNTS = """
-from gptjax.gpt_counts import *
-from gptjax import gpt_counts
+from gptjax.models.gpt_counts import *
+from gptjax.models import gpt_counts
 
 def layer_parameters(model, relative_positions=False):
     matrices, vectors = gpt_counts.layer_parameters(model, relative_positions)
@@ -77,7 +80,7 @@ def layer_parameters(model, relative_positions=False):
 @pytest.fixture
 def beside(tmp_path, monkeypatch):
     """A copied and changed GPT in a file that stands alone, with its counts, and its entry."""
-    source = pathlib.Path(model.__file__).read_text()
+    source = pathlib.Path(gpt.__file__).read_text()
     for old, new in BESIDE.items():
         assert source.count(old) == 1, old
         source = source.replace(old, new)
@@ -158,7 +161,7 @@ CHOICES = {
     ("model", "parametrization"): parametrization.NAMES,
     ("model", "dtype"): layers.DTYPES,
     ("model", "remat"): catalogue.entry("gpt").remat,
-    ("optim", "name"): optim.OPTIMIZERS,
+    ("optim", "name"): optimizers.OPTIMIZERS,
     ("optim", "schedule"): schedule.SCHEDULES,
 }
 

@@ -1,0 +1,52 @@
+"""A model of the config: made from a key, or as a graph and plain arrays, with what each parameter states of itself.
+
+A model is an nnx.Module(config, key, kernel) with the methods of model.GPT: `token_loss`, `activations`, `logits`,
+`empty_cache`, `extend`, `apart`, and its stacked layers in `blocks`. Which there are, and how to add one: catalogue.py.
+"""
+
+import functools
+
+import jax
+from flax import nnx
+
+from gptjax.config import catalogue
+from gptjax.models import roles as roles_of_parameters
+from gptjax.parallel import numerics
+
+
+def make(config, key, kernel: str = "xla") -> nnx.Module:
+    """The model of a ModelConfig with vocab_size set. Raises UserError for an unknown architecture."""
+    return catalogue.model_class(config.architecture)(config, key, kernel)
+
+
+def split(module) -> tuple:
+    """(graph definition, parameters as a plain nested dict, {path: logical axes incl. the stacked "layers"})."""
+    graph, state = nnx.split(module)
+    axes = {}
+    for path, variable in nnx.to_flat_state(state):
+        stated = variable.get_metadata().get("axes")
+        axes[path] = None if stated is None else (("layers",) * (path[0] == "blocks") + tuple(stated))
+    return graph, nnx.to_pure_dict(state), axes
+
+
+def _shapes(config, kernel: str):
+    return nnx.eval_shape(lambda: make(config, jax.random.key(0), kernel))
+
+
+@numerics.settings()
+def abstract(config, kernel: str = "xla") -> tuple:
+    """split() of a model whose parameters are shapes only: nothing is allocated."""
+    return split(_shapes(config, kernel))
+
+
+def roles(config) -> dict:
+    """{path: what the parameter is to an optimizer} of a ModelConfig's model. Raises ValueError that names a parameter
+    which does not say."""
+    return _roles(config, catalogue.model_class(config.architecture))
+
+
+@functools.lru_cache(maxsize=64)
+@numerics.settings()
+def _roles(config, model_class) -> dict:
+    _, state = nnx.split(_shapes(config, "xla"))
+    return {path: roles_of_parameters.of_variable(path, variable) for path, variable in nnx.to_flat_state(state)}
