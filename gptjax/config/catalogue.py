@@ -13,7 +13,7 @@ from gptjax.errors import UserError, choose, imported
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """model: "module:class", an nnx.Module(config, key, kernel) with the methods of model.GPT. counts: the module with the
+    """model: "module:class", an nnx.Module(config, key, kernel) with the methods of gpt.GPT. counts: the module with the
     functions of gpt_counts for it; ours import no JAX."""
 
     model: str

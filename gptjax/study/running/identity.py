@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import re
 import typing
 
 import gptjax
@@ -27,15 +26,14 @@ UNCOUNTED = (
     "eval.every_steps", "eval.batch_size", "eval.tasks_every_steps", "eval.sample_prompt", "eval.sample_tokens",
     "data.path", "data.tfds_dir", "data.tokenizer_path",  # where the text lies; what it is, its fingerprint says
 )  # fmt: skip
-ADDRESS = re.compile(r"gptjax(\.\w+)+(:\w+)?")  # "module" or "module:name", as errors.imported takes
 KEPT = "checkpoint.keep_steps"  # which others branch from: a run without them is not the trunk that is asked for
 
 # Where a step and an evaluation are computed. What they import counts too, but for what follows.
 ROOTS = ("step", "feed", "evaluate", "schedule", "data.pipeline", "study.lanes")
 PLUMBING = (  # reads, writes, checks, reports; decides no number of a run
     "checkpoint", "checksums", "compiling", "config_file", "consistency", "coordination", "errors", "evaluation",
-    "evaluation_text", "flops", "folder_kinds", "generation", "gpt_counts", "inside", "interrupt", "lstm_counts", "metrics",
-    "peers", "protocols", "run", "rundir", "runlock", "scoring", "stored", "validate", "validity", "weights", "study",
+    "evaluation_text", "flops", "folder_kinds", "generation", "inside", "interrupt", "metrics", "peers", "protocols",
+    "run", "rundir", "runlock", "scoring", "stored", "validate", "validity", "weights", "study",
     "data.folder", "data.reading", "data.sources", "data.store", "data.tokenizers", "data.unfinished",  # the fingerprint
 )  # fmt: skip
 
@@ -149,16 +147,13 @@ def _file(module: str) -> pathlib.Path | None:
 
 @functools.lru_cache(maxsize=512)
 def _imports(file: pathlib.Path, changed: int) -> tuple[str, ...]:
-    """Names of gptjax's that a file imports, wherever in it, or names in a table of what is imported when it is chosen; some
-    are functions, of which there is no file."""
+    """Names of gptjax's that a file imports, wherever in it; some are functions, of which there is no file."""
     names = []
     for node in ast.walk(_tree(file, changed)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gptjax"):
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names if alias.name.startswith("gptjax.")]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and ADDRESS.fullmatch(node.value):
-            names.append(node.value.partition(":")[0])
     return tuple(names)
 
 
