@@ -10,7 +10,7 @@ whether a value makes sense. How it is read from a file and changed on the comma
 import dataclasses
 import typing
 
-from gptjax.config import checks
+from gptjax.config import catalogue, checks
 from gptjax.errors import UserError
 
 
@@ -21,7 +21,7 @@ def setting(default, meaning: str, changes: str = "training") -> typing.Any:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer, or an LSTM, which takes fewer of these (validate.FOREIGN). The defaults are GPT-2 small."""
+    """A decoder-only transformer, or an LSTM, which takes fewer of these (catalogue.py). The defaults are GPT-2 small."""
 
     architecture: str = setting("gpt", "kind of model: gpt | lstm")
     vocab_size: int | None = setting(None, "entries of the vocabulary; None: the tokenizer's")
@@ -68,10 +68,8 @@ class ModelConfig:
 
     @property
     def has_attention(self) -> bool:
-        """Whether its layers attend, as the counts of its architecture say. Raises UserError for an unknown one."""
-        from gptjax import flops  # which imports this file
-
-        return flops.counts_of(self).HAS_ATTENTION
+        """Whether its layers attend, as the entry of its architecture says. Raises UserError for an unknown one."""
+        return catalogue.entry(self.architecture).has_attention
 
     @property
     def kv_heads(self) -> int:
@@ -108,7 +106,7 @@ class ModelConfig:
     def with_architecture(self, name: str, **fields) -> "ModelConfig":
         """A copy of another architecture and with other fields; what that architecture does not have is at its default."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        foreign = {field: defaults[field] for field in checks.FOREIGN.get(name, ())}
+        foreign = {field: defaults[field] for field in catalogue.entry(name).foreign}
         return dataclasses.replace(self, architecture=name, **foreign | fields)
 
 

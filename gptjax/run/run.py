@@ -222,7 +222,7 @@ class Run:
         """rows in the next bucket of lengths, plus `extra`; and as many as divide over the mesh."""
         sizes = self.mesh.shape
         unit = 2 * sizes["sequence"] if sizes["sequence"] > 1 else 1
-        unit *= 128 if self.model.kernel == "splash" else 1
+        unit *= attention.token_unit(self.model.kernel)
         length = inside.bucket(max(1, rows.shape[1] - extra), self.config.model.context_length, unit) + extra
         shards = sizes["replica"] * sizes["fsdp"]
         padded = np.zeros((-(-len(rows) // shards) * shards, length), np.int32)

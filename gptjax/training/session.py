@@ -12,6 +12,7 @@ from gptjax.data.rows.pipeline import EvalRows, TrainRows, open_text
 from gptjax.data.tokens.store import TokenStore
 from gptjax.evaluation import held_out
 from gptjax.models import attention
+from gptjax.optim import optimizers
 from gptjax.parallel import compiling, meshes
 from gptjax.tasks import task_evaluation
 from gptjax.tasks import task_set as tasks
@@ -47,6 +48,7 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
     device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
+    optimizers.check(config)
     task_set = task_evaluation.open_tasks(config)
     store, objective = open_text(config.data, config.model.context_length, alive)
     config = config.with_vocabulary(store.tokenizer.vocab_size)
