@@ -111,22 +111,22 @@ def _tokenizer(source, shape: ModelConfig, spec: str | None, contents: dict[str,
     )
     try:
         if spec is None:
-            found, notes = vocabulary.read(source)
+            tokenizer, notes = vocabulary.read(source)
         else:
-            found, notes = IdTokenizer(shape.vocab_size) if spec == "ids" else tokenizers.from_spec(spec), []
+            tokenizer, notes = IdTokenizer(shape.vocab_size) if spec == "ids" else tokenizers.from_spec(spec), []
     except UserError as error:
         raise UserError(f"the tokenizer cannot be used: {error} Else {hint}.") from error
-    if found is None:
+    if tokenizer is None:
         raise UserError(f"{source} has neither vocab.json and merges.txt nor tokenizer.json; {hint}.")
-    entries = found.vocab_size - found.invented_eot
+    entries = tokenizer.vocab_size - tokenizer.invented_eot
     if entries > shape.vocab_size:
         raise UserError(f"the tokenizer has {entries} entries, the model {shape.vocab_size}; {hint}.")
-    if found.added or found.ends is not None:  # a saved one that has its ends already
-        return found, notes
-    wanted = ends.find(contents, found, shape.vocab_size)
-    if (wanted.eot_id, wanted.bos_id) != (found.eot_id, found.bos_id):
-        found = found.with_ends(wanted.eot_id, wanted.bos_id)
-    return found, [*notes, *wanted.notes]
+    if tokenizer.added or tokenizer.ends is not None:  # a saved one that has its ends already
+        return tokenizer, notes
+    parts = ends.find(contents, tokenizer, shape.vocab_size)
+    if (parts.eot_id, parts.bos_id) != (tokenizer.eot_id, tokenizer.bos_id):
+        tokenizer = tokenizer.with_ends(parts.eot_id, parts.bos_id)
+    return tokenizer, [*notes, *parts.notes]
 
 
 def read_params(
@@ -153,11 +153,11 @@ def read_params(
 
 def _check_names(names: dict[str, str], family: Family, tensors_of_family, shape: ModelConfig) -> list[str]:
     """Notes on tensors that are not read. Raises UserError: some are missing, or no part of such a model."""
-    wanted = {name for tensor in tensors_of_family for of_layer in tensor.names(shape) for name in of_layer}
-    known = wanted | {family.head}  # a tied head may be written all the same
-    buffers = sorted(name for name in names.keys() - known if name.endswith(family.buffers))
-    unknown = sorted(names.keys() - known - set(buffers))
-    missing = sorted(wanted - names.keys())
+    needed = {name for tensor in tensors_of_family for of_layer in tensor.names(shape) for name in of_layer}
+    others = names.keys() - needed - {family.head}  # a tied head may be written all the same
+    buffers = sorted(name for name in others if name.endswith(family.buffers))
+    unknown = sorted(others - set(buffers))
+    missing = sorted(needed - names.keys())
     if missing or unknown:
         lacks = [f"lacks {_few(missing)}"] if missing else []
         has = [f"has {_few(unknown)}, which is no part of it"] if unknown else []

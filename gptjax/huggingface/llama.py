@@ -131,7 +131,7 @@ class Llama(Family):
 
     def unread(self, values):
         name, settings = _rope_settings(values)
-        return super().unread(values) + [f"{name}.{each}" for each in sorted(settings.keys() - _ROPE_SETTINGS)]
+        return sorted([*super().unread(values), *(f"{name}.{each}" for each in settings.keys() - _ROPE_SETTINGS)])
 
     def fields_of_ours(self, filled):
         return {
