@@ -209,7 +209,7 @@ class Family:
             name = field.other_name if field.other_name in values else field.theirs
             value = filled[field.theirs] = values.get(name, field.default)
             if not (field.kind.fits(value) or (value is None and field.default is None)):
-                wrong.append(f"{field.theirs}={value!r}; expected {field.kind.expected}")
+                wrong.append(f"{name}={value!r}; expected {field.kind.expected}")
         if wrong:
             raise UserError(f"{where} has {'; it has '.join(wrong)}.")
         return filled
