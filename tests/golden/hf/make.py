@@ -35,15 +35,13 @@ SHAPES = {
     },
     "llama": {
         "plain": {},
-        "one_head": dict(num_attention_heads=1, num_hidden_layers=1),
         "grouped": dict(
             hidden_size=24, num_attention_heads=6, num_key_value_heads=2, num_hidden_layers=1, rope_theta=50.0
         ),
         "one_key_tied": dict(num_key_value_heads=1, tie_word_embeddings=True),
         "wide_heads": dict(head_dim=6, num_key_value_heads=1, intermediate_size=9),
         "biases": dict(attention_bias=True, mlp_bias=True, num_attention_heads=6, num_key_value_heads=3),
-        "eps": dict(rms_norm_eps=1e-2, num_hidden_layers=3),
-        "long": dict(max_position_embeddings=33, rope_theta=500000.0),
+        "long": dict(max_position_embeddings=33, rope_theta=500000.0, rms_norm_eps=1e-2),
     },
 }
 CLASSES = {
