@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from gptjax import attention, flops, generation, hardware, info, meshes, numerics, step
-from gptjax.metrics import si
+from gptjax.terminal import si
 
 DECODE_BATCHES = (1, 8)
 DECODE_TOKENS = 64

@@ -4,7 +4,7 @@ import pathlib
 
 from gptjax import flops, generation, schedule, tpu
 from gptjax.errors import UserError
-from gptjax.metrics import duration, si
+from gptjax.terminal import duration, si
 
 
 def header(session, directory, resumed: bool) -> list[str]:
