@@ -8,7 +8,7 @@ Axes: D width, H heads, K head size.
 
 import numpy as np
 
-from gptjax.config import ModelConfig
+from gptjax.config.fields import ModelConfig
 from gptjax.huggingface.base import (
     COUNT,
     DEVIATION,

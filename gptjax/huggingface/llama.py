@@ -12,7 +12,7 @@ import json
 
 import numpy as np
 
-from gptjax.config import ModelConfig
+from gptjax.config.fields import ModelConfig
 from gptjax.huggingface.base import (
     AS_IT_IS,
     COUNT,
