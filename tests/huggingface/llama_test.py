@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import re
 import shutil
 
 import jax
@@ -236,6 +237,15 @@ def test_a_shape_that_is_written_is_read_back(changes):
 def test_the_nearest_family_says_what_keeps_a_model_from_it(changes, reason):
     with pytest.raises(UserError, match=f"Hugging Face's LlamaForCausalLM: .*{reason}"):
         families.family_for(dataclasses.replace(SHAPE, **changes))
+
+
+def test_a_family_says_all_that_keeps_a_model_from_it():
+    shape = dataclasses.replace(SHAPE, qk_norm=True, logit_softcap=9.0)
+    assert re.search(
+        "its positions are rope .*; its norms are rmsnorm .*; it has no biases .*; 6 query heads share 2 key/value"
+        " heads; 6 heads of 4 are not as wide as the model, 12; it normalises .*; it caps its logits .*; its MLP is swiglu",
+        "; ".join(families.load("gpt2").reasons(shape)),
+    )
 
 
 def test_an_export_names_the_dropout_that_it_has_no_field_for(tmp_path):
