@@ -28,7 +28,7 @@ def bench(config, seconds: float) -> dict:
     MFU is over the matmul rate measured here just before, in the config's dtype, FLOPs counted as PaLM does.
     Raises UserError for a config that does not fit the devices.
     """
-    config = info.with_vocabulary(config)
+    config = info.resolved(config)
     program = programs.of(config)
     mesh, device = program.mesh, program.mesh.devices.flat[0]
     peak = hardware.measure_matmul_flops(config.model.dtype) * (1 if device.platform == "cpu" else mesh.size)

@@ -26,7 +26,7 @@ from gptjax.evaluation import run_loss
 from gptjax.generation.engine import Engine
 from gptjax.generation.sampling import Settings
 from gptjax.generation.text import Completion, prompt_ids
-from gptjax.models import placed
+from gptjax.models import attention, placed
 from gptjax.models.layers import DTYPES
 from gptjax.parallel import numerics, sharding
 from gptjax.run import inside
@@ -221,7 +221,7 @@ class Run:
         """rows in the next bucket of lengths, plus `extra`; and as many as divide over the mesh."""
         sizes = self.mesh.shape
         unit = 2 * sizes["sequence"] if sizes["sequence"] > 1 else 1
-        unit *= 128 if self.model.kernel == "splash" else 1
+        unit *= attention.token_unit(self.model.kernel)
         length = inside.bucket(max(1, rows.shape[1] - extra), self.config.model.context_length, unit) + extra
         shards = sizes["replica"] * sizes["fsdp"]
         padded = np.zeros((-(-len(rows) // shards) * shards, length), np.int32)
@@ -291,26 +291,12 @@ def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, 
 
 def _program(config: Config, dtype: str | None, mesh) -> placed.Placed:
     """The model of a trained config on a mesh for reading: nothing of its training's mesh and batches remains."""
-    sizes = _mesh_sizes(mesh)
+    sizes = config_file.parse_mesh({} if mesh is None else mesh, "mesh")
     count = math.prod(sizes.values())
     devices = jax.devices() if count < 0 else jax.devices()[:count]
     devices = jax.local_devices()[:1] if mesh is None else devices
     changes = dict(attention="auto", attention_dropout=0.0, remat="none", dtype=dtype or config.model.dtype)
     return placed.of_run(config.replace(model=changes), MeshConfig(**sizes), devices)
-
-
-def _mesh_sizes(mesh) -> dict[str, int]:
-    """Of every axis. Raises UserError: sizes that are none."""
-    if not isinstance(mesh, str | dict | None):
-        raise UserError(f"mesh={mesh!r} is no mesh; expected text such as 'fsdp=4,tensor=2', or a dict of sizes.")
-    given = config_file.mesh_sizes(mesh) if isinstance(mesh, str) else dict(mesh or {})
-    for axis, size in given.items():
-        choose(dict.fromkeys(MeshConfig.AXES), axis, "mesh: the axis")
-        if not isinstance(size, int) or size < -1 or size == 0 or list(given.values()).count(-1) > 1:
-            raise UserError(
-                f"mesh={mesh}: {axis}={size!r} is no size; expected 1, 2, ..., or -1, once, for all that is left."
-            )
-    return dict.fromkeys(MeshConfig.AXES, 1) | given
 
 
 def _check_writes_on(config: Config) -> None:

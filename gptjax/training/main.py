@@ -121,7 +121,7 @@ def check_directory(directory: run_directory.RunDirectory, session: Session, all
         directory.check_trained(
             f"trained further; a new run starts with its parameters by train.start_from={directory.path}"
         )
-        run_directory.check_resume(directory.config(), session.config, allowed)
+        run_directory.check_resume(directory.config(), session.config, allowed, directory.removed_fields())
         tokenizers.check_same(session.store.tokenizer, directory.read_tokenizer())
         before = directory.fingerprint()
         if before != session.store.fingerprint and "data" not in allowed:

@@ -9,6 +9,7 @@ import typing
 
 import jax
 
+from gptjax import flops
 from gptjax.models import attention, placed
 from gptjax.parallel import compiling, meshes, numerics, sharding, tpu
 from gptjax.training import losses, trainable
@@ -43,10 +44,11 @@ def on_mesh(config, mesh) -> Program:
 def build(config, mesh, kernel: str, kernel_reason: str = "as given") -> Program:
     """The Program of a config with vocab_size set, also on a mesh of no devices. Nothing is compiled or allocated yet.
 
-    Raises UserError: see `architectures.check_counts`, `losses.of`, `trainable.check`.
+    Raises UserError: see `flops.check_counts`, `losses.of`, `trainable.check`.
     """
     losses.of(config)
     model = placed.place(config.model, config.mesh, mesh, kernel, config.train.vocab_chunks)
+    flops.check_counts(config.model, sum(leaf.size for leaf in jax.tree.leaves(model.abstract_params)))
     trainable.check(config, model.abstract_params)
     init = functools.partial(init_state, config, kernel)
     abstract_state = jax.eval_shape(init)
