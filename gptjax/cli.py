@@ -216,11 +216,11 @@ def _load_config(args):
 def _train(args) -> int:
     config = _load_config(args)
     start.start_jax(config)
-    from gptjax import branching, train
+    from gptjax import branching, distributed, train
 
     allowed = tuple(filter(None, args.allow_change.split(",")))
     origin = branching.asked(args.branch_from, args.branch_step)
-    return train.train(config, args.workdir, allowed, args.executable, origin)
+    return train.train(config, args.workdir, allowed, args.executable, origin, distributed.start)
 
 
 def _info(args) -> None:

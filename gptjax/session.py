@@ -11,14 +11,11 @@ from gptjax import (
     compiling,
     data,
     evaluate,
-    executable,
+    flops,
     hardware,
     meshes,
-    report,
     schedule,
     step,
-    task_evaluation,
-    tasks,
 )
 from gptjax.errors import UserError
 
@@ -32,16 +29,20 @@ class Session:
     objective: data.objectives.Objective
     rows: data.TrainRows
     eval_rows: dict[str, data.EvalRows]  # of each source
-    tasks: tasks.TaskSet | None
     program: step.Program
     kernel: str
     kernel_reason: str
     peak_flops: float  # per device and second; NaN but in process 0
     peak_source: str
 
-    @property
-    def device_count(self) -> int:
-        return self.program.mesh.size
+    def mfu(self, tokens_per_second: float) -> float:
+        """Model FLOPs utilisation, a fraction of what all devices could do."""
+        per_token = flops.flops_per_token(self.config.model)["6n_attn_full"]
+        return flops.mfu(tokens_per_second, per_token, self.peak_flops * self.program.mesh.size)
+
+    def memory_in_use(self) -> int:
+        """Peak bytes on the fullest device of this process."""
+        return hardware.memory_in_use(self.program.mesh.local_devices)
 
 
 def prepare(config, devices=None, alive=lambda: None) -> Session:
@@ -52,20 +53,16 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
     device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
-    task_set = task_evaluation.open_tasks(config)
     store, objective = data.open_text(config.data, config.model.context_length, alive)
     config = with_vocabulary(config, store.tokenizer)
     meshes.check_fit(config, mesh.shape)
-    report.check_sample(config, store.tokenizer)
     kernel, reason = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
     rows = data.TrainRows(store, config.data, config.model.context_length, objective, alive)
     eval_rows = evaluate.held_out_rows(config, store, objective)
     program = step.build(config, mesh, kernel)
-    chosen = {"program": program, "kernel": kernel, "kernel_reason": reason, "tasks": task_set}
+    chosen = {"program": program, "kernel": kernel, "kernel_reason": reason}
     peak, source = _peak(config, mesh)
-    session = Session(config, store, objective, rows, eval_rows, **chosen, peak_flops=peak, peak_source=source)
-    task_evaluation.check(session)
-    return session
+    return Session(config, store, objective, rows, eval_rows, **chosen, peak_flops=peak, peak_source=source)
 
 
 def _peak(config, mesh) -> tuple[float, str]:
@@ -80,6 +77,8 @@ def _peak(config, mesh) -> tuple[float, str]:
 
 def with_executable(session: Session, path: str) -> Session:
     """session with the compiled train step of a file; a batch ramp's smaller batches are still compiled here."""
+    from gptjax import executable
+
     program = session.program
     loaded = executable.load(path, session.config, program.mesh, session.kernel)
     compiling.meet(program.mesh.devices.flat, "loaded --executable")

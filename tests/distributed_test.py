@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import runs
 
-from gptjax import checkpoint, cli, data, distributed, errors, meshes, metrics, rundir, step
+from gptjax import checkpoint, cli, data, distributed, errors, keeper, meshes, metrics, rundir, step
 from gptjax.config_file import from_dict
 from gptjax.coordination import Alone
 from gptjax.errors import UserError
@@ -138,7 +138,7 @@ def test_a_killed_run_goes_on_with_two_processes_and_then_one_bit_equal(killed, 
     config = from_dict(wide).replace(model={"vocab_size": 9})  # 2 -> 1: what one process holds is what two saved
     program = step.build(config, meshes.make_mesh(config, jax.devices()[:4]), "xla")
     reader = checkpoint.Checkpointer(run / "checkpoints")
-    state = reader.restore(saved, program.abstract_state, program.state_sharding)
+    state = keeper.read_state(reader, saved, program.abstract_state, program.state_sharding)
     reader.close()
     plain = {"params": state.params, "opt_state": checkpoint.to_plain(state.opt_state)}
     arrays = {

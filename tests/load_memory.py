@@ -18,7 +18,6 @@ import numpy as np
 import gptjax
 from gptjax import checkpoint, config, data, model, run, rundir
 from gptjax.data.tokenizers.simple import IdTokenizer
-from gptjax.step import TrainState
 
 
 def make(directory: str, layers: int) -> None:
@@ -35,7 +34,7 @@ def make(directory: str, layers: int) -> None:
 
     params = jax.tree.map(filled, program.abstract_state.params, program.state_sharding.params)
     writer = checkpoint.Checkpointer(place.checkpoints, chosen)
-    writer.save(TrainState(np.int32(1), params, (), None), 1)
+    writer.save({"params": params}, 1)
     writer.wait()
     writer.close()
 

@@ -15,7 +15,7 @@ SAVES = """
 import resource, sys, time
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from gptjax import checkpoint, distributed, rundir
+from gptjax import checkpoint, distributed, keeper, rundir
 from gptjax.config import Config, TrainConfig
 from gptjax.errors import SaveFailed
 from gptjax.step import TrainState
@@ -34,7 +34,7 @@ saver = checkpoint.Checkpointer(folder, config, peers)
 def save(step):
     begun = time.monotonic()
     try:
-        saver.save(state, step)
+        saver.save(keeper.items(state), step)
         saver.wait()
         print(step, "saved", flush=True)
     except SaveFailed as error:

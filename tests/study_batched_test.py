@@ -13,7 +13,7 @@ import pytest
 import runs
 
 import gptjax
-from gptjax import errors, metrics, rundir, train, validity, watchdog
+from gptjax import errors, keeper, metrics, rundir, train, validity, watchdog
 from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 from gptjax.study import batched, grouping, lanes, layout, together
@@ -172,14 +172,14 @@ def test_runs_that_are_asked_to_stop_save_the_same_step_and_go_on_bit_equal(stud
 
 def test_no_step_is_deleted_before_all_have_the_next(study, configs, tmp_path, monkeypatch):
     """The first run's save is on disk long before the second's is begun: a kill in between finds a step in common."""
-    seen, saved = [], together.MemberCheckpointer._saved
+    seen, saved = [], keeper.Keeper._tidy
 
-    def look_when_saved(checkpointer):
-        saved(checkpointer)
+    def look_when_saved(keeping):
+        saved(keeping)
         steps = {key: rundir.open_run(str(tmp_path / "runs" / key)).steps() for key in ("first", "second")}
         seen.append(set.intersection(*map(set, steps.values())))
 
-    monkeypatch.setattr(together.MemberCheckpointer, "_saved", look_when_saved)
+    monkeypatch.setattr(keeper.Keeper, "_tidy", look_when_saved)
     configs = {key: configs[key].replace(checkpoint={"keep": 1}) for key in ("first", "second", "third")}
     configs["idle"] = configs["third"]
     assert set(train_in(tmp_path, configs).values()) == {0}

@@ -13,7 +13,7 @@ import runs
 import vocabularies
 from runs import assert_same_state, losses, saved_arrays, start, train_rows, wait_for_step
 
-from gptjax import checkpoint, data, errors, meshes, metrics, run, rundir, schedule, step, supervisor, train
+from gptjax import checkpoint, data, errors, keeper, meshes, metrics, run, rundir, schedule, step, supervisor, train
 from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
@@ -114,17 +114,17 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
     state = source.init()
     before = jax.tree.map(np.asarray, state)
     saver = checkpoint.Checkpointer(tmp_path / "0", config)
-    saver.save(state, 0)
+    saver.save(keeper.items(state), 0)
     saver.wait()
     for i, (fsdp, tensor) in enumerate([(2, 4), (1, 1), (8, 1)]):
         target = program(fsdp, tensor)
-        state = saver.restore(0, target.abstract_state, target.state_sharding)
+        state = keeper.read_state(saver, 0, target.abstract_state, target.state_sharding)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state):
             assert len(leaf.sharding.device_set) == fsdp * tensor, path
         jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, state))
         saver.close()
         saver = checkpoint.Checkpointer(tmp_path / str(i + 1), config)
-        saver.save(state, 0)
+        saver.save(keeper.items(state), 0)
         saver.wait()
     saver.close()
 
@@ -136,9 +136,9 @@ def test_every_optimizers_state_survives_the_disk(config, tmp_path, name):
     state = program.init()
     filled = jax.tree.map(lambda leaf: jax.device_put(leaf + 1, leaf.sharding), state)._replace(step=state.step + 7)
     saver = checkpoint.Checkpointer(tmp_path, config)
-    saver.save(filled, 7)
+    saver.save(keeper.items(filled), 7)
     saver.wait()
-    restored = saver.restore(7, program.abstract_state, program.state_sharding)
+    restored = keeper.read_state(saver, 7, program.abstract_state, program.state_sharding)
     saver.close()
     jax.tree.map(np.testing.assert_array_equal, filled, restored)
 

@@ -14,7 +14,6 @@ from gptjax.data.tokenizers.simple import IdTokenizer
 from gptjax.errors import UserError
 from gptjax.huggingface import ends, families, tensors, vocabulary
 from gptjax.huggingface.ends import SOURCES
-from gptjax.step import TrainState
 
 STEP = 0
 _STORED_AS = {"float32": "float32", "float16": "float32", "bfloat16": "bfloat16"}  # float16 has no place here: widened
@@ -260,8 +259,7 @@ def _save(directory: rundir.RunDirectory, config: Config, params: dict, run: dic
     directory.path.mkdir(parents=True, exist_ok=True)
     checkpointer = Checkpointer(directory.checkpoints, config, run=run)
     try:
-        state = TrainState(jax.numpy.int32(STEP), jax.tree.map(jax.numpy.asarray, params), opt_state=(), ema=None)
-        checkpointer.save(state, STEP)
+        checkpointer.save({"params": jax.tree.map(jax.numpy.asarray, params)}, STEP)
         checkpointer.wait()
     finally:
         checkpointer.close()

@@ -17,17 +17,14 @@ import jax
 
 from gptjax import (
     agreement,
-    consistency,
     numerics,
     rundir,
-    runlock,
     schedule,
     session,
     terminal,
     train,
     watchdog,
 )
-from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, EvalConfig
 from gptjax.coordination import Alone
 from gptjax.errors import UserError
@@ -131,10 +128,8 @@ def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
     with numerics.on_mesh(mesh):
         agreed = stack.enter_context(agreement.Agreement(Alone(), False))
         progress = terminal.Progress(io.StringIO())
-        run = consistency.of_checkpoint(directory.manifest())
-        checkpointer = Checkpointer(directory.checkpoints, run_session.config, run=run)
-        rest = progress, Alone(), agreed, dog, time.monotonic(), runlock.NO_LOCK
-        loop = train.Loop(run_session, directory, checkpointer, *rest)
+        loop = train.open_loop(run_session, directory, progress, Alone(), agreed, dog, time.monotonic())
+    stack.callback(loop.keeper.close)
     stack.callback(loop.close)
     feed = stack.enter_context(Feed(run_session, NO_REWINDS, 0))
 
