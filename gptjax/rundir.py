@@ -21,6 +21,7 @@ import time
 
 from etils import epath
 
+import gptjax
 from gptjax import config as config_module
 from gptjax import config_file, consistency, flops, folder_kinds, metrics, schedule, validity
 from gptjax.errors import UserError, did_you_mean, first_line
@@ -306,7 +307,7 @@ def _version(package: str) -> str | None:
 
 def code_digest() -> str:
     """SHA-256 of gptjax's files as they lie there, which a revision does not tell of."""
-    here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
+    here, digest = pathlib.Path(gptjax.__file__).parent, hashlib.sha256()
     for file in sorted(here.rglob("*.py")):
         digest.update(f"{file.relative_to(here)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
@@ -314,7 +315,7 @@ def code_digest() -> str:
 
 def _git() -> dict | None:
     """Revision of the code that runs, and whether files were changed since; None outside a git checkout."""
-    here = epath.Path(__file__).parent
+    here = epath.Path(gptjax.__file__).parent
 
     def git(*args):
         return subprocess.run(

@@ -8,8 +8,19 @@ text.py       texts to texts: stop strings, streaming, log-probabilities
 beam.py       beam search
 """
 
-from gptjax.generation.engine import Engine, Row
-from gptjax.generation.sampling import Settings
-from gptjax.generation.text import Completion, generate, prompt_ids
+import importlib
 
-__all__ = ["Completion", "Engine", "Row", "Settings", "generate", "prompt_ids"]
+_HOMES = {  # imported when asked for
+    "Engine": "gptjax.generation.engine",
+    "Row": "gptjax.generation.engine",
+    "Settings": "gptjax.generation.sampling",
+    "Completion": "gptjax.generation.text",
+    "generate": "gptjax.generation.text",
+    "prompt_ids": "gptjax.generation.text",
+}
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
