@@ -116,3 +116,23 @@ class Diverged(Exception):
 
 class NoWayBack(Exception):
     """A run that has checkpoints, but none from before it went wrong."""
+
+
+def imported(address: str, key: str):
+    """What stands at "module" or "module:name", imported now, since it was chosen. key: the config field that chose it.
+
+    Raises UserError: there is no such module, or nothing of this name in it.
+    """
+    module_name, _, name = address.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and misses another
+        raise UserError(
+            f"{key} is {address}, but Python finds no module {error.name}; put its folder into PYTHONPATH, or mend its entry."
+        ) from None
+    if name and not hasattr(module, name):
+        near = did_you_mean(name, vars(module))
+        raise UserError(f"{key} is {address}, but {module_name} has no {name}{near}; mend its entry.")
+    return getattr(module, name) if name else module

@@ -8,7 +8,7 @@ import typing
 
 import numpy as np
 
-from gptjax import data, meshes, placement, schedule
+from gptjax import placement, schedule
 from gptjax.data import reading
 
 
@@ -34,7 +34,7 @@ class Feed:
         settings = self._config.data
         with contextlib.ExitStack() as stack:
             reader = stack.enter_context(reading.Reader(self._calls, self._first, settings.prefetch_workers))
-            ahead = data.Prefetcher(lambda call: self._place(call, reader.get(call)), self._first, settings.prefetch)
+            ahead = reading.Prefetcher(lambda call: self._place(call, reader.get(call)), self._first, settings.prefetch)
             self._ahead = stack.enter_context(ahead)
             self._stack = stack.pop_all()
         return self
@@ -62,7 +62,7 @@ def learning_rates(config, call: int) -> np.ndarray:
 
 def _calls(session, rewinds) -> reading.Calls:
     config, place = session.config, session.program.train_batch_sharding
-    unit = config.train.microbatches * meshes.batch_unit(config, session.program.mesh.shape)
+    unit = config.train.microbatches * session.batch_unit
     sizes = {reading.padded_to(size, unit) for size in schedule.batch_sizes(config)}
     local = {size: placement.local_rows(size, place, dim=1) for size in sizes}
     own = {size: placement.own_rows(size, place, dim=1) for size in sizes}

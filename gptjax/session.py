@@ -35,6 +35,11 @@ class Session:
     peak_flops: float  # per device and second; NaN but in process 0
     peak_source: str
 
+    @property
+    def batch_unit(self) -> int:
+        """Rows of a microbatch are a multiple of it (meshes.batch_unit)."""
+        return meshes.batch_unit(self.config, self.program.mesh.shape)
+
     def mfu(self, tokens_per_second: float) -> float:
         """Model FLOPs utilisation, a fraction of what all devices could do."""
         per_token = flops.flops_per_token(self.config.model)["6n_attn_full"]

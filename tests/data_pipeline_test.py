@@ -10,7 +10,8 @@ import pytest
 from gptjax.config import DataConfig
 from gptjax.data.folder import TextStore
 from gptjax.data.objectives import NextToken
-from gptjax.data.pipeline import EvalRows, Prefetcher, TrainRows
+from gptjax.data.pipeline import EvalRows, TrainRows
+from gptjax.data.reading import Prefetcher
 from gptjax.data.shards import MemoryShard, Tokens
 from gptjax.data.store import TokenStore
 from gptjax.errors import UserError

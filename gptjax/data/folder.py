@@ -20,7 +20,8 @@ from etils import epath
 from gptjax import folder_kinds
 from gptjax.config import DataConfig
 from gptjax.data.shards import Tokens, open_shard
-from gptjax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from gptjax.data.tokenizers.base import Tokenizer
+from gptjax.data.tokenizers.folder import load_tokenizer, save_tokenizer
 from gptjax.errors import UserError
 
 FORMAT = 4  # of the folder; raise it when the same config and text give other files

@@ -105,7 +105,7 @@ def mixture_configs(config: DataConfig) -> dict[str, DataConfig]:
 
 def trains(config: DataConfig) -> bool:
     """Whether config's tokenizer is made from its text."""
-    return (config.tokenizer or "sentencepiece") in ("sentencepiece", "chars") and config.tokenizer_path is None
+    return config.tokenizer_path is None and tokenizer_class(config).made_from_text
 
 
 def _prepare_one(config: DataConfig, alive: Callable, name: str | None = None) -> tuple[Tokenizer, TextStore]:
