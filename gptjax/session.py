@@ -9,14 +9,13 @@ import jax
 from gptjax import (
     attention,
     compiling,
-    data,
-    evaluate,
     flops,
     hardware,
     meshes,
     schedule,
     step,
 )
+from gptjax.data import pipeline
 from gptjax.errors import UserError
 
 
@@ -25,10 +24,10 @@ class Session:
     """Everything a run needs that does not change while it goes on."""
 
     config: typing.Any  # resolved: with vocab_size
-    store: data.TokenStore
-    objective: data.objectives.Objective
-    rows: data.TrainRows
-    eval_rows: dict[str, data.EvalRows]  # of each source
+    store: typing.Any  # data.store.TokenStore
+    objective: typing.Any  # data.objectives.Objective
+    rows: pipeline.TrainRows
+    eval_rows: dict[str, pipeline.EvalRows]  # of each source
     program: step.Program
     kernel: str
     kernel_reason: str
@@ -58,16 +57,33 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
     device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
-    store, objective = data.open_text(config.data, config.model.context_length, alive)
+    store, objective = pipeline.open_text(config.data, config.model.context_length, alive)
     config = with_vocabulary(config, store.tokenizer)
     meshes.check_fit(config, mesh.shape)
     kernel, reason = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
-    rows = data.TrainRows(store, config.data, config.model.context_length, objective, alive)
-    eval_rows = evaluate.held_out_rows(config, store, objective)
+    rows = pipeline.TrainRows(store, config.data, config.model.context_length, objective, alive)
+    eval_rows = held_out_rows(config, store, objective)
     program = step.build(config, mesh, kernel)
     chosen = {"program": program, "kernel": kernel, "kernel_reason": reason}
     peak, source = _peak(config, mesh)
     return Session(config, store, objective, rows, eval_rows, **chosen, peak_flops=peak, peak_source=source)
+
+
+def held_out_rows(config, store, objective) -> dict[str, pipeline.EvalRows]:
+    """The held-out text of each source. Raises UserError: one has none, by its name."""
+    said = {name: "the held-out text" + f" of {name!r}" * (len(store.sources) > 1) for name in store.sources}
+    return {
+        name: pipeline.EvalRows(
+            source.val,
+            store.tokenizer,
+            config.model.context_length,
+            config.data,
+            objective,
+            max_tokens=config.eval.max_tokens,
+            name=said[name],
+        )
+        for name, source in store.sources.items()
+    }
 
 
 def _peak(config, mesh) -> tuple[float, str]:

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import evaluate, meshes, placement, sharding
+from gptjax import evaluate, meshes, placement, session, sharding
 from gptjax.config_file import from_dict
 from gptjax.data import TextStore, Tokens, TokenStore
 from gptjax.data.objectives import NextToken
@@ -94,10 +94,10 @@ def test_a_source_with_too_little_held_out_text_is_named():
     texts = {name: TextStore(tokens[50], tokens[n], "0" * 64, {}, name) for name, n in (("web", 50), ("code", 1))}
     config = from_dict({"train": {"steps": 1}})
     with pytest.raises(UserError, match="the held-out text of 'code' has 1 tokens, and 2 are the least"):
-        evaluate.held_out_rows(config, TokenStore(ByteTokenizer(), texts), NextToken())
+        session.held_out_rows(config, TokenStore(ByteTokenizer(), texts), NextToken())
     alone = TokenStore(ByteTokenizer(), {"code": texts["code"]})
     with pytest.raises(UserError, match="^the held-out text has 1 tokens, .* of gptjax prepare. or more text"):
-        evaluate.held_out_rows(config, alone, NextToken())
+        session.held_out_rows(config, alone, NextToken())
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
