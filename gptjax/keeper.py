@@ -72,13 +72,13 @@ def _zeros(like):
 
 
 class Keeper:
-    """settings: a CheckpointConfig. say: prints a line (process 0's counts). What happens before `log_to` is logged then.
+    """checkpoint: a CheckpointConfig. say: prints a line (process 0's counts). What happens before `log_to` is logged then.
 
     alone: whether this run's own clock says when to save, and its own settings what to delete.
     """
 
-    def __init__(self, checkpointer: Checkpointer, settings, peers, say, alone: bool = True):
-        self._checkpointer, self._settings, self._alone = checkpointer, settings, alone
+    def __init__(self, checkpointer: Checkpointer, checkpoint, peers, say, alone: bool = True):
+        self._checkpointer, self.checkpoint, self._alone = checkpointer, checkpoint, alone
         self._peers, self._say = peers, say
         self._log, self._unlogged = None, []
         self._last_save = time.monotonic()
@@ -179,12 +179,12 @@ class Keeper:
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint should be written after so many steps, the same in every process."""
-        every = self._settings.every_steps
-        return (every is not None and step % every == 0) or step in self._settings.keep_steps
+        every = self.checkpoint.every_steps
+        return (every is not None and step % every == 0) or step in self.checkpoint.keep_steps
 
     def overdue(self) -> bool:
         """Whether one should be written by this process's clock."""
-        every = self._settings.every_minutes
+        every = self.checkpoint.every_minutes
         return self._alone and every is not None and (time.monotonic() - self._last_save) / 60 >= every
 
     def save(self, state, step: int, last: bool = False, **data) -> None:
@@ -208,8 +208,8 @@ class Keeper:
 
     def remove_old(self) -> None:
         """Deletes the steps that the settings do not keep. By process 0."""
-        keep = self._settings
-        self._checkpointer.remove_old(keep.keep, keep.keep_every, keep.keep_steps)
+        checkpoint = self.checkpoint
+        self._checkpointer.remove_old(checkpoint.keep, checkpoint.keep_every, checkpoint.keep_steps)
 
     def settle(self, step: int) -> None:
         """Waits for the save before. Raises as `save`. step: where the run is now."""
@@ -240,7 +240,7 @@ class Keeper:
             )  # fmt: skip
 
     def _failed(self, step: int, error: CheckpointFailed, last: bool) -> None:
-        if last or self._settings.on_save_failure == "stop":
+        if last or self.checkpoint.on_save_failure == "stop":
             raise error
         self._tell(
             f"{error.reason}; training goes on, and the next is tried when it is due (checkpoint.on_save_failure='continue').",
