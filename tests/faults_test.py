@@ -43,9 +43,10 @@ SHARDING = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices(
 
 def save(directory, steps, config=CONFIG, **options) -> None:
     saver = checkpoint.Checkpointer(directory / "checkpoints", config, **options)
+    keeping = keeper.Keeper(saver, config.checkpoint, Alone(), print)
     for step in steps:
-        saver.save(keeper.items(state_of(step)), step, batch_hash=f"{step:016x}", rows_read=8 * step)
-    saver.wait()
+        keeping.save(state_of(step), step, batch_hash=f"{step:016x}", rows_read=8 * step)
+    keeping.settle(steps[-1])
     saver.close()
 
 
