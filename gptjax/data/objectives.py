@@ -24,7 +24,7 @@ import abc
 
 import numpy as np
 
-from gptjax.data import pieces
+from gptjax.data.hashing import draw
 from gptjax.data.packing import Batch
 from gptjax.errors import UserError, choose, imported
 from gptjax.text_kinds import OBJECTIVES
@@ -79,7 +79,7 @@ def held_out(objective: Objective) -> Objective:
 
 def evaluation_keys(first: int, stop: int) -> np.ndarray:
     """uint64 [stop - first]: keys of rows first to stop - 1 of held-out text, the same in every evaluation."""
-    return pieces.draw(np.arange(first, stop, dtype=np.uint64), _EVALUATION_STREAM)
+    return draw(np.arange(first, stop, dtype=np.uint64), _EVALUATION_STREAM)
 
 
 def targets(batch: Batch) -> np.ndarray:
