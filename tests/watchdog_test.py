@@ -57,7 +57,7 @@ def test_a_run_whose_peer_is_stopped_ends_and_leaves_the_stacks(values, tmp_path
 
 BLOCKED_READER = """
 import dataclasses, os, sys
-from gptjax import config_file, coordination, interrupt, metrics, rundir, session, train, watchdog
+from gptjax import config_file, coordination, interrupt, rundir, session, terminal, train, watchdog
 from gptjax import errors
 
 class Disk:
@@ -80,7 +80,7 @@ def main(file, workdir):
     prepared = session.prepare(settings)
     prepared = dataclasses.replace(prepared, rows=Disk(prepared.rows, 160))
     with interrupt.StopRequest() as stop, watchdog.Watchdog(directory.path, 0, settings) as dog:
-        train.run_session(prepared, directory, metrics.Progress(), coordination.Alone(), stop, dog, 0.0)
+        train.run_session(prepared, directory, terminal.Progress(), coordination.Alone(), stop, dog, 0.0)
 
 main(*sys.argv[1:])
 """
