@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gptjax import meshes, sharding, step
+from gptjax import meshes, step
 
 AXIS = "runs"
 
@@ -35,12 +35,11 @@ class Program:
     init: typing.Callable  # seed_R -> state_R
     train: typing.Callable  # (state_R, [batch] of length U, learning_rate_RS, order_R, seed_R) -> (state_R, metrics_RS)
     evaluate: typing.Callable  # (params_R, batch) -> (loss_sum_RB, weight_sum_RB)
+    runs: int  # R
 
     @property
     def lanes_of_a_device(self) -> int:
         return self.runs // self.mesh.shape[AXIS]
-
-    runs: int = 0
 
 
 def build(config, devices, kernel: str, runs: int) -> Program:
@@ -188,8 +187,3 @@ class LaneState:
         if field not in self._fields:
             raise AttributeError(field)
         return self._lanes.take(field, self._lane)
-
-
-def replicated(program: Program) -> NamedSharding:
-    """Of a batch that all devices hold."""
-    return sharding.replicated(program.mesh)

@@ -29,6 +29,7 @@ from gptjax import (
     runlock,
     schedule,
     session,
+    sharding,
     terminal,
     train,
     validity,
@@ -138,7 +139,7 @@ class Together:
         program = dataclasses.replace(
             joint.alone,
             mesh=joint.mesh,
-            train_batch_sharding=lanes.replicated(joint),
+            train_batch_sharding=sharding.replicated(joint.mesh),
             eval_batch_sharding=joint.eval_batch_sharding,
         )
         on_cpu = joint.mesh.devices.flat[0].platform == "cpu"  # whose peak was measured with all cores
