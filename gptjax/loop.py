@@ -48,7 +48,7 @@ class Loop:
         self.rewinds = start.rewinds
         keeper.log_to(training.log, start.step)
         self._go_on_from(start)
-        self.resumes = start.step > 0 and not start.branched
+        self.resumes = start.state is not None and not start.branched
         self._say_where(start)
         self.rows_read = 0  # of the training text, by this process
         self._first = True  # whether no call has been made yet

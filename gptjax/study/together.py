@@ -141,6 +141,7 @@ class Together:
             mesh=joint.mesh,
             train_batch_sharding=sharding.replicated(joint.mesh),
             eval_batch_sharding=joint.eval_batch_sharding,
+            init=lambda: self._lanes.state(lane),
         )
         on_cpu = joint.mesh.devices.flat[0].platform == "cpu"  # whose peak was measured with all cores
         return dataclasses.replace(
@@ -216,7 +217,9 @@ class Together:
 
     def _member(self, run: Opened, stack) -> Member:
         """Its loop, that goes on from the state in its lane."""
-        run_session, start = self.session_of(run.lane), run.start._replace(state=self._lanes.state(run.lane))
+        run_session, start = self.session_of(run.lane), run.start
+        if start.state is not None:
+            start = start._replace(state=self._lanes.state(run.lane))
         training = Training(
             session=run_session,
             directory=run.directory,
