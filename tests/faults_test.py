@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import runs
+from damage import data_file, flip, truncate
 from etils import epath
 
 from gptjax import checkpoint, cli, errors, keeper, metrics, rundir, skipping, train, validity, verification
@@ -109,21 +110,6 @@ def trained(values, tmp_path_factory):
 
 
 # ---- damage on disk, one step of three
-
-
-def data_file(step) -> pathlib.Path:
-    """The file with the most of the parameters."""
-    return max((step / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
-
-
-def flip(file, bit=2) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1 << bit
-    file.write_bytes(content)
-
-
-def truncate(file) -> None:
-    os.truncate(file, file.stat().st_size // 2)
 
 
 def empty(step) -> None:
@@ -580,7 +566,7 @@ from gptjax import checkpoint, distributed, keeper, rundir, validity
 from gptjax.errors import SaveFailed
 from gptjax.step import TrainState
 peers = distributed.start()
-import faults_test
+import damage, faults_test
 mesh = Mesh(np.array(jax.devices()), ("fsdp",))
 halves = NamedSharding(mesh, PartitionSpec("fsdp"))
 whole = np.random.default_rng(0).standard_normal((64, 32), np.float32)
@@ -597,7 +583,7 @@ if peers.index == 0:
         return max((directory.checkpoints / str(step) / "params/ocdbt.process_1").glob("d/*"), key=lambda p: p.stat().length)
     pieces = validity.read_manifest(directory.checkpoints / "30")["arrays"]["params/w"]["pieces"]
     print("pieces", [piece["start"] for piece in pieces])
-    faults_test.flip(own(30))
+    damage.flip(own(30))
     own(20).write_bytes(bytes(255 - byte for byte in own(20).read_bytes()))
 peers.tell("damaged", None)
 said = []
