@@ -208,14 +208,15 @@ class Loop:
 
     def _roll_back(self, error: Diverged) -> bool:
         """Goes back to before what went wrong, and on with the text after it. False, and said why, where the run ends."""
-        config, log = self.training.session.config, self.training.log
+        config, program, log = self.training.session.config, self.training.session.program, self.training.log
         if self.rewinds.count >= config.train.max_rollbacks:
             return self.give_up(error)
         self.state = self.recorder = None  # there may be no room for two
         try:
             with self.training.watchdog.doing("rolling back"):
                 self.keeper.settle(self.step)
-                start = self.keeper.rewind(self.training.directory, error.first_bad, *self._layout())
+                layout = program.abstract_state, program.state_sharding
+                start = self.keeper.rewind(self.training.directory, error.first_bad, *layout)
         except NoWayBack as reason:
             return self.give_up(error, f"; {reason}")
         self.rewinds = rewound(config, self.rewinds, start.rewinds, start.step, error)
@@ -225,10 +226,6 @@ class Loop:
         facts = {"failed_step": error.step, "reason": error.why, **self.rewinds.as_dict()}
         log.write("event", self.step, event="rolled_back", **facts)
         return True
-
-    def _layout(self) -> tuple:
-        program = self.training.session.program
-        return program.abstract_state, program.state_sharding
 
     def give_up(self, error: Diverged, reason: str = "") -> bool:
         """Says that the run ends here. Returns False."""
