@@ -33,7 +33,6 @@ from gptjax import (
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
-from gptjax.data.tokenizers import folder as tokenizer_folder
 from gptjax.errors import UserError
 from gptjax.keeper import BEGINNING, Keeper
 from gptjax.loop import Loop, Training
@@ -213,7 +212,7 @@ def check_directory(directory: rundir.RunDirectory, session: Session, allowed: t
     if directory.exists():
         directory.check_trained("trained further; start a run of its own")
         rundir.check_resume(directory.config(), session.config, allowed)
-        tokenizer_folder.check_same(session.store.tokenizer, directory.read_tokenizer())
+        directory.check_tokenizer(session.store.tokenizer)
         before = directory.fingerprint()
         if before != session.store.fingerprint and "data" not in allowed:
             raise UserError(
@@ -223,7 +222,7 @@ def check_directory(directory: rundir.RunDirectory, session: Session, allowed: t
             )
     resumed = bool(directory.steps())
     manifest = _described(directory, session, allowed, origin)
-    tokenizer_folder.save_tokenizer(session.store.tokenizer, directory.tokenizer)
+    directory.save_tokenizer(session.store.tokenizer)
     directory.write_json("manifest.json", manifest)
     directory.write_config(session.config)  # last: with it the directory is a run
     return resumed

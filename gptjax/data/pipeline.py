@@ -15,7 +15,7 @@ import numpy as np
 
 from gptjax import text_kinds
 from gptjax.data import objectives, packing
-from gptjax.data.folder import cache_folder
+from gptjax.data.cache import cache_folder
 from gptjax.data.hashing import DRAW_STREAM, hash_of, hash_of_name, mix
 from gptjax.data.mixture import Mixture
 from gptjax.data.packing import Batch

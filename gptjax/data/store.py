@@ -26,11 +26,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from gptjax.config import DataConfig
 from gptjax.data import sources
+from gptjax.data.cache import cache_folder
 from gptjax.data.folder import (
     FORMAT,
     SPLITS,
     TextStore,
-    cache_folder,
     digest,
     open_folder,
     token_dtype,
