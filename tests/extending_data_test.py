@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import runs
 
-from gptjax import cli, config_file, metrics, run, text_kinds
+from gptjax import cli
+from gptjax.config import config_file, text_kinds
 from gptjax.data import sources
-from gptjax.data.objectives import Objective
+from gptjax.data.rows.objectives import Objective
 from gptjax.data.sources.records import Document, Source, Unit
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer
 from gptjax.errors import UserError
+from gptjax.run import run
+from gptjax.rundir import metrics
 
 
 def _counted(config, unit, on_error):
@@ -81,7 +84,7 @@ def small(values, tmp_path):
 
 def test_a_source_a_tokenizer_and_an_objective_from_outside_train_by_the_public_command(kinds, small, tmp_path):
     workdir = tmp_path / "run"
-    assert cli.main(["train", runs.write_config(small, tmp_path / "config.py"), f"--workdir={workdir}"]) == 0
+    assert cli.main(["train", runs.write_config(small, tmp_path / "fields.py"), f"--workdir={workdir}"]) == 0
     manifest = json.loads((workdir / "manifest.json").read_text())
     assert json.loads((workdir / "tokenizer" / "tokenizer.json").read_text())["kind"] == "halves"
     assert manifest["data"]["source"]["source"] == "numbers" and manifest["data"]["source"]["numbers"] == "90"
@@ -92,12 +95,12 @@ def test_a_source_a_tokenizer_and_an_objective_from_outside_train_by_the_public_
 
 
 def test_the_objective_from_outside_decides_what_is_learnt(kinds, small):
-    from gptjax import data
+    from gptjax.data.rows.pipeline import TrainRows, open_text
 
     config = config_file.from_dict(small)
-    store, objective = data.open_text(config.data, config.model.context_length)
+    store, objective = open_text(config.data, config.model.context_length)
     assert type(objective).__name__ == "EverySecond"
-    weight_BL = data.TrainRows(store, config.data, 16, objective).rows(0, 4)["weight_BL"]
+    weight_BL = TrainRows(store, config.data, 16, objective).rows(0, 4)["weight_BL"]
     assert not weight_BL[:, ::2].any() and weight_BL[:, 1::2].all()
 
 

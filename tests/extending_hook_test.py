@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import runs
 
-from gptjax import cli, hooks, metrics
+from gptjax import cli
 from gptjax.errors import UserError
+from gptjax.rundir import metrics
+from gptjax.training import hooks
 
 
 class LargestWeight(hooks.Hook):
@@ -60,7 +62,7 @@ def command(values, tmp_path):
         checkpoint=dict(every_steps=2, keep=9),
         eval=dict(every_steps=3, max_tokens=64),
     )
-    return ["train", runs.write_config(short, tmp_path / "config.py"), f"--workdir={tmp_path / 'run'}"]
+    return ["train", runs.write_config(short, tmp_path / "fields.py"), f"--workdir={tmp_path / 'run'}"]
 
 
 def kinds(workdir) -> list[tuple[str, int]]:

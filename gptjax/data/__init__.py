@@ -10,14 +10,14 @@ Heavy libraries (sentencepiece, tensorflow_datasets, tiktoken, grain ...) are im
 import importlib
 
 _HOMES = {  # imported when asked for
-    "TextStore": "gptjax.data.folder",
-    "open_folder": "gptjax.data.folder",
-    "EvalRows": "gptjax.data.pipeline",
-    "TrainRows": "gptjax.data.pipeline",
-    "open_text": "gptjax.data.pipeline",
-    "Tokens": "gptjax.data.shards",
-    "TokenStore": "gptjax.data.store",
-    "prepare": "gptjax.data.store",
+    "TextStore": "gptjax.data.tokens.folder",
+    "open_folder": "gptjax.data.tokens.folder",
+    "EvalRows": "gptjax.data.rows.pipeline",
+    "TrainRows": "gptjax.data.rows.pipeline",
+    "open_text": "gptjax.data.rows.pipeline",
+    "Tokens": "gptjax.data.tokens.shards",
+    "TokenStore": "gptjax.data.tokens.store",
+    "prepare": "gptjax.data.tokens.store",
     "TOKENIZERS": "gptjax.data.tokenizers",
     "Tokenizer": "gptjax.data.tokenizers",
     "load_tokenizer": "gptjax.data.tokenizers",

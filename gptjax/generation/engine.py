@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import compiling, loss, numerics, sharding
 from gptjax.errors import UserError
 from gptjax.generation import sampling
-from gptjax.layers import DTYPES
+from gptjax.models import loss
+from gptjax.models.layers import DTYPES
+from gptjax.parallel import compiling, numerics, sharding
 
 CHUNK = 64  # tokens of a dispatch at most, when nobody waits for them
 MAX_ROWS = 64  # in one batch

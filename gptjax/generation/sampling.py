@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import bounds
+from gptjax.config import bounds
 from gptjax.errors import UserError
 
 

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 
-from gptjax import text_kinds
+from gptjax.config import text_kinds
 from gptjax.data.sources import packing
 from gptjax.data.sources.records import Damaged, Document, OnError, Unit
 from gptjax.errors import UserError, first_line

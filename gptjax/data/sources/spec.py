@@ -17,10 +17,11 @@ import collections
 import dataclasses
 import re
 
-from gptjax import folder_kinds, text_kinds
-from gptjax.config import DataConfig
+from gptjax.config import text_kinds
+from gptjax.config.fields import DataConfig
 from gptjax.data.sources import files
 from gptjax.errors import UserError, did_you_mean
+from gptjax.storage import folder_kinds
 
 NO_TEXT = (
     *(folder_kinds.RUN, folder_kinds.BEGUN, folder_kinds.STUDY, folder_kinds.CHECKPOINT, folder_kinds.CHECKPOINTS),

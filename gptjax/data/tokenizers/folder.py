@@ -2,10 +2,10 @@
 
 import json
 
-from gptjax import folder_kinds
+from gptjax.config.text_kinds import TOKENIZERS, Classes
 from gptjax.data.tokenizers.base import Tokenizer, definition_hash, rebuilt
 from gptjax.errors import UserError, choose
-from gptjax.text_kinds import TOKENIZERS, Classes
+from gptjax.storage import folder_kinds
 
 IDS = "gptjax.data.tokenizers.simple:IdTokenizer"  # a folder may also hold the one that is of no text
 FILES = ("tokenizer.json", "tokenizer.model")

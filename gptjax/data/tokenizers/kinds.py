@@ -3,12 +3,12 @@
 import dataclasses
 import hashlib
 
-from gptjax import folder_kinds
-from gptjax.config import DataConfig
+from gptjax.config.fields import DataConfig
+from gptjax.config.text_kinds import TOKENIZERS
 from gptjax.data.tokenizers import folder
 from gptjax.data.tokenizers.base import Tokenizer
 from gptjax.errors import UserError, choose, did_you_mean
-from gptjax.text_kinds import TOKENIZERS
+from gptjax.storage import folder_kinds
 
 
 def train_tokenizer(config: DataConfig, documents) -> Tokenizer:

@@ -1,0 +1,243 @@
+"""Training: from a config and a run directory to a trained model, through any number of interruptions.
+
+    join      the other processes of the run, if there are any                  (distributed, peers)
+    prepare   hooks; text -> tokens, config resolved, mesh, kernel, program     (hooks, session)
+    open      one writer; the directory's files, or whether they may go on      (runlock, rundir)
+    start     the newest checkpoint, a branch's, or nothing                     (keeper, branching)
+    loop      call -> numbers -> hooks, checkpoint -> call ...                  (loop)
+
+Every process runs this same code; process 0 alone writes what is not a checkpoint. When to stop and to save,
+`agreement.py`.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+import time
+
+from gptjax import errors, terminal
+from gptjax.checkpoints import consistency
+from gptjax.checkpoints.checkpointer import Checkpointer
+from gptjax.errors import UserError
+from gptjax.hosts import agreement, coordination, interrupt, watchdog
+from gptjax.parallel import numerics
+from gptjax.rundir import metrics, run_directory, runlock
+from gptjax.training import hooks, report, resume
+from gptjax.training.loop import Loop, Training
+from gptjax.training.resume import BEGINNING, Keeper
+from gptjax.training.session import Session, prepare, with_executable
+
+
+def train(
+    config,
+    workdir: str,
+    allowed_changes: tuple = (),
+    executable_path: str | None = None,
+    origin=None,
+    join=coordination.Alone,
+) -> int:
+    """Trains, or goes on with the run in workdir. Returns the exit code: 0 or one of `errors`.
+
+    executable_path: a train step that `gptjax plan --save_executable` compiled for this config.
+    origin: a branching.Origin that a new run begins with.
+    join: gives the other processes of the run, as distributed.start does by the environment.
+
+    Raises UserError for anything that stands in the way before the first step.
+    """
+    started = time.monotonic()
+    with interrupt.StopRequest() as stop:  # before jax has threads that a signal could hit
+        try:
+            peers = join()
+        except coordination.PeerLost as error:
+            print(f"gptjax: {error}", file=sys.stderr)
+            return errors.PEER_LOST
+        try:
+            directory = run_directory.open_run(workdir)
+            if peers.index == 0:
+                directory.check_may_hold_a_run()  # before text is read for hours
+            code = _train_together(config, directory, allowed_changes, executable_path, origin, peers, stop, started)
+        except BaseException as error:
+            peers.blame(error)
+            raise
+        peers.finish()
+        return code
+
+
+def _train_together(config, directory, allowed_changes, executable_path, origin, peers, stop, started: float) -> int:
+    _check_equal_configs(peers, config, directory, allowed_changes, origin)
+    with (
+        watchdog.Watchdog(directory.path, peers.index, config, peers.leave) as dog,
+        open(os.devnull, "w") as nowhere,
+    ):
+        progress = terminal.Progress(nowhere if peers.index else sys.stderr)
+        chosen = hooks.chosen(config)
+        session = prepare(config, alive=dog.alive)
+        for hook in chosen:
+            hook.check(session)
+        if executable_path is not None:
+            session = with_executable(session, executable_path)
+        _check_equal_text(peers, session, chosen, dog)
+        with _sole_writer(directory, session, allowed_changes, origin, peers) as lock:
+            resumed = _open_directory(directory, session, allowed_changes, origin, peers)
+            for line in [*report.header(session, directory, resumed), *_device_lines(peers)]:
+                progress.message(line)
+            return run_session(session, directory, progress, peers, stop, dog, started, lock, chosen)
+
+
+def _check_equal_configs(peers, config, directory, allowed_changes, origin) -> None:
+    """Raises UserError, in all processes, where they were not told the same."""
+    if peers.count > 1:
+        from gptjax.hosts import distributed
+
+        distributed.check_equal(peers, distributed.facts(config, str(directory.path), allowed_changes, origin))
+
+
+def _check_equal_text(peers, session: Session, chosen, dog) -> None:
+    """Raises UserError, in all processes, where they do not read the same."""
+    if peers.count > 1:
+        from gptjax.hosts import distributed
+
+        facts = {"text": {"fingerprint": session.store.fingerprint}}
+        for hook in chosen:
+            facts |= hook.facts()
+        distributed.check_equal(peers, facts, seconds=None, alive=dog.alive)  # some read for hours
+
+
+def _device_lines(peers) -> list[str]:
+    if peers.count == 1:
+        return []
+    from gptjax.hosts import distributed
+
+    return distributed.device_lines(peers)
+
+
+def _sole_writer(directory, session: Session, allowed: tuple[str, ...], origin, peers):
+    """Process 0 holds the directory for all. Raises UserError: another run has it, or it is none of ours; nothing is made
+    for a new run that cannot start."""
+    if peers.index:
+        return contextlib.nullcontext(runlock.NO_LOCK)
+    directory.check_may_hold_a_run()
+    if not directory.exists():
+        _described(directory, session, allowed, origin)
+    return runlock.hold(directory.path)
+
+
+def run_session(
+    session: Session, directory, progress, peers, stop, dog, started: float, lock=runlock.NO_LOCK, chosen=()
+) -> int:
+    """The loop, in a run directory that is open. chosen: hooks. Returns the exit code."""
+    with numerics.on_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
+        loop = open_loop(session, directory, progress, peers, agreed, dog, started, lock, chosen)
+        try:
+            with runlock.judging(lock):
+                code = loop.run()
+                if code == 0:
+                    say_ending(loop.training)
+                return code
+        except BaseException as error:
+            peers.blame(error)  # before closing, which would wait for the others
+            raise
+        finally:
+            with dog.doing("closing"):
+                loop.close()
+                loop.keeper.close()
+
+
+def open_loop(
+    session: Session, directory, progress, peers, agreed, dog, started: float, lock=runlock.NO_LOCK, chosen=()
+) -> Loop:
+    """The Loop of a run, where it starts or goes on."""
+    keeping = keeper_of(session, directory, progress, peers)
+    with dog.doing("resuming or initialising"):
+        start = _start(session, directory, keeping, peers)
+    log = open_log(session, directory, start) if peers.index == 0 else metrics.NoLog()
+    check_lock = functools.partial(runlock.check_together, lock, peers)
+    training = Training(session, directory, log, progress, peers, agreed, dog, check_lock, started)
+    return Loop(training, keeping, start, chosen)
+
+
+def say_ending(training: Training) -> None:
+    """What a run has left that has come to its end."""
+    for line in report.ending(training.session, training.directory):
+        training.progress.message(line)
+
+
+def keeper_of(session: Session, directory, progress, peers, alone: bool = True) -> Keeper:
+    """The Keeper of a run directory that is open. alone: as the Keeper has it."""
+    run = consistency.of_checkpoint(directory.manifest()) if peers.index == 0 else None  # who writes manifests
+    checkpointer = Checkpointer(directory.checkpoints, session.config, peers, run=run)
+    return Keeper(checkpointer, session.config.checkpoint, peers, progress.message, alone)
+
+
+def _start(session: Session, directory, keeping: Keeper, peers) -> resume.Resumed:
+    """What a run goes on from, or as a branch begins with."""
+    program = session.program
+    start = keeping.resume(directory, program.abstract_state, program.state_sharding)
+    if start is not None:
+        return start
+    branched = peers.tell("branched", directory.manifest().get("branched") if peers.index == 0 else None)
+    if branched is None:
+        return BEGINNING
+    from gptjax.training import branching
+
+    return branching.begin(branched, directory, program, keeping, peers)
+
+
+def open_log(session: Session, directory, start: resume.Resumed) -> metrics.MetricsLog:
+    """The log of a run that goes on from there."""
+    config = session.config
+    return metrics.MetricsLog(
+        directory.path,
+        resume_step=start.step,
+        rollbacks=start.rewinds.count,
+        tensorboard=config.train.tensorboard,
+        wandb_project=config.train.wandb_project,
+        config=config,
+    )
+
+
+def check_directory(directory: run_directory.RunDirectory, session: Session, allowed: tuple[str, ...], origin) -> bool:
+    """Writes what describes a new run, or checks that an old one may go on. True if there is something to resume."""
+    if directory.exists():
+        directory.check_trained("trained further; start a run of its own")
+        run_directory.check_resume(directory.config(), session.config, allowed)
+        directory.check_tokenizer(session.store.tokenizer)
+        before = directory.fingerprint()
+        if before != session.store.fingerprint and "data" not in allowed:
+            raise UserError(
+                f"the text or tokenizer is not the one this run was started with (fingerprint"
+                f" {before[:12]}, now {session.store.fingerprint[:12]}); restore the text,"
+                " use a new --workdir, or allow it with --allow_change=data."
+            )
+    resumed = bool(directory.steps())
+    manifest = _described(directory, session, allowed, origin)
+    directory.save_tokenizer(session.store.tokenizer)
+    directory.write_json("manifest.json", manifest)
+    directory.write_config(session.config)  # last: with it the directory is a run
+    return resumed
+
+
+def _described(directory, session: Session, allowed: tuple[str, ...], origin) -> dict:
+    """The manifest of a run that starts or goes on. Raises UserError: it cannot branch where it is asked to."""
+    manifest = directory.begin_manifest(session.config, session.store, run_directory.command_line())
+    if origin is None and not (directory.exists() and "branched" in directory.manifest()):
+        return manifest
+    from gptjax.training import branching
+
+    return manifest | branching.lineage(directory, session.config, session.store, origin, allowed, manifest)
+
+
+def _open_directory(directory: run_directory.RunDirectory, session: Session, allowed, origin, peers) -> bool:
+    """check_directory by process 0, whose word counts. Raises UserError in a process that does not see the result."""
+    checked = check_directory(directory, session, allowed, origin) if peers.index == 0 else None
+    resumed = peers.tell("resumed", checked)
+    deadline = time.monotonic() + 10  # a network disk may show new files late
+    while not directory.exists():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{peers.name(peers.index)} does not see the run that {peers.name(0)} keeps in"
+                f" --workdir={directory.path}; put it on a disk that all hosts share, or on gs://."
+            )
+        time.sleep(0.2)
+    return resumed

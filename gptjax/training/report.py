@@ -1,0 +1,70 @@
+"""What a training run says to the person who watches it: the header and the ending."""
+
+import pathlib
+
+from gptjax import flops, schedule
+from gptjax.parallel import tpu
+
+
+def header(session, directory, resumed: bool) -> list[str]:
+    """Model, exact parameters, tokens, FLOPs, devices, mesh, attention kernel: one line each."""
+    config, mesh = session.config, session.program.mesh
+    model, counts = config.model, flops.parameters(config.model)
+    devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+    axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    tokens, steps = schedule.run_tokens(config), schedule.total_steps(config)
+    return [
+        f"run        {shown_path(directory)}{' (resuming)' if resumed else ''}",
+        f"model      {model.shown_shape}, context {model.context_length}, vocabulary {model.vocab_size}, {model.dtype}",
+        f"parameters {counts.total:,} ({counts.non_embedding:,} without embeddings)",
+        *_text_lines(session.store),
+        f"training   {steps:,} steps of {config.train.batch_size} x {model.context_length} tokens:"
+        f" {tokens:,} tokens, {flops.train_flops(config):.3g} FLOPs",
+        f"devices    {devices}, mesh {axes}",
+        f"attention  {session.kernel} ({session.kernel_reason})",
+        *compiler_lines(mesh),
+        f"MFU        of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source});"
+        " FLOPs as PaLM counts them",
+    ]
+
+
+def compiler_lines(mesh) -> list[str]:
+    """One where the train step is compiled without the options that TPUs need to overlap links and matmuls."""
+    device = mesh.devices.flat[0]
+    if device.platform != "tpu" or device.device_kind in tpu.KINDS:
+        return []
+    return [
+        f"compiler   no options: {device.device_kind} is not in gptjax/parallel/tpu.py, which has {', '.join(tpu.KINDS)}"
+    ]
+
+
+def _text_lines(store) -> list[str]:
+    """A line, and for a mixture one for each source."""
+    counts = {name: (text.train.n_tokens, text.val.n_tokens) for name, text in store.sources.items()}
+    train, held_out = (sum(n) for n in zip(*counts.values()))
+    whole = f"text       {train:,} training tokens, {held_out:,} held out ({store.tokenizer.kind} tokenizer)"
+    each = [f"           {name}: {train:,}, {held_out:,}" for name, (train, held_out) in counts.items()]
+    return [whole, *(each if len(each) > 1 else [])]
+
+
+def shown_path(directory) -> str:
+    """As short as it can be typed from here."""
+    here = pathlib.Path.cwd()
+    path = pathlib.Path(directory.path)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(directory.path)
+
+
+def ending(session, directory) -> list[str]:
+    """What lies in the run directory, and what to do next."""
+    writes_on, where = session.config.data.writes_on, shown_path(directory)
+    prompt = " --prompt='ROMEO:'" if "corpus" in session.store.sources else ""
+    drawn = session.config.train.tensorboard
+    return [
+        f"{where}/config.json, manifest.json: what was run, on which code and data",
+        f"{where}/metrics.jsonl{', tensorboard/' if drawn else ''}: the numbers of every logged step and evaluation",
+        f"{where}/checkpoints/, tokenizer/: all that evaluation, sampling and resuming need",
+        "next:",
+        *([f"  gptjax sample --workdir={where}{prompt} --temperature=0.8"] if writes_on else []),
+        f"  gptjax eval --workdir={where}",
+        *([f"  tensorboard --logdir={where}"] if drawn else []),
+    ]
