@@ -171,17 +171,22 @@ def keeper_of(session: Session, directory, progress, peers, alone: bool = True) 
 
 
 def _start(session: Session, directory, keeping: Keeper, peers) -> resume.Resumed:
-    """What a run goes on from, or as a branch begins with."""
+    """What a run goes on from, or begins with: a branch with its trunk's state, others with another run's parameters."""
     program = session.program
     start = keeping.resume(directory, program.abstract_state, program.state_sharding)
     if start is not None:
         return start
-    branched = peers.tell("branched", directory.manifest().get("branched") if peers.index == 0 else None)
-    if branched is None:
-        return BEGINNING
-    from gptjax.training import branching
+    manifest = directory.manifest() if peers.index == 0 else {}
+    branched, started = peers.tell("lineage", [manifest.get("branched"), manifest.get("started_from")])
+    if branched is not None:
+        from gptjax.training import branching
 
-    return branching.begin(branched, directory, program, keeping, peers)
+        return branching.begin(branched, directory, program, keeping, peers)
+    if started is not None:
+        from gptjax.training import starting
+
+        return starting.begin(started, session.config, program, keeping)
+    return BEGINNING
 
 
 def open_log(session: Session, directory, start: resume.Resumed) -> metrics.MetricsLog:
@@ -219,10 +224,14 @@ def check_directory(directory: run_directory.RunDirectory, session: Session, all
 
 
 def _described(directory, session: Session, allowed: tuple[str, ...], origin) -> dict:
-    """The manifest of a run that starts or goes on. Raises UserError: it cannot branch where it is asked to."""
+    """The manifest of a run that starts or goes on. Raises UserError: it cannot branch, or start, where it is asked to."""
     manifest = directory.begin_manifest(session.config, session.store, run_directory.command_line())
     if origin is None and not (directory.exists() and "branched" in directory.manifest()):
-        return manifest
+        if session.config.train.start_from is None:
+            return manifest
+        from gptjax.training import starting
+
+        return manifest | starting.lineage(directory, session.config, session.store, session.program.abstract_params)
     from gptjax.training import branching
 
     return manifest | branching.lineage(directory, session.config, session.store, origin, allowed, manifest)

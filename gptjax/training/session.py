@@ -8,10 +8,9 @@ import jax
 
 from gptjax import flops, hardware, schedule
 from gptjax.data.rows import pipeline
-from gptjax.models import attention
 from gptjax.optim import optimizers
 from gptjax.parallel import compiling, meshes
-from gptjax.training import step
+from gptjax.training import program as programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +22,7 @@ class Session:
     objective: typing.Any  # data.objectives.Objective
     rows: pipeline.TrainRows
     eval_rows: dict[str, pipeline.EvalRows]  # of each source
-    program: step.Program
-    kernel: str
-    kernel_reason: str
+    program: programs.Program
     peak_flops: float  # per device and second; NaN but in process 0
     peak_source: str
 
@@ -50,17 +47,14 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     alive: is called now and then while text is read.
     """
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
-    device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
     optimizers.check(config)
     store, objective = pipeline.open_text(config.data, config.model.context_length, alive)
     config = config.with_vocabulary(store.tokenizer.vocab_size)
-    meshes.check_fit(config, mesh.shape)
-    kernel, reason = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
+    program = programs.of(config, devices)
     rows = pipeline.TrainRows(store, config.data, config.model.context_length, objective, alive)
     eval_rows = held_out_rows(config, store, objective)
-    program = step.build(config, mesh, kernel)
-    chosen = {"program": program, "kernel": kernel, "kernel_reason": reason}
+    chosen = {"program": program}
     peak, source = _peak(config, mesh)
     return Session(config, store, objective, rows, eval_rows, **chosen, peak_flops=peak, peak_source=source)
 
@@ -97,7 +91,7 @@ def with_executable(session: Session, path: str) -> Session:
     from gptjax.training import executable
 
     program = session.program
-    loaded = executable.load(path, session.config, program.mesh, session.kernel)
+    loaded = executable.load(path, session.config, program.mesh, program.kernel)
     compiling.meet(program.mesh.devices.flat, "loaded --executable")
     full = (session.config.train.steps_per_call, session.config.train.batch_size)
 
