@@ -9,7 +9,9 @@ import time
 import jax
 import numpy as np
 
-from gptjax import attention, flops, generation, hardware, info, meshes, numerics, step
+from gptjax import attention, flops, hardware, info, meshes, numerics, step
+from gptjax.generation.engine import Engine, Row
+from gptjax.generation.settings import Settings
 from gptjax.metrics import si
 
 DECODE_BATCHES = (1, 8)
@@ -75,12 +77,12 @@ def _bench_train(config, program, state, peak: float, seconds: float) -> tuple[d
 def _bench_decode(config, program, params, batch: int, seconds: float) -> dict:
     tokens = min(DECODE_TOKENS, config.model.context_length - 1)
 
-    engine = generation.Engine(program.graph, params)
+    engine, settings = Engine(program.graph, params), Settings(max_tokens=tokens)
 
     def generate(seed):
-        rows = [generation.Row(np.zeros(1, np.int32), seed + i) for i in range(batch)]
+        rows = [Row(np.zeros(1, np.int32), seed + i, settings) for i in range(batch)]
         start = time.perf_counter()
-        engine.run(rows, generation.Settings(max_tokens=tokens))
+        engine.run(rows)
         return time.perf_counter() - start
 
     first, times = generate(0), []

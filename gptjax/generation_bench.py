@@ -10,8 +10,10 @@ import time
 import jax
 import numpy as np
 
-from gptjax import architectures, generation, info, numerics
+from gptjax import architectures, info, numerics
 from gptjax.errors import UserError
+from gptjax.generation.engine import Engine, Row
+from gptjax.generation.settings import Settings
 from gptjax.huggingface import families
 
 BATCHES = (1, 8)
@@ -29,7 +31,7 @@ def bench(config, seconds: float) -> dict:
     graph, abstract, _ = architectures.abstract(config.model)
     keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(abstract))))
     params = jax.tree.map(lambda a: 0.02 * jax.random.normal(next(keys), a.shape), abstract)
-    engine = generation.Engine(graph, params)
+    engine = Engine(graph, params)
     rows = [_bench_batch(engine, theirs, batch, seconds / len(BATCHES)) for batch in BATCHES]
     return {"prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS, "batches": rows}
 
@@ -67,8 +69,9 @@ def _bench_batch(engine, theirs, batch: int, seconds: float) -> dict:
 
 
 def _ours(engine, token_BL) -> None:
-    rows = [generation.Row(prompt, 0) for prompt in token_BL]
-    engine.run(rows, generation.Settings(max_tokens=NEW_TOKENS, temperature=0))
+    settings = Settings(max_tokens=NEW_TOKENS, temperature=0)
+    rows = [Row(prompt, 0, settings) for prompt in token_BL]
+    engine.run(rows)
     assert all(len(row.new) == NEW_TOKENS for row in rows)
 
 

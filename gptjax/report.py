@@ -2,8 +2,11 @@
 
 import pathlib
 
-from gptjax import flops, generation, schedule, tpu
+from gptjax import flops, schedule, tpu
 from gptjax.errors import UserError
+from gptjax.generation.engine import Engine
+from gptjax.generation.settings import Settings
+from gptjax.generation.text import generate
 from gptjax.metrics import duration, si
 
 
@@ -107,6 +110,6 @@ def sample_text(session, params, prompt: str | None, **settings) -> str:
     tokenizer = session.store.tokenizer
     if prompt is None and tokenizer.eot_id is None:
         prompt = "\n"
-    engine = generation.Engine(session.program.graph, params, entries=tokenizer.vocab_size)
-    [completion] = generation.generate(engine, tokenizer, prompt, generation.Settings(**settings))
+    engine = Engine(session.program.graph, params, entries=tokenizer.vocab_size)
+    [completion] = generate(engine, tokenizer, prompt, Settings(**settings))
     return str(completion)

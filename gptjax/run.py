@@ -21,7 +21,6 @@ from gptjax import (
     data,
     evaluate,
     evaluation,
-    generation,
     inside,
     loading,
     meshes,
@@ -33,6 +32,9 @@ from gptjax import (
 )
 from gptjax.config import CheckpointConfig, Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.errors import UserError, choose
+from gptjax.generation.engine import Engine
+from gptjax.generation.settings import Settings
+from gptjax.generation.text import Completion, generate, prompt_ids
 from gptjax.layers import DTYPES
 from gptjax.token_loss import TokenLoss
 
@@ -77,14 +79,14 @@ class Run:
         return self.model.config
 
     @functools.cached_property
-    def engine(self) -> generation.Engine:
+    def engine(self) -> Engine:
         """What makes texts; compiled programs stay with it."""
-        return generation.Engine(self.graph, self.params, entries=self.tokenizer.vocab_size)
+        return Engine(self.graph, self.params, entries=self.tokenizer.vocab_size)
 
-    def generate(self, prompts=None, *, callback=None, **settings) -> list[generation.Completion]:
+    def generate(self, prompts=None, *, callback=None, **settings) -> list[Completion]:
         """Texts that go on from a prompt or each of a list, flat: num_return_sequences of the first, of the second, ...
 
-        prompts: texts or token ids; None: the start of a document. settings: of `generation.Settings`.
+        prompts: texts or token ids; None: the start of a document. settings: of `generation.settings`.
         callback(index, piece): is called with text as it comes; False from it ends that text.
         A prefix LM reads its prompt token by token here, as it reads what follows, not both ways as in training.
 
@@ -92,7 +94,7 @@ class Run:
         """
         _check_writes_on(self.config)
         with numerics.on_mesh(self.mesh):
-            return generation.generate(self.engine, self.tokenizer, prompts, generation.Settings(**settings), callback)
+            return generate(self.engine, self.tokenizer, prompts, Settings(**settings), callback)
 
     @property
     def steps(self) -> list[int]:
@@ -124,7 +126,7 @@ class Run:
 
     def tokens(self, text: str) -> np.ndarray:
         """int32 ids of a text as the model sees a document: after end-of-text, where the tokenizer has that."""
-        return generation.prompt_ids(self.tokenizer, text)
+        return prompt_ids(self.tokenizer, text)
 
     def loss(self, text: str) -> TokenLoss:
         """The loss of each token of a text.

@@ -15,7 +15,7 @@ from gptjax import bounds, cli
 from gptjax.config import Config
 from gptjax.config_file import from_dict, load_config
 from gptjax.errors import UserError
-from gptjax.generation.sampling import Settings
+from gptjax.generation.settings import Settings
 
 SECTIONS = {field.name: type(field.default) for field in dataclasses.fields(Config)}
 KINDS = {

@@ -13,7 +13,7 @@ import gptjax
 from gptjax import cli
 from gptjax.data import tokenizers
 from gptjax.errors import UserError
-from gptjax.generation import prompt_ids
+from gptjax.generation.text import prompt_ids
 from gptjax.huggingface import exporting, importing, tensors
 from gptjax.run import Run
 

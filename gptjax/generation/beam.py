@@ -20,14 +20,14 @@ from gptjax.layers import DTYPES
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Hypothesis:
     tokens: list[int]  # without end-of-text
     score: float
     finished: str  # eot | length
 
 
 @numerics.settings()
-def search(engine, prompt: np.ndarray, settings, eot_id: int | None) -> list[Found]:
+def search(engine, prompt: np.ndarray, settings, eot_id: int | None) -> list[Hypothesis]:
     """At most num_beams texts that follow a prompt, best first. Raises UserError: an empty prompt, or one that leaves no
     room for max_tokens in the context."""
     beams, context = settings.num_beams, engine.config.context_length
@@ -42,14 +42,14 @@ def search(engine, prompt: np.ndarray, settings, eot_id: int | None) -> list[Fou
     arguments = (engine.graph, engine.params, engine.layers)
     logprob_BV, cache = _begin(*arguments, token_BL, places=len(prompt) + settings.max_tokens, dtype=engine.cache_dtype)
     texts, total_B = [[] for _ in range(beams)], np.array([0.0] + [-np.inf] * (beams - 1))
-    finished: list[Found] = []
+    finished: list[Hypothesis] = []
     for length in range(1, settings.max_tokens + 1):
         score_C, beam_C, token_C = _best(total_B, np.asarray(logprob_BV, np.float64)[:, : engine.entries], 2 * beams)
         rank, kept = 0, []
         for score, beam, token in zip(score_C, beam_C, token_C):
             if token == eot_id:
                 if rank < beams:
-                    finished.append(Found(texts[beam], score / length**settings.length_penalty, "eot"))
+                    finished.append(Hypothesis(texts[beam], score / length**settings.length_penalty, "eot"))
             elif len(kept) < beams:
                 kept.append((score, beam, token))
             rank += 1
@@ -64,7 +64,7 @@ def search(engine, prompt: np.ndarray, settings, eot_id: int | None) -> list[Fou
             place = np.int32(len(prompt) + length - 1)
             logprob_BV, cache = _step(*arguments, cache, order_B, token_B, place)
     length = settings.max_tokens
-    ended = [Found(text, total / length**settings.length_penalty, "length") for text, total in zip(texts, total_B)]
+    ended = [Hypothesis(text, total / length**settings.length_penalty, "length") for text, total in zip(texts, total_B)]
     return sorted(finished + ended, key=lambda f: -f.score)[:beams]
 
 
