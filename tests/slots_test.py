@@ -1,12 +1,15 @@
 """Slots: texts that begin and end while others go on, each as it is alone."""
 
 import logging
+import pathlib
 
 import jax
 import numpy as np
 import pytest
 import runs
 
+import gptjax
+from gptjax import numerics
 from gptjax.errors import UserError
 from gptjax.generation.engine import Engine, Row
 from gptjax.generation.settings import Settings
@@ -56,6 +59,7 @@ def serve(slots: Slots, rows: list[Row], tokens: int, watch=None) -> None:
         slots.step(tokens, watch)
 
 
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "checkpoints" / "schema2"
 VARIANTS = {"gpt3": False, "gpt3 apart": True, "lstm apart": True, "gpt2": True, "modern": False, "lstm": False}
 
 
@@ -99,6 +103,19 @@ def test_rows_that_come_and_go_compile_nothing(engine_of, caplog):
         assert not [record for record in caplog.records if "Compiling" in record.getMessage()]
         jax.jit(lambda x: x + 1)(np.float32(1))
         assert [record for record in caplog.records if "Compiling" in record.getMessage()]
+
+
+@pytest.mark.slow
+def test_slots_on_a_mesh_are_those_of_one_device():
+    """Parameters split, rows on other devices than their prefill."""
+    run = gptjax.load(GOLDEN)
+    alone = [Row(run.tokens(text), seed, Settings(max_tokens=9)) for seed, text in enumerate(("the cat", "a", "on "))]
+    run.engine.run(alone)
+    split = gptjax.load(GOLDEN, mesh="replica=2,fsdp=2,tensor=2")
+    rows = [Row(row.prompt, row.seed, row.settings) for row in alone]
+    with numerics.on_mesh(split.mesh):
+        serve(Slots(split.engine, 2), rows, tokens=2)
+    assert [row.new for row in rows] == [row.new for row in alone]
 
 
 def test_rows_are_ended_from_outside_and_leave_their_slots_while_others_go_on(engine_of):

@@ -124,7 +124,7 @@ class Engine:
         left = max(row.settings.max_tokens - len(row.new) for row in rows if row.finished is None)
         longest = max(len(self.shown(row)) for row in rows)
         new = min(left, self.config.context_length - longest)
-        penalises = any(row.settings.penalises for row in rows)
+        penalises = any(row.settings.penalties for row in rows)
         state, pad_B = self.prefill(rows, places_for=new, with_counts=penalises)
         wanted = wanted_of(rows, len(pad_B))._replace(pad_B=pad_B)
         logprobs, made = any(row.settings.logprobs for row in rows), 0

@@ -164,9 +164,10 @@ class Settings:
         )
 
     @property
-    def penalises(self) -> bool:
-        """Whether an option in use may change which token is the likeliest."""
-        return any(not OPTIONS[name].drawing and OPTIONS[name].in_use(value) for name, value in self.options.items())
+    def penalties(self) -> list[str]:
+        """The options in use that may change which token is the likeliest."""
+        in_use = [name for name, value in self.options.items() if OPTIONS[name].in_use(value)]
+        return [name for name in in_use if not OPTIONS[name].drawing]
 
 
 def _require(condition, message: str) -> None:
