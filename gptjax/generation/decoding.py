@@ -1,8 +1,9 @@
-"""The two programs that make text, as pure functions: prefill reads prompts into a cache of keys and values, decode makes
-tokens from it, one of each row at a time. The engine calls them with a rectangle of rows, slots with rows that come and go.
+"""The two programs that make text, as pure functions: prefill reads prompts into a cache of keys and values, and decode
+makes tokens from it, one of each row at a time. The engine calls them with a rectangle of rows, slots with rows that come
+and go.
 
-Rows have each its own prompt, settings and seed, and a row's tokens depend on these alone. Axes: B rows, L tokens of a
-prompt, C columns of new tokens, V vocabulary.
+Each row has its own prompt, settings and seed, and its tokens depend on these alone. Axes: B rows, L tokens of a prompt,
+C columns of new tokens, V vocabulary.
 """
 
 import dataclasses
@@ -47,7 +48,7 @@ class Prompts(typing.NamedTuple):
 
 
 class Wanted(typing.NamedTuple):
-    """What each row is to become."""
+    """What was asked for in each row."""
 
     seed_B: typing.Any  # uint32
     limit_B: typing.Any  # new tokens at most, those of earlier calls included

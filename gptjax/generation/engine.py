@@ -55,7 +55,7 @@ class Row:
             )
 
     def take(self, token_L, logprob_L, watch=None) -> None:
-        """Goes on with its next tokens; the last may be the end-of-text. watch: see `Engine.run`."""
+        """Appends its next tokens, of which the last may be the end-of-text. watch: see `Engine.run`."""
         ended = len(token_L) > 0 and token_L[-1] == self.eot_id
         kept = token_L[:-1] if ended else token_L
         self.new += kept.tolist()
@@ -107,10 +107,10 @@ class Engine:
 
     @numerics.settings()
     def run(self, rows: list[Row], watch=None, chunk: int = decoding.COLUMNS) -> None:
-        """Goes on with rows until each is finished.
+        """Extends rows until each is finished.
 
-        watch(row, new tokens) is told what came, and may return a reason to end the row, as (reason, tokens to keep), or
-        None; it is called after every `chunk` tokens, at most decoding.COLUMNS.
+        watch(row, new tokens) is called after every `chunk` tokens, at most decoding.COLUMNS. It may end the row by
+        returning (reason, tokens to keep); None lets it go on.
         """
         for first in range(0, len(rows), MAX_ROWS):
             batch = rows[first : first + MAX_ROWS]
@@ -134,8 +134,10 @@ class Engine:
             made += count
 
     def prefill(self, rows: list[Row], *, places_for: int, with_counts: bool) -> tuple[decoding.State, np.ndarray]:
-        """The state after what is shown of rows, with places for so many tokens more, and pad_B. Padded to a power of two
-        of rows, those beyond are done. Rows that ask for the log-probabilities of their prompts have them."""
+        """The state after what is shown of rows, in a cache with places for so many tokens more, and pad_B.
+
+        The rows are padded to a power of two with rows that are done. prompt_logprobs is set in rows that ask for it.
+        """
         shown = [self.shown(row) for row in rows]
         length, batch = _bucket(max(len(tokens) for tokens in shown)), _bucket(len(rows), least=1)
         pad_B = np.full(batch, length - 1, np.int32)
@@ -158,7 +160,7 @@ class Engine:
         return state, pad_B
 
     def decode(self, rows, wanted, state, count: int, watch, *, logprobs: bool) -> decoding.State:
-        """The state after `count` tokens more, which the rows have taken. rows: None for one that nobody wants."""
+        """The state after `count` tokens more, which are appended to the rows. rows: None for one that is not in use."""
         made_B = np.array([0 if row is None else len(row.new) for row in rows])
         state = state._replace(done_B=jnp.array(done(rows, len(wanted.seed_B))))
         state, new = decoding.decode(self.setup, self.weights, wanted, state, np.int32(count), logprobs=logprobs)
@@ -170,8 +172,8 @@ class Engine:
         return state
 
     def shown(self, row: Row) -> np.ndarray:
-        """What of a row the model sees at the start of a round: of a finished one a token, that it keeps none of the others
-        from filling the context."""
+        """The tokens of a row that the model sees at the start of a round. Of a finished row it is one, so that it does not
+        keep the others from filling the context."""
         context, tokens = self.config.context_length, row.tokens
         if row.finished is not None:
             return tokens[-1:]
@@ -193,7 +195,7 @@ class Engine:
 
 
 def wanted_of(rows: list[Row], batch: int) -> decoding.Wanted:
-    """What rows are to become, as arrays of `batch` rows."""
+    """Settings, seeds and ends of rows, as arrays of `batch` rows."""
     blank = [0] * (batch - len(rows))
     eot_ids = [decoding.NO_TOKEN if row.eot_id is None else row.eot_id for row in rows]
     return decoding.Wanted(

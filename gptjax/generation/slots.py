@@ -55,8 +55,9 @@ class Slots:
 
     @numerics.settings()
     def step(self, tokens: int = 1, watch=None) -> list[Row]:
-        """Goes on with all rows by so many tokens (at most decoding.COLUMNS), fewer where a row ends or fills its cache, and
-        returns these rows; those that finished have left their slots. watch: see `Engine.run`.
+        """Extends all rows by so many tokens, at most decoding.COLUMNS, or fewer where a row ends or fills its cache.
+
+        Returns the rows that were extended; those that are finished have left their slots. watch: see `Engine.run`.
         """
         stepped = self.rows
         if not stepped:
