@@ -1,9 +1,9 @@
 """The one door to the models: which there are, and a model as a graph and plain arrays.
 
 A model is an nnx.Module(config, key, kernel) with the methods of model.GPT: `token_loss`, `activations`, `logits`,
-`empty_cache`, `extend`, `apart`, and its stacked layers in `blocks`. To add one, write a file beside model.py that stands
-alone and name its class in ARCHITECTURES, its counts in flops.COUNTS (a copy of model.py whose layers have the same
-matrices is counted by gpt_counts, as GPT is), and the fields it does not have in validate.FOREIGN.
+`empty_cache`, `extend`, `apart`, `put_row`, `lay_out`, and its stacked layers in `blocks`. To add one, write a file beside
+model.py that stands alone and name its class in ARCHITECTURES, its counts in flops.COUNTS (a copy of model.py whose
+layers have the same matrices is counted by gpt_counts, as GPT is), and the fields it does not have in validate.FOREIGN.
 """
 
 import jax

@@ -296,6 +296,16 @@ class LSTM(nnx.Module):
         return x_BLD, tuple(states)
 
     @staticmethod
+    def lay_out(cache):
+        """The cache, laid out on the mesh in context by rows and cells."""
+
+        def pair(h, c):
+            layers = (None,) * (h.ndim - 2)
+            return sharding.constrain(h, *layers, "batch", "width"), sharding.constrain(c, *layers, "batch", "cells")
+
+        return tuple(pair(*state) for state in cache) if isinstance(cache[0], tuple) else pair(*cache)
+
+    @staticmethod
     def put_row(cache, one_row, row, pad):
         """The cache with the state of a single row, which its padding has no part in, as that of row `row`."""
 

@@ -358,6 +358,12 @@ class GPT(nnx.Module):
         return self.finish(x_BLD), cache
 
     @staticmethod
+    def lay_out(cache):
+        """The cache, laid out on the mesh in context by rows and heads."""
+        axes = ("batch", None, "heads", None)
+        return jax.tree.map(lambda a: sharding.constrain(a, *(None,) * (a.ndim - len(axes)), *axes), cache)
+
+    @staticmethod
     def put_row(cache, one_row, row, pad):
         """The cache with what another holds of a single row, from its place `pad` on, at the first places of row `row`."""
 

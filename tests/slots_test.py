@@ -106,16 +106,21 @@ def test_rows_that_come_and_go_compile_nothing(engine_of, caplog):
 
 
 @pytest.mark.slow
-def test_slots_on_a_mesh_are_those_of_one_device():
+def test_slots_on_a_mesh_are_those_of_one_device_and_compile_nothing_as_rows_come_and_go(caplog):
     """Parameters split, rows on other devices than their prefill."""
     run = gptjax.load(GOLDEN)
     alone = [Row(run.tokens(text), seed, Settings(max_tokens=9)) for seed, text in enumerate(("the cat", "a", "on "))]
     run.engine.run(alone)
     split = gptjax.load(GOLDEN, mesh="replica=2,fsdp=2,tensor=2")
     rows = [Row(row.prompt, row.seed, row.settings) for row in alone]
+    again = [Row(row.prompt, row.seed, row.settings) for row in alone]
     with numerics.on_mesh(split.mesh):
-        serve(Slots(split.engine, 2), rows, tokens=2)
-    assert [row.new for row in rows] == [row.new for row in alone]
+        slots = Slots(split.engine, 2)
+        serve(slots, rows, tokens=2)
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            serve(slots, again, tokens=1)
+    assert [row.new for row in rows] == [row.new for row in again] == [row.new for row in alone]
+    assert not [record for record in caplog.records if "Compiling" in record.getMessage()]
 
 
 def test_rows_are_ended_from_outside_and_leave_their_slots_while_others_go_on(engine_of):

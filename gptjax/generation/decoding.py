@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gptjax import compiling, loss
+from gptjax import compiling, loss, sharding
 from gptjax.generation import sampling
 from gptjax.layers import DTYPES
 
@@ -90,6 +90,7 @@ def prefill(setup: Setup, weights: Weights, prompts: Prompts, *, places: int, of
     x_BLD, cache = gpt.extend(prompts.token_BL, cache, 0, prompts.pad_B, weights.layers)
     logit_BV = gpt.logits(x_BLD[:, -1])
     state = State(jnp.int32(length), prompts.made_B, prompts.done_B, logit_BV, cache, prompts.counts)
+    state = _lay_out(gpt, state)
     if not of_prompt:
         return state, None
     options = {"vocab_size": gpt.config.vocab_size, "softcap": gpt.config.logit_softcap}
@@ -123,7 +124,21 @@ def decode(setup: Setup, weights: Weights, wanted: Wanted, state: State, count, 
         return column + 1, State(place, made_B, done_B, gpt.logits(x_B1D[:, 0]), cache, counts), new
 
     _, state, new = jax.lax.while_loop(unfinished, step, (jnp.int32(0), state, new))
-    return state, new
+    return _lay_out(gpt, state), new
+
+
+def _lay_out(gpt, state: State) -> State:
+    """The state, always in one layout on a mesh: a program would be compiled again for another."""
+    by_row = lambda a: sharding.constrain(a, "batch", "vocab")  # noqa: E731
+    whole = lambda a: sharding.constrain(a, *(None,) * a.ndim)  # noqa: E731
+    return State(
+        place=whole(state.place),
+        made_B=whole(state.made_B),
+        done_B=whole(state.done_B),
+        logit_BV=by_row(state.logit_BV),
+        cache=gpt.lay_out(state.cache),
+        counts=jax.tree.map(by_row, state.counts),
+    )
 
 
 def _choose(setup: Setup, wanted: Wanted, key_B, s: State):
@@ -154,7 +169,7 @@ def empty(setup: Setup, weights: Weights, *, rows: int) -> State:
     zero_B, blank_BV = jnp.zeros(rows, jnp.int32), jnp.zeros((rows, vocab_size), jnp.float32)
     cache = gpt.empty_cache(rows, gpt.config.context_length, dtype, apart=weights.layers is not None)
     counts = sampling.Counts(blank_BV.astype(bool), blank_BV.astype(jnp.int32))
-    return State(zero_B, zero_B, jnp.ones(rows, bool), blank_BV, cache, counts)
+    return _lay_out(gpt, State(zero_B, zero_B, jnp.ones(rows, bool), blank_BV, cache, counts))
 
 
 @functools.partial(compiling.jit, static_argnames="setup", donate_argnames="state")
@@ -164,4 +179,4 @@ def put(setup: Setup, weights: Weights, state: State, one: State, row, pad) -> S
     cache = gpt.put_row(state.cache, one.cache, row, pad)
     one = one._replace(place=(one.place - pad)[None], cache=None)
     replaced = jax.tree.map(lambda into, new: into.at[row].set(new[0]), state._replace(cache=None), one)
-    return replaced._replace(cache=cache)
+    return _lay_out(gpt, replaced._replace(cache=cache))
