@@ -12,7 +12,7 @@ import numpy as np
 from gptjax import attention, flops, hardware, info, meshes, numerics, step
 from gptjax.generation.engine import Engine, Row
 from gptjax.generation.settings import Settings
-from gptjax.metrics import si
+from gptjax.terminal import si
 
 DECODE_BATCHES = (1, 8)
 DECODE_TOKENS = 64

@@ -24,7 +24,7 @@ import numpy as np
 
 from gptjax import bounds, config_file, flops, folder_kinds, metrics, rundir, schedule, validity
 from gptjax.errors import UserError
-from gptjax.recovery import Rewinds
+from gptjax.schedule import Rewinds
 
 # Length and schedule: the compiled step sees none of them, and what they make of each step is compared step by step.
 FREE = (

@@ -19,12 +19,12 @@ from gptjax import (
     exchange_command,
     prepare_command,
     sample_command,
+    start,
     study_command,
     tokenizer_command,
     verify_command,
 )
-from gptjax.errors import UserError, of_the_machine
-from gptjax.interrupt import SAVE_FAILED, USER_ERROR
+from gptjax.errors import SAVE_FAILED, USER_ERROR, UserError, of_the_machine
 
 WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 CONFIG_HELP = "a config file; change a field with --config.SECTION.FIELD=VALUE, as in --config.optim.peak_lr=3e-4"
@@ -213,42 +213,9 @@ def _load_config(args):
     return config_file.load_config(args.config, args.overrides)
 
 
-def start_jax(config=None, keep_programs: bool = True) -> None:
-    """Compiled programs are kept between processes, so that a second start does not compile. JAX takes nearly all
-    of a GPU's memory, as `gptjax plan` counts on, unless the environment says otherwise."""
-    from gptjax import hardware
-
-    if not any(name in os.environ for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")):
-        os.environ["XLA_CLIENT_MEM_FRACTION"] = str(hardware.GPU_MEMORY_FRACTION)  # XLA refuses to be told by both
-
-    import absl.logging
-    import jax
-
-    from gptjax import numerics
-
-    numerics.set_for_process()
-    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax warns of its own defaults, and logs what it also raises
-
-    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if config is not None and config.mesh.cpu_devices > 1 and not given:
-        jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)
-    if not keep_programs:
-        jax.config.update("jax_enable_compilation_cache", False)
-    elif not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/gptjax/xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def refuse_several(command: str) -> None:
-    """Raises UserError if this is one of several processes that a launcher started."""
-    for name in ("GPTJAX_NUM_PROCESSES", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        if os.environ.get(name, "1") != "1":
-            raise UserError(f"gptjax {command} runs in one process, but {name}={os.environ[name]}; start it once.")
-
-
 def _train(args) -> int:
     config = _load_config(args)
-    start_jax(config)
+    start.start_jax(config)
     from gptjax import branching, train
 
     allowed = tuple(filter(None, args.allow_change.split(",")))
@@ -286,48 +253,48 @@ def _plan(args) -> int:
     _check_plan_flags(args)
     topology.set_environment(args.topology, args.num_slices)  # before JAX is imported
     chosen = config_file.load_config(args.config, args.overrides + config_file.plan_overrides(args))
-    start_jax(chosen, keep_programs=args.topology.startswith("cpu"))  # a TPU's could not be read back without one
+    start.start_jax(chosen, keep_programs=args.topology.startswith("cpu"))  # a TPU's could not be read back without one
     from gptjax import plan_command
 
     return plan_command.run(chosen, args)
 
 
 def _eval(args) -> int:
-    refuse_several("eval")
-    start_jax(evaluation_command.config_to_start_with(args))
+    start.refuse_several("eval")
+    start.start_jax(evaluation_command.config_to_start_with(args))
     return evaluation_command.run(args)
 
 
 def _compare(args) -> int:
-    refuse_several("compare")
-    start_jax()
+    start.refuse_several("compare")
+    start.start_jax()
     return compare_command.run(args)
 
 
 def _sample(args) -> None:
-    refuse_several("sample")
+    start.refuse_several("sample")
     settings = sample_command.settings(args)
-    start_jax()
+    start.start_jax()
     sample_command.run(args, settings)
 
 
 def _verify(args) -> int:
     """On the CPU, whatever else is there: another process may have the accelerator."""
-    refuse_several("verify")
+    start.refuse_several("verify")
     os.environ["JAX_PLATFORMS"] = "cpu"
-    start_jax()
+    start.start_jax()
     return verify_command.run(args)
 
 
 def _import(args) -> None:
-    refuse_several("import")
-    start_jax()
+    start.refuse_several("import")
+    start.start_jax()
     exchange_command.run_import(args)
 
 
 def _export(args) -> None:
-    refuse_several("export")
-    start_jax()
+    start.refuse_several("export")
+    start.start_jax()
     exchange_command.run_export(args)
 
 
@@ -337,9 +304,9 @@ def _parity(args) -> int:
     if args.steps < 1:
         raise UserError(f"--steps={args.steps} is too small; use at least 1.")
     _start_eight_cpu_devices()
-    from gptjax import metrics, miniature, parity
+    from gptjax import miniature, parity, terminal
 
-    progress = metrics.Progress(sys.stderr if args.json else sys.stdout)
+    progress = terminal.Progress(sys.stderr if args.json else sys.stdout)
 
     def report(outcome, done: int, total: int) -> None:
         if outcome is not None and not args.json:
@@ -361,8 +328,8 @@ def _coordcheck(args) -> int:
     """0 where the parametrisation is flat, 1 where not."""
     config = _load_config(args)
     coordcheck_command.sizes(args)  # wrong ones are said before JAX starts
-    refuse_several("coordcheck")
-    start_jax(config)
+    start.refuse_several("coordcheck")
+    start.start_jax(config)
     return coordcheck_command.run(args, config)
 
 
@@ -372,7 +339,7 @@ def _start_eight_cpu_devices() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings of slow layouts: here only numbers count
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
-    start_jax()
+    start.start_jax()
 
 
 def _bench(args) -> None:
@@ -385,7 +352,7 @@ def _bench(args) -> None:
         return
     if args.tokenizer:
         raise UserError(f"--tokenizer={args.tokenizer[0]} is for gptjax bench --data; give that too.")
-    start_jax(config)
+    start.start_jax(config)
     if args.generate:
         from gptjax import generation_bench
 

@@ -20,7 +20,7 @@ import typing
 import jax
 import numpy as np
 
-from gptjax import evaluate, evaluation, evaluation_text, numerics
+from gptjax import evaluate, evaluation, evaluation_text, numerics, placement
 from gptjax.errors import UserError
 
 
@@ -236,7 +236,7 @@ def predicted(run, rows, batch_size: int | None, should_stop, report) -> Predict
             if should_stop():
                 return None
             read = rows.rows(first, first + batch)
-            on_device = evaluate.device_batch(
+            on_device = placement.device_batch(
                 lambda start, stop: {k: v[start:stop] for k, v in read.items() if k != "bytes_B"},
                 batch,
                 run.program.eval_batch_sharding,

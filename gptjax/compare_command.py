@@ -3,7 +3,7 @@
 import json
 import sys
 
-from gptjax import evaluation_command, interrupt, metrics
+from gptjax import errors, evaluation_command, interrupt, terminal
 from gptjax.errors import UserError
 
 
@@ -38,10 +38,10 @@ def run(args) -> int:
             )
         if found is None:
             print(f"gptjax: {stop.name}: stopped before the comparison was done", file=sys.stderr)
-            return interrupt.SAVED_AND_STOPPED
+            return errors.SAVED_AND_STOPPED
     if args.json:
         sides = {"a": {"workdir": args.a, "step": run_a.step}, "b": {"workdir": args.b, "step": run_b.step}}
-        print(json.dumps(metrics.finite(sides | found.as_dict()), indent=2))
+        print(json.dumps(terminal.finite(sides | found.as_dict()), indent=2))
     else:
         print(f"A: {args.a}, step {run_a.step} ({why_a})\nB: {args.b}, step {run_b.step} ({why_b})")
         print("\n".join(_lines(found)))

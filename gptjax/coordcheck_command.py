@@ -7,7 +7,7 @@ import pathlib
 
 from gptjax import bounds, outputs
 from gptjax.errors import UserError, choose
-from gptjax.metrics import Progress, finite
+from gptjax.terminal import Progress, finite
 
 
 def add_flags(parser, config_help: str) -> None:

@@ -19,7 +19,7 @@ from gptjax import data, schedule
 from gptjax.data import tokenizers
 from gptjax.data.hashing import permute
 from gptjax.errors import UserError
-from gptjax.metrics import si
+from gptjax.terminal import si
 
 ROUND_CHARACTERS = 1 << 19  # of text that ours and the library take turns on
 COLD_BATCHES = 20

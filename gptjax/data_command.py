@@ -9,7 +9,7 @@ import json
 import sys
 import time
 
-from gptjax import recovery
+from gptjax import schedule
 from gptjax.errors import UserError
 
 _SHOWN = 3  # rows of a step, if none is chosen
@@ -36,7 +36,7 @@ def run(args) -> int:
     if args.verify:
         return _verify(config, args)
     rows, store = _open(config, directory)
-    rewinds = recovery.NO_REWINDS if directory is None else directory.rewinds()
+    rewinds = schedule.NO_REWINDS if directory is None else directory.rewinds()
     if args.stats:
         if rewinds.count:
             n_rows = sum(n for _, n in rewinds.windows)
@@ -148,7 +148,7 @@ class _Report:
     """The progress line of something that takes longer than a moment."""
 
     def __init__(self, doing: str, unit: float = 1, of: str = "rows"):
-        from gptjax.metrics import Progress
+        from gptjax.terminal import Progress
 
         self._doing, self._unit, self._of, self._progress = doing, unit, of, Progress()
 

@@ -3,7 +3,7 @@
 import os
 import typing
 
-from gptjax.metrics import si
+from gptjax.terminal import si
 
 _BAR = 30  # characters of the longest
 _EIGHTHS = " ▏▎▍▌▋▊▉"

@@ -19,6 +19,7 @@ import pathlib
 import platform
 import sys
 
+import gptjax
 from gptjax import bounds, rollcall
 from gptjax.coordination import Alone, PeerLost, seconds_of
 from gptjax.errors import UserError
@@ -247,7 +248,7 @@ def facts(config, workdir: str, allowed_changes: tuple[str, ...], origin=None) -
 
 
 def _code() -> dict[str, str]:
-    here = pathlib.Path(__file__).parent
+    here = pathlib.Path(gptjax.__file__).parent
     files = sorted(here.rglob("*.py"))
     return {f"gptjax/{f.relative_to(here)}": hashlib.sha256(f.read_bytes()).hexdigest()[:16] for f in files}
 

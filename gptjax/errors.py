@@ -1,36 +1,43 @@
-"""The exception that means: the user can mend this, and its kind for a disk's. And the look-up by name that raises it."""
+"""Errors that a user can mend, the exit codes that commands end with, and the look-up by name that raises them."""
 
 import difflib
 import importlib
 import os
 import traceback
 
-from gptjax import interrupt
+# Exit codes.
+USER_ERROR = 2
+SAVE_FAILED = 74  # EX_IOERR of sysexits.h: a disk or network failed, maybe for a while
+SAVED_AND_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again to go on
+DIVERGED = 76  # the loss is not finite; running it again would only repeat it
+STALLED = 77  # no step for too long; the stacks of all threads are in the run directory
+PEER_LOST = 78  # another process of the run died or never came
+MOVED = 80  # the run directory was renamed or removed: the same command would begin another run in its place
 
 
 class UserError(ValueError):
     """What was given, what was expected, what to do: one line. The command line prints it and ends with exit_code."""
 
-    exit_code = interrupt.USER_ERROR
+    exit_code = USER_ERROR
 
 
 class SaveFailed(UserError):
     """A checkpoint or shard could not be written, a disk or network failed, or a worker was lost; the same command may well
     succeed later."""
 
-    exit_code = interrupt.SAVE_FAILED
+    exit_code = SAVE_FAILED
 
 
 class DirectoryMoved(UserError):
     """The run directory is no longer where the run was told to write."""
 
-    exit_code = interrupt.MOVED
+    exit_code = MOVED
 
 
 class DirectoryTaken(UserError):
     """Another process writes to the run directory, which this one held."""
 
-    exit_code = interrupt.PEER_LOST
+    exit_code = PEER_LOST
 
 
 class Damaged(UserError):
@@ -96,3 +103,16 @@ def choose(table: dict, name: str, key: str):
         shown, near = shorten(repr(name), 80), did_you_mean(name, table)
         raise UserError(f"{key}={shown} is not known{near}; expected one of: {', '.join(table)}.")
     return table[name]
+
+
+class Diverged(Exception):
+    """step: steps taken, with the bad one. first_bad: index of the first bad step."""
+
+    def __init__(self, step: int, why: str, first_bad: int | None = None):
+        self.step, self.why = step, why
+        self.first_bad = step - 1 if first_bad is None else first_bad
+        super().__init__(f"{why} at step {step}: stopped")
+
+
+class NoWayBack(Exception):
+    """A run that has checkpoints, but none from before it went wrong."""

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 
-from gptjax import bounds, interrupt, metrics, task_command
+from gptjax import bounds, errors, interrupt, metrics, task_command, terminal
 from gptjax.errors import UserError
 
 QUIET_SECONDS = 2.0  # of an evaluation, before a progress line is shown
@@ -72,7 +72,7 @@ def run(args) -> int:
                 _evaluate(args, stop)
         except Stopped as error:
             print(f"gptjax: {stop.name}: stopped; {error}", file=sys.stderr)
-            return interrupt.SAVED_AND_STOPPED
+            return errors.SAVED_AND_STOPPED
     return 0
 
 
@@ -189,7 +189,7 @@ def _evaluate(args, stop) -> None:
                 print(f"step {number:>7}  {name + '  ' if len(results) > 1 else ''}{result}", flush=True)
     if args.json:
         only = facts.pop("steps") if len(steps) == 1 and args.step != "all" else None
-        print(json.dumps(metrics.finite(facts | (only[0] if only else {})), indent=2))
+        print(json.dumps(terminal.finite(facts | (only[0] if only else {})), indent=2))
 
 
 def _evaluate_tasks(args, stop) -> None:
@@ -243,7 +243,7 @@ class Watch:
 
     def __init__(self, stop, step: int | None = None):
         self._stop, self._began, self._step = stop, time.monotonic(), step
-        self._progress = metrics.Progress(sys.stderr)
+        self._progress = terminal.Progress(sys.stderr)
         self._since = {}  # of each text: when its first batch was done, and what was in it
 
     def __enter__(self) -> "Watch":
@@ -271,7 +271,7 @@ def progress_line(name: str, num_rows: int, rows_done: int, nats: float, tokens:
     if rows_done == rows_before or not seconds:
         return line
     left = (num_rows - rows_done) * seconds / (rows_done - rows_before)
-    return f"{line}  {metrics.si((tokens - tokens_before) / seconds)} tok/s  left {metrics.duration(left)}"
+    return f"{line}  {terminal.si((tokens - tokens_before) / seconds)} tok/s  left {terminal.duration(left)}"
 
 
 # ---- what is said
@@ -324,7 +324,7 @@ def _catch_up(args, stop) -> None:
     with Watch(stop) as watch:
         found = catch_up.catch_up(directory, tell, watch.should_stop, watch.report)
     if args.json:
-        print(json.dumps(metrics.finite({"workdir": args.workdir, "made_up": done, **found._asdict()}), indent=2))
+        print(json.dumps(terminal.finite({"workdir": args.workdir, "made_up": done, **found._asdict()}), indent=2))
     else:
         print("\n".join(catch_up.said(found)))
     if found.left:

@@ -8,7 +8,7 @@ import typing
 
 import numpy as np
 
-from gptjax import data, evaluate, meshes, schedule
+from gptjax import data, meshes, placement, schedule
 from gptjax.data import reading
 
 
@@ -47,7 +47,7 @@ class Feed:
 
     def _place(self, call: int, read: dict) -> Inputs:
         parts = dict(zip(self._calls.local_ranges(call), read["batch"]))
-        batch = evaluate.device_batch(
+        batch = placement.device_batch(
             lambda start, stop: parts[start, stop], self._calls.padded(call), self._sharding, dim=1
         )
         rates = learning_rates(self._config, call)
@@ -64,6 +64,6 @@ def _calls(session, rewinds) -> reading.Calls:
     config, place = session.config, session.program.train_batch_sharding
     unit = config.train.microbatches * meshes.batch_unit(config, session.program.mesh.shape)
     sizes = {reading.padded_to(size, unit) for size in schedule.batch_sizes(config)}
-    local = {size: evaluate.local_rows(size, place, dim=1) for size in sizes}
-    own = {size: evaluate.own_rows(size, place, dim=1) for size in sizes}
+    local = {size: placement.local_rows(size, place, dim=1) for size in sizes}
+    own = {size: placement.own_rows(size, place, dim=1) for size in sizes}
     return reading.Calls(session.rows, config, unit, local, own, rewinds)

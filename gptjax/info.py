@@ -5,7 +5,7 @@ import math
 from jax.sharding import AbstractMesh
 
 from gptjax import flops, meshes, schedule, sharding, step
-from gptjax.metrics import si
+from gptjax.terminal import si
 
 
 def info(config, devices: int | None = None) -> dict:

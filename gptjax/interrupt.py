@@ -4,14 +4,6 @@ import abc
 import os
 import signal
 
-USER_ERROR = 2
-SAVE_FAILED = 74  # EX_IOERR of sysexits.h: a disk or network failed, maybe for a while
-SAVED_AND_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again to go on
-DIVERGED = 76  # the loss is not finite; running it again would only repeat it
-STALLED = 77  # no step for too long; the stacks of all threads are in the run directory
-PEER_LOST = 78  # another process of the run died or never came
-MOVED = 80  # the run directory was renamed or removed: the same command would begin another run in its place
-
 
 class SignalHandler(abc.ABC):
     """Installs its _on_signal for SIGTERM and Ctrl-C while the `with` lasts."""

@@ -8,8 +8,7 @@ import typing
 
 from gptjax import validity
 from gptjax.checkpoint import Checkpointer
-from gptjax.errors import Damaged, UserError
-from gptjax.recovery import NoWayBack
+from gptjax.errors import Damaged, NoWayBack, UserError
 from gptjax.saving import CheckpointFailed
 
 

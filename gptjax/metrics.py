@@ -1,8 +1,7 @@
-"""Where the numbers of a run go: metrics.jsonl, TensorBoard, W&B, and the live line on the terminal."""
+"""Where the numbers of a run go: metrics.jsonl, TensorBoard and W&B."""
 
 import json
 import math
-import sys
 import time
 
 from etils import epath
@@ -169,15 +168,6 @@ def _jsonable(value):
     return value
 
 
-def finite(value):
-    """value for JSON that others read, which has no NaN and no infinity: null."""
-    if isinstance(value, dict):
-        return {name: finite(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _tensorboard(directory: epath.Path, step: int):
     from tensorboardX import SummaryWriter
 
@@ -194,48 +184,6 @@ def _wandb(project: str, directory: epath.Path, config):
             f"train.wandb_project={project!r} needs Weights & Biases; pip install wandb, or set it to None."
         ) from error
     return wandb.init(project=project, name=directory.name, config=config.to_dict(), resume="allow")
-
-
-class Progress:
-    """One line that is overwritten on a terminal, and printed now and then where there is none."""
-
-    def __init__(self, stream=None, seconds_between_lines: float = 10.0):
-        self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
-        self._pause = seconds_between_lines
-        self._last, self._shown, self._width = -math.inf, "", 0
-
-    def update(self, line: str) -> None:
-        self._shown = line
-        if self._live:
-            self._stream.write("\r" + line.ljust(self._width))
-            self._stream.flush()
-            self._width = len(line)
-        elif time.monotonic() - self._last >= self._pause:
-            self._print()
-
-    def message(self, line: str) -> None:
-        """A line that stays, above the live one."""
-        if self._live and self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
-        self._stream.write(line + "\n")
-        if self._live and self._shown:
-            self._stream.write(self._shown)
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Lets the live line stand; what comes next starts below it."""
-        if self._live and self._width:
-            self._stream.write("\n")
-        elif self._shown:
-            self._print()
-        self._stream.flush()
-        self._shown, self._width = "", 0
-
-    def _print(self) -> None:
-        self._stream.write(self._shown + "\n")
-        self._stream.flush()
-        self._last, self._shown = time.monotonic(), ""
 
 
 class Throughput:
@@ -261,19 +209,3 @@ class Throughput:
         rate = self._tokens / max(now - self._since - self._excluded, 1e-9)
         self._since, self._excluded, self._tokens = now, 0.0, 0
         return rate
-
-
-def duration(seconds: float) -> str:
-    """3:07:05, or 4:32."""
-    whole = round(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
-
-
-def si(value: float) -> str:
-    """124439808 -> '124M'."""
-    for unit in ("", "k", "M", "G", "T", "P", "E", "Z"):
-        if abs(value) < 999.5:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:.3g}Y"

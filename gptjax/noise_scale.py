@@ -21,7 +21,7 @@ import math
 import numpy as np
 from etils import epath
 
-from gptjax import metrics
+from gptjax import metrics, terminal
 from gptjax.errors import UserError
 
 SIGNAL, TRACE = "noise_signal", "noise_trace"  # in metrics.jsonl
@@ -57,7 +57,7 @@ class NoiseScale:
 
     def as_dict(self) -> dict:
         """For JSON, where what is not a number is null."""
-        return metrics.finite({"unit": "tokens", **dataclasses.asdict(self)})
+        return terminal.finite({"unit": "tokens", **dataclasses.asdict(self)})
 
 
 def average(rows: list[dict]) -> NoiseScale:

@@ -17,8 +17,7 @@ import time
 import traceback
 
 from gptjax.coordination import Group, PeerLost
-from gptjax.errors import UserError, first_line
-from gptjax.interrupt import MOVED, PEER_LOST, USER_ERROR
+from gptjax.errors import MOVED, PEER_LOST, USER_ERROR, UserError, first_line
 
 HEARTBEAT_SECONDS = 10  # jax takes a process for dead after so long; its default of 100 leaves the others hanging
 BEAT_SECONDS = 1.0  # between two looks at the others

@@ -4,7 +4,7 @@ import sys
 
 from gptjax import executable, plan, plan_table, topology
 from gptjax.errors import UserError
-from gptjax.metrics import Progress
+from gptjax.terminal import Progress
 
 
 def run(config, args) -> int:

@@ -1,7 +1,7 @@
 """A plan for people: the table that `gptjax plan` prints, and a row of docs/plans.md."""
 
 from gptjax import hardware
-from gptjax.metrics import si
+from gptjax.terminal import si
 
 GIB = hardware.GIB
 COLUMNS = (

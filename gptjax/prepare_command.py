@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from gptjax import metrics
+from gptjax import terminal
 from gptjax.errors import SaveFailed, UserError
 
 VAL_FRACTION = 0.005
@@ -127,7 +127,7 @@ class Progress:
     """The live line, and what it is made of: counts of shards that are done, and of those that workers report."""
 
     def __init__(self, order):
-        self._order, self._line = order, metrics.Progress()
+        self._order, self._line = order, terminal.Progress()
         self._began = time.monotonic()
         self._failures, self._new_bytes = 0, 0
 
@@ -183,13 +183,13 @@ class Progress:
     def _text(self) -> str:
         seconds = time.monotonic() - self._pass_began
         parts = [f"{self._doing} {self._done} of {self._shards} shards", f"{self._counts['documents']:,} documents"]
-        parts.append(f"{metrics.si(self._counts['bytes'])}B")
+        parts.append(f"{terminal.si(self._counts['bytes'])}B")
         if self._counts["tokens"]:
-            parts.append(f"{metrics.si(self._counts['tokens'])} tokens")
+            parts.append(f"{terminal.si(self._counts['tokens'])} tokens")
         parts.append(f"{self._pass_bytes / 1e6 / max(seconds, 1e-9):.1f} MB/s")
         units_done = self._units - self._units_left
         left = seconds * self._units_left / units_done if units_done else math.inf
-        parts.append(f"{metrics.duration(left)} left" if math.isfinite(left) else "")
+        parts.append(f"{terminal.duration(left)} left" if math.isfinite(left) else "")
         failures = f"{self._failures:,} left out" if self._failures else ""
         return "  ".join(filter(None, [*parts, failures]))
 
@@ -204,7 +204,7 @@ def _summary(order, report: dict) -> str:
     if (duplicates := report["duplicates"]) is not None:
         parts.append(
             f"duplicates: {duplicates['removed']:,} of {duplicates['documents']:,} documents removed"
-            f" ({duplicates['equal']:,} equal, {duplicates['near']:,} near), {metrics.si(duplicates['bytes'])}B"
+            f" ({duplicates['equal']:,} equal, {duplicates['near']:,} near), {terminal.si(duplicates['bytes'])}B"
         )
     parts += _failures(report["failures"])
     if report.get("made_before"):
@@ -257,9 +257,9 @@ def _failures(failures: dict) -> list[str]:
 
 def _performance(n: dict) -> str:
     return (
-        f"{metrics.duration(n['seconds'])}, {n['mb_per_second']:.1f} MB/s; {n['mb_per_core_second']:.2f} MB per CPU second"
-        f" ({n['tokenising_seconds']:.1f} of {n['cpu_seconds']:.1f} s tokenising); memory: {metrics.si(n['peak_bytes'])}B,"
-        f" and at most {metrics.si(n['worker_peak_bytes'])}B a worker"
+        f"{terminal.duration(n['seconds'])}, {n['mb_per_second']:.1f} MB/s; {n['mb_per_core_second']:.2f} MB per CPU second"
+        f" ({n['tokenising_seconds']:.1f} of {n['cpu_seconds']:.1f} s tokenising); memory: {terminal.si(n['peak_bytes'])}B,"
+        f" and at most {terminal.si(n['worker_peak_bytes'])}B a worker"
     )
 
 
@@ -291,7 +291,7 @@ def _dry_table(order, facts: dict) -> str:
     parts = [
         f"{order.spec}: {facts['units']} parts in {facts['num_shards']} shards by {facts['workers']} workers; tokenizer"
         f" {facts['tokenizer']['kind']} of {facts['tokenizer']['vocab_size']:,} tokens",
-        f"the first {metrics.si(n['bytes'])}B: {n['kept_documents']:,} documents of {n['documents']:,},"
+        f"the first {terminal.si(n['bytes'])}B: {n['kept_documents']:,} documents of {n['documents']:,},"
         f" {n['tokens']:,} tokens{ratio}, {n['mb_per_core_second']:.2f} MB per CPU second",
     ]
     if facts["cleaning"] is not None:

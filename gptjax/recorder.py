@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from gptjax import flops, hardware, metrics, report, schedule, skipping
-from gptjax.recovery import Diverged, Rewinds
+from gptjax.errors import Diverged
+from gptjax.schedule import Rewinds
 
 
 class Recorder:

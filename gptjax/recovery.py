@@ -14,59 +14,8 @@ time. So what is left out need not be written when it is decided: a run killed a
 checkpoint, goes wrong in the same way and decides the same. Later checkpoints carry it in their manifest. Needs no JAX.
 """
 
-import dataclasses
-
-from gptjax import schedule
-
-
-class Diverged(Exception):
-    """step: steps taken, with the bad one. first_bad: index of the first bad step."""
-
-    def __init__(self, step: int, why: str, first_bad: int | None = None):
-        self.step, self.why = step, why
-        self.first_bad = step - 1 if first_bad is None else first_bad
-        super().__init__(f"{why} at step {step}: stopped")
-
-
-class NoWayBack(Exception):
-    """A run that has checkpoints, but none from before it went wrong."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Rewinds:
-    """How often a run went back, and the rows of text it left out: windows of (step that goes on behind them, rows)."""
-
-    count: int = 0
-    windows: tuple[tuple[int, int], ...] = ()
-
-    def first_row(self, config, step: int) -> int:
-        """The first row of text that a step reads."""
-        return schedule.rows_before(config, step) + sum(rows for first, rows in self.windows if first <= step)
-
-    def read_before(self, config, step: int) -> list[tuple[int, int]]:
-        """(first, stop) of all rows that the steps before this one have read."""
-        edges = [0, *(first for first, _ in self.windows if 0 < first < step), step]
-        pairs = [(self.first_row(config, a), schedule.rows_before(config, b) - schedule.rows_before(config, a))
-                 for a, b in zip(edges, edges[1:])]  # fmt: skip
-        return [(first, first + rows) for first, rows in pairs]
-
-    def said(self, config, step: int, error: Diverged) -> str:
-        """Of the last rollback, for people."""
-        return (
-            f"gptjax: {error.why} at step {error.step}: rollback {self.count} of {config.train.max_rollbacks}, to step"
-            f" {step}; the {self.windows[-1][1]:,} rows of text from there on are left out"
-        )
-
-    def as_dict(self) -> dict:
-        """For a manifest, or the log; nothing for a run that never went back."""
-        return {"rollbacks": self.count, "skipped_rows": [list(w) for w in self.windows]} if self.count else {}
-
-    @classmethod
-    def from_dict(cls, data: dict) -> "Rewinds":
-        return cls(data.get("rollbacks", 0), tuple((step, rows) for step, rows in data.get("skipped_rows", ())))
-
-
-NO_REWINDS = Rewinds()
+from gptjax.errors import Diverged
+from gptjax.schedule import Rewinds
 
 
 def rewound(config, now: Rewinds, known: Rewinds, step: int, error: Diverged) -> Rewinds:

@@ -7,7 +7,7 @@ from gptjax.errors import UserError
 from gptjax.generation.engine import Engine
 from gptjax.generation.settings import Settings
 from gptjax.generation.text import generate
-from gptjax.metrics import duration, si
+from gptjax.terminal import duration, si
 
 
 def header(session, directory, resumed: bool) -> list[str]:

@@ -21,8 +21,9 @@ import time
 
 from etils import epath
 
+import gptjax
 from gptjax import config as config_module
-from gptjax import config_file, consistency, flops, folder_kinds, metrics, recovery, validity
+from gptjax import config_file, consistency, flops, folder_kinds, metrics, schedule, validity
 from gptjax.errors import UserError, did_you_mean, first_line
 
 TOOLS = ("test", "notebooks")  # extras of gptjax that decide no number
@@ -136,13 +137,13 @@ class RunDirectory:
         steps = self.steps()
         return validity.description(self.checkpoints / str(steps[-1])).get("config") if steps else None
 
-    def rewinds(self) -> recovery.Rewinds:
+    def rewinds(self) -> schedule.Rewinds:
         """What text the run left out: as its newest checkpoint says, or metrics.jsonl of a rollback since."""
         steps = self.steps()
         saved = validity.description(self.checkpoints / str(steps[-1]))["data"] if steps else {}
         rows = metrics.read_metrics(self.metrics, "event") if self.metrics.exists() else []
         known = [saved, *(row for row in rows if row["event"] == "rolled_back")]
-        return max(map(recovery.Rewinds.from_dict, known), key=lambda rewinds: rewinds.count)
+        return max(map(schedule.Rewinds.from_dict, known), key=lambda rewinds: rewinds.count)
 
     def manifest(self) -> dict:
         """Where the run came from. Raises UserError: it is missing, or damaged."""
@@ -306,7 +307,7 @@ def _version(package: str) -> str | None:
 
 def code_digest() -> str:
     """SHA-256 of gptjax's files as they lie there, which a revision does not tell of."""
-    here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
+    here, digest = pathlib.Path(gptjax.__file__).parent, hashlib.sha256()
     for file in sorted(here.rglob("*.py")):
         digest.update(f"{file.relative_to(here)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
@@ -314,7 +315,7 @@ def code_digest() -> str:
 
 def _git() -> dict | None:
     """Revision of the code that runs, and whether files were changed since; None outside a git checkout."""
-    here = epath.Path(__file__).parent
+    here = epath.Path(gptjax.__file__).parent
 
     def git(*args):
         return subprocess.run(

@@ -18,7 +18,7 @@ import time
 
 from etils import epath
 
-from gptjax import interrupt, validity
+from gptjax import errors, validity
 from gptjax.errors import DirectoryMoved, DirectoryTaken, SaveFailed, UserError
 
 NAME = "writer.lock"
@@ -266,7 +266,7 @@ class Lease:
     def _lost(self, other: dict) -> None:
         """This process was out of reach for too long."""
         print(f"gptjax: {_taken_over(self._file, other)}", file=sys.stderr, flush=True)
-        os._exit(interrupt.PEER_LOST)
+        os._exit(errors.PEER_LOST)
 
     def check(self) -> None:
         """Nothing to do: the thread looks every few seconds, and writes a file anew that was removed."""

@@ -1,14 +1,15 @@
-"""What a step does, as arithmetic on the host: its batch size, the rows it reads, its learning rate.
+"""What a step does, as arithmetic on the host: its batch size, the rows it reads (also after a rollback), its learning rate.
 
 Everything is a pure function of the config and the step number, in exact integers and float64, so that a resumed
 run, a longer run and a test all agree. Steps count from 0; "after step s" means s + 1 steps are taken.
 """
 
 import bisect
+import dataclasses
 import functools
 import math
 
-from gptjax.errors import choose
+from gptjax.errors import Diverged, choose
 
 # Of wsd: how far beyond its start rounding alone can put a position that is at the start of the cooldown: three halves
 # of float64's epsilon. The square root would make 1e-8 of it, and a branch would leave its trunk before the cooldown.
@@ -142,3 +143,40 @@ def _positions(config, steps_taken: int, in_tokens: bool) -> tuple[int, int, int
     decay_steps = optim.decay_steps or total_steps(config)
     end = optim.decay_tokens if optim.decay_tokens is not None else tokens_before(config, decay_steps)
     return tokens_before(config, steps_taken), warmup, end
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewinds:
+    """How often a run went back, and the rows of text it left out: windows of (step that goes on behind them, rows)."""
+
+    count: int = 0
+    windows: tuple[tuple[int, int], ...] = ()
+
+    def first_row(self, config, step: int) -> int:
+        """The first row of text that a step reads."""
+        return rows_before(config, step) + sum(rows for first, rows in self.windows if first <= step)
+
+    def read_before(self, config, step: int) -> list[tuple[int, int]]:
+        """(first, stop) of all rows that the steps before this one have read."""
+        edges = [0, *(first for first, _ in self.windows if 0 < first < step), step]
+        pairs = [(self.first_row(config, a), rows_before(config, b) - rows_before(config, a))
+                 for a, b in zip(edges, edges[1:])]  # fmt: skip
+        return [(first, first + rows) for first, rows in pairs]
+
+    def said(self, config, step: int, error: Diverged) -> str:
+        """Of the last rollback, for people."""
+        return (
+            f"gptjax: {error.why} at step {error.step}: rollback {self.count} of {config.train.max_rollbacks}, to step"
+            f" {step}; the {self.windows[-1][1]:,} rows of text from there on are left out"
+        )
+
+    def as_dict(self) -> dict:
+        """For a manifest, or the log; nothing for a run that never went back."""
+        return {"rollbacks": self.count, "skipped_rows": [list(w) for w in self.windows]} if self.count else {}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> "Rewinds":
+        return cls(data.get("rollbacks", 0), tuple((step, rows) for step, rows in data.get("skipped_rows", ())))
+
+
+NO_REWINDS = Rewinds()

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from gptjax import compiling, evaluate, loss, numerics, pipeline, sharding
+from gptjax import compiling, loss, numerics, pipeline, placement, sharding
 from gptjax.config import MeshConfig
 from gptjax.errors import UserError
 
@@ -151,7 +151,7 @@ def _on_mesh(batch, length: int, count: int, mesh):
     for i, (tokens, _) in enumerate(batch):
         token_BT[i, : len(tokens)] = tokens
     read = lambda start, stop: {"token_BT": token_BT[start:stop]}  # noqa: E731
-    return evaluate.device_batch(read, count, sharding.batch_sharding(mesh))["token_BT"]
+    return placement.device_batch(read, count, sharding.batch_sharding(mesh))["token_BT"]
 
 
 def _scores(batch, on_device) -> dict:

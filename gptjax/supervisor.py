@@ -23,22 +23,22 @@ import sys
 import time
 import typing
 
-from gptjax import interrupt
+from gptjax import errors, interrupt
 from gptjax.errors import UserError
 
 GAVE_UP = 79  # restarting did not help; nothing that runs the supervisor should try again
 FINAL = {
     0: "done",
-    interrupt.USER_ERROR: "a mistake in the command or the config",
-    interrupt.DIVERGED: "the loss diverged",
-    interrupt.MOVED: "the run directory was moved or removed",
+    errors.USER_ERROR: "a mistake in the command or the config",
+    errors.DIVERGED: "the loss diverged",
+    errors.MOVED: "the run directory was moved or removed",
     GAVE_UP: "restarting did not help",
 }
 PASSING = {  # the codes of gptjax train that a restart may mend
-    interrupt.SAVE_FAILED: "a checkpoint could not be written, or another disk or network error",
-    interrupt.SAVED_AND_STOPPED: "saved and stopped",
-    interrupt.STALLED: "no step for too long",
-    interrupt.PEER_LOST: "another process of the run was lost",
+    errors.SAVE_FAILED: "a checkpoint could not be written, or another disk or network error",
+    errors.SAVED_AND_STOPPED: "saved and stopped",
+    errors.STALLED: "no step for too long",
+    errors.PEER_LOST: "another process of the run was lost",
 }
 MAX_BACKOFF_SECONDS = 300.0
 
@@ -158,7 +158,7 @@ class Supervisor(interrupt.SignalHandler):
 
     def _stopped(self, code: int, step: int) -> int:
         say(f"told to stop by {self._stop.name}: the run ended with {describe(code)}; checkpoint of step {step}")
-        return code if code in FINAL else interrupt.SAVED_AND_STOPPED
+        return code if code in FINAL else errors.SAVED_AND_STOPPED
 
     def _give_up(self, why: str) -> int:
         say(f"giving up: {why}")
@@ -239,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
         return supervise(lambda: start_process(command), lambda: checkpoint_step(args.workdir), Limits.from_args(args))
     except UserError as error:
         print(f"supervisor: {error}", file=sys.stderr)
-        return interrupt.USER_ERROR
+        return errors.USER_ERROR
 
 
 if __name__ == "__main__":

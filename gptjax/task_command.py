@@ -3,7 +3,7 @@
 import json
 import sys
 
-from gptjax import bounds, metrics
+from gptjax import bounds, terminal
 from gptjax.errors import UserError
 
 FLAGS = ("num_fewshot", "limit")
@@ -54,7 +54,7 @@ def run(args, steps: list[int], why: str, load, should_stop) -> int | None:
     from gptjax import harness
 
     facts = {"workdir": args.workdir, "chosen": why, "parameters": "ema" if args.ema else "params", "steps": []}
-    progress = metrics.Progress(sys.stderr)
+    progress = terminal.Progress(sys.stderr)
     for step in steps:
         lm = harness.GptjaxLM(load(step), args.batch_size, should_stop, _reporter(progress, step))
         try:
@@ -68,7 +68,7 @@ def run(args, steps: list[int], why: str, load, should_stop) -> int | None:
             print(f"step {step} of {args.workdir} ({why})\n{tasks.table(results)}", flush=True)
     if args.json:
         only = facts.pop("steps") if len(steps) == 1 and args.step != "all" else None
-        print(json.dumps(metrics.finite(facts | (only[0] if only else {})), indent=2))
+        print(json.dumps(terminal.finite(facts | (only[0] if only else {})), indent=2))
     return None
 
 

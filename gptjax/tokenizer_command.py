@@ -93,7 +93,7 @@ def _train(args) -> None:
     from gptjax.data import tokenizers
     from gptjax.data.hashing import is_held_out
     from gptjax.data.tokenizers import sentencepiece
-    from gptjax.metrics import Progress
+    from gptjax.terminal import Progress
 
     symbols = tokenizers.parse_symbols(args.special)
     _check_flags(args, symbols)
@@ -155,7 +155,7 @@ def _watched(lines, train_bytes: int, progress):
 @contextlib.contextmanager
 def _clock(progress, doing: str):
     """A live line with the time since. SentencePiece says nothing of how far it is, but leaves Python's lock."""
-    from gptjax.metrics import duration
+    from gptjax.terminal import duration
 
     done, began = threading.Event(), time.monotonic()
 

@@ -22,6 +22,7 @@ from gptjax import (
     consistency,
     data,
     distributed,
+    errors,
     evaluate,
     interrupt,
     keeper,
@@ -32,21 +33,23 @@ from gptjax import (
     runlock,
     schedule,
     task_evaluation,
+    terminal,
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
 from gptjax.coordination import PeerLost
 from gptjax.data import tokenizers
-from gptjax.errors import UserError
+from gptjax.errors import Diverged, NoWayBack, UserError
 from gptjax.feed import Feed, Inputs
 from gptjax.recorder import Recorder
-from gptjax.recovery import Diverged, NoWayBack, Rewinds, advice, rewound
+from gptjax.recovery import advice, rewound
 from gptjax.saving import CheckpointFailed
+from gptjax.schedule import Rewinds
 from gptjax.session import Session, prepare, with_executable
 
 
 def train(config, workdir: str, allowed_changes: tuple = (), executable_path: str | None = None, origin=None) -> int:
-    """Trains, or goes on with the run in workdir. Returns the exit code: 0 or one of `interrupt`.
+    """Trains, or goes on with the run in workdir. Returns the exit code: 0 or one of `errors`.
 
     executable_path: a train step that `gptjax plan --save_executable` compiled for this config.
     origin: a branching.Origin that a new run begins with.
@@ -59,7 +62,7 @@ def train(config, workdir: str, allowed_changes: tuple = (), executable_path: st
             peers = distributed.start()
         except PeerLost as error:
             print(f"gptjax: {error}", file=sys.stderr)
-            return interrupt.PEER_LOST
+            return errors.PEER_LOST
         try:
             directory = rundir.open_run(workdir)
             if peers.index == 0:
@@ -79,7 +82,7 @@ def _train_together(config, directory, allowed_changes, executable_path, origin,
         watchdog.Watchdog(directory.path, peers.index, config, peers.leave) as dog,
         open(os.devnull, "w") as nowhere,
     ):
-        progress = metrics.Progress(nowhere if peers.index else sys.stderr)
+        progress = terminal.Progress(nowhere if peers.index else sys.stderr)
         session = prepare(config, alive=dog.alive)
         if executable_path is not None:
             session = with_executable(session, executable_path)
@@ -247,7 +250,7 @@ class Loop:
             self._evaluate_tasks()
         while (error := self._train_on()) is not None:
             if not self._roll_back(error):
-                return interrupt.DIVERGED
+                return errors.DIVERGED
         return self.end()
 
     def end(self) -> int:
@@ -257,7 +260,7 @@ class Loop:
             last = self.keeper.saved_step
             saved = f"saved step {last}" if last > 0 else "stopped before the first step"
             self.progress.message(f"{who}{saved}; run the same command again to go on")
-            return interrupt.SAVED_AND_STOPPED
+            return errors.SAVED_AND_STOPPED
         self.progress.close()
         for line in self.tasks.ending():
             self.progress.message(line)

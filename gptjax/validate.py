@@ -9,6 +9,7 @@ import math
 
 from gptjax import bounds
 from gptjax.errors import UserError, shorten
+from gptjax.mixture_weights import check_weights
 
 MOST_RAMP_SIZES = 1000
 
@@ -184,7 +185,6 @@ def _check_mixture(d) -> None:
         starts == sorted(set(starts)) and all(start > 0 for start in starts),
         f"data.weight_stages start at {starts} tokens; expected increasing numbers above 0 (before them data.weights hold).",
     )
-    from gptjax.data.mixture import check_weights  # the package imports config
 
     weights = d.weights or dict.fromkeys(d.mixture, 1.0)
     check_weights(tuple(d.mixture), [weights, *(later for _, later in d.weight_stages)])

@@ -17,7 +17,7 @@ import threading
 import time
 
 from gptjax import coordination
-from gptjax.interrupt import STALLED
+from gptjax.errors import STALLED
 
 LOOK_SECONDS = 0.5
 STEPS_KNOWN = 5  # before there are so many, no median is trusted

@@ -18,7 +18,7 @@ import typing
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gptjax import supervisor  # noqa: E402
+from gptjax import errors, supervisor  # noqa: E402
 from gptjax.errors import UserError  # noqa: E402
 
 
@@ -62,7 +62,7 @@ def main(description: str, add_flags: typing.Callable, launch: typing.Callable, 
         return launch(args) or 0
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
-        return supervisor.interrupt.USER_ERROR
+        return errors.USER_ERROR
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130

@@ -22,7 +22,7 @@ import threading
 import time
 
 import common
-from common import UserError, supervisor
+from common import UserError, errors, supervisor
 
 LAUNCHED = {"GPTJAX_LAUNCHED_BY": "launch/local.py"}  # so that messages blame no variable which the user has not set
 HOST_DEVICES = "--xla_force_host_platform_device_count"
@@ -180,8 +180,8 @@ class Group:
 
 def failures(codes: dict[int, int]) -> list[int]:
     """The codes of processes that neither finished nor saved, the likeliest cause first."""
-    failed = [code for code in codes.values() if code not in (0, supervisor.interrupt.SAVED_AND_STOPPED)]
-    return sorted(failed, key=lambda code: code == supervisor.interrupt.PEER_LOST)
+    failed = [code for code in codes.values() if code not in (0, errors.SAVED_AND_STOPPED)]
+    return sorted(failed, key=lambda code: code == errors.PEER_LOST)
 
 
 @dataclasses.dataclass

@@ -16,7 +16,7 @@ import string
 import sys
 
 import common
-from common import ROOT, UserError, supervisor
+from common import ROOT, UserError, errors, supervisor
 
 SIGNAL_EARLY_SECONDS = 60  # that --signal of sbatch may come before its time
 
@@ -95,7 +95,7 @@ def batch_script(args, run: common.Run) -> str:
         directory=shlex.quote(os.getcwd()),
         command=shlex.join(run.supervised_command(sys.executable, limits)),
         wait_seconds=max(600, args.save_seconds),
-        saved=supervisor.interrupt.SAVED_AND_STOPPED,
+        saved=errors.SAVED_AND_STOPPED,
         max_restarts=limits.max_restarts,
     )
 

@@ -14,7 +14,7 @@ import sys
 
 import common
 import tpu
-from common import ROOT, UserError, supervisor
+from common import ROOT, UserError, errors, supervisor
 
 INSTALL_XPK = "pip install xpk, see https://github.com/AI-Hypercomputer/xpk/blob/main/docs/installation.md"
 INSTALL_GPTJAX = "pip install --quiet -e '.[tpu]' 'etils[epath-gcs]'"
@@ -84,7 +84,7 @@ def create_command(args, run: common.Run, name: str) -> list[str]:
         *image,
         f"--priority={args.priority}",
         f"--max-restarts={limits.max_restarts}",
-        f"--restart-on-exit-codes={supervisor.interrupt.SAVED_AND_STOPPED}",
+        f"--restart-on-exit-codes={errors.SAVED_AND_STOPPED}",
         f"--termination-grace-period-seconds={SAVE_SECONDS}",
         *place(args),
         *args.xpk_flag,

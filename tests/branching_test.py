@@ -15,8 +15,8 @@ from gptjax import (
     branching,
     catch_up,
     data,
+    errors,
     flops,
-    interrupt,
     keeper,
     metrics,
     noise_scale,
@@ -234,7 +234,7 @@ def test_processes_that_would_branch_elsewhere_do_not_start(config, trunk, tmp_p
     arguments = {0: [*flags, "--branch_step=4"], 1: [*flags, "--branch_step=8"]}
     with runs.processes(config.to_dict(), workdir, tmp_path, 2, 4, arguments=arguments) as both:
         for process in both:
-            process.ends_with(interrupt.USER_ERROR)
+            process.ends_with(errors.USER_ERROR)
             assert "--branch_from" in process.output()
     assert not (workdir / "config.json").exists()
 

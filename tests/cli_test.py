@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gptjax import cli, errors, interrupt
+from gptjax import cli, errors, start
 from gptjax.data.tokenizers.base import definition_hash
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -78,7 +78,7 @@ def test_a_full_disk_is_one_line_and_a_code_that_a_supervisor_restarts():
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-u", "-m", "gptjax", "info", QUICKSTART]
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (ended.returncode, ended.stderr) == (interrupt.SAVE_FAILED, "gptjax: No space left on device\n")
+    assert (ended.returncode, ended.stderr) == (errors.SAVE_FAILED, "gptjax: No space left on device\n")
 
 
 @pytest.mark.parametrize("platform", ["gpu", "cuda", "tpu", "bogus"])
@@ -143,7 +143,7 @@ def test_jax_takes_most_of_a_gpu_unless_the_environment_says_how_much(given, exp
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    cli.start_jax()
+    start.start_jax()
     assert {name: value for name, value in os.environ.items() if name.endswith("CLIENT_MEM_FRACTION")} == expected
 
 

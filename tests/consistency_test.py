@@ -10,7 +10,7 @@ import runs
 from etils import epath
 
 import gptjax
-from gptjax import branching, cli, consistency, interrupt, metrics, rundir, train, validity
+from gptjax import branching, cli, consistency, errors, metrics, rundir, train, validity
 from gptjax.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "checkpoints"
@@ -210,7 +210,7 @@ def test_a_file_of_the_run_that_is_not_its_own_is_refused_by_whatever_reads_it(
 def test_every_command_refuses_an_edited_config(run, command, capsys, tmp_path):
     other_norm(run)
     arguments = {"export": ["--to=hf", f"--out={tmp_path / 'out'}"]}.get(command, [])
-    assert cli.main([command, f"--workdir={run}", *arguments]) == interrupt.USER_ERROR
+    assert cli.main([command, f"--workdir={run}", *arguments]) == errors.USER_ERROR
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         f"gptjax: {run / 'config.json'} is not the config that this run was trained with: manifest.json says what it was:"
@@ -293,7 +293,7 @@ def test_a_run_of_an_older_gptjax_that_goes_on_gets_an_id_and_keeps_its_checkpoi
 def test_json_of_another_kind_is_one_line(run, name, content, capsys):
     (run / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     for command in (["sample"], ["eval"], ["data"]):
-        assert cli.main([*command, f"--workdir={run}"]) == interrupt.USER_ERROR
+        assert cli.main([*command, f"--workdir={run}"]) == errors.USER_ERROR
         [line] = capsys.readouterr().err.splitlines()
         assert f"{run / name}" in line and "restore it" in line
     assert said_by_verify(run, capsys)[name][0] == "unreadable"

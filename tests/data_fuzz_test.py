@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 from array_record.python.array_record_module import ArrayRecordReader
-from data_sources_units_test import array_record, jsonl, parquet, warc, wet
+from source_files import array_record, jsonl, parquet, warc, wet
 
 from gptjax.config import DataConfig
 from gptjax.data import preparation, sources, tokenizers

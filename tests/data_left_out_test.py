@@ -9,7 +9,7 @@ import zoneinfo
 import numpy as np
 import pytest
 import tiktoken
-from data_sources_units_test import array_record, parquet, warc
+from source_files import array_record, parquet, warc
 
 from gptjax.cli import main
 from gptjax.config import DataConfig

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptjax.data.mixture import PERIOD, Mixture
+from gptjax.data.mixture import Mixture
 from gptjax.errors import UserError
+from gptjax.mixture_weights import PERIOD
 
 THREE = {"web": 0.6, "books": 0.3, "code": 0.1}
 EIGHTHS = {"web": 5, "books": 2, "code": 1}  # whole numbers of places

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 import zstandard
-from data_sources_units_test import array_record, jsonl, parquet, wet
+from source_files import array_record, jsonl, parquet, wet
 
 from gptjax.config import DataConfig
 from gptjax.data import sources

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import runs
 
-from gptjax import interrupt, metrics, rundir, schedule, train
+from gptjax import errors, metrics, rundir, schedule, train
 from gptjax.config_file import from_dict
 from gptjax.data import TrainRows, folder, prepare, reading
 from gptjax.data.objectives import NextToken
@@ -142,6 +142,7 @@ def test_what_goes_wrong_in_a_process_that_reads_is_raised_where_its_rows_are_du
 READING = """
 import os, pathlib, pickle, signal, sys
 from gptjax import interrupt
+from gptjax import errors
 from gptjax.data import reading
 
 if __name__ == "__main__":
@@ -278,7 +279,7 @@ def test_a_run_killed_with_two_processes_goes_on_with_one_and_other_readers(mixe
         runs.wait_for_step(run, 14, started[0])
         readers = [pid for process in started for pid in running_children(process.pid)]
         started[1].kill()
-        started[0].ends_with(interrupt.PEER_LOST)
+        started[0].ends_with(errors.PEER_LOST)
     assert len(readers) == 4 and gone(readers)
     assert hashes(run) == hashes(undisturbed)[: len(hashes(run))] and len(hashes(run)) >= 14
     alone = runs.changed(mixed, data=dict(prefetch=2, prefetch_workers=1))
@@ -332,7 +333,7 @@ def test_a_signal_to_all_of_a_job_stops_it_saved_and_leaves_nothing(mixed, undis
         _, stderr = process.communicate(timeout=runs.SECONDS)
     finally:
         process.kill()
-    assert process.returncode == interrupt.SAVED_AND_STOPPED, stderr
+    assert process.returncode == errors.SAVED_AND_STOPPED, stderr
     assert "leaked" not in stderr and "Traceback" not in stderr
     assert len(readers) == 2 and gone(readers)
 

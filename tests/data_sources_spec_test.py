@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import zstandard
-from data_sources_units_test import HTML, jsonl, parquet, warc, wet
+from source_files import HTML, jsonl, parquet, warc, wet
 
 from gptjax.config import Config, DataConfig, TrainConfig
 from gptjax.data import cleaning, sources

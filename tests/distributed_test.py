@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import runs
 
-from gptjax import checkpoint, cli, data, distributed, interrupt, meshes, metrics, rundir, step
+from gptjax import checkpoint, cli, data, distributed, errors, meshes, metrics, rundir, step
 from gptjax.config_file import from_dict
 from gptjax.coordination import Alone
 from gptjax.errors import UserError
@@ -64,7 +64,7 @@ def killed(wide, tmp_path_factory):
         at = time.monotonic()
         started[2].kill()
         for index in (0, 1, 3):
-            end = started[index].ends_with(interrupt.PEER_LOST)
+            end = started[index].ends_with(errors.PEER_LOST)
             assert end - at < 20
             assert "process 2" in last_word(started[index]) and "run the same command again" in last_word(
                 started[index]
@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_with_two_processes_and_then_one_bit_equal(killed, 
         runs.wait_for_step(run, 22, started[0])
         started[1].send_signal(signal.SIGTERM)  # and, in the train loop, the end of this part
         for process in started:
-            process.ends_with(interrupt.SAVED_AND_STOPPED)
+            process.ends_with(errors.SAVED_AND_STOPPED)
         assert "SIGTERM at process 1" in started[0].output() and "resumed from step" in started[0].output()
     saved = rundir.open_run(run).steps()[-1]
     rows = runs.losses(run)
@@ -161,7 +161,7 @@ def test_sigterm_in_an_evaluation_stops_all_at_the_same_step(values, tmp_path):
         runs.wait_for_step(tmp_path / "run", 5, started[0])
         started[1].send_signal(signal.SIGTERM)
         for process in started:
-            process.ends_with(interrupt.SAVED_AND_STOPPED)
+            process.ends_with(errors.SAVED_AND_STOPPED)
     assert not metrics.read_metrics(tmp_path / "run" / "metrics.jsonl", "eval"), "the evaluation was over already"
     assert rundir.open_run(tmp_path / "run").steps() == [5]
     assert runs.train_rows(tmp_path / "run")[-1]["step"] == 5
@@ -179,7 +179,7 @@ def test_a_signal_during_a_save_lets_it_end_and_stops_all_at_the_same_step(value
         runs.wait_until(saving, started[0])
         started[1].send_signal(number)
         for process in started:
-            process.ends_with(interrupt.SAVED_AND_STOPPED)
+            process.ends_with(errors.SAVED_AND_STOPPED)
     assert 10 in run.steps() and run.steps()[-1] == runs.train_rows(run.path)[-1]["step"]
 
 
@@ -188,7 +188,7 @@ def test_without_process_0_the_others_end_and_say_so(values, tmp_path):
         runs.wait_for_step(tmp_path / "run", 3, started[0])
         at = time.monotonic()
         started[0].kill()
-        assert started[1].ends_with(interrupt.PEER_LOST) - at < 20
+        assert started[1].ends_with(errors.PEER_LOST) - at < 20
         assert "process 0" in last_word(started[1]) and "coordinates" in last_word(started[1])
 
 
@@ -199,7 +199,7 @@ def test_a_stopped_peer_is_lost_to_the_others(values, tmp_path):
         runs.wait_for_step(tmp_path / "run", 3, started[0])
         at = time.monotonic()
         started[1].send_signal(signal.SIGSTOP)
-        assert started[0].ends_with(interrupt.PEER_LOST) - at < 20
+        assert started[0].ends_with(errors.PEER_LOST) - at < 20
         assert "process 1" in last_word(started[0])
 
 
@@ -212,7 +212,7 @@ def test_a_checkpoint_by_the_clock_is_written_by_all_at_one_step(values, tmp_pat
         runs.wait_until(lambda: len(run.steps()) >= 3, started[0])
         started[0].send_signal(signal.SIGTERM)
         for process in started:
-            process.ends_with(interrupt.SAVED_AND_STOPPED)
+            process.ends_with(errors.SAVED_AND_STOPPED)
 
 
 # ---- the start
@@ -222,11 +222,11 @@ def test_a_process_that_never_comes_is_named(values, tmp_path):
     with runs.processes(values, tmp_path / "run", tmp_path, 3, 1, GPTJAX_START_SECONDS="8") as started:
         started[1].kill()
         for index in (0, 2):
-            started[index].ends_with(interrupt.PEER_LOST)
+            started[index].ends_with(errors.PEER_LOST)
             assert "process 1 of 3 did not come within 8 s" in last_word(started[index])
     with runs.processes(values, tmp_path / "run", tmp_path, 2, 1, GPTJAX_START_SECONDS="3") as started:
         started[0].kill()
-        started[1].ends_with(interrupt.PEER_LOST)
+        started[1].ends_with(errors.PEER_LOST)
         assert "process 0, which coordinates" in last_word(started[1])
 
 
@@ -245,7 +245,7 @@ def test_processes_with_another_config_code_or_package_are_named_with_what_diffe
     ) as started:
         at = time.monotonic()
         for process in started:
-            assert process.ends_with(interrupt.USER_ERROR) - at < 60
+            assert process.ends_with(errors.USER_ERROR) - at < 60
             message = last_word(process)
             host = os.uname().nodename
             assert f"process 1 ({host}) has another config than process 0 ({host})" in message
@@ -273,7 +273,7 @@ def test_a_user_error_of_one_process_ends_all_with_its_message(values, text, tmp
     values, there = relative(values, text, elsewhere, None)
     with runs.processes(values, tmp_path / "run", tmp_path, 2, 1, **there) as started:
         for process in started:
-            process.ends_with(interrupt.USER_ERROR)
+            process.ends_with(errors.USER_ERROR)
         assert "process 1 " in last_word(started[0]) and "text.txt does not exist" in last_word(started[0])
         assert "text.txt does not exist" in last_word(started[1])
 
@@ -285,7 +285,7 @@ def test_a_process_that_reads_another_text_is_named(values, text, tmp_path):
     values, there = relative(values, text, elsewhere, text.read_text()[::-1])
     with runs.processes(values, tmp_path / "run", tmp_path, 2, 1, **there) as started:
         for process in started:
-            process.ends_with(interrupt.USER_ERROR)
+            process.ends_with(errors.USER_ERROR)
             assert "has another text than process 0" in last_word(process)
 
 
@@ -314,7 +314,7 @@ def test_who_waits_for_anothers_text_is_no_stalled_run_and_notices_its_death(val
     with one_reads_long(values, tmp_path, 12) as (started, _):
         at = time.monotonic()
         started[1].kill()
-        assert started[0].ends_with(interrupt.PEER_LOST) - at < 20
+        assert started[0].ends_with(errors.PEER_LOST) - at < 20
         assert "process 1" in last_word(started[0])
 
 
@@ -326,7 +326,7 @@ def test_a_second_ctrl_c_ends_all_at_once(values, tmp_path, monkeypatch):
         at = time.monotonic()
         started[0].send_signal(signal.SIGINT)
         assert started[0].ends_with(130) - at < 10
-        assert started[1].ends_with(interrupt.PEER_LOST) - at < 20
+        assert started[1].ends_with(errors.PEER_LOST) - at < 20
 
 
 @pytest.mark.slow  # longer than the processes wait for each other elsewhere
@@ -371,7 +371,7 @@ def test_a_time_to_start_that_is_none_is_refused_in_one_line(values, seconds, tm
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("GPTJAX_START_SECONDS", seconds)
     config = runs.write_config(values, tmp_path / "config.py")
-    assert cli.main(["train", config, f"--workdir={tmp_path / 'run'}"]) == interrupt.USER_ERROR
+    assert cli.main(["train", config, f"--workdir={tmp_path / 'run'}"]) == errors.USER_ERROR
     [line] = capsys.readouterr().err.splitlines()
     assert f"GPTJAX_START_SECONDS={seconds} is not a number of seconds" in line
 
@@ -438,6 +438,6 @@ def test_facts_name_every_config_key_source_file_and_package(values):
 @pytest.mark.parametrize("command", [["eval", "--workdir=x"], ["sample", "--workdir=x"]])
 def test_commands_for_one_process_say_so_under_several(command, monkeypatch, capsys):
     monkeypatch.setenv("GPTJAX_NUM_PROCESSES", "4")
-    assert cli.main(command) == interrupt.USER_ERROR
+    assert cli.main(command) == errors.USER_ERROR
     [line] = capsys.readouterr().err.splitlines()
     assert f"gptjax {command[0]} runs in one process" in line and "GPTJAX_NUM_PROCESSES=4" in line

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import evaluate, meshes, sharding
+from gptjax import evaluate, meshes, placement, sharding
 from gptjax.config_file import from_dict
 from gptjax.data import TextStore, Tokens, TokenStore
 from gptjax.data.objectives import NextToken
@@ -73,7 +73,7 @@ def test_a_batch_on_the_mesh_is_the_batch_read_and_every_row_is_read_once():
         reads.append((start, stop))
         return {"token_BT": whole[:, start:stop]}
 
-    batch = evaluate.device_batch(read, 8, sharding.batch_sharding(mesh, leading=1), dim=1)
+    batch = placement.device_batch(read, 8, sharding.batch_sharding(mesh, leading=1), dim=1)
     np.testing.assert_array_equal(batch["token_BT"], whole)
     assert sorted(reads) == [(0, 2), (2, 4), (4, 6), (6, 8)]
 
@@ -104,5 +104,5 @@ def test_a_source_with_too_little_held_out_text_is_named():
 def test_what_a_process_reads_of_a_batch_is_all_that_its_devices_hold(count):
     config = from_dict({"train": {"steps": 1, "batch_size": 8}, "mesh": {"fsdp": count}})
     place = sharding.batch_sharding(meshes.make_mesh(config, jax.devices()[:count]), leading=1)
-    ranges = evaluate.local_rows(8, place, dim=1)
-    assert ranges == evaluate.own_rows(8, place, dim=1) == tuple((a, a + 8 // count) for a in range(0, 8, 8 // count))
+    ranges = placement.local_rows(8, place, dim=1)
+    assert ranges == placement.own_rows(8, place, dim=1) == tuple((a, a + 8 // count) for a in range(0, 8, 8 // count))

@@ -137,7 +137,7 @@ def test_a_signal_ends_an_evaluation_between_two_batches(trained, capsys, number
     code = cli.main(["eval", f"--workdir={trained}", "--stride=1", "--batch_size=8", "--max_tokens=all"])
     sender.join()
     errors = capsys.readouterr().err
-    assert code == interrupt.SAVED_AND_STOPPED and f"{number.name}: stopped; step 6 is not evaluated" in errors
+    assert code == errors.SAVED_AND_STOPPED and f"{number.name}: stopped; step 6 is not evaluated" in errors
 
 
 def test_progress_says_how_far_it_is_and_how_long_it_takes():

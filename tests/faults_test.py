@@ -14,14 +14,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import runs
+from damage import data_file, flip, truncate
 from etils import epath
 
-from gptjax import checkpoint, cli, interrupt, keeper, metrics, rundir, skipping, train, validity, verification
+from gptjax import checkpoint, cli, errors, keeper, metrics, rundir, skipping, train, validity, verification
 from gptjax.config import Config, TrainConfig
 from gptjax.config_file import from_dict
 from gptjax.coordination import Alone
-from gptjax.errors import SaveFailed, UserError
-from gptjax.recovery import NoWayBack
+from gptjax.errors import NoWayBack, SaveFailed, UserError
 from gptjax.step import TrainState
 
 CONFIG = Config(train=TrainConfig(steps=90, batch_size=8)).replace(checkpoint={"keep": 9})
@@ -109,21 +109,6 @@ def trained(values, tmp_path_factory):
 
 
 # ---- damage on disk, one step of three
-
-
-def data_file(step) -> pathlib.Path:
-    """The file with the most of the parameters."""
-    return max((step / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
-
-
-def flip(file, bit=2) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1 << bit
-    file.write_bytes(content)
-
-
-def truncate(file) -> None:
-    os.truncate(file, file.stat().st_size // 2)
 
 
 def empty(step) -> None:
@@ -547,7 +532,7 @@ def test_a_directory_that_cannot_be_written_to_is_one_line_before_the_first_step
     place = small_disk("1m")
     subprocess.run(["mount", "-o", "remount,ro", place], check=True)
     file = runs.write_config(values, tmp_path / "config.py")
-    assert cli.main(["train", file, f"--workdir={place / 'run'}"]) == interrupt.USER_ERROR
+    assert cli.main(["train", file, f"--workdir={place / 'run'}"]) == errors.USER_ERROR
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gptjax: ")]
     assert lines == [
         f"gptjax: --workdir={place / 'run'} cannot be written to: Read-only file system; mount it for writing, or use another."
@@ -578,7 +563,7 @@ from gptjax import checkpoint, distributed, keeper, rundir, validity
 from gptjax.errors import SaveFailed
 from gptjax.step import TrainState
 peers = distributed.start()
-import faults_test
+import damage, faults_test
 mesh = Mesh(np.array(jax.devices()), ("fsdp",))
 halves = NamedSharding(mesh, PartitionSpec("fsdp"))
 whole = np.random.default_rng(0).standard_normal((64, 32), np.float32)
@@ -595,7 +580,7 @@ if peers.index == 0:
         return max((directory.checkpoints / str(step) / "params/ocdbt.process_1").glob("d/*"), key=lambda p: p.stat().length)
     pieces = validity.read_manifest(directory.checkpoints / "30")["arrays"]["params/w"]["pieces"]
     print("pieces", [piece["start"] for piece in pieces])
-    faults_test.flip(own(30))
+    damage.flip(own(30))
     own(20).write_bytes(bytes(255 - byte for byte in own(20).read_bytes()))
 peers.tell("damaged", None)
 said = []
@@ -730,7 +715,7 @@ def test_verify_knows_unverified_and_set_aside_steps_and_files_that_are_gone_or_
     [(["--step=4"], "has no such step; there are: 10"), (["--step=x"], "--step=x is no step; give a number")],
 )
 def test_verify_refuses_a_step_that_is_none_in_one_line(trained, capsys, flags, message):
-    assert cli.main(["verify", f"--workdir={trained}", *flags]) == interrupt.USER_ERROR
+    assert cli.main(["verify", f"--workdir={trained}", *flags]) == errors.USER_ERROR
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from gptjax import cli, folder_kinds
-from gptjax.interrupt import USER_ERROR
+from gptjax.errors import USER_ERROR
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 PREPARE = ["prepare", "--source=text:TEXT", "--tokenizer=bytes"]

@@ -12,7 +12,7 @@ import time
 import pytest
 from launching import CONFIG, ROOT, seen, wait_until
 
-from gptjax import interrupt, metrics, rundir
+from gptjax import errors, metrics, rundir
 
 import common  # isort: skip
 import local  # isort: skip
@@ -58,7 +58,7 @@ def test_a_signal_reaches_every_process_and_75_means_that_all_have_saved(group, 
     job = group(SAVE, SAVE)
     wait_until(lambda: seen(capfd).count("ready") == 2)
     job.send_signal(signal.SIGTERM)
-    assert job.wait() == interrupt.SAVED_AND_STOPPED
+    assert job.wait() == errors.SAVED_AND_STOPPED
 
 
 def test_the_code_is_that_of_the_process_that_failed_first_and_not_of_those_that_lost_it(group, capfd):
@@ -172,7 +172,7 @@ def test_sigterm_to_the_launcher_saves_the_run_and_exits_with_75(start_local, tm
     wait_for_step(tmp_path / "run", 10, process)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == interrupt.SAVED_AND_STOPPED, output
+    assert process.returncode == errors.SAVED_AND_STOPPED, output
     assert "Traceback" not in output and "told to stop by SIGTERM" in output
     assert rundir.open_run(str(tmp_path / "run")).steps()[-1] == logged_losses(tmp_path / "run")[-1][0]
 

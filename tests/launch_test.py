@@ -12,7 +12,7 @@ import pytest
 import yaml
 from launching import CONFIG, LAUNCHES, MODULES, ROOT, TRAIN, dry_run, launch, program
 
-from gptjax import cli, config_file, data, interrupt, supervisor
+from gptjax import cli, config_file, data, errors, supervisor
 
 import slurm  # isort: skip
 import tpu  # isort: skip
@@ -242,7 +242,7 @@ def sky():
 
 def test_the_skypilot_file_recovers_what_has_saved_on_spot_machines(sky):
     assert sky["resources"]["use_spot"] is True
-    assert sky["resources"]["job_recovery"] == {"recover_on_exit_codes": [interrupt.SAVED_AND_STOPPED]}
+    assert sky["resources"]["job_recovery"] == {"recover_on_exit_codes": [errors.SAVED_AND_STOPPED]}
     assert sky["envs"]["WORKDIR"] is None and (ROOT / sky["envs"]["CONFIG"]).exists()
     for part in ("setup", "run"):
         assert subprocess.run(["bash", "-n"], input=sky[part], text=True, capture_output=True).stderr == ""

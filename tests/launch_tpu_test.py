@@ -11,7 +11,7 @@ import threading
 import pytest
 from launching import ROOT, TRAIN, launch, program, seen, wait_until
 
-from gptjax import interrupt, supervisor
+from gptjax import errors, supervisor
 
 import tpu  # isort: skip
 import tpu_queued_resource  # isort: skip
@@ -236,7 +236,7 @@ def test_ctrl_c_while_waiting_deletes_the_request(cloud):
     wait_until(lambda: (cloud / "state").exists())
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=30)
-    assert process.returncode == interrupt.SAVED_AND_STOPPED and rest.splitlines()[-1] == "launch: deleted"
+    assert process.returncode == errors.SAVED_AND_STOPPED and rest.splitlines()[-1] == "launch: deleted"
     assert not (cloud / "state").exists()
 
 
@@ -247,7 +247,7 @@ def test_ctrl_c_during_the_run_saves_on_every_host_and_deletes(cloud):
     read_until(process, "host ")
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=30)
-    assert process.returncode == interrupt.SAVED_AND_STOPPED and "saved" in rest, rest
+    assert process.returncode == errors.SAVED_AND_STOPPED and "saved" in rest, rest
     assert rest.splitlines()[-1] == "launch: deleted" and not (cloud / "state").exists()
     assert sum("kill -TERM" in line and "--worker=all" in line for line in (cloud / "calls.txt").open()) == 1
 

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from faults_test import data_file, flip, truncate
+from damage import data_file, flip, truncate
 from saving_test import lines_of_two
 
 LOADS = """

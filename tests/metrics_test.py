@@ -5,7 +5,7 @@ import math
 import pytest
 from etils import epath
 
-from gptjax import metrics
+from gptjax import metrics, terminal
 
 
 def log(directory, resume_step=0):
@@ -51,7 +51,7 @@ def test_float32_losses_survive_the_file_bit_for_bit(tmp_path):
 
 def test_progress_without_a_terminal_prints_whole_lines_now_and_then():
     stream = io.StringIO()
-    progress = metrics.Progress(stream, seconds_between_lines=3600)
+    progress = terminal.Progress(stream, seconds_between_lines=3600)
     for step in range(5):
         progress.update(f"step {step}")
     progress.message("note")
@@ -65,7 +65,7 @@ def test_progress_on_a_terminal_overwrites_its_line():
             return True
 
     stream = Terminal()
-    progress = metrics.Progress(stream)
+    progress = terminal.Progress(stream)
     progress.update("a long first line")
     progress.update("short")
     assert stream.getvalue() == "\ra long first line\rshort            "
@@ -73,11 +73,11 @@ def test_progress_on_a_terminal_overwrites_its_line():
 
 @pytest.mark.parametrize("seconds,text", [(0.4, "0:00"), (61, "1:01"), (3600 + 5, "1:00:05"), (90_000, "25:00:00")])
 def test_durations_read_as_clocks_do(seconds, text):
-    assert metrics.duration(seconds) == text
+    assert terminal.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     "value,text", [(0, "0"), (999, "999"), (999.6, "1k"), (124_439_808, "124M"), (3.14e23, "314Z")]
 )
 def test_large_numbers_are_shown_with_si_prefixes(value, text):
-    assert metrics.si(value) == text
+    assert terminal.si(value) == text

@@ -8,7 +8,7 @@ import resource
 
 import preparing
 import pytest
-from data_sources_units_test import warc
+from source_files import warc
 
 from gptjax.cli import main
 from gptjax.data import open_folder

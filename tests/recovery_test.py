@@ -9,11 +9,12 @@ import pytest
 import runs
 from runs import assert_same_state, losses, train_rows
 
-from gptjax import cli, data, interrupt, metrics, rundir, schedule, train
+from gptjax import cli, data, errors, metrics, rundir, schedule, train
 from gptjax.config import Config, TrainConfig
 from gptjax.config_file import from_dict
-from gptjax.errors import UserError
-from gptjax.recovery import NO_REWINDS, Diverged, Rewinds, rewound
+from gptjax.errors import Diverged, UserError
+from gptjax.recovery import rewound
+from gptjax.schedule import NO_REWINDS, Rewinds
 
 L, B, STEPS = 16, 8, 32
 NOISE = range(17, 24)  # steps, if no text is left out
@@ -101,7 +102,7 @@ def test_a_run_that_gave_up_goes_on_as_if_it_had_been_allowed_another_rollback(r
     """It ends between its first rollback and the next checkpoint, which knows nothing of it: all is decided once more."""
     workdir = tmp_path / "run"
     once = runs.changed(spiky, train=dict(max_rollbacks=1))
-    assert train.train(from_dict(once), str(workdir)) == interrupt.DIVERGED
+    assert train.train(from_dict(once), str(workdir)) == errors.DIVERGED
     said = capfd.readouterr().err
     assert "rollback 1 of 1, to step 12; the 64 rows of text" in said and "Traceback" not in said
     assert (
@@ -131,7 +132,7 @@ def test_a_run_resumed_after_a_rollback_leaves_out_the_same_text(recovered, spik
 def test_without_skipping_a_run_that_diverges_has_its_rollbacks_and_then_says_what_may_help(spiky, tmp_path, capfd):
     optim = dict(skip="none", warmup_steps=None, schedule="constant", peak_lr=1e30)
     wild = runs.changed(spiky, optim=optim, train=dict(rollback_margin=3))
-    assert train.train(from_dict(wild), str(tmp_path)) == interrupt.DIVERGED
+    assert train.train(from_dict(wild), str(tmp_path)) == errors.DIVERGED
     said = capfd.readouterr().err
     assert "param_norm is" in said and "no checkpoint yet after 2 of train.max_rollbacks=2 rollbacks" in said
     assert "optim.skip='nonfinite'" in said

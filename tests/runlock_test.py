@@ -10,7 +10,7 @@ import time
 import pytest
 import runs
 
-from gptjax import cli, interrupt, metrics, rundir, runlock, supervisor
+from gptjax import cli, errors, metrics, rundir, runlock, supervisor
 from gptjax.errors import DirectoryMoved, DirectoryTaken, UserError
 
 HOLD = """
@@ -115,14 +115,14 @@ def test_who_lost_its_lease_to_another_ends(tmp_path):
     )
     assert process.stdout.readline() == "held\n"
     (tmp_path / runlock.NAME).write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "another"}))
-    assert process.wait(10) == interrupt.PEER_LOST
+    assert process.wait(10) == errors.PEER_LOST
     assert "process 1 on elsewhere has taken over" in process.stderr.read()
 
 
 def test_a_second_training_run_in_a_directory_is_refused_in_one_line(values, tmp_path, capsys):
     config = runs.write_config(values, tmp_path / "config.py")
     with runlock.hold(tmp_path / "run"):
-        assert cli.main(["train", config, f"--workdir={tmp_path / 'run'}"]) == interrupt.USER_ERROR
+        assert cli.main(["train", config, f"--workdir={tmp_path / 'run'}"]) == errors.USER_ERROR
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gptjax: ")]
     assert len(lines) == 1 and f"is being written to by process {os.getpid()} on" in lines[0]
     assert [path.name for path in (tmp_path / "run").iterdir()] == [runlock.NAME], "nothing was written"
@@ -197,10 +197,10 @@ def test_a_run_whose_directory_is_moved_ends_with_a_code_of_its_own_and_says_whe
     process, run = long_run(values, tmp_path)
     runs.wait_until(run.steps, process)
     (tmp_path / "run").rename(tmp_path / "moved")
-    line = last_line(process, interrupt.MOVED)
+    line = last_line(process, errors.MOVED)
     assert f"was moved to {tmp_path}/moved while it was trained; there " in line and "whole by names and sizes" in line
     assert not (tmp_path / "run" / "config.json").exists(), "no other run was begun in its place"
-    assert interrupt.MOVED in supervisor.FINAL
+    assert errors.MOVED in supervisor.FINAL
 
 
 def test_a_run_whose_checkpoints_are_removed_says_what_is_there_and_saves_the_next(values, tmp_path):
@@ -218,9 +218,9 @@ def test_a_run_whose_checkpoints_are_removed_says_what_is_there_and_saves_the_ne
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=runs.SECONDS)
-    assert process.returncode in (interrupt.SAVED_AND_STOPPED, interrupt.SAVE_FAILED), stderr
+    assert process.returncode in (errors.SAVED_AND_STOPPED, errors.SAVE_FAILED), stderr
     assert "is gone; those that follow" in stderr or "there is no checkpoint" in stderr, stderr
-    assert run.steps() or process.returncode == interrupt.SAVE_FAILED
+    assert run.steps() or process.returncode == errors.SAVE_FAILED
 
 
 def test_a_run_whose_lock_another_writer_has_ends_before_it_saves(values, tmp_path):
@@ -229,7 +229,7 @@ def test_a_run_whose_lock_another_writer_has_ends_before_it_saves(values, tmp_pa
     (tmp_path / "run" / runlock.NAME).unlink()
     with (tmp_path / "run" / runlock.NAME).open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert "has taken over --workdir=" in last_line(process, interrupt.PEER_LOST)
+        assert "has taken over --workdir=" in last_line(process, errors.PEER_LOST)
 
 
 def test_a_file_that_goes_wrong_while_a_run_goes_on_is_no_mistake_in_the_command(values, tmp_path):
@@ -237,5 +237,5 @@ def test_a_file_that_goes_wrong_while_a_run_goes_on_is_no_mistake_in_the_command
     runs.wait_until(run.steps, process)
     run.metrics.unlink()
     run.metrics.mkdir()
-    line = last_line(process, interrupt.SAVE_FAILED)
+    line = last_line(process, errors.SAVE_FAILED)
     assert "Is a directory: " in line and "metrics.jsonl; run the same command again to go on" in line

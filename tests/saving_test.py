@@ -8,7 +8,7 @@ import time
 
 import runs
 
-from gptjax import interrupt, rundir
+from gptjax import errors, rundir
 from gptjax.saving import CheckpointFailed
 
 SAVES = """
@@ -101,7 +101,7 @@ def test_a_run_of_two_whose_first_process_cannot_save_ends_with_its_reason_in_bo
         (folder / "5").write_text("in the way")  # long before step 5: the step is still to be compiled
         at = time.monotonic()
         for process in started:
-            process.ends_with(interrupt.SAVE_FAILED)
+            process.ends_with(errors.SAVE_FAILED)
             line = [line for line in process.output().splitlines() if line.startswith("gptjax: ")][-1]
             assert "process 0 (" in line and "Not a directory" in line and "there is no checkpoint" in line
         assert time.monotonic() - at < 120

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from gptjax import architectures, evaluate, hlo, meshes, optim, sharding, step, topology
+from gptjax import architectures, hlo, meshes, optim, placement, sharding, step, topology
 from gptjax.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 
 MEGABYTE = 2**20
@@ -153,7 +153,7 @@ def test_a_batch_is_read_in_the_parts_that_devices_hold_each_once(dim):
         reads.append((start, stop))
         return {"token": np.take(whole, range(start, stop), dim), "weight": 2 * np.take(whole, range(start, stop), dim)}
 
-    batch = evaluate.device_batch(read, 8, sharding.batch_sharding(mesh, leading=dim), dim=dim)
+    batch = placement.device_batch(read, 8, sharding.batch_sharding(mesh, leading=dim), dim=dim)
     assert sorted(reads) == [(0, 2), (2, 4), (4, 6), (6, 8)]
     np.testing.assert_array_equal(batch["token"], whole)
     np.testing.assert_array_equal(batch["weight"], 2 * whole)
@@ -165,7 +165,9 @@ def test_a_batch_is_read_in_the_parts_that_devices_hold_each_once(dim):
 def test_a_batch_without_a_mesh_of_several_devices_is_read_whole():
     config = large_config(mesh=dict(fsdp=1)).replace(eval=dict(batch_size=3))
     mesh = meshes.make_mesh(config, jax.devices()[:1])
-    batch = evaluate.device_batch(lambda start, stop: {"row": np.arange(start, stop)}, 3, sharding.batch_sharding(mesh))
+    batch = placement.device_batch(
+        lambda start, stop: {"row": np.arange(start, stop)}, 3, sharding.batch_sharding(mesh)
+    )
     np.testing.assert_array_equal(batch["row"], [0, 1, 2])
 
 

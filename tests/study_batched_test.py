@@ -13,7 +13,7 @@ import pytest
 import runs
 
 import gptjax
-from gptjax import interrupt, metrics, rundir, train, validity, watchdog
+from gptjax import errors, metrics, rundir, train, validity, watchdog
 from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 from gptjax.study import batched, grouping, lanes, layout, together
@@ -86,7 +86,7 @@ def test_runs_together_have_the_losses_that_each_has_alone(study, configs, tmp_p
 
 def test_a_run_that_diverges_ends_as_alone_and_the_others_go_on(study):
     folder, codes = study
-    assert codes == {"first": 0, "second": 0, "diverging": interrupt.DIVERGED, "third": 0}
+    assert codes == {"first": 0, "second": 0, "diverging": errors.DIVERGED, "third": 0}
     [event] = [row for row in rows(folder / "runs" / "diverging", "event") if row["event"] == "diverged"]
     assert event["step"] <= 2 and "param_norm" in event["reason"]
     said = (folder / "logs" / "diverging.log").read_text()
@@ -130,7 +130,7 @@ def test_runs_that_were_killed_at_different_checkpoints_go_on_from_the_newest_th
     log.write_text("\n".join(line for line in lines if '"eval", "step": 12' not in line) + "\n")  # else it is over
     before = (tmp_path / "killed" / "runs" / "diverging" / "metrics.jsonl").read_text()
     codes = train_in(tmp_path / "killed", configs)
-    assert codes == {"first": 0, "second": 0, "diverging": interrupt.DIVERGED, "third": 0}
+    assert codes == {"first": 0, "second": 0, "diverging": errors.DIVERGED, "third": 0}
     for key in ("first", "second", "third"):
         events = [row for row in rows(tmp_path / "killed" / "runs" / key, "event") if row["event"] == "resumed"]
         assert [row["step"] for row in events] == [4], key
@@ -160,8 +160,8 @@ def test_runs_that_are_asked_to_stop_save_the_same_step_and_go_on_bit_equal(stud
     with watchdog.Watchdog(here.path, 0, configs["first"]) as dog:
         stop = After(tmp_path / "stopped" / "runs" / "first", 4)
         codes = together.Together(here, configs, jax.devices()[:2], stop, dog).run()
-    stopped = interrupt.SAVED_AND_STOPPED
-    assert codes == {"first": stopped, "second": stopped, "diverging": interrupt.DIVERGED, "third": stopped}
+    stopped = errors.SAVED_AND_STOPPED
+    assert codes == {"first": stopped, "second": stopped, "diverging": errors.DIVERGED, "third": stopped}
     [step] = rundir.open_run(str(here.run("first"))).steps()
     assert 4 <= step < STEPS
     assert all(rundir.open_run(str(here.run(key))).steps() == [step] for key in ("second", "third"))
@@ -259,12 +259,12 @@ def test_runs_of_other_shapes_are_refused_by_what_differs(configs, tmp_path):
 
 
 def test_a_mistake_is_one_line_and_an_exit_file_for_each_run(tmp_path, capsys):
-    assert batched.main([f"--out={tmp_path}", "nowhere", "elsewhere"]) == interrupt.USER_ERROR
+    assert batched.main([f"--out={tmp_path}", "nowhere", "elsewhere"]) == errors.USER_ERROR
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("gptjax: ") and "nowhere.json" in line
     for key in ("nowhere", "elsewhere"):
         written = json.loads((tmp_path / "logs" / f"{key}.exit.json").read_text())
-        assert written["code"] == interrupt.USER_ERROR and written["attempt"] == 1
+        assert written["code"] == errors.USER_ERROR and written["attempt"] == 1
     batched.main([f"--out={tmp_path}", "nowhere"])
     assert json.loads((tmp_path / "logs" / "nowhere.exit.json").read_text())["attempt"] == 2
 
@@ -288,7 +288,7 @@ def test_a_process_killed_at_random_points_comes_to_the_same_end(study, configs,
         process.terminate() if kill == 3 else process.kill()
         process.communicate()
     ended = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, stderr=subprocess.PIPE, text=True)
-    assert ended.returncode == interrupt.DIVERGED, ended.stderr
+    assert ended.returncode == errors.DIVERGED, ended.stderr
     for key, code in codes.items():
         assert json.loads(here.exit(key).read_text())["code"] == code
     assert_bit_equal(folder, tmp_path / "killed")

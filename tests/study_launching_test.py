@@ -7,7 +7,7 @@ import sys
 import pytest
 import studying
 
-from gptjax import cli, interrupt, metrics, rundir, runlock
+from gptjax import cli, errors, rundir, runlock, terminal
 from gptjax.study import declaration, identity, jobs, launching, layout, ledger, run_command, runner, status
 
 PLACE = ["--launcher_flag=--accelerator=v5e-8", "--launcher_flag=--zone=us-west4-a"]
@@ -201,7 +201,7 @@ def test_a_target_starts_as_soon_as_the_prediction_is_written(study):
     directory.run(target.key).rmtree()
     settings = runner.Settings(launching.Launcher("local", ()))
     source = run_command.FileSource(file, batched=False)
-    made = runner.Runner(directory, source, settings, metrics.Progress(io.StringIO()))
+    made = runner.Runner(directory, source, settings, terminal.Progress(io.StringIO()))
     made._declare()
     assert made._ready() == []
     source.predict = lambda where: where.prediction.write_text("{}")
@@ -229,7 +229,7 @@ def test_a_workload_is_found_by_its_name_until_its_attempt_has_ended_and_then_ge
     for last, attempt in (({}, 1), ({"attempt": 3, "code": None}, 3), ({"attempt": 3, "code": 125}, 4)):
         layout.write_json(directory.exit(entry.key), last)
         source, settings = run_command.FileSource(file, batched=False), runner.Settings(launcher)
-        [line] = runner.Runner(directory, source, settings, metrics.Progress(io.StringIO())).dry_run()
+        [line] = runner.Runner(directory, source, settings, terminal.Progress(io.StringIO())).dry_run()
         assert line.count(f"gptjax-{entry.key}-{attempt} ") == 1 and f"completion=gptjax-{entry.key}-{attempt}'" in line
 
 
@@ -242,7 +242,7 @@ def test_a_tuning_run_that_a_group_in_progress_has_among_its_runs_stays_done(stu
     for entry in tuning:
         studying.write_done_run(directory.run(entry.key), entry.steps, results[entry.name])
     source, settings = run_command.FileSource(file, batched=True), runner.Settings(launching.Launcher("local", ()))
-    made = runner.Runner(directory, source, settings, metrics.Progress(io.StringIO()))
+    made = runner.Runner(directory, source, settings, terminal.Progress(io.StringIO()))
     made._declare()
     monkeypatch.setattr(made, "_going", lambda: {entry.key for entry in made._ledger.entries})
     made._ended = {}
@@ -266,7 +266,7 @@ def test_a_study_that_is_done_starts_nothing(study, capsys):
 def test_finished_runs_of_other_code_are_neither_taken_nor_run_again_unasked(study, capsys):
     file, out = study()
     old = finish(file, out, code="other").entries[0]
-    assert run(file, f"--out={out}") == interrupt.USER_ERROR
+    assert run(file, f"--out={out}") == errors.USER_ERROR
     said = capsys.readouterr().err
     assert "1 finished runs" in said and "--accept_code" in said and "--rerun_code" in said and said.count("\n") == 1
     assert entries(file)[0].key in dry_run(capsys, file, f"--out={out}", "--rerun_code")[0]
@@ -280,7 +280,7 @@ def test_a_second_command_on_the_same_folder_is_refused(study, capsys, monkeypat
     monkeypatch.setattr(runlock, "PATIENCE_SECONDS", 0.1)
     file, out = study()
     with runlock.hold(out):
-        assert run(file, f"--out={out}") == interrupt.USER_ERROR
+        assert run(file, f"--out={out}") == errors.USER_ERROR
     assert f"--out={out} is being written to by process" in capsys.readouterr().err
 
 
@@ -313,7 +313,7 @@ MISTAKES = {
 @pytest.mark.parametrize("flags", MISTAKES)
 def test_a_wrong_flag_is_one_line(flags, study, capsys, tmp_path):
     file, out = study()
-    assert run(file, f"--out={out}", *flags.split()) == interrupt.USER_ERROR
+    assert run(file, f"--out={out}", *flags.split()) == errors.USER_ERROR
     said = capsys.readouterr().err
     assert MISTAKES[flags] in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -321,5 +321,5 @@ def test_a_wrong_flag_is_one_line(flags, study, capsys, tmp_path):
 
 def test_a_study_file_that_is_not_there_is_one_line(study, capsys):
     file, out = study()
-    assert run(file.replace("study.py", "stud.py"), f"--out={out}") == interrupt.USER_ERROR
+    assert run(file.replace("study.py", "stud.py"), f"--out={out}") == errors.USER_ERROR
     assert "no such file; did you mean 'study.py'?" in capsys.readouterr().err

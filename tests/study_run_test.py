@@ -9,7 +9,7 @@ import launching
 import pytest
 import studying
 
-from gptjax import interrupt
+from gptjax import errors
 
 MIXED = """tokens=(5120,), grid={"optim.peak_lr": (3e-3, 1e6), "eval.tasks": (None, "no/such/task.yaml")},
         keep=lambda factors: factors["optim.peak_lr"] == 3e-3 or factors["eval.tasks"] is None"""  # 40 steps
@@ -84,7 +84,7 @@ def test_killed_while_it_begins_and_in_the_middle_and_told_to_stop_it_ends_with_
     studying.wait_until(lambda: studying.steps_taken(out) >= 22)
     os.kill(process.pid, signal.SIGTERM)
     said, _ = process.communicate(timeout=studying.SECONDS)
-    assert process.returncode == interrupt.SAVED_AND_STOPPED, said
+    assert process.returncode == errors.SAVED_AND_STOPPED, said
     assert "SIGTERM: stopped; run the same command again to go on" in said
     assert not studying.of_folder(out)
     [stopped] = studying.states(out).values()

@@ -9,7 +9,7 @@ import time
 import pytest
 import runs
 
-from gptjax import cli, config_file, interrupt, metrics, rundir, runlock, validity
+from gptjax import cli, config_file, errors, metrics, rundir, runlock, validity
 from gptjax.errors import UserError
 from gptjax.study import PlannedRun, identity, layout, ledger, status
 from gptjax.study.declaration import Branch
@@ -151,7 +151,7 @@ def test_the_exit_code_of_a_save_leaves_a_run_partial_and_any_other_failed_with_
     without_rows(study, lambda row: row["kind"] == "eval")
     directory.log(found.entries[0].key).parent.mkdir()
     directory.log(found.entries[0].key).write_text("step 1\nValueError: no luck\n\n")
-    for code, state in ((None, "partial"), (0, "partial"), (interrupt.SAVED_AND_STOPPED, "partial"), (137, "failed")):
+    for code, state in ((None, "partial"), (0, "partial"), (errors.SAVED_AND_STOPPED, "partial"), (137, "failed")):
         write_exit(study, code)
         assert of_a(study).state == state, code
     assert of_a(study).reason == "ValueError: no luck (exit code 137)"
@@ -160,7 +160,7 @@ def test_the_exit_code_of_a_save_leaves_a_run_partial_and_any_other_failed_with_
 def test_a_run_is_diverged_until_it_is_resumed(study):
     without_rows(study, lambda row: row["kind"] == "eval")
     metrics.insert(run_of(study).metrics, "event", 6, event="diverged", reason="loss is nan")
-    write_exit(study, interrupt.DIVERGED)
+    write_exit(study, errors.DIVERGED)
     assert (of_a(study).state, of_a(study).reason, of_a(study).loss) == (
         "diverged",
         "loss is nan at step 6",
@@ -242,14 +242,14 @@ def test_status_prints_a_row_for_every_run_and_names_what_is_on_disk_and_not_dec
 
 def test_a_folder_without_a_study_is_one_line_and_the_name_of_one_beside_it(study, capsys):
     directory, _ = study
-    assert cli.main(["study", "status", str(directory.path) + "t"]) == interrupt.USER_ERROR
+    assert cli.main(["study", "status", str(directory.path) + "t"]) == errors.USER_ERROR
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "holds no study.json; did you mean 'out'?" in said
 
 
 def test_a_damaged_study_is_one_line(study, capsys):
     study[0].study.write_text('{"runs": 3}')
-    assert cli.main(["study", "status", str(study[0].path)]) == interrupt.USER_ERROR
+    assert cli.main(["study", "status", str(study[0].path)]) == errors.USER_ERROR
     assert "study.json is damaged" in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from gptjax import interrupt, supervisor
+from gptjax import errors, supervisor
 
 # Takes its orders from plan.json, one a start: a checkpoint to make, then a code to exit with, a signal to die of, or
 # "wait": until SIGTERM, to save another checkpoint then.
@@ -79,7 +79,7 @@ def alive(pid: int) -> bool:
 
 
 def test_a_run_that_crashes_while_it_gains_steps_is_restarted_until_it_is_done(tmp_path):
-    passing = [interrupt.STALLED, interrupt.PEER_LOST, interrupt.SAVE_FAILED, interrupt.SAVED_AND_STOPPED]
+    passing = [errors.STALLED, errors.PEER_LOST, errors.SAVE_FAILED, errors.SAVED_AND_STOPPED]
     endings = [1, -signal.SIGKILL, *passing, 0]
     plan = [[10 * i, ending] for i, ending in enumerate(endings, 1)]
     code, lines = finish(start(tmp_path, plan, "--max_stalled=1"))
@@ -94,7 +94,7 @@ def test_a_run_that_gains_nothing_is_given_up_and_the_last_line_says_where_and_w
     assert "giving up" in lines[-1] and "code 3 at step 20" in lines[-1] and "2 starts in a row" in lines[-1]
 
 
-@pytest.mark.parametrize("code", [2, interrupt.DIVERGED, supervisor.GAVE_UP, interrupt.MOVED])
+@pytest.mark.parametrize("code", [2, errors.DIVERGED, supervisor.GAVE_UP, errors.MOVED])
 def test_an_end_that_a_restart_cannot_mend_is_final(tmp_path, code):
     got, lines = finish(start(tmp_path, [[10, code], [20, 0]]))
     assert got == code and len(starts(tmp_path)) == 1
@@ -113,7 +113,7 @@ def test_a_signal_is_passed_on_the_save_is_waited_for_and_75_tells_to_run_it_aga
     wait_for_start(tmp_path, 1)
     process.send_signal(number)
     code, lines = finish(process)
-    assert code == interrupt.SAVED_AND_STOPPED and "checkpoint of step 15" in lines[-1]
+    assert code == errors.SAVED_AND_STOPPED and "checkpoint of step 15" in lines[-1]
     assert (tmp_path / "checkpoints/15").exists()
     assert len(starts(tmp_path)) == 1 and not alive(starts(tmp_path)[0])
 
@@ -125,7 +125,7 @@ def test_a_signal_during_the_pause_before_a_restart_ends_it_at_once(tmp_path):
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
     code, _ = finish(process)
-    assert code == interrupt.SAVED_AND_STOPPED and time.monotonic() - begun < 5 and len(starts(tmp_path)) == 1
+    assert code == errors.SAVED_AND_STOPPED and time.monotonic() - begun < 5 and len(starts(tmp_path)) == 1
 
 
 def test_a_child_that_was_sent_sigterm_by_somebody_else_is_started_again(tmp_path):

@@ -12,7 +12,7 @@ import runs
 
 pytest.importorskip("lm_eval", reason="needs the extra `eval`")
 
-from gptjax import cli, interrupt, metrics, task_evaluation, train  # noqa: E402
+from gptjax import cli, errors, metrics, task_evaluation, train  # noqa: E402
 from gptjax.config_file import from_dict  # noqa: E402
 from gptjax.errors import UserError  # noqa: E402
 
@@ -148,7 +148,7 @@ def test_a_run_that_went_back_evaluates_tasks_at_the_same_step_again(values, tmp
     going_back = dict(optim=dict(skip="outliers", skip_window=8, skip_sigma=1e-6, peak_lr=0.2, warmup_steps=None))
     going_back |= dict(train=dict(steps=12, max_skips=1, max_rollbacks=1), checkpoint=dict(every_steps=12))
     config = from_dict(runs.changed(with_tasks(values, tasks_every_steps=4, tasks_limit=1), **going_back))
-    assert train.train(config, str(tmp_path)) == interrupt.DIVERGED
+    assert train.train(config, str(tmp_path)) == errors.DIVERGED
     [before] = metrics.read_metrics(tmp_path / "metrics.abandoned-1.jsonl", "tasks")
     assert before["step"] == 4 and list(numbers(tmp_path)) == [4]
 
@@ -171,7 +171,7 @@ def test_tasks_that_sigterm_cut_short_are_made_up_by_the_same_command(values, tr
     config = from_dict(with_tasks(values, every_steps=4, max_tokens=64))
     for step in (8, 12):
         stopper = signal_after_eval(tmp_path, step)
-        assert train.train(config, str(tmp_path)) == interrupt.SAVED_AND_STOPPED
+        assert train.train(config, str(tmp_path)) == errors.SAVED_AND_STOPPED
         stopper.join()
         assert step not in numbers(tmp_path)
     assert train.train(config, str(tmp_path)) == 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from vocabularies import GPT2_FOLDER, MULTILINGUAL, TEXTS, examples
 
-from gptjax import cli, interrupt
+from gptjax import cli, errors
 from gptjax.config import DataConfig
 from gptjax.data import tokenizers
 from gptjax.data.hashing import is_held_out
@@ -131,7 +131,7 @@ def test_a_wrong_request_ends_in_one_line_and_writes_nothing(words, message, tmp
     (tmp_path / "full" / "thesis.tex").write_text("\\begin{document}")
     places = {"FULL": str(tmp_path / "full"), "NEW": str(tmp_path / "new")}
     words = [re.sub("FULL|NEW", lambda found: places[found[0]], word) for word in words]
-    assert cli.main(words) == interrupt.USER_ERROR
+    assert cli.main(words) == errors.USER_ERROR
     said = capsys.readouterr().err.splitlines()
     assert re.search(message.replace("FULL", places["FULL"]), said[-1])
     assert sum(line.startswith("gptjax: ") for line in said) == 1

@@ -2,20 +2,12 @@
 
 import numpy as np
 import pytest
+from tori import torus
 
 from gptjax import hardware, topology
 from gptjax.errors import UserError
 
 GIGA = 10**9
-
-
-def torus(family: str, shape: tuple[int, ...], slices: int = 1) -> topology.Topology:
-    """A slice as libtpu would describe it: chips in row-major order."""
-    count = int(np.prod(shape))
-    places = np.stack([*np.unravel_index(np.arange(count), shape), np.zeros(count, int)], axis=1)
-    return topology.Topology(
-        "t", family, shape, slices, [], np.tile(places, (slices, 1)), np.repeat(np.arange(slices), count)
-    )
 
 
 @pytest.mark.parametrize(

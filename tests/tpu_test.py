@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from topology_test import torus
+from tori import torus
 
 from gptjax import executable, hardware, meshes, plan, report, step, topology, tpu
 from gptjax.config import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig

@@ -13,7 +13,7 @@ import runs
 import vocabularies
 from runs import assert_same_state, losses, saved_arrays, start, train_rows, wait_for_step
 
-from gptjax import checkpoint, data, interrupt, meshes, metrics, run, rundir, schedule, step, supervisor, train
+from gptjax import checkpoint, data, errors, meshes, metrics, run, rundir, schedule, step, supervisor, train
 from gptjax.config_file import from_dict
 from gptjax.errors import UserError
 
@@ -65,7 +65,7 @@ def test_sigterm_saves_exits_with_its_own_code_and_the_run_goes_on_bit_equal(val
     wait_for_step(workdir, 3, process)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate()
-    assert process.returncode == interrupt.SAVED_AND_STOPPED, stderr
+    assert process.returncode == errors.SAVED_AND_STOPPED, stderr
     assert "SIGTERM" in stderr and "run the same command again" in stderr and "Traceback" not in stderr
     last_logged = train_rows(workdir)[-1]["step"]
     assert rundir.open_run(workdir).steps()[-1] == last_logged
@@ -94,13 +94,13 @@ def test_a_save_that_fails_ends_with_one_line_and_a_code_that_a_supervisor_resta
     command = [sys.executable, "-m", "gptjax", "train", runs.write_config(values, tmp_path / "config.py")]
     command += [f"--workdir={tmp_path / 'run'}"]
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, preexec_fn=no_large_files)
-    assert ended.returncode == interrupt.SAVE_FAILED, ended.stderr
+    assert ended.returncode == errors.SAVE_FAILED, ended.stderr
     said = [
         line for line in ended.stderr.splitlines() if line.startswith("gptjax: a checkpoint could not be written to ")
     ]
     assert len(said) == 1, ended.stderr  # what Orbax's threads say of the other files may come after it
     assert not rundir.open_run(tmp_path / "run").steps()
-    assert interrupt.SAVE_FAILED in supervisor.PASSING and interrupt.SAVE_FAILED not in supervisor.FINAL
+    assert errors.SAVE_FAILED in supervisor.PASSING and errors.SAVE_FAILED not in supervisor.FINAL
 
 
 def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(config, tmp_
     wild = config.replace(
         optim={"peak_lr": 1e30, "clip_norm": None, "warmup_steps": None}, checkpoint={"every_steps": 1}
     )
-    assert train.train(wild, str(tmp_path)) == interrupt.DIVERGED
+    assert train.train(wild, str(tmp_path)) == errors.DIVERGED
     message = capsys.readouterr().err
     [event] = metrics.read_metrics(tmp_path / "metrics.jsonl", "event")[-1:]
     assert event["event"] == "diverged" and f"at step {event['step']}" in message

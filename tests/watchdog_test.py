@@ -11,7 +11,7 @@ import pytest
 import runs
 from etils import epath
 
-from gptjax import interrupt
+from gptjax import errors
 from gptjax.config import Config, TrainConfig
 from gptjax.watchdog import STEPS_KNOWN, Watchdog
 
@@ -48,7 +48,7 @@ def test_a_run_whose_peer_is_stopped_ends_and_leaves_the_stacks(values, tmp_path
         runs.wait_for_step(tmp_path / "run", STEPS_KNOWN + 5, started[0])
         at = time.monotonic()
         started[1].send_signal(signal.SIGSTOP)
-        assert started[0].ends_with(interrupt.STALLED) - at < 20
+        assert started[0].ends_with(errors.STALLED) - at < 20
         assert "training: no progress for" in started[0].output()
     stacks = (tmp_path / "run" / "watchdog-0.txt").read_text()
     assert "gptjax/recorder.py" in stacks and stacks.count("Thread 0x") > 2
@@ -58,6 +58,7 @@ def test_a_run_whose_peer_is_stopped_ends_and_leaves_the_stacks(values, tmp_path
 BLOCKED_READER = """
 import dataclasses, os, sys
 from gptjax import config_file, coordination, interrupt, metrics, rundir, session, train, watchdog
+from gptjax import errors
 
 class Disk:
     '''Rows on a disk that stops answering after some reads.'''
@@ -91,7 +92,7 @@ def test_a_run_whose_reader_blocks_ends_and_leaves_the_stacks(values, tmp_path):
     config = runs.write_config(values, tmp_path / "config.py").partition("=")[2]
     command = [sys.executable, "-c", BLOCKED_READER, config, str(tmp_path / "run")]
     result = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=runs.SECONDS)
-    assert result.returncode == interrupt.STALLED, result.stderr
+    assert result.returncode == errors.STALLED, result.stderr
     stacks = (tmp_path / "run" / "watchdog-0.txt").read_text()
     assert "in rows" in stacks and "in __getitem__" in stacks and "in next" in stacks
     assert len(runs.train_rows(tmp_path / "run")) > STEPS_KNOWN
@@ -114,6 +115,6 @@ def test_a_run_whose_source_blocks_ends_and_leaves_the_stacks(values, tmp_path):
         finally:
             process.kill()
             signal.signal(signal.SIGIO, before)
-    assert process.returncode == interrupt.STALLED, stderr
+    assert process.returncode == errors.STALLED, stderr
     assert "starting: no progress for" in stderr and "Traceback" not in stderr
     assert "gptjax/data/sources/text.py" in (tmp_path / "run" / "watchdog-0.txt").read_text()

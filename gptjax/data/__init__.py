@@ -8,25 +8,27 @@
 Heavy libraries (sentencepiece, tensorflow_datasets, tiktoken, grain ...) are imported by the functions that need them.
 """
 
-from gptjax.data.folder import TextStore, open_folder
-from gptjax.data.pipeline import EvalRows, Prefetcher, TrainRows, open_text
-from gptjax.data.shards import Tokens
-from gptjax.data.store import TokenStore, prepare
-from gptjax.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+import importlib
 
-__all__ = [
-    "TOKENIZERS",
-    "EvalRows",
-    "Prefetcher",
-    "TextStore",
-    "TokenStore",
-    "Tokenizer",
-    "Tokens",
-    "TrainRows",
-    "load_tokenizer",
-    "open_folder",
-    "open_text",
-    "prepare",
-    "save_tokenizer",
-    "train_tokenizer",
-]
+_HOMES = {  # imported when asked for
+    "TextStore": "gptjax.data.folder",
+    "open_folder": "gptjax.data.folder",
+    "EvalRows": "gptjax.data.pipeline",
+    "Prefetcher": "gptjax.data.pipeline",
+    "TrainRows": "gptjax.data.pipeline",
+    "open_text": "gptjax.data.pipeline",
+    "Tokens": "gptjax.data.shards",
+    "TokenStore": "gptjax.data.store",
+    "prepare": "gptjax.data.store",
+    "TOKENIZERS": "gptjax.data.tokenizers",
+    "Tokenizer": "gptjax.data.tokenizers",
+    "load_tokenizer": "gptjax.data.tokenizers",
+    "save_tokenizer": "gptjax.data.tokenizers",
+    "train_tokenizer": "gptjax.data.tokenizers",
+}
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,7 @@ from gptjax import schedule
 from gptjax.data.objectives import NextToken
 from gptjax.data.pipeline import TrainRows
 from gptjax.errors import UserError
-from gptjax.recovery import NO_REWINDS, Rewinds
+from gptjax.schedule import NO_REWINDS, Rewinds
 
 _CHUNK = 1 << 18  # rows whose hashes are in memory at once
 

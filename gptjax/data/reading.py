@@ -15,7 +15,7 @@ import numpy as np
 
 from gptjax import schedule
 from gptjax.data.pipeline import Batch, TrainRows
-from gptjax.recovery import NO_REWINDS, Rewinds
+from gptjax.schedule import NO_REWINDS, Rewinds
 
 Ranges = tuple[tuple[int, int], ...]  # (first, stop) of rows of a batch
 

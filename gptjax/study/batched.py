@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from gptjax import interrupt
+from gptjax import errors
 from gptjax.errors import UserError
 from gptjax.study import layout
 from gptjax.study.grouping import groups
@@ -49,18 +49,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def summary_code(codes: dict[str, int]) -> int:
     """Of the process, from those of its runs."""
-    worst = set(codes.values()) - {0, interrupt.DIVERGED}
+    worst = set(codes.values()) - {0, errors.DIVERGED}
     return min(worst) if worst else max(codes.values())
 
 
 def _train(study, keys: list[str], cpu_devices: int | None) -> dict[str, int]:
-    from gptjax import cli, config_file
+    from gptjax import config_file, start
 
-    cli.refuse_several("study.batched")
+    start.refuse_several("study.batched")
     configs = {key: config_file.load_config(str(study.config(key))) for key in keys}
     count = min(cpu_devices or len(os.sched_getaffinity(0)), len(keys))
     os.environ.setdefault(THREADS, "1")
-    cli.start_jax(configs[keys[0]].replace(mesh={"cpu_devices": count}))
+    start.start_jax(configs[keys[0]].replace(mesh={"cpu_devices": count}))
     import jax
 
     from gptjax.study import together
@@ -71,7 +71,7 @@ def _train(study, keys: list[str], cpu_devices: int | None) -> dict[str, int]:
 def _write_exit(study, key: str, code: int, seconds: float) -> None:
     """Adds to what whoever started this process wrote there: the number of this attempt, if it has begun one."""
     before = layout.read_json(study.exit(key))
-    if before.get("code") in (0, interrupt.DIVERGED):
+    if before.get("code") in (0, errors.DIVERGED):
         return  # it was over before
     attempt = before.get("attempt", 0) + (not before or before.get("code") is not None)
     facts = {"code": code, "time": round(time.time(), 1), "seconds": round(seconds, 1), "attempt": attempt}

@@ -15,13 +15,24 @@ import time
 
 import jax
 
-from gptjax import agreement, consistency, metrics, numerics, rundir, runlock, schedule, session, train, watchdog
+from gptjax import (
+    agreement,
+    consistency,
+    numerics,
+    rundir,
+    runlock,
+    schedule,
+    session,
+    terminal,
+    train,
+    watchdog,
+)
 from gptjax.checkpoint import Checkpointer
 from gptjax.config import CheckpointConfig, EvalConfig
 from gptjax.coordination import Alone
 from gptjax.errors import UserError
 from gptjax.feed import Feed
-from gptjax.recovery import NO_REWINDS
+from gptjax.schedule import NO_REWINDS
 from gptjax.study import grouping, layout, together
 
 BLOCK_SECONDS = 0.5
@@ -119,7 +130,7 @@ def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
     train.check_directory(directory, run_session, (), None)
     with numerics.on_mesh(mesh):
         agreed = stack.enter_context(agreement.Agreement(Alone(), False))
-        progress = metrics.Progress(io.StringIO())
+        progress = terminal.Progress(io.StringIO())
         run = consistency.of_checkpoint(directory.manifest())
         checkpointer = Checkpointer(directory.checkpoints, run_session.config, run=run)
         rest = progress, Alone(), agreed, dog, time.monotonic(), runlock.NO_LOCK
@@ -142,12 +153,12 @@ def table(results: dict) -> str:
     """bench() for a person."""
     cpu = results["cpu_seconds_per_token"]
     lines = [
-        f"{name:<12} {metrics.si(rate):>7} tokens/s, {cpu[name] * 1e6:.2f} us of CPU a token"
+        f"{name:<12} {terminal.si(rate):>7} tokens/s, {cpu[name] * 1e6:.2f} us of CPU a token"
         for name, rate in results["tokens_per_second"].items()
     ]
     return "\n".join(
         [
-            f"{results['runs']} runs of {metrics.si(results['flops_of_a_step'])} FLOPs a step on {results['devices']} x"
+            f"{results['runs']} runs of {terminal.si(results['flops_of_a_step'])} FLOPs a step on {results['devices']} x"
             f" {results['device']}; medians of {results['blocks']} blocks that take turns",
             *lines,
             f"ratio        {results['ratio']:.2f} times the fastest alone",

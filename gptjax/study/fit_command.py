@@ -7,8 +7,8 @@ import sys
 import time
 
 from gptjax.errors import UserError, choose
-from gptjax.metrics import Progress, finite, si
 from gptjax.study import groups, numbers
+from gptjax.terminal import Progress, finite, si
 
 METHODS = ("parametric", "isoflop", "kaplan", "envelope")
 

@@ -10,8 +10,8 @@ import typing
 
 from gptjax import flops, schedule
 from gptjax.errors import UserError
-from gptjax.metrics import si
 from gptjax.study.declaration import STAGES, PlannedRun
+from gptjax.terminal import si
 
 
 @dataclasses.dataclass(frozen=True)

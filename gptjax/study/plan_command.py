@@ -84,10 +84,10 @@ class _Compiled:
     """Times by `gptjax plan`, one compilation for all configs of a program."""
 
     def __init__(self, args):
-        from gptjax import metrics, topology
+        from gptjax import terminal, topology
 
         self.machine = topology.describe(args.topology)
-        self.progress, self.known = metrics.Progress(), {}
+        self.progress, self.known = terminal.Progress(), {}
         self.matmul_fraction = args.matmul_fraction
 
     def __call__(self, config) -> tuple[float, float]:

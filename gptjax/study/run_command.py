@@ -6,7 +6,7 @@ import sys
 import tempfile
 import typing
 
-from gptjax import config_file, folder_kinds, metrics
+from gptjax import config_file, folder_kinds, terminal
 from gptjax.errors import UserError, first_line
 from gptjax.study import identity, launching, plan, status_table
 from gptjax.study.layout import StudyDirectory, open_directory
@@ -73,7 +73,7 @@ def run(args) -> int:
     settings = runner.Settings(launcher, args.parallel, old_code)
 
     def made(where: StudyDirectory):
-        return runner.Runner(where, source, settings, metrics.Progress(sys.stderr))
+        return runner.Runner(where, source, settings, terminal.Progress(sys.stderr))
 
     if args.dry_run:
         print("\n".join(_dry_run(directory, made)))

@@ -15,7 +15,7 @@ import shlex
 import time
 import typing
 
-from gptjax import interrupt, metrics, rundir, runlock, supervisor
+from gptjax import errors, interrupt, rundir, runlock, supervisor, terminal
 from gptjax.errors import UserError
 from gptjax.study import identity, jobs, launching, ledger, pace, status
 from gptjax.study.layout import StudyDirectory, read_json, write_json
@@ -45,7 +45,7 @@ class Settings:
 
 
 class Runner:
-    def __init__(self, directory: StudyDirectory, source: Source, settings: Settings, progress: metrics.Progress):
+    def __init__(self, directory: StudyDirectory, source: Source, settings: Settings, progress: terminal.Progress):
         self._directory, self._source, self._settings, self._progress = directory, source, settings, progress
         self._texts, self._code = identity.Texts(), identity.code()
         self._gpus = jobs.visible_gpus() if settings.launcher.local else []
@@ -333,7 +333,7 @@ class Runner:
         self._say(f"{stop.name}: stopped; run the same command again to go on")
         if left := self._settings.launcher.survives():
             self._say(left)
-        return interrupt.SAVED_AND_STOPPED
+        return errors.SAVED_AND_STOPPED
 
     def _end_jobs(self) -> None:
         """Where an error ends the command: the runs save first."""
@@ -370,8 +370,8 @@ class Runner:
     def _show(self) -> None:
         done, left = status.flops_done(self._statuses), status.flops_left(self._statuses)
         seconds = self._pace.seconds_left(time.monotonic(), left, self._starts_left())
-        time_left = "" if seconds is None else f"  left {metrics.duration(seconds)}"
-        share = f"{done / max(1, done + left):.0%} of {metrics.si(done + left)} FLOPs"
+        time_left = "" if seconds is None else f"  left {terminal.duration(seconds)}"
+        share = f"{done / max(1, done + left):.0%} of {terminal.si(done + left)} FLOPs"
         self._progress.update(f"{status.summary(self._statuses)}  {share}{time_left}")
 
     def _starts_left(self) -> int:

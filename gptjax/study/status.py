@@ -11,7 +11,7 @@ import json
 import math
 import time
 
-from gptjax import config_file, consistency, interrupt, metrics, rundir, runlock, validity
+from gptjax import config_file, consistency, errors, metrics, rundir, runlock, terminal, validity
 from gptjax.errors import UserError, shorten
 from gptjax.study.layout import StudyDirectory
 from gptjax.study.ledger import Entry, Ledger
@@ -44,7 +44,7 @@ class RunStatus:
     def as_dict(self) -> dict:
         """As JSON: a loss that is not finite is null."""
         facts = {"state": self.state, "step": self.step, "loss": self.loss, "reason": self.reason}
-        return metrics.finite(dataclasses.asdict(self.entry) | facts | {"fraction": round(self.fraction, 4)})
+        return terminal.finite(dataclasses.asdict(self.entry) | facts | {"fraction": round(self.fraction, 4)})
 
 
 def summary(statuses: list[RunStatus]) -> str:
@@ -90,7 +90,7 @@ def of_run(directory: StudyDirectory, ledger: Ledger, entry: Entry) -> RunStatus
         reason = f"{diverged.get('reason', '')} at step {diverged['step']}"
         return RunStatus(entry, DIVERGED, diverged["step"], math.inf, reason)
     saved = max(run.steps(), default=0)
-    if (code := last_exit(directory, entry.key).get("code")) not in (None, 0, interrupt.SAVED_AND_STOPPED):
+    if (code := last_exit(directory, entry.key).get("code")) not in (None, 0, errors.SAVED_AND_STOPPED):
         return RunStatus(entry, FAILED, saved, reason=reason_of(directory, entry.key, code))
     if run.exists():
         return RunStatus(entry, PARTIAL, saved)

@@ -3,7 +3,7 @@
 import sys
 import time
 
-from gptjax import folder_kinds, metrics
+from gptjax import folder_kinds, terminal
 from gptjax.errors import UserError, did_you_mean
 from gptjax.study import identity, ledger, status
 from gptjax.study.layout import StudyDirectory
@@ -66,7 +66,7 @@ def table(found: dict) -> str:
     total = found["flops_done"] + found["flops_left"]
     lines = [
         f"study  {found['directory']}",
-        f"runs   {len(found['runs'])}: {counts}; {found['flops_done'] / max(1, total):.1%} of {metrics.si(total)} FLOPs",
+        f"runs   {len(found['runs'])}: {counts}; {found['flops_done'] / max(1, total):.1%} of {terminal.si(total)} FLOPs",
         "",
     ]
     width = max([len("run"), *(len(row["name"]) for row in found["runs"])])
@@ -89,7 +89,7 @@ def table(found: dict) -> str:
 
 
 def _row(row: dict, width: int) -> str:
-    numbers = [metrics.si(n) if n is not None else "-" for n in (_params(row), row["tokens"], row["flops"])]
+    numbers = [terminal.si(n) if n is not None else "-" for n in (_params(row), row["tokens"], row["flops"])]
     said = f"{row['loss']:.4f}" if row["state"] == status.DONE else row["reason"]
     line = f"{row['name']:<{width}}  {row['stage']:<6}  {numbers[0]:<6}  {numbers[1]:<6}  {numbers[2]:<6}"
     return f"{line}  {row['state']:<8}  {bar(row['fraction'])}  {said}".rstrip()

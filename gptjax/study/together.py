@@ -18,6 +18,7 @@ from gptjax import (
     agreement,
     consistency,
     data,
+    errors,
     evaluate,
     interrupt,
     metrics,
@@ -26,15 +27,16 @@ from gptjax import (
     runlock,
     schedule,
     session,
+    terminal,
     train,
     validity,
     watchdog,
 )
 from gptjax.checkpoint import Checkpointer
 from gptjax.coordination import Alone
-from gptjax.errors import UserError
+from gptjax.errors import Diverged, UserError
 from gptjax.feed import Feed, Inputs, learning_rates
-from gptjax.recovery import NO_REWINDS, Diverged
+from gptjax.schedule import NO_REWINDS
 from gptjax.study import grouping, lanes
 
 
@@ -44,7 +46,7 @@ def ended(directory: rundir.RunDirectory) -> int | None:
         return None
     rows = metrics.read_metrics(directory.metrics) if directory.metrics.exists() else []
     if any(row.get("event") == "diverged" for row in rows):
-        return interrupt.DIVERGED
+        return errors.DIVERGED
     last = schedule.total_steps(directory.config())
     evaluated = any(row["kind"] == "eval" and row["step"] == last for row in rows)
     return 0 if evaluated and last in directory.steps() else None
@@ -82,7 +84,7 @@ class Member(train.Loop):
         run_session = together.session_of(lane)
         run = consistency.of_checkpoint(directory.manifest())
         checkpointer = MemberCheckpointer(directory.checkpoints, run_session.config, run=run)
-        progress, agreed = metrics.Progress(log_file), agreement.Agreement(Alone(), together.stop)
+        progress, agreed = terminal.Progress(log_file), agreement.Agreement(Alone(), together.stop)
         super().__init__(run_session, directory, checkpointer, progress, Alone(), agreed, *rest)
 
     def _resume(self):
@@ -294,7 +296,7 @@ class Together:
                 act(member)
             except Diverged as error:
                 member.give_up(error)
-                self.codes[member.key] = interrupt.DIVERGED
+                self.codes[member.key] = errors.DIVERGED
                 self._members.remove(member)
 
     def evaluation(self, prefix: str, lane: int) -> dict[str, evaluate.Evaluation] | None:
@@ -331,7 +333,7 @@ def check(configs: dict) -> None:
 
 
 def train_together(study, configs: dict, devices) -> dict[str, int]:
-    """Trains runs of a study's folder, or goes on with them. Returns the exit code of each: 0 or one of `interrupt`.
+    """Trains runs of a study's folder, or goes on with them. Returns the exit code of each: 0 or one of `errors`.
 
     Raises UserError for anything that stands in the way before the first step.
     """

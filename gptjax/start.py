@@ -1,0 +1,38 @@
+"""How a command starts: JAX as all commands use it, and one process where more would do harm."""
+
+import os
+
+from gptjax.errors import UserError
+
+
+def start_jax(config=None, keep_programs: bool = True) -> None:
+    """Compiled programs are kept between processes, so that a second start does not compile. JAX takes nearly all
+    of a GPU's memory, as `gptjax plan` counts on, unless the environment says otherwise."""
+    from gptjax import hardware
+
+    if not any(name in os.environ for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")):
+        os.environ["XLA_CLIENT_MEM_FRACTION"] = str(hardware.GPU_MEMORY_FRACTION)  # XLA refuses to be told by both
+
+    import absl.logging
+    import jax
+
+    from gptjax import numerics
+
+    numerics.set_for_process()
+    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax warns of its own defaults, and logs what it also raises
+
+    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if config is not None and config.mesh.cpu_devices > 1 and not given:
+        jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)
+    if not keep_programs:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/gptjax/xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def refuse_several(command: str) -> None:
+    """Raises UserError if this is one of several processes that a launcher started."""
+    for name in ("GPTJAX_NUM_PROCESSES", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if os.environ.get(name, "1") != "1":
+            raise UserError(f"gptjax {command} runs in one process, but {name}={os.environ[name]}; start it once.")
