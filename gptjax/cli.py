@@ -10,20 +10,16 @@ import math
 import os
 import sys
 
-from gptjax import (
-    bounds,
-    compare_command,
-    coordcheck_command,
-    data_command,
-    evaluation_command,
-    exchange_command,
-    prepare_command,
-    sample_command,
-    start,
-    study_command,
-    tokenizer_command,
-    verify_command,
-)
+from gptjax import start
+from gptjax.commands import comparison, evaluation, exchange
+from gptjax.commands import coordcheck as coordcheck_command
+from gptjax.commands import data as data_command
+from gptjax.commands import prepare as prepare_command
+from gptjax.commands import sample as sample_command
+from gptjax.commands import study as study_command
+from gptjax.commands import tokenizer as tokenizer_command
+from gptjax.commands import verify as verify_command
+from gptjax.config import bounds
 from gptjax.errors import SAVE_FAILED, USER_ERROR, UserError, of_the_machine
 
 WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
@@ -86,10 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan_flags(plan)
 
     evaluate = command("eval", _eval, "loss, perplexity and bits per byte of a run on its held-out text, or on others")
-    evaluation_command.add_flags(evaluate)
+    evaluation.add_flags(evaluate)
 
     compare = command("compare", _compare, "two runs on the same text: the difference, its error, and a p-value")
-    compare_command.add_flags(compare)
+    comparison.add_flags(compare)
 
     sample = command("sample", _sample, "text from a run")
     sample.add_argument("--workdir", required=True, metavar="DIR")
@@ -113,10 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     tokenizer_command.add_flags(tokenizer)
 
     imports = command("import", _import, "make a run directory of a GPT-1 or GPT-2 of Hugging Face's")
-    exchange_command.add_import_flags(imports)
+    exchange.add_import_flags(imports)
 
     exports = command("export", _export, "write a run's model as Hugging Face's transformers reads it")
-    exchange_command.add_export_flags(exports)
+    exchange.add_export_flags(exports)
 
     study = command("study", None, "scaling studies: many runs from one file, and the laws through them")
     study_command.add_flags(study)
@@ -208,7 +204,7 @@ def overrides(rest: list[str], accepts: bool, command: str) -> list[str]:
 
 
 def _load_config(args):
-    from gptjax import config_file
+    from gptjax.config import config_file
 
     return config_file.load_config(args.config, args.overrides)
 
@@ -216,7 +212,8 @@ def _load_config(args):
 def _train(args) -> int:
     config = _load_config(args)
     start.start_jax(config)
-    from gptjax import branching, train
+    from gptjax.training import branching
+    from gptjax.training import main as train
 
     allowed = tuple(filter(None, args.allow_change.split(",")))
     origin = branching.asked(args.branch_from, args.branch_step)
@@ -227,7 +224,7 @@ def _info(args) -> None:
     config = _load_config(args)
     if args.devices is not None and args.devices < 1:
         raise UserError(f"--devices={args.devices} is too small; use at least 1.")
-    from gptjax import info
+    from gptjax.planning import info
 
     facts = info.info(config, args.devices)
     print(json.dumps(facts, indent=2) if args.json else info.table(facts))
@@ -248,27 +245,28 @@ def _check_plan_flags(args) -> None:
 
 def _plan(args) -> int:
     """0; 1 where the config does not fit."""
-    from gptjax import config_file, topology
+    from gptjax.config import config_file
+    from gptjax.planning import topology
 
     _check_plan_flags(args)
     topology.set_environment(args.topology, args.num_slices)  # before JAX is imported
     chosen = config_file.load_config(args.config, args.overrides + config_file.plan_overrides(args))
     start.start_jax(chosen, keep_programs=args.topology.startswith("cpu"))  # a TPU's could not be read back without one
-    from gptjax import plan_command
+    from gptjax.commands import planning
 
-    return plan_command.run(chosen, args)
+    return planning.run(chosen, args)
 
 
 def _eval(args) -> int:
     start.refuse_several("eval")
-    start.start_jax(evaluation_command.config_to_start_with(args))
-    return evaluation_command.run(args)
+    start.start_jax(evaluation.config_to_start_with(args))
+    return evaluation.run(args)
 
 
 def _compare(args) -> int:
     start.refuse_several("compare")
     start.start_jax()
-    return compare_command.run(args)
+    return comparison.run(args)
 
 
 def _sample(args) -> None:
@@ -289,13 +287,13 @@ def _verify(args) -> int:
 def _import(args) -> None:
     start.refuse_several("import")
     start.start_jax()
-    exchange_command.run_import(args)
+    exchange.run_import(args)
 
 
 def _export(args) -> None:
     start.refuse_several("export")
     start.start_jax()
-    exchange_command.run_export(args)
+    exchange.run_export(args)
 
 
 def _parity(args) -> int:
@@ -304,7 +302,8 @@ def _parity(args) -> int:
     if args.steps < 1:
         raise UserError(f"--steps={args.steps} is too small; use at least 1.")
     _start_eight_cpu_devices()
-    from gptjax import miniature, parity, terminal
+    from gptjax import terminal
+    from gptjax.diagnostics import miniature, parity
 
     progress = terminal.Progress(sys.stderr if args.json else sys.stdout)
 
@@ -345,27 +344,27 @@ def _start_eight_cpu_devices() -> None:
 def _bench(args) -> None:
     config = _load_config(args)
     if args.data:
-        from gptjax import data_bench
+        from gptjax.diagnostics import bench_data
 
-        results = data_bench.bench(config, args.seconds, args.tokenizer or ())
-        print(json.dumps(results, indent=2) if args.json else data_bench.table(results))
+        results = bench_data.bench(config, args.seconds, args.tokenizer or ())
+        print(json.dumps(results, indent=2) if args.json else bench_data.table(results))
         return
     if args.tokenizer:
         raise UserError(f"--tokenizer={args.tokenizer[0]} is for gptjax bench --data; give that too.")
     start.start_jax(config)
     if args.generate:
-        from gptjax import generation_bench
+        from gptjax.diagnostics import bench_generation
 
-        results = generation_bench.bench(config, args.seconds)
-        print(json.dumps(results, indent=2) if args.json else generation_bench.table(results))
+        results = bench_generation.bench(config, args.seconds)
+        print(json.dumps(results, indent=2) if args.json else bench_generation.table(results))
         return
     if args.batched is not None:
-        from gptjax.study import batched_bench
+        from gptjax.study.lanes import bench as batched_bench
 
         results = batched_bench.bench(config, args.batched, args.seconds)
         print(json.dumps(results, indent=2) if args.json else batched_bench.table(results))
         return
-    from gptjax import bench
+    from gptjax.diagnostics import bench_training as bench
 
     results = bench.bench(config, args.seconds)
     print(json.dumps(results, indent=2) if args.json else bench.table(results))

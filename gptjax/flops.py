@@ -11,9 +11,10 @@ A = n_heads * head_dim, T = context_length. A multiply-add is two FLOPs; backwar
 import dataclasses
 import typing
 
-from gptjax import gpt_counts, lstm_counts, schedule
-from gptjax.config import Config, ModelConfig
+from gptjax import schedule
+from gptjax.config.fields import Config, ModelConfig
 from gptjax.errors import UserError, choose
+from gptjax.models import gpt_counts, lstm_counts
 
 DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 COUNTS = {"gpt": gpt_counts, "lstm": lstm_counts}

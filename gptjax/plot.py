@@ -6,8 +6,9 @@ With --by_source: bits per byte of the held-out text of each source of one run. 
 import argparse
 import sys
 
-from gptjax import metrics, outputs, rundir
 from gptjax.errors import UserError
+from gptjax.rundir import metrics, run_directory
+from gptjax.storage import outputs
 
 
 def loss_curves(workdirs: list[str], out: str) -> None:
@@ -17,7 +18,7 @@ def loss_curves(workdirs: list[str], out: str) -> None:
     """
     figure, axes = _figure()
     for workdir in workdirs:
-        directory = rundir.open_run(workdir)
+        directory = run_directory.open_run(workdir)
         directory.config()  # raises UserError if this is no run
         train = metrics.read_metrics(directory.metrics, "train")
         held_out = [row for row in metrics.read_metrics(directory.metrics, "eval") if "loss" in row]
@@ -51,7 +52,7 @@ def source_curves(workdir: str, out: str) -> None:
     Raises UserError: a directory that is no run, a run whose text has one source, no matplotlib.
     """
     figure, axes = _figure()
-    directory = rundir.open_run(workdir)
+    directory = run_directory.open_run(workdir)
     config = directory.config()
     tokens_at = {row["step"]: row["tokens"] for row in metrics.read_metrics(directory.metrics, "train")}
     held_out = [row for row in metrics.read_metrics(directory.metrics, "eval") if row["step"] in tokens_at]

@@ -16,7 +16,7 @@ def start_jax(config=None, keep_programs: bool = True) -> None:
     import absl.logging
     import jax
 
-    from gptjax import numerics
+    from gptjax.parallel import numerics
 
     numerics.set_for_process()
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax warns of its own defaults, and logs what it also raises

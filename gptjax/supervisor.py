@@ -23,8 +23,9 @@ import sys
 import time
 import typing
 
-from gptjax import errors, interrupt
+from gptjax import errors
 from gptjax.errors import UserError
+from gptjax.hosts import interrupt
 
 GAVE_UP = 79  # restarting did not help; nothing that runs the supervisor should try again
 FINAL = {
@@ -193,10 +194,10 @@ def _end_with_parent() -> typing.Callable[[], None] | None:
 
 def checkpoint_step(workdir: str) -> int:
     """The newest checkpoint's step, 0 if there is none. Raises UserError for a gs:// path that cannot be read here."""
-    from gptjax import rundir
+    from gptjax.rundir import run_directory
 
     try:
-        return max(rundir.open_run(workdir).steps(), default=0)
+        return max(run_directory.open_run(workdir).steps(), default=0)
     except ImportError as error:
         raise UserError(f"--workdir={workdir} cannot be read here: {error}; pip install 'etils[epath-gcs]'.") from error
 

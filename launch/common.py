@@ -88,7 +88,8 @@ def read_run(words: list[str], default_parent: str | None) -> Run:
 
 def load_config(words: list[str]):
     """The Config of the words after `--`. Raises UserError for what is not a config, or not a field of one."""
-    from gptjax import cli, config_file
+    from gptjax import cli
+    from gptjax.config import config_file
 
     args, rest = parse_train(words)
     return config_file.load_config(args.config, cli.overrides(rest, accepts=True, command="train"))

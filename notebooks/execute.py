@@ -3,7 +3,7 @@
     python notebooks/execute.py [NAME.ipynb ...]          in a checkout with `pip install -e '.[notebooks,eval]'`
 
 They run in a temporary folder, where the first makes the small run that all of them look at. Run it after every change to
-a notebook: tests/notebooks_test.py fails if a notebook was changed since. No notebook may be larger than MOST_BYTES.
+a notebook: tests/notebooks/notebooks_test.py fails if a notebook was changed since. No notebook may be larger than MOST_BYTES.
 """
 
 import hashlib

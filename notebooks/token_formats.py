@@ -25,7 +25,7 @@ import numpy as np
 import tensorstore
 from array_record.python import array_record_module
 
-from gptjax.data_bench import Timer, forget_pages
+from gptjax.diagnostics.bench_data import Timer, forget_pages
 
 BLOCK, WINDOW, BATCH = 1 << 15, 1025, 32
 

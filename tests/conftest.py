@@ -20,8 +20,8 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import runs  # noqa: E402
 
-from gptjax import architectures  # noqa: E402
-from gptjax.config import Config, ModelConfig, TrainConfig  # noqa: E402
+from gptjax.config.fields import Config, ModelConfig, TrainConfig  # noqa: E402
+from gptjax.models import architectures  # noqa: E402
 
 TINY = ModelConfig(
     vocab_size=65, context_length=16, n_layers=2, d_model=32, n_heads=4, init_std=0.3, dtype="float32"

@@ -1,18 +1,18 @@
 """A sampler option from outside: one function and one entry of a table, used through the command and `gptjax.load`."""
 
 import json
-import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from places import ROOT
 
 import gptjax
 from gptjax import cli
 from gptjax.errors import UserError
 from gptjax.generation.settings import OPTIONS, Option
 
-RUN = str(pathlib.Path(__file__).parent / "golden" / "checkpoints" / "schema2")
+RUN = str(ROOT / "tests" / "golden" / "checkpoints" / "schema2")
 PROMPT = "the cat "
 
 

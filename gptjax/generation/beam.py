@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import compiling, numerics
 from gptjax.errors import UserError
-from gptjax.layers import DTYPES
+from gptjax.models.layers import DTYPES
+from gptjax.parallel import compiling, numerics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gptjax import compiling, loss, sharding
 from gptjax.generation import sampling
-from gptjax.layers import DTYPES
+from gptjax.models import loss
+from gptjax.models.layers import DTYPES
+from gptjax.parallel import compiling, sharding
 
 COLUMNS = 64  # new tokens that a call of decode makes at most
 NO_TOKEN = -1  # the end-of-text of a row that has none

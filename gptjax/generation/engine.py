@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax import numerics, sharding
 from gptjax.errors import UserError
 from gptjax.generation import decoding, sampling
 from gptjax.generation.settings import Settings
-from gptjax.layers import DTYPES
+from gptjax.models.layers import DTYPES
+from gptjax.parallel import numerics, sharding
 
 MAX_ROWS = 64  # in one batch
 

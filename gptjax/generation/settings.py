@@ -9,7 +9,7 @@ import dataclasses
 import pkgutil
 import typing
 
-from gptjax import bounds
+from gptjax.config import bounds
 from gptjax.errors import UserError, did_you_mean
 
 

@@ -14,9 +14,9 @@ what it says alone in the engine, which reads a shorter cache and is the faster 
 
 import numpy as np
 
-from gptjax import numerics
 from gptjax.generation import decoding
 from gptjax.generation.engine import Engine, Row, wanted_of
+from gptjax.parallel import numerics
 
 
 class Slots:

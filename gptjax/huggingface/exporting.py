@@ -6,9 +6,10 @@ import re
 import numpy as np
 from etils import epath
 
-from gptjax import architectures, folder_kinds, outputs
 from gptjax.errors import UserError
 from gptjax.huggingface import families, tensors, vocabulary
+from gptjax.models import architectures
+from gptjax.storage import folder_kinds, outputs
 
 DTYPES = ("float32", "bfloat16", "float16")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

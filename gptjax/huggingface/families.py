@@ -13,9 +13,9 @@ import typing
 
 import numpy as np
 
-from gptjax import parametrization
-from gptjax.config import ModelConfig
+from gptjax.config.fields import ModelConfig
 from gptjax.errors import UserError
+from gptjax.models import parametrization
 
 
 @dataclasses.dataclass(frozen=True)

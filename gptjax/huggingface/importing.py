@@ -6,15 +6,20 @@ import json
 import numpy as np
 from etils import epath
 
-from gptjax import architectures, consistency, data, folder_kinds, numerics, outputs, rundir
-from gptjax.checkpoint import Checkpointer
-from gptjax.config import CheckpointConfig, Config, ModelConfig, OptimConfig, TrainConfig
+from gptjax.checkpoints import consistency
+from gptjax.checkpoints.checkpointer import Checkpointer
+from gptjax.config.fields import CheckpointConfig, Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.data import tokenizers
+from gptjax.data.tokenizers import Tokenizer, save_tokenizer
 from gptjax.data.tokenizers.simple import IdTokenizer
 from gptjax.errors import UserError
 from gptjax.huggingface import ends, families, tensors, vocabulary
 from gptjax.huggingface.ends import SOURCES
-from gptjax.step import TrainState
+from gptjax.models import architectures
+from gptjax.parallel import numerics
+from gptjax.rundir import run_directory
+from gptjax.storage import folder_kinds, outputs
+from gptjax.training.step import TrainState
 
 STEP = 0
 _STORED_AS = {"float32": "float32", "float16": "float32", "bfloat16": "bfloat16"}  # float16 has no place here: widened
@@ -34,7 +39,7 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow
     Raises UserError: another kind of model, files that are missing or damaged, a workdir that holds something.
     """
     source = epath.Path(folder).expanduser()
-    directory = rundir.open_run(workdir)
+    directory = run_directory.open_run(workdir)
     if directory.path.exists() and folder_kinds.kind_of(directory.path) != folder_kinds.EMPTY:
         raise UserError(
             f"--workdir={workdir} is not empty: it is {folder_kinds.said(directory.path)}; give a new directory for the"
@@ -59,9 +64,9 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow
     origin = {"from": "hf", "folder": str(source), "architecture": values.get("architectures"), "dtype": dtype}
     about = {"imported": origin | {"files": _to_keep(contents)}, "data": None, "tokenizer_hash": chosen.hash}
     manifest = consistency.begun({}, [], None, config.to_dict(), None, STEP)
-    manifest |= rundir.provenance(config, rundir.command_line()) | about
+    manifest |= run_directory.provenance(config, run_directory.command_line()) | about
     _save(directory, config, params, consistency.of_checkpoint(manifest))
-    data.save_tokenizer(chosen, directory.tokenizer)
+    save_tokenizer(chosen, directory.tokenizer)
     directory.write_json("manifest.json", manifest)
     directory.metrics.write_text("")
     directory.write_config(config)  # last: with it the directory is a run
@@ -104,7 +109,7 @@ def _read_json(file, folder) -> dict:
         raise UserError(f"{file} is not JSON: {error}; copy the file anew.") from error
 
 
-def _tokenizer(source, shape: ModelConfig, spec: str | None, contents: dict[str, dict]) -> tuple[data.Tokenizer, list]:
+def _tokenizer(source, shape: ModelConfig, spec: str | None, contents: dict[str, dict]) -> tuple[Tokenizer, list]:
     """(tokenizer, notes). Raises UserError: the folder has none that can be used, or it is larger than the model."""
     hint = (
         "give --tokenizer=SPEC (gpt2:FOLDER, hf:FILE, ...), or --tokenizer=ids to go without one: texts are token ids"
@@ -254,7 +259,7 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _save(directory: rundir.RunDirectory, config: Config, params: dict, run: dict) -> None:
+def _save(directory: run_directory.RunDirectory, config: Config, params: dict, run: dict) -> None:
     import jax
 
     directory.path.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,9 @@ layout.py       the folder of a study                       runner.py   starts a
 points.py       finished runs as numbers                    fits/       laws through those numbers
 """
 
-from gptjax.study import recipes
-from gptjax.study.declaration import Branch, PlannedRun, Study, Target
-from gptjax.study.recipes import by_depth, by_params, by_width, lstm_by_params, tuned
+from gptjax.study.declare import recipes
+from gptjax.study.declare.declaration import Branch, PlannedRun, Study, Target
+from gptjax.study.declare.recipes import by_depth, by_params, by_width, lstm_by_params, tuned
 
 __all__ = [
     "Branch",

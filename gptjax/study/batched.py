@@ -12,8 +12,8 @@ import time
 
 from gptjax import errors
 from gptjax.errors import UserError
-from gptjax.study import layout
-from gptjax.study.grouping import groups
+from gptjax.study.lanes.grouping import groups
+from gptjax.study.running import layout
 
 __all__ = ["groups", "main"]
 
@@ -54,7 +54,8 @@ def summary_code(codes: dict[str, int]) -> int:
 
 
 def _train(study, keys: list[str], cpu_devices: int | None) -> dict[str, int]:
-    from gptjax import config_file, start
+    from gptjax import start
+    from gptjax.config import config_file
 
     start.refuse_several("study.batched")
     configs = {key: config_file.load_config(str(study.config(key))) for key in keys}
@@ -63,7 +64,7 @@ def _train(study, keys: list[str], cpu_devices: int | None) -> dict[str, int]:
     start.start_jax(configs[keys[0]].replace(mesh={"cpu_devices": count}))
     import jax
 
-    from gptjax.study import together
+    from gptjax.study.lanes import together
 
     return together.train_together(study, configs, jax.devices()[: len(keys)])
 

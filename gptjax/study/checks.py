@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from gptjax.study.fits import bootstrap, isoflop
+from gptjax.study.fits.points import Gathered, Points, Row
 from gptjax.study.methods import METHODS, Options, is_at
-from gptjax.study.points import Gathered, Points, Row
 
 STARTS = 12  # of a parametric fit that checks another one
 OUTLIER = 3.0  # robust standard deviations of a residual

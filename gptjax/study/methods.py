@@ -11,7 +11,7 @@ import typing
 import numpy as np
 
 from gptjax.study.fits import bootstrap, envelope, isoflop, kaplan, parametric
-from gptjax.study.points import Points
+from gptjax.study.fits.points import Points
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,9 +39,9 @@ def main(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = pathlib.Path(folder)
         (place / "text.txt").write_text(TEXT * 60)
-        (place / "config.py").write_text(CONFIG)
+        (place / "fields.py").write_text(CONFIG)
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
-        command = [sys.executable, "-m", "gptjax", "train", "--config=config.py", f"--workdir={name}"]
+        command = [sys.executable, "-m", "gptjax", "train", "--config=fields.py", f"--workdir={name}"]
         subprocess.run(command, cwd=place, env=environment, check=True)
         (place / name / "writer.lock").unlink(missing_ok=True)
         shutil.rmtree(target, ignore_errors=True)
@@ -53,9 +53,10 @@ def _logits(target, item: str) -> np.ndarray:
     """Read with Orbax alone, so that gptjax's own reading is checked by it."""
     import orbax.checkpoint as ocp
 
-    from gptjax import architectures, rundir
+    from gptjax.models import architectures
+    from gptjax.rundir import run_directory
 
-    graph, shapes, _ = architectures.abstract(rundir.open_run(target).config().model)
+    graph, shapes, _ = architectures.abstract(run_directory.open_run(target).config().model)
     with ocp.PyTreeCheckpointer() as reader:
         params = reader.restore(target.resolve() / "checkpoints" / "6" / item)
     params = jax.tree.map(lambda shape, array: jax.numpy.asarray(array).reshape(shape.shape), shapes, params)

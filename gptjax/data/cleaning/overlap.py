@@ -5,13 +5,13 @@ import functools
 import sys
 
 from gptjax.data.cleaning.outcome import Outcome, kept, removed
-from gptjax.data.decontamination import Overlaps, load_texts
+from gptjax.data.preparing.decontamination import Overlaps, load_texts
 from gptjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Decontaminate:
-    """Brown et al. 2020 (GPT-3) app. C, see gptjax.data.decontamination: `decontaminate=PATH`, or PATH:n for n-grams.
+    """Brown et al. 2020 (GPT-3) app. C, see gptjax.data.preparing.decontamination: `decontaminate=PATH`, or PATH:n for n-grams.
 
     path is a file, a folder or a glob of .txt (one evaluation text a file) and .jsonl(.gz) (one a line; every string
     in it counts). Reasons: passage (how many were cut out), too_many_pieces, in_evaluation_text (nothing of 200

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gptjax.config import DataConfig
-from gptjax.data.hashing import permute
+from gptjax.config.fields import DataConfig
+from gptjax.data.rows.hashing import permute
 from gptjax.data.sources import arrays, columns, jsonl, text, warc
 from gptjax.data.sources.records import Document, OnError, Source, Unit, left_out, number_left_out
 from gptjax.data.sources.spec import from_spec, kind_of_path

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from etils import epath
 
-from gptjax.config import DataConfig
+from gptjax.config.fields import DataConfig
 from gptjax.data.sources import files, packing
 from gptjax.data.sources.records import (
     Damaged,

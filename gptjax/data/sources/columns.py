@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Iterator
 
-from gptjax.config import DataConfig
+from gptjax.config.fields import DataConfig
 from gptjax.data.sources import files, packing
 from gptjax.data.sources.records import (
     Damaged,

@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Iterator
 
-from gptjax.config import DataConfig
+from gptjax.config.fields import DataConfig
 from gptjax.data.sources import files, packing
 from gptjax.data.sources.records import Document, OnError, Source, Unit, documents, text_of_json
 from gptjax.errors import UserError

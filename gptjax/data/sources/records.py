@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
-from gptjax.config import DataConfig
+from gptjax.config.fields import DataConfig
 from gptjax.errors import UserError, first_line
 from gptjax.errors import library as library
 

@@ -17,10 +17,10 @@ import collections
 import dataclasses
 import re
 
-from gptjax import folder_kinds
-from gptjax.config import DataConfig
+from gptjax.config.fields import DataConfig
 from gptjax.data.sources import arrays, columns, files, jsonl, packing, text, warc
 from gptjax.errors import UserError, did_you_mean
+from gptjax.storage import folder_kinds
 
 ENDINGS = {
     "text": text.ENDINGS,

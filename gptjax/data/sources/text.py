@@ -8,7 +8,7 @@ import hashlib
 import importlib.resources
 from collections.abc import Iterator
 
-from gptjax.config import DataConfig
+from gptjax.config.fields import DataConfig
 from gptjax.data.sources import files, packing
 from gptjax.data.sources.records import Damaged, Document, OnError, Source, Unit, documents
 from gptjax.errors import UserError

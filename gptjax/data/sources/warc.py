@@ -8,7 +8,7 @@ begins. Whatever else such files hold (requests, metadata, images, answers that 
 import functools
 from collections.abc import Iterator
 
-from gptjax.config import DataConfig
+from gptjax.config.fields import DataConfig
 from gptjax.data.sources import files, packing
 from gptjax.data.sources.markup import begins_as_html, decode_html
 from gptjax.data.sources.records import Damaged, Document, OnError, Source, Unit, decoded, documents, library

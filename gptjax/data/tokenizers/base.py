@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 
-from gptjax.config import DataConfig
+from gptjax.config.fields import DataConfig
 from gptjax.errors import UserError
 
 END_OF_TEXT, START_OF_TEXT = "<|endoftext|>", "<|startoftext|>"

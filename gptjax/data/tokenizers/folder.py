@@ -2,13 +2,13 @@
 
 import json
 
-from gptjax import folder_kinds
 from gptjax.data.tokenizers.base import Tokenizer, definition_hash, rebuilt
 from gptjax.data.tokenizers.gpt2 import GPT2Tokenizer
 from gptjax.data.tokenizers.huggingface import HuggingFaceTokenizer
 from gptjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from gptjax.data.tokenizers.simple import ByteTokenizer, CharTokenizer, IdTokenizer
 from gptjax.errors import UserError, choose
+from gptjax.storage import folder_kinds
 
 KINDS = (ByteTokenizer, CharTokenizer, SentencePieceTokenizer, GPT2Tokenizer, HuggingFaceTokenizer)
 TOKENIZERS = {kind.kind: kind for kind in KINDS}

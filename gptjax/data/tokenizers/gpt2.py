@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 
-from gptjax.config import DataConfig
+from gptjax.config.fields import DataConfig
 from gptjax.data.tokenizers import lossless
 from gptjax.data.tokenizers import merges as two_files
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, read_file, utf8

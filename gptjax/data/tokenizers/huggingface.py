@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 
-from gptjax.config import DataConfig
+from gptjax.config.fields import DataConfig
 from gptjax.data.tokenizers import lossless, merges
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, read_file, utf8
 from gptjax.data.tokenizers.byte_level import GPT2_CUT, LLAMA_CUT, chunks, to_bytes

@@ -3,14 +3,14 @@
 import dataclasses
 import hashlib
 
-from gptjax import folder_kinds
-from gptjax.config import DataConfig
+from gptjax.config.fields import DataConfig
 from gptjax.data.tokenizers import folder
 from gptjax.data.tokenizers.base import Tokenizer
 from gptjax.data.tokenizers.gpt2 import GPT2_SHA256, GPT2Tokenizer
 from gptjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from gptjax.data.tokenizers.simple import CharTokenizer
 from gptjax.errors import UserError, choose, did_you_mean
+from gptjax.storage import folder_kinds
 
 TOKENIZERS = folder.TOKENIZERS
 

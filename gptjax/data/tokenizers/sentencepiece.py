@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from gptjax.config import DataConfig
+from gptjax.config.fields import DataConfig
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, changed_probe, read_file, utf8
 from gptjax.errors import UserError
 

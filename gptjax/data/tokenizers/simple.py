@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
-from gptjax import bounds
-from gptjax.config import DataConfig
+from gptjax.config import bounds
+from gptjax.config.fields import DataConfig
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, utf8
 from gptjax.errors import UserError, shorten
 

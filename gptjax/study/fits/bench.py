@@ -7,7 +7,7 @@ import numpy as np
 
 from gptjax.study.fits import bootstrap, isoflop, kaplan, parametric
 from gptjax.study.fits.laws import ParametricLaw
-from gptjax.study.points import Points
+from gptjax.study.fits.points import Points
 
 LAW = ParametricLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)  # Besiroglu et al. 2024
 

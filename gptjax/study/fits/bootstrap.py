@@ -16,7 +16,7 @@ import numpy as np
 
 from gptjax.study.fits import identified
 from gptjax.study.fits.laws import Optimum
-from gptjax.study.points import Points
+from gptjax.study.fits.points import Points
 
 Interval = tuple[float, float]
 FEW_RUNS = 8

@@ -11,7 +11,7 @@ import numpy as np
 
 from gptjax.study.fits import window as windows
 from gptjax.study.fits.laws import BudgetLaws, PowerLaw, checked, saturating
-from gptjax.study.points import Points
+from gptjax.study.fits.points import Points
 
 GAP = 1.15  # between neighbours in FLOPs: from here on they belong to two budgets
 SPAN = 1.25  # of FLOPs within a budget: a loss at more compute is lower for that alone, and moves the vertex

@@ -12,7 +12,7 @@ import numpy as np
 
 from gptjax.study.fits import huber
 from gptjax.study.fits.laws import FLOPS_PER_PARAM_TOKEN, Optimum, PowerLaw, checked
-from gptjax.study.points import Points
+from gptjax.study.fits.points import Points
 
 UNLIMITED = (
     0.02  # of the loss: what endless data (or parameters) would still take off a run that counts as unlimited by it

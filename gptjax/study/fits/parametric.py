@@ -14,7 +14,7 @@ import numpy as np
 from gptjax.errors import UserError
 from gptjax.study.fits import huber, identified
 from gptjax.study.fits.laws import ParametricLaw, checked
-from gptjax.study.points import Points
+from gptjax.study.fits.points import Points
 
 DELTA = 1e-3  # Hoffmann et al. 2022, section 3.3
 STARTS = 100  # of the grid's 4500; nearly all end at the same optimum

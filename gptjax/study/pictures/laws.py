@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 
-from gptjax.study import groups, numbers
 from gptjax.study.fits.isoflop import between
 from gptjax.study.pictures import style
 from gptjax.study.pictures.style import Picture
+from gptjax.study.results import numbers
+from gptjax.study.results import reasons as groups
 
 PARAMS = "parameters N"
 TOKENS = "training tokens D"

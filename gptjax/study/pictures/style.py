@@ -6,7 +6,7 @@ import math
 import typing
 
 from gptjax.errors import UserError
-from gptjax.study import numbers
+from gptjax.study.results import numbers
 
 INK, SOFT, FAINT = "#222222", "#6b6b6b", "#bdbdbd"
 # Okabe & Ito 2008: told apart by readers with any colour vision.

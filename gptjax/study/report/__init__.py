@@ -11,7 +11,7 @@ import re
 
 from etils import epath
 
-from gptjax import outputs
+from gptjax.storage import outputs
 from gptjax.study.report import blocks, checks, headline, laws, markdown, page, runs
 
 PICTURES = "pictures"

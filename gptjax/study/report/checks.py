@@ -1,8 +1,8 @@
 """How far the laws are to be believed: extrapolation, sensitivity, noise between seeds."""
 
-from gptjax.study import numbers
 from gptjax.study.report.blocks import Block, Figure, Paragraph, Section, Table
 from gptjax.study.report.headline import METHODS
+from gptjax.study.results import numbers
 
 _CONSTANTS = ("E", "A", "B", "alpha", "beta", "a", "b")
 

@@ -1,7 +1,7 @@
 """What a reader is to take away, first: the verdict, the exponents that stand, larger runs told and reached; conventions."""
 
-from gptjax.study import numbers
 from gptjax.study.report.blocks import Block, Bullets, Figure, Notice, Paragraph, Section, Table
+from gptjax.study.results import numbers
 
 METHODS = {
     "parametric": "Parametric law (approach 3)",

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from gptjax.study import groups, numbers
 from gptjax.study.report.blocks import Block, Bullets, Figure, Folded, Notice, Paragraph, Section, Table, folded
 from gptjax.study.report.headline import METHODS
+from gptjax.study.results import numbers, reasons
 
 # What is a constant of a method is what has an interval, or one of these.
 _NAMES = {
@@ -86,7 +86,7 @@ def _optima(fit: dict) -> list[Block]:
         return [Table(_SPLIT, rows, "Best split of each budget").without_empty(numbers.NONE)] if rows else []
     measured = [one for one in optima if one.get("window")]
     standing = [one for one in optima if not one.get("refused")]
-    refused = groups.grouped([(numbers.flops(one["flops"]), one["refused"]) for one in measured if one.get("refused")])
+    refused = reasons.grouped([(numbers.flops(one["flops"]), one["refused"]) for one in measured if one.get("refused")])
     blocks: list[Block] = [Paragraph(f"Window: {numbers.window(fit)}.")]
     if refused:
         blocks += [Paragraph("Budgets without a vertex:"), Bullets([group.shown("C = ") for group in refused])]
@@ -149,7 +149,7 @@ def _left_out(fit: dict, by_all: list[dict]) -> list[Block]:
     pairs = [(one["run"], one["reason"]) for one in excluded]
     blocks: list[Block] = [
         Paragraph(f"Points this method leaves out: {len(excluded)}."),
-        Bullets([group.shown() for group in groups.grouped(pairs)]),
+        Bullets([group.shown() for group in reasons.grouped(pairs)]),
     ]
     each = folded(Bullets([f"{run}: {reason}" for run, reason in pairs]), "Each of them")
     return blocks + ([each] if isinstance(each, Folded) else [])

@@ -3,8 +3,8 @@
 import os
 import pathlib
 
-from gptjax.study import groups, numbers
 from gptjax.study.report.blocks import LONG, Block, Bullets, Code, Figure, Link, Paragraph, Section, Table, folded
+from gptjax.study.results import numbers, reasons
 
 _COLUMNS = {
     "params_given": ("N", numbers.whole),
@@ -148,7 +148,7 @@ def _left_out(results: dict) -> Section:
     blocks: list[Block] = [folded(table, "Each of them")] if rows else []
     if len(rows) > LONG:
         blocks.insert(
-            0, Bullets([group.shown() for group in groups.grouped([(one["run"], one["reason"]) for one in excluded])])
+            0, Bullets([group.shown() for group in reasons.grouped([(one["run"], one["reason"]) for one in excluded])])
         )
     return Section(f"Left out ({len(excluded)})", blocks)
 

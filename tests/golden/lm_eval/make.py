@@ -1,7 +1,7 @@
-"""Makes answers.json beside this file: what lm-eval's own Hugging Face backend says of the models of tests/asked.py,
+"""Makes answers.json beside this file: what lm-eval's own Hugging Face backend says of the models of tests/support/asked.py,
 exported.
 
-pip install torch==2.13.0 transformers accelerate 'gptjax[test]' && PYTHONPATH=tests python tests/golden/lm_eval/make.py
+pip install torch==2.13.0 transformers accelerate 'gptjax[test]' && PYTHONPATH=tests/support python tests/golden/lm_eval/make.py
 """
 
 import json
@@ -10,7 +10,7 @@ import tempfile
 
 import asked
 
-from gptjax import task_files
+from gptjax.tasks import task_files
 
 
 def main() -> None:

@@ -1,0 +1,363 @@
+"""Checkpoints: Orbax, asynchronous, restored onto any mesh, trusted only with a manifest (validity.py).
+
+On disk a state is a plain nested dict of arrays, whatever optax and flax call their containers:
+
+    checkpoints/STEP/params         the model's parameters
+    checkpoints/STEP/opt_state      the optimizer's state
+    checkpoints/STEP/ema            averaged parameters, if the run keeps them
+    checkpoints/STEP/skips          counters and windows of updates left out, if the run leaves any out (skipping.py)
+    checkpoints/STEP/meta           {"schema": 2, "step": STEP, and what `save` was given besides}
+    checkpoints/STEP/manifest.json  written last, with a checksum of every shard of every array
+
+Data order and random keys are functions of the step and need no file of their own. Every process of a run takes part
+in saving and restoring; Orbax writes each array's shards from where they are, in chunks of CHUNK_BYTES at most. The
+checksums are dispatched before the state is donated, and waited for by a thread, which then writes the manifest.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+from etils import epath
+
+from gptjax.checkpoints import pieces, saving, validity
+from gptjax.errors import Damaged, UserError, first_line
+from gptjax.hosts.coordination import Alone
+from gptjax.training.step import TrainState
+
+CHUNK_BYTES = 64 * 2**20  # what a reader has to hold of an array at a time
+READ_ERRORS = (ValueError, KeyError, OSError)  # of Orbax and TensorStore, for a file that is not as it was
+
+
+def to_plain(tree) -> dict:
+    """A pytree as nested dicts keyed by field names and indices; containers without arrays vanish."""
+    plain = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        *parents, last = [_name(key) for key in path]
+        node = plain
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = leaf
+    return plain
+
+
+def from_plain(plain: dict, like):
+    """The inverse of to_plain: arrays of plain in the containers of `like`. Raises KeyError for one that is missing."""
+
+    def leaf(path, _):
+        node = plain
+        for key in path:
+            node = node[_name(key)]
+        return node
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def named(tree) -> dict:
+    """{"params/blocks/gain": array} of a tree: the names that a manifest has."""
+    return {"/".join(_name(key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(key) -> str:
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+
+
+def _items(state: TrainState) -> dict[str, dict]:
+    """What is saved of a state, by folder name. A state of stateless SGD has no arrays there, so no folder."""
+    items = {"params": state.params, "opt_state": to_plain(state.opt_state), "ema": state.ema, "skips": state.skips}
+    return {name: tree for name, tree in items.items() if tree}
+
+
+class Checkpointer:
+    """The checkpoints of one run directory. config: the run's, or None to only read. run: of `consistency.of_checkpoint`.
+
+    in_place: write and mark steps where they are, as object stores have it, which cannot rename; None: by the path.
+    """
+
+    def __init__(self, directory, config=None, peers=None, in_place: bool | None = None, run: dict | None = None):
+        import orbax.checkpoint as ocp
+
+        self._ocp = ocp
+        self._directory = epath.Path(directory)
+        self._config, self._peers, self._run = config, peers or Alone(), run
+        self._in_place = "://" in str(directory) if in_place is None else in_place
+        self._last_save = time.monotonic()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._stages = saving.Stages(self._directory, self._peers)
+        self._reader = ocp.CompositeCheckpointHandler()
+        self._writer = None
+        if config is not None:
+            self._hook = sys.excepthook
+            sys.excepthook = self._quiet = _without_closed_loops(sys.excepthook)
+            place = ocp.path.atomicity
+            kind = place.CommitFileTemporaryPath if self._in_place else place.AtomicRenameTemporaryPath
+            self._writer = self._stages.writer(temporary_path_class=kind)
+
+    def steps(self) -> list[int]:
+        """Steps that count (validity.py), oldest first: none that is being written."""
+        return validity.steps(self._directory)
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint should be written after so many steps, the same in every process."""
+        every = self._config.checkpoint.every_steps
+        return (every is not None and step % every == 0) or step in self._config.checkpoint.keep_steps
+
+    def overdue(self) -> bool:
+        """Whether one should be written by this process's clock."""
+        every = self._config.checkpoint.every_minutes
+        return every is not None and (time.monotonic() - self._last_save) / 60 >= every
+
+    # ---- saving
+
+    def save(self, state: TrainState, step: int, **data) -> None:
+        """Starts writing; the state may be donated when this returns. Raises CheckpointFailed, in all processes, if the
+        last save did or if one process cannot start this one; what fails later is raised by the next save or `wait`.
+
+        data: JSON values kept in the manifest; those of process 0 count.
+        """
+        self.wait()
+        self._last_save, items = time.monotonic(), _items(state)
+        self._stages.next_save()
+        try:
+            begun = self._stages.together("begun", lambda: self._begin(step, items))
+            self._stages.together("started", lambda: self._start(step, items, data))
+        except saving.CheckpointFailed:
+            self._clean(step)
+            raise
+        self._thread = threading.Thread(target=self._finish, args=(step, begun, data), name="manifest")
+        self._thread.start()
+
+    def _begin(self, step: int, items) -> dict:
+        """{name: (shape, dtype, what pieces.finish takes)}. Process 0 makes room, and sees whether it can write there: what
+        it finds out in the middle of Orbax's save, the others would wait for."""
+        if self._peers.index == 0:
+            validity.remove(self._folder(step))
+            temporary = self._directory / f"{step}{validity.TEMPORARY}"
+            temporary.rmtree(missing_ok=True)
+            temporary.mkdir(parents=True)
+            temporary.rmdir()
+        return {name: (leaf.shape, str(leaf.dtype), pieces.begin(leaf)) for name, leaf in named(items).items()}
+
+    def _start(self, step: int, items, data: dict) -> None:
+        meta = self._ocp.args.JsonSave({"schema": validity.SCHEMA, "step": step, **data})
+        args = {name: self._ocp.args.StandardSave(tree, self._chunked(tree)) for name, tree in items.items()}
+        self._writer.save(self._folder(step), args=self._ocp.args.Composite(meta=meta, **args), force=True)
+
+    def _chunked(self, tree):
+        return jax.tree.map(lambda _: self._ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
+
+    def _finish(self, step: int, begun: dict, data: dict) -> None:
+        """In a thread: the manifest, once the files are there. Process 0 writes it for all."""
+        try:
+            own = {name: pieces.finish(parts) for name, (_, _, parts) in begun.items()}
+            everyones = self._stages.gather("checksums", own)
+            self._writer.wait_until_finished()
+            if everyones is None:
+                return
+            arrays = {
+                name: {"shape": list(shape), "dtype": dtype, "pieces": [p for each in everyones for p in each[name]]}
+                for name, (shape, dtype, _) in begun.items()
+            }
+            validity.write_manifest(self._folder(step), step, self._config.to_dict(), data, arrays, self._run)
+            self._saved()
+        except BaseException as error:
+            self._failure = error
+            self._stages.say_failed(error)
+            self._clean(step)
+
+    def _saved(self) -> None:
+        """In a thread, after a save is whole."""
+        self.remove_old()
+
+    def remove_old(self) -> None:
+        """Deletes the steps that the config does not keep. By process 0."""
+        keep = self._config.checkpoint
+        validity.remove_old(self._directory, keep.keep, keep.keep_every, keep.keep_steps)
+
+    def _clean(self, step: int) -> None:
+        """What a failed save has left would fill the disk."""
+        with contextlib.suppress(Exception):
+            if self._peers.index == 0:
+                validity.remove_unfinished(self._directory)
+                if not validity.standing_of(self._folder(step)).counts:
+                    validity.remove(self._folder(step))
+
+    def wait(self) -> None:
+        """Until the last save is on disk. Raises CheckpointFailed, in all processes, if it is not in one."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        error, self._thread, self._failure = self._failure, None, None
+        self._stages.settle("saved", error)
+
+    def close(self) -> None:
+        """After the last save is on disk, or has failed, which is said here if nobody waited for it."""
+        if self._thread is not None:
+            self._thread.join()
+            if self._failure is not None:
+                print(f"gptjax: a checkpoint could not be written: {first_line(self._failure)}", file=sys.stderr)
+        if self._writer is not None:
+            self._writer.close()
+            if sys.excepthook is self._quiet:  # not that of another, opened since
+                sys.excepthook = self._hook
+        self._reader.close()
+
+    # ---- restoring
+
+    def restore(self, step: int, abstract: TrainState, sharding: TrainState) -> TrainState:
+        """The whole state of a step, laid out by sharding, checked. Raises UserError if it is not such a state, and
+        Damaged, in all processes, if it is not as it was written. `skips` begin anew where `keeps_skips` is False."""
+        skips = None
+        if not self.keeps_skips(step, abstract):
+            skips = jax.tree.map(_zeros, abstract.skips, sharding.skips)
+            abstract, sharding = abstract._replace(skips=None), sharding._replace(skips=None)
+        like = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, sharding
+        )
+        items = self._read(step, _items(like))
+        return TrainState(
+            step=jax.device_put(jax.numpy.int32(step), sharding.step),
+            params=items["params"],
+            opt_state=from_plain(items.get("opt_state", {}), like.opt_state),
+            ema=items.get("ema"),
+            skips=skips or items.get("skips"),
+        )
+
+    def keeps_skips(self, step: int, abstract: TrainState) -> bool:
+        """Whether a step has the counters and windows that the state has: not if optim.skip was another then."""
+        known = self._description(step).get("arrays") or {}
+        kept = {name: tuple(about["shape"]) for name, about in known.items() if name.startswith("skips/")}
+        return abstract.skips is None or kept == {
+            name: tuple(leaf.shape) for name, leaf in named({"skips": abstract.skips}).items()
+        }
+
+    def restore_params(self, step: int, abstract_params, name: str = "params"):
+        """Only the parameters ("params" or "ema"), laid out as abstract_params says. Raises as `restore`."""
+        return self._read(step, {name: abstract_params})[name]
+
+    def meta(self, step: int) -> dict:
+        """What `save` was given besides the state. Raises UserError: no such step, a newer schema."""
+        return self._description(step)["data"]
+
+    def set_aside(self, step: int, reason: str) -> str:
+        """Makes a bad step none. Returns where its files are. Process 0 alone calls it."""
+        return validity.set_aside(self._folder(step), reason, rename=not self._in_place)
+
+    def _folder(self, step: int) -> epath.Path:
+        return self._directory / str(step)
+
+    def _description(self, step: int) -> dict:
+        if step not in self.steps():
+            standing = self._folder(step).exists() and validity.standing_of(self._folder(step))
+            why = f" that counts: it is {standing.state} ({standing.reason})" if standing else ""
+            known = ", ".join(map(str, self.steps())) or "none"
+            raise UserError(f"{self._directory} has no checkpoint of step {step}{why}; there are: {known}.")
+        return validity.description(self._folder(step))
+
+    def _read(self, step: int, like: dict) -> dict:
+        """Checked items of a step. What fails once is read once more, since a network or a memory may have erred."""
+        known, stored, reason = None, None, ""
+        try:
+            known = self._description(step).get("arrays") or self._described_by_orbax(step, like)
+            stored = as_stored(self._folder(step), known, like)
+        except Damaged as error:
+            reason = str(error)
+        if reason := self._peers.agree("described", reason):
+            raise Damaged(reason)
+        for _ in range(2):
+            items, reason = self._read_once(step, stored)
+            reason = reason or self._difference(known, items)
+            if not reason:
+                return jax.tree.map(_cast, items, like)
+            del items  # before there are two
+        raise Damaged(f"checkpoint {self._folder(step)} is damaged: {reason}; see gptjax verify.")
+
+    def _described_by_orbax(self, step: int, like: dict) -> dict:
+        """{name: {"shape", "dtype"}} of a step of schema 1, which has no manifest."""
+        folder, handler = self._folder(step), self._ocp.StandardCheckpointHandler()
+        held = [name for name in like if (folder / name).exists()]
+        try:
+            trees = {name: dict(handler.metadata(folder / name).tree) for name in held}
+        except READ_ERRORS as error:
+            raise Damaged(f"checkpoint {folder} is damaged: {first_line(error)}.") from error
+        return {name: {"shape": leaf.shape, "dtype": str(leaf.dtype)} for name, leaf in named(trees).items()}
+
+    def _read_once(self, step: int, like: dict) -> tuple[dict | None, str]:
+        """(items, why they could not be read in one of the processes)."""
+        args = {name: self._ocp.args.StandardRestore(tree) for name, tree in like.items()}
+        items, reason = None, ""
+        try:
+            items = dict(self._reader.restore(self._folder(step), args=self._ocp.args.Composite(**args)).items())
+        except Exception as error:
+            changed = validity.changed_files(self._folder(step), self._description(step))
+            bare = type(error) is Exception  # as Orbax hands on what TensorStore says
+            if not (isinstance(error, READ_ERRORS) or bare or changed):
+                raise  # a mistake of ours, or no memory left
+            reason = (
+                f"{changed[0]} has changed" if changed else f"{', '.join(like)} cannot be read: {first_line(error)}"
+            )
+        return items, self._peers.agree("read", reason)
+
+    def _difference(self, known: dict, items: dict) -> str:
+        """Which arrays are not those that were saved; "" for none, and where no checksums were kept."""
+        if not all("pieces" in each for each in known.values()):
+            return ""
+        begun = {name: pieces.begin(leaf) for name, leaf in named(items).items()}
+        everyones = self._peers.gather("restored", {name: pieces.finish(parts) for name, parts in begun.items()})
+        if everyones is None:
+            return self._peers.tell("restored", None)
+        wrong = [
+            name
+            for name in begun
+            if pieces.total([p for each in everyones for p in each[name]]) != pieces.total(known[name]["pieces"])
+        ]
+        shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        return self._peers.tell("restored", f"checksums differ for {shown}" if wrong else "")
+
+
+def _without_closed_loops(hook):
+    """An excepthook without what TensorStore prints when a save has failed: for every array that was on its way, a
+    traceback that Orbax's event loop is closed, from a thread of its own. The failure itself is raised by `wait`."""
+
+    def shown(kind, error, trace):
+        main = threading.current_thread() is threading.main_thread()
+        if main or kind is not RuntimeError or str(error) != "Event loop is closed":
+            hook(kind, error, trace)
+
+    return shown
+
+
+def as_stored(folder, known: dict, like: dict) -> dict:
+    """like with the dtypes on disk. Raises UserError: other arrays than the step holds."""
+    wanted = named(like)
+    held = {name for name in known if name.partition("/")[0] in like}
+    if missing := sorted(wanted.keys() - held) or sorted(held - wanted.keys()):
+        whose = "the checkpoint" if missing[0] in wanted else "this model"
+        raise UserError(
+            f"checkpoint {folder} does not hold {', '.join(like)} of this model: {whose} has no {missing[0]}"
+            f"{f' nor {len(missing) - 1} others' if len(missing) > 1 else ''}."
+        )
+    for name, leaf in wanted.items():
+        if tuple(known[name]["shape"]) != leaf.shape:
+            raise UserError(
+                f"checkpoint {folder} does not hold {', '.join(like)} of this model: {name} has shape"
+                f" {tuple(known[name]['shape'])} there and {leaf.shape} here."
+            )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.ShapeDtypeStruct(
+            leaf.shape, known["/".join(_name(key) for key in path)]["dtype"], sharding=leaf.sharding
+        ),
+        like,
+    )
+
+
+def _zeros(leaf, sharding):
+    return jax.device_put(np.zeros(leaf.shape, leaf.dtype), sharding)
+
+
+def _cast(array, like):
+    return array if array.dtype == like.dtype else array.astype(like.dtype)

@@ -1,0 +1,82 @@
+"""`gptjax compare A B`: two runs, or two steps of one, on the same text. The arithmetic is in compare.py."""
+
+import json
+import sys
+
+from gptjax import errors, terminal
+from gptjax.commands import evaluation
+from gptjax.errors import UserError
+from gptjax.hosts import interrupt
+
+
+def add_flags(parser) -> None:
+    parser.add_argument("a", metavar="A", help="a run directory")
+    parser.add_argument("b", metavar="B", help="another one, or the same with another step")
+    for side in ("a", "b"):
+        parser.add_argument(f"--step_{side}", metavar="N|best", help=f"of {side.upper()} (default: the newest)")
+    evaluation.add_reading_flags(parser)
+    parser.add_argument("--ema", action="store_true", help="use the averaged parameters of both")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def run(args) -> int:
+    """The exit code: 0, or SAVED_AND_STOPPED after SIGTERM or Ctrl-C."""
+    evaluation.check_reading_flags(args)
+    if args.protocol == "lambada":
+        raise UserError("gptjax compare pairs the losses of tokens; leave out --protocol=lambada.")
+    with interrupt.StopRequest("stopping after this batch") as stop:  # before jax has threads that a signal could hit
+        (run_a, why_a), (run_b, why_b) = _load(args, args.a, args.step_a), _load(args, args.b, args.step_b)
+        from gptjax.evaluation import compare
+
+        with evaluation.Watch(stop) as watch:
+            found = compare.compare(
+                run_a,
+                run_b,
+                args.data,
+                batch_size=args.batch_size,
+                should_stop=watch.should_stop,
+                report=watch.report,
+                **evaluation.reading_settings(args),
+            )
+        if found is None:
+            print(f"gptjax: {stop.name}: stopped before the comparison was done", file=sys.stderr)
+            return errors.SAVED_AND_STOPPED
+    if args.json:
+        sides = {"a": {"workdir": args.a, "step": run_a.step}, "b": {"workdir": args.b, "step": run_b.step}}
+        print(json.dumps(terminal.finite(sides | found.as_dict()), indent=2))
+    else:
+        print(f"A: {args.a}, step {run_a.step} ({why_a})\nB: {args.b}, step {run_b.step} ({why_b})")
+        print("\n".join(_lines(found)))
+    return 0
+
+
+def _load(args, workdir: str, step: str | None):
+    """The Run, and why it is of this step."""
+    from gptjax.run import run
+    from gptjax.rundir import run_directory
+
+    if step == "all":
+        raise UserError("gptjax compare takes one step of each run; give a number or best.")
+    [number], why = evaluation.chosen_steps(run_directory.open_run(workdir), step, args.ema)
+    mesh = evaluation.mesh_of(args)
+    return run.load(workdir, number, dtype=args.dtype, mesh=mesh, ema=args.ema), why
+
+
+def _lines(found) -> list[str]:
+    about = found.convention
+    text = "; ".join(f"{name}: {said}" for name, said in about["text"].items())
+    windows = [
+        f"{which.upper()} windows of {about[which]['window']}, stride {about[which]['stride']}" for which in ("a", "b")
+    ]
+    lines = [text, f"{', '.join(windows)}; pairs are {about['pairs']}; +- is a standard error; p: {about['test']}"]
+    for by_text in filter(None, (found.loss, found.bits_per_byte)):
+        lines += [f"{name + '  ' if len(by_text) > 1 else ''}{one}" for name, one in by_text.items()]
+    return [*lines, verdict(next(iter(found.main.values())))]
+
+
+def verdict(one) -> str:
+    if one.difference == 0 and one.standard_error == 0:
+        return "A and B are the same on this text"
+    if not one.p_value < 0.05:
+        return "which is better cannot be told from this text (p is not below 0.05)"
+    return f"{'B' if one.difference < 0 else 'A'} is better on this text"

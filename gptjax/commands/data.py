@@ -1,0 +1,169 @@
+"""`gptjax data`: the text of any step of a run, what the run reads in numbers, or every byte of its tokens checked.
+
+Of a config, or with --workdir of a run: then its own config, and only the text that it was started with. No device is
+used. Text that was not prepared yet is, as `gptjax train` would.
+"""
+
+import argparse
+import json
+import sys
+import time
+
+from gptjax import schedule
+from gptjax.errors import UserError
+
+_SHOWN = 3  # rows of a step, if none is chosen
+_NAMED = 20  # mistakes that --verify prints
+
+
+def add_flags(parser: argparse.ArgumentParser, config_help: str) -> None:
+    parser.add_argument("--config", metavar="FILE", help=config_help)
+    parser.add_argument("--workdir", metavar="DIR", help="instead: a run, of whose config and text any step is shown")
+    parser.add_argument("--step", type=int, metavar="N", help="whose rows are shown, counted from 0 (default: 0)")
+    parser.add_argument("--row", type=int, metavar="R", help=f"of the step's batch (default: the first {_SHOWN})")
+    parser.add_argument(
+        "--stats", action="store_true", help="sources, shares, packing, lengths of documents, what is read how often"
+    )
+    parser.add_argument("--picture", metavar="FILE", help="with --stats: lengths of documents, as .png, .svg or .pdf")
+    parser.add_argument("--verify", action="store_true", help="read every block of the tokens against its checksums")
+    parser.add_argument("--json", action="store_true", help="machine-readable, with all rows of the step")
+
+
+def run(args) -> int:
+    """Returns the exit code: 2 where --verify finds a file altered."""
+    _check_flags(args)
+    config, directory = _config(args)
+    if args.verify:
+        return _verify(config, args)
+    rows, store = _open(config, directory)
+    rewinds = schedule.NO_REWINDS if directory is None else directory.rewinds()
+    if args.stats:
+        if rewinds.count:
+            n_rows = sum(n for _, n in rewinds.windows)
+            print(
+                f"the run left {n_rows:,} rows out (rollbacks); these numbers are of all it would read", file=sys.stderr
+            )
+        _statistics(config, store, rows, args)
+        return 0
+    _rows(config, rows, store.tokenizer, args, rewinds)
+    return 0
+
+
+def _check_flags(args) -> None:
+    """Raises UserError for flags that are not for one another."""
+    if (args.config is None) == (args.workdir is None):
+        raise UserError("gptjax data is of --config=FILE or of a run, --workdir=DIR; give one of the two.")
+    if args.workdir is not None and args.overrides:
+        raise UserError(
+            f"--config.{args.overrides[0]} changes a config, but --workdir={args.workdir} is a run that has its own;"
+            " give --config=FILE instead."
+        )
+    if args.stats and args.verify:
+        raise UserError("--stats and --verify are two things to do; give one of them.")
+    rows = [f"--{name}" for name in ("step", "row") if getattr(args, name) is not None]
+    if rows and (args.stats or args.verify):
+        raise UserError(f"{rows[0]} chooses what text is shown, --{'stats' if args.stats else 'verify'} shows none.")
+    if args.picture is not None:
+        _check_picture(args)
+
+
+def _check_picture(args) -> None:
+    if not args.stats:
+        raise UserError(f"--picture={args.picture} is of --stats; give both.")
+    from gptjax.commands import data_picture
+
+    data_picture.check(args.picture)
+
+
+def _config(args):
+    """The config, and the run directory if it is a run's."""
+    from gptjax.config import config_file
+    from gptjax.rundir import run_directory
+
+    if args.workdir is None:
+        return config_file.load_config(args.config, args.overrides), None
+    directory = run_directory.open_run(args.workdir)
+    return directory.config(), directory
+
+
+def _open(config, directory):
+    """(rows, store) of config. Raises UserError: the text is not the one that the run was started with."""
+    from gptjax.data.rows.pipeline import TrainRows, open_text
+
+    store, objective = open_text(config.data, config.model.context_length)
+    if directory is not None:
+        directory.check_text(store)
+    return TrainRows(store, config.data, config.model.context_length, objective), store
+
+
+def _rows(config, rows, tokenizer, args, rewinds) -> None:
+    from gptjax.commands import data_table
+    from gptjax.data.looking import inspection
+
+    with _Report("hashing earlier rows") as report:
+        facts = inspection.step_facts(config, rows, tokenizer, args.step or 0, args.row, report, rewinds)
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        print(data_table.step(facts, _SHOWN if args.row is None else 1, data_table.style(sys.stdout)))
+
+
+def _statistics(config, store, rows, args) -> None:
+    from gptjax.commands import data_picture, data_table
+    from gptjax.data.looking import statistics
+
+    facts = statistics.statistics(config, store, rows)
+    if args.picture is not None:
+        data_picture.lengths(facts, args.picture)
+        print(f"picture in {args.picture}", file=sys.stderr)
+    print(json.dumps(facts, indent=2) if args.json else data_table.statistics(facts))
+
+
+def _verify(config, args) -> int:
+    from gptjax.data.looking import verification
+    from gptjax.data.tokens import store
+
+    results = {}
+    for name, folder in store.folders(config.data).items():
+        with _Report(f"verifying {name}", unit=1e6, of="MB") as report:
+            results[name] = verification.verify(folder, report)
+    bad = [one for result in results.values() for one in result["bad"]]
+    if args.json:
+        print(json.dumps({"sources": results, "passed": not bad}, indent=2))
+    else:
+        for name, result in results.items():
+            n = len(result["bad"])
+            found = f"{n:,} mistake{'s' * (n > 1)}" if n else "all as written"
+            print(
+                f"{name}: {result['files']} files, {result['blocks']:,} blocks, {result['bytes']:,} bytes: {found}"
+                f" ({result['folder']})"
+            )
+    for one in bad[:_NAMED]:
+        block = "" if one["block"] is None else f", block {one['block']},"
+        print(f"gptjax: {one['file']}{block} {one['why']}; make its folder again.", file=sys.stderr)
+    if len(bad) > _NAMED:
+        print(f"gptjax: and {len(bad) - _NAMED:,} more mistakes; --json has them all.", file=sys.stderr)
+    return 2 if bad else 0
+
+
+class _Report:
+    """The progress line of something that takes longer than a moment."""
+
+    def __init__(self, doing: str, unit: float = 1, of: str = "rows"):
+        from gptjax.terminal import Progress
+
+        self._doing, self._unit, self._of, self._progress = doing, unit, of, Progress()
+
+    def __enter__(self):
+        began = time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            if time.monotonic() - began > 1:
+                self._progress.update(
+                    f"{self._doing}: {done / self._unit:,.0f} of {total / self._unit:,.0f} {self._of}"
+                )
+
+        return report
+
+    def __exit__(self, *error) -> None:
+        self._progress.close()

@@ -1,0 +1,106 @@
+"""`gptjax sample`: text from a run, on the terminal."""
+
+import json
+import sys
+
+from gptjax.errors import UserError
+from gptjax.generation.settings import OPTIONS, Settings
+
+SETTINGS = (  # that are no options of sampling: flag, type, help
+    ("max_tokens", int, "new tokens of a text (default: 200)"),
+    ("num_return_sequences", int, "texts for each prompt (default: 1)"),
+    ("num_beams", int, "beam search with so many beams; nothing is drawn (default: 1, off)"),
+    ("length_penalty", float, "beam search: log-probability is divided by length to this power (default: 1)"),
+    ("seed", int, "of the first text; the next ones' follow (default: 0)"),
+)
+
+
+def add_flags(parser) -> None:
+    parser.add_argument(
+        "--prompt", action="append", help="text to go on from; may be given again (default: the start of a document)"
+    )
+    parser.add_argument("--prompts_file", metavar="FILE", help="a prompt on each line, instead")
+    parser.add_argument(
+        "--num_samples", type=int, dest="num_return_sequences", help="the same as --num_return_sequences"
+    )
+    for name, kind, text in _flags():
+        parser.add_argument(f"--{name}", type=kind, default=None, help=text)
+    parser.add_argument(
+        "--stop", action="append", metavar="TEXT", help="ends a text, and is no part of it; may be given again"
+    )
+    parser.add_argument("--mesh", metavar="AXES", help="such as fsdp=4,tensor=2 (default: one device)")
+    parser.add_argument(
+        "--dtype", metavar="NAME", help="float32 or bfloat16, of parameters and matmuls (default: as trained)"
+    )
+    parser.add_argument("--stream", action="store_true", help="print text as it comes; of one sequence")
+    parser.add_argument("--logprobs", action="store_true", help="with --json: log-probabilities of prompt and text")
+    parser.add_argument("--json", action="store_true", help="machine-readable, a line for each text")
+
+
+def _flags() -> list[tuple]:
+    options = [(name, option.kind, option.help) for name, option in OPTIONS.items()]
+    return [SETTINGS[0], *options, *SETTINGS[1:]]
+
+
+def settings(args) -> dict:
+    """What generation's Settings are made of, checked. Raises UserError: one is out of range, or some don't go together."""
+    chosen = {name: getattr(args, name) for name, _, _ in _flags() if getattr(args, name) is not None}
+    chosen |= {"stop": tuple(args.stop or ()), "logprobs": args.logprobs}
+    checked = Settings(**chosen)
+    if args.prompt and args.prompts_file:
+        raise UserError("--prompt and --prompts_file are both given; use one.")
+    if args.logprobs and not args.json:
+        raise UserError("--logprobs has no place in plain text; give --json too.")
+    if args.stream and (
+        args.json or checked.num_beams > 1 or checked.num_return_sequences > 1 or len(args.prompt or ()) > 1
+    ):
+        raise UserError("--stream prints one text as it comes: one --prompt, one sequence, no --num_beams, no --json.")
+    return chosen
+
+
+def run(args, settings: dict) -> None:
+    from gptjax.run import run
+
+    prompts = _prompts(args)
+    if args.stream and len(prompts) > 1:
+        raise UserError(f"--stream prints one text as it comes, but {args.prompts_file} has {len(prompts)} prompts.")
+    loaded = run.load(args.workdir, args.step, dtype=args.dtype, mesh=args.mesh, ema=args.ema)
+    if args.stream:
+        print(prompts[0] or "", end="", flush=True)
+        loaded.generate(prompts, callback=lambda _, piece: print(piece, end="", flush=True), **settings)
+        print()
+        return
+    completions = loaded.generate(prompts, **settings)
+    for i, completion in enumerate(completions):
+        if args.json:
+            print(json.dumps(_as_dict(completion, loaded.tokenizer)))
+            continue
+        if len(completions) > 1:
+            print(f"--- sample {i + 1} of {len(completions)}")
+        print(completion)
+
+
+def _prompts(args) -> list[str | None]:
+    if args.prompts_file is None:
+        return args.prompt or [None]
+    try:
+        lines = (
+            sys.stdin.readlines() if args.prompts_file == "-" else open(args.prompts_file, encoding="utf-8").readlines()
+        )
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--prompts_file={args.prompts_file} cannot be read: {error}.") from error
+    prompts = [line.rstrip("\n") for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"--prompts_file={args.prompts_file} has no prompt; expected one on each line.")
+    return prompts
+
+
+def _as_dict(completion, tokenizer) -> dict:
+    row = {"prompt": completion.prompt, "text": completion.text, "finish_reason": completion.finish_reason}
+    row |= {"seed": completion.seed, "tokens": completion.tokens.tolist()}
+    if completion.score is not None:
+        row["score"] = completion.score
+    if completion.logprobs is not None:
+        row["logprobs"] = [round(float(x), 6) for x in completion.logprobs]
+        row["prompt_logprobs"] = [round(float(x), 6) for x in completion.prompt_logprobs]
+    return row

@@ -1,0 +1,54 @@
+"""`gptjax verify`: whether what a run directory holds is what was written into it. Exit code 1 if anything is not."""
+
+import dataclasses
+import json
+
+from gptjax.config import bounds
+from gptjax.errors import UserError
+
+
+def add_flags(parser) -> None:
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run directory, local or gs://")
+    parser.add_argument("--step", default="all", metavar="N", help="of one checkpoint (default: all)")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def run(args) -> int:
+    """0: all is well; 1: something is damaged, unfinished or missing."""
+    step = None if args.step == "all" else _number(args.step)
+    from gptjax.rundir import run_directory, verification
+
+    directory = run_directory.open_run(args.workdir)
+    outcomes = verification.verify(directory, step, report=lambda o: None if args.json else print(_line(o), flush=True))
+    good = all(outcome.good for outcome in outcomes)
+    if args.json:
+        found = [dataclasses.asdict(outcome) | {"good": outcome.good} for outcome in outcomes]
+        print(json.dumps({"workdir": args.workdir, "good": good, "found": found}, indent=2))
+    else:
+        print(_verdict(outcomes))
+    return 0 if good else 1
+
+
+def _number(text: str) -> int:
+    number = bounds.whole_number(text)
+    if number is None:
+        raise UserError(f"--step={text} is no step; give a number, or all.")
+    return number
+
+
+def _line(outcome) -> str:
+    name = outcome.name if outcome.step is None else f"step {outcome.name}"
+    size = f"{outcome.checked_bytes / 1e6:,.1f} MB of arrays" if outcome.checked_bytes else ""
+    return f"{name:<20} {outcome.state:<11} {'; '.join(filter(None, [*outcome.reasons, size]))}".rstrip()
+
+
+def _verdict(outcomes) -> str:
+    bad = [outcome.name for outcome in outcomes if not outcome.good]
+    steps = [outcome for outcome in outcomes if outcome.step is not None]
+    newest = max((outcome.step for outcome in steps if outcome.good), default=None)
+    said = f"not as it should be: {', '.join(bad)}" if bad else "all is as it was written"
+    if not bad and any(outcome.state == "unverified" for outcome in steps):
+        said = "nothing wrong is to be seen, but steps without checksums cannot be verified"
+    return f"{said}; " + (
+        "no checkpoint counts" if newest is None else f"the newest checkpoint that counts is of step {newest}"
+    )

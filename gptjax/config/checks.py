@@ -1,0 +1,393 @@
+"""What a Config may be: every check that needs no device and no data, made once when the Config is made.
+
+Names that select code (an optimizer, a norm, a source ...) are checked where their table stands, by
+`errors.choose`; meshes against the devices there are, in `sharding`; how large a number may be, in `bounds`.
+"""
+
+import dataclasses
+import math
+
+from gptjax.config import bounds
+from gptjax.config.mixture_weights import check_weights
+from gptjax.errors import UserError, shorten
+
+MOST_RAMP_SIZES = 1000
+
+FOREIGN = {  # fields of model that an architecture does not have
+    "lstm": (
+        *("n_heads", "n_kv_heads", "head_dim", "d_ff", "norm", "norm_position", "norm_eps", "final_norm", "mlp"),
+        *("position", "rope_theta", "qk_norm", "band_width", "attention", "attention_dropout"),
+        *("init_std", "position_init_std", "scale_residual_init"),
+        *("parametrization", "base_width", "base_depth", "base_d_ff"),
+        "attention_scale",
+    )
+}
+
+
+def check(config) -> None:
+    """Raises UserError for the first value that cannot work."""
+    bounds.check_config(config)
+    _check_model(config.model)
+    _check_architecture(config)
+    _check_depth_rule(config)
+    _check_data(config.data)
+    _check_mixture(config.data)
+    _check_objective(config.data)
+    _check_optim(config.optim)
+    _check_mesh(config)
+    _check_train(config)
+    _check_cadence(config)
+
+
+def _require(condition, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _at_least(low, section, name: str, *fields: str) -> None:
+    for field in fields:
+        value = getattr(section, field)
+        _require(value is None or value >= low, f"{name}.{field}={value} is too small; use at least {low}.")
+
+
+def _in_unit_interval(section, name: str, *fields: str) -> None:
+    for field in fields:
+        value = getattr(section, field)
+        _require(value is None or 0 <= value < 1, f"{name}.{field}={value} is not in [0, 1).")
+
+
+def _one_of(value, allowed: tuple, key: str) -> None:
+    shown = shorten(repr(value), 80)
+    _require(value in allowed, f"{key}={shown} is not known; expected one of: {', '.join(allowed)}.")
+
+
+def _not_both(section, name: str, a: str, b: str) -> None:
+    both = getattr(section, a) is not None and getattr(section, b) is not None
+    _require(not both, f"{name}.{a} and {name}.{b} are both set; set one to None.")
+
+
+def _check_model(m) -> None:
+    _at_least(1, m, "model", "vocab_size", "context_length", "n_layers", "d_model", "n_heads", "n_kv_heads")
+    _at_least(1, m, "model", "head_dim", "d_ff", "band_width", "scan_unroll")
+    _at_least(0, m, "model", "init_std", "position_init_std")
+    for field in ("norm_eps", "rope_theta", "logit_softcap"):
+        value = getattr(m, field)
+        _require(value is None or value > 0, f"model.{field}={value} must be positive.")
+    _in_unit_interval(m, "model", "embed_dropout", "attention_dropout", "residual_dropout")
+    _one_of(m.norm_position, ("pre", "post"), "model.norm_position")
+    _check_parametrization(m)
+    if m.has_attention:
+        _check_attention(m)
+
+
+def _check_depth_rule(config) -> None:
+    _require(
+        config.model.parametrization != "completep" or config.optim.name != "sgd",
+        "model.parametrization='completep' has no rule for optim.name='sgd', whose updates shrink with the gradients of deep"
+        " models; use 'adamw', 'muon', 'lion' or 'adafactor', or model.parametrization='mup'.",
+    )
+
+
+def _check_attention(m) -> None:
+    _require(
+        m.head_dim or m.d_model % m.n_heads == 0,
+        f"model.n_heads={m.n_heads} does not divide model.d_model={m.d_model}; use a divisor, or give model.head_dim.",
+    )
+    _require(
+        m.n_heads % m.kv_heads == 0,
+        f"model.n_kv_heads={m.n_kv_heads} does not divide model.n_heads={m.n_heads}; use a divisor of it.",
+    )
+    _require(
+        m.position != "rope" or m.head_size % 2 == 0,
+        f"model.position='rope' rotates pairs, but a head has {m.head_size} dimensions; use an even model.head_dim.",
+    )
+    _require(
+        m.n_layers % m.layer_period == 0,
+        f"model.band_width bands every second layer, but model.n_layers={m.n_layers} is odd; use an even number.",
+    )
+
+
+def _check_architecture(config) -> None:
+    """What an architecture has no part for stands at its default: else it would be taken for something that counts."""
+    m = config.model
+    defaults = {field.name: field.default for field in dataclasses.fields(m)}
+    for field in FOREIGN.get(m.architecture, ()):
+        value = getattr(m, field)
+        _require(
+            value == defaults[field],
+            f"model.{field}={value!r} changes nothing in model.architecture={m.architecture!r};"
+            f" leave it out, or at its default {defaults[field]!r}.",
+        )
+    if m.architecture == "lstm":
+        _require(
+            m.remat in ("none", "full"),
+            f"model.remat={m.remat!r} keeps parts of a layer that model.architecture='lstm' does not have; use 'none' or"
+            " 'full'.",
+        )
+        _require(
+            not config.data.sees_ahead,
+            f"data.objective={config.data.objective!r} lets tokens be seen by earlier ones, and an LSTM reads in one"
+            " direction; use 'next_token' or 'fim'.",
+        )
+
+
+def _check_parametrization(m) -> None:
+    _one_of(m.parametrization, ("standard", "mup", "completep"), "model.parametrization")
+    _one_of(m.attention_scale or "sqrt", ("sqrt", "linear"), "model.attention_scale")
+    _at_least(1, m, "model", "base_width", "base_depth", "base_d_ff")
+    for field, users in (("base_width", ("mup", "completep")), ("base_depth", ("completep",))):
+        given, used = getattr(m, field) is not None, m.parametrization in users
+        _require(
+            given == used,
+            f"model.{field}={getattr(m, field)} with model.parametrization={m.parametrization!r}; "
+            + (f"give model.{field} of the model that the numbers are of." if used else f"set model.{field} to None."),
+        )
+    _require(
+        m.base_d_ff is None or m.parametrization != "standard",
+        f"model.base_d_ff={m.base_d_ff} with model.parametrization='standard'; set model.base_d_ff to None.",
+    )
+    _require(
+        m.parametrization != "completep" or m.norm_position == "pre",
+        "model.parametrization='completep' scales residual branches, which model.norm_position='post' normalises away;"
+        " use 'pre', or 'mup'.",
+    )
+
+
+def _check_data(d) -> None:
+    _at_least(1, d, "data", "tokenizer_vocab_size", "tokenizer_train_bytes")
+    _at_least(0, d, "data", "prefetch", "prefetch_workers", "seed")
+    _in_unit_interval(d, "data", "val_fraction")
+    _one_of(d.val_split, ("tail", "document"), "data.val_split")
+    needs_path = d.source in ("text", "jsonl", "parquet", "arrayrecord", "warc", "hf", "prepared")
+    what = "a name such as 'wikitext'" if d.source == "hf" else "a file, folder or glob"
+    _require(not needs_path or d.path, f"data.source={d.source!r} needs data.path, {what}.")
+    _require(d.source != "tfds" or d.tfds_name, "data.source='tfds' needs data.tfds_name, such as 'lm1b'.")
+    _require(
+        d.path is None or d.source != "tfds",
+        f"data.path={d.path!r} is set, but data.source='tfds' reads data.tfds_name; set one.",
+    )
+
+
+def _check_mixture(d) -> None:
+    if d.mixture is None:
+        _require(d.weights is None and not d.weight_stages, "data.weights are those of data.mixture; set that too.")
+        return
+    _require(d.mixture, "data.mixture has no source; give {name: folder or 'KIND:PATH'}, or None.")
+    _require(
+        "all" not in d.mixture, "data.mixture: 'all' is what evaluations call the whole; give the source another name."
+    )
+    _require(
+        d.source == "corpus" and d.path is None,
+        f"data.mixture and data.source={d.source!r}, data.path={d.path!r} are both set; give the text in one of them.",
+    )
+    starts = [tokens for tokens, _ in d.weight_stages]
+    _require(
+        starts == sorted(set(starts)) and all(start > 0 for start in starts),
+        f"data.weight_stages start at {starts} tokens; expected increasing numbers above 0 (before them data.weights hold).",
+    )
+
+    weights = d.weights or dict.fromkeys(d.mixture, 1.0)
+    check_weights(tuple(d.mixture), [weights, *(later for _, later in d.weight_stages)])
+
+
+def _check_objective(d) -> None:
+    for field in ("fim_rate", "fim_spm_rate"):
+        value = getattr(d, field)
+        _require(0 <= value <= 1, f"data.{field}={value} is not in [0, 1].")
+    _require(0 < d.mask_rate < 1, f"data.mask_rate={d.mask_rate} is not in (0, 1).")
+    _at_least(1, d, "data", "span_length")
+    most = d.span_length / (d.span_length + 1)
+    _require(
+        d.objective != "span_corruption" or d.mask_rate <= most,
+        f"data.mask_rate={d.mask_rate} leaves no token between spans of data.span_length={d.span_length};"
+        f" use a rate of at most {most:.3g}, or longer spans.",
+    )
+
+
+def _check_optim(o) -> None:
+    _require(o.peak_lr >= 0, f"optim.peak_lr={o.peak_lr} is negative.")
+    _require(o.eps > 0, f"optim.eps={o.eps} must be positive.")
+    _at_least(0, o, "optim", "warmup_steps", "warmup_tokens", "weight_decay", "muon_lr_ratio")
+    _at_least(1, o, "optim", "decay_steps", "decay_tokens")
+    _in_unit_interval(o, "optim", "beta1", "beta2", "momentum", "ema_decay")
+    _require(0 <= o.final_lr_fraction <= 1, f"optim.final_lr_fraction={o.final_lr_fraction} is not in [0, 1].")
+    _require(0 < o.cooldown_fraction <= 1, f"optim.cooldown_fraction={o.cooldown_fraction} is not in (0, 1].")
+    _require(
+        o.clip_norm is None or o.clip_norm > 0,
+        f"optim.clip_norm={o.clip_norm} must be positive; None turns clipping off.",
+    )
+    for field in ("moment_dtype", "param_dtype"):
+        _one_of(getattr(o, field), ("float32", "bfloat16"), f"optim.{field}")
+    _require(
+        o.name != "adafactor" or o.moment_dtype == "float32",
+        "optim.moment_dtype='bfloat16' is not for optim.name='adafactor', whose factored moments take no room;"
+        " use 'float32'.",
+    )
+    _one_of(o.skip, ("none", "nonfinite", "outliers"), "optim.skip")
+    _at_least(2, o, "optim", "skip_window")
+    _require(o.skip_sigma > 0, f"optim.skip_sigma={o.skip_sigma} must be positive; optim.skip='none' is off.")
+    _not_both(o, "optim", "warmup_steps", "warmup_tokens")
+    _not_both(o, "optim", "decay_steps", "decay_tokens")
+    _require(
+        o.schedule != "rsqrt" or o.warmup_steps or o.warmup_tokens,
+        "optim.schedule='rsqrt' starts at the end of the warmup; set optim.warmup_steps or optim.warmup_tokens.",
+    )
+
+
+def _check_mesh(config) -> None:
+    mesh = config.mesh
+    _at_least(1, mesh, "mesh", "cpu_devices", "pipeline_microbatches", "pipeline_repeats")
+    for axes in (mesh.AXES, tuple(f"dcn_{axis}" for axis in mesh.DCN_AXES)):
+        for axis in axes:
+            size = getattr(mesh, axis)
+            _require(
+                size == -1 or size >= 1,
+                f"mesh.{axis}={size} is not a size; use a positive number, or -1 for what is left.",
+            )
+        free = [axis for axis in axes if getattr(mesh, axis) == -1]
+        _require(len(free) <= 1, f"mesh has -1 for {' and '.join(free)}; only one axis can take what is left.")
+
+
+def _check_train(config) -> None:
+    t = config.train
+    _at_least(
+        1, t, "train", "steps", "tokens", "batch_size", "microbatches", "steps_per_call", "vocab_chunks", "log_every"
+    )
+    _at_least(1, t, "train", "batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")
+    _at_least(0, t, "train", "seed", "z_loss", "max_rollbacks", "rollback_margin")
+    _at_least(1, t, "train", "max_skips")
+    for field in ("watchdog_factor", "watchdog_seconds", "watchdog_other_seconds"):
+        value = getattr(t, field)
+        _require(value is None or value > 0, f"train.{field}={value} must be positive; watchdog_factor=None is off.")
+    _not_both(t, "train", "steps", "tokens")
+    _require(t.steps or t.tokens, "the run has no length; set train.steps or train.tokens.")
+    _require(
+        t.batch_size % t.microbatches == 0,
+        f"train.microbatches={t.microbatches} does not divide train.batch_size={t.batch_size}; use a divisor.",
+    )
+    _require(
+        t.microbatches >= 2 or not t.log_noise_scale,
+        f"train.log_noise_scale compares a step's microbatches, but train.microbatches={t.microbatches}; use at least 2.",
+    )
+    if config.model.vocab_size:
+        padded = config.model.padded_vocab_size
+        _require(
+            padded % t.vocab_chunks == 0,
+            f"train.vocab_chunks={t.vocab_chunks} does not divide the padded vocabulary of"
+            f" {padded}; use {_nearest_divisor(padded, t.vocab_chunks)}.",
+        )
+    if t.profile_steps:
+        first, last = t.profile_steps
+        _require(
+            1 <= first <= last, f"train.profile_steps={t.profile_steps} is not (first, last) with 1 <= first <= last."
+        )
+    _check_ramp(t)
+
+
+def _check_ramp(t) -> None:
+    ramp = (t.batch_ramp_start, t.batch_ramp_increment, t.batch_ramp_tokens)
+    _require(all(ramp) or not any(ramp), "a batch ramp needs all of train.batch_ramp_start, _increment and _tokens.")
+    if t.batch_ramp_start:
+        _require(
+            t.batch_ramp_start < t.batch_size and (t.batch_size - t.batch_ramp_start) % t.batch_ramp_increment == 0,
+            f"train.batch_ramp_start={t.batch_ramp_start} plus multiples of"
+            f" train.batch_ramp_increment={t.batch_ramp_increment} never gives"
+            f" train.batch_size={t.batch_size}; use an increment that divides the difference.",
+        )
+        sizes = (t.batch_size - t.batch_ramp_start) // t.batch_ramp_increment
+        _require(
+            sizes <= MOST_RAMP_SIZES,
+            f"train.batch_ramp_increment={t.batch_ramp_increment} makes {sizes} batch sizes on the way, each of which is"
+            f" compiled by itself; use a larger one, of at most {MOST_RAMP_SIZES} sizes.",
+        )
+        _require(
+            t.steps_per_call == 1, "train.steps_per_call > 1 needs one batch size; set it to 1 or drop the batch ramp."
+        )
+
+
+def _check_tasks(config) -> None:
+    for name in ("tasks_every_steps", "tasks_limit", "tasks_num_fewshot"):
+        value = getattr(config.eval, name)
+        _require(
+            config.eval.tasks is not None or value is None,
+            f"eval.{name}={value} is of tasks, but there are none; set eval.tasks, or eval.{name} to None.",
+        )
+    _require(
+        config.data.writes_on or config.eval.tasks is None,
+        f"eval.tasks={config.eval.tasks!r}, but a model of data.objective={config.data.objective!r} does not go on with a"
+        " text; use None.",
+    )
+
+
+def _check_cadence(config) -> None:
+    """Everything that happens between steps happens between calls: its period is a multiple of steps_per_call."""
+    _at_least(1, config.checkpoint, "checkpoint", "every_steps", "keep", "keep_every")
+    _one_of(config.checkpoint.on_save_failure, ("stop", "continue"), "checkpoint.on_save_failure")
+    _require(
+        config.checkpoint.every_minutes is None or config.checkpoint.every_minutes > 0,
+        f"checkpoint.every_minutes={config.checkpoint.every_minutes} must be positive; None turns it off.",
+    )
+    _at_least(1, config.eval, "eval", "every_steps", "batch_size", "max_tokens", "tasks_every_steps", "tasks_limit")
+    _at_least(0, config.eval, "eval", "sample_tokens", "tasks_num_fewshot")
+    _check_tasks(config)
+    _require(
+        config.data.writes_on or not config.eval.sample_tokens,
+        f"eval.sample_tokens={config.eval.sample_tokens}, but a model of data.objective={config.data.objective!r} does not"
+        " go on with a text; use 0.",
+    )
+    _check_rollback(config)
+    _check_kept(config)
+    per_call = config.train.steps_per_call
+    periods = {
+        "train.steps": config.train.steps,
+        "train.log_every": config.train.log_every,
+        "checkpoint.every_steps": config.checkpoint.every_steps,
+        "eval.every_steps": config.eval.every_steps,
+        "eval.tasks_every_steps": config.eval.tasks_every_steps,
+    }
+    for key, steps in periods.items():
+        _require(
+            steps is None or steps % per_call == 0,
+            f"{key}={steps} is not a multiple of train.steps_per_call={per_call};"
+            f" use {-(-(steps or 0) // per_call) * per_call}.",
+        )
+
+
+def _check_kept(config) -> None:
+    """Steps that are never reached would never be saved, and nobody told."""
+    from gptjax import schedule
+
+    per_call, last = config.train.steps_per_call, schedule.total_steps(config)
+    _require(
+        last <= bounds.INT32,
+        f"train.tokens={config.train.tokens} are {last} steps, which int32 does not count; use fewer, or larger batches.",
+    )
+    for step in config.checkpoint.keep_steps:
+        _require(
+            0 < step <= last,
+            f"checkpoint.keep_steps has {step}, but the run's steps are 1 to {last}; leave it out.",
+        )
+        _require(
+            step % per_call == 0,
+            f"checkpoint.keep_steps has {step}, which is not a multiple of train.steps_per_call={per_call};"
+            f" use {-(-step // per_call) * per_call}.",
+        )
+
+
+def _check_rollback(config) -> None:
+    """A row of skipped updates may span checkpoints, and one from before it has to be left."""
+    every, keep = config.checkpoint.every_steps, config.checkpoint.keep
+    if not config.train.max_rollbacks or every is None:
+        return
+    needed = 1 + -(-(config.train.max_skips - 1) // every) if config.optim.skip != "none" else 1
+    _require(
+        keep >= needed,
+        f"train.max_rollbacks={config.train.max_rollbacks} needs a checkpoint from before train.max_skips="
+        f"{config.train.max_skips} bad steps, but checkpoint.keep={keep} of checkpoint.every_steps={every} may all be"
+        f" younger; use checkpoint.keep={needed}.",
+    )
+
+
+def _nearest_divisor(n: int, k: int) -> int:
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return min(sorted({*small, *(n // d for d in small)}), key=lambda d: abs(d - k))

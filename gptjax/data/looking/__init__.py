@@ -1,0 +1,1 @@
+"""`gptjax data`: what a run reads, and whether it is whole."""

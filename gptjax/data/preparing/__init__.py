@@ -1,0 +1,1 @@
+"""`gptjax prepare`: from documents to tokens."""

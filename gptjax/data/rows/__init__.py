@@ -1,0 +1,1 @@
+"""Row g of a run, as arithmetic."""

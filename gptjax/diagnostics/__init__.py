@@ -1,0 +1,1 @@
+"""Whether and how fast this machine computes what it should."""

@@ -1,0 +1,1 @@
+"""Several processes of one run: start, agreement, and what happens when one is lost."""

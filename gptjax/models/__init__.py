@@ -1,0 +1,1 @@
+"""The networks, their parts by name, and their counts."""

@@ -1,0 +1,368 @@
+"""Attention: the maths in plain XLA, the fast kernels beside it, and the choice between them.
+
+Axes: B batch, L queries, M keys, H query heads, G key/value heads (H = G * R), K head size.
+A token sees itself and earlier tokens, in its own document (`segment_BL`, for packed rows), and only the last
+`window` tokens in a banded layer (Child et al. 2019, GPT-3). Softmax is float32 everywhere.
+
+Tokens of `prefix_BL` are seen by earlier ones too, in their own document: the prefix of a prefix LM (Raffel et al.
+2020), or all tokens of a masked one. A banded layer stays one: it sees `window` - 1 tokens back, and so many ahead.
+"""
+
+import dataclasses
+import functools
+import math
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from gptjax.errors import UserError, choose
+from gptjax.models import layers
+from gptjax.parallel import context, sharding
+
+KEPT = "attention"  # the name, for remat policies, of what a kernel keeps for its backward pass beside q, k and v
+MASKED = -1e30  # finite: -inf would turn a row without visible keys into NaN
+
+
+def visible(query_L, key_M, window: int | None):
+    """Boolean [L, M]: whether the query at a position sees the key at a position; of queries [B, L], [B, L, M]."""
+    distance = query_L[..., None] - key_M[None, :]
+    seen = distance >= 0
+    return seen if window is None else seen & (distance < window)
+
+
+def softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask, dropout_rate: float = 0.0, key=None):
+    """softmax(q k' / sqrt(K)) v and the log of the softmax's denominator.
+
+    mask: boolean, broadcasts to [B, G, R, L, M]. Returns the output [B, L, H, K] and log_sum_BGRL, float32.
+    """
+    logit_BGRLM = masked_logits(q_BLHK, k_BMGK, mask)
+    largest_BGRL = logit_BGRLM.max(-1)
+    weight_BGRLM = jnp.exp(logit_BGRLM - largest_BGRL[..., None])
+    sum_BGRL = weight_BGRLM.sum(-1)
+    weight_BGRLM = layers.dropout(weight_BGRLM, dropout_rate, key).astype(v_BMGK.dtype)
+    out_BGRLK = jnp.einsum("bgrlm,bmgk->bgrlk", weight_BGRLM, v_BMGK, preferred_element_type=jnp.float32)
+    out_BGRLK = (out_BGRLK / sum_BGRL[..., None]).astype(v_BMGK.dtype)
+    return ungroup(out_BGRLK), largest_BGRL + jnp.log(sum_BGRL)
+
+
+def masked_logits(q_BLHK, k_BMGK, mask):
+    """Logits [B, G, R, L, M] in float32, those outside the mask at MASKED."""
+    q_BLGRK = group(q_BLHK, k_BMGK.shape[2]) / math.sqrt(q_BLHK.shape[-1])
+    logit_BGRLM = jnp.einsum("blgrk,bmgk->bgrlm", q_BLGRK, k_BMGK, preferred_element_type=jnp.float32)
+    return jnp.where(mask, logit_BGRLM, MASKED)
+
+
+def group(x_BLHK, groups: int):
+    """[B, L, H, K] -> [B, L, G, R, K]: the query heads that share a key/value head."""
+    return x_BLHK.reshape(*x_BLHK.shape[:2], groups, -1, x_BLHK.shape[-1])
+
+
+def ungroup(x_BGRLK):
+    """[B, G, R, L, K] -> [B, L, H, K]."""
+    B, G, R, L, K = x_BGRLK.shape
+    return x_BGRLK.transpose(0, 3, 1, 2, 4).reshape(B, L, G * R, K)
+
+
+class Visibility(typing.NamedTuple):
+    """What decides which of M keys each of L queries sees. A pytree of arrays; window is static, and given apart."""
+
+    query_L: jax.Array | np.ndarray  # positions in the sequence
+    key_M: jax.Array | np.ndarray
+    query_segment_BL: jax.Array | None = None  # the document of each token, in packed rows
+    key_segment_BM: jax.Array | None = None
+    key_prefix_BM: jax.Array | None = None  # boolean: keys that are seen by earlier queries too
+
+    def mask(self, window: int | None):
+        """Boolean, broadcasts to [B, G, R, L, M]."""
+        mask = visible(self.query_L, self.key_M, window)[None, None, None]
+        if self.key_prefix_BM is not None:
+            ahead = visible(self.key_M, self.query_L, window).T[None, None, None]
+            mask = mask | ahead & self.key_prefix_BM[:, None, None, None, :]
+        if self.query_segment_BL is None:
+            return mask
+        return mask & (self.query_segment_BL[:, :, None] == self.key_segment_BM[:, None, :])[:, None, None]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def block_attention(window, dropout_rate, q_BLHK, k_BMGK, v_BMGK, visibility: Visibility, key):
+    """Attention of one block of queries to one block of keys: the output [B, L, H, K] and log_sum_BGRL.
+
+    The backward pass keeps q, k, v, the output and the log-sum, as flash attention does (Dao et al. 2022), and never
+    the probabilities: they would be H * T numbers for every token and layer.
+    """
+    return _block_forward(window, dropout_rate, q_BLHK, k_BMGK, v_BMGK, visibility, key)[0]
+
+
+def _block_forward(window, dropout_rate, q_BLHK, k_BMGK, v_BMGK, visibility, key):
+    mask = visibility.mask(window)
+    attended = softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask, dropout_rate, key)
+    out_BLHK, log_sum_BGRL = checkpoint_name(attended, KEPT)
+    return (out_BLHK, log_sum_BGRL), (q_BLHK, k_BMGK, v_BMGK, visibility, key, out_BLHK, log_sum_BGRL)
+
+
+def _block_backward(window, dropout_rate, saved, cotangents):
+    q_BLHK, k_BMGK, v_BMGK, visibility, key, out_BLHK, log_sum_BGRL = saved
+    d_out_BLHK, d_log_sum_BGRL = cotangents
+    G, scale = k_BMGK.shape[2], 1 / math.sqrt(q_BLHK.shape[-1])
+    logit_BGRLM = masked_logits(q_BLHK, k_BMGK, visibility.mask(window))
+    probability_BGRLM = jnp.exp(logit_BGRLM - log_sum_BGRL[..., None])
+    d_out_BLGRK = group(d_out_BLHK, G)
+    # sum_m p_m dp_m = sum_k o_k do_k: also with dropout, whose mask is in both o and dp
+    product_BLGR = (d_out_BLGRK.astype(jnp.float32) * group(out_BLHK, G)).sum(-1)
+    inner_BGRL = product_BLGR.transpose(0, 2, 3, 1) - d_log_sum_BGRL  # the gradient of the log-sum is p
+    d_probability_BGRLM = jnp.einsum("blgrk,bmgk->bgrlm", d_out_BLGRK, v_BMGK, preferred_element_type=jnp.float32)
+    d_probability_BGRLM = layers.dropout(d_probability_BGRLM, dropout_rate, key)
+    d_logit_BGRLM = probability_BGRLM * (d_probability_BGRLM - inner_BGRL[..., None]) * scale
+    d_logit_BGRLM = d_logit_BGRLM.astype(q_BLHK.dtype)
+    d_q_BGRLK = jnp.einsum("bgrlm,bmgk->bgrlk", d_logit_BGRLM, k_BMGK)
+    d_k_BMGK = jnp.einsum("bgrlm,blgrk->bmgk", d_logit_BGRLM, group(q_BLHK, G))
+    dropped_BGRLM = layers.dropout(probability_BGRLM, dropout_rate, key).astype(v_BMGK.dtype)
+    d_v_BMGK = jnp.einsum("bgrlm,blgrk->bmgk", dropped_BGRLM, d_out_BLGRK)
+    return ungroup(d_q_BGRLK), d_k_BMGK, d_v_BMGK, None, None
+
+
+block_attention.defvjp(_block_forward, _block_backward)
+
+
+class Block(typing.NamedTuple):
+    """Queries start to end - 1 of a whole sequence and the keys that one of them may see, first_key to end_key - 1."""
+
+    start: int
+    end: int
+    first_key: int
+    end_key: int
+
+    def queries(self, x_BL):
+        return x_BL[:, self.start : self.end]
+
+    def keys(self, x_BL):
+        return x_BL[:, self.first_key : self.end_key]
+
+    def visibility(self, segment_BL, prefix_BL) -> Visibility:
+        return Visibility(
+            np.arange(self.start, self.end),
+            np.arange(self.first_key, self.end_key),
+            None if segment_BL is None else self.queries(segment_BL),
+            None if segment_BL is None else self.keys(segment_BL),
+            None if prefix_BL is None else self.keys(prefix_BL),
+        )
+
+
+def query_blocks(length: int, window: int | None, prefix: bool = False) -> list[Block]:
+    """A sequence's queries in blocks. prefix: whether some keys are seen by earlier queries too."""
+    count = min(8, max(1, length // 128))
+    edges = [length * i // count for i in range(count + 1)]
+    reach = length if window is None else window - 1
+    return [Block(a, b, max(0, a - reach), min(length, b + reach) if prefix else b) for a, b in zip(edges, edges[1:])]
+
+
+def xla_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefix_BL=None, dropout_rate=0.0, key=None):
+    """Full-sequence attention for any backend: masks, bands, segments, prefixes, dropout."""
+    outputs = []
+    for i, block in enumerate(query_blocks(q_BLHK.shape[1], window, prefix_BL is not None)):
+        block_key = None if key is None else jax.random.fold_in(key, i)
+        q, k, v = block.queries(q_BLHK), block.keys(k_BLGK), block.keys(v_BLGK)
+        visibility = block.visibility(segment_BL, prefix_BL)
+        outputs.append(block_attention(window, dropout_rate, q, k, v, visibility, block_key)[0])
+    return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
+
+
+def cached_attention(q_BLHK, k_BMGK, v_BMGK, start, *, window=None, pad_B=None):
+    """Attention of queries at places start, start+1, ... over a cache of M places, filled up to there.
+
+    start: one place for all rows, or one for each, [B].
+    pad_B: how many places at the start of each row are padding, which no query of a token sees.
+    """
+    places = jnp.asarray(start)[..., None] + jnp.arange(q_BLHK.shape[1])
+    key_M = jnp.arange(k_BMGK.shape[1])
+    mask = visible(places, key_M, window)[..., None, None, :, :]
+    if pad_B is not None:
+        mask = mask & (key_M >= pad_B[:, None])[:, None, None, None]
+    return softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask)[0]
+
+
+def largest_logit(q_BLHK, k_BLGK, *, window=None, segment_BL=None, prefix_BL=None):
+    """The largest attention logit a query gives to a key it sees, float32: it grows before runs diverge."""
+
+    def of(block: Block):
+        mask = block.visibility(segment_BL, prefix_BL).mask(window)
+        return masked_logits(block.queries(q_BLHK), block.keys(k_BLGK), mask).max()
+
+    return jnp.stack([of(block) for block in query_blocks(q_BLHK.shape[1], window, prefix_BL is not None)]).max()
+
+
+def context_parallel_attention(
+    q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefix_BL=None, dropout_rate=0.0, key=None
+):
+    """xla_attention where the mesh splits sequences, whose tokens are in `context.device_order`."""
+    assert key is None or dropout_rate == 0
+    rows, heads = ("batch", "length"), ("batch", "length", "heads", None)
+    given = {"segment_BL": segment_BL, "prefix_BL": prefix_BL}
+    given = {name: a for name, a in given.items() if a is not None}
+    function = _attend_to_chunks if prefix_BL is None else _attend_to_all
+
+    def local(q_BLHK, k_BLGK, v_BLGK, *arrays):
+        return function(window, q_BLHK, k_BLGK, v_BLGK, **dict(zip(given, arrays)))
+
+    return jax.shard_map(
+        local,
+        in_specs=(*[sharding.spec(heads)] * 3, *[sharding.spec(rows)] * len(given)),
+        out_specs=sharding.spec(heads),
+        check_vma=False,
+    )(q_BLHK, k_BLGK, v_BLGK, *given.values())
+
+
+def _attend_to_all(window, q_BLHK, k_BLGK, v_BLGK, prefix_BL, segment_BL=None):
+    """One device's part where any key may be seen: its two chunks of queries, each to all keys of the sequence."""
+    size = q_BLHK.shape[1] // 2
+    gathered = jax.tree.map(context.gather_length, (k_BLGK, v_BLGK, segment_BL, prefix_BL))
+    k_BMGK, v_BMGK, segment_BM, prefix_BM = gathered
+
+    def attend(here: int, chunk):
+        cut = lambda a: None if a is None else a[:, here : here + size]  # noqa: E731
+        positions = chunk * size + jnp.arange(size), np.arange(k_BMGK.shape[1])
+        visibility = Visibility(*positions, cut(segment_BL), segment_BM, prefix_BM)
+        return block_attention(window, 0.0, cut(q_BLHK), k_BMGK, v_BMGK, visibility, None)[0]
+
+    early, late = context.device_chunks()
+    return jnp.concatenate([attend(0, early), attend(size, late)], axis=1)
+
+
+def _attend_to_chunks(window, q_BLHK, k_BLGK, v_BLGK, segment_BL=None):
+    """One device's part: of its two chunks of queries, early and late, to those chunks of keys that each sees.
+
+    Which they are depends on the device, but never how many: each chunk sees itself, the late one all S early ones,
+    and for every other device either the early chunk sees its early one or the late chunk its late one.
+    """
+    shards, device = sharding.mesh_axis_size("sequence"), jax.lax.axis_index("sequence")
+    early, late = context.device_chunks()
+    size = q_BLHK.shape[1] // 2
+    k_BMGK, v_BMGK, segment_BM = jax.tree.map(context.gather_length, (k_BLGK, v_BLGK, segment_BL))
+
+    def attend(is_late, key_chunk):
+        """(output, log-sum) of one of the device's chunks to one of the sequence's."""
+        here, there = is_late * size, key_chunk * size
+        cut = lambda a, start: jax.lax.dynamic_slice_in_dim(a, start, size, axis=1)  # noqa: E731
+        positions = jnp.where(is_late, late, early) * size + jnp.arange(size), there + jnp.arange(size)
+        segments = () if segment_BL is None else (cut(segment_BL, here), cut(segment_BM, there))
+        kv = cut(k_BMGK, there), cut(v_BMGK, there)
+        return block_attention(window, 0.0, cut(q_BLHK, here), *kv, Visibility(*positions, *segments), None)
+
+    of_early, of_late = [attend(0, early)], [attend(1, late), attend(1, early)]
+    for offset in range(1, shards):
+        other = (device - offset) % shards
+        earlier = other < device
+        out, log_sum = attend(jnp.where(earlier, 0, 1), jnp.where(earlier, other, 2 * shards - 1 - other))
+        of_early.append((out, jnp.where(earlier, log_sum, MASKED)))
+        of_late += [(out, jnp.where(earlier, MASKED, log_sum)), attend(1, other)]
+    return jnp.concatenate([_merge(of_early), _merge(of_late)], axis=1)
+
+
+def _merge(parts):
+    """The attention to several blocks of keys from that to each: outputs weighed by their share of the whole sum."""
+    out_PBLHK, log_sum_PBGRL = (jnp.stack(values) for values in zip(*parts))
+    share_PBGRL = jnp.exp(log_sum_PBGRL - jax.nn.logsumexp(log_sum_PBGRL, axis=0))
+    P, B, L, H = out_PBLHK.shape[:4]
+    share_PBLH = share_PBGRL.transpose(0, 1, 4, 2, 3).reshape(P, B, L, H)
+    return (out_PBLHK * share_PBLH[..., None]).sum(0).astype(out_PBLHK.dtype)
+
+
+def cudnn_attention(
+    q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefix_BL=None, dropout_rate=0.0, key=None
+):
+    """cuDNN's flash attention through jax.nn.dot_product_attention."""
+    assert segment_BL is None and prefix_BL is None and (key is None or dropout_rate == 0)
+    local = None if window is None else (window - 1, 0)
+    return jax.nn.dot_product_attention(
+        q_BLHK, k_BLGK, v_BLGK, is_causal=True, local_window_size=local, implementation="cudnn"
+    )
+
+
+def splash_attention(*args, **options):
+    """The TPU flash kernel that ships with JAX, whose import takes a while."""
+    from gptjax.models import splash
+
+    return splash.splash_attention(*args, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    function: typing.Callable
+    platforms: tuple[str, ...]  # where it runs
+    dropout: bool = False  # whether it can drop attention probabilities
+    segments: bool = False  # whether it can keep packed documents apart
+    prefix: bool = False  # whether it can let tokens be seen by earlier ones
+    float32: bool = False
+    context_parallel: typing.Callable | None = None  # the same, where the tokens of a sequence are split over devices
+
+
+KERNELS = {
+    "xla": Kernel(
+        xla_attention,
+        ("cpu", "gpu", "tpu"),
+        dropout=True,
+        segments=True,
+        prefix=True,
+        float32=True,
+        context_parallel=context_parallel_attention,
+    ),
+    "cudnn": Kernel(cudnn_attention, ("gpu",)),
+    "splash": Kernel(splash_attention, ("tpu",), segments=True, float32=True, context_parallel=splash_attention),
+}
+FASTEST = {"gpu": "cudnn", "tpu": "splash", "cpu": "xla"}
+
+
+def attend(kernel: str, q_BLHK, k_BLGK, v_BLGK, **options):
+    """Attention by a kernel's name on the mesh in context: where that splits sequences, tokens
+    are in `context.device_order`."""
+    chosen = KERNELS[kernel]
+    function = chosen.context_parallel if sharding.mesh_axis_size("sequence") > 1 else chosen.function
+    return function(q_BLHK, k_BLGK, v_BLGK, **options)
+
+
+def choose_kernel(config, platform: str, sequence: int | None = None) -> tuple[str, str]:
+    """(name, reason) of the attention kernel for a Config on a platform (cpu, gpu, tpu).
+
+    sequence: the mesh's devices along that axis; None: mesh.sequence, of which -1 is taken for several.
+    `model.attention="auto"` takes the platform's fastest that can do what the config asks, otherwise xla.
+    A model without attention has none. Raises UserError if a kernel asked for by name cannot.
+    """
+    if not config.model.has_attention:
+        return "none", f"model.architecture={config.model.architecture!r} has no attention"
+    asked, sequence = config.model.attention, config.mesh.sequence if sequence is None else sequence
+    if asked != "auto":
+        choose(KERNELS, asked, "model.attention")
+        obstacle = _obstacle(asked, config, platform, sequence)
+        if obstacle:
+            raise UserError(f"model.attention={asked!r} cannot be used: it {obstacle}; use 'auto' or 'xla'.")
+        return asked, "as configured"
+    fastest = FASTEST.get(platform, "xla")
+    obstacle = _obstacle(fastest, config, platform, sequence)
+    return ("xla", f"{fastest} {obstacle}") if obstacle else (fastest, f"the fastest on {platform}")
+
+
+def _obstacle(name: str, config, platform: str, sequence: int) -> str | None:
+    """Why a kernel cannot run this config, or None."""
+    kernel, model = KERNELS[name], config.model
+    if platform not in kernel.platforms:
+        return f"runs on {'/'.join(kernel.platforms)}, not on {platform}"
+    if model.attention_dropout and not kernel.dropout:
+        return f"has no attention dropout (model.attention_dropout={model.attention_dropout})"
+    if config.data.documents_apart and not kernel.segments:
+        return "cannot keep packed documents apart (data.mask_documents, data.packing='best_fit')"
+    if config.data.sees_ahead and not kernel.prefix:
+        return f"cannot let a token see later ones (data.objective={config.data.objective!r})"
+    if model.dtype == "float32" and not kernel.float32:
+        return "has no float32 form (model.dtype='float32')"
+    if sequence != 1 and kernel.context_parallel is None:
+        return f"cannot split a sequence over devices (mesh.sequence={sequence})"
+    chunks = 2 * sequence if sequence > 1 else 1
+    if name == "splash" and model.context_length % (128 * chunks):
+        length = f"model.context_length={model.context_length}" + f" in {chunks} chunks" * (chunks > 1)
+        return f"needs a context that is a multiple of {128 * chunks} ({length})"
+    if name == "cudnn" and (model.head_size > 128 or model.head_size % 8):
+        return f"needs a head size of at most 128, a multiple of 8 (it is {model.head_size})"
+    return None

@@ -1,0 +1,387 @@
+"""The GPT: GPT-1's post-norm and GPT-2's pre-norm decoder, GPT-3's alternating dense and banded layers.
+
+Axes: B batch, L length, M cached positions, D width, H query heads, G key/value heads (H = G * R), K head size,
+F MLP width, V padded vocabulary, N layers, P layers in a period of the attention pattern.
+
+The blocks' parameters are stacked along a leading axis N and run by one `lax.scan`, so that compile time does not
+grow with depth. Modules only hold parameters; calling them is a pure function of parameters and arguments, and
+dropout is on exactly when a key is given. The model knows logical axis names, not meshes.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from gptjax.errors import UserError, choose
+from gptjax.models import attention, layers, loss, parametrization
+from gptjax.models.layers import DTYPES
+from gptjax.parallel import context, pipeline, sharding
+
+REMAT = {  # what the forward pass keeps for the backward pass; the rest is computed again
+    "none": jax.checkpoint_policies.everything_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("qkv", attention.KEPT),
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["layer_input"],
+        offload_src="device",
+        offload_dst=sharding.HOST_MEMORY,
+    ),
+}
+
+
+class Attention(nnx.Module):
+    """Multi-head or grouped-query self-attention.
+
+    One matrix [D, G, R + 2, K] holds, for each key/value head, its R queries, its key and its value: one matmul
+    gives all three, and splitting G over devices keeps every group whole.
+    """
+
+    def __init__(self, config, key, out_std: float):
+        key_in, key_out = jax.random.split(key)
+        D, G, K = config.d_model, config.kv_heads, config.head_size
+        R = config.n_heads // G
+        self.config = config
+        axes = ("embed", "heads", "qkv", "head_dim")
+        self.qkv = layers.Linear(key_in, (D,), (G, R + 2, K), axes, parametrization.hidden_std(config), config.bias)
+        axes = ("heads", "head_dim", "embed")
+        self.out = layers.Linear(key_out, (config.n_heads, K), (D,), axes, out_std, config.bias)
+        self.q_norm = layers.RMSNorm(K, config, "head_dim") if config.qk_norm else None
+        self.k_norm = layers.RMSNorm(K, config, "head_dim") if config.qk_norm else None
+
+    def __call__(self, x_BLD, attend, position_BL):
+        """attend(q_BLHK, k_BLGK, v_BLGK) -> (o_BLHK, extra). Returns the output [B, L, D] and extra."""
+        config = self.config
+        x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
+        qkv = sharding.constrain(self.qkv(x_BLD), "batch", "length", "heads", None, None)
+        q_BLGRK, k_BLGK, v_BLGK = split_qkv(checkpoint_name(qkv, "qkv"))
+        q_BLHK = q_BLGRK.reshape(*x_BLD.shape[:2], config.n_heads, config.head_size)
+        if config.qk_norm:
+            q_BLHK, k_BLGK = self.q_norm(q_BLHK), self.k_norm(k_BLGK)
+        if config.position == "rope":
+            q_BLHK = layers.rotate(q_BLHK, position_BL, config.rope_theta)
+            k_BLGK = layers.rotate(k_BLGK, position_BL, config.rope_theta)
+        q_BLHK = parametrization.scaled(q_BLHK, parametrization.query_multiplier(config))
+        o_BLHK, extra = attend(q_BLHK, k_BLGK, v_BLGK)
+        return sharding.constrain(self.out(o_BLHK), "batch", "residual", "width"), extra
+
+
+@jax.custom_vjp
+def split_qkv(qkv):
+    """[B, L, G, R + 2, K] -> queries [B, L, G, R, K], keys and values [B, L, G, K].
+
+    Its gradient is one concatenation. That of slicing would be three padded arrays, added.
+    """
+    return qkv[:, :, :, :-2], qkv[:, :, :, -2], qkv[:, :, :, -1]
+
+
+def _join_qkv(_, parts):
+    q, k, v = parts
+    return (jnp.concatenate([q, k[:, :, :, None], v[:, :, :, None]], axis=3),)
+
+
+split_qkv.defvjp(lambda qkv: (split_qkv(qkv), None), _join_qkv)
+
+
+class MLP(nnx.Module):
+    def __init__(self, config, key, out_std: float):
+        key_in, key_out = jax.random.split(key)
+        D, F = config.d_model, config.ff_size
+        self.activation = choose(layers.ACTIVATIONS, config.mlp, "model.mlp")
+        hidden, axes = ((2, F), ("embed", "gate", "mlp")) if config.mlp in layers.GATED else ((F,), ("embed", "mlp"))
+        self.up = layers.Linear(key_in, (D,), hidden, axes, parametrization.hidden_std(config), config.bias)
+        self.down = layers.Linear(key_out, (F,), (D,), ("mlp", "embed"), out_std, config.bias)
+
+    def __call__(self, x_BLD):
+        x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
+        hidden_BLF = sharding.constrain(self.activation(self.up(x_BLD)), "batch", "length", "mlp")
+        return sharding.constrain(self.down(hidden_BLF), "batch", "residual", "width")
+
+
+class Block(nnx.Module):
+    def __init__(self, config, key):
+        key_attention, key_mlp = jax.random.split(key)
+        scale = parametrization.residual_init_scale(config)
+        norm = choose(layers.NORMS, config.norm, "model.norm")
+        self.config = config
+        self.attention_norm = norm(config.d_model, config)
+        self.attention = Attention(config, key_attention, parametrization.hidden_std(config) * scale)
+        self.mlp_norm = norm(config.d_model, config)
+        self.mlp = MLP(config, key_mlp, parametrization.hidden_std(config, of_mlp=True) * scale)
+
+    def __call__(self, x_BLD, attend, position_BL, key=None):
+        """The next residual stream and what attend returned beside its output."""
+        rate = self.config.residual_dropout
+        key_attention, key_mlp = (None, None) if key is None else jax.random.split(key)
+        if self.config.norm_position == "post":
+            a, extra = self.attention(x_BLD, attend, position_BL)
+            x_BLD = self.attention_norm(x_BLD + layers.dropout(a, rate, key_attention))
+            x_BLD = self.mlp_norm(x_BLD + layers.dropout(self.mlp(x_BLD), rate, key_mlp))
+        else:
+            part = parametrization.branch_multiplier(self.config)
+            a, extra = self.attention(self.attention_norm(x_BLD), attend, position_BL)
+            x_BLD = x_BLD + parametrization.scaled(layers.dropout(a, rate, key_attention), part)
+            hidden_BLD = layers.dropout(self.mlp(self.mlp_norm(x_BLD)), rate, key_mlp)
+            x_BLD = x_BLD + parametrization.scaled(hidden_BLD, part)
+        return sharding.constrain(x_BLD, "batch", "residual", "width"), extra
+
+
+class GPT(nnx.Module):
+    """A language model over token ids. config: ModelConfig with vocab_size set; key: of the initialisation."""
+
+    def __init__(self, config, key, kernel: str = "xla"):
+        key_token, key_position, key_blocks, key_head = jax.random.split(key, 4)
+        V, D = config.padded_vocab_size, config.d_model
+        choose(DTYPES, config.dtype, "model.dtype")
+        choose(REMAT, config.remat, "model.remat")
+        self.config, self.kernel = config, kernel
+        self.token_embedding = nnx.Param(layers.normal(key_token, (V, D), config.init_std), axes=("vocab", "embed"))
+        if config.position == "learned":
+            table = layers.normal(key_position, (config.context_length, D), config.position_init_std)
+            self.position_embedding = nnx.Param(table, axes=("position", "embed"))
+        else:
+            choose({"learned": None, "rope": None}, config.position, "model.position")
+            self.position_embedding = None
+        self.blocks = nnx.vmap(functools.partial(Block, config))(jax.random.split(key_blocks, config.n_layers))
+        self.final_norm = choose(layers.NORMS, config.norm, "model.norm")(D, config) if config.final_norm else None
+        if config.tied_head:
+            self.head = None
+        else:
+            self.head = nnx.Param(layers.normal(key_head, (V, D), config.init_std), axes=("vocab", "embed"))
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Of the layers of a period: how many tokens one sees; None: all. GPT-3: dense first, then banded."""
+        return (None,) if self.config.layer_period == 1 else (None, self.config.band_width)
+
+    @property
+    def head_VD(self):
+        return self.token_embedding[...] if self.head is None else self.head[...]
+
+    def embed(self, token_BL, position_BL, key=None):
+        dtype = DTYPES[self.config.dtype]
+        # Width first gathered, then rows looked up: the partitioner would otherwise replicate the activations. And every
+        # token where its vocabulary is, before the residual stream is split: it would otherwise gather the whole table.
+        x_BLD = sharding.constrain(self.token_embedding[...].astype(dtype), "vocab", "width")[token_BL]
+        x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
+        if self.position_embedding is not None:
+            table = sharding.constrain(self.position_embedding[...].astype(dtype), "position", "width")
+            x_BLD = x_BLD + table[position_BL]
+        x_BLD = layers.dropout(x_BLD, self.config.embed_dropout, key)
+        return sharding.constrain(x_BLD, "batch", "residual", "width")
+
+    def activations(
+        self,
+        token_BL,
+        *,
+        segment_BL=None,
+        position_BL=None,
+        prefix_BL=None,
+        key=None,
+        log_activations: bool = False,
+        schedule=None,
+    ):
+        """Final activations [B, L, D], the head's input, and a dict of per-layer numbers [N] if asked for.
+
+        segment_BL: the document of each token, which sees no other. prefix_BL: tokens that earlier ones see too.
+        schedule: how microbatches go through the stages of a pipeline (pipeline.Schedule), where the mesh has some.
+        """
+        config = self.config
+        if token_BL.shape[1] > config.context_length:
+            raise UserError(f"{token_BL.shape[1]} tokens are more than model.context_length={config.context_length}.")
+        if position_BL is None:
+            position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
+        keys = (None, None, None) if key is None else jax.random.split(key, 3)
+
+        def attend(q, k, v, *, window, key, segment_BL, prefix_BL):
+            options = {"window": window, "segment_BL": segment_BL, "prefix_BL": prefix_BL}
+            out = attention.attend(self.kernel, q, k, v, dropout_rate=config.attention_dropout, key=key, **options)
+            out = sharding.constrain(out, "batch", "length", "heads", None)
+            return out, attention.largest_logit(q, k, **options) if log_activations else None
+
+        def layer(x_BLD, block, window, layer_keys, rows):
+            key_residual, key_attention = (None, None) if layer_keys is None else layer_keys
+            masks = {name: rows[name] for name in ("segment_BL", "prefix_BL")}
+            attend_here = functools.partial(attend, window=window, key=key_attention, **masks)
+            x_BLD, largest = block(x_BLD, attend_here, rows["position_BL"], key_residual)
+            rms = jnp.sqrt(jnp.mean(jnp.square(x_BLD.astype(jnp.float32)))) if log_activations else None
+            return x_BLD, {"activation_rms": rms, "max_attention_logit": largest}
+
+        layer_keys = None if key is None else jax.random.split(keys[1], (config.n_layers, 2))
+        x_BLD = self.embed(token_BL, position_BL, keys[0])
+        rows = {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL}
+        if schedule is None:
+            x_BLD, numbers = self._scan(functools.partial(layer, rows=rows), x_BLD, self.blocks, layer_keys)
+        else:
+            x_BLD, numbers = self._pipeline(layer, x_BLD, rows, layer_keys, schedule), {}
+        return self.finish(x_BLD), {name: value for name, value in numbers.items() if value is not None}
+
+    def _scan(self, layer, x, blocks, extra_N):
+        """Runs layer(x, block, window, extra) -> (x, y) over stacked blocks; returns x and the y's stacked [N]."""
+        period, n_layers = self.config.layer_period, jax.tree.leaves(blocks)[0].shape[0]
+        by_period = jax.tree.map(lambda a: a.reshape(n_layers // period, period, *a.shape[1:]), (blocks, extra_N))
+
+        def step(x, stacked_P):
+            x = jax.tree.map(lambda a: checkpoint_name(a, "layer_input"), x)
+            ys = []
+            for i, window in enumerate(self.windows):
+                block, extra = jax.tree.map(lambda a: a[i], stacked_P)
+                x, y = layer(x, block, window, extra)
+                ys.append(y)
+            return x, jax.tree.map(lambda *y: jnp.stack(y), *ys)
+
+        if self.config.remat != "none":
+            # The scan keeps both computations apart: no need of a barrier, which would stop fusion.
+            step = jax.checkpoint(step, policy=REMAT[self.config.remat], prevent_cse=False)
+        x, ys = jax.lax.scan(step, x, by_period, unroll=min(self.config.scan_unroll, n_layers // period))
+        return x, jax.tree.map(lambda y: y.reshape(n_layers, *y.shape[2:]), ys)
+
+    def _pipeline(self, layer, x_BLD, rows, layer_keys, schedule):
+        """x_BLD after all layers. Dropout is drawn for each microbatch: other numbers than without a pipeline."""
+
+        def piece(x_bLD, rows, stacked, microbatch):
+            blocks, key_data = stacked
+            keys = None
+            if key_data is not None:
+                fold = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, microbatch)))
+                keys = fold(jax.random.wrap_key_data(key_data))
+            return self._scan(functools.partial(layer, rows=rows), x_bLD, blocks, keys)[0]
+
+        key_data = None if layer_keys is None else jax.random.key_data(layer_keys)
+        return pipeline.run(piece, x_BLD, rows, (self.blocks, key_data), schedule)
+
+    def token_loss(
+        self,
+        token_BT,
+        *,
+        target_BL=None,
+        segment_BL=None,
+        position_BL=None,
+        prefix_BL=None,
+        chunks: int = 1,
+        head=loss.cross_entropy,
+        **options,
+    ):
+        """Of predicting each token of token_BT [B, L + 1] from those before it: the loss in nats, the logsumexp of the
+        logits, both [B, L] float32, and the numbers of `activations`. chunks: see `loss.cross_entropy`.
+
+        target_BL: what is predicted at each of the first L tokens instead of the next. head: what is made of final
+        activations, output matrix and target instead of those two, such as `loss.scores`."""
+        input_BL = token_BT[:, :-1]
+        target_BL = token_BT[:, 1:] if target_BL is None else target_BL
+        order_L = context.device_order(input_BL.shape[1])
+        if order_L is not None:
+            if position_BL is None:
+                position_BL = jnp.broadcast_to(jnp.arange(input_BL.shape[1]), input_BL.shape)
+            input_BL, target_BL, segment_BL, position_BL, prefix_BL = jax.tree.map(
+                lambda a: a[:, order_L], (input_BL, target_BL, segment_BL, position_BL, prefix_BL)
+            )
+        options |= {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL}
+        x_BLD, numbers = self.activations(input_BL, **options)
+        loss_BL, log_normaliser_BL = head(
+            sharding.constrain(x_BLD, "batch", "head_length", "width"),
+            self.head_VD,
+            target_BL,
+            vocab_size=self.config.vocab_size,
+            chunks=chunks,
+            softcap=self.config.logit_softcap,
+        )
+        if order_L is not None:
+            loss_BL, log_normaliser_BL = (a[:, np.argsort(order_L)] for a in (loss_BL, log_normaliser_BL))
+        return loss_BL, log_normaliser_BL, numbers
+
+    def __call__(self, token_BL, **options):
+        """Float32 logits [B, L, vocab_size]."""
+        return self.logits(self.activations(token_BL, **options)[0])
+
+    def finish(self, x_BLD):
+        """Final activations from the residual stream after the last layer."""
+        x_BLD = x_BLD if self.final_norm is None else self.final_norm(x_BLD)
+        return parametrization.scaled(x_BLD, parametrization.logit_multiplier(self.config))
+
+    def logits(self, x_BLD):
+        """Float32 logits [..., vocab_size] of final activations [..., D]."""
+        return loss.logits(x_BLD, self.head_VD, self.config.logit_softcap)[..., : self.config.vocab_size]
+
+    def apart(self) -> tuple[Block, ...]:
+        """The layers one by one, each with arrays of its own: for `extend`, where a slice of the stack would be copied."""
+        return tuple(jax.tree.map(lambda a, i=i: a[i], self.blocks) for i in range(self.config.n_layers))
+
+    def empty_cache(self, batch: int, length: int, dtype=None, apart: bool = False):
+        """Keys and values of `length` positions in a dtype (None: that of the matmuls): each [N, B, M, G, K].
+
+        apart: of each layer instead, each [B, M, G, K], for `extend` with layers taken apart.
+        """
+        shape = (batch, length, self.config.kv_heads, self.config.head_size)
+        pair = lambda shape: tuple(jnp.zeros(shape, dtype or DTYPES[self.config.dtype]) for _ in range(2))  # noqa: E731
+        return (
+            tuple(pair(shape) for _ in range(self.config.n_layers)) if apart else pair((self.config.n_layers, *shape))
+        )
+
+    def extend(self, token_BL, cache, start, pad_B=None, layers=None):
+        """Final activations [B, L, D] of tokens at places start, start+1, ... of the cache, and the cache with them in it.
+
+        start: one place for all rows, or one for each, [B]; what lies beyond the cache is not kept.
+        pad_B: how many places at the start of each row are padding, which nothing sees: positions count from there.
+        layers: of `apart`, with a cache that is apart too.
+        """
+        place_BL = jnp.asarray(start)[..., None] + jnp.arange(token_BL.shape[1])
+        position_BL = jnp.broadcast_to(place_BL, token_BL.shape)
+        if pad_B is not None:
+            position_BL = jnp.maximum(position_BL - pad_B[:, None], 0)
+        assert token_BL.shape[1] <= jax.tree.leaves(cache)[0].shape[-3], "more tokens than the cache has positions"
+
+        def layer(carry, block, window, index):
+            x_BLD, cache = carry
+
+            def attend(q, k, v):
+                updated = tuple(_written(old, a.astype(old.dtype), start, index) for old, a in zip(cache, (k, v)))
+                keys, values = ((a if index is None else a[index]).astype(q.dtype) for a in updated)
+                return attention.cached_attention(q, keys, values, start, window=window, pad_B=pad_B), updated
+
+            x_BLD, cache = block(x_BLD, attend, position_BL)
+            return (x_BLD, cache), None
+
+        x_BLD = self.embed(token_BL, position_BL)
+        if layers is None:
+            (x_BLD, cache), _ = self._scan(layer, (x_BLD, cache), self.blocks, jnp.arange(self.config.n_layers))
+        else:
+            extended = []
+            for i, (block, of_layer) in enumerate(zip(layers, cache)):
+                (x_BLD, of_layer), _ = layer((x_BLD, of_layer), block, self.windows[i % len(self.windows)], None)
+                extended.append(of_layer)
+            cache = tuple(extended)
+        return self.finish(x_BLD), cache
+
+    @staticmethod
+    def lay_out(cache):
+        """The cache, laid out on the mesh in context by rows and heads."""
+        axes = ("batch", None, "heads", None)
+        return jax.tree.map(lambda a: sharding.constrain(a, *(None,) * (a.ndim - len(axes)), *axes), cache)
+
+    @staticmethod
+    def put_row(cache, one_row, row, pad):
+        """The cache with what another holds of a single row, from its place `pad` on, at the first places of row `row`."""
+
+        def put(into, new):
+            rows_dim, places_dim = into.ndim - 4, into.ndim - 3
+            new = jnp.roll(new, -pad, axis=places_dim)
+            new = jax.lax.slice_in_dim(new, 0, min(new.shape[places_dim], into.shape[places_dim]), axis=places_dim)
+            return jax.lax.dynamic_update_slice_in_dim(into, new, row, axis=rows_dim)
+
+        return jax.tree.map(put, cache, one_row)
+
+
+def _written(cache, new_BLGK, start, layer):
+    """A cache of keys or values, [B, M, G, K] or with layers in front, with those of tokens at places start, start+1, ..."""
+    if jnp.ndim(start) == 0:
+        at = (0, start, 0, 0) if layer is None else (layer, 0, start, 0, 0)
+        return jax.lax.dynamic_update_slice(cache, new_BLGK if layer is None else new_BLGK[None], at)
+    rows, length = new_BLGK.shape[:2]
+    at = (jnp.arange(rows)[:, None], start[:, None] + jnp.arange(length))
+    return cache.at[at if layer is None else (layer, *at)].set(new_BLGK)

@@ -1,0 +1,162 @@
+"""The parts of a block: linear maps, norms, activations, rotary positions. Named variants stand in tables.
+
+Every parameter states its logical axes beside its shape; `sharding.RULES` maps them to the mesh.
+A layer computes in the dtype of its input, norms in float32, whatever its parameters are stored in.
+
+Norms and activations are `recomputed`: the backward pass keeps their input alone. Kept by default, their float32
+intermediates are more than half of all activation memory, and on a CPU writing them costs 10% of a step.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gptjax.parallel import sharding
+
+# No barrier against merging both computations into one: the scan over layers keeps them apart, and a barrier stops
+# fusion.
+recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
+
+
+DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}  # of the matmuls
+
+
+def normal(key, shape, std: float):
+    return std * jax.random.normal(key, shape, jnp.float32)
+
+
+def flat_linear(x, weight, bias, n_inputs: int):
+    """The linear map as one product of two matrices, [tokens, fan in] @ [fan in, fan out].
+
+    XLA:CPU runs the weight gradient of a matmul with two batch dimensions at 40% of the rate of the flat one. Where
+    both batch and length are split over devices they stay two: the partitioner would gather one to flatten them.
+    """
+    batch, outputs = x.shape[: x.ndim - n_inputs], weight.shape[n_inputs:]
+    fan_in, fan_out = math.prod(weight.shape[:n_inputs]), math.prod(outputs)
+    x, w = x.reshape(*batch, fan_in), weight.reshape(fan_in, fan_out)
+    if not sharding.length_is_split():
+        x = x.reshape(-1, fan_in)
+    y = (x @ w.astype(x.dtype)).reshape(*batch, fan_out)
+    if bias is not None:
+        y = y + bias.reshape(fan_out).astype(y.dtype)
+    return y.reshape(*batch, *outputs)
+
+
+def whole_linear(x, weight, bias, n_inputs: int):
+    """The linear map with nothing reshaped.
+
+    On TPU, [tokens, heads * 128] and [tokens, heads, 128] lie in other tiles, and every reshape moves all of them: flat,
+    a layer of the 1.3B makes five such copies. Naming q, k and v one by one for remat besides gains 0.1% of a step;
+    ordering their matrix [D, R + 2, G, K] instead gains nothing.
+    """
+    dims = tuple(range(x.ndim - n_inputs, x.ndim)), tuple(range(n_inputs))
+    y = jax.lax.dot_general(x, weight.astype(x.dtype), (dims, ((), ())))
+    return y if bias is None else y + bias.astype(y.dtype)
+
+
+LINEAR = {"cpu": flat_linear, "gpu": whole_linear, "tpu": whole_linear}  # the fastest form on each platform
+
+
+class Linear(nnx.Module):
+    """A linear map from the last dimensions `inputs` to the dimensions `outputs`, both tuples."""
+
+    def __init__(self, key, inputs, outputs, axes, std: float, bias: bool):
+        self.inputs, self.outputs = inputs, outputs
+        self.weight = nnx.Param(normal(key, (*inputs, *outputs), std), axes=axes)
+        if bias:
+            self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32), axes=axes[len(inputs) :])
+        else:
+            self.bias = None
+
+    def __call__(self, x):
+        bias = None if self.bias is None else self.bias[...]
+        return LINEAR[sharding.platform()](x, self.weight[...], bias, len(self.inputs))
+
+
+class LayerNorm(nnx.Module):
+    """Ba et al. 2016, over the last dimension, in float32. The shift goes with model.bias."""
+
+    def __init__(self, size: int, config, axis: str = "embed"):
+        self.eps = config.norm_eps
+        self.gain = nnx.Param(jnp.ones(size, jnp.float32), axes=(axis,))
+        self.bias = nnx.Param(jnp.zeros(size, jnp.float32), axes=(axis,)) if config.bias else None
+
+    def __call__(self, x):
+        return layer_norm(x, self.gain[...], None if self.bias is None else self.bias[...], self.eps)
+
+
+@functools.partial(recomputed, static_argnums=3)
+def layer_norm(x, gain, bias, eps: float):
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(-1, keepdims=True)
+    variance = jnp.square(x32 - mean).mean(-1, keepdims=True)
+    y = (x32 - mean) * jax.lax.rsqrt(variance + eps) * gain
+    return (y if bias is None else y + bias).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Zhang and Sennrich 2019, over the last dimension, in float32."""
+
+    def __init__(self, size: int, config, axis: str = "embed"):
+        self.eps = config.norm_eps
+        self.gain = nnx.Param(jnp.ones(size, jnp.float32), axes=(axis,))
+
+    def __call__(self, x):
+        return rms_norm(x, self.gain[...], self.eps)
+
+
+@functools.partial(recomputed, static_argnums=2)
+def rms_norm(x, gain, eps: float):
+    x32 = x.astype(jnp.float32)
+    return (x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + eps) * gain).astype(x.dtype)
+
+
+NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+
+
+@recomputed
+def gelu_tanh(x):
+    """The tanh form, as in the released code of GPT-1 and GPT-2."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+@recomputed
+def gelu(x):
+    return jax.nn.gelu(x, approximate=False)
+
+
+@recomputed
+def relu2(x):
+    """Squared ReLU, So et al. 2021 (Primer)."""
+    return jnp.square(jax.nn.relu(x))
+
+
+@recomputed
+def swiglu(x):
+    """Shazeer 2020: x [..., 2, F] holds gate and value."""
+    return jax.nn.silu(x[..., 0, :]) * x[..., 1, :]
+
+
+ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu2": relu2, "swiglu": swiglu}
+GATED = ("swiglu",)  # activations that take [..., 2, F]
+
+
+def rotate(x_BLHK, position_BL, theta: float):
+    """Rotary position embedding (Su et al. 2021), pairing dimension i with i + K/2, angles in float32."""
+    half = x_BLHK.shape[-1] // 2
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = (position_BL[..., None].astype(jnp.float32) * frequency)[:, :, None, :]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    a, b = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_BLHK.dtype)
+
+
+def dropout(x, rate: float, key):
+    """x with entries zeroed at this rate and the rest scaled up; x itself for key=None or rate 0."""
+    if key is None or rate == 0:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)

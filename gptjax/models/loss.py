@@ -1,0 +1,124 @@
+"""Cross-entropy of next-token prediction, without ever holding the float32 logits of the whole vocabulary.
+
+Losses are sums with counts, divided once, after microbatches and devices are summed. Axes: N tokens (any leading
+shape), D width, V padded vocabulary.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from gptjax.parallel import sharding
+
+
+def cross_entropy(x, head_VD, target, *, vocab_size: int, chunks: int = 1, softcap: float | None = None):
+    """(loss of each token in nats, logsumexp of its logits), float32, of the shape of target.
+
+    x [..., D] are final activations, head_VD the output matrix; its rows from vocab_size on are padding and take no
+    part. chunks > 1 goes through the vocabulary in so many parts: logits are recomputed in the backward pass and
+    only V/chunks of them exist at a time.
+    """
+    args = (x, head_VD, target, vocab_size, softcap)
+    log_normaliser, target_logit = _whole(*args) if chunks == 1 else _chunked(chunks, *args)
+    return log_normaliser - target_logit, log_normaliser
+
+
+def scores(x, head_VD, target, *, vocab_size: int, chunks: int = 1, softcap: float | None = None):
+    """(log-probability of each token of target in nats, whether it is the likeliest), of the shape of target.
+
+    As `cross_entropy` otherwise, but without a gradient. Of equally likely entries the first is the likeliest.
+    """
+
+    def step(carry, part):
+        running, target_logit, largest, likeliest = carry
+        head_vD, entry_v = part
+        logit = _part_logits(x, head_vD, entry_v, vocab_size, softcap)
+        chosen = jnp.where(entry_v == target[..., None], logit, 0).sum(-1)
+        here, entry = logit.max(-1), entry_v[logit.argmax(-1)]
+        better = (here > largest) | ((here == largest) & (entry < likeliest))
+        running = jnp.logaddexp(running, jax.nn.logsumexp(logit, axis=-1))
+        return (running, target_logit + chosen, jnp.maximum(here, largest), jnp.where(better, entry, likeliest)), None
+
+    low, zero = jnp.full(target.shape, -jnp.inf, jnp.float32), jnp.zeros(target.shape, jnp.float32)
+    start = (low, zero, low, jnp.full(target.shape, head_VD.shape[0], jnp.int32))
+    (log_normaliser, target_logit, _, likeliest), _ = jax.lax.scan(step, start, _parts(head_VD, chunks))
+    return target_logit - log_normaliser, likeliest == target
+
+
+def mask_padding(logit, vocab_size: int, entry_v=None):
+    """Logits with those of entries from vocab_size on at -inf. entry_v: the entries of the last axis; None: all."""
+    entry_v = jnp.arange(logit.shape[-1]) if entry_v is None else entry_v
+    return jnp.where(entry_v < vocab_size, logit, -jnp.inf)
+
+
+def logits(x, head_VD, softcap: float | None = None):
+    """Float32 logits [..., V] of activations [..., D], padding included."""
+    flat = x if sharding.length_is_split() else x.reshape(-1, x.shape[-1])  # see layers.flat_linear
+    logit = jnp.einsum("...d,vd->...v", flat, head_VD.astype(x.dtype), preferred_element_type=jnp.float32)
+    if softcap:
+        logit = softcap * jnp.tanh(logit / softcap)
+    return logit.reshape(*x.shape[:-1], head_VD.shape[0])
+
+
+def _whole(x, head_VD, target, vocab_size, softcap):
+    """(logsumexp, logit of the target) of every token."""
+    logit = mask_padding(logits(x, head_VD, softcap), vocab_size)
+    logit = sharding.constrain(logit, "batch", "head_length", "vocab") if logit.ndim == 3 else logit
+    chosen = (
+        jnp.arange(logit.shape[-1]) == target[..., None]
+    )  # a comparison, unlike a gather, needs no vocabulary in one place
+    return jax.nn.logsumexp(logit, axis=-1), jnp.where(chosen, logit, 0).sum(-1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4, 5))
+def _chunked(chunks, x, head_VD, target, vocab_size, softcap):
+    """As _whole, with a running logsumexp over parts of the vocabulary."""
+    return _chunked_forward(chunks, x, head_VD, target, vocab_size, softcap)[0]
+
+
+def _parts(head_VD, chunks):
+    """The head as [chunks, V/chunks, D], and the entries of each part.
+
+    A part takes every chunks-th entry: so a vocabulary sharded over devices stays where it is.
+    """
+    size = head_VD.shape[0] // chunks
+    entry_cv = jnp.arange(chunks)[:, None] + chunks * jnp.arange(size)
+    return head_VD.reshape(size, chunks, -1).swapaxes(0, 1), entry_cv
+
+
+def _part_logits(x, head_vD, entry_v, vocab_size, softcap):
+    logit = mask_padding(logits(x, head_vD, softcap), vocab_size, entry_v)
+    return sharding.constrain(logit, "batch", "head_length", "vocab") if logit.ndim == 3 else logit
+
+
+def _chunked_forward(chunks, x, head_VD, target, vocab_size, softcap):
+    def step(carry, part):
+        running, target_logit = carry
+        head_vD, entry_v = part
+        logit = _part_logits(x, head_vD, entry_v, vocab_size, softcap)
+        chosen = jnp.where(entry_v == target[..., None], logit, 0).sum(-1)
+        return (jnp.logaddexp(running, jax.nn.logsumexp(logit, axis=-1)), target_logit + chosen), None
+
+    start = (jnp.full(target.shape, -jnp.inf, jnp.float32), jnp.zeros(target.shape, jnp.float32))
+    result, _ = jax.lax.scan(step, start, _parts(head_VD, chunks))
+    return result, (x, head_VD, target, result[0])
+
+
+def _chunked_backward(chunks, vocab_size, softcap, saved, cotangents):
+    x, head_VD, target, log_normaliser = saved
+    d_normaliser, d_target = (c[..., None] for c in cotangents)
+
+    def step(dx, part):
+        head_vD, entry_v = part
+        logit, pullback = jax.vjp(lambda x, h: _part_logits(x, h, entry_v, vocab_size, softcap), x, head_vD)
+        probability = jnp.exp(logit - log_normaliser[..., None])
+        d_logit = d_normaliser * probability + jnp.where(entry_v == target[..., None], d_target, 0)
+        dx_part, d_head_vD = pullback(d_logit)
+        return dx + dx_part.astype(jnp.float32), d_head_vD
+
+    dx, d_head_cvD = jax.lax.scan(step, jnp.zeros(x.shape, jnp.float32), _parts(head_VD, chunks))
+    return dx.astype(x.dtype), d_head_cvD.swapaxes(0, 1).reshape(head_VD.shape), None
+
+
+_chunked.defvjp(_chunked_forward, _chunked_backward)

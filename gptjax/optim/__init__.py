@@ -1,0 +1,1 @@
+"""Optimizers, and what is done with gradients beside."""

@@ -1,0 +1,81 @@
+"""What a config is and will cost, from arithmetic and shapes alone: nothing is allocated, no device is used."""
+
+import math
+
+from jax.sharding import AbstractMesh
+
+from gptjax import flops, schedule
+from gptjax.parallel import meshes, sharding
+from gptjax.terminal import si
+from gptjax.training import step
+
+
+def info(config, devices: int | None = None) -> dict:
+    """Parameters, FLOPs, and bytes per device, as nested dicts of plain numbers.
+
+    devices: how many to lay the mesh over; None: the fewest it fits. Optimizer bytes include the moving average.
+    Raises UserError for a config that no device count, optimizer or schedule could run.
+    """
+    config = with_vocabulary(config)
+    fixed = meshes.mesh_sizes(config.mesh, _fewest_devices(config.mesh) if devices is None else devices)
+    mesh = AbstractMesh(tuple(fixed.values()), meshes.AXES, axis_types=meshes.auto_axes())
+    meshes.check_fit(config, fixed)
+    schedule.learning_rate(config, 0)
+    program = step.build(config, mesh, "xla")  # the kernel has no part in the state
+    state, places = program.abstract_state, program.state_sharding
+    params = sharding.bytes_on_one_device(state.params, places.params)
+    optimizer = sharding.bytes_on_one_device((state.opt_state, state.ema), (places.opt_state, places.ema))
+    return {
+        "params": flops.parameter_counts(config.model),
+        "flops_per_token": flops.flops_per_token(config.model),
+        "train_flops": flops.train_flops(config),
+        "train_tokens": schedule.run_tokens(config),
+        "train_steps": schedule.total_steps(config),
+        "mesh": fixed,
+        "remat": config.model.remat,
+        "bytes_per_device": {
+            "params": params,
+            "optimizer": optimizer,
+            "activations": flops.activation_bytes(config, fixed),
+        },
+    }
+
+
+def _fewest_devices(mesh_config) -> int:
+    slices = math.prod(meshes.dcn_sizes(mesh_config).values())
+    return slices * math.prod(max(getattr(mesh_config, axis), 1) for axis in meshes.AXES)
+
+
+def with_vocabulary(config):
+    """config with model.vocab_size set: if it is None, to that of the tokenizer a run would use, trained if need be."""
+    if config.model.vocab_size is not None:
+        return config
+    from gptjax.data.tokens.store import prepare
+
+    return config.replace(model={"vocab_size": prepare(config.data).tokenizer.vocab_size})
+
+
+def table(facts: dict) -> str:
+    """info() for a person."""
+    per_token, memory = facts["flops_per_token"], facts["bytes_per_device"]
+    mesh = " x ".join(f"{axis}={size}" for axis, size in facts["mesh"].items())
+    rows = [
+        ("parameters", f"{facts['params']['total']:,}"),
+        ("  without embeddings", f"{facts['params']['non_embedding']:,}"),
+        ("  in matmuls", f"{facts['params']['matmul']:,}"),
+        ("FLOPs per token, 6N", f"{per_token['6n']:,.0f}"),
+        ("  6N + full attention", f"{per_token['6n_attn_full']:,.0f}"),
+        ("  6N + causal attention", f"{per_token['6n_attn_causal']:,.0f}"),
+        ("  exact", f"{per_token['exact']:,.0f}"),
+        (
+            "run",
+            f"{facts['train_steps']:,} steps, {facts['train_tokens']:,} tokens, {facts['train_flops']:.4g} FLOPs",
+        ),
+        ("mesh", f"{mesh}, remat {facts['remat']}"),
+        ("bytes per device", f"{si(sum(memory.values()))}B"),
+        ("  parameters", f"{memory['params']:,}"),
+        ("  optimizer", f"{memory['optimizer']:,}"),
+        ("  activations", f"{memory['activations']:,} (estimate)"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

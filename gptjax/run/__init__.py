@@ -1,0 +1,1 @@
+"""A run in hand: the one door for notebook, evaluation, export and study."""

@@ -1,0 +1,332 @@
+"""A run in hand: `gptjax.load(path)`, the one door for notebook, evaluation, export and text.
+
+A Run is a config, a tokenizer and parameters on some mesh. It reads the run directory and nothing else: no training
+config, mesh or text is needed. Its methods enter that mesh by themselves; what they call takes (graph, params).
+Axes as in inside.py.
+"""
+
+import dataclasses
+import functools
+import html
+import math
+import typing
+
+import jax
+import numpy as np
+from flax import nnx
+
+from gptjax.checkpoints import loading
+from gptjax.config import config_file
+from gptjax.config.fields import CheckpointConfig, Config, MeshConfig, ModelConfig, TrainConfig
+from gptjax.data.tokenizers import Tokenizer
+from gptjax.errors import UserError, choose
+from gptjax.evaluation import held_out as evaluate
+from gptjax.evaluation import run_loss
+from gptjax.generation.engine import Engine
+from gptjax.generation.settings import Settings
+from gptjax.generation.text import Completion, generate, prompt_ids
+from gptjax.models import attention
+from gptjax.models.layers import DTYPES
+from gptjax.parallel import meshes, numerics, sharding
+from gptjax.run import inside
+from gptjax.run.token_loss import TokenLoss
+from gptjax.rundir import metrics, run_directory
+from gptjax.training import step
+
+
+class AttentionMaps(typing.NamedTuple):
+    """The attention probabilities of every layer and head: of token l to token m, float32."""
+
+    tokens: list[str]
+    weight_NHLM: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A model with what belongs to it. Made by `load`, or by a training run of its own state."""
+
+    directory: run_directory.RunDirectory
+    config: Config  # as it was trained
+    tokenizer: Tokenizer
+    program: step.Program  # the model's functions on its mesh
+    params: dict
+    step: int
+    item: str = "params"  # or "ema": what params are
+    dtype: str | None = None  # what params were cast to
+
+    @property
+    def graph(self):
+        """With params, what nnx.merge makes the model of, inside jit too."""
+        return self.program.graph
+
+    @property
+    def mesh(self):
+        return self.program.mesh
+
+    @functools.cached_property
+    def model(self) -> nnx.Module:
+        """The live module."""
+        return nnx.merge(self.graph, self.params)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """Of the model as it was loaded: with this dtype, and the attention kernel of this platform."""
+        return self.model.config
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """What makes texts; compiled programs stay with it."""
+        return Engine(self.graph, self.params, entries=self.tokenizer.vocab_size)
+
+    def generate(self, prompts=None, *, callback=None, **settings) -> list[Completion]:
+        """Texts that go on from a prompt or each of a list, flat: num_return_sequences of the first, of the second, ...
+
+        prompts: texts or token ids; None: the start of a document. settings: of `generation.settings`.
+        callback(index, piece): is called with text as it comes; False from it ends that text.
+        A prefix LM reads its prompt token by token here, as it reads what follows, not both ways as in training.
+
+        Raises UserError: a setting out of range, an objective that does not teach to go on with a text.
+        """
+        _check_writes_on(self.config)
+        with numerics.on_mesh(self.mesh):
+            return generate(self.engine, self.tokenizer, prompts, Settings(**settings), callback)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps with a checkpoint that counts, oldest first, as they are now."""
+        return self.directory.steps()
+
+    def evaluate(self, texts=None, **settings) -> dict[str, evaluate.Evaluation]:
+        """{name: Evaluation} on the held-out text of the run, or on others: see `evaluation.evaluate_run`."""
+        return run_loss.evaluate_run(self, texts, **settings)
+
+    def at(self, step: int) -> "Run":
+        """The same with the parameters of another step; nothing is compiled anew. Raises UserError as `load`."""
+        number, params = loading.read(self.directory, step, self.item, self.dtype, self.program)
+        return dataclasses.replace(self, params=params, step=number)
+
+    @property
+    def metrics(self):
+        """metrics.jsonl as it is now: a pandas DataFrame with a row for each line, of kind "train", "eval", "tasks" or
+        "event"."""
+        import pandas
+
+        rows = metrics.read_metrics(self.directory.metrics) if self.directory.metrics.exists() else []
+        not_finite = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # as JSON has to write them
+        return pandas.DataFrame(
+            [{k: not_finite.get(v, v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
+        )
+
+    # ---- inside the model
+
+    def tokens(self, text: str) -> np.ndarray:
+        """int32 ids of a text as the model sees a document: after end-of-text, where the tokenizer has that."""
+        return prompt_ids(self.tokenizer, text)
+
+    def loss(self, text: str) -> TokenLoss:
+        """The loss of each token of a text.
+
+        A text longer than the context is read in windows that begin half a context apart, the last with its end: each
+        token is predicted once, from at least half a context before it.
+
+        Raises UserError: the objective does not teach to go on with a text.
+        """
+        _check_writes_on(self.config)
+        ids = self.tokens(text)
+        begun = int(self.tokenizer.bos_id is not None)  # with a token that is not the text's
+        loss_L = np.full(len(ids), np.nan, np.float32)
+        for start, stop, fresh in _windows(len(ids), self.config.model.context_length):
+            row = self._padded(ids[None, start:stop], extra=1)
+            with numerics.on_mesh(self.mesh):
+                loss_BL = inside.token_loss(self.graph, self.params, row, self.config.train.vocab_chunks)
+                found = sharding.on_host(loss_BL)
+            loss_L[fresh:stop] = found[0, fresh - start - 1 : stop - start - 1]
+        ids, loss_L = ids[begun:], loss_L[begun:]
+        return TokenLoss(ids, [self.tokenizer.spelling[i] for i in ids.tolist()], loss_L)
+
+    def logits(self, tokens) -> np.ndarray:
+        """Float32 [L, V] of token ids [L], or [B, L, V] of [B, L]; of a text, those of `tokens(text)`.
+
+        Raises UserError: more than a context, ids that are none.
+        """
+        return self._inside(inside.logits, tokens, batch_dim=0, cut=lambda a, L: a[..., :L, :])
+
+    def attention(self, text) -> AttentionMaps:
+        """Of a text, or of token ids [L]."""
+        ids = self._row(text)
+        self._check_is_transformer("attention maps")
+        weight = self._inside(inside.attention_weights, ids, batch_dim=1, cut=lambda a, L: a[..., :L, :L])
+        names = {number: name for name, number in self.tokenizer.special.items()}
+        spelled = [self.tokenizer.spelling[i].decode("utf-8", errors="backslashreplace") for i in ids.tolist()]
+        return AttentionMaps([names.get(i, piece) for i, piece in zip(ids.tolist(), spelled)], weight)
+
+    def residuals(self, text) -> np.ndarray:
+        """Float32 [N + 1, L, D]: the residual stream of a text (of `tokens(text)`), or of token ids [L], after the
+        embedding and after each layer."""
+        self._check_is_transformer("residual stream")
+        return self._inside(inside.residuals, self._row(text), batch_dim=1, cut=lambda a, L: a[..., :L, :])
+
+    def logit_lens(self, text) -> np.ndarray:
+        """Float32 [N + 1, L, V]: the logits that the head makes of each of `residuals`; the last are the model's."""
+        self._check_is_transformer("logit lens: it has no residual stream")
+        return self._inside(inside.logit_lens, self._row(text), batch_dim=1, cut=lambda a, L: a[..., :L, :])
+
+    def _check_is_transformer(self, what: str) -> None:
+        if not self.config.model.has_attention:
+            raise UserError(f"model.architecture={self.config.model.architecture!r} has no {what}.")
+
+    def _row(self, text) -> np.ndarray:
+        ids = self._ids(text)
+        if ids.ndim != 1:
+            raise UserError(f"token ids of shape {ids.shape} are several texts; give one, as [L].")
+        return ids
+
+    def _ids(self, tokens) -> np.ndarray:
+        """int32 [L] or [B, L]. Raises UserError: what no model could read."""
+        try:
+            ids = self.tokens(tokens) if isinstance(tokens, str) else np.asarray(tokens)
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError("token ids have to be [L], or [B, L] with rows of one length.") from error
+        if ids.ndim not in (1, 2) or ids.size == 0 or ids.dtype.kind not in "iu":
+            raise UserError(
+                f"{ids.dtype} of shape {ids.shape} are no token ids; expected integers [L] or [B, L], or a text."
+            )
+        outside = ids[(ids < 0) | (ids >= self.model_config.vocab_size)]
+        if outside.size:
+            last = self.model_config.vocab_size - 1
+            raise UserError(f"token id {outside[0]} is outside the vocabulary; expected 0 to {last}.")
+        limit = self.config.model.context_length
+        if ids.shape[-1] > limit:
+            raise UserError(
+                f"{ids.shape[-1]} tokens are more than the context of {limit}; give fewer (run.loss takes more)."
+            )
+        return ids.astype(np.int32)
+
+    def _inside(self, function, tokens, batch_dim: int, cut) -> np.ndarray:
+        """function of tokens, padded for it, with the padding cut off again."""
+        ids = self._ids(tokens)
+        rows = np.atleast_2d(ids)
+        padded = self._padded(rows)
+        seen_BL = None
+        if not self.config.data.writes_on:  # such a model sees the whole text
+            seen_BL = np.broadcast_to(np.arange(padded.shape[1]) < rows.shape[1], padded.shape)
+        with numerics.on_mesh(self.mesh):
+            found = sharding.on_host(function(self.graph, self.params, padded, seen_BL))
+        found = cut(found, rows.shape[1]).take(range(len(rows)), axis=batch_dim)
+        return found if ids.ndim == 2 else found.take(0, axis=batch_dim)
+
+    def _padded(self, rows: np.ndarray, extra: int = 0) -> np.ndarray:
+        """rows in the next bucket of lengths, plus `extra`; and as many as divide over the mesh."""
+        sizes = self.mesh.shape
+        unit = 2 * sizes["sequence"] if sizes["sequence"] > 1 else 1
+        unit *= 128 if self.model.kernel == "splash" else 1
+        length = inside.bucket(max(1, rows.shape[1] - extra), self.config.model.context_length, unit) + extra
+        shards = sizes["replica"] * sizes["fsdp"]
+        padded = np.zeros((-(-len(rows) // shards) * shards, length), np.int32)
+        padded[: len(rows), : rows.shape[1]] = rows
+        return padded
+
+    # ---- shown
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name + ':':<12}{value}" for name, value in self._facts().items())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f'<tr><td style="text-align: left">{name}</td><td style="text-align: left">{html.escape(value)}</td></tr>'
+            for name, value in self._facts().items()
+        )
+        return f"<table>{rows}</table>"
+
+    def _facts(self) -> dict[str, str]:
+        shape, leaves = self.config.model, jax.tree.leaves(self.params)
+        kept = "/".join(sorted({str(leaf.dtype) for leaf in leaves}))
+        split = ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items() if size > 1)
+        device = self.mesh.devices.flat[0]
+        return {
+            "run": str(self.directory.path),
+            "step": f"{self.step}{', averaged parameters' * (self.item == 'ema')} (of {', '.join(map(str, self.steps)) or 'none'})",
+            "model": f"{sum(leaf.size for leaf in leaves):,} parameters, {shape.shown_shape},"
+            f" context {shape.context_length}",
+            "tokenizer": f"{self.tokenizer.kind}, {self.tokenizer.vocab_size:,} entries",
+            "loaded": f"{kept} parameters, {self.model_config.dtype} matmuls, on {split or device}"
+            + f" ({device.device_kind})" * bool(split),
+        }
+
+
+def _windows(length: int, context_length: int):
+    """(start, stop, first token that is new) of windows of at most context_length + 1 tokens, the last predicted only."""
+    stop, fresh = min(length, context_length + 1), 1
+    while fresh < length:
+        yield max(0, stop - context_length - 1), stop, fresh
+        fresh, stop = stop, min(length, stop + -(-context_length // 2))
+
+
+@numerics.settings()
+def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, ema: bool = False) -> Run:
+    """The run in a directory, local or gs://, with the parameters of a step, whatever mesh wrote them.
+
+    step: None: the newest that is as it was written; of newer ones that are not it says so on stderr.
+    dtype: "float32" or "bfloat16", of parameters and matmuls; None: parameters as they are stored, matmuls as in training.
+    mesh: such as "fsdp=4,tensor=2" or {"fsdp": 4, "tensor": 2}, of the first devices there are; None: one device.
+    ema: the moving average. Memory: what stays loaded and 0.3 GB at most (docs/checkpoints.md).
+
+    Raises UserError: no run there, no such step, no moving average kept, a mesh or dtype that cannot be; Damaged, which is
+    one: the step asked for is not as it was written.
+    """
+    directory = run_directory.open_run(path)
+    config = directory.config()
+    if ema and config.optim.ema_decay is None:
+        raise UserError(f"--ema: the run in {path} kept no moving average (optim.ema_decay=None).")
+    if dtype is not None:
+        choose(DTYPES, dtype, "dtype")
+    program = _program(config, dtype, mesh)
+    item = "ema" if ema else "params"
+    tokenizer = directory.read_tokenizer()
+    number, params = loading.read(directory, step, item, dtype, program)
+    return Run(directory, config, tokenizer, program, params, number, item, dtype)
+
+
+def _program(config: Config, dtype: str | None, mesh) -> step.Program:
+    """The functions of a trained config on a mesh for reading: nothing of its training's mesh and batches remains."""
+    sizes = _mesh_sizes(mesh)
+    count = math.prod(sizes.values())
+    devices = jax.devices() if count < 0 else jax.devices()[:count]
+    devices = jax.local_devices()[:1] if mesh is None else devices
+    batch = -(-config.eval_batch_size // len(devices)) * len(devices)
+    changes = dict(attention="auto", attention_dropout=0.0, remat="none", dtype=dtype or config.model.dtype)
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, **changes),
+        mesh=MeshConfig(**sizes),
+        train=TrainConfig(steps=1, batch_size=batch, vocab_chunks=config.train.vocab_chunks),
+        checkpoint=CheckpointConfig(),
+        eval=dataclasses.replace(config.eval, batch_size=batch, every_steps=None),
+    )
+    mesh = meshes.make_mesh(config, devices)
+    kernel, _ = attention.choose_kernel(config, devices[0].platform, mesh.shape["sequence"])
+    return step.build(config, mesh, kernel)
+
+
+def _mesh_sizes(mesh) -> dict[str, int]:
+    """Of every axis. Raises UserError: sizes that are none."""
+    if not isinstance(mesh, str | dict | None):
+        raise UserError(f"mesh={mesh!r} is no mesh; expected text such as 'fsdp=4,tensor=2', or a dict of sizes.")
+    given = config_file.mesh_sizes(mesh) if isinstance(mesh, str) else dict(mesh or {})
+    for axis, size in given.items():
+        choose(dict.fromkeys(MeshConfig.AXES), axis, "mesh: the axis")
+        if not isinstance(size, int) or size < -1 or size == 0 or list(given.values()).count(-1) > 1:
+            raise UserError(
+                f"mesh={mesh}: {axis}={size!r} is no size; expected 1, 2, ..., or -1, once, for all that is left."
+            )
+    return dict.fromkeys(MeshConfig.AXES, 1) | given
+
+
+def _check_writes_on(config: Config) -> None:
+    if not config.data.writes_on:
+        raise UserError(
+            f"a model of data.objective={config.data.objective!r} fills in what is missing in a text and cannot go on with one;"
+            " judge it with gptjax eval, or use a run of another objective."
+        )

@@ -1,0 +1,1 @@
+"""The run directory, which is the contract between commands."""

@@ -1,0 +1,339 @@
+"""The run directory, the contract between training and everything after it:
+
+    config.json     the resolved config            manifest.json   run id, code, packages, data, parameter counts
+    metrics.jsonl   one JSON object a line         checkpoints/    newest and kept steps
+    tokenizer/      the tokenizer it was made with      writer.lock     who writes here now (runlock.py)
+
+Nothing else is needed to evaluate, sample or resume a run. Paths are local or gs:// alike. That these files are of one
+run is compared when they are read (consistency.py).
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+import time
+
+from etils import epath
+
+import gptjax
+from gptjax import flops, schedule
+from gptjax.checkpoints import consistency, validity
+from gptjax.config import config_file
+from gptjax.config import fields as config_module
+from gptjax.errors import UserError, did_you_mean, first_line
+from gptjax.rundir import metrics
+from gptjax.storage import folder_kinds
+
+TOOLS = ("test", "notebooks")  # extras of gptjax that decide no number
+
+# Changes that leave the training as it was, so that a resume accepts them without being asked.
+HARMLESS = (
+    "mesh", "eval", "checkpoint", "data.cache_dir", "data.prefetch", "data.prefetch_workers", "model.attention", "model.remat",
+    "model.scan_unroll",
+    "train.log_every", "train.profile_steps", "train.tensorboard", "train.wandb_project", "train.log_activations",
+    "train.log_noise_scale",
+    "train.max_skips", "train.max_rollbacks", "train.rollback_margin",
+    "train.watchdog_factor", "train.watchdog_seconds", "train.watchdog_other_seconds",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    path: epath.Path
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tokenizer(self) -> epath.Path:
+        return self.path / "tokenizer"
+
+    @property
+    def metrics(self) -> epath.Path:
+        return self.path / "metrics.jsonl"
+
+    def exists(self) -> bool:
+        return (self.path / "config.json").exists()
+
+    def has_traces(self) -> bool:
+        """Whether something here is of a run, whatever else is missing."""
+        return self.metrics.exists() or self.checkpoints.exists()
+
+    def config(self) -> config_module.Config:
+        """The resolved config of the run. Raises UserError: this is no run directory, or config.json is not the run's."""
+        self._check_is_run()
+        values = self._read_object("config.json", "its config")
+        try:
+            config = config_file.from_dict(values)
+        except UserError as error:
+            raise UserError(f"{self.path / 'config.json'}: {error}") from error
+        manifest = self.manifest() if (self.path / "manifest.json").exists() else {}
+        if wrong := consistency.wrong_config(values, manifest, self._newest_saved_config, _is_harmless):
+            raise UserError(
+                f"{self.path / 'config.json'} is not the config that this run was trained with: {wrong}; put it back"
+                " (a resume with --allow_change changes a config)."
+            )
+        return config
+
+    def read_tokenizer(self):
+        """The tokenizer of the run. Raises UserError: it is missing, altered, or that of another run."""
+        from gptjax.data import tokenizers
+
+        tokenizer = tokenizers.load_tokenizer(self.tokenizer)
+        if wrong := consistency.wrong_tokenizer(tokenizer.hash, consistency.read(self.path)):
+            raise UserError(
+                f"{self.tokenizer} is not the tokenizer that this run was trained with: {wrong}; put the run's own back."
+            )
+        return tokenizer
+
+    def check_may_hold_a_run(self) -> None:
+        """Raises UserError: what lies here is neither a run in order, nor the beginning of one that was killed, nor
+        nothing."""
+        kind = folder_kinds.kind_of(self.path)
+        if self._is_run(kind):
+            self.config()
+            return
+        if kind in (folder_kinds.MISSING, folder_kinds.EMPTY, folder_kinds.BEGUN):
+            return
+        if kind != folder_kinds.FILE and {path.name for path in self.path.iterdir()} <= folder_kinds.OF_A_START:
+            return
+        raise UserError(
+            f"--workdir={self.path} holds files but no run: it is {folder_kinds.said(self.path)}; use an empty or a new"
+            " directory."
+        )
+
+    def _is_run(self, kind: str) -> bool:
+        return self.exists() and kind != folder_kinds.MODEL
+
+    def _check_is_run(self) -> None:
+        if not self.path.exists():
+            raise UserError(
+                f"--workdir={self.path}: no such directory{did_you_mean(self.path.name, self._neighbours())}."
+            )
+        if not self._is_run(folder_kinds.kind_of(self.path)):
+            lacks = "" if self.exists() else "has no config.json, and "
+            raise UserError(
+                f"--workdir={self.path} is not a run directory: it {lacks}is {folder_kinds.said(self.path)}; give the"
+                " --workdir of a training run."
+            )
+
+    def _read_object(self, name: str, what: str) -> dict:
+        """A JSON object of the run. Raises UserError: it is damaged, or holds something else."""
+        file = self.path / name
+        try:
+            value = json.loads(file.read_text())
+            if isinstance(value, dict):
+                return value
+            reason = f"it holds {_json_kind(value)}, no JSON object"
+        except (ValueError, RecursionError) as error:  # also of bytes that are no UTF-8, of brackets without end
+            reason = first_line(error)
+        raise UserError(f"{file}, which says {what}, is damaged: {reason}; restore it from a copy, or start a new run.")
+
+    def _newest_saved_config(self) -> dict | None:
+        """Of the newest checkpoint that counts; None: there is none, or it keeps no config (schema 1)."""
+        steps = self.steps()
+        return validity.description(self.checkpoints / str(steps[-1])).get("config") if steps else None
+
+    def rewinds(self) -> schedule.Rewinds:
+        """What text the run left out: as its newest checkpoint says, or metrics.jsonl of a rollback since."""
+        steps = self.steps()
+        saved = validity.description(self.checkpoints / str(steps[-1]))["data"] if steps else {}
+        rows = metrics.read_metrics(self.metrics, "event") if self.metrics.exists() else []
+        known = [saved, *(row for row in rows if row["event"] == "rolled_back")]
+        return max(map(schedule.Rewinds.from_dict, known), key=lambda rewinds: rewinds.count)
+
+    def manifest(self) -> dict:
+        """Where the run came from. Raises UserError: it is missing, or damaged."""
+        file = self.path / "manifest.json"
+        if not file.exists():
+            raise UserError(f"{file} is missing, which says what the run came from; restore it.")
+        return self._read_object("manifest.json", "what the run came from")
+
+    def begin_manifest(self, config, store, command: list[str]) -> dict:
+        """The manifest of a run that starts or goes on here: `manifest` of these, the run's id and its history of configs."""
+        before = self.manifest() if self.exists() else {}
+        saved = validity.saved_configs(self.checkpoints)
+        old_config = self._read_object("config.json", "its config") if self.exists() else None
+        steps = self.steps()
+        words = consistency.begun(
+            before, saved, old_config, config.to_dict(), store.fingerprint, steps[-1] if steps else 0
+        )
+        return words | manifest(config, store, command)
+
+    def check_text(self, store) -> None:
+        """Raises UserError: the text or tokenizer of a TokenStore is not the one of the run."""
+        started = self.fingerprint()
+        if started != store.fingerprint:
+            raise UserError(
+                f"the text or tokenizer is not the one the run in {self.path} was started with (fingerprint"
+                f" {started[:12]}, now {store.fingerprint[:12]}); restore the text."
+            )
+
+    def fingerprint(self) -> str:
+        """Of the text of the run. Raises UserError: its manifest does not say it."""
+        try:
+            return self.manifest()["data"]["fingerprint"]
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.path / 'manifest.json'} does not say what text the run has ({error!r}); restore it."
+            ) from error
+
+    def check_trained(self, wanted: str) -> None:
+        """Raises UserError: the model was imported, so that it has no text of its own and no optimizer state.
+
+        wanted: what needs one."""
+        if source := self.manifest().get("imported"):
+            raise UserError(
+                f"the model in {self.path} was imported from {source['folder']}: it has parameters alone, no text of its"
+                f" own and no optimizer state, so that it cannot be {wanted}."
+            )
+
+    def _neighbours(self) -> list[str]:
+        return [p.name for p in self.path.parent.iterdir()] if self.path.parent.exists() else []
+
+    def write_config(self, config) -> None:
+        self.write_json("config.json", config.to_dict())
+
+    def write_json(self, name: str, value) -> None:
+        """Written whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.path / f".{name}.partial"
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.replace(self.path / name)
+
+    def steps(self) -> list[int]:
+        """Steps with a checkpoint that counts (validity.py), oldest first, without loading Orbax."""
+        return validity.steps(self.checkpoints)
+
+
+def _json_kind(value) -> str:
+    """What a JSON value is, for people."""
+    names = {list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
+
+
+def _is_harmless(key: str) -> bool:
+    return key in HARMLESS or key.partition(".")[0] in HARMLESS
+
+
+def open_run(workdir: str) -> RunDirectory:
+    """The run directory at a path, local or gs://. Local paths are made absolute: Orbax takes no others."""
+    path = epath.Path(workdir).expanduser()
+    return RunDirectory(path if "://" in str(path) else path.resolve())
+
+
+def changed_keys(old, new) -> dict[str, tuple]:
+    """{"section.field": (old, new)} of every field in which two configs differ."""
+    changes = {}
+    for section, fields in new.to_dict().items():
+        before = old.to_dict()[section]
+        changes |= {f"{section}.{k}": (before[k], v) for k, v in fields.items() if before[k] != v}
+    return changes
+
+
+def check_resume(old, new, allowed: tuple[str, ...] = ()) -> None:
+    """Raises UserError if a run made with config `old` cannot go on with `new`, naming every key in the way.
+
+    allowed: keys or sections the user lets change, beside the harmless ones.
+    """
+    permitted = (*HARMLESS, *allowed)
+    refused = {
+        key: values
+        for key, values in changed_keys(old, new).items()
+        if key not in permitted and key.partition(".")[0] not in permitted
+    }
+    if refused:
+        shown = ", ".join(f"{key} ({before!r} -> {after!r})" for key, (before, after) in refused.items())
+        raise UserError(
+            f"this run was started with another config: {shown}; use a new --workdir,"
+            f" or allow it with --allow_change={','.join(refused)}."
+        )
+
+
+def manifest(config, store, command: list[str]) -> dict:
+    """What a reader needs to make the run again: code, packages, data, machine, sizes, command line."""
+    text = {"fingerprint": store.fingerprint, **store.description}
+    return provenance(config, command) | {"data": text, "tokenizer_hash": store.tokenizer.hash}
+
+
+def provenance(config, command: list[str]) -> dict:
+    """Of the manifest, what is true of a model wherever it came from."""
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": command,
+        **code_and_packages(),
+        "parameters": flops.parameter_counts(config.model),
+        "flops_per_token": flops.flops_per_token(config.model),
+    }
+
+
+def code_and_packages() -> dict:
+    """What runs here."""
+    return {
+        "git": _git(),
+        "code": code_digest(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """{name: version} of gptjax, of what its distribution and jax's name as their dependencies (extras too, such as
+    libtpu and tokenizers), as far as they are installed here."""
+    names = {"gptjax", "jax"}.union(*(_requirements(package) for package in ("gptjax", "jax")))
+    versions = {name: _version(name) for name in sorted(names)}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def _requirements(package: str) -> set[str]:
+    try:
+        lines = importlib.metadata.requires(package) or []
+    except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
+        return set()
+    telling = (line for line in lines if not any(f'extra == "{extra}"' in line for extra in TOOLS))
+    names = {re.match(r"[\w.-]+", line).group() for line in telling}
+    return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def code_digest() -> str:
+    """SHA-256 of gptjax's files as they lie there, which a revision does not tell of."""
+    here, digest = pathlib.Path(gptjax.__file__).parent, hashlib.sha256()
+    for file in sorted(here.rglob("*.py")):
+        digest.update(f"{file.relative_to(here)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _git() -> dict | None:
+    """Revision of the code that runs, and whether files were changed since; None outside a git checkout."""
+    here = epath.Path(gptjax.__file__).parent
+
+    def git(*args):
+        return subprocess.run(
+            ["git", "-C", str(here), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {
+            "revision": git("rev-parse", "HEAD"),
+            "changed_files": git("status", "--porcelain", "-uno").splitlines(),
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def command_line() -> list[str]:
+    return ["gptjax", *sys.argv[1:]]

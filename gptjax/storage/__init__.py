@@ -1,0 +1,1 @@
+"""What a folder is, and whether a place can be written."""

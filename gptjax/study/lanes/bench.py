@@ -1,0 +1,161 @@
+"""What training runs together gains here: `gptjax bench --config=FILE --batched=R`.
+
+Tokens per second of R runs together, of one run on one device as `gptjax train` trains it, and of one that has all
+devices (data parallel): with the host's work, the text and the logs, without start, compilation, evaluation and
+checkpoints. They take turns, a block of calls each, so that a machine's drift is in all of them; medians of blocks.
+"""
+
+import contextlib
+import dataclasses
+import io
+import pathlib
+import statistics
+import tempfile
+import time
+
+import jax
+
+from gptjax import schedule, terminal
+from gptjax.checkpoints import consistency
+from gptjax.checkpoints.checkpointer import Checkpointer
+from gptjax.config.fields import CheckpointConfig, EvalConfig
+from gptjax.errors import UserError
+from gptjax.hosts import agreement, watchdog
+from gptjax.hosts.coordination import Alone
+from gptjax.parallel import numerics
+from gptjax.rundir import run_directory, runlock
+from gptjax.schedule import NO_REWINDS
+from gptjax.study.lanes import grouping, together
+from gptjax.study.running import layout
+from gptjax.training import main, session
+from gptjax.training.feed import Feed
+
+BLOCK_SECONDS = 0.5
+
+
+@dataclasses.dataclass
+class Contestant:
+    advance: object  # trains one call
+    drain: object  # waits for it
+    tokens: int  # of a call, all runs together
+    calls: int = 1  # of a block
+    rates: list[float] = dataclasses.field(default_factory=list)
+    cpu: list[float] = dataclasses.field(default_factory=list)  # CPU seconds a token
+
+    def block(self) -> float:
+        """Seconds of a block."""
+        start, cpu = time.perf_counter(), time.process_time()
+        for _ in range(self.calls):
+            self.advance()
+        self.drain()
+        seconds, tokens = time.perf_counter() - start, self.calls * self.tokens
+        self.rates.append(tokens / seconds)
+        self.cpu.append((time.process_time() - cpu) / tokens)
+        return seconds
+
+
+def bench(config, runs: int, seconds: float) -> dict:
+    """{"together", "alone": {devices: ...}} in tokens/s, and `ratio` of together to the fastest alone. Raises UserError:
+    the config's runs cannot train together."""
+    if runs < 2:
+        raise UserError(f"--batched={runs} is no group; give 2 runs or more.")
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        config = _endless(config)
+        dog = stack.enter_context(watchdog.Watchdog(folder, 0, config))
+        contestants = {"together": _together(config, runs, folder / "study", dog, stack)}
+        devices = jax.devices()
+        for count in sorted({1, len(devices)}):
+            if config.train.batch_size % count == 0:
+                place = folder / f"alone-{count}"
+                contestants[f"alone on {count}"] = _alone(config, devices[:count], place, dog, stack)
+        for contestant in contestants.values():
+            contestant.block()  # compiles
+            contestant.calls = max(1, round(BLOCK_SECONDS / contestant.block()))
+            contestant.rates, contestant.cpu = [], []
+        deadline = time.perf_counter() + 3 * seconds
+        while time.perf_counter() < deadline or len(contestants["together"].rates) < 3:
+            for contestant in contestants.values():
+                contestant.block()
+    return _results(config, runs, contestants)
+
+
+def _results(config, runs: int, contestants: dict[str, Contestant]) -> dict:
+    rates = {name: statistics.median(c.rates) for name, c in contestants.items()}
+    cpu = {name: statistics.median(c.cpu) for name, c in contestants.items()}
+    alone = max(rate for name, rate in rates.items() if name != "together")
+    return {
+        "runs": runs,
+        "devices": len(jax.devices()),
+        "device": jax.devices()[0].device_kind,
+        "flops_of_a_step": grouping.flops_of_a_step(config),
+        "tokens_per_second": rates,
+        "cpu_seconds_per_token": cpu,
+        "ratio": rates["together"] / alone,
+        "blocks": len(contestants["together"].rates),
+    }
+
+
+def _endless(config):
+    """config with nothing to do but steps, and more of them than there is time for."""
+    steps = config.train.steps_per_call * 10**7
+    train_section = {"steps": steps, "tokens": None, "tensorboard": False, "profile_steps": None, "wandb_project": None}
+    never = {"checkpoint": CheckpointConfig(every_steps=None), "eval": EvalConfig(every_steps=None)}
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **train_section), **never)
+    opened = session.prepare(config, jax.devices()[:1])
+    return opened.config
+
+
+def _together(config, runs: int, folder: pathlib.Path, dog, stack) -> Contestant:
+    study = layout.open_directory(str(folder))
+    configs = {
+        f"run{i}": config.replace(train={"seed": i}, optim={"peak_lr": config.optim.peak_lr / (1 + i)})
+        for i in range(runs)
+    }
+    together.check(configs)
+    joint = together.Together(study, configs, jax.devices()[:runs], stop=False, dog=dog)
+    stack.enter_context(joint.opened(list(configs)))
+    return Contestant(joint.advance, joint.drain, runs * _tokens_of_a_call(config))
+
+
+def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
+    config = config.replace(mesh={"replica": -1, "fsdp": 1})
+    run_session, directory = session.prepare(config, devices), run_directory.open_run(str(folder))
+    mesh = run_session.program.mesh
+    main.check_directory(directory, run_session, (), None)
+    with numerics.on_mesh(mesh):
+        agreed = stack.enter_context(agreement.Agreement(Alone(), False))
+        progress = terminal.Progress(io.StringIO())
+        run = consistency.of_checkpoint(directory.manifest())
+        checkpointer = Checkpointer(directory.checkpoints, run_session.config, run=run)
+        rest = progress, Alone(), agreed, dog, time.monotonic(), runlock.NO_LOCK
+        loop = main.Loop(run_session, directory, checkpointer, *rest)
+    stack.callback(loop.close)
+    feed = stack.enter_context(Feed(run_session, NO_REWINDS, 0))
+
+    def advance():
+        with numerics.on_mesh(mesh):
+            loop.advance(feed.next())
+
+    return Contestant(advance, loop.recorder.drain, _tokens_of_a_call(config))
+
+
+def _tokens_of_a_call(config) -> int:
+    return config.train.steps_per_call * schedule.batch_size(config, 0) * config.model.context_length
+
+
+def table(results: dict) -> str:
+    """bench() for a person."""
+    cpu = results["cpu_seconds_per_token"]
+    lines = [
+        f"{name:<12} {terminal.si(rate):>7} tokens/s, {cpu[name] * 1e6:.2f} us of CPU a token"
+        for name, rate in results["tokens_per_second"].items()
+    ]
+    return "\n".join(
+        [
+            f"{results['runs']} runs of {terminal.si(results['flops_of_a_step'])} FLOPs a step on {results['devices']} x"
+            f" {results['device']}; medians of {results['blocks']} blocks that take turns",
+            *lines,
+            f"ratio        {results['ratio']:.2f} times the fastest alone",
+        ]
+    )

@@ -1,0 +1,217 @@
+"""Same-shaped runs as lanes of one program: what `step.Program` does for a run, for R of them at once.
+
+The runs lie along a mesh axis "runs": each device holds R / devices of them and computes those alone, with nothing sent
+between devices. What tells lanes apart are arrays that the program is given: learning rates, seed, and which of the U
+orders of rows a lane reads. Inside a device, on a CPU, lanes take their turn (`lax.map`), which leaves every core its own
+lane and the numbers of a lane as they are alone; elsewhere they are `vmap`ped, since a small model leaves most of an
+accelerator idle. Measured on two cores, by size of the model: docs/studies_batched.md.
+
+Axes: R lanes, U orders of rows, S steps of one call, B sequences.
+"""
+
+import copy
+import dataclasses
+import functools
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gptjax.parallel import meshes, sharding
+from gptjax.training import step
+
+AXIS = "runs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """R lanes of a config's program on a mesh, which its functions bring along: no mesh need be in context."""
+
+    mesh: Mesh
+    alone: step.Program  # of one run, on the first device
+    lane_sharding: NamedSharding  # of arrays [R, ...]
+    eval_batch_sharding: NamedSharding  # the same batch for all lanes
+    init: typing.Callable  # seed_R -> state_R
+    train: typing.Callable  # (state_R, [batch] of length U, learning_rate_RS, order_R, seed_R) -> (state_R, metrics_RS)
+    evaluate: typing.Callable  # (params_R, batch) -> (loss_sum_RB, weight_sum_RB)
+
+    @property
+    def lanes_of_a_device(self) -> int:
+        return self.runs // self.mesh.shape[AXIS]
+
+    runs: int = 0
+
+
+def build(config, devices, kernel: str, runs: int) -> Program:
+    """The Program of a resolved config for so many runs, a multiple of the devices. Nothing is compiled yet."""
+    assert runs % len(devices) == 0
+    mesh = Mesh(np.array(devices).reshape(-1, *[1] * len(meshes.AXES)), (AXIS, *meshes.AXES), axis_types=_auto())
+    alone = step.build(config, meshes.make_mesh(config, devices[:1]), kernel)
+    param_spec = jax.tree.map(lambda place: place.spec, alone.state_sharding.params)
+    each = _one_by_one if devices[0].platform == "cpu" else jax.vmap
+    lane, everywhere = PartitionSpec(AXIS), PartitionSpec()
+
+    def init(seed_R):
+        return each(lambda seed: step.init_state(with_seed(config, seed), kernel))(seed_R)
+
+    def train(state_R, batches, learning_rate_RS, order_R, seed_R):
+        batch_U = jax.tree.map(lambda *arrays: jnp.stack(arrays), *batches)
+
+        def train_lane(state, learning_rate_S, order, seed):
+            batch = jax.tree.map(lambda array_U: array_U[order], batch_U)
+            options = {"graph": alone.graph, "config": with_seed(config, seed), "param_spec": param_spec}
+            return step.train_call(state, batch, learning_rate_S, **options)
+
+        return each(train_lane)(state_R, learning_rate_RS, order_R, seed_R)
+
+    def evaluate(params_R, batch):
+        return each(lambda params: step.eval_call(params, batch, graph=alone.graph, config=config))(params_R)
+
+    on_devices = functools.partial(jax.shard_map, mesh=mesh, out_specs=lane, axis_names={AXIS}, check_vma=False)
+    return Program(
+        mesh=mesh,
+        alone=alone,
+        lane_sharding=NamedSharding(mesh, lane),
+        eval_batch_sharding=NamedSharding(mesh, everywhere),
+        init=jax.jit(on_devices(init, in_specs=lane), compiler_options=step.init_compiler_options(mesh)),
+        train=jax.jit(
+            on_devices(train, in_specs=(lane, everywhere, lane, lane, lane)),
+            donate_argnums=0,
+            compiler_options=step.train_compiler_options(mesh),
+        ),
+        evaluate=jax.jit(on_devices(evaluate, in_specs=(lane, everywhere))),
+        runs=runs,
+    )
+
+
+def _auto() -> tuple[AxisType, ...]:
+    return (AxisType.Auto, *meshes.auto_axes())
+
+
+def _one_by_one(function):
+    """As jax.vmap, one lane after the other."""
+    return lambda *arrays: jax.lax.map(lambda lane: function(*lane), arrays)
+
+
+def with_seed(config, seed):
+    """config with a traced number for train.seed, which the step only makes random keys of. No check could read it."""
+    traced = copy.copy(config)
+    object.__setattr__(traced, "train", dataclasses.replace(config.train, seed=seed))
+    return traced
+
+
+def seeds(configs) -> np.ndarray:
+    """int32 [R] of train.seed, cut as jax.random.key cuts a Python integer."""
+    return np.array([config.train.seed for config in configs], np.int64).astype(np.int32)
+
+
+class Lanes:
+    """The states of R runs on their way. order_R: which batch of a call each lane reads."""
+
+    def __init__(self, program: Program, configs, order_R):
+        self.program = program
+        self._seed_R = self._placed(seeds(configs))
+        self._order_R = self._placed(np.array(order_R, np.int32))
+        self._state = program.init(self._seed_R)
+        self._metrics = None
+        self._calls = 0  # what was taken of the state before another call is of another state
+        self._taken = {}
+
+    def _placed(self, array):
+        return jax.device_put(array, self.program.lane_sharding)
+
+    def put(self, lane_states: dict[int, step.TrainState]) -> None:
+        """Replaces the state of some lanes, as of runs that go on from a checkpoint."""
+
+        def replaced(array_R, *arrays):
+            values = np.array(array_R)
+            values[list(lane_states)] = [np.asarray(array) for array in arrays]
+            return jax.device_put(values, array_R.sharding)
+
+        self._state = jax.tree.map(replaced, self._state, *lane_states.values())
+        self._forget()
+
+    def train(self, batches, learning_rate_RS) -> None:
+        """Dispatches one call of all lanes."""
+        rates = self._placed(np.asarray(learning_rate_RS, np.float32))
+        self._state, on_device = self.program.train(self._state, batches, rates, self._order_R, self._seed_R)
+        self._metrics = CallMetrics(on_device)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._calls, self._taken = self._calls + 1, {}
+
+    def metrics(self, lane: int) -> dict:
+        """Of the last call, [S] each; not waited for before somebody reads them."""
+        return {name: LaneMetric(self._metrics, name, lane) for name in self._metrics.names}
+
+    def params(self, prefix: str = ""):
+        """Of all lanes, or their averages: [R, ...]."""
+        return self._state.ema if prefix else self._state.params
+
+    def state(self, lane: int) -> "LaneState":
+        return LaneState(self, lane)
+
+    def take(self, field: str, lane: int):
+        """One field of the TrainState of a lane, on the device that holds it."""
+        if (field, lane) not in self._taken:
+            size = self.program.lanes_of_a_device
+            here = jax.tree.map(lambda array_R: _shard_with(array_R, lane), getattr(self._state, field))
+            self._taken[field, lane] = _at(here, lane % size)
+        return self._taken[field, lane]
+
+
+def _shard_with(array_R, lane: int):
+    for shard in array_R.addressable_shards:
+        first, stop, _ = shard.index[0].indices(array_R.shape[0])
+        if first <= lane < stop:
+            return shard.data
+    raise AssertionError(f"no device here holds lane {lane}")
+
+
+@jax.jit
+def _at(tree, index):
+    return jax.tree.map(lambda array: array[index], tree)
+
+
+class LaneState:
+    """What a lane has come to, as a TrainState: a field is taken from the device when it is asked for, and not before."""
+
+    def __init__(self, lanes: Lanes, lane: int):
+        self._lanes, self._lane = lanes, lane
+
+    def __getattr__(self, field: str):
+        if field not in step.TrainState._fields:
+            raise AttributeError(field)
+        return self._lanes.take(field, self._lane)
+
+
+class CallMetrics:
+    """The metrics of one call of all lanes, brought to the host once, by the first who reads one."""
+
+    def __init__(self, on_device: dict):
+        self.names, self._on_device = tuple(on_device), on_device
+
+    @functools.cached_property
+    def values(self) -> dict[str, np.ndarray]:
+        values, self._on_device = jax.device_get(self._on_device), None
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class LaneMetric:
+    """One metric of one lane. jax.device_get and NumPy take it for an array."""
+
+    call: CallMetrics
+    name: str
+    lane: int
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.call.values[self.name][self.lane], dtype)
+
+
+def replicated(program: Program) -> NamedSharding:
+    """Of a batch that all devices hold."""
+    return sharding.replicated(program.mesh)

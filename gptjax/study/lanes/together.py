@@ -1,0 +1,341 @@
+"""Runs that train together: each a `train.Loop` of its own in a run directory of its own, over the lanes of one program.
+
+    Feeds     the rows of each order, read once           Lanes    one dispatch for all runs (lanes.py)
+    Member    what a run does on the host, as alone: metrics, evaluation, checkpoints; its state is a lane
+    Together  call -> advance each member -> call ...; a member that diverges leaves, its lane idles
+
+All members are at the same step always. After a kill they go on from the newest step that all unfinished ones have. A
+lane is where its run stands in the command, finished or not, so that the program and its numbers stay what they were.
+"""
+
+import contextlib
+import dataclasses
+import time
+
+import jax
+
+from gptjax import errors, schedule, terminal
+from gptjax.checkpoints import consistency, validity
+from gptjax.checkpoints.checkpointer import Checkpointer
+from gptjax.data.rows.pipeline import TrainRows
+from gptjax.errors import Diverged, UserError
+from gptjax.evaluation import held_out
+from gptjax.hosts import agreement, interrupt, watchdog
+from gptjax.hosts.coordination import Alone
+from gptjax.rundir import metrics, run_directory, runlock
+from gptjax.schedule import NO_REWINDS
+from gptjax.study.lanes import grouping
+from gptjax.study.lanes import program as lanes
+from gptjax.training import main, report, session
+from gptjax.training.feed import Feed, Inputs, learning_rates
+
+
+def ended(directory: run_directory.RunDirectory) -> int | None:
+    """The exit code of a run that is over, as its directory says: 0, DIVERGED; None: it is not."""
+    if not directory.exists():
+        return None
+    rows = metrics.read_metrics(directory.metrics) if directory.metrics.exists() else []
+    if any(row.get("event") == "diverged" for row in rows):
+        return errors.DIVERGED
+    last = schedule.total_steps(directory.config())
+    evaluated = any(row["kind"] == "eval" and row["step"] == last for row in rows)
+    return 0 if evaluated and last in directory.steps() else None
+
+
+def common_step(directories) -> int:
+    """The newest step that all have a checkpoint of; 0: none."""
+    return max(set.intersection(*(set(directory.steps()) for directory in directories)), default=0)
+
+
+class SharedWatchdog:
+    """One Watchdog for all members: what each does is a sign of life, but a call is one for all of them."""
+
+    def __init__(self, dog: watchdog.Watchdog):
+        self.alive, self.doing = dog.alive, dog.doing
+
+    def stepped(self) -> None: ...
+
+
+class MemberCheckpointer(Checkpointer):
+    """Saves when Together says so, and deletes no step before all members have the next: after a kill they need one in
+    common."""
+
+    def overdue(self) -> bool:
+        return False
+
+    def _saved(self) -> None: ...
+
+
+class Member(main.Loop):
+    """One run of those that train together. lane: its place. last: the step that all go on from."""
+
+    def __init__(self, together: "Together", key: str, lane: int, last: int, directory, log_file, *rest):
+        self.key, self.lane, self._together, self._last = key, lane, together, last
+        run_session = together.session_of(lane)
+        run = consistency.of_checkpoint(directory.manifest())
+        checkpointer = MemberCheckpointer(directory.checkpoints, run_session.config, run=run)
+        progress, agreed = terminal.Progress(log_file), agreement.Agreement(Alone(), together.stop)
+        super().__init__(run_session, directory, checkpointer, progress, Alone(), agreed, *rest)
+
+    def _resume(self):
+        program = self.program
+        return self.keeper.resume(self.directory, program.abstract_state, program.state_sharding, last=self._last)
+
+    def _evaluation(self, prefix: str) -> dict[str, held_out.Evaluation] | None:
+        return self._together.evaluation(prefix, self.lane)
+
+
+class Feeds:
+    """`next()` is the Inputs of each lane, of one call after the other. order_R: of `Together`. Use it in a `with`."""
+
+    def __init__(self, sessions, order_R: list[int], step: int):
+        self._configs, self._order_R = [each.config for each in sessions], order_R
+        self._call = step // self._configs[0].train.steps_per_call
+        firsts = [sessions[order_R.index(order)] for order in range(max(order_R) + 1)]
+        self._feeds = [Feed(first, NO_REWINDS, step) for first in firsts]
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Feeds":
+        with contextlib.ExitStack() as stack:
+            self._feeds = [stack.enter_context(feed) for feed in self._feeds]
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stack.__exit__(*error)
+
+    def next(self) -> tuple[list[dict], list[Inputs]]:
+        """(the batch of each order, Inputs of each lane)."""
+        read = [feed.next() for feed in self._feeds]
+        rates = [learning_rates(config, self._call) for config in self._configs]
+        self._call += 1
+        own = [read[order]._replace(learning_rate_S=rate) for order, rate in zip(self._order_R, rates)]
+        return [inputs.batch for inputs in read], own
+
+
+class Together:
+    """The runs of a group. configs: {key: Config}, all lanes; study: a StudyDirectory."""
+
+    def __init__(self, study, configs: dict, devices, stop, dog: watchdog.Watchdog):
+        self._study, self.stop, self._dog, self._started = study, stop, dog, time.monotonic()
+        self._saved = self._started
+        self._keys = list(configs)
+        self.codes = {key: ended(self.directory(key)) for key in configs}
+        first = session.prepare(next(iter(configs.values())), devices[:1], dog.alive)
+        padded = [*configs.values(), *[first.config] * (-len(configs) % len(devices))]
+        self._configs = [session.with_vocabulary(config, first.store.tokenizer) for config in padded]
+        self._program = lanes.build(self._configs[0], devices, first.kernel, len(padded))
+        seeds = list(dict.fromkeys(config.data.seed for config in self._configs))
+        self._order_R = [seeds.index(config.data.seed) for config in self._configs]
+        self._rows = [self._train_rows(first, seed) for seed in seeds]
+        self._first = first
+        self._locks = {}
+        self._evaluated = {}  # (step, prefix) -> {source: Sums of all lanes}
+
+    def directory(self, key: str) -> run_directory.RunDirectory:
+        return run_directory.open_run(str(self._study.run(key)))
+
+    def _train_rows(self, first: session.Session, seed: int):
+        config = first.config.replace(data={"seed": seed})
+        return TrainRows(first.store, config.data, config.model.context_length, first.objective, self._dog.alive)
+
+    def session_of(self, lane: int) -> session.Session:
+        """What the run of a lane is made of; its program stands for that of all."""
+        joint, devices = self._program, self._program.mesh.size
+        program = dataclasses.replace(
+            joint.alone,
+            mesh=joint.mesh,
+            train_batch_sharding=lanes.replicated(joint),
+            eval_batch_sharding=joint.eval_batch_sharding,
+            init=lambda: self._lanes.state(lane),
+            train=lambda state, batch, rates: (state, self._lanes.metrics(lane)),
+        )
+        on_cpu = joint.mesh.devices.flat[0].platform == "cpu"  # whose peak was measured with all cores
+        return dataclasses.replace(
+            self._first,
+            config=self._configs[lane],
+            rows=self._rows[self._order_R[lane]],
+            program=program,
+            peak_flops=self._first.peak_flops / (devices if on_cpu else 1),
+        )
+
+    # ---- from the start to the end
+
+    def run(self) -> dict[str, int]:
+        """Trains all that are not over. Returns the exit code of each. Raises UserError."""
+        waiting = [key for key, code in self.codes.items() if code is None]
+        if not waiting:
+            return self.codes
+        with self.opened(waiting):
+            self._tick()
+            while self.going:
+                self.advance()
+            self._finish()
+        return self.codes
+
+    @contextlib.contextmanager
+    def opened(self, keys: list[str]):
+        """With their directories held, their states on the devices, and rows on their way."""
+        with contextlib.ExitStack() as stack:
+            for key in keys:
+                self._locks[key] = stack.enter_context(runlock.hold(self._study.run(key)))
+            self._members = self._open_members(keys, stack)
+            sessions = [self.session_of(lane) for lane in range(self._program.runs)]
+            self._feeds = stack.enter_context(Feeds(sessions, self._order_R, self._step))
+            yield
+
+    def _open_members(self, keys: list[str], stack) -> list[Member]:
+        """At one step, all of them: where a checkpoint turns out to be damaged, at an earlier one."""
+        with self._dog.doing("resuming or initialising"):
+            self._lanes = lanes.Lanes(self._program, self._configs, self._order_R)
+        for key in keys:
+            main.check_directory(self.directory(key), self.session_of(self._keys.index(key)), (), None)
+        tried = set()
+        while True:
+            last = common_step([self.directory(key) for key in keys])
+            if last in tried:
+                raise UserError(f"runs {', '.join(keys)} cannot go on from step {last} together; see gptjax verify.")
+            tried.add(last)
+            with contextlib.ExitStack() as inner:
+                members = [self._open_member(key, last, inner) for key in keys]
+                if all(member.step == last for member in members):
+                    stack.push(inner.pop_all())
+                    break
+        if last:
+            self._lanes.put({member.lane: member.state for member in members})
+        for member in members:
+            member.state = self._lanes.state(member.lane)
+        return members
+
+    def _open_member(self, key: str, last: int, stack) -> Member:
+        """With what it says in logs/KEY.log. Its checkpoints of steps that not all have are taken anew."""
+        directory, lane = self.directory(key), self._keys.index(key)
+        log_file = stack.enter_context(open(_local(self._study.log(key)), "a"))
+        for line in report.header(self.session_of(lane), directory, bool(last)):
+            log_file.write(line + "\n")
+        for step in directory.steps():
+            if step > last:
+                validity.remove(directory.checkpoints / str(step))
+        rest = SharedWatchdog(self._dog), self._started, self._locks[key]
+        member = Member(self, key, lane, last, directory, log_file, *rest)
+        stack.callback(member.close)
+        return member
+
+    @property
+    def going(self) -> bool:
+        return bool(self._members) and all(member.going for member in self._members)
+
+    def _tick(self) -> bool:
+        """Whether all are to stop."""
+        return any([member.agreed.tick() for member in self._members])
+
+    def advance(self) -> None:
+        """One call of all lanes, and what is due after it."""
+        batches, inputs_R = self._feeds.next()
+        self._call(batches, [inputs.learning_rate_S for inputs in inputs_R])
+        self._each(lambda member: member.advance(inputs_R[member.lane]))
+
+    def drain(self) -> None:
+        """Waits for what was dispatched, and logs it."""
+        self._each(lambda member: member.recorder.drain())
+
+    def _finish(self) -> None:
+        self._tick()
+        self._settle()
+        self._each(lambda member: member.finish())
+        self._settle()
+        for member in self._members:
+            self.codes[member.key] = member.end()
+
+    @property
+    def _step(self) -> int:
+        return self._members[0].step
+
+    def _call(self, batches, learning_rate_RS) -> None:
+        first = not self._members[0].compiled
+        with self._dog.doing("compiling") if first else contextlib.nullcontext():
+            self._lanes.train(batches, learning_rate_RS)
+            if first:
+                jax.block_until_ready(self._lanes.params())
+        self._evaluated = {}
+        self._dog.stepped()
+        overdue = self._overdue()
+        if overdue or self._members[0].checkpointer.due(self._step + len(learning_rate_RS[0])):
+            self._settle()
+        if overdue:
+            self._saved = time.monotonic()
+            for member in self._members:
+                member.agreed.ask_to_save()
+
+    def _overdue(self) -> bool:
+        """One clock for all, so that they save the same step."""
+        every = self._configs[0].checkpoint.every_minutes
+        return every is not None and (time.monotonic() - self._saved) / 60 >= every
+
+    def _settle(self) -> None:
+        """Waits until the last save of all is on disk; then those before are needed no more."""
+        for member in self._members:
+            member.keeper.settle(member.step)
+        for member in self._members:
+            member.checkpointer.remove_old()
+
+    def _each(self, act) -> None:
+        """act(member) of all. One that diverges says so and leaves."""
+        for member in list(self._members):
+            try:
+                act(member)
+            except Diverged as error:
+                member.give_up(error)
+                self.codes[member.key] = errors.DIVERGED
+                self._members.remove(member)
+
+    def evaluation(self, prefix: str, lane: int) -> dict[str, held_out.Evaluation] | None:
+        """Of one lane; of all at once when the first asks. None: asked to stop meanwhile."""
+        if prefix not in self._evaluated:
+            params, size = self._lanes.params(prefix), self._configs[0].eval_batch_size
+            self._evaluated[prefix] = held_out.sums_of_sources(
+                self._program, params, self._first.eval_rows, size, should_stop=self._should_stop
+            )
+        found = self._evaluated[prefix]
+        if found is None:
+            return None
+        return held_out.summarise_sources(
+            {name: held_out.Sums(sums.loss_R[lane], sums.weight_R[lane], sums.bytes_R) for name, sums in found.items()}
+        )
+
+    def _should_stop(self) -> bool:
+        self._dog.alive()
+        return self._tick()
+
+
+def check(configs: dict) -> None:
+    """Raises UserError: these runs cannot train together."""
+    for key, config in configs.items():
+        if reason := grouping.obstacle(config):
+            raise UserError(f"run {key} cannot train together with others: {reason}; start it with gptjax train.")
+    by_shape = {grouping.shape(config): key for key, config in configs.items()}
+    if len(by_shape) > 1:
+        a, b = list(by_shape.values())[:2]
+        changed = run_directory.changed_keys(configs[a], configs[b])
+        raise UserError(
+            f"runs {a} and {b} have no compiled step in common: {', '.join(changed)} differ; start them apart."
+        )
+
+
+def train_together(study, configs: dict, devices) -> dict[str, int]:
+    """Trains runs of a study's folder, or goes on with them. Returns the exit code of each: 0 or one of `errors`.
+
+    Raises UserError for anything that stands in the way before the first step.
+    """
+    check(configs)
+    first = next(iter(configs))
+    with (
+        interrupt.StopRequest() as stop,
+        watchdog.Watchdog(study.run(first), 0, configs[first]) as dog,
+    ):
+        return Together(study, configs, devices, stop, dog).run()
+
+
+def _local(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

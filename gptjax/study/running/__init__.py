@@ -1,0 +1,1 @@
+"""Starting, resuming and watching the runs of a study."""

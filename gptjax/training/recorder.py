@@ -1,0 +1,104 @@
+"""What the steps of a run leave in its log: losses, norms, speed, and a hash of all rows read.
+
+Metrics are read one call late, so that the device never waits for the host.
+"""
+
+import math
+
+import jax
+import numpy as np
+
+from gptjax import flops, hardware, schedule
+from gptjax.errors import Diverged
+from gptjax.optim import skipping
+from gptjax.rundir import metrics
+from gptjax.schedule import Rewinds
+from gptjax.training import report
+
+
+class Recorder:
+    """The metrics on their way from the device to the log. batch_hash: of the steps before; None: not known. rewinds: what
+    text the run left out."""
+
+    def __init__(self, session, log, progress, peers, batch_hash: int | None, rewinds: Rewinds):
+        self._session, self._config, self._rewinds = session, session.config, rewinds
+        self._log, self._progress, self._peers = log, progress, peers
+        self._total_steps = schedule.total_steps(session.config)
+        self._unread = None  # (first step, learning rates, row hashes, metrics still on the device, timed)
+        self._hash_before, self._own_hash = batch_hash, 0
+        self.throughput = metrics.Throughput()
+
+    def add(self, first_step: int, learning_rates, hash_S: list[int], on_device, timed: bool) -> None:
+        """Takes a call that was just dispatched, and reads the one before. Raises Diverged.
+
+        hash_S: for each step, the sum of `TrainRows.hashes` over the rows that this process read.
+        timed: whether the throughput's clock ran during the call.
+        """
+        previous, self._unread = self._unread, (first_step, learning_rates, hash_S, on_device, timed)
+        if previous is not None:
+            self._record(*previous)
+
+    def drain(self) -> None:
+        """Reads what is still on the device. Raises Diverged."""
+        if self._unread is not None:
+            unread, self._unread = self._unread, None
+            self._record(*unread)
+
+    def batch_hash(self) -> str | None:
+        """Of all rows read by all processes until the last step read, as 16 hex digits; None but in process 0."""
+        sums = self._peers.gather("batch_hash", self._own_hash)
+        if sums is None or self._hash_before is None:
+            return None
+        return f"{(self._hash_before + sum(sums)) % 2**64:016x}"
+
+    def _record(self, first_step: int, learning_rates, hash_S, on_device, timed: bool) -> None:
+        """Logs the steps of one call. Raises Diverged where `_judge` does."""
+        values = jax.device_get(on_device)
+        for i, rate in enumerate(learning_rates):
+            numbers = {name: np.asarray(value[i], np.float64).tolist() for name, value in values.items()}
+            taken = first_step + i + 1
+            self._own_hash = (self._own_hash + hash_S[i]) % 2**64
+            self._judge(taken, numbers)
+            if timed:
+                self.throughput.count(schedule.batch_size(self._config, taken - 1) * self._config.model.context_length)
+            if taken % self._config.train.log_every == 0 or taken in (1, self._total_steps):
+                self._log_step(taken, {**numbers, "learning_rate": float(rate)}, timed)
+
+    def _judge(self, taken: int, numbers: dict) -> None:
+        """Logs an update that was left out. Raises Diverged: too many in a row, or one that was made and is not finite."""
+        reason = skipping.REASONS[int(numbers.pop("skip_reason", 0))]
+        for name in ("skipped_updates", "skipped_in_a_row"):
+            numbers |= {name: int(numbers[name])} if name in numbers else {}
+        for name in ("param_norm",) if reason else ("loss", "grad_norm", "param_norm"):
+            if not math.isfinite(numbers[name]):
+                raise Diverged(taken, f"{name} is {numbers[name]}")
+        if not reason:
+            return
+        shown = {name: value for name, value in numbers.items() if name in skipping.SHOWN}
+        self._log.write("event", taken, event="update_skipped", reason=reason, **shown)
+        row, most = numbers["skipped_in_a_row"], self._config.train.max_skips
+        self._progress.message(f"step {taken:>7}  update left out: {skipping.said(reason, shown)}; {row} in a row")
+        if row >= most:
+            why = f"{row} updates in a row were left out (train.max_skips), the last one because {reason},"
+            raise Diverged(taken, why, first_bad=taken - row)
+
+    def _log_step(self, taken: int, numbers: dict, timed: bool) -> None:
+        tokens = schedule.tokens_before(self._config, taken)
+        rate = self.throughput.take() if timed else None
+        speed = {}
+        if rate:
+            per_token = flops.flops_per_token(self._config.model)["6n_attn_full"]
+            peak = self._session.peak_flops * self._session.device_count
+            left = (schedule.run_tokens(self._config) - tokens) / rate
+            speed = {"tokens_per_second": rate, "mfu": flops.mfu(rate, per_token, peak), "seconds_left": left}
+        memory = hardware.memory_in_use(self._session.program.mesh.local_devices)
+        batch_hash = self.batch_hash()
+        seen = {} if batch_hash is None else {"batch_hash": batch_hash}
+        epochs = self._session.rows.epochs(self._rewinds.first_row(self._config, taken))
+        seen |= (
+            {f"epochs/{source}": n for source, n in epochs.items()}
+            if len(epochs) > 1
+            else {"epochs": [*epochs.values()][0]}
+        )
+        self._log.write("train", taken, **numbers, tokens=tokens, **speed, memory_bytes=memory, **seen)
+        self._progress.update(report.progress_line(taken, self._total_steps, numbers, speed))

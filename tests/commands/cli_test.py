@@ -1,0 +1,210 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from places import ROOT
+
+from gptjax import cli, errors, start
+from gptjax.data.tokenizers.base import definition_hash
+
+CONFIGS = ROOT / "configs"
+QUICKSTART = f"--config={CONFIGS / 'quickstart.py'}"
+PLAN = ["plan", QUICKSTART, "--topology=h100:8"]
+TRAIN = ["train", QUICKSTART, "--workdir=x", "--config.train.batch_size=16"]  # which the tests' eight devices divide
+
+
+def test_help_names_the_commands_and_imports_no_jax():
+    code = "import sys; from gptjax import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\nprint('jax' in sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(name in output for name in ("train", "info", "eval", "sample", "parity", "bench"))
+    assert output.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    "arguments,expected",
+    [
+        (["train", "--config=configs/quickstrat.py", "--workdir=x"], "no such file"),
+        ([*TRAIN, "--config.optim.peek_lr=1"], "did you mean 'peak_lr'"),
+        ([*TRAIN, "--config.optm.peak_lr=1"], "did you mean 'optim'"),
+        ([*TRAIN, "--config.optim.peak_lr=fast"], "expected float"),
+        ([*TRAIN, "--config.optim.name=adam"], "did you mean 'adamw'"),
+        ([*TRAIN, "--config.optim.schedule=cosin"], "did you mean 'cosine'"),
+        ([*TRAIN, "--config.model.norm=batchnorm"], "expected one of: layernorm, rmsnorm"),
+        ([*TRAIN, "--config.model.mlp=gelu_tan"], "did you mean 'gelu_tanh'"),
+        ([*TRAIN, "--config.model.position=alibi"], "expected one of: learned, rope"),
+        ([*TRAIN, "--config.model.dtype=fp16"], "expected one of: bfloat16, float32"),
+        ([*TRAIN, "--config.model.remat=some"], "expected one of: none, dots, attention, full, offload"),
+        ([*TRAIN, "--config.model.attention=flash"], "expected one of: xla, cudnn, splash"),
+        ([*TRAIN, "--config.model.attention=cudnn"], "runs on gpu, not on cpu"),
+        ([*TRAIN, "--config.model.n_heads=7"], "does not divide model.d_model"),
+        ([*TRAIN, "--config.mesh.fsdp=3"], "but there are 8"),
+        ([*TRAIN, "--config.train.batch_size=12"], "does not divide over 8 data shards"),
+        ([*TRAIN, "--config.data.path=/nowhere/at_all.txt"], "/nowhere/at_all.txt"),
+        ([*TRAIN, "--config.data.source=txt"], "expected one of"),
+        ([*TRAIN, "--config.data.tokenizer=bpe"], "expected one of"),
+        ([*TRAIN, "--confg.data.path=y"], "unknown argument '--confg.data.path=y'"),
+        ([*TRAIN, "--branch_from=y"], "--branch_step=N name a checkpoint together"),
+        ([*TRAIN, "--branch_step=3"], "--branch_step=N name a checkpoint together"),
+        ([*TRAIN, "--branch_from=y", "--branch_step=last"], "--branch_step=last is no step of a run"),
+        ([*TRAIN, "--branch_from=y", "--branch_step=0"], "--branch_step=0 is no step of a run"),
+        (["info", QUICKSTART, "--devices=0"], "--devices=0 is too small; use at least 1"),
+        (["info", QUICKSTART, "--devices=-2"], "--devices=-2 is too small; use at least 1"),
+        (["info", QUICKSTART, "--devices=3", "--config.mesh.tensor=2"], "needs a multiple of 2 devices"),
+        ([*PLAN, "--price=-1"], "--price=-1 is no price"),
+        ([*PLAN, "--price=nan"], "--price=nan must be finite"),
+        ([*PLAN, "--mesh=--"], "--mesh=--"),
+        ([*PLAN, "--search", "--search_compiles=0"], "use at least 1"),
+        ([*PLAN, "--row", "--json"], "--row prints a row of one plan, --json more"),
+        ([*PLAN, "--row", "--search"], "--row prints a row of one plan, --search more"),
+        ([*PLAN, "--mesh=fsdp=8,fsdp=4"], "gives fsdp twice; give each axis once"),
+        (["eval", "--workdir=/nowhere/run"], "no such directory"),
+        (["sample", f"--workdir={CONFIGS}"], "is not a run directory"),
+        (["eval", "--workdir=x", "--config.model.n_layers=2"], "unknown argument"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gptjax: ") and error.count("\n") == 1 and "Traceback" not in error
+    assert expected in error
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_full_disk_is_one_line_and_a_code_that_a_supervisor_restarts():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-u", "-m", "gptjax", "info", QUICKSTART]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (errors.SAVE_FAILED, "gptjax: No space left on device\n")
+
+
+@pytest.mark.parametrize("platform", ["gpu", "cuda", "tpu", "bogus"])
+def test_a_platform_that_is_not_here_is_one_line(platform):
+    import jax
+
+    if platform in {device.platform for device in jax.devices()}:
+        platform = "bogus"  # a machine that has it
+    run = ROOT / "tests" / "golden" / "checkpoints" / "schema2"
+    command = [sys.executable, "-m", "gptjax", "sample", f"--workdir={run}", "--max_tokens=1"]
+    environment = os.environ | {"JAX_PLATFORMS": platform, "TPU_SKIP_MDS_QUERY": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("gptjax: ")]
+    assert line.startswith(f"gptjax: JAX_PLATFORMS={platform}: JAX finds no such device here")
+    assert "unset JAX_PLATFORMS, or use cpu" in line
+
+
+def test_what_is_no_fault_of_the_machine_is_raised():
+    import jax
+
+    assert errors.of_the_machine(RuntimeError("RESOURCE_EXHAUSTED, says somebody")) is None
+    assert "not enough memory" in errors.of_the_machine(MemoryError())
+    assert "not enough memory" in errors.of_the_machine(
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+    )
+
+
+def test_a_library_of_an_extra_that_is_not_installed_is_named_with_its_extra(tmp_path):
+    """Of a run with a tokenizer.json, on a machine without `tokenizers`: for real, in a process that cannot import it."""
+    run = shutil.copytree(ROOT / "tests" / "golden" / "checkpoints" / "schema2", tmp_path / "run")
+    folder = run / "tokenizer"
+    definition = json.dumps({"model": {"type": "BPE", "vocab": {}, "merges": []}}).encode()
+    (folder / "tokenizer.model").write_bytes(definition)
+    summary = {"kind": "hf", "hash": definition_hash("hf", definition), "base_hash": definition_hash("hf", definition)}
+    (folder / "tokenizer.json").write_text(json.dumps(summary))
+    code = "import sys; sys.modules['tokenizers'] = None; from gptjax import cli; sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "sample", f"--workdir={run}", "--max_tokens=1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    said = "the tokenizer 'hf' (a tokenizer.json) needs tokenizers; pip install 'gptjax[data]'."
+    assert [line for line in done.stderr.splitlines() if line.startswith("gptjax: ")] == [f"gptjax: {said}"]
+
+
+def test_a_flag_that_is_missing_exits_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", QUICKSTART])
+    assert stop.value.code == 2 and "--workdir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, {"XLA_CLIENT_MEM_FRACTION": "0.95"}),
+        ({"XLA_CLIENT_MEM_FRACTION": "0.5"}, {"XLA_CLIENT_MEM_FRACTION": "0.5"}),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}),
+    ],
+)
+def test_jax_takes_most_of_a_gpu_unless_the_environment_says_how_much(given, expected, monkeypatch):
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    start.start_jax()
+    assert {name: value for name, value in os.environ.items() if name.endswith("CLIENT_MEM_FRACTION")} == expected
+
+
+def test_an_override_may_follow_its_flag_as_a_word(capsys):
+    assert cli.main(["info", f"--config={CONFIGS / 'gpt2_small.py'}", "--config.model.n_layers", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["params"]["non_embedding"] == 2 * 7_087_872 + 1536
+
+
+@pytest.mark.parametrize(
+    "name,total",
+    {
+        "gpt1": 116_534_784,
+        "gpt2_small": 124_439_808,
+        "gpt2_medium": 354_823_168,
+        "gpt2_large": 774_030_080,
+        "gpt2_xl": 1_557_611_200,
+        "gpt3_125m": 125_226_240,
+        "gpt3_350m": 355_871_744,
+        "gpt3_760m": 760_300_032,
+        "gpt3_1_3b": 1_315_723_264,
+        "gpt3_2_7b": 2_651_553_280,
+        "gpt3_6_7b": 6_658_404_352,
+        "gpt3_13b": 12_853_386_240,
+        "gpt3_175b": 174_604_259_328,
+    }.items(),
+)
+def test_info_counts_the_papers_models_exactly(name, total, capsys):
+    assert cli.main(["info", f"--config={CONFIGS / name}.py", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["params"]["total"] == total
+    assert facts["flops_per_token"].keys() == {"6n", "6n_attn_full", "6n_attn_causal", "exact"}
+    assert facts["bytes_per_device"].keys() == {"params", "optimizer", "activations"}
+    assert facts["train_flops"] > 0 and {"non_embedding", "matmul"} < facts["params"].keys()
+
+
+@pytest.mark.parametrize(
+    "layers,width,heads,total",
+    [  # Dey et al. 2023 (Cerebras-GPT), table 1
+        (10, 768, 12, 111_050_496),
+        (14, 1088, 17, 255_977_024),
+        (18, 1536, 12, 590_310_912),
+        (24, 2048, 16, 1_315_723_264),
+        (32, 2560, 32, 2_651_553_280),
+        (32, 4096, 32, 6_658_404_352),
+        (40, 5120, 40, 12_853_386_240),
+    ],
+)
+def test_info_counts_cerebras_gpt_exactly(layers, width, heads, total, capsys):
+    shape = {"n_layers": layers, "d_model": width, "n_heads": heads, "context_length": 2048}
+    overrides = [f"--config.model.{field}={value}" for field, value in shape.items()]
+    assert cli.main(["info", f"--config={CONFIGS / 'gpt3_125m.py'}", "--json", *overrides]) == 0
+    assert json.loads(capsys.readouterr().out)["params"]["total"] == total
+
+
+def test_info_divides_parameters_over_the_mesh(capsys):
+    config = f"--config={CONFIGS / 'gpt3_13b.py'}"
+    alone = ["--config.mesh.tensor=1", "--devices=1"]
+    sizes = []
+    for arguments in (alone, ["--devices=64"]):
+        assert cli.main(["info", config, "--json", *arguments]) == 0
+        sizes.append(json.loads(capsys.readouterr().out)["bytes_per_device"])
+    assert sizes[0]["optimizer"] == pytest.approx(2 * sizes[0]["params"], rel=1e-6)
+    for kind in ("params", "optimizer"):  # what tensor leaves whole, fsdp splits
+        assert sizes[0][kind] / 64 <= sizes[1][kind] < 1.01 * sizes[0][kind] / 64

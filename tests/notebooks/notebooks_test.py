@@ -1,0 +1,93 @@
+"""Each notebook in a clean kernel, on the small run that the first of them makes; and that what is committed is their output."""
+
+import base64
+import io
+import re
+import sys
+
+import numpy as np
+import pytest
+from places import ROOT
+
+nbformat = pytest.importorskip("nbformat", reason="needs the extra `notebooks`")
+pytest.importorskip("nbclient", reason="needs the extra `notebooks`")
+pytest.importorskip("ipykernel", reason="needs the extra `notebooks`")
+pytest.importorskip("matplotlib", reason="needs the extra `notebooks`")
+
+sys.path.insert(0, str(ROOT / "notebooks"))
+
+import execute  # noqa: E402
+
+PICTURES = {
+    "01_train_and_look.ipynb": 1,
+    "02_load_and_generate.ipynb": 1,
+    "03_evaluate.ipynb": 1,
+    "04_inside_the_model.ipynb": 4,
+}
+NAMES = list(PICTURES)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("notebooks")
+
+
+@pytest.fixture
+def executed(request, folder, monkeypatch):
+    """A notebook with new outputs. The run that the first makes is there for the others."""
+    monkeypatch.delenv("XLA_FLAGS")  # one device, and code as fast as a user's
+    return execute.execute(committed(request.param), folder)
+
+
+def committed(name: str):
+    return nbformat.read(execute.HERE / name, as_version=4)
+
+
+def pictures(notebook) -> list[np.ndarray]:
+    from matplotlib.image import imread
+
+    outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
+    encoded = (output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {}))
+    return [imread(io.BytesIO(base64.b64decode(text))) for text in encoded]
+
+
+def printed(notebook) -> str:
+    outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
+    return "".join(output["text"] for output in outputs if output.output_type == "stream")
+
+
+@pytest.mark.parametrize("executed", NAMES[:3], indirect=True, ids=NAMES[:3])
+def test_every_cell_runs_in_a_new_kernel_and_pictures_come_out(executed):
+    check_pictures(executed, 1)
+
+
+@pytest.mark.parametrize("executed", NAMES[3:], indirect=True, ids=NAMES[3:])
+def test_the_small_run_has_induction_heads_that_the_notebook_finds(executed):
+    check_pictures(executed, 4)
+    score, even = re.search(
+        r"strongest: .*, ([\d.]+) \(an even spread would have ([\d.]+)\)", printed(executed)
+    ).groups()
+    first, second = re.search(r"loss ([\d.]+) in the first half, ([\d.]+) in the second", printed(executed)).groups()
+    assert float(score) > 6 * float(even) and float(second) < float(first) - 0.5
+
+
+def check_pictures(notebook, number: int) -> None:
+    found = pictures(notebook)
+    assert len(found) == number
+    assert all(picture.std() > 0.02 and min(picture.shape[:2]) > 100 for picture in found), "a blank picture"
+
+
+def test_these_are_all_notebooks():
+    assert execute.names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_outputs_are_of_the_committed_source_small_and_without_errors(name):
+    notebook = committed(name)
+    assert notebook.metadata["gptjax_source"] == execute.source_hash(notebook), "run notebooks/execute.py"
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    assert len(pictures(notebook)) == PICTURES[name]
+    assert (execute.HERE / name).stat().st_size < execute.MOST_BYTES
+    assert 'RUN = "runs/tiny"' in cells[1].source, "one path to change, at the top"

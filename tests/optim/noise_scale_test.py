@@ -1,0 +1,183 @@
+"""The gradient noise scale against numbers worked by hand, gradients of known covariance, and the gradients of a model."""
+
+import functools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TINY
+
+from gptjax.config.fields import Config, OptimConfig, TrainConfig
+from gptjax.errors import UserError
+from gptjax.models import architectures
+from gptjax.optim import noise_scale
+from gptjax.parallel import meshes
+from gptjax.rundir import run_directory
+from gptjax.training import step
+
+SIGNAL, TRACE = noise_scale.SIGNAL, noise_scale.TRACE
+
+
+def test_estimates_are_those_worked_by_hand():
+    """Two microbatches of 4 tokens with mean gradients (3, 0) and (1, 2): |small|^2 = 7, large (2, 1), |large|^2 = 5.
+
+    |G|^2 = (8 * 5 - 4 * 7) / (8 - 4) = 3; tr S = (7 - 5) / (1/4 - 1/8) = 16.
+    """
+    sums_GP = 4.0 * np.array([[3.0, 0.0], [1.0, 2.0]])
+    found = estimated(sums_GP, np.array([4.0, 4.0]))
+    assert found == pytest.approx({SIGNAL: 3.0, TRACE: 16.0})
+
+
+def estimated(sums_GP, weight_G) -> dict:
+    return noise_scale.estimates(np.square(sums_GP).sum(-1), weight_G, np.square(sums_GP.sum(0)).sum())
+
+
+@pytest.mark.parametrize("weight_G", [(32, 32), (16, 16, 16, 16), (5, 40, 0, 19)])
+def test_averages_are_unbiased_for_gradients_of_known_covariance(weight_G):
+    """Tokens' gradients are normal with mean G and covariance S; microbatches weigh differently, one nothing at all."""
+    random, steps = np.random.default_rng(0), 20_000
+    mean_P, deviation_P = np.array([0.5, -0.2, 0.1]), np.array([2.0, 0.5, 1.0])
+    weight_G = np.array(weight_G, float)
+    noise_SGP = random.standard_normal((steps, len(weight_G), 3)) * deviation_P * np.sqrt(weight_G)[:, None]
+    found = [estimated(sums_GP, weight_G) for sums_GP in mean_P * weight_G[:, None] + noise_SGP]
+    for name, truth in ((SIGNAL, np.square(mean_P).sum()), (TRACE, np.square(deviation_P).sum())):
+        values = np.array([each[name] for each in found])
+        error = values.std() / math.sqrt(steps)
+        assert abs(values.mean() - truth) < 4 * error < 0.06 * truth, name
+
+
+def rows_of(signal_S, trace_S, **more):
+    return [
+        {"kind": "train", "step": i + 1, "tokens": 64 * (i + 1), "loss": 2.0, SIGNAL: signal, TRACE: trace} | more
+        for i, (signal, trace) in enumerate(zip(signal_S, trace_S))
+    ]
+
+
+def test_the_ratio_of_averages_and_its_error_are_those_worked_by_hand():
+    """Means 2 and 40: B = 20. Residuals trace - 20 signal: 10, -20, 10; sqrt(600 / (3 * 2)) / 2 = 5."""
+    found = noise_scale.average(rows_of([1.9, 2.0, 2.1], [48.0, 20.0, 52.0]))
+    assert (found.signal, found.trace, found.b_simple) == pytest.approx((2.0, 40.0, 20.0))
+    assert found.standard_error == pytest.approx(5.0)
+    assert (found.first, found.last, found.n_steps, found.tokens_per_step, found.loss) == (1, 3, 3, 64.0, 2.0)
+
+
+def test_the_standard_error_covers_the_truth_as_often_as_it_says():
+    random = np.random.default_rng(1)
+    signal, trace, within = 1.0, 50.0, 0
+    for _ in range(400):
+        noise_S2 = random.multivariate_normal([signal, trace], [[1.0, -6.0], [-6.0, 100.0]], 100)
+        found = noise_scale.average(rows_of(*noise_S2.T))
+        within += abs(found.b_simple - 50.0) < 1.96 * found.standard_error
+    assert 0.92 < within / 400 < 0.98
+
+
+@pytest.mark.parametrize(
+    "signal_S,reason",
+    [([1.0], "1 step has no standard error"), ([1.0, -1.0, 0.5, -0.5], "is not told from its noise"), ([-1.0, -1.1], "is not told")],
+)  # fmt: skip
+def test_a_ratio_that_says_nothing_is_refused_with_its_reason(signal_S, reason):
+    found = noise_scale.average(rows_of(signal_S, [1.0] * len(signal_S)))
+    assert reason in found.refused and math.isnan(found.b_simple)
+    assert found.as_dict()["b_simple"] is None and json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_the_critical_batch_takes_twice_the_fewest_steps_and_tokens():
+    assert noise_scale.cost(1000.0, 1000.0) == (2.0, 2.0)
+    assert noise_scale.cost(500.0, 1000.0) == (3.0, 1.5)
+
+
+def test_a_run_that_logged_it_is_read_over_any_window(tmp_path):
+    rows = rows_of([2.0] * 10 + [1.0] * 10, [20.0, 22.0] * 10)
+    rows[3] |= {SIGNAL: "nan"}  # of a step with one microbatch that counts
+    rows += [{"kind": "eval", "step": 20, "loss": 1.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    early, late = noise_scale.windows(tmp_path, 2)
+    assert (early.first, early.last, early.n_steps, late.first, late.n_steps) == (1, 10, 9, 11, 10)
+    assert (early.b_simple, late.b_simple) == pytest.approx((2 * (20 * 5 + 22 * 4) / 9 / 4, 21.0))
+    assert noise_scale.of_run(tmp_path, 11, 20) == late
+    with pytest.raises(UserError, match="train.log_noise_scale=True and train.microbatches of at least 2"):
+        noise_scale.of_run(tmp_path, 21)
+
+
+# ---- in the step
+
+
+@pytest.fixture(scope="module")
+def config():
+    return Config(
+        model=TINY, optim=OptimConfig(warmup_steps=1, eps=1e-5), train=TrainConfig(steps=4, batch_size=8, log_every=1, microbatches=4)
+    )  # fmt: skip
+
+
+def test_it_needs_microbatches_to_compare(config):
+    with pytest.raises(UserError, match="train.log_noise_scale compares .* train.microbatches=1; use at least 2"):
+        config.replace(train={"log_noise_scale": True, "microbatches": 1})
+
+
+def batch_of() -> dict:
+    rng = np.random.default_rng(0)
+    weight_BL = (rng.random((8, 16)) < 0.7).astype(np.float32)
+    weight_BL[[2, 6]] = 0  # all of the third microbatch
+    return {"token_BT": rng.integers(0, 65, (8, 17)).astype(np.int32), "weight_BL": weight_BL}
+
+
+def gradient_of(config):
+    """Compiled: (state, batch) -> gradient and numbers of a step."""
+    functions = {"graph": architectures.abstract(config.model)[0], "config": config, "param_spec": None}
+    return jax.jit(functools.partial(step.mean_gradient, **functions))
+
+
+def test_a_step_logs_what_the_gradients_of_its_microbatches_give(config, make_variant):
+    """Against each microbatch's own gradient, taken alone, in NumPy."""
+    state = step.TrainState(jnp.zeros((), jnp.int32), make_variant("gpt2").params, None, None)
+    batch, alone = batch_of(), gradient_of(config.replace(train={"microbatches": 1}))
+    gradient, numbers = gradient_of(config.replace(train={"log_noise_scale": True}))(state, batch)
+    sums_GP, weight_G = [], []
+    for part in range(4):
+        rows = {name: np.zeros_like(array) for name, array in batch.items()}  # as long: one program
+        for name in rows:
+            rows[name][:2] = batch[name][part::4]
+        weight_G.append(rows["weight_BL"].sum())
+        mean = flat(alone(state, rows)[0]) if weight_G[-1] else np.zeros_like(flat(gradient))
+        sums_GP.append(weight_G[-1] * mean)
+    assert weight_G[2] == 0 < weight_G[1]
+    for name, value in estimated(np.array(sums_GP), np.array(weight_G)).items():
+        assert float(numbers[name]) == pytest.approx(value, rel=2e-5), name
+    np.testing.assert_allclose(flat(gradient), sum(sums_GP) / sum(weight_G), rtol=1e-4, atol=1e-6)
+
+
+def flat(tree) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf).astype(float) for leaf in jax.tree.leaves(tree)])
+
+
+def numbers_of(config, mesh: dict, **train):
+    """Of two steps in one call, from a state that is the same everywhere; and the parameters after them."""
+    here = config.replace(mesh=mesh, train=train | {"steps_per_call": 2, "log_every": 2})
+    n_devices = mesh.get("fsdp", 1) * mesh.get("tensor", 1) * mesh.get("stage", 1)
+    program = step.build(here, meshes.make_mesh(here, jax.devices()[:n_devices]), "xla")
+    with jax.set_mesh(program.mesh):
+        batch = {name: np.stack([array] * 2) for name, array in batch_of().items()}
+        state, numbers = program.train(program.init(), batch, np.full(2, 1e-3, np.float32))
+    return {name: value.tolist() for name, value in jax.device_get(numbers).items()}, jax.device_get(state.params)
+
+
+@pytest.mark.slow
+def test_it_is_the_same_on_every_mesh_and_changes_the_rest_by_no_more_than_rounding(config):
+    config = config.replace(train={"microbatches": 2})
+    off, params = numbers_of(config, {"fsdp": 1})
+    on, same = numbers_of(config, {"fsdp": 1}, log_noise_scale=True)
+    assert on.keys() - off.keys() == {SIGNAL, TRACE}
+    for name in off:
+        np.testing.assert_allclose(on[name], off[name], rtol=1e-6, err_msg=name)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6), params, same)
+    for mesh in ({"fsdp": 4, "tensor": 2}, {"fsdp": 2, "stage": 2, "tensor": 2}):
+        there, _ = numbers_of(config, mesh, log_noise_scale=True)
+        for name in on:
+            np.testing.assert_allclose(there[name], on[name], rtol=2e-4, err_msg=name)
+
+
+def test_a_run_may_start_to_log_it_when_it_is_resumed(config):
+    run_directory.check_resume(config, config.replace(train={"log_noise_scale": True}))
