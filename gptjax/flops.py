@@ -3,7 +3,7 @@
 Papers disagree about what N is and which attention FLOPs exist, and a scaling fit changes its exponent with the
 answer. So every convention has a name here and a run records them all. Counts use the true vocabulary: the
 padding that sharding adds is neither a parameter nor useful work. What a layer has and costs is counted in one module for
-each architecture, named in COUNTS: its functions are those of gpt_counts, and HAS_ATTENTION says whether layers attend.
+each architecture, named in its entry of the catalogue: its functions are those of gpt_counts.
 
 A = n_heads * head_dim, T = context_length. A multiply-add is two FLOPs; backward is twice forward.
 """
@@ -12,12 +12,11 @@ import dataclasses
 import typing
 
 from gptjax import schedule
+from gptjax.config import catalogue
 from gptjax.config.fields import Config, ModelConfig
 from gptjax.errors import UserError, choose
-from gptjax.models import gpt_counts, lstm_counts
 
 DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
-COUNTS = {"gpt": gpt_counts, "lstm": lstm_counts}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +64,21 @@ def parameters(model: ModelConfig, relative_positions: bool = False) -> Paramete
 
 
 def counts_of(model: ModelConfig):
-    """The module that counts a model of this architecture. Raises UserError for one that none counts."""
-    try:
-        return choose(COUNTS, model.architecture, "model.architecture")
-    except UserError as error:
+    """The module that counts a model of this architecture. Raises UserError for an unknown one."""
+    return catalogue.counts(model.architecture)
+
+
+def check_counts(model: ModelConfig, entries: int) -> None:
+    """Raises UserError where a model has so many parameters, padding included, and its counts say another number, as of
+    a copied model with another matrix: every number of FLOPs and every fit over sizes would be wrong, and nobody told."""
+    padding = (model.padded_vocab_size - model.vocab_size) * model.d_model * (1 if model.tied_head else 2)
+    counted = parameters(model).total
+    if entries - padding != counted:
         raise UserError(
-            f"{error} A new architecture is named in architectures.ARCHITECTURES, and its counts in flops.COUNTS."
-        ) from None
+            f"model.architecture={model.architecture!r} has {entries - padding:,} parameters, but"
+            f" {counts_of(model).__name__} counts {counted:,}; name counts of its own in its entry of"
+            " catalogue.ARCHITECTURES."
+        )
 
 
 def parameter_counts(model: ModelConfig) -> dict[str, int]:
@@ -99,11 +106,6 @@ def recomputed_flops_per_sequence(config: Config) -> int:
     model = config.model
     head = 2 * parameters(model).token_embedding * model.context_length if config.train.vocab_chunks > 1 else 0
     return counts_of(model).recomputed_flops(model) + head
-
-
-def decode_flops(model: ModelConfig, n_visible: int) -> int:
-    """Forward FLOPs of one token generated from a cache, when it sees n_visible tokens, itself included."""
-    return 2 * parameters(model).matmul + counts_of(model).decode_mixing_flops(model, n_visible)
 
 
 def flops_per_token(model: ModelConfig) -> dict[str, float]:

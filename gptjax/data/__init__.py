@@ -2,7 +2,7 @@
 
     store, objective = open_text(config.data, context_length)
     rows = TrainRows(store, config.data, context_length, objective)
-    with Prefetcher(lambda step: rows.rows(step * B, (step + 1) * B), first_step, config.data.prefetch) as batches:
+    with Prefetcher(lambda step: rows.rows(step * B, (step + 1) * B), first_step) as batches:
         batch = batches.next()
 
 Heavy libraries (sentencepiece, tensorflow_datasets, tiktoken, grain ...) are imported by the functions that need them.

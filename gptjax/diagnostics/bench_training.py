@@ -28,7 +28,7 @@ def bench(config, seconds: float) -> dict:
     MFU is over the matmul rate measured here just before, in the config's dtype, FLOPs counted as PaLM does.
     Raises UserError for a config that does not fit the devices.
     """
-    config = info.with_vocabulary(config)
+    config = info.resolved(config)
     mesh = meshes.make_mesh(config)
     device = mesh.devices.flat[0]
     kernel, _ = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])

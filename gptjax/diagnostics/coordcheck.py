@@ -27,7 +27,7 @@ from gptjax.diagnostics.neutral import neutral
 from gptjax.errors import UserError
 from gptjax.models import attention
 from gptjax.parallel import meshes, numerics
-from gptjax.training import session, step
+from gptjax.training import step
 
 FLAT = (
     0.2  # slopes up to this are flat: ten steps at widths of a factor 16 scatter by a tenth; the control's are 0.5 to 1
@@ -67,7 +67,7 @@ def check(config, form: str, sizes: list[int], steps: int, rows: int, of_depth: 
     form: that of the promise; "standard" is run beside it. say: takes a line as each model is done.
     """
     store, objective = open_text(config.data, config.model.context_length)
-    config = session.with_vocabulary(config, store.tokenizer)
+    config = config.with_vocabulary(store.tokenizer.vocab_size)
     variants = {
         (name, size): variant(config, name, size, min(sizes), rows, of_depth)
         for name in ("standard", form)

@@ -32,9 +32,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import schedule
+from gptjax.config import catalogue
 from gptjax.diagnostics import miniature
 from gptjax.errors import UserError
-from gptjax.models import architectures, attention, gpt
+from gptjax.models import architectures, attention
 from gptjax.optim import optimizers
 from gptjax.parallel import meshes, numerics
 from gptjax.training import step
@@ -112,9 +113,10 @@ def _spread(sizes) -> tuple:
 def cases(mini, every_mesh: bool = True) -> tuple[list[Case], list[Outcome]]:
     """The runs that cover every pair, each mesh in one at least if every_mesh; and the meshes the config refuses."""
     counts = (1, max(mini.train.microbatches, 2))
+    policies = catalogue.entry(mini.model.architecture).remat
     by_mesh, refused = {}, []
     for mesh in factorisations(mini.mesh):
-        options = [Case(mesh, count, remat) for remat in gpt.REMAT for count in counts]
+        options = [Case(mesh, count, remat) for remat in policies for count in counts]
         reasons = {case: refusal(mini, case) for case in options}
         by_mesh[mesh] = [case for case in options if reasons[case] is None]
         refused += [] if by_mesh[mesh] else [Outcome(options[0], refused=reasons[options[0]])]

@@ -17,7 +17,7 @@ from flax import nnx
 
 from gptjax.config.fields import MeshConfig
 from gptjax.errors import UserError
-from gptjax.models import loss
+from gptjax.models import attention, loss
 from gptjax.parallel import compiling, numerics, pipeline, placement, sharding
 
 SHORTEST = 16  # tokens in the smallest bucket
@@ -119,7 +119,7 @@ class Shapes:
     def of(cls, model, mesh, batch_size: int) -> "Shapes":
         parts = mesh.shape["sequence"]
         chunks = 2 * parts if parts > 1 else 1
-        shortest = math.lcm(chunks, 128 * chunks if model.kernel == "splash" else SHORTEST)  # its blocks have 128
+        shortest = math.lcm(chunks * attention.token_unit(model.kernel), SHORTEST)
         longest = model.config.context_length
         unit = mesh.shape["replica"] * mesh.shape["fsdp"] * MeshConfig().pipeline_parts(mesh.shape["stage"])
         return cls(min(shortest, longest), longest, unit, batch_size * longest)

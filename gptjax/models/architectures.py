@@ -1,25 +1,23 @@
-"""The one door to the models: which there are, and a model as a graph and plain arrays.
+"""A model of the config: made from a key, or as a graph and plain arrays, with what each parameter states of itself.
 
-A model is an nnx.Module(config, key, kernel) with the methods of model.GPT: `token_loss`, `activations`, `logits`,
-`empty_cache`, `extend`, `apart`, `put_row`, `lay_out`, and its stacked layers in `blocks`. To add one, write a file beside
-gpt.py that stands alone and name its class in ARCHITECTURES, its counts in flops.COUNTS (a copy of gpt.py whose
-layers have the same matrices is counted by gpt_counts, as GPT is), and the fields it does not have in validate.FOREIGN.
+A model is an nnx.Module(config, key, kernel) with the methods of gpt.GPT: `token_loss`, `activations`, `logits`,
+`empty_cache`, `extend`, `apart`, `put_row`, `lay_out`, and its stacked layers in `blocks`. Which there are, and how to
+add one: catalogue.py.
 """
+
+import functools
 
 import jax
 from flax import nnx
 
-from gptjax import flops
-from gptjax.errors import UserError, choose
-from gptjax.models import gpt, lstm
+from gptjax.config import catalogue
+from gptjax.models import roles as roles_of_parameters
 from gptjax.parallel import numerics
-
-ARCHITECTURES = {"gpt": gpt.GPT, "lstm": lstm.LSTM}
 
 
 def make(config, key, kernel: str = "xla") -> nnx.Module:
     """The model of a ModelConfig with vocab_size set. Raises UserError for an unknown architecture."""
-    return choose(ARCHITECTURES, config.architecture, "model.architecture")(config, key, kernel)
+    return catalogue.model_class(config.architecture)(config, key, kernel)
 
 
 def split(module) -> tuple:
@@ -32,20 +30,24 @@ def split(module) -> tuple:
     return graph, nnx.to_pure_dict(state), axes
 
 
+def _shapes(config, kernel: str):
+    return nnx.eval_shape(lambda: make(config, jax.random.key(0), kernel))
+
+
 @numerics.settings()
 def abstract(config, kernel: str = "xla") -> tuple:
     """split() of a model whose parameters are shapes only: nothing is allocated."""
-    return split(nnx.eval_shape(lambda: make(config, jax.random.key(0), kernel)))
+    return split(_shapes(config, kernel))
 
 
-def check_counts(config, params) -> None:
-    """Raises UserError where the counts of a ModelConfig's architecture are not those of its parameters, such as of a
-    copied model with another matrix: every number of FLOPs and every fit over sizes would be wrong, and nobody told."""
-    padding = (config.padded_vocab_size - config.vocab_size) * config.d_model * (1 if config.tied_head else 2)
-    entries = sum(leaf.size for leaf in jax.tree.leaves(params)) - padding
-    counted = flops.parameters(config).total
-    if entries != counted:
-        raise UserError(
-            f"model.architecture={config.architecture!r} has {entries:,} parameters, but {flops.counts_of(config).__name__}"
-            f" counts {counted:,}; name counts of its own in flops.COUNTS."
-        )
+def roles(config) -> dict:
+    """{path: what the parameter is to an optimizer} of a ModelConfig's model. Raises ValueError that names a parameter
+    which does not say."""
+    return _roles(config, catalogue.model_class(config.architecture))
+
+
+@functools.lru_cache(maxsize=64)
+@numerics.settings()
+def _roles(config, model_class) -> dict:
+    _, state = nnx.split(_shapes(config, "xla"))
+    return {path: roles_of_parameters.of_variable(path, variable) for path, variable in nnx.to_flat_state(state)}

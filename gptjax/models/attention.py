@@ -1,4 +1,4 @@
-"""Attention: the maths in plain XLA, the fast kernels beside it, and the choice between them.
+"""Attention: the maths in plain XLA, the table of the kernels there are, and the choice between them.
 
 Axes: B batch, L queries, M keys, H query heads, G key/value heads (H = G * R), K head size.
 A token sees itself and earlier tokens, in its own document (`segment_BL`, for packed rows), and only the last
@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from gptjax.errors import UserError, choose
+from gptjax.errors import UserError, choose, imported
 from gptjax.models import layers
-from gptjax.parallel import context, sharding
+from gptjax.parallel import sharding
 
 KEPT = "attention"  # the name, for remat policies, of what a kernel keeps for its backward pass beside q, k and v
 MASKED = -1e30  # finite: -inf would turn a row without visible keys into NaN
@@ -127,7 +127,7 @@ def _block_backward(window, dropout_rate, saved, cotangents):
 block_attention.defvjp(_block_forward, _block_backward)
 
 
-class Block(typing.NamedTuple):
+class QueryBlock(typing.NamedTuple):
     """Queries start to end - 1 of a whole sequence and the keys that one of them may see, first_key to end_key - 1."""
 
     start: int
@@ -151,12 +151,14 @@ class Block(typing.NamedTuple):
         )
 
 
-def query_blocks(length: int, window: int | None, prefix: bool = False) -> list[Block]:
+def query_blocks(length: int, window: int | None, prefix: bool = False) -> list[QueryBlock]:
     """A sequence's queries in blocks. prefix: whether some keys are seen by earlier queries too."""
     count = min(8, max(1, length // 128))
     edges = [length * i // count for i in range(count + 1)]
     reach = length if window is None else window - 1
-    return [Block(a, b, max(0, a - reach), min(length, b + reach) if prefix else b) for a, b in zip(edges, edges[1:])]
+    return [
+        QueryBlock(a, b, max(0, a - reach), min(length, b + reach) if prefix else b) for a, b in zip(edges, edges[1:])
+    ]
 
 
 def xla_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefix_BL=None, dropout_rate=0.0, key=None):
@@ -187,87 +189,11 @@ def cached_attention(q_BLHK, k_BMGK, v_BMGK, start, *, window=None, pad_B=None):
 def largest_logit(q_BLHK, k_BLGK, *, window=None, segment_BL=None, prefix_BL=None):
     """The largest attention logit a query gives to a key it sees, float32: it grows before runs diverge."""
 
-    def of(block: Block):
+    def of(block: QueryBlock):
         mask = block.visibility(segment_BL, prefix_BL).mask(window)
         return masked_logits(block.queries(q_BLHK), block.keys(k_BLGK), mask).max()
 
     return jnp.stack([of(block) for block in query_blocks(q_BLHK.shape[1], window, prefix_BL is not None)]).max()
-
-
-def context_parallel_attention(
-    q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefix_BL=None, dropout_rate=0.0, key=None
-):
-    """xla_attention where the mesh splits sequences, whose tokens are in `context.device_order`."""
-    assert key is None or dropout_rate == 0
-    rows, heads = ("batch", "length"), ("batch", "length", "heads", None)
-    given = {"segment_BL": segment_BL, "prefix_BL": prefix_BL}
-    given = {name: a for name, a in given.items() if a is not None}
-    function = _attend_to_chunks if prefix_BL is None else _attend_to_all
-
-    def local(q_BLHK, k_BLGK, v_BLGK, *arrays):
-        return function(window, q_BLHK, k_BLGK, v_BLGK, **dict(zip(given, arrays)))
-
-    return jax.shard_map(
-        local,
-        in_specs=(*[sharding.spec(heads)] * 3, *[sharding.spec(rows)] * len(given)),
-        out_specs=sharding.spec(heads),
-        check_vma=False,
-    )(q_BLHK, k_BLGK, v_BLGK, *given.values())
-
-
-def _attend_to_all(window, q_BLHK, k_BLGK, v_BLGK, prefix_BL, segment_BL=None):
-    """One device's part where any key may be seen: its two chunks of queries, each to all keys of the sequence."""
-    size = q_BLHK.shape[1] // 2
-    gathered = jax.tree.map(context.gather_length, (k_BLGK, v_BLGK, segment_BL, prefix_BL))
-    k_BMGK, v_BMGK, segment_BM, prefix_BM = gathered
-
-    def attend(here: int, chunk):
-        cut = lambda a: None if a is None else a[:, here : here + size]  # noqa: E731
-        positions = chunk * size + jnp.arange(size), np.arange(k_BMGK.shape[1])
-        visibility = Visibility(*positions, cut(segment_BL), segment_BM, prefix_BM)
-        return block_attention(window, 0.0, cut(q_BLHK), k_BMGK, v_BMGK, visibility, None)[0]
-
-    early, late = context.device_chunks()
-    return jnp.concatenate([attend(0, early), attend(size, late)], axis=1)
-
-
-def _attend_to_chunks(window, q_BLHK, k_BLGK, v_BLGK, segment_BL=None):
-    """One device's part: of its two chunks of queries, early and late, to those chunks of keys that each sees.
-
-    Which they are depends on the device, but never how many: each chunk sees itself, the late one all S early ones,
-    and for every other device either the early chunk sees its early one or the late chunk its late one.
-    """
-    shards, device = sharding.mesh_axis_size("sequence"), jax.lax.axis_index("sequence")
-    early, late = context.device_chunks()
-    size = q_BLHK.shape[1] // 2
-    k_BMGK, v_BMGK, segment_BM = jax.tree.map(context.gather_length, (k_BLGK, v_BLGK, segment_BL))
-
-    def attend(is_late, key_chunk):
-        """(output, log-sum) of one of the device's chunks to one of the sequence's."""
-        here, there = is_late * size, key_chunk * size
-        cut = lambda a, start: jax.lax.dynamic_slice_in_dim(a, start, size, axis=1)  # noqa: E731
-        positions = jnp.where(is_late, late, early) * size + jnp.arange(size), there + jnp.arange(size)
-        segments = () if segment_BL is None else (cut(segment_BL, here), cut(segment_BM, there))
-        kv = cut(k_BMGK, there), cut(v_BMGK, there)
-        return block_attention(window, 0.0, cut(q_BLHK, here), *kv, Visibility(*positions, *segments), None)
-
-    of_early, of_late = [attend(0, early)], [attend(1, late), attend(1, early)]
-    for offset in range(1, shards):
-        other = (device - offset) % shards
-        earlier = other < device
-        out, log_sum = attend(jnp.where(earlier, 0, 1), jnp.where(earlier, other, 2 * shards - 1 - other))
-        of_early.append((out, jnp.where(earlier, log_sum, MASKED)))
-        of_late += [(out, jnp.where(earlier, MASKED, log_sum)), attend(1, other)]
-    return jnp.concatenate([_merge(of_early), _merge(of_late)], axis=1)
-
-
-def _merge(parts):
-    """The attention to several blocks of keys from that to each: outputs weighed by their share of the whole sum."""
-    out_PBLHK, log_sum_PBGRL = (jnp.stack(values) for values in zip(*parts))
-    share_PBGRL = jnp.exp(log_sum_PBGRL - jax.nn.logsumexp(log_sum_PBGRL, axis=0))
-    P, B, L, H = out_PBLHK.shape[:4]
-    share_PBLH = share_PBGRL.transpose(0, 1, 4, 2, 3).reshape(P, B, L, H)
-    return (out_PBLHK * share_PBLH[..., None]).sum(0).astype(out_PBLHK.dtype)
 
 
 def cudnn_attention(
@@ -281,36 +207,42 @@ def cudnn_attention(
     )
 
 
-def splash_attention(*args, **options):
-    """The TPU flash kernel that ships with JAX, whose import takes a while."""
-    from gptjax.models import splash
-
-    return splash.splash_attention(*args, **options)
-
-
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    function: typing.Callable
+    """What attends, and what it can do. Functions are "module:function", imported when the kernel is chosen; all take what
+    xla_attention takes, and are never asked for what they cannot do."""
+
+    function: str
     platforms: tuple[str, ...]  # where it runs
     dropout: bool = False  # whether it can drop attention probabilities
     segments: bool = False  # whether it can keep packed documents apart
     prefix: bool = False  # whether it can let tokens be seen by earlier ones
     float32: bool = False
-    context_parallel: typing.Callable | None = None  # the same, where the tokens of a sequence are split over devices
+    context_parallel: str | None = None  # the same, where the tokens of a sequence are split over devices
+    block: int = 1  # tokens: a sequence is a multiple of it, and so is each chunk that a device has of one
+    largest_head: int | None = None  # the head size it goes up to; None: any
+    head_unit: int = 1  # what a head size is a multiple of
 
 
 KERNELS = {
     "xla": Kernel(
-        xla_attention,
+        "gptjax.models.attention:xla_attention",
         ("cpu", "gpu", "tpu"),
         dropout=True,
         segments=True,
         prefix=True,
         float32=True,
-        context_parallel=context_parallel_attention,
+        context_parallel="gptjax.models.context_attention:context_parallel_attention",
     ),
-    "cudnn": Kernel(cudnn_attention, ("gpu",)),
-    "splash": Kernel(splash_attention, ("tpu",), segments=True, float32=True, context_parallel=splash_attention),
+    "cudnn": Kernel("gptjax.models.attention:cudnn_attention", ("gpu",), largest_head=128, head_unit=8),
+    "splash": Kernel(
+        "gptjax.models.splash:splash_attention",
+        ("tpu",),
+        segments=True,
+        float32=True,
+        context_parallel="gptjax.models.splash:splash_attention",
+        block=128,
+    ),
 }
 FASTEST = {"gpu": "cudnn", "tpu": "splash", "cpu": "xla"}
 
@@ -319,8 +251,14 @@ def attend(kernel: str, q_BLHK, k_BLGK, v_BLGK, **options):
     """Attention by a kernel's name on the mesh in context: where that splits sequences, tokens
     are in `context.device_order`."""
     chosen = KERNELS[kernel]
-    function = chosen.context_parallel if sharding.mesh_axis_size("sequence") > 1 else chosen.function
-    return function(q_BLHK, k_BLGK, v_BLGK, **options)
+    address = chosen.context_parallel if sharding.mesh_axis_size("sequence") > 1 else chosen.function
+    return imported(address, f"model.attention={kernel!r}")(q_BLHK, k_BLGK, v_BLGK, **options)
+
+
+def token_unit(kernel: str) -> int:
+    """What the tokens of a sequence, or of each chunk that a device has of one, are a multiple of under a kernel's name,
+    or that of none."""
+    return KERNELS[kernel].block if kernel in KERNELS else 1
 
 
 def choose_kernel(config, platform: str, sequence: int | None = None) -> tuple[str, str]:
@@ -360,9 +298,11 @@ def _obstacle(name: str, config, platform: str, sequence: int) -> str | None:
     if sequence != 1 and kernel.context_parallel is None:
         return f"cannot split a sequence over devices (mesh.sequence={sequence})"
     chunks = 2 * sequence if sequence > 1 else 1
-    if name == "splash" and model.context_length % (128 * chunks):
+    if kernel.block > 1 and model.context_length % (kernel.block * chunks):
         length = f"model.context_length={model.context_length}" + f" in {chunks} chunks" * (chunks > 1)
-        return f"needs a context that is a multiple of {128 * chunks} ({length})"
-    if name == "cudnn" and (model.head_size > 128 or model.head_size % 8):
-        return f"needs a head size of at most 128, a multiple of 8 (it is {model.head_size})"
+        return f"needs a context that is a multiple of {kernel.block * chunks} ({length})"
+    if model.head_size > (kernel.largest_head or model.head_size) or model.head_size % kernel.head_unit:
+        limits = [f"of at most {kernel.largest_head}"] * (kernel.largest_head is not None)
+        limits += [f"a multiple of {kernel.head_unit}"] * (kernel.head_unit > 1)
+        return f"needs a head size {', '.join(limits)} (it is {model.head_size})"
     return None

@@ -12,14 +12,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.errors import UserError, choose
-from gptjax.models import attention, layers, loss, parametrization
+from gptjax.models import attention, gpt_counts, language_model, layers, parametrization
 from gptjax.models.layers import DTYPES
-from gptjax.parallel import context, pipeline, sharding
+from gptjax.parallel import pipeline, sharding
 
 REMAT = {  # what the forward pass keeps for the backward pass; the rest is computed again
     "none": jax.checkpoint_policies.everything_saveable,
@@ -47,8 +46,8 @@ class Attention(nnx.Module):
         D, G, K = config.d_model, config.kv_heads, config.head_size
         R = config.n_heads // G
         self.config = config
-        axes = ("embed", "heads", "qkv", "head_dim")
-        self.qkv = layers.Linear(key_in, (D,), (G, R + 2, K), axes, parametrization.hidden_std(config), config.bias)
+        axes, std = ("embed", "heads", "qkv", "head_dim"), parametrization.hidden_std(config)
+        self.qkv = layers.Linear(key_in, (D,), (G, R + 2, K), axes, std, config.bias, side_by_side="qkv")
         axes = ("heads", "head_dim", "embed")
         self.out = layers.Linear(key_out, (config.n_heads, K), (D,), axes, out_std, config.bias)
         self.q_norm = layers.RMSNorm(K, config, "head_dim") if config.qk_norm else None
@@ -93,8 +92,11 @@ class MLP(nnx.Module):
         key_in, key_out = jax.random.split(key)
         D, F = config.d_model, config.ff_size
         self.activation = choose(layers.ACTIVATIONS, config.mlp, "model.mlp")
-        hidden, axes = ((2, F), ("embed", "gate", "mlp")) if config.mlp in layers.GATED else ((F,), ("embed", "mlp"))
-        self.up = layers.Linear(key_in, (D,), hidden, axes, parametrization.hidden_std(config), config.bias)
+        hidden, axes = (
+            ((2, F), ("embed", "gate", "mlp")) if config.mlp in gpt_counts.GATED else ((F,), ("embed", "mlp"))
+        )
+        std = parametrization.hidden_std(config)
+        self.up = layers.Linear(key_in, (D,), hidden, axes, std, config.bias, side_by_side="gate")
         self.down = layers.Linear(key_out, (F,), (D,), ("mlp", "embed"), out_std, config.bias)
 
     def __call__(self, x_BLD):
@@ -131,7 +133,7 @@ class Block(nnx.Module):
         return sharding.constrain(x_BLD, "batch", "residual", "width"), extra
 
 
-class GPT(nnx.Module):
+class GPT(language_model.LanguageModel):
     """A language model over token ids. config: ModelConfig with vocab_size set; key: of the initialisation."""
 
     def __init__(self, config, key, kernel: str = "xla"):
@@ -140,10 +142,11 @@ class GPT(nnx.Module):
         choose(DTYPES, config.dtype, "model.dtype")
         choose(REMAT, config.remat, "model.remat")
         self.config, self.kernel = config, kernel
-        self.token_embedding = nnx.Param(layers.normal(key_token, (V, D), config.init_std), axes=("vocab", "embed"))
+        table, axes = layers.normal(key_token, (V, D), config.init_std), ("vocab", "embed")
+        self.token_embedding = nnx.Param(table, axes=axes, kind="embedding")
         if config.position == "learned":
             table = layers.normal(key_position, (config.context_length, D), config.position_init_std)
-            self.position_embedding = nnx.Param(table, axes=("position", "embed"))
+            self.position_embedding = nnx.Param(table, axes=("position", "embed"), kind="embedding")
         else:
             choose({"learned": None, "rope": None}, config.position, "model.position")
             self.position_embedding = None
@@ -152,16 +155,12 @@ class GPT(nnx.Module):
         if config.tied_head:
             self.head = None
         else:
-            self.head = nnx.Param(layers.normal(key_head, (V, D), config.init_std), axes=("vocab", "embed"))
+            self.head = nnx.Param(layers.normal(key_head, (V, D), config.init_std), axes=axes, kind="matrix")
 
     @property
     def windows(self) -> tuple[int | None, ...]:
         """Of the layers of a period: how many tokens one sees; None: all. GPT-3: dense first, then banded."""
         return (None,) if self.config.layer_period == 1 else (None, self.config.band_width)
-
-    @property
-    def head_VD(self):
-        return self.token_embedding[...] if self.head is None else self.head[...]
 
     def embed(self, token_BL, position_BL, key=None):
         dtype = DTYPES[self.config.dtype]
@@ -255,62 +254,10 @@ class GPT(nnx.Module):
         key_data = None if layer_keys is None else jax.random.key_data(layer_keys)
         return pipeline.run(piece, x_BLD, rows, (self.blocks, key_data), schedule)
 
-    def token_loss(
-        self,
-        token_BT,
-        *,
-        target_BL=None,
-        segment_BL=None,
-        position_BL=None,
-        prefix_BL=None,
-        chunks: int = 1,
-        head=loss.cross_entropy,
-        **options,
-    ):
-        """Of predicting each token of token_BT [B, L + 1] from those before it: the loss in nats, the logsumexp of the
-        logits, both [B, L] float32, and the numbers of `activations`. chunks: see `loss.cross_entropy`.
-
-        target_BL: what is predicted at each of the first L tokens instead of the next. head: what is made of final
-        activations, output matrix and target instead of those two, such as `loss.scores`."""
-        input_BL = token_BT[:, :-1]
-        target_BL = token_BT[:, 1:] if target_BL is None else target_BL
-        order_L = context.device_order(input_BL.shape[1])
-        if order_L is not None:
-            if position_BL is None:
-                position_BL = jnp.broadcast_to(jnp.arange(input_BL.shape[1]), input_BL.shape)
-            input_BL, target_BL, segment_BL, position_BL, prefix_BL = jax.tree.map(
-                lambda a: a[:, order_L], (input_BL, target_BL, segment_BL, position_BL, prefix_BL)
-            )
-        options |= {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL}
-        x_BLD, numbers = self.activations(input_BL, **options)
-        loss_BL, log_normaliser_BL = head(
-            sharding.constrain(x_BLD, "batch", "head_length", "width"),
-            self.head_VD,
-            target_BL,
-            vocab_size=self.config.vocab_size,
-            chunks=chunks,
-            softcap=self.config.logit_softcap,
-        )
-        if order_L is not None:
-            loss_BL, log_normaliser_BL = (a[:, np.argsort(order_L)] for a in (loss_BL, log_normaliser_BL))
-        return loss_BL, log_normaliser_BL, numbers
-
-    def __call__(self, token_BL, **options):
-        """Float32 logits [B, L, vocab_size]."""
-        return self.logits(self.activations(token_BL, **options)[0])
-
     def finish(self, x_BLD):
         """Final activations from the residual stream after the last layer."""
         x_BLD = x_BLD if self.final_norm is None else self.final_norm(x_BLD)
         return parametrization.scaled(x_BLD, parametrization.logit_multiplier(self.config))
-
-    def logits(self, x_BLD):
-        """Float32 logits [..., vocab_size] of final activations [..., D]."""
-        return loss.logits(x_BLD, self.head_VD, self.config.logit_softcap)[..., : self.config.vocab_size]
-
-    def apart(self) -> tuple[Block, ...]:
-        """The layers one by one, each with arrays of its own: for `extend`, where a slice of the stack would be copied."""
-        return tuple(jax.tree.map(lambda a, i=i: a[i], self.blocks) for i in range(self.config.n_layers))
 
     def empty_cache(self, batch: int, length: int, dtype=None, apart: bool = False):
         """Keys and values of `length` positions in a dtype (None: that of the matmuls): each [N, B, M, G, K].

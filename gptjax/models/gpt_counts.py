@@ -6,7 +6,7 @@ A = n_heads * head_dim, T = context_length.
 from gptjax.config.fields import ModelConfig
 from gptjax.errors import choose
 
-HAS_ATTENTION = True
+GATED = ("swiglu",)  # activations that take a gate beside their input, so that the way up is twice as wide
 
 
 def layer_parameters(model: ModelConfig, relative_positions: bool = False) -> tuple[int, int]:
@@ -32,7 +32,7 @@ def outer_parameters(model: ModelConfig, relative_positions: bool = False) -> tu
 
 
 def _up_projections(model: ModelConfig) -> int:
-    return 2 if model.mlp == "swiglu" else 1
+    return 2 if model.mlp in GATED else 1
 
 
 def _norm_parameters(model: ModelConfig) -> int:
@@ -60,13 +60,9 @@ def mixing_flops(model: ModelConfig) -> int:
 
 def full_mixing_flops(model: ModelConfig) -> int:
     """mixing_flops of a token as if every token saw all T; a banded layer counts its band instead."""
-    return decode_mixing_flops(model, model.context_length)
-
-
-def decode_mixing_flops(model: ModelConfig, n_visible: int) -> int:
-    """mixing_flops of one token that sees n_visible tokens, itself included."""
     dense, banded = _dense_and_banded(model)
-    keys = dense * n_visible + banded * min(n_visible, model.band_width or n_visible)
+    length = model.context_length
+    keys = dense * length + banded * min(length, model.band_width or length)
     return 4 * model.n_heads * model.head_size * keys
 
 

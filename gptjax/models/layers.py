@@ -1,6 +1,7 @@
 """The parts of a block: linear maps, norms, activations, rotary positions. Named variants stand in tables.
 
-Every parameter states its logical axes beside its shape; `sharding.RULES` maps them to the mesh.
+Every parameter states beside its shape its logical axes, which `sharding.RULES` maps to the mesh, and what it is to an
+optimizer (roles.py).
 A layer computes in the dtype of its input, norms in float32, whatever its parameters are stored in.
 
 Norms and activations are `recomputed`: the backward pass keeps their input alone. Kept by default, their float32
@@ -61,13 +62,21 @@ LINEAR = {"cpu": flat_linear, "gpu": whole_linear, "tpu": whole_linear}  # the f
 
 
 class Linear(nnx.Module):
-    """A linear map from the last dimensions `inputs` to the dimensions `outputs`, both tuples."""
+    """A linear map from the last dimensions `inputs` to the dimensions `outputs`, both tuples.
 
-    def __init__(self, key, inputs, outputs, axes, std: float, bias: bool):
+    side_by_side: the axis of the outputs along which it holds several matrices, which an optimizer takes one by one.
+    """
+
+    def __init__(self, key, inputs, outputs, axes, std: float, bias: bool, side_by_side: str | None = None):
         self.inputs, self.outputs = inputs, outputs
-        self.weight = nnx.Param(normal(key, (*inputs, *outputs), std), axes=axes)
+        n_inputs = len(inputs)
+        dims = {
+            "inputs": tuple(range(n_inputs)),
+            "outputs": tuple(dim for dim in range(n_inputs, len(axes)) if axes[dim] != side_by_side),
+        }
+        self.weight = nnx.Param(normal(key, (*inputs, *outputs), std), axes=axes, kind="matrix", **dims)
         if bias:
-            self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32), axes=axes[len(inputs) :])
+            self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32), axes=axes[n_inputs:], kind="vector")
         else:
             self.bias = None
 
@@ -81,8 +90,8 @@ class LayerNorm(nnx.Module):
 
     def __init__(self, size: int, config, axis: str = "embed"):
         self.eps = config.norm_eps
-        self.gain = nnx.Param(jnp.ones(size, jnp.float32), axes=(axis,))
-        self.bias = nnx.Param(jnp.zeros(size, jnp.float32), axes=(axis,)) if config.bias else None
+        self.gain = nnx.Param(jnp.ones(size, jnp.float32), axes=(axis,), kind="vector")
+        self.bias = nnx.Param(jnp.zeros(size, jnp.float32), axes=(axis,), kind="vector") if config.bias else None
 
     def __call__(self, x):
         return layer_norm(x, self.gain[...], None if self.bias is None else self.bias[...], self.eps)
@@ -102,7 +111,7 @@ class RMSNorm(nnx.Module):
 
     def __init__(self, size: int, config, axis: str = "embed"):
         self.eps = config.norm_eps
-        self.gain = nnx.Param(jnp.ones(size, jnp.float32), axes=(axis,))
+        self.gain = nnx.Param(jnp.ones(size, jnp.float32), axes=(axis,), kind="vector")
 
     def __call__(self, x):
         return rms_norm(x, self.gain[...], self.eps)
@@ -140,8 +149,8 @@ def swiglu(x):
     return jax.nn.silu(x[..., 0, :]) * x[..., 1, :]
 
 
+# Those that take a gate beside their input, [..., 2, F], stand in gpt_counts.GATED too.
 ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu2": relu2, "swiglu": swiglu}
-GATED = ("swiglu",)  # activations that take [..., 2, F]
 
 
 def rotate(x_BLHK, position_BL, theta: float):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gptjax.errors import UserError, choose
-from gptjax.models import layers, loss
+from gptjax.models import language_model, layers
 from gptjax.models.layers import DTYPES
 from gptjax.parallel import sharding
 
@@ -48,8 +48,8 @@ class Layer(nnx.Module):
         D, G, axes = config.d_model, len(GATES), ("embed", "gate", "cells")
         std = matrix_std(config)
         self.config = config
-        self.input = layers.Linear(key_input, (D,), (G, D), axes, std, config.bias)
-        self.recurrent = layers.Linear(key_recurrent, (D,), (G, D), axes, std, bias=False)
+        self.input = layers.Linear(key_input, (D,), (G, D), axes, std, config.bias, side_by_side="gate")
+        self.recurrent = layers.Linear(key_recurrent, (D,), (G, D), axes, std, bias=False, side_by_side="gate")
 
     def __call__(self, x_BLD, state, keep_BL=None):
         """(outputs [B, L, D], state after the last token). state: (output [B, D], cell [B, D]) before the first.
@@ -153,7 +153,7 @@ def _outer(h_BLD, d_gate_BLGD):
 recur.defvjp(_recur_forward, _recur_backward)
 
 
-class LSTM(nnx.Module):
+class LSTM(language_model.LanguageModel):
     """A language model over token ids. config: ModelConfig with vocab_size set; key: of the initialisation."""
 
     def __init__(self, config, key, kernel: str = "none"):
@@ -162,16 +162,12 @@ class LSTM(nnx.Module):
         choose(DTYPES, config.dtype, "model.dtype")
         choose(REMAT, config.remat, "model.remat")
         self.config, self.kernel = config, kernel
-        self.token_embedding = nnx.Param(layers.normal(key_token, shape, 1.0), axes=axes)
+        self.token_embedding = nnx.Param(layers.normal(key_token, shape, 1.0), axes=axes, kind="embedding")
         self.blocks = nnx.vmap(functools.partial(Layer, config))(jax.random.split(key_blocks, config.n_layers))
         if config.tied_head:
             self.head = None
         else:
-            self.head = nnx.Param(layers.normal(key_head, shape, matrix_std(config)), axes=axes)
-
-    @property
-    def head_VD(self):
-        return self.token_embedding[...] if self.head is None else self.head[...]
+            self.head = nnx.Param(layers.normal(key_head, shape, matrix_std(config)), axes=axes, kind="matrix")
 
     def embed(self, token_BL, key=None):
         dtype = DTYPES[self.config.dtype]
@@ -224,43 +220,6 @@ class LSTM(nnx.Module):
         if self.config.remat != "none":
             step = jax.checkpoint(step, policy=REMAT[self.config.remat], prevent_cse=False)
         return jax.lax.scan(step, x, (self.blocks, extra_N), unroll=min(self.config.scan_unroll, self.config.n_layers))
-
-    def token_loss(
-        self,
-        token_BT,
-        *,
-        target_BL=None,
-        chunks: int = 1,
-        head=loss.cross_entropy,
-        **options,
-    ):
-        """Of predicting each token of token_BT [B, L + 1] from those before it: the loss in nats, the logsumexp of the
-        logits, both [B, L] float32, and the numbers of `activations`. chunks: see `loss.cross_entropy`.
-
-        target_BL: what is predicted at each of the first L tokens instead of the next. head: what is made of final
-        activations, output matrix and target instead of those two, such as `loss.scores`."""
-        x_BLD, numbers = self.activations(token_BT[:, :-1], **options)
-        loss_BL, log_normaliser_BL = head(
-            x_BLD,
-            self.head_VD,
-            token_BT[:, 1:] if target_BL is None else target_BL,
-            vocab_size=self.config.vocab_size,
-            chunks=chunks,
-            softcap=self.config.logit_softcap,
-        )
-        return loss_BL, log_normaliser_BL, numbers
-
-    def __call__(self, token_BL, **options):
-        """Float32 logits [B, L, vocab_size]."""
-        return self.logits(self.activations(token_BL, **options)[0])
-
-    def logits(self, x_BLD):
-        """Float32 logits [..., vocab_size] of final activations [..., D]."""
-        return loss.logits(x_BLD, self.head_VD, self.config.logit_softcap)[..., : self.config.vocab_size]
-
-    def apart(self) -> tuple[Layer, ...]:
-        """The layers one by one, each with arrays of its own: for `extend`, where a slice of the stack would be copied."""
-        return tuple(jax.tree.map(lambda a, i=i: a[i], self.blocks) for i in range(self.config.n_layers))
 
     def empty_cache(self, batch: int, length: int, dtype=None, apart: bool = False):
         """The state before any token, whatever the length: outputs in a dtype (None: that of the matmuls) and float32

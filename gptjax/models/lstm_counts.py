@@ -6,7 +6,6 @@ D = d_model. The state's share of the gates is a matrix like any other, used onc
 from gptjax.config.fields import ModelConfig
 from gptjax.errors import UserError, choose
 
-HAS_ATTENTION = False
 GATES = 4
 
 
@@ -30,10 +29,6 @@ def mixing_flops(model: ModelConfig) -> int:
 
 
 def full_mixing_flops(model: ModelConfig) -> int:
-    return 0
-
-
-def decode_mixing_flops(model: ModelConfig, n_visible: int) -> int:
     return 0
 
 

@@ -23,22 +23,18 @@ and Bernstein 2023) asks for one that width leaves alone. SGD's gradients shrink
 matrix make up for: everything else learns m times as fast. Weight decay is decoupled: rate times decay stays what it is at the base,
 as Dey et al. have it, and so does not shrink with hidden rates. eps shrinks with the gradients.
 
-To add a parametrisation, give its factors here; gpt.py, optimizers.py and `gptjax coordcheck` ask nothing else.
+Which matrix is hidden, and whether its inputs or outputs are the MLP's, each parameter states itself (roles.py). To add a
+parametrisation, give its factors here; gpt.py, optimizers.py and `gptjax coordcheck` ask nothing else.
 """
 
+import dataclasses
 import math
-
-import jax
+import typing
 
 from gptjax.errors import choose
+from gptjax.models import roles as roles_of_parameters
 
 NAMES = ("standard", "mup", "completep")
-
-
-def is_hidden(path) -> bool:
-    """Whether the parameter of this path of names is a hidden matrix: one of those in the blocks. A matrix outside of
-    them, such as a head, reads or writes no activation that grows with width on both sides."""
-    return path[0] == "blocks" and path[-1] == "weight"
 
 
 def width_multiplier(config) -> float:
@@ -111,38 +107,46 @@ def _sgd(inputs: float, outputs: float, largest: float) -> float:
     return outputs / inputs
 
 
-LEARNING_RATES = {  # of hidden matrices by how often they have the base's inputs, outputs, larger size; power of m of all else
-    "adamw": (_adam, 0.0),
-    "lion": (_adam, 0.0),  # its updates are signs, whose size is that of Adam's
-    "adafactor": (_adam, 0.0),  # updates of RMS 1, likewise
-    "muon": (_muon, 0.0),
-    "sgd": (_sgd, 1.0),
-}
+@dataclasses.dataclass(frozen=True)
+class RateRule:
+    """How the learning rates of an optimizer go with width."""
+
+    hidden: typing.Callable[
+        [float, float, float], float
+    ]  # of a hidden matrix with so many times the base's inputs, outputs,
+    # and larger of the model's two widths
+    others: float = 0.0  # all else learns m to this power as fast
+    fits_depth: bool = True  # whether its updates keep their size in a deep model, as completep asks
 
 
-def learning_rate_factors(config, optimizer: str, params):
-    """Of a ModelConfig's parameters under an optimizer."""
+ENTRYWISE = RateRule(_adam)  # every entry moves by about the rate: Adam, Lion's signs, Adafactor's updates of RMS 1
+ORTHOGONAL = RateRule(_muon)
+GRADIENT = RateRule(
+    _sgd, others=1.0, fits_depth=False
+)  # updates are as large as gradients, which shrink in deep models
+
+
+def learning_rate_factors(config, rule: RateRule, roles: dict, params):
+    """Of a ModelConfig's parameters, each with its roles.Role by path, under an optimizer of this rule."""
     m, f = width_multiplier(config), mlp_multiplier(config)
     if m == f == 1:
         return None
-    hidden, others = choose(LEARNING_RATES, optimizer, "optim.name")
     base_width, base_d_ff = config.d_model / m, config.ff_size / f
     largest = max(config.d_model, config.ff_size) / max(base_width, base_d_ff)
-    of_mlp = {"up": hidden(m, f, largest), "down": hidden(f, m, largest)}
 
-    def factor(path):
-        return of_mlp.get(path[-2], hidden(m, m, m)) if is_hidden(path) else m**others
+    def factor(role) -> float:
+        if not role.is_hidden:
+            return float(m**rule.others)
+        inputs, outputs = (f if "mlp" in axes else m for axes in (role.input_axes, role.output_axes))
+        of_mlp = "mlp" in role.input_axes + role.output_axes
+        return float(rule.hidden(inputs, outputs, largest if of_mlp else m))
 
-    return _by_path(params, factor)
+    return roles_of_parameters.by_role(factor, roles, params)
 
 
-def gradient_factors(config, params):
+def gradient_factors(config, roles: dict, params):
     """Times which gradients keep, at the config's eps, the size that they have at the base: Adam(c g, eps) = Adam(g, eps/c)."""
     m, M = width_multiplier(config), depth_multiplier(config)
     if m == 1 and M == 1:
         return None
-    return _by_path(params, lambda path: m * M if path[0] == "blocks" else m)
-
-
-def _by_path(params, factor):
-    return jax.tree_util.tree_map_with_path(lambda path, _: float(factor([key.key for key in path])), params)
+    return roles_of_parameters.by_role(lambda role: float(m * M if role.stacked else m), roles, params)

@@ -1,49 +1,157 @@
-"""Optimizers by name, and the one rule that says which parameters are matrices, embeddings and vectors.
+"""Optimizers by name: what each makes of gradients, and what is made of that for every one of them alike.
 
-An optimizer here is an optax transformation from gradients to a direction; the train step multiplies it by minus
-the learning rate, which `schedule.py` computes on the host. To add one, write a function of an OptimConfig and a
-ModelConfig, name it in OPTIMIZERS, and say in parametrization.LEARNING_RATES how its rate goes with width.
+An optimizer here is an optax transformation from gradients to updates that hold no learning rate: the train step multiplies
+them by minus the rate that `schedule.py` computes on the host. To add one, write a function that returns its direction (see
+Optimizer), and name it in OPTIMIZERS with how its rate goes with width. Weight decay and the factors of muP come after the
+direction of every optimizer by themselves; what a parameter is to them, it states beside its shape (roles.py).
 """
 
+import dataclasses
+import functools
 import math
+import typing
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.tree_util import tree_leaves_with_path
 from optax import contrib
 
-from gptjax.errors import choose
-from gptjax.models import parametrization
+from gptjax.config.fields import OptimConfig
+from gptjax.errors import UserError, choose
+from gptjax.models import architectures, parametrization
+from gptjax.models.parametrization import RateRule
+from gptjax.models.roles import Role, by_role
 from gptjax.optim import rounding
 
-KINDS = {  # last part of a parameter's path -> what it is
-    "weight": "matrix",
-    "head": "matrix",
-    "token_embedding": "embedding",
-    "position_embedding": "embedding",
-    "bias": "vector",
-    "gain": "vector",
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """All that an optimizer brings.
+
+    direction(OptimConfig, {path: Role}) returns a tuple of optax transformations, one after the other, from gradients to
+    what the step goes against: optax's scale_by_..., which point along the gradient. Not optax.adam(...) and the like,
+    which have a learning rate of their own and its sign: `check` refuses them. Weight decay does not belong to it either.
+    """
+
+    direction: typing.Callable[[OptimConfig, dict], tuple[optax.GradientTransformation, ...]]
+    rates: RateRule  # how its learning rate goes with width
+    has_eps: bool = False  # whether gradients count against optim.eps, so that muP keeps the size they have at the base
+    others: str | None = None  # the optimizer of all but hidden matrices; None: this one has them all
+    only_float32: str | None = None  # why its moments cannot be stored in bfloat16; None: they can
+
+
+def adam(config, roles):
+    """Loshchilov and Hutter 2019, without the decay, which is decoupled from it."""
+    return (optax.scale_by_adam(config.beta1, config.beta2, config.eps),)
+
+
+def adafactor(config, roles):
+    """Shazeer and Stern 2018: second moments factored, updates clipped to RMS 1. Without the paper's scaling by the
+    parameter's RMS, so that the learning rate means what it means for AdamW."""
+    return optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)
+
+
+def lion(config, roles):
+    """Chen et al. 2023."""
+    return (optax.scale_by_lion(config.beta1, config.beta2),)
+
+
+def sgd(config, roles):
+    return (optax.trace(config.momentum),)
+
+
+def muon(config, roles):
+    """Jordan et al. 2024: the orthogonal matrix nearest to the averaged gradient. Queries, keys and values are taken apart.
+
+    Updates have RMS 0.2, as AdamW's have (Liu et al. 2025, section 2.2), so both parts share the learning rate up to
+    muon_lr_ratio.
+    """
+    dimensions = functools.partial(_muon_dimensions, roles)
+    orthogonal = contrib.scale_by_muon(beta=config.momentum, weight_dimension_numbers=dimensions)
+
+    def to_adamw_rms(updates, params):
+        return jax.tree.map(_to_adamw_rms, updates, dimensions(updates))
+
+    return orthogonal, optax.stateless(to_adamw_rms)
+
+
+def _muon_dimensions(roles: dict, params):
+    """Which dimensions of each hidden matrix are inputs and outputs; the rest count matrices.
+
+    Raises ValueError that names a parameter which does not say.
+    """
+
+    def of(path, param):
+        names = tuple(key.key for key in path)
+        role = roles[names]
+        if not role.inputs or not role.outputs:
+            raise ValueError(
+                f"parameter {'/'.join(names)} of shape {param.shape} is no stack of matrices [N, inputs, outputs]: say in its"
+                " nnx.Param, by inputs=(...) and outputs=(...), which of a layer's dimensions are which."
+            )
+        return contrib.MuonDimensionNumbers(role.inputs, role.outputs)
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
+def _to_adamw_rms(update, dims):
+    """0.2 * sqrt(max(inputs, outputs)) times an orthogonal matrix has entries of RMS 0.2."""
+    fans = [math.prod(update.shape[dim] for dim in side) for side in dims]
+    return 0.2 * math.sqrt(max(fans)) * update
+
+
+OPTIMIZERS = {
+    "adamw": Optimizer(adam, parametrization.ENTRYWISE, has_eps=True),
+    "adafactor": Optimizer(adafactor, parametrization.ENTRYWISE, only_float32="factored moments take no room"),
+    "lion": Optimizer(lion, parametrization.ENTRYWISE),
+    "muon": Optimizer(muon, parametrization.ORTHOGONAL, others="adamw"),
+    "sgd": Optimizer(sgd, parametrization.GRADIENT),
 }
 
 
-def kinds(params) -> dict:
-    """The tree of params with "matrix", "embedding" or "vector" for each. Raises ValueError for an unknown name."""
+def make_optimizer(config, model, roles: dict | None = None) -> optax.GradientTransformation:
+    """Of an OptimConfig, for a model of this ModelConfig. roles: {path: Role} of its parameters; None: as it states them.
 
-    def kind(path, _):
-        name = "/".join(key.key for key in path)
-        if path[-1].key not in KINDS:
-            raise ValueError(
-                f"parameter {name} has no kind: say in optim.KINDS whether {path[-1].key!r} is a matrix or not."
-            )
-        return KINDS[path[-1].key]
+    Raises UserError: an unknown name, or what does not go with it.
+    """
+    optimizer = _chosen(config, model)
+    roles = architectures.roles(model) if roles is None else roles
+    if optimizer.others is None:
+        return _updates(optimizer, config, model, roles)
+    others = _updates(OPTIMIZERS[optimizer.others], config, model, roles)
+    parts = {
+        config.name: _updates(optimizer, config, model, roles),
+        optimizer.others: optax.chain(others, optax.scale(config.muon_lr_ratio)),
+    }
+    label = lambda role: config.name if role.is_hidden else optimizer.others  # noqa: E731
+    return optax.partition(parts, lambda params: by_role(label, roles, params))
 
-    return jax.tree_util.tree_map_with_path(kind, params)
+
+def _chosen(config, model) -> Optimizer:
+    optimizer = choose(OPTIMIZERS, config.name, "optim.name")
+    if model.parametrization == "completep" and not optimizer.rates.fits_depth:
+        fitting = " or ".join(repr(name) for name, other in OPTIMIZERS.items() if other.rates.fits_depth)
+        raise UserError(
+            f"model.parametrization='completep' has no rule for optim.name={config.name!r}, whose updates shrink with the"
+            f" gradients of deep models; use {fitting}, or model.parametrization='mup'."
+        )
+    if config.moment_dtype != "float32" and optimizer.only_float32:
+        raise UserError(
+            f"optim.moment_dtype={config.moment_dtype!r} is not for optim.name={config.name!r}, whose"
+            f" {optimizer.only_float32}; use 'float32'."
+        )
+    return optimizer
 
 
-def decay_mask(config, params) -> dict:
-    """True for each parameter that weight decay shrinks."""
-    decayed = ("matrix", "embedding") if config.decay_embeddings else ("matrix",)
-    return jax.tree.map(lambda kind: kind in decayed, kinds(params))
+def _updates(optimizer: Optimizer, config, model, roles: dict) -> optax.GradientTransformation:
+    """The direction times what a ModelConfig's parametrisation makes of each parameter's learning rate, and weight decay."""
+    gradients = functools.partial(parametrization.gradient_factors, model, roles)
+    rates = functools.partial(parametrization.learning_rate_factors, model, optimizer.rates, roles)
+    decay = optax.add_decayed_weights(config.weight_decay, mask=functools.partial(decay_mask, config, roles))
+    before = _times(gradients) if optimizer.has_eps else ()
+    return optax.chain(*before, *optimizer.direction(config, roles), *_times(rates), decay)
 
 
 def _times(factors_of) -> tuple:
@@ -57,103 +165,41 @@ def _times(factors_of) -> tuple:
     return (optax.stateless(multiply),)
 
 
-def _learning_rates(model, optimizer: str) -> tuple:
-    """What a ModelConfig's parametrisation makes of the learning rate of each parameter. Decay comes after it."""
-    return _times(lambda updates: parametrization.learning_rate_factors(model, optimizer, updates))
+def decay_mask(config, roles: dict, params) -> dict:
+    """True for each parameter that weight decay shrinks."""
+    decayed = ("matrix", "embedding") if config.decay_embeddings else ("matrix",)
+    return by_role(lambda role: role.kind in decayed, roles, params)
 
 
-def _decay(config):
-    return optax.add_decayed_weights(config.weight_decay, mask=lambda params: decay_mask(config, params))
+def check(config) -> None:
+    """Raises UserError: a Config's optimizer is unknown, does not go with its model, or makes no direction of gradients."""
+    _chosen(config.optim, config.model)
+    _check_direction(config.optim.name, OPTIMIZERS[config.optim.name])
 
 
-def adamw(config, model):
-    """Loshchilov and Hutter 2019: decay decoupled from the gradient statistics."""
-    gradients = _times(lambda updates: parametrization.gradient_factors(model, updates))
-    adam = optax.scale_by_adam(config.beta1, config.beta2, config.eps)
-    return optax.chain(*gradients, adam, *_learning_rates(model, "adamw"), _decay(config))
+@functools.lru_cache(maxsize=32)
+def _check_direction(name: str, optimizer: Optimizer) -> None:
+    """An optimizer with a learning rate of its own would train, and learn next to nothing. What it makes of a first
+    gradient tells: it points against that, since learning rates bring their sign along."""
+    roles = {("blocks", "probe"): Role("matrix", True, (1,), (2,), ("embed",), ("embed",))}
+    links = optimizer.direction(OptimConfig(name=name), roles)
+    if not isinstance(links, tuple) or not all(isinstance(link, optax.GradientTransformation) for link in links):
+        raise UserError(
+            f"optim.name={name!r}: its function returns {type(links).__name__}; expected a tuple of optax transformations,"
+            " such as (optax.scale_by_adam(),)."
+        )
+    direction, params = optax.chain(*links), {"blocks": {"probe": np.ones((1, 2, 2), np.float32)}}
 
+    def along_gradient(gradient):
+        updates, _ = direction.update(gradient, direction.init(params), params)
+        return sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(gradient)))
 
-def adafactor(config, model):
-    """Shazeer and Stern 2018: second moments factored, updates clipped to RMS 1. Without the paper's scaling by the
-    parameter's RMS, so that the learning rate means what it means for AdamW."""
-    direction = (optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
-    return optax.chain(*direction, *_learning_rates(model, "adafactor"), _decay(config))
-
-
-def lion(config, model):
-    """Chen et al. 2023."""
-    lion = optax.scale_by_lion(config.beta1, config.beta2)
-    return optax.chain(lion, *_learning_rates(model, "lion"), _decay(config))
-
-
-def sgd(config, model):
-    return optax.chain(optax.trace(config.momentum), *_learning_rates(model, "sgd"), _decay(config))
-
-
-def muon(config, model):
-    """Jordan et al. 2024 on the blocks' matrices, AdamW on embeddings, head and vectors.
-
-    Updates have RMS 0.2, as AdamW's have (Liu et al. 2025, section 2.2), so both parts share the learning rate up to
-    muon_lr_ratio. Queries, keys and values are orthogonalised apart. Raises ValueError: see `_muon_dimensions`.
-    """
-
-    def labels(params):
-        def label(path, _):
-            return "muon" if parametrization.is_hidden([key.key for key in path]) else "adamw"
-
-        return jax.tree_util.tree_map_with_path(label, params)
-
-    orthogonal = contrib.scale_by_muon(beta=config.momentum, weight_dimension_numbers=_muon_dimensions)
-    rates = _learning_rates(model, "muon")
-    matrices = optax.chain(orthogonal, optax.stateless(_to_adamw_rms), *rates, _decay(config))
-    others = optax.chain(adamw(config, model), optax.scale(config.muon_lr_ratio))
-    return optax.partition({"muon": matrices, "adamw": others}, labels)
-
-
-MUON_DIMENSIONS = {  # (module, name) of a stacked block matrix -> which are inputs and outputs; the rest count matrices
-    ("attention", "qkv"): (1, (2, 4)),  # [N, D, G, R + 2, K]: one matrix D -> G * K for every slot of R + 2
-    ("attention", "out"): ((1, 2), 3),  # [N, H, K, D]
-    ("mlp", "up"): (1, -1),  # [N, D, F], or [N, D, 2, F] with a gate
-    ("input", "weight"): (1, 3),  # an LSTM's [N, D, 4, D]: one matrix D -> D for every gate
-    ("recurrent", "weight"): (1, 3),
-}
-
-
-def _muon_dimensions(params):
-    """Of each stacked block matrix; what MUON_DIMENSIONS does not name is one matrix a layer, [N, inputs, outputs].
-
-    Raises ValueError: it has not these three dimensions, so that nobody knows which are which.
-    """
-
-    def of(path, param):
-        names = [key.key for key in path]
-        if tuple(names[1:3]) not in MUON_DIMENSIONS and param.ndim != 3:
-            raise ValueError(
-                f"parameter {'/'.join(names)} of shape {param.shape} is no stack of matrices [N, inputs, outputs]: say in"
-                f" optim.MUON_DIMENSIONS, at {tuple(names[1:3])}, which dimensions are inputs and outputs."
-            )
-        inputs, outputs = MUON_DIMENSIONS.get(tuple(names[1:3]), (1, 2))
-        return contrib.MuonDimensionNumbers(inputs, param.ndim - 1 if outputs == -1 else outputs)
-
-    return jax.tree_util.tree_map_with_path(of, params)
-
-
-def _to_adamw_rms(updates, params):
-    """0.2 * sqrt(max(inputs, outputs)) times an orthogonal matrix has entries of RMS 0.2."""
-
-    def scale(update, dims):
-        fans = [math.prod(update.shape[d] for d in ([dim] if isinstance(dim, int) else dim)) for dim in dims]
-        return 0.2 * math.sqrt(max(fans)) * update
-
-    return jax.tree.map(scale, updates, _muon_dimensions(updates))
-
-
-OPTIMIZERS = {"adamw": adamw, "adafactor": adafactor, "lion": lion, "muon": muon, "sgd": sgd}
-
-
-def make_optimizer(config, model) -> optax.GradientTransformation:
-    """Of an OptimConfig, for a model of this ModelConfig. Raises UserError for an unknown name."""
-    return choose(OPTIMIZERS, config.name, "optim.name")(config, model)
+    along = float(jax.jit(along_gradient)(params))
+    if not along > 0:
+        raise UserError(
+            f"optim.name={name!r} makes updates that point against the gradient, as optimizers do that have a learning rate of"
+            " their own; give its direction alone, such as optax.scale_by_adam() instead of optax.adam(rate)."
+        )
 
 
 def narrow_moments(opt_state, params, key):

@@ -49,7 +49,7 @@ def plan(config, machine: topology.Topology, options: Options) -> dict:
 
     Raises UserError for a mesh that fits neither machine nor model.
     """
-    config = info.with_vocabulary(config)
+    config = info.resolved(config)
     sizes = mesh_sizes(config, machine)
     meshes.check_fit(config, sizes)
     facts = _facts(config, machine, sizes)

@@ -12,14 +12,13 @@ import math
 import numpy as np
 from jax.sharding import AbstractMesh
 
+from gptjax.config import catalogue
 from gptjax.errors import UserError
-from gptjax.models import gpt
 from gptjax.parallel import meshes
 from gptjax.planning import estimate, info, plan, plan_table, topology
 from gptjax.training import step
 
 ALWAYS = ("replica", "fsdp", "tensor")  # axes that need nothing of a config; others are tried if it uses them
-REMAT = tuple(name for name in gpt.REMAT if name != "offload")  # policies that can be ranked by their estimates
 ROOM = 0.95  # of the memory, that an estimate may fill
 
 
@@ -43,7 +42,7 @@ def search(config, machine: topology.Topology, options: plan.Options, compiles: 
     """
     if machine.chip is None:
         raise UserError("--search ranks by time, and a CPU has no published rates; give a TPU or GPU topology.")
-    config = info.with_vocabulary(config)
+    config = info.resolved(config)
     candidates, refusals, tried = _candidates(config, machine, progress)
     fitting = [each for each in candidates if each.peak_bytes <= ROOM * machine.usable_bytes]
     fitting.sort(key=lambda each: each.step_seconds)
@@ -75,7 +74,7 @@ def _candidates(config, machine: topology.Topology, progress):
     slices = math.prod(plan.dcn_sizes(config, machine).values())
     for sizes in factorisations(config, machine.num_devices // slices):
         placed = None
-        for microbatches, remat in itertools.product(_microbatches(config), REMAT):
+        for microbatches, remat in itertools.product(_microbatches(config), _policies(config)):
             tried += 1
             try:
                 changed = config.replace(mesh=dict(sizes), train={"microbatches": microbatches}, model={"remat": remat})
@@ -108,6 +107,11 @@ def factorisations(config, count: int):
     ones = {axis: 1 for axis in meshes.AXES}
     for sizes in split(count, axes):
         yield {**ones, **sizes}
+
+
+def _policies(config) -> list[str]:
+    """The remat policies of the model that can be ranked by their estimates."""
+    return [name for name in catalogue.entry(config.model.architecture).remat if name != "offload"]
 
 
 def _microbatches(config) -> list[int]:

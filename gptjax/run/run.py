@@ -221,7 +221,7 @@ class Run:
         """rows in the next bucket of lengths, plus `extra`; and as many as divide over the mesh."""
         sizes = self.mesh.shape
         unit = 2 * sizes["sequence"] if sizes["sequence"] > 1 else 1
-        unit *= 128 if self.model.kernel == "splash" else 1
+        unit *= attention.token_unit(self.model.kernel)
         length = inside.bucket(max(1, rows.shape[1] - extra), self.config.model.context_length, unit) + extra
         shards = sizes["replica"] * sizes["fsdp"]
         padded = np.zeros((-(-len(rows) // shards) * shards, length), np.int32)
@@ -291,7 +291,7 @@ def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, 
 
 def _program(config: Config, dtype: str | None, mesh) -> step.Program:
     """The functions of a trained config on a mesh for reading: nothing of its training's mesh and batches remains."""
-    sizes = _mesh_sizes(mesh)
+    sizes = config_file.parse_mesh({} if mesh is None else mesh, "mesh")
     count = math.prod(sizes.values())
     devices = jax.devices() if count < 0 else jax.devices()[:count]
     devices = jax.local_devices()[:1] if mesh is None else devices
@@ -308,20 +308,6 @@ def _program(config: Config, dtype: str | None, mesh) -> step.Program:
     mesh = meshes.make_mesh(config, devices)
     kernel, _ = attention.choose_kernel(config, devices[0].platform, mesh.shape["sequence"])
     return step.build(config, mesh, kernel)
-
-
-def _mesh_sizes(mesh) -> dict[str, int]:
-    """Of every axis. Raises UserError: sizes that are none."""
-    if not isinstance(mesh, str | dict | None):
-        raise UserError(f"mesh={mesh!r} is no mesh; expected text such as 'fsdp=4,tensor=2', or a dict of sizes.")
-    given = config_file.mesh_sizes(mesh) if isinstance(mesh, str) else dict(mesh or {})
-    for axis, size in given.items():
-        choose(dict.fromkeys(MeshConfig.AXES), axis, "mesh: the axis")
-        if not isinstance(size, int) or size < -1 or size == 0 or list(given.values()).count(-1) > 1:
-            raise UserError(
-                f"mesh={mesh}: {axis}={size!r} is no size; expected 1, 2, ..., or -1, once, for all that is left."
-            )
-    return dict.fromkeys(MeshConfig.AXES, 1) | given
 
 
 def _check_writes_on(config: Config) -> None:

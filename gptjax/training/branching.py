@@ -4,12 +4,12 @@ A branch is what its own config gives from scratch, bit for bit (on the same mes
 so one trunk at a constant rate, with a cooldown from each of several checkpoints, is several whole runs (Hägele et al.
 2024). That holds where the trunk's first N steps are the branch's own, which is checked before anything is written:
 
-    config      equal but for what the compiled step never sees and for what a resume may change, or where the text
-                lies (FREE, PLACES, rundir.HARMLESS)
+    config      equal but for what its words (changes.py) let a branch change: length and rates, where the text lies, what
+                a resume may change
     each step   before N has the same learning rate, batch size and first row under both configs, and in the trunk's log
     text        the same fingerprint and tokenizer
-    program     the same code, packages, mesh and kernels (ROUNDED); where one is another, that is said and recorded, for it
-                may change last digits
+    program     the same code, packages, mesh and kernels; where one is another, that is said and recorded, for it may
+                change last digits
 
 The state, verified, becomes the branch's own first checkpoint, and the trunk's rows of metrics.jsonl up to N become its
 own, marked `taken_over`: from there on a branch is a run like any other and does not need its trunk. Its lineage stands in
@@ -24,25 +24,12 @@ import numpy as np
 
 from gptjax import flops, schedule
 from gptjax.checkpoints import validity
-from gptjax.config import bounds, config_file
+from gptjax.config import bounds, changes, removed
+from gptjax.config.values import from_dict
 from gptjax.errors import UserError
 from gptjax.rundir import metrics, run_directory
 from gptjax.schedule import Rewinds
 from gptjax.storage import folder_kinds
-
-# Length and schedule: the compiled step sees none of them, and what they make of each step is compared step by step.
-FREE = (
-    "train.steps", "train.tokens", "train.batch_size", "train.batch_ramp_start", "train.batch_ramp_increment",
-    "train.batch_ramp_tokens", "optim.peak_lr", "optim.schedule", "optim.warmup_steps", "optim.warmup_tokens",
-    "optim.decay_steps", "optim.decay_tokens", "optim.final_lr_fraction", "optim.cooldown_fraction",
-)  # fmt: skip
-# Where the text lies; what it is, its fingerprint says.
-PLACES = ("data.path", "data.tfds_dir", "data.tokenizer_path")
-
-# Of what a resume may change: makes another program of the same mathematics.
-ROUNDED = (
-    "mesh", "model.attention", "model.remat", "model.scan_unroll", "train.log_activations", "train.log_noise_scale",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,16 +147,14 @@ def _check_there(origin: Origin, directory) -> None:
 def _config_at(origin: Origin):
     """The trunk's config when the checkpoint was written: a later resume may have changed it."""
     values = validity.description(origin.run.checkpoints / str(origin.step)).get("config")
-    return origin.run.config() if values is None else config_file.from_dict(values)
+    return origin.run.config() if values is None else from_dict(values, removed.whatever)
 
 
 def _check_config(origin: Origin, trunk, config, allowed: tuple[str, ...]) -> list[str]:
     """Keys that differ and were allowed to."""
-    changes = run_directory.changed_keys(trunk, config)
-    telling = {
-        key: values for key, values in changes.items() if not _among(key, (*run_directory.HARMLESS, *FREE, *PLACES))
-    }
-    refused = [key for key in telling if not _among(key, allowed)]
+    telling = {key: values for key, values in changes.differing(trunk, config).items() if not _may_differ(key, *values)}
+    telling |= origin.run.removed_fields()
+    refused = [key for key in telling if not changes.is_named(key, allowed)]
     if refused:
         shown = ", ".join(f"{key} ({telling[key][0]!r} there, {telling[key][1]!r} here)" for key in refused)
         mend = "only length and learning rate may differ. Use another trunk, or allow it with"
@@ -179,8 +164,8 @@ def _check_config(origin: Origin, trunk, config, allowed: tuple[str, ...]) -> li
     return list(telling)
 
 
-def _among(key: str, keys) -> bool:
-    return key in keys or key.partition(".")[0] in keys
+def _may_differ(key: str, there, here) -> bool:
+    return changes.word(key).branch and changes.names_of(there) == changes.names_of(here)
 
 
 def _check_text(origin: Origin, store, allowed: tuple[str, ...]) -> None:
@@ -240,8 +225,9 @@ def _other_code(there: dict, here: dict) -> list[str]:
 
 
 def _rounded(trunk, config) -> list[str]:
-    changes = run_directory.changed_keys(trunk, config).items()
-    return [f"{key} {before!r} -> {after!r}" for key, (before, after) in changes if _among(key, ROUNDED)]
+    """What makes another program of the same mathematics."""
+    differing = {key: values for key, values in changes.differing(trunk, config).items() if changes.word(key).program}
+    return [f"{key} {there!r} -> {here!r}" for key, (there, here) in differing.items() if changes.word(key).resume]
 
 
 # ---- the beginning of a branch

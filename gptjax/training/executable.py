@@ -13,20 +13,17 @@ import jax
 import jaxlib
 from etils import epath
 
+from gptjax.config import changes
 from gptjax.errors import UserError, shorten
 from gptjax.parallel import meshes
 from gptjax.planning import topology
-from gptjax.rundir import run_directory
-from gptjax.training import branching, step
+from gptjax.training import step
 
 SCHEMA = "gptjax-executable-1"
 SECTIONS = ("model", "optim", "train")  # of the config; what the program is made of, beside the mesh
 OF_DATA = ("documents_apart", "sees_ahead", "predicts_in_place")  # which arrays a batch has
 OF_MESH = ("pipeline_microbatches", "pipeline_repeats", "offload_optimizer")  # what the mesh itself does not show
-SEEN = ("train.batch_size",)  # of branching.FREE: the shape of the batch
-# What the compiled step never sees: what may differ from the trunk of a branch, or change at a resume, less what makes
-# another program of it.
-ON_THE_HOST = {key for key in (*branching.FREE, *run_directory.HARMLESS) if key not in (*branching.ROUNDED, *SEEN)}
+SHAPES = ("train.batch_size",)  # rates and lengths are given to a step; of batches it takes this one shape
 
 
 def config_hash(config) -> str:
@@ -36,8 +33,12 @@ def config_hash(config) -> str:
     kept |= {name: getattr(config.data, name) for name in OF_DATA}
     kept["mesh"] = {name: values["mesh"][name] for name in OF_MESH}
     for section in SECTIONS:
-        kept[section] = {name: v for name, v in kept[section].items() if f"{section}.{name}" not in ON_THE_HOST}
+        kept[section] = {name: v for name, v in kept[section].items() if _is_seen(f"{section}.{name}")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_seen(key: str) -> bool:
+    return changes.word(key).program or key in SHAPES
 
 
 def header(config, mesh, kernel: str) -> dict:

@@ -33,10 +33,10 @@ class Feed:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Feed":
-        settings = self._config.data
         with contextlib.ExitStack() as stack:
-            reader = stack.enter_context(reading.Reader(self._calls, self._first, settings.prefetch_workers))
-            ahead = Prefetcher(lambda call: self._place(call, reader.get(call)), self._first, settings.prefetch)
+            workers = self._config.data.prefetch_workers
+            reader = stack.enter_context(reading.Reader(self._calls, self._first, workers))
+            ahead = Prefetcher(lambda call: self._place(call, reader.get(call)), self._first)
             self._ahead = stack.enter_context(ahead)
             self._stack = stack.pop_all()
         return self

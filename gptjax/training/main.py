@@ -119,7 +119,7 @@ def check_directory(directory: run_directory.RunDirectory, session: Session, all
     """Writes what describes a new run, or checks that an old one may go on. True if there is something to resume."""
     if directory.exists():
         directory.check_trained("trained further; start a run of its own")
-        run_directory.check_resume(directory.config(), session.config, allowed)
+        run_directory.check_resume(directory.config(), session.config, allowed, directory.removed_fields())
         tokenizers.check_same(session.store.tokenizer, directory.read_tokenizer())
         before = directory.fingerprint()
         if before != session.store.fingerprint and "data" not in allowed:

@@ -10,9 +10,9 @@ from gptjax import hardware, schedule
 from gptjax.data.rows import objectives
 from gptjax.data.rows.pipeline import EvalRows, TrainRows, open_text
 from gptjax.data.tokens.store import TokenStore
-from gptjax.errors import UserError
 from gptjax.evaluation import held_out
 from gptjax.models import attention
+from gptjax.optim import optimizers
 from gptjax.parallel import compiling, meshes
 from gptjax.tasks import task_evaluation
 from gptjax.tasks import task_set as tasks
@@ -48,9 +48,10 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
     device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
+    optimizers.check(config)
     task_set = task_evaluation.open_tasks(config)
     store, objective = open_text(config.data, config.model.context_length, alive)
-    config = with_vocabulary(config, store.tokenizer)
+    config = config.with_vocabulary(store.tokenizer.vocab_size)
     meshes.check_fit(config, mesh.shape)
     report.check_sample(config, store.tokenizer)
     kernel, reason = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
@@ -86,14 +87,3 @@ def with_executable(session: Session, path: str) -> Session:
         return call(state, batch, learning_rate_S)
 
     return dataclasses.replace(session, program=dataclasses.replace(program, train=train_call))
-
-
-def with_vocabulary(config, tokenizer):
-    """config with model.vocab_size set. Raises UserError if it is given and smaller than the tokenizer's."""
-    given = config.model.vocab_size
-    if given is not None and given < tokenizer.vocab_size:
-        raise UserError(
-            f"model.vocab_size={given} is smaller than the tokenizer's {tokenizer.vocab_size} entries;"
-            f" use {tokenizer.vocab_size}, or None."
-        )
-    return config if given else config.replace(model={"vocab_size": tokenizer.vocab_size})

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from gptjax import flops
 from gptjax.models import architectures, layers
 from gptjax.optim import noise_scale, optimizers, rounding, skipping
 from gptjax.parallel import compiling, numerics, pipeline, sharding, tpu
@@ -230,10 +231,10 @@ class Program:
 def build(config, mesh, kernel: str) -> Program:
     """The Program of a config with vocab_size set. Nothing is compiled or allocated yet.
 
-    Raises UserError: see `architectures.check_counts`.
+    Raises UserError: see `flops.check_counts`.
     """
     graph, params, axes = architectures.abstract(config.model, kernel)
-    architectures.check_counts(config.model, params)
+    flops.check_counts(config.model, sum(leaf.size for leaf in jax.tree.leaves(params)))
     abstract_state = jax.eval_shape(functools.partial(init_state, config, kernel))
     state_sharding = shard_state(config, abstract_state, params, axes, mesh)
     param_spec = jax.tree.map(lambda s: s.spec, state_sharding.params)

@@ -13,10 +13,10 @@ import runs
 from places import ROOT
 
 from gptjax import cli
+from gptjax.config import catalogue
 from gptjax.config.config_file import load_config
 from gptjax.diagnostics import miniature, parity
 from gptjax.models import attention
-from gptjax.models import gpt as model
 from gptjax.optim import optimizers
 from gptjax.parallel import meshes, sharding
 from gptjax.training import step
@@ -47,7 +47,7 @@ def test_runs_that_cover_every_pair_of_axes_remat_and_accumulation_equal_one_dev
     assert not failures(outcomes)
     assert parity.passed(outcomes)
     ran = [outcome.case for outcome in outcomes if not outcome.refused]
-    assert {case.remat for case in ran} == set(model.REMAT)
+    assert {case.remat for case in ran} == set(catalogue.entry("gpt").remat)
     assert {axis for case in ran for axis, _ in case.mesh} >= set(meshes.AXES)
 
 
@@ -72,7 +72,10 @@ def test_the_command_starts_its_own_devices_and_exits_0(tmp_path):
     meshes = parity.factorisations(config_of("gpt2_small").mesh)
     indivisible = [mesh for mesh in meshes if not all(axis.endswith("replica") for axis, _ in mesh)]
     assert sum("refused: model." in row for row in rows) == len(indivisible) > 10
-    assert sum(row.startswith("replica=") and "refused" not in row for row in rows) == len(model.REMAT) * 2
+    assert (
+        sum(row.startswith("replica=") and "refused" not in row for row in rows)
+        == len(catalogue.entry("gpt").remat) * 2
+    )
 
 
 # It can fail
@@ -111,9 +114,9 @@ def count_of_one_device(accumulate):
 def biases_summed_twice(accumulate):
     def broken(*args, **options):
         grads, *others = accumulate(*args, **options)
-        kinds = optimizers.kinds(grads)
-        twice = jax.tree.map(lambda g, kind: g * axis_size("replica") if kind == "vector" else g, grads, kinds)
-        return twice, *others
+        path_grads, tree = jax.tree_util.tree_flatten_with_path(grads)
+        twice = [g * axis_size("replica") if path[-1].key in ("bias", "gain") else g for path, g in path_grads]
+        return tree.unflatten(twice), *others
 
     return broken
 

@@ -299,7 +299,7 @@ def test_a_process_that_reads_another_text_is_named(values, text, tmp_path):
 @contextlib.contextmanager
 def one_reads_long(values, tmp_path, seconds):
     """Two processes, of which number 1 is still kept from its text so many seconds after it came to it."""
-    watched = dict(watchdog_other_seconds=10.0)
+    watched = dict(stall_seconds=10.0)
     values = runs.changed(values, data=values["data"] | dict(cache_dir="cache"), train=values["train"] | watched)
     name = pathlib.Path(prepare(from_dict(values).data).description["folder"]).name
     folders = {index: tmp_path / str(index) for index in (0, 1)}

@@ -9,7 +9,7 @@ import pytest
 
 from gptjax.config.fields import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
 from gptjax.errors import UserError
-from gptjax.models import attention
+from gptjax.models import attention, splash
 from gptjax.parallel import meshes
 from gptjax.planning import hlo, topology
 
@@ -217,17 +217,17 @@ def test_blocks_of_queries_drop_different_probabilities():
 )
 def test_splash_attention_and_its_gradients_equal_those_of_xla(window, documents, kv_heads, head_size):
     *qkv, segment_BL = inputs(256, 2, kv_heads, documents, head_size, batch=1)
-    splash = jax.jit(functools.partial(attention.splash_attention, interpret=True), static_argnames="window")
+    kernel = jax.jit(functools.partial(splash.splash_attention, interpret=True), static_argnames="window")
     options = dict(window=window, segment_BL=segment_BL)
-    np.testing.assert_allclose(splash(*qkv, **options), attention.xla_attention(*qkv, **options), atol=2e-6)
-    for a, b in zip(gradients(splash, qkv, **options), gradients(attention.xla_attention, qkv, **options)):
+    np.testing.assert_allclose(kernel(*qkv, **options), attention.xla_attention(*qkv, **options), atol=2e-6)
+    for a, b in zip(gradients(kernel, qkv, **options), gradients(attention.xla_attention, qkv, **options)):
         np.testing.assert_allclose(a, b, atol=3e-6 * np.abs(b).max())
 
 
 def test_splash_attention_on_a_mesh_equals_that_on_one_device():
     q, k, v, segment_BL = inputs(128, 4, 4, True, batch=2)
     mesh = meshes.make_mesh(config(mesh={"fsdp": 2, "tensor": 2}), jax.devices()[:4])
-    kernel = jax.jit(functools.partial(attention.splash_attention, interpret=True))
+    kernel = jax.jit(functools.partial(splash.splash_attention, interpret=True))
     with jax.set_mesh(mesh):
         sharded = kernel(q, k, v, segment_BL=segment_BL)
     np.testing.assert_allclose(sharded, attention.xla_attention(q, k, v, segment_BL=segment_BL), atol=2e-6)
@@ -236,7 +236,7 @@ def test_splash_attention_on_a_mesh_equals_that_on_one_device():
 @pytest.mark.parametrize("head_size", [64, 96])
 def test_what_splash_attention_keeps_of_small_heads_is_as_large_as_they_are(head_size):
     q, k, v, _ = inputs(128, 2, 2, False, head_size, batch=1)
-    kept = jax.eval_shape(lambda *qkv: jax.vjp(attention.splash_attention, *qkv)[1], q, k, v)
+    kept = jax.eval_shape(lambda *qkv: jax.vjp(splash.splash_attention, *qkv)[1], q, k, v)
     assert max(leaf.size for leaf in jax.tree.leaves(kept)) == q.size
 
 
@@ -247,7 +247,7 @@ def test_libtpu_compiles_splash_attention_and_its_gradients_for_small_heads_as_t
     heads = [jax.ShapeDtypeStruct((1, 256, 2, size), jnp.bfloat16, sharding=place) for size in sizes]
 
     def sums(*heads):
-        return sum(jnp.sum(attention.splash_attention(a, a, a).astype(jnp.float32)) for a in heads)
+        return sum(jnp.sum(splash.splash_attention(a, a, a).astype(jnp.float32)) for a in heads)
 
     program = hlo.parse(jax.jit(jax.grad(sums, (0, 1))).lower(*heads).compile().as_text())
     kernels = [i for i, _, _ in hlo.walk(program) if hlo.is_kernel(i)]

@@ -1,5 +1,7 @@
 """Counts against published tables, numbers worked by hand, brute force, and what JAX itself keeps."""
 
+import dataclasses
+import functools
 import subprocess
 import sys
 
@@ -7,10 +9,10 @@ import pytest
 from places import ROOT
 
 from gptjax import flops, hardware
+from gptjax.config import catalogue
 from gptjax.config.config_file import load_config
 from gptjax.config.fields import Config, ModelConfig, TrainConfig
 from gptjax.errors import UserError
-from gptjax.models import gpt as model
 from gptjax.models import gpt_counts
 
 CONFIGS = ROOT / "configs"
@@ -231,14 +233,6 @@ def test_visible_pairs_equal_the_pairs_counted_one_by_one(length, band):
     assert gpt_counts.visible_pairs(length, band) == len(pairs)
 
 
-@pytest.mark.parametrize("band_width", [None, 3])
-def test_decoding_a_sequence_token_by_token_costs_one_forward_pass(band_width):
-    shape = {"context_length": 8, "n_layers": 4, "d_model": 8, "n_heads": 2, "n_kv_heads": 1}
-    model = ModelConfig(vocab_size=10, band_width=band_width, **shape)
-    one_by_one = sum(flops.decode_flops(model, n_visible) for n_visible in range(1, 9))
-    assert one_by_one == flops.forward_flops_per_sequence(model)
-
-
 @pytest.mark.parametrize("name", GPT3_FLOPS)
 def test_6n_of_the_tokens_gives_the_training_flops_gpt3s_table_prints(name):
     config = shipped(name)
@@ -322,17 +316,21 @@ def _residual_bytes_per_token(model):
     return (stacked_bytes(5) - stacked_bytes(3)) / 2 / model.context_length
 
 
-def test_every_remat_policy_of_the_model_has_kept_bytes_and_recomputed_flops():
+@pytest.mark.parametrize("architecture", catalogue.ARCHITECTURES)
+def test_every_remat_policy_of_a_model_has_kept_bytes_and_recomputed_flops(architecture):
     """A table names its keys when it is asked for another."""
-    config = Config(model=ModelConfig(vocab_size=65), train=TrainConfig(steps=1))
-    unknown = config.replace(model={"remat": "some"})
-    names = f"expected one of: {', '.join(model.REMAT)}."
-    with pytest.raises(UserError, match=names):
-        flops.recomputed_flops_per_sequence(unknown)
-    with pytest.raises(UserError, match=names):
-        flops.kept_bytes(unknown.model, "some")
-    full, offload = (config.replace(model={"remat": name}) for name in ("full", "offload"))
-    assert flops.recomputed_flops_per_sequence(full) == flops.recomputed_flops_per_sequence(offload) > 0
+    entry = catalogue.entry(architecture)
+    model = ModelConfig(vocab_size=65).with_architecture(architecture)
+    config = Config(model=model, train=TrainConfig(steps=1))
+    assert set(sys.modules[catalogue.model_class(architecture).__module__].REMAT) == set(entry.remat)
+    unknown, counts = dataclasses.replace(model, remat="some"), catalogue.counts(architecture)
+    for count in (counts.recomputed_flops, functools.partial(flops.kept_bytes, remat="some")):
+        with pytest.raises(UserError, match=f"expected one of: {', '.join(entry.remat)}."):
+            count(unknown)
+    with pytest.raises(UserError, match="model.remat='some' is not known; .*expected one of: none, dots"):
+        config.replace(model={"remat": "some"})
+    kept = [flops.recomputed_flops_per_sequence(config.replace(model={"remat": name})) for name in entry.remat]
+    assert kept[0] == 0 and all(kept[1:])
 
 
 def test_activation_bytes_fall_with_microbatches_and_with_every_mesh_axis():

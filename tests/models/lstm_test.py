@@ -255,15 +255,13 @@ def test_every_count_of_a_tiny_lstm_worked_by_hand():
         "6n_attn_causal": six_n,
         "exact": 3 * forward / 4,
     }
-    assert flops.decode_flops(tiny, 3) * 4 == forward
     full = Config(model=dataclasses.replace(tiny, remat="full"), train=TrainConfig(steps=1, vocab_chunks=2))
     assert flops.recomputed_flops_per_sequence(full) == forward
     with pytest.raises(UserError, match="relative_positions=True, but model.architecture='lstm' knows none"):
         flops.parameters(tiny, relative_positions=True)
 
 
-def test_every_architecture_is_counted_and_an_unknown_one_is_refused():
-    assert architectures.ARCHITECTURES.keys() == flops.COUNTS.keys()
+def test_an_unknown_architecture_is_refused():
     unknown = ModelConfig(vocab_size=65, architecture="lstn")
     for function in (architectures.abstract, flops.parameters):
         with pytest.raises(UserError, match="model.architecture='lstn' is not known; did you mean 'lstm'"):

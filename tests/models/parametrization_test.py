@@ -16,6 +16,7 @@ from gptjax.config.fields import Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.diagnostics import coordcheck, miniature, parity
 from gptjax.errors import UserError
 from gptjax.models import architectures, parametrization
+from gptjax.models.roles import Role
 from gptjax.optim import optimizers
 from gptjax.parallel import meshes
 from gptjax.training import step
@@ -72,12 +73,14 @@ def test_factors_are_those_of_the_table():
 )
 def test_learning_rates_of_each_kind_of_parameter(name, hidden, others):
     params = {"blocks": {"mlp": {"up": {"weight": 0.0, "bias": 0.0}}}, "token_embedding": 0.0, "head": 0.0}
+    outside = {("value_head", "weight"): Role("matrix", False), ("weight",): Role("matrix", False)}
     params |= {"value_head": {"weight": 0.0}, "weight": 0.0}  # no matrices of the blocks
-    factors = parametrization.learning_rate_factors(WIDE, name, params)
+    roles = architectures.roles(dataclasses.replace(WIDE, tied_head=False)) | outside
+    factors = parametrization.learning_rate_factors(WIDE, optimizers.OPTIMIZERS[name].rates, roles, params)
     assert factors["blocks"]["mlp"]["up"] == {"weight": hidden, "bias": others}
     assert factors["token_embedding"] == others and factors["head"] == others
     assert factors["value_head"]["weight"] == factors["weight"] == others
-    gradients = parametrization.gradient_factors(DEEP, params)
+    gradients = parametrization.gradient_factors(DEEP, roles, params)
     assert gradients["blocks"]["mlp"]["up"] == {"weight": 16, "bias": 16} and gradients["head"] == 4
 
 
@@ -94,15 +97,16 @@ NARROW_MLP = dataclasses.replace(WIDE, d_ff=128, base_d_ff=128)  # four times as
 )
 def test_an_mlp_that_does_not_grow_with_the_width_keeps_what_its_inputs_ask_for(name, attention, up, down):
     blocks = {"attention": {"out": {"weight": 0.0}}, "mlp": {"up": {"weight": 0.0}, "down": {"weight": 0.0}}}
-    factors = parametrization.learning_rate_factors(NARROW_MLP, name, {"blocks": blocks})["blocks"]
+    rates, roles = optimizers.OPTIMIZERS[name].rates, architectures.roles(NARROW_MLP)
+    factors = parametrization.learning_rate_factors(NARROW_MLP, rates, roles, {"blocks": blocks})["blocks"]
     assert factors["attention"]["out"]["weight"] == pytest.approx(attention)
     assert factors["mlp"]["up"]["weight"] == pytest.approx(up)
     assert factors["mlp"]["down"]["weight"] == pytest.approx(down)
     assert parametrization.hidden_std(NARROW_MLP) == pytest.approx(0.02 / 2)
     assert parametrization.hidden_std(NARROW_MLP, of_mlp=True) == 0.02
     same = dataclasses.replace(WIDE, d_ff=512, base_d_ff=128)
-    assert parametrization.learning_rate_factors(same, name, {"blocks": blocks}) == (
-        parametrization.learning_rate_factors(WIDE, name, {"blocks": blocks})
+    assert parametrization.learning_rate_factors(same, rates, roles, {"blocks": blocks}) == (
+        parametrization.learning_rate_factors(WIDE, rates, roles, {"blocks": blocks})
     )
 
 
@@ -193,9 +197,9 @@ def test_what_does_not_go_together_is_one_line(fields, said):
 
 
 def test_the_depth_rule_has_none_for_sgd():
-    with pytest.raises(UserError, match="'completep' has no rule for optim.name='sgd'"):
-        Config(model=DEEP, optim=OptimConfig(name="sgd"), train=TrainConfig(steps=1))
-    Config(model=WIDE, optim=OptimConfig(name="sgd"), train=TrainConfig(steps=1))
+    with pytest.raises(UserError, match="'completep' has no rule for optim.name='sgd'.* use 'adamw' or 'adafactor' or"):
+        optimizers.make_optimizer(OptimConfig(name="sgd"), DEEP)
+    optimizers.make_optimizer(OptimConfig(name="sgd"), WIDE)
 
 
 def test_a_model_with_multipliers_is_not_exported():

@@ -1,6 +1,7 @@
 """Update rules against NumPy, and the rule that says which parameters decay."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from flax import nnx
 from gptjax.config.fields import Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 from gptjax.models import architectures, parametrization
+from gptjax.models.roles import Role, of_variable
 from gptjax.optim import optimizers, rounding
 
 
@@ -26,9 +28,13 @@ def random_like(params, seed=0):
     return jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape), jnp.float32), params)
 
 
-def directions(config, params, gradients):
-    """What the optimizer makes of each of the gradients in turn; the step takes minus the learning rate times it."""
-    optimizer = optimizers.make_optimizer(config, ModelConfig())
+def directions(config, tiny, gradients, roles=None):
+    """What the optimizer makes of each of the gradients in turn; the step takes minus the learning rate times it.
+
+    tiny: a model's config and parameters; roles: of these, if not as the model states them.
+    """
+    params = tiny.params
+    optimizer = optimizers.make_optimizer(config, tiny.config, roles)
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     for grads in gradients:
         direction, state = update(grads, state, params)
@@ -48,16 +54,18 @@ def is_embedding(name: str) -> bool:
 
 def test_every_parameter_of_every_variant_is_a_matrix_an_embedding_or_a_vector(variant_config):
     _, params, _ = architectures.abstract(variant_config)
-    kinds = jax.tree_util.tree_leaves_with_path(optimizers.kinds(params))
-    assert len(kinds) == len(jax.tree.leaves(params))
-    for path, kind in kinds:
-        name = "/".join(key.key for key in path)
-        assert (kind == "matrix", kind == "embedding") == (is_matrix(name), is_embedding(name)), name
+    roles = architectures.roles(variant_config)
+    assert len(roles) == len(jax.tree.leaves(params))
+    for path, role in roles.items():
+        name = "/".join(path)
+        assert (role.kind == "matrix", role.kind == "embedding") == (is_matrix(name), is_embedding(name)), name
+        assert role.is_hidden == name.startswith("blocks/") * name.endswith("/weight"), name
 
 
-def test_a_parameter_of_an_unknown_name_raises_and_is_named():
-    with pytest.raises(ValueError, match="parameter blocks/gate has no kind: say in optim.KINDS whether 'gate'"):
-        optimizers.decay_mask(OptimConfig(), {"blocks": {"gate": jnp.zeros(3), "bias": jnp.zeros(3)}})
+def test_a_parameter_that_is_none_of_the_model_s_raises_and_is_named():
+    roles = {("blocks", "bias"): Role("vector", True)}
+    with pytest.raises(ValueError, match="parameter blocks/gate is none of the model's"):
+        optimizers.decay_mask(OptimConfig(), roles, {"blocks": {"gate": jnp.zeros(3), "bias": jnp.zeros(3)}})
 
 
 @pytest.mark.parametrize("decay_embeddings", [False, True])
@@ -65,9 +73,10 @@ def test_a_parameter_of_an_unknown_name_raises_and_is_named():
 def test_without_gradients_matrices_shrink_by_rate_times_decay_and_nothing_else_moves(
     make_variant, name, decay_embeddings
 ):
-    params = make_variant("modern").params | {"position_embedding": jnp.ones((16, 32))}
+    tiny = make_variant("gpt2", tied_head=False)  # with every kind of parameter
+    params = tiny.params
     config = OptimConfig(name=name, weight_decay=0.25, decay_embeddings=decay_embeddings, muon_lr_ratio=0.5)
-    (direction,) = directions(config, params, [jax.tree.map(jnp.zeros_like, params)])
+    (direction,) = directions(config, tiny, [jax.tree.map(jnp.zeros_like, params)])
     for path, before in leaves(params).items():
         decayed = is_matrix(path) or (decay_embeddings and is_embedding(path))
         ratio = 0.5 if name == "muon" and not path.endswith("/weight") else 1.0
@@ -78,12 +87,13 @@ def test_without_gradients_matrices_shrink_by_rate_times_decay_and_nothing_else_
 
 
 def test_three_adamw_updates_equal_those_of_the_paper(make_variant):
-    params = make_variant("gpt1").params
+    tiny = make_variant("gpt1")
+    params = tiny.params
     config = OptimConfig(beta1=0.8, beta2=0.9, eps=1e-3, weight_decay=0.1)
     gradients = [random_like(params, seed) for seed in range(3)]
     mean = {name: 0.0 for name in leaves(params)}
     square = dict(mean)
-    for t, direction in enumerate(directions(config, params, gradients), start=1):
+    for t, direction in enumerate(directions(config, tiny, gradients), start=1):
         for name, p in leaves(params).items():
             g = np.float64(leaves(gradients[t - 1])[name])
             mean[name] = 0.8 * mean[name] + 0.2 * g
@@ -93,10 +103,10 @@ def test_three_adamw_updates_equal_those_of_the_paper(make_variant):
 
 
 def test_lion_moves_by_the_sign_of_its_interpolated_momentum(make_variant):
-    params = make_variant("gpt2").params
+    tiny = make_variant("gpt2")
     config = OptimConfig(name="lion", beta1=0.9, beta2=0.5, weight_decay=0.0)
-    gradients = [random_like(params, seed) for seed in range(2)]
-    first, second = directions(config, params, gradients)
+    gradients = [random_like(tiny.params, seed) for seed in range(2)]
+    first, second = directions(config, tiny, gradients)
     g1, g2 = (leaves(g) for g in gradients)
     for name in first:
         np.testing.assert_array_equal(first[name], np.sign(g1[name]))
@@ -106,16 +116,16 @@ def test_lion_moves_by_the_sign_of_its_interpolated_momentum(make_variant):
 
 
 def test_sgd_sums_gradients_with_momentum(make_variant):
-    params = make_variant("gpt2").params
-    gradients = [random_like(params, seed) for seed in range(2)]
-    _, second = directions(OptimConfig(name="sgd", momentum=0.75, weight_decay=0.0), params, gradients)
+    tiny = make_variant("gpt2")
+    gradients = [random_like(tiny.params, seed) for seed in range(2)]
+    _, second = directions(OptimConfig(name="sgd", momentum=0.75, weight_decay=0.0), tiny, gradients)
     for name, g1 in leaves(gradients[0]).items():
         np.testing.assert_allclose(second[name], 0.75 * g1 + leaves(gradients[1])[name], rtol=1e-6, atol=1e-6)
 
 
 def test_adafactor_updates_have_rms_one_at_most(make_variant):
-    params = make_variant("gpt2").params
-    (direction,) = directions(OptimConfig(name="adafactor", weight_decay=0.0), params, [random_like(params)])
+    tiny = make_variant("gpt2")
+    (direction,) = directions(OptimConfig(name="adafactor", weight_decay=0.0), tiny, [random_like(tiny.params)])
     for name, update in direction.items():
         assert 0.5 < np.sqrt(np.square(update).mean()) < 1 + 1e-5, name
 
@@ -140,7 +150,7 @@ def muon_matrices(params) -> list[tuple[str, np.ndarray]]:
 @pytest.mark.parametrize("name", ["gpt2", "modern", "lstm"])
 def test_muon_updates_are_orthogonal_matrices_of_rms_a_fifth(make_variant, name):
     params, grads = make_variant(name).params, random_like(make_variant(name).params)
-    optimizer = optimizers.make_optimizer(OptimConfig(name="muon", weight_decay=0.0), ModelConfig())
+    optimizer = optimizers.make_optimizer(OptimConfig(name="muon", weight_decay=0.0), make_variant(name).config)
     direction, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
     direction = jax.tree.map(np.asarray, direction)
     for path, matrix in muon_matrices(direction):
@@ -153,32 +163,34 @@ def test_muon_updates_are_orthogonal_matrices_of_rms_a_fifth(make_variant, name)
 
 
 def test_muon_takes_a_new_matrix_of_the_blocks_and_leaves_one_outside_to_adamw():
-    params = {"blocks": {"gate": {"weight": jnp.zeros((2, 8, 12))}}, "value_head": {"weight": jnp.zeros((8, 1))}}
-    grads = random_like(params)
-    rule = OptimConfig(name="muon", weight_decay=0.0, muon_lr_ratio=0.5)
-    ((muon,), (adamw,)) = (directions(config, params, [grads]) for config in (rule, OptimConfig(weight_decay=0.0)))
+    """By whatever name."""
+    params = {"blocks": {"gate": jnp.zeros((2, 8, 12))}, "value_head": {"weight": jnp.zeros((8, 1))}}
+    new = types.SimpleNamespace(params=params, config=ModelConfig(vocab_size=65))
+    gate = of_variable(("blocks", "gate"), nnx.Param(jnp.zeros((8, 12)), axes=("embed", "mlp"), kind="matrix"))
+    head = of_variable(("value_head", "weight"), nnx.Param(jnp.zeros((8, 1)), axes=("embed", None), kind="matrix"))
+    roles = {("blocks", "gate"): gate, ("value_head", "weight"): head}
+    rule, plain = OptimConfig(name="muon", weight_decay=0.0, muon_lr_ratio=0.5), OptimConfig(weight_decay=0.0)
+    ((muon,), (adamw,)) = (directions(config, new, [random_like(params)], roles) for config in (rule, plain))
     np.testing.assert_allclose(muon["value_head/weight"], 0.5 * adamw["value_head/weight"], rtol=1e-6)
-    for matrix in muon["blocks/gate/weight"]:
+    for matrix in muon["blocks/gate"]:
         singular = np.linalg.svd(matrix, compute_uv=False) / (0.2 * np.sqrt(12))
         assert 0.5 < singular.min() and singular.max() < 1.3
 
 
 def test_a_parameter_that_muon_cannot_take_for_a_matrix_is_named():
-    params = {"blocks": {"filter": {"weight": jnp.zeros((2, 8))}}}
-    with pytest.raises(ValueError, match=r"blocks/filter/weight of shape \(2, 8\) .* optim.MUON_DIMENSIONS, at"):
-        list(directions(OptimConfig(name="muon"), params, [params]))
-
-
-def test_every_optimizer_has_a_rule_for_width():
-    assert optimizers.OPTIMIZERS.keys() == parametrization.LEARNING_RATES.keys()
+    new = types.SimpleNamespace(params={"blocks": {"filter": jnp.zeros((2, 8))}}, config=ModelConfig(vocab_size=65))
+    path = ("blocks", "filter")
+    roles = {path: of_variable(path, nnx.Param(jnp.zeros(8), axes=("embed",), kind="matrix"))}
+    with pytest.raises(ValueError, match=r"blocks/filter of shape \(2, 8\) .* say in its nnx.Param, by inputs="):
+        list(directions(OptimConfig(name="muon"), new, [new.params], roles))
 
 
 def test_muon_updates_embeddings_head_and_vectors_by_adamw_at_its_ratio(make_variant):
-    params = make_variant("modern").params
-    gradients = [random_like(params, seed) for seed in range(2)]
+    tiny = make_variant("modern")
+    gradients = [random_like(tiny.params, seed) for seed in range(2)]
     config = OptimConfig(name="muon", muon_lr_ratio=0.25, weight_decay=0.1)
-    adamw = list(directions(OptimConfig(name="adamw", weight_decay=0.1), params, gradients))
-    for ours, expected in zip(directions(config, params, gradients), adamw):
+    adamw = list(directions(OptimConfig(name="adamw", weight_decay=0.1), tiny, gradients))
+    for ours, expected in zip(directions(config, tiny, gradients), adamw):
         for name in ours:
             if not name.endswith("/weight"):
                 np.testing.assert_allclose(ours[name], 0.25 * expected[name], rtol=1e-6, err_msg=name)
@@ -187,6 +199,25 @@ def test_muon_updates_embeddings_head_and_vectors_by_adamw_at_its_ratio(make_var
 def test_an_unknown_optimizer_raises_with_the_names_there_are():
     with pytest.raises(UserError, match="optim.name='adam' is not known; did you mean 'adamw'"):
         optimizers.make_optimizer(OptimConfig(name="adam"), ModelConfig())
+
+
+@pytest.mark.parametrize(
+    "direction, said",
+    [
+        (lambda config, roles: (optax.adam(1e-3),), "makes updates that point against the gradient"),
+        (lambda config, roles: (optax.scale_by_adam(), optax.scale_by_learning_rate(0.1)), "give its direction alone"),
+        (lambda config, roles: (optax.set_to_zero(),), "give its direction alone"),
+        (lambda config, roles: optax.scale_by_adam(), "its function returns GradientTransformation; expected a tuple"),
+        (lambda config, roles: None, "its function returns NoneType; expected a tuple"),
+    ],
+)
+def test_an_optimizer_that_gives_no_direction_is_refused(tiny_config, monkeypatch, direction, said):
+    """One with a learning rate of its own would train, and learn next to nothing."""
+    for name in optimizers.OPTIMIZERS:
+        optimizers.check(tiny_config.replace(optim={"name": name}))
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "mine", optimizers.Optimizer(direction, parametrization.ENTRYWISE))
+    with pytest.raises(UserError, match=f"optim.name='mine'.* {said}"):
+        optimizers.check(tiny_config.replace(optim={"name": "mine"}))
 
 
 # All of them
@@ -203,7 +234,7 @@ def loss_and_gradient(graph, params, token_BT):
 def test_every_optimizer_lowers_the_loss_of_a_model(make_variant, name, rate):
     tiny, params = make_variant("gpt2"), make_variant("gpt2").params
     token_BT = np.random.default_rng(0).integers(0, 65, (2, 17)).astype(np.int32)
-    optimizer = optimizers.make_optimizer(OptimConfig(name=name, momentum=0.9), ModelConfig())
+    optimizer = optimizers.make_optimizer(OptimConfig(name=name, momentum=0.9), tiny.config)
 
     @jax.jit
     def update(grads, state, params):
@@ -221,10 +252,10 @@ def test_every_optimizer_lowers_the_loss_of_a_model(make_variant, name, rate):
 # Moments in bfloat16
 
 
-@pytest.mark.parametrize("name", [name for name in optimizers.OPTIMIZERS if name != "adafactor"])
+@pytest.mark.parametrize("name", [name for name, one in optimizers.OPTIMIZERS.items() if not one.only_float32])
 def test_every_moment_is_narrowed_and_nothing_else(make_variant, name):
     params = make_variant("modern").params
-    state = optimizers.make_optimizer(OptimConfig(name=name), ModelConfig()).init(params)
+    state = optimizers.make_optimizer(OptimConfig(name=name), make_variant("modern").config).init(params)
     narrow = optimizers.narrow_moments(state, params, jax.random.key(0))
     kept = [b for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(narrow)) if a.dtype == b.dtype]
     assert sum(leaf.size for leaf in kept) < 20  # counts and Muon's coefficients
@@ -260,7 +291,7 @@ def test_a_second_moment_in_bfloat16_decays_at_beta2_of_0_999_as_it_should():
 
 def test_factored_moments_are_not_to_be_narrowed():
     with pytest.raises(UserError, match="optim.moment_dtype='bfloat16' is not for optim.name='adafactor'"):
-        Config(optim=OptimConfig(name="adafactor", moment_dtype="bfloat16"), train=TrainConfig(steps=1))
+        optimizers.make_optimizer(OptimConfig(name="adafactor", moment_dtype="bfloat16"), ModelConfig())
     with pytest.raises(
         UserError, match="optim.moment_dtype='float16' is not known; expected one of: float32, bfloat16"
     ):

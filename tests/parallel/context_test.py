@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from gptjax.config.fields import Config, MeshConfig, ModelConfig, TrainConfig
-from gptjax.models import attention
+from gptjax.models import attention, splash
 from gptjax.parallel import context, meshes
 
 
@@ -112,7 +112,7 @@ def test_the_tpu_kernel_on_split_sequences_equals_whole_ones(window):
     options = dict(window=window, segment_BL=segment_BL)
     whole = output_and_gradients(attention.xla_attention, q, k, v, **options)
     with jax.set_mesh(mesh_of(sequence=2)):
-        split = in_device_order(functools.partial(attention.splash_attention, interpret=True), 512)
+        split = in_device_order(functools.partial(splash.splash_attention, interpret=True), 512)
         assert_close(output_and_gradients(split, q, k, v, **options), whole)
 
 

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from gptjax.config.fields import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from gptjax.models import architectures
+from gptjax.models.roles import by_role
 from gptjax.optim import optimizers
 from gptjax.parallel import meshes, placement, sharding
 from gptjax.planning import hlo, topology
@@ -56,7 +57,7 @@ def test_nothing_over_a_megabyte_lies_whole_on_every_device(optimizer, mesh):
 def test_every_matrix_is_split_over_both_fsdp_and_tensor(fields):
     config = large_config(mesh=dict(fsdp=4, tensor=2), **fields)
     program = step.build(config, meshes.make_mesh(config), "xla")
-    kinds = optimizers.kinds(program.abstract_state.params)
+    kinds = by_role(lambda role: role.kind, architectures.roles(config.model), program.abstract_state.params)
     for leaf, place, kind in zip(
         *map(jax.tree.leaves, (program.abstract_state.params, program.state_sharding.params, kinds))
     ):

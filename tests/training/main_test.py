@@ -174,9 +174,7 @@ def test_a_changed_config_is_refused_by_the_name_of_its_keys(config, undisturbed
 def test_harmless_and_allowed_changes_are_accepted(config):
     other = config.replace(mesh={"tensor": 2}, eval={"every_steps": None}, train={"log_every": 5})
     run_directory.check_resume(config, other)
-    run_directory.check_resume(
-        config, config.replace(data={"prefetch": 7, "prefetch_workers": 3, "cache_dir": "/elsewhere"})
-    )
+    run_directory.check_resume(config, config.replace(data={"prefetch_workers": 3, "cache_dir": "/elsewhere"}))
     longer = config.replace(train={"steps": 80})
     with pytest.raises(UserError, match=r"train.steps \(40 -> 80\)"):
         run_directory.check_resume(config, longer)
@@ -270,9 +268,9 @@ def test_a_ramp_smaller_than_the_mesh_pads_with_rows_that_count_nothing(config, 
 @pytest.mark.slow  # compiles without the cache
 def test_a_ramps_next_program_is_compiled_beyond_a_steps_allowance_and_in_no_steps_time(values, tmp_path):
     ramp = dict(steps=40, batch_ramp_start=8, batch_ramp_increment=8, batch_ramp_tokens=20 * 8 * 16)
-    watched = dict(watchdog_factor=2.0, watchdog_seconds=1.0)
-    values = runs.changed(values, train=values["train"] | ramp | watched, eval=dict(every_steps=None))
-    with runs.processes(values, tmp_path / "run", tmp_path, 1, 2, JAX_ENABLE_COMPILATION_CACHE="false") as [process]:
+    values = runs.changed(values, train=values["train"] | ramp, eval=dict(every_steps=None))
+    how = dict(program=runs.impatient(1.0), JAX_ENABLE_COMPILATION_CACHE="false")
+    with runs.processes(values, tmp_path / "run", tmp_path, 1, 2, **how) as [process]:
         process.ends_with(0)
     rows = train_rows(tmp_path / "run")
     [at] = [i for i, row in enumerate(rows) if i and "tokens_per_second" not in row]

@@ -42,7 +42,7 @@ def tokenizer_settings(config: DataConfig) -> dict:
         ends = {} if tokenizer.ends is None else {"ends": list(tokenizer.ends)}
         return settings | model | ends | ({"special": list(tokenizer.added)} if tokenizer.added else {})
     if kind is SentencePieceTokenizer:
-        return settings | {"vocab_size": config.tokenizer_vocab_size, "train_bytes": config.tokenizer_train_bytes}
+        return settings | {"vocab_size": config.tokenizer_vocab_size, "train_bytes": config.TRAIN_BYTES}
     return settings | ({"model": GPT2_SHA256} if kind is GPT2Tokenizer else {})
 
 

@@ -40,8 +40,8 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, config: DataConfig, documents) -> "SentencePieceTokenizer":
-        """A model of the first data.tokenizer_train_bytes of documents. The same text gives the same, byte for byte."""
-        lines = list(training_lines(documents, config.tokenizer_train_bytes))
+        """A model of the first config.TRAIN_BYTES of documents. The same text gives the same, byte for byte."""
+        lines = list(training_lines(documents, config.TRAIN_BYTES))
         return cls(train_model(lines, config.tokenizer_vocab_size))
 
     @classmethod

@@ -9,7 +9,7 @@ import math
 import typing
 
 from gptjax import flops
-from gptjax.config import checks
+from gptjax.config import catalogue
 from gptjax.config.fields import ModelConfig
 from gptjax.errors import UserError
 
@@ -83,7 +83,7 @@ def lstm_by_params(params, n_layers: int = 2, **fields) -> dict[str, dict]:
     for wanted in params:
         width = max(8, 8 * round(math.sqrt(wanted / (8 * n_layers)) / 8))
         model = ModelConfig().with_architecture("lstm", n_layers=n_layers, d_model=width, **fields)
-        given = {"architecture", "n_layers", "d_model", *fields, *checks.FOREIGN["lstm"]}
+        given = {"architecture", "n_layers", "d_model", *fields, *catalogue.entry("lstm").foreign}
         shapes[f"lstm-w{width}"] = {f"model.{name}": getattr(model, name) for name in sorted(given)}
     if len(shapes) < len(params):
         raise UserError(f"lstm_by_params finds only {len(shapes)} widths for {len(params)} counts; leave some out.")

@@ -17,6 +17,7 @@ import jax
 from gptjax import errors, schedule, terminal
 from gptjax.checkpoints import consistency, validity
 from gptjax.checkpoints.checkpointer import Checkpointer
+from gptjax.config import changes
 from gptjax.data.rows.pipeline import TrainRows
 from gptjax.errors import Diverged, UserError
 from gptjax.evaluation import held_out
@@ -123,7 +124,7 @@ class Together:
         self.codes = {key: ended(self.directory(key)) for key in configs}
         first = session.prepare(next(iter(configs.values())), devices[:1], dog.alive)
         padded = [*configs.values(), *[first.config] * (-len(configs) % len(devices))]
-        self._configs = [session.with_vocabulary(config, first.store.tokenizer) for config in padded]
+        self._configs = [config.with_vocabulary(first.store.tokenizer.vocab_size) for config in padded]
         self._program = lanes.build(self._configs[0], devices, first.kernel, len(padded))
         seeds = list(dict.fromkeys(config.data.seed for config in self._configs))
         self._order_R = [seeds.index(config.data.seed) for config in self._configs]
@@ -316,7 +317,7 @@ def check(configs: dict) -> None:
     by_shape = {grouping.shape(config): key for key, config in configs.items()}
     if len(by_shape) > 1:
         a, b = list(by_shape.values())[:2]
-        changed = run_directory.changed_keys(configs[a], configs[b])
+        changed = changes.differing(configs[a], configs[b])
         raise UserError(
             f"runs {a} and {b} have no compiled step in common: {', '.join(changed)} differ; start them apart."
         )

@@ -1,0 +1,73 @@
+"""What all language models here have in common: tokens to losses and logits, by way of a model's final activations.
+
+Axes: B batch, L length, T = L + 1, D width, V padded vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from gptjax.models import loss
+from gptjax.parallel import context, sharding
+
+
+class LanguageModel(nnx.Module):
+    """A model gives it `config`, `token_embedding`, `head` (None: the embedding), stacked layers `blocks`, and
+    activations(token_BL, **options) -> (final activations [B, L, D], a dict of per-layer numbers)."""
+
+    @property
+    def head_VD(self):
+        return self.token_embedding[...] if self.head is None else self.head[...]
+
+    def token_loss(
+        self,
+        token_BT,
+        *,
+        target_BL=None,
+        segment_BL=None,
+        position_BL=None,
+        prefix_BL=None,
+        chunks: int = 1,
+        head=loss.cross_entropy,
+        **options,
+    ):
+        """Of predicting each token of token_BT [B, L + 1] from those before it: the loss in nats, the logsumexp of the
+        logits, both [B, L] float32, and the numbers of `activations`. chunks: see `loss.cross_entropy`.
+
+        target_BL: what is predicted at each of the first L tokens instead of the next. head: what is made of final
+        activations, output matrix and target instead of those two, such as `loss.scores`."""
+        input_BL = token_BT[:, :-1]
+        target_BL = token_BT[:, 1:] if target_BL is None else target_BL
+        order_L = context.device_order(input_BL.shape[1])
+        if order_L is not None:
+            if position_BL is None:
+                position_BL = jnp.broadcast_to(jnp.arange(input_BL.shape[1]), input_BL.shape)
+            input_BL, target_BL, segment_BL, position_BL, prefix_BL = jax.tree.map(
+                lambda a: a[:, order_L], (input_BL, target_BL, segment_BL, position_BL, prefix_BL)
+            )
+        options |= {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL}
+        x_BLD, numbers = self.activations(input_BL, **options)
+        loss_BL, log_normaliser_BL = head(
+            sharding.constrain(x_BLD, "batch", "head_length", "width"),
+            self.head_VD,
+            target_BL,
+            vocab_size=self.config.vocab_size,
+            chunks=chunks,
+            softcap=self.config.logit_softcap,
+        )
+        if order_L is not None:
+            loss_BL, log_normaliser_BL = (a[:, np.argsort(order_L)] for a in (loss_BL, log_normaliser_BL))
+        return loss_BL, log_normaliser_BL, numbers
+
+    def __call__(self, token_BL, **options):
+        """Float32 logits [B, L, vocab_size]."""
+        return self.logits(self.activations(token_BL, **options)[0])
+
+    def logits(self, x_BLD):
+        """Float32 logits [..., vocab_size] of final activations [..., D]."""
+        return loss.logits(x_BLD, self.head_VD, self.config.logit_softcap)[..., : self.config.vocab_size]
+
+    def apart(self) -> tuple:
+        """The layers one by one, each with arrays of its own: for `extend`, where a slice of the stack would be copied."""
+        return tuple(jax.tree.map(lambda a, i=i: a[i], self.blocks) for i in range(self.config.n_layers))
