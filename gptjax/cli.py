@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     tokenizer = command("tokenizer", tokenizer_command.run, "train a tokenizer, or show what one is and does")
     tokenizer_command.add_flags(tokenizer)
 
-    imports = command("import", _import, "make a run directory of a GPT-1 or GPT-2 of Hugging Face's")
+    imports = command("import", _import, "make a run directory of a model of Hugging Face's transformers")
     exchange.add_import_flags(imports)
 
     exports = command("export", _export, "write a run's model as Hugging Face's transformers reads it")

@@ -4,12 +4,15 @@ import json
 
 from gptjax.config import bounds
 from gptjax.errors import UserError
+from gptjax.huggingface import families
 
 FORMATS = ("hf",)
 
 
 def add_import_flags(parser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="what save_pretrained of transformers wrote: GPT-1 or GPT-2")
+    parser.add_argument(
+        "folder", metavar="DIR", help=f"what save_pretrained of transformers wrote: {families.titles('or')}"
+    )
     parser.add_argument(
         "--from",
         action=bounds.AsTyped,
@@ -84,6 +87,8 @@ def run_export(args) -> None:
             f"without a tokenizer: transformers has none like {loaded.tokenizer.kind!r};"
             f" encode with gptjax, from {loaded.directory.tokenizer}"
         )
+    for note in about["notes"]:
+        print(f"note: {note}")
 
 
 def _check_format(flag: str, given: str) -> None:

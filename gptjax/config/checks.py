@@ -232,6 +232,7 @@ def _check_train(config) -> None:
     _at_least(1, t, "train", "max_skips")
     stall = t.stall_seconds
     _require(stall is None or stall > 0, f"train.stall_seconds={stall} must be positive; None is off.")
+    _check_start(t)
     _not_both(t, "train", "steps", "tokens")
     _require(t.steps or t.tokens, "the run has no length; set train.steps or train.tokens.")
     _require(
@@ -255,6 +256,21 @@ def _check_train(config) -> None:
             1 <= first <= last, f"train.profile_steps={t.profile_steps} is not (first, last) with 1 <= first <= last."
         )
     _check_ramp(t)
+
+
+def _check_start(t) -> None:
+    _require(
+        t.start_step is None or t.start_from is not None,
+        f"train.start_step={t.start_step!r} is of train.start_from, which is None; give that too, or neither.",
+    )
+    _require(
+        t.start_step in (None, "best") or bounds.whole_number(t.start_step) is not None,
+        f"train.start_step={t.start_step!r} is no step of a run; give the number of a checkpoint, 'best', or None.",
+    )
+    _require(
+        t.trainable is None or all(pattern.strip() for pattern in t.trainable.split(",")),
+        f"train.trainable={t.trainable!r} has an empty name in it; give names or globs with a comma between, or None.",
+    )
 
 
 def _check_ramp(t) -> None:

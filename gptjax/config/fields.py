@@ -253,8 +253,18 @@ class TrainConfig:
     microbatches: int = setting(1, "a step's batch is run in so many parts, gradients summed")
     steps_per_call: int = setting(1, "optimizer steps in one dispatch to the device")
     vocab_chunks: int = setting(1, "the loss holds float32 logits of vocab/vocab_chunks entries at a time")
-    z_loss: float | None = setting(None, "weight of mean(logsumexp(logits)^2)")
+    loss: str = setting("next_token", "what is minimised: a name in losses.LOSSES")
+    z_loss: float | None = setting(None, "next_token: weight of mean(logsumexp(logits)^2)")
     seed: int = setting(0, "seed of initialisation and dropout")
+    start_from: str | None = setting(
+        None, "a run directory: its parameters are those at the start, instead of random ones"
+    )
+    start_step: str | None = setting(
+        None, "of its checkpoints: a number, or best (lowest held-out loss); None: the newest"
+    )
+    trainable: str | None = setting(
+        None, "parameters by names or globs, comma-separated; the rest is frozen; None: all"
+    )
     max_skips: int = setting(10, "updates left out in a row that end the run, or turn it back", "recovery")
     max_rollbacks: int = setting(0, "times a diverging run goes back to a checkpoint and past that text", "recovery")
     log_every: int = setting(10, "steps from one line of the log to the next", "nothing")

@@ -47,7 +47,7 @@ def _their_model(shape):
             f"--generate measures beside Hugging Face: pip install torch transformers ({error})."
         ) from error
     family = families.family_for(shape)
-    values = families.config_json(shape, family, "float32", None)
+    values = family.config_out(shape, "float32", None)
     config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
     torch.manual_seed(0)
     return transformers.AutoModelForCausalLM.from_config(config).eval()

@@ -118,7 +118,9 @@ def run_session(session: Session, directory, progress, peers, stop, dog, started
 def check_directory(directory: run_directory.RunDirectory, session: Session, allowed: tuple[str, ...], origin) -> bool:
     """Writes what describes a new run, or checks that an old one may go on. True if there is something to resume."""
     if directory.exists():
-        directory.check_trained("trained further; start a run of its own")
+        directory.check_trained(
+            f"trained further; a new run starts with its parameters by train.start_from={directory.path}"
+        )
         run_directory.check_resume(directory.config(), session.config, allowed, directory.removed_fields())
         tokenizers.check_same(session.store.tokenizer, directory.read_tokenizer())
         before = directory.fingerprint()
@@ -139,7 +141,12 @@ def check_directory(directory: run_directory.RunDirectory, session: Session, all
 def _described(directory, session: Session, allowed: tuple[str, ...], origin) -> dict:
     """The manifest of a run that starts or goes on. Raises UserError: it cannot branch where it is asked to."""
     manifest = directory.begin_manifest(session.config, session.store, run_directory.command_line())
-    return manifest | branching.lineage(directory, session.config, session.store, origin, allowed, manifest)
+    branched = branching.lineage(directory, session.config, session.store, origin, allowed, manifest)
+    if branched or session.config.train.start_from is None:
+        return manifest | branched
+    from gptjax.training import starting
+
+    return manifest | starting.lineage(directory, session.config, session.store, session.program.abstract_params)
 
 
 def _open_directory(directory: run_directory.RunDirectory, session: Session, allowed, origin, peers) -> bool:
@@ -197,7 +204,16 @@ class Loop:
         """What this run goes on from, or as a branch begins with."""
         program = self.program
         resumed = self.keeper.resume(self.directory, program.abstract_state, program.state_sharding)
-        return resumed or branching.begin(self.directory, program, self.keeper, self.peers)
+        return resumed or branching.begin(self.directory, program, self.keeper, self.peers) or self._start_from()
+
+    def _start_from(self) -> resume.Resumed | None:
+        """The parameters of another run, where this one begins with some."""
+        if self.config.train.start_from is None:
+            return None
+        from gptjax.training import starting
+
+        started = self.directory.manifest()["started_from"] if self.peers.index == 0 else None
+        return starting.begin(self.peers.tell("started_from", started), self.config, self.program, self.keeper)
 
     def _take_state(self, resumed) -> None:
         with self.dog.doing("resuming or initialising"):

@@ -9,6 +9,7 @@ from gptjax.generation.sampling import Settings
 from gptjax.generation.text import generate
 from gptjax.parallel import tpu
 from gptjax.terminal import duration, si
+from gptjax.training import trainable
 
 
 def header(session, directory, resumed: bool) -> list[str]:
@@ -22,11 +23,12 @@ def header(session, directory, resumed: bool) -> list[str]:
         f"run        {shown_path(directory)}{' (resuming)' if resumed else ''}",
         f"model      {model.shown_shape}, context {model.context_length}, vocabulary {model.vocab_size}, {model.dtype}",
         f"parameters {counts.total:,} ({counts.non_embedding:,} without embeddings)",
+        *_trainable_lines(session),
         *_text_lines(session.store),
         f"training   {steps:,} steps of {config.train.batch_size} x {model.context_length} tokens:"
         f" {tokens:,} tokens, {flops.train_flops(config):.3g} FLOPs",
         f"devices    {devices}, mesh {axes}",
-        f"attention  {session.kernel} ({session.kernel_reason})",
+        f"attention  {session.program.kernel} ({session.program.kernel_reason})",
         *compiler_lines(mesh),
         f"MFU        of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source});"
         " FLOPs as PaLM counts them",
@@ -41,6 +43,14 @@ def compiler_lines(mesh) -> list[str]:
     return [
         f"compiler   no options: {device.device_kind} is not in gptjax/parallel/tpu.py, which has {', '.join(tpu.KINDS)}"
     ]
+
+
+def _trainable_lines(session) -> list[str]:
+    """One where some parameters are frozen."""
+    if session.config.train.trainable is None:
+        return []
+    part = trainable.share(session.program.abstract_params, session.config)
+    return [f"trainable  {part:.3%} of the parameters: {session.config.train.trainable}"]
 
 
 def _text_lines(store) -> list[str]:

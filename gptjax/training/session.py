@@ -11,12 +11,12 @@ from gptjax.data.rows import objectives
 from gptjax.data.rows.pipeline import EvalRows, TrainRows, open_text
 from gptjax.data.tokens.store import TokenStore
 from gptjax.evaluation import held_out
-from gptjax.models import attention
 from gptjax.optim import optimizers
 from gptjax.parallel import compiling, meshes
 from gptjax.tasks import task_evaluation
 from gptjax.tasks import task_set as tasks
-from gptjax.training import executable, report, step
+from gptjax.training import executable, report
+from gptjax.training import program as programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,7 @@ class Session:
     rows: TrainRows
     eval_rows: dict[str, EvalRows]  # of each source
     tasks: tasks.TaskSet | None
-    program: step.Program
-    kernel: str
-    kernel_reason: str
+    program: programs.Program
     peak_flops: float  # per device and second; NaN but in process 0
     peak_source: str
 
@@ -46,19 +44,16 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     alive: is called now and then while text is read.
     """
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
-    device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
     optimizers.check(config)
     task_set = task_evaluation.open_tasks(config)
     store, objective = open_text(config.data, config.model.context_length, alive)
     config = config.with_vocabulary(store.tokenizer.vocab_size)
-    meshes.check_fit(config, mesh.shape)
     report.check_sample(config, store.tokenizer)
-    kernel, reason = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
+    program = programs.of(config, devices)
     rows = TrainRows(store, config.data, config.model.context_length, objective, alive)
     eval_rows = held_out.held_out_rows(config, store, objective)
-    program = step.build(config, mesh, kernel)
-    chosen = {"program": program, "kernel": kernel, "kernel_reason": reason, "tasks": task_set}
+    chosen = {"program": program, "tasks": task_set}
     peak, source = _peak(config, mesh)
     session = Session(config, store, objective, rows, eval_rows, **chosen, peak_flops=peak, peak_source=source)
     task_evaluation.check(session)
@@ -78,7 +73,7 @@ def _peak(config, mesh) -> tuple[float, str]:
 def with_executable(session: Session, path: str) -> Session:
     """session with the compiled train step of a file; a batch ramp's smaller batches are still compiled here."""
     program = session.program
-    loaded = executable.load(path, session.config, program.mesh, session.kernel)
+    loaded = executable.load(path, session.config, program.mesh, program.kernel)
     compiling.meet(program.mesh.devices.flat, "loaded --executable")
     full = (session.config.train.steps_per_call, session.config.train.batch_size)
 

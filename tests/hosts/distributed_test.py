@@ -27,7 +27,7 @@ from gptjax.hosts import distributed
 from gptjax.hosts.coordination import Alone
 from gptjax.parallel import meshes
 from gptjax.rundir import metrics, run_directory
-from gptjax.training import step
+from gptjax.training import program as programs
 
 STEPS = 40
 REPOSITORY = ROOT
@@ -143,7 +143,7 @@ def test_a_killed_run_goes_on_with_two_processes_and_then_one_bit_equal(killed, 
     runs.assert_same_state(run, two, common)
 
     config = from_dict(wide).replace(model={"vocab_size": 9})  # 2 -> 1: what one process holds is what two saved
-    program = step.build(config, meshes.make_mesh(config, jax.devices()[:4]), "xla")
+    program = programs.build(config, meshes.make_mesh(config, jax.devices()[:4]), "xla")
     reader = checkpointer.Checkpointer(run / "checkpoints")
     state = reader.restore(saved, program.abstract_state, program.state_sharding)
     reader.close()

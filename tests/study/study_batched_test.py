@@ -203,7 +203,7 @@ def test_runs_that_are_over_are_left_alone(study, configs):
 
 
 def test_devices_send_nothing_to_each_other(configs):
-    program = lanes.build(configs["first"], jax.devices()[:2], "xla", 4)
+    program = lanes.build(configs["first"], jax.devices()[:2], 4)
     everywhere = lanes.replicated(program)
 
     def lane(shape, dtype):

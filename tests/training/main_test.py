@@ -22,7 +22,8 @@ from gptjax.errors import UserError
 from gptjax.parallel import meshes
 from gptjax.run import run
 from gptjax.rundir import metrics, run_directory
-from gptjax.training import main, step
+from gptjax.training import main
+from gptjax.training import program as programs
 
 STEPS = 40
 
@@ -117,7 +118,7 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
 
     def program(fsdp, tensor):
         here = config.replace(mesh={"fsdp": fsdp, "tensor": tensor})
-        return step.build(here, meshes.make_mesh(here, jax.devices()[: fsdp * tensor]), "xla")
+        return programs.build(here, meshes.make_mesh(here, jax.devices()[: fsdp * tensor]), "xla")
 
     source = program(4, 2)
     state = source.init()
@@ -141,7 +142,7 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
 @pytest.mark.parametrize("name", ["adafactor", "lion", "muon", "sgd"])
 def test_every_optimizers_state_survives_the_disk(config, tmp_path, name):
     config = config.replace(model={"vocab_size": 9}, optim={"name": name})
-    program = step.build(config, meshes.make_mesh(config), "xla")
+    program = programs.build(config, meshes.make_mesh(config), "xla")
     state = program.init()
     filled = jax.tree.map(lambda leaf: jax.device_put(leaf + 1, leaf.sharding), state)._replace(step=state.step + 7)
     saver = checkpointer.Checkpointer(tmp_path, config)

@@ -18,7 +18,7 @@ import jax
 from gptjax import schedule, terminal
 from gptjax.checkpoints import consistency
 from gptjax.checkpoints.checkpointer import Checkpointer
-from gptjax.config.fields import CheckpointConfig, EvalConfig
+from gptjax.config.neutral import neutral
 from gptjax.errors import UserError
 from gptjax.hosts import agreement, watchdog
 from gptjax.hosts.coordination import Alone
@@ -98,10 +98,8 @@ def _results(config, runs: int, contestants: dict[str, Contestant]) -> dict:
 
 def _endless(config):
     """config with nothing to do but steps, and more of them than there is time for."""
-    steps = config.train.steps_per_call * 10**7
-    train_section = {"steps": steps, "tokens": None, "tensorboard": False, "profile_steps": None, "wandb_project": None}
-    never = {"checkpoint": CheckpointConfig(every_steps=None), "eval": EvalConfig(every_steps=None)}
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **train_section), **never)
+    kept = {name: getattr(config.train, name) for name in ("batch_size", "microbatches", "steps_per_call", "log_every")}
+    config = neutral(config, train=kept | {"steps": config.train.steps_per_call * 10**7, "tensorboard": False})
     opened = session.prepare(config, jax.devices()[:1])
     return opened.config
 

@@ -1,4 +1,4 @@
-"""Same-shaped runs as lanes of one program: what `step.Program` does for a run, for R of them at once.
+"""Same-shaped runs as lanes of one program: what `program.Program` does for a run, for R of them at once.
 
 The runs lie along a mesh axis "runs": each device holds R / devices of them and computes those alone, with nothing sent
 between devices. What tells lanes apart are arrays that the program is given: learning rates, seed, and which of the U
@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from gptjax.models import placed
 from gptjax.parallel import meshes, sharding
+from gptjax.training import program as programs
 from gptjax.training import step
 
 AXIS = "runs"
@@ -30,7 +32,7 @@ class Program:
     """R lanes of a config's program on a mesh, which its functions bring along: no mesh need be in context."""
 
     mesh: Mesh
-    alone: step.Program  # of one run, on the first device
+    alone: programs.Program  # of one run, on the first device
     lane_sharding: NamedSharding  # of arrays [R, ...]
     eval_batch_sharding: NamedSharding  # the same batch for all lanes
     init: typing.Callable  # seed_R -> state_R
@@ -44,17 +46,17 @@ class Program:
     runs: int = 0
 
 
-def build(config, devices, kernel: str, runs: int) -> Program:
+def build(config, devices, runs: int) -> Program:
     """The Program of a resolved config for so many runs, a multiple of the devices. Nothing is compiled yet."""
     assert runs % len(devices) == 0
     mesh = Mesh(np.array(devices).reshape(-1, *[1] * len(meshes.AXES)), (AXIS, *meshes.AXES), axis_types=_auto())
-    alone = step.build(config, meshes.make_mesh(config, devices[:1]), kernel)
+    alone = programs.of(config, devices[:1])
     param_spec = jax.tree.map(lambda place: place.spec, alone.state_sharding.params)
     each = _one_by_one if devices[0].platform == "cpu" else jax.vmap
     lane, everywhere = PartitionSpec(AXIS), PartitionSpec()
 
     def init(seed_R):
-        return each(lambda seed: step.init_state(with_seed(config, seed), kernel))(seed_R)
+        return each(lambda seed: step.init_state(with_seed(config, seed), alone.kernel))(seed_R)
 
     def train(state_R, batches, learning_rate_RS, order_R, seed_R):
         batch_U = jax.tree.map(lambda *arrays: jnp.stack(arrays), *batches)
@@ -67,7 +69,8 @@ def build(config, devices, kernel: str, runs: int) -> Program:
         return each(train_lane)(state_R, learning_rate_RS, order_R, seed_R)
 
     def evaluate(params_R, batch):
-        return each(lambda params: step.eval_call(params, batch, graph=alone.graph, config=config))(params_R)
+        functions = {"graph": alone.graph, "mesh_config": config.mesh, "vocab_chunks": config.train.vocab_chunks}
+        return each(lambda params: placed.eval_call(params, batch, **functions))(params_R)
 
     on_devices = functools.partial(jax.shard_map, mesh=mesh, out_specs=lane, axis_names={AXIS}, check_vma=False)
     return Program(
@@ -75,11 +78,11 @@ def build(config, devices, kernel: str, runs: int) -> Program:
         alone=alone,
         lane_sharding=NamedSharding(mesh, lane),
         eval_batch_sharding=NamedSharding(mesh, everywhere),
-        init=jax.jit(on_devices(init, in_specs=lane), compiler_options=step.init_compiler_options(mesh)),
+        init=jax.jit(on_devices(init, in_specs=lane), compiler_options=programs.init_compiler_options(mesh)),
         train=jax.jit(
             on_devices(train, in_specs=(lane, everywhere, lane, lane, lane)),
             donate_argnums=0,
-            compiler_options=step.train_compiler_options(mesh),
+            compiler_options=programs.train_compiler_options(mesh),
         ),
         evaluate=jax.jit(on_devices(evaluate, in_specs=(lane, everywhere))),
         runs=runs,

@@ -125,7 +125,7 @@ class Together:
         first = session.prepare(next(iter(configs.values())), devices[:1], dog.alive)
         padded = [*configs.values(), *[first.config] * (-len(configs) % len(devices))]
         self._configs = [config.with_vocabulary(first.store.tokenizer.vocab_size) for config in padded]
-        self._program = lanes.build(self._configs[0], devices, first.kernel, len(padded))
+        self._program = lanes.build(self._configs[0], devices, len(padded))
         seeds = list(dict.fromkeys(config.data.seed for config in self._configs))
         self._order_R = [seeds.index(config.data.seed) for config in self._configs]
         self._rows = [self._train_rows(first, seed) for seed in seeds]
