@@ -8,7 +8,7 @@ import dataclasses
 import math
 
 from gptjax import schedule
-from gptjax.config import bounds, catalogue
+from gptjax.config import bounds, catalogue, text_kinds
 from gptjax.config.mixture_weights import check_weights
 from gptjax.errors import UserError, choose, shorten
 
@@ -140,13 +140,12 @@ def _check_data(d) -> None:
     _at_least(0, d, "data", "prefetch_workers", "seed")
     _in_unit_interval(d, "data", "val_fraction")
     _one_of(d.val_split, ("tail", "document"), "data.val_split")
-    needs_path = d.source in ("text", "jsonl", "parquet", "arrayrecord", "warc", "hf", "prepared")
-    what = "a name such as 'wikitext'" if d.source == "hf" else "a file, folder or glob"
-    _require(not needs_path or d.path, f"data.source={d.source!r} needs data.path, {what}.")
-    _require(d.source != "tfds" or d.tfds_name, "data.source='tfds' needs data.tfds_name, such as 'lm1b'.")
+    if (kind := text_kinds.SOURCES.get(d.source)) is None or kind.needs is None:
+        return
+    _require(getattr(d, kind.needs), f"data.source={d.source!r} needs data.{kind.needs}, {kind.example}.")
     _require(
-        d.path is None or d.source != "tfds",
-        f"data.path={d.path!r} is set, but data.source='tfds' reads data.tfds_name; set one.",
+        d.path is None or kind.needs == "path",
+        f"data.path={d.path!r} is set, but data.source={d.source!r} reads data.{kind.needs}; set one.",
     )
 
 

@@ -10,7 +10,7 @@ whether a value makes sense. How it is read from a file and changed on the comma
 import dataclasses
 import typing
 
-from gptjax.config import catalogue, checks
+from gptjax.config import catalogue, checks, text_kinds
 from gptjax.errors import UserError
 
 
@@ -164,17 +164,21 @@ class DataConfig:
     @property
     def sees_ahead(self) -> bool:
         """Whether some tokens are seen by earlier ones too: a batch has prefix_BL."""
-        return self.objective in ("prefix_lm", "masked_lm", "span_corruption")
+        return self._objective.sees_ahead
 
     @property
     def writes_on(self) -> bool:
         """Whether a model learns what follows a text, and not only what is missing in it."""
-        return self.objective not in ("masked_lm", "span_corruption")
+        return self._objective.writes_on
 
     @property
     def predicts_in_place(self) -> bool:
         """Whether a token is predicted at its own position instead of the one before: a batch has target_BL."""
-        return self.objective == "masked_lm"
+        return self._objective.predicts_in_place
+
+    @property
+    def _objective(self) -> text_kinds.Objective:
+        return text_kinds.OBJECTIVES.get(self.objective, text_kinds.NEXT_TOKEN)  # another name is refused with the text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -233,21 +233,18 @@ def _rounded(trunk, config) -> list[str]:
 # ---- the beginning of a branch
 
 
-def begin(directory, program, keeper, peers):
-    """The state a branch goes on from, saved as its own first checkpoint; None for a run that is none, or has begun.
+def begin(known: dict, directory, program, keeper, peers):
+    """The state that a branch of this lineage goes on from, saved as its own first checkpoint.
 
     First the rows, then the checkpoint: killed in between, all is done again. Returns a keeper.Resumed.
     """
     from gptjax.checkpoints.checkpointer import Checkpointer
-    from gptjax.training.resume import Resumed
+    from gptjax.training.resume import Resumed, read_state
 
-    known = peers.tell("branched", directory.manifest().get("branched") if peers.index == 0 else None)
-    if known is None:
-        return None
     origin = Origin(run_directory.open_run(known["run"]), known["step"])
     reader = Checkpointer(origin.run.checkpoints, None, peers)
     try:
-        state = reader.restore(origin.step, program.abstract_state, program.state_sharding)
+        state = read_state(reader, origin.step, program.abstract_state, program.state_sharding)
         data = reader.meta(origin.step)
     finally:
         reader.close()

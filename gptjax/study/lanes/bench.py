@@ -16,14 +16,12 @@ import time
 import jax
 
 from gptjax import schedule, terminal
-from gptjax.checkpoints import consistency
-from gptjax.checkpoints.checkpointer import Checkpointer
 from gptjax.config.neutral import neutral
 from gptjax.errors import UserError
 from gptjax.hosts import agreement, watchdog
 from gptjax.hosts.coordination import Alone
 from gptjax.parallel import numerics
-from gptjax.rundir import run_directory, runlock
+from gptjax.rundir import run_directory
 from gptjax.schedule import NO_REWINDS
 from gptjax.study.lanes import grouping, together
 from gptjax.study.running import layout
@@ -124,10 +122,8 @@ def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
     with numerics.on_mesh(mesh):
         agreed = stack.enter_context(agreement.Agreement(Alone(), False))
         progress = terminal.Progress(io.StringIO())
-        run = consistency.of_checkpoint(directory.manifest())
-        checkpointer = Checkpointer(directory.checkpoints, run_session.config, run=run)
-        rest = progress, Alone(), agreed, dog, time.monotonic(), runlock.NO_LOCK
-        loop = main.Loop(run_session, directory, checkpointer, *rest)
+        loop = main.open_loop(run_session, directory, progress, Alone(), agreed, dog, time.monotonic())
+    stack.callback(loop.keeper.close)
     stack.callback(loop.close)
     feed = stack.enter_context(Feed(run_session, NO_REWINDS, 0))
 

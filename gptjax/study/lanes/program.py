@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gptjax.models import placed
-from gptjax.parallel import meshes, sharding
+from gptjax.parallel import meshes
 from gptjax.training import program as programs
 from gptjax.training import step
 
@@ -38,12 +38,11 @@ class Program:
     init: typing.Callable  # seed_R -> state_R
     train: typing.Callable  # (state_R, [batch] of length U, learning_rate_RS, order_R, seed_R) -> (state_R, metrics_RS)
     evaluate: typing.Callable  # (params_R, batch) -> (loss_sum_RB, weight_sum_RB)
+    runs: int  # R
 
     @property
     def lanes_of_a_device(self) -> int:
         return self.runs // self.mesh.shape[AXIS]
-
-    runs: int = 0
 
 
 def build(config, devices, runs: int) -> Program:
@@ -118,7 +117,7 @@ class Lanes:
         self._seed_R = self._placed(seeds(configs))
         self._order_R = self._placed(np.array(order_R, np.int32))
         self._state = program.init(self._seed_R)
-        self._metrics = None
+        self._read = None  # gives the metrics [R, S] of the last call
         self._calls = 0  # what was taken of the state before another call is of another state
         self._taken = {}
 
@@ -140,15 +139,16 @@ class Lanes:
         """Dispatches one call of all lanes."""
         rates = self._placed(np.asarray(learning_rate_RS, np.float32))
         self._state, on_device = self.program.train(self._state, batches, rates, self._order_R, self._seed_R)
-        self._metrics = CallMetrics(on_device)
+        self._read = functools.cache(functools.partial(jax.device_get, on_device))  # once, by the first lane that reads
         self._forget()
 
     def _forget(self) -> None:
         self._calls, self._taken = self._calls + 1, {}
 
-    def metrics(self, lane: int) -> dict:
-        """Of the last call, [S] each; not waited for before somebody reads them."""
-        return {name: LaneMetric(self._metrics, name, lane) for name in self._metrics.names}
+    def metrics(self, lane: int) -> typing.Callable[[], dict]:
+        """Gives those of the last call, [S] each; the device is not waited for before."""
+        read = self._read
+        return lambda: {name: value_RS[lane] for name, value_RS in read().items()}
 
     def params(self, prefix: str = ""):
         """Of all lanes, or their averages: [R, ...]."""
@@ -182,39 +182,12 @@ def _at(tree, index):
 class LaneState:
     """What a lane has come to, as a TrainState: a field is taken from the device when it is asked for, and not before."""
 
+    _fields = step.TrainState._fields
+
     def __init__(self, lanes: Lanes, lane: int):
         self._lanes, self._lane = lanes, lane
 
     def __getattr__(self, field: str):
-        if field not in step.TrainState._fields:
+        if field not in self._fields:
             raise AttributeError(field)
         return self._lanes.take(field, self._lane)
-
-
-class CallMetrics:
-    """The metrics of one call of all lanes, brought to the host once, by the first who reads one."""
-
-    def __init__(self, on_device: dict):
-        self.names, self._on_device = tuple(on_device), on_device
-
-    @functools.cached_property
-    def values(self) -> dict[str, np.ndarray]:
-        values, self._on_device = jax.device_get(self._on_device), None
-        return values
-
-
-@dataclasses.dataclass(frozen=True)
-class LaneMetric:
-    """One metric of one lane. jax.device_get and NumPy take it for an array."""
-
-    call: CallMetrics
-    name: str
-    lane: int
-
-    def __array__(self, dtype=None, copy=None):
-        return np.asarray(self.call.values[self.name][self.lane], dtype)
-
-
-def replicated(program: Program) -> NamedSharding:
-    """Of a batch that all devices hold."""
-    return sharding.replicated(program.mesh)
