@@ -4,4 +4,6 @@
     rounding       stochastic rounding, for parameters and moments kept in bfloat16
     skipping       updates that are left out, decided on the device
     noise_scale    the gradient noise scale, estimated from microbatches
+
+To add an optimizer: optimizers.Optimizer.
 """
