@@ -39,7 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         args.overrides = changes
         return args.run(args) or 0
     except UserError as error:
-        print(f"gptjax: {error}", file=sys.stderr)
+        said = str(error)
+        for flag, typed in args.typed.items():
+            said = said.replace(flag, typed)
+        print(f"gptjax: {said}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("gptjax: interrupted", file=sys.stderr)
@@ -61,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gptjax", description="Pretrain GPTs in JAX, and use what comes out.", allow_abbrev=False
     )
+    parser.set_defaults(typed={})  # {a flag as errors name it: as it was typed}
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run, help: str) -> argparse.ArgumentParser:
@@ -108,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     tokenizer = command("tokenizer", tokenizer_command.run, "train a tokenizer, or show what one is and does")
     tokenizer_command.add_flags(tokenizer)
 
-    imports = command("import", _import, "make a run directory of a GPT-1 or GPT-2 of Hugging Face's")
+    imports = command("import", _import, "make a run directory of a model of Hugging Face's transformers")
     exchange.add_import_flags(imports)
 
     exports = command("export", _export, "write a run's model as Hugging Face's transformers reads it")
@@ -212,12 +216,13 @@ def _load_config(args):
 def _train(args) -> int:
     config = _load_config(args)
     start.start_jax(config)
+    from gptjax.hosts import distributed
     from gptjax.training import branching
     from gptjax.training import main as train
 
     allowed = tuple(filter(None, args.allow_change.split(",")))
     origin = branching.asked(args.branch_from, args.branch_step)
-    return train.train(config, args.workdir, allowed, args.executable, origin)
+    return train.train(config, args.workdir, allowed, args.executable, origin, distributed.start)
 
 
 def _info(args) -> None:

@@ -56,8 +56,9 @@ def paragraph(error: BaseException) -> str:
 
 
 def shorten(text: str, most: int = 2000) -> str:
-    """Another's message as one line, whole if it has no more characters than that; what is left out is counted."""
-    line = " ".join(text.split())
+    """Another's message, or what a user typed, as one line that can be read, whole if it has no more characters than that;
+    what is left out is counted."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
     kept = line[:most].rpartition(" ")[0] or line[:most]
     return line if len(line) <= most else f"{kept} ... ({len(line) - len(kept):,} more characters)"
 
@@ -92,9 +93,10 @@ def of_the_machine(error: Exception) -> str | None:
     return None
 
 
-def did_you_mean(name: str, known) -> str:
+def did_you_mean(name: str, known, otherwise: str = "") -> str:
+    """ "; did you mean 'x'?" of the nearest name there is, else `otherwise`: at the end of a message its full stop."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {near[0]!r}?" if near else otherwise
 
 
 def choose(table: dict, name: str, key: str):

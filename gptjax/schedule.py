@@ -4,12 +4,15 @@ Everything is a pure function of the config and the step number, in exact intege
 run, a longer run and a test all agree. Steps count from 0; "after step s" means s + 1 steps are taken.
 """
 
+import ast
 import bisect
+import contextlib
 import dataclasses
 import functools
 import math
+import typing
 
-from gptjax.errors import Diverged, choose
+from gptjax.errors import Diverged, UserError, choose, did_you_mean, shorten
 
 # Of wsd: how far beyond its start rounding alone can put a position that is at the start of the cooldown: three halves
 # of float64's epsilon. The square root would make 1e-8 of it, and a branch would leave its trunk before the cooldown.
@@ -82,39 +85,138 @@ def run_tokens(config) -> int:
     return tokens_before(config, total_steps(config))
 
 
-def constant(elapsed, progress, warmups, config):
-    return 1.0
+# ---- learning rates
 
 
-def cosine(elapsed, progress, warmups, config):
-    """Loshchilov and Hutter 2017, without restarts."""
-    return _between(0.5 * (1 + math.cos(math.pi * progress)), config)
+class Position(typing.NamedTuple):
+    """Where an update stands after the warmup."""
+
+    elapsed: float  # part of the whole span, warmup included; 1 from its end on
+    progress: float  # part of what follows the warmup, likewise
+    warmups: float  # steps or tokens in units of those of the warmup
 
 
-def linear(elapsed, progress, warmups, config):
-    return _between(1 - progress, config)
+class Schedule:
+    """A learning rate after the warmup. One that is a dataclass has its fields as parameters, which a config gives in
+    brackets: optim.schedule="power(exponent=2)". What several schedules have in common are fields of OptimConfig.
+    """
+
+    def check(self, optim) -> None:
+        """Raises UserError: the rest of an OptimConfig is not what the schedule needs."""
+
+    def fraction(self, at: Position, optim) -> float:
+        """Of the peak."""
+        raise NotImplementedError
 
 
-def rsqrt(elapsed, progress, warmups, config):
-    """Vaswani et al. 2017, section 5.3: 1/sqrt(steps), equal to the peak at the end of the warmup."""
-    return max(config.final_lr_fraction, 1 / math.sqrt(warmups))
-
-
-def wsd(elapsed, progress, warmups, config):
-    """Warmup, stable, decay (Hu et al. 2024), with the 1 - sqrt cooldown of Hägele et al. 2024."""
-    past = elapsed - (1 - config.cooldown_fraction)
-    if past <= ROUNDING:
+class Constant(Schedule):
+    def fraction(self, at: Position, optim) -> float:
         return 1.0
-    return _between(1 - math.sqrt(past / config.cooldown_fraction if elapsed < 1 else 1.0), config)
 
 
-def _between(shape: float, config) -> float:
-    return config.final_lr_fraction + (1 - config.final_lr_fraction) * shape
+class Cosine(Schedule):
+    """Loshchilov and Hutter 2017, without restarts."""
+
+    def fraction(self, at: Position, optim) -> float:
+        return _between(0.5 * (1 + math.cos(math.pi * at.progress)), optim)
 
 
-# Each takes the elapsed part of the whole span and of what follows the warmup, both cut at 1, the position in
-# units of the warmup, and the OptimConfig; it returns the fraction of the peak.
-SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "rsqrt": rsqrt, "wsd": wsd}
+class Linear(Schedule):
+    def fraction(self, at: Position, optim) -> float:
+        return _between(1 - at.progress, optim)
+
+
+class Rsqrt(Schedule):
+    """Vaswani et al. 2017, section 5.3: 1/sqrt(steps), equal to the peak at the end of the warmup."""
+
+    def check(self, optim) -> None:
+        if not optim.warmup_steps and not optim.warmup_tokens:
+            raise UserError("it starts at the end of the warmup; set optim.warmup_steps or optim.warmup_tokens.")
+
+    def fraction(self, at: Position, optim) -> float:
+        return max(optim.final_lr_fraction, 1 / math.sqrt(at.warmups))
+
+
+class Wsd(Schedule):
+    """Warmup, stable, decay (Hu et al. 2024), with the 1 - sqrt cooldown of Hägele et al. 2024."""
+
+    def fraction(self, at: Position, optim) -> float:
+        past = at.elapsed - (1 - optim.cooldown_fraction)
+        if past <= ROUNDING:
+            return 1.0
+        return _between(1 - math.sqrt(past / optim.cooldown_fraction if at.elapsed < 1 else 1.0), optim)
+
+
+def _between(shape: float, optim) -> float:
+    return optim.final_lr_fraction + (1 - optim.final_lr_fraction) * shape
+
+
+SCHEDULES = {"constant": Constant, "cosine": Cosine, "linear": Linear, "rsqrt": Rsqrt, "wsd": Wsd}
+
+
+def check(optim) -> None:
+    """Raises UserError: optim.schedule cannot be read, gives a schedule what it does not take, or lacks what it needs.
+
+    A name that is not in the table is said where a rate is asked for: who reads a run needs none.
+    """
+    if _read(optim.schedule)[0] in SCHEDULES:
+        chosen = of(optim.schedule)
+        with _named(optim.schedule):
+            chosen.check(optim)
+
+
+def of(text: str) -> Schedule:
+    """The schedule that optim.schedule names. Raises UserError: there is none of the name, or it takes no such parameter."""
+    name, given = _read(text)
+    kind = choose(SCHEDULES, name, "optim.schedule")
+    fields = {field.name: field for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+    types = typing.get_type_hints(kind)
+    with _named(text):
+        for parameter in given:
+            if parameter not in fields:
+                near, has = did_you_mean(parameter, fields), ", ".join(fields) or "none"
+                raise UserError(f"{name} has no parameter {parameter!r}{near}; it has: {has}.")
+        for parameter, field in fields.items():
+            if parameter not in given and field.default is dataclasses.MISSING:
+                raise UserError(f"{parameter} is missing; write {name}({parameter}=VALUE).")
+        return kind(**{parameter: _typed(parameter, types[parameter], value) for parameter, value in given.items()})
+
+
+@contextlib.contextmanager
+def _named(text: str):
+    """What is raised inside says which schedule it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"optim.schedule={shorten(repr(text), 80)}: {error}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _read(text: str) -> tuple[str, dict]:
+    """("power", {"exponent": 2}) of "power(exponent=2)". Raises UserError for what is written otherwise."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        if isinstance(node, ast.Name):
+            return node.id, {}
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+            given = {each.arg: ast.literal_eval(each.value) for each in node.keywords}
+            if None not in given:  # of a **
+                return node.func.id, given
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        pass
+    raise UserError(
+        f"optim.schedule={shorten(repr(text), 80)} cannot be read; expected NAME or NAME(PARAMETER=VALUE, ...), with a name"
+        f" of: {', '.join(SCHEDULES)}."
+    )
+
+
+def _typed(parameter: str, kind: type, value):
+    """A parameter as the type of its field: a whole number serves as a float. Raises UserError."""
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise UserError(f"{parameter}={value!r} is no {kind.__name__}.")
+    return value
 
 
 def learning_rate(config, step: int) -> float:
@@ -124,14 +226,14 @@ def learning_rate(config, step: int) -> float:
     Raises UserError for an unknown schedule.
     """
     optim = config.optim
-    schedule = choose(SCHEDULES, optim.schedule, "optim.schedule")
+    schedule = of(optim.schedule)
     in_tokens = optim.warmup_tokens is not None or optim.decay_tokens is not None
     position, warmup, end = _positions(config, step + 1, in_tokens)
     if position < warmup:
         return optim.peak_lr * position / warmup
     elapsed = min(1.0, position / end)
     progress = min(1.0, (position - warmup) / (end - warmup)) if end > warmup else 1.0
-    return optim.peak_lr * schedule(elapsed, progress, position / max(warmup, 1), optim)
+    return optim.peak_lr * schedule.fraction(Position(elapsed, progress, position / max(warmup, 1)), optim)
 
 
 def _positions(config, steps_taken: int, in_tokens: bool) -> tuple[int, int, int]:

@@ -56,6 +56,18 @@ class Progress:
         self._last, self._shown = time.monotonic(), ""
 
 
+def columns(rows, left: int | None = None) -> list[str]:
+    """A line for each row of cells, columns as wide as their widest cell: the first `left` of them (None: all) begin at the
+    left, the others end at the right. [] of no rows."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    left = len(widths) if left is None else left
+    padded = (
+        [cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))]
+        for row in rows
+    )
+    return ["  ".join(cells).rstrip() for cells in padded]
+
+
 def duration(seconds: float) -> str:
     """3:07:05, or 4:32."""
     whole = round(seconds)

@@ -52,13 +52,14 @@ def run(args) -> int:
 
 def _load(args, workdir: str, step: str | None):
     """The Run, and why it is of this step."""
+    from gptjax.config import config_file
     from gptjax.run import run
     from gptjax.rundir import run_directory
 
     if step == "all":
         raise UserError("gptjax compare takes one step of each run; give a number or best.")
     [number], why = evaluation.chosen_steps(run_directory.open_run(workdir), step, args.ema)
-    mesh = evaluation.mesh_of(args)
+    mesh = config_file.parse_mesh(args.mesh or evaluation.COPIES)
     return run.load(workdir, number, dtype=args.dtype, mesh=mesh, ema=args.ema), why
 
 

@@ -15,6 +15,7 @@ from gptjax.hosts import interrupt
 from gptjax.rundir import metrics
 
 QUIET_SECONDS = 2.0  # of an evaluation, before a progress line is shown
+COPIES = "replica=-1"  # the mesh where no other is given: the model on each device
 
 
 def add_flags(parser) -> None:
@@ -111,13 +112,6 @@ def check_reading_flags(args) -> None:
 
 
 # ---- what is read
-
-
-def mesh_of(args) -> dict[str, int]:
-    """Axes and sizes. Raises UserError: text that names none."""
-    from gptjax.config import config_file
-
-    return {"replica": -1} if args.mesh is None else config_file.mesh_sizes(args.mesh)
 
 
 def reading_settings(args) -> dict:
@@ -233,11 +227,11 @@ class Shared:
         return results, convention
 
     def load(self, number: int):
+        from gptjax.config import config_file
         from gptjax.run import run
 
-        loaded = run.load(
-            self._args.workdir, number, dtype=self._args.dtype, mesh=mesh_of(self._args), ema=self._args.ema
-        )
+        mesh = config_file.parse_mesh(self._args.mesh or COPIES)
+        loaded = run.load(self._args.workdir, number, dtype=self._args.dtype, mesh=mesh, ema=self._args.ema)
         self._program = self._program or loaded.program
         return dataclasses.replace(loaded, program=self._program)
 

@@ -2,14 +2,25 @@
 
 import json
 
+from gptjax.config import bounds
 from gptjax.errors import UserError
+from gptjax.huggingface import families
 
 FORMATS = ("hf",)
 
 
 def add_import_flags(parser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="what save_pretrained of transformers wrote: GPT-1 or GPT-2")
-    parser.add_argument("--from", dest="format", required=True, metavar="FORMAT", help="hf: Hugging Face transformers")
+    parser.add_argument(
+        "folder", metavar="DIR", help=f"what save_pretrained of transformers wrote: {families.titles('or')}"
+    )
+    parser.add_argument(
+        "--from",
+        action=bounds.AsTyped,
+        dest="format",
+        required=True,
+        metavar="FORMAT",
+        help="hf: Hugging Face transformers",
+    )
     parser.add_argument("--workdir", required=True, metavar="RUN", help="the run directory to make, local or gs://")
     parser.add_argument(
         "--tokenizer",
@@ -24,7 +35,14 @@ def add_import_flags(parser) -> None:
 
 def add_export_flags(parser) -> None:
     parser.add_argument("--workdir", required=True, metavar="RUN", help="the run directory, local or gs://")
-    parser.add_argument("--to", dest="format", required=True, metavar="FORMAT", help="hf: Hugging Face transformers")
+    parser.add_argument(
+        "--to",
+        action=bounds.AsTyped,
+        dest="format",
+        required=True,
+        metavar="FORMAT",
+        help="hf: Hugging Face transformers",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
     parser.add_argument("--step", type=int, default=None, help="of the checkpoint (default: the newest)")
     parser.add_argument("--ema", action="store_true", help="use the averaged parameters")
@@ -69,6 +87,8 @@ def run_export(args) -> None:
             f"without a tokenizer: transformers has none like {loaded.tokenizer.kind!r};"
             f" encode with gptjax, from {loaded.directory.tokenizer}"
         )
+    for note in about["notes"]:
+        print(f"note: {note}")
 
 
 def _check_format(flag: str, given: str) -> None:

@@ -232,11 +232,7 @@ def _splits(splits: dict) -> str:
     for split, n in splits.items():
         ratio = f"{n['bytes'] / n['tokens']:.3f}" if n["tokens"] else ""
         rows.append((split, *(f"{n[name]:,}" for name in ("documents", "tokens", "bytes")), ratio))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        row[0].ljust(widths[0]) + "".join("  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))
-        for row in rows
-    )
+    return "\n".join(terminal.columns(rows, left=1))
 
 
 def _cleaning(report: dict) -> str:

@@ -3,6 +3,7 @@
 import json
 import sys
 
+from gptjax.config import bounds
 from gptjax.errors import UserError
 
 SETTINGS = (  # of generation.Settings: flag, type, help
@@ -27,7 +28,11 @@ def add_flags(parser) -> None:
     )
     parser.add_argument("--prompts_file", metavar="FILE", help="a prompt on each line, instead")
     parser.add_argument(
-        "--num_samples", type=int, dest="num_return_sequences", help="the same as --num_return_sequences"
+        "--num_samples",
+        type=int,
+        action=bounds.AsTyped,
+        dest="num_return_sequences",
+        help="the same as --num_return_sequences",
     )
     for name, kind, text in SETTINGS:
         parser.add_argument(f"--{name}", type=kind, default=None, help=text)
@@ -62,12 +67,14 @@ def settings(args) -> dict:
 
 
 def run(args, settings: dict) -> None:
+    from gptjax.config import config_file
     from gptjax.run import run
 
     prompts = _prompts(args)
     if args.stream and len(prompts) > 1:
         raise UserError(f"--stream prints one text as it comes, but {args.prompts_file} has {len(prompts)} prompts.")
-    loaded = run.load(args.workdir, args.step, dtype=args.dtype, mesh=args.mesh, ema=args.ema)
+    mesh = None if args.mesh is None else config_file.parse_mesh(args.mesh)
+    loaded = run.load(args.workdir, args.step, dtype=args.dtype, mesh=mesh, ema=args.ema)
     if args.stream:
         print(prompts[0] or "", end="", flush=True)
         loaded.generate(prompts, callback=lambda _, piece: print(piece, end="", flush=True), **settings)

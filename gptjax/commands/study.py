@@ -1,6 +1,7 @@
 """`gptjax study plan|run|status|fit`: how a scaling study is asked for. What each does is in `study/`."""
 
 from gptjax.commands import study_fit, study_plan
+from gptjax.study.running.launching import LAUNCHERS
 
 
 def add_flags(parser) -> None:
@@ -21,7 +22,7 @@ def _add_run_flags(parser) -> None:
     parser.add_argument("study", metavar="STUDY", help="a study file, as those in configs/studies/")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the study, local or gs://")
     parser.add_argument("--max_flops", type=float, metavar="C", help="refuse a study of more exact FLOPs")
-    parser.add_argument("--launcher", default="local", metavar="NAME", help="local | slurm | xpk | queued_resource")
+    parser.add_argument("--launcher", default="local", metavar="NAME", help=" | ".join(LAUNCHERS))
     parser.add_argument(
         "--launcher_flag",
         action="append",

@@ -7,10 +7,9 @@ import sys
 import time
 
 from gptjax.errors import UserError, choose
+from gptjax.study.methods.catalogue import METHODS
 from gptjax.study.results import numbers, reasons
-from gptjax.terminal import Progress, finite, si
-
-METHODS = ("parametric", "isoflop", "kaplan", "envelope")
+from gptjax.terminal import Progress, columns, finite, si
 
 
 def add_flags(parser) -> None:
@@ -77,13 +76,12 @@ def _request(args):
         choose(dict.fromkeys((*METHODS, "all")), args.method, "--method")
     budgets, window = _budgets(args.budgets), _window(args.window)
 
-    from gptjax.study import methods
+    from gptjax.study.methods import catalogue
+    from gptjax.study.methods.method import Options
     from gptjax.study.results import fit
 
-    chosen = METHODS if args.method == "all" else (args.method,)
-    options = methods.Options(
-        chosen, budgets, args.bootstrap, args.delta, seed=args.seed, window=window, holdout=args.holdout
-    )
+    chosen = catalogue.by_default() if args.method == "all" else (args.method,)
+    options = Options(chosen, budgets, args.bootstrap, args.delta, seed=args.seed, window=window, holdout=args.holdout)
     return fit.Request(options, args.params, args.flops, args.family)
 
 
@@ -113,13 +111,13 @@ def _window(text: str) -> float | None:
 
 
 def _columns(args):
-    from gptjax.study.results import columns
+    from gptjax.study.results import columns as csv_columns
 
     if args.columns is not None and not _is_table(args.points):
         raise UserError(
             f"--columns={args.columns} names columns of a CSV file, which {args.points} is not; leave it out."
         )
-    return columns.parse(args.columns)
+    return csv_columns.parse(args.columns)
 
 
 def _is_table(path: str) -> bool:
@@ -192,7 +190,11 @@ def _law(name: str, fit: dict) -> list[str]:
     lines += _aligned([("", "value", "80%", "95%"), *rows])
     standing = [one for one in fit["optima"] if not one.get("refused")]
     best = [
-        (f"C={one['flops']:.3g}", *(_si(one["law"][key]) for key in ("params", "tokens")), _number(one["law"]["loss"]))
+        (
+            f"C={one['flops']:.3g}",
+            *("-" if one["law"][key] is None else si(one["law"][key]) for key in ("params", "tokens")),
+            _number(one["law"]["loss"]),
+        )
         + (_interval(one["interval95"]["params"], si), _interval(one["interval95"]["loss"]))
         for one in standing
     ]
@@ -289,20 +291,12 @@ def _loss_to_loss(found: dict | None) -> list[str]:
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip()
-        for row in rows
-        if len(rows) > 1
-    ]
+    """Below their header; [] where there is nothing below it."""
+    return [f"  {line}".rstrip() for line in columns(rows)] if len(rows) > 1 else []
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.5g}"
-
-
-def _si(value: float | None) -> str:
-    return "-" if value is None else si(value)
 
 
 def _interval(bounds, shown=lambda value: f"{value:.4g}") -> str:

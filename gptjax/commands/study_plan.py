@@ -36,27 +36,14 @@ def run(args) -> int:
         from gptjax.planning import topology
 
         topology.set_environment(args.topology, 1)  # before JAX is imported
+    from gptjax.study.running import identity
+
     study = declaration.load(args.study)
-    runs = declaration.runs(study, vocab_size(study))
+    runs = declaration.runs(study, identity.vocab_size(study.base))
     planned = plan.plan(runs, _clock(args), args.price)
     print(json.dumps(planned, indent=2) if args.json else plan.table(planned))
     plan.Limits(args.max_flops, args.max_cost).check(planned["totals"])
     return 0
-
-
-def vocab_size(study) -> int | None:
-    """Of the base's tokenizer, which is made if need be; None where the base says how large it is."""
-    from gptjax.config import config_file
-    from gptjax.data.tokens.store import prepare
-
-    values = config_file.as_dict(study.base)
-    if values.get("model", {}).get("vocab_size") is not None:
-        return None
-    values["train"] = values.get("train", {}) | {
-        "tokens": None,
-        "steps": values.get("train", {}).get("steps_per_call", 1),
-    }
-    return prepare(config_file.from_dict(values).data).tokenizer.vocab_size
 
 
 def _check_flags(args) -> None:

@@ -7,7 +7,6 @@ import tempfile
 import typing
 
 from gptjax import terminal
-from gptjax.config import config_file
 from gptjax.errors import UserError, first_line
 from gptjax.storage import folder_kinds
 from gptjax.study.declare import plan
@@ -22,7 +21,7 @@ class FileSource:
         from gptjax.study.declare import declaration
 
         self._study, self._batched = declaration.load(path), batched
-        self._vocab_size = _vocab_size(self._study.base)
+        self._vocab_size = identity.vocab_size(self._study.base)
         self.declared = {"file": path, **_as_json(self._study)}
 
     def runs(self, results: dict[str, float]) -> list:
@@ -38,9 +37,9 @@ class FileSource:
     def groups(self, configs: dict[str, typing.Any]) -> list[list[str]]:
         if not self._batched:
             return []
-        from gptjax.study import batched
+        from gptjax.study.lanes import grouping
 
-        return batched.groups(configs)
+        return grouping.groups(configs)
 
 
 def _as_json(study) -> dict:
@@ -49,15 +48,6 @@ def _as_json(study) -> dict:
     return json.loads(
         json.dumps(fields, default=lambda value: getattr(value, "name", None) or dataclasses.asdict(value))
     )
-
-
-def _vocab_size(base) -> int | None:
-    """Of the text of a study's base config; None: the base says it. Raises UserError: the text cannot be had."""
-    values = config_file.as_dict(base)
-    if values.get("model", {}).get("vocab_size") is not None:
-        return None
-    config = config_file.from_dict({"data": values.get("data", {}), "train": {"steps": 1}})
-    return identity.Texts().of(config).vocab_size
 
 
 def run(args) -> int:

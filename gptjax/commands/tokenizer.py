@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+from gptjax.config.fields import DataConfig
 from gptjax.errors import UserError
 from gptjax.storage import outputs
 
@@ -26,7 +27,9 @@ def add_flags(parser) -> None:
     _add_source_flags(train, required=True)
     train.add_argument("--vocab_size", type=int, required=True, metavar="N", help="tokens, special ones included")
     train.add_argument("--out", required=True, metavar="DIR", help="a folder to make, local or gs://")
-    train.add_argument("--train_bytes", type=float, default=100e6, metavar="N", help="of text to train on, at most")
+    train.add_argument(
+        "--train_bytes", type=float, default=DataConfig.TRAIN_BYTES, metavar="N", help="of text to train on, at most"
+    )
     train.add_argument(
         "--val_fraction",
         type=float,

@@ -1,1 +1,11 @@
-"""Every field of a run's config, its checks, and configs from files."""
+"""Every field of a run's config, what it may be, and configs from files.
+
+fields           the sections and their fields: type, default, meaning, and a word for what changing one does
+changes          what follows from that word: at a resume, for a branch, in a study, for a compiled step
+removed          fields there once were, and the value that each always has now
+checks           what may be, and what goes together; made once, when a Config is made
+bounds           how large a number may be
+mixture_weights  the weights of a mixture's sources
+values           a Config from nested mappings, such as config.json
+config_file      a Config from what people write: a file, the command line, --mesh
+"""

@@ -5,6 +5,7 @@ and what fits together, are `validate`'s. Every integer that no row names is a c
 one that float32 tells from 0 and from infinity.
 """
 
+import argparse
 import dataclasses
 import math
 
@@ -38,9 +39,7 @@ FIELDS = {
     "model.scan_unroll": (10_000, "no more than model.n_layers"),
     "data.weight_stages": TEXT,
     "data.tokenizer_vocab_size": (2**24, "no more than model.vocab_size"),
-    "data.tokenizer_train_bytes": TEXT,
     "data.seed": (2**64 - 1, "the order of rows is hashed in uint64"),
-    "data.prefetch": (2**16, "batches that wait in the memory of this host"),
     "data.prefetch_workers": HOST,
     "optim.warmup_tokens": TEXT,
     "optim.decay_tokens": TEXT,
@@ -51,9 +50,7 @@ FIELDS = {
     "train.tokens": TEXT,
     "train.batch_ramp_tokens": TEXT,
     "train.seed": (2**32 - 1, "jax.random.key takes 32 bits: a larger seed would be that of another run"),
-    "train.watchdog_factor": SECONDS,
-    "train.watchdog_seconds": SECONDS,
-    "train.watchdog_other_seconds": SECONDS,
+    "train.stall_seconds": SECONDS,
     "checkpoint.every_minutes": SECONDS,
     "eval.max_tokens": TEXT,
     "eval.sample_tokens": LONGEST,
@@ -80,6 +77,14 @@ FLAGS = {  # of commands; those that stand for a field of a config are checked w
     "seconds": SECONDS,
 }
 MAY_BE_EMPTY = {"prompt", "text", "stop", "special", "allow_change", "separator"}  # text flags
+
+
+class AsTyped(argparse.Action):
+    """Of a flag that is kept under another name than it is typed: what is wrong with its value is said of that (`typed`)."""
+
+    def __call__(self, parser, args, value, option_string=None) -> None:
+        setattr(args, self.dest, value)
+        args.typed = {f"--{self.dest}": option_string}  # of which a command has one
 
 
 def check_config(config) -> None:

@@ -7,7 +7,8 @@ Names that select code (an optimizer, a norm, a source ...) are checked where th
 import dataclasses
 import math
 
-from gptjax.config import bounds, catalogue
+from gptjax import schedule
+from gptjax.config import bounds, catalogue, text_kinds
 from gptjax.config.mixture_weights import check_weights
 from gptjax.errors import UserError, choose, shorten
 
@@ -135,17 +136,16 @@ def _check_parametrization(m) -> None:
 
 
 def _check_data(d) -> None:
-    _at_least(1, d, "data", "tokenizer_vocab_size", "tokenizer_train_bytes")
-    _at_least(0, d, "data", "prefetch", "prefetch_workers", "seed")
+    _at_least(1, d, "data", "tokenizer_vocab_size")
+    _at_least(0, d, "data", "prefetch_workers", "seed")
     _in_unit_interval(d, "data", "val_fraction")
     _one_of(d.val_split, ("tail", "document"), "data.val_split")
-    needs_path = d.source in ("text", "jsonl", "parquet", "arrayrecord", "warc", "hf", "prepared")
-    what = "a name such as 'wikitext'" if d.source == "hf" else "a file, folder or glob"
-    _require(not needs_path or d.path, f"data.source={d.source!r} needs data.path, {what}.")
-    _require(d.source != "tfds" or d.tfds_name, "data.source='tfds' needs data.tfds_name, such as 'lm1b'.")
+    if (kind := text_kinds.SOURCES.get(d.source)) is None or kind.needs is None:
+        return
+    _require(getattr(d, kind.needs), f"data.source={d.source!r} needs data.{kind.needs}, {kind.example}.")
     _require(
-        d.path is None or d.source != "tfds",
-        f"data.path={d.path!r} is set, but data.source='tfds' reads data.tfds_name; set one.",
+        d.path is None or kind.needs == "path",
+        f"data.path={d.path!r} is set, but data.source={d.source!r} reads data.{kind.needs}; set one.",
     )
 
 
@@ -204,10 +204,7 @@ def _check_optim(o) -> None:
     _require(o.skip_sigma > 0, f"optim.skip_sigma={o.skip_sigma} must be positive; optim.skip='none' is off.")
     _not_both(o, "optim", "warmup_steps", "warmup_tokens")
     _not_both(o, "optim", "decay_steps", "decay_tokens")
-    _require(
-        o.schedule != "rsqrt" or o.warmup_steps or o.warmup_tokens,
-        "optim.schedule='rsqrt' starts at the end of the warmup; set optim.warmup_steps or optim.warmup_tokens.",
-    )
+    schedule.check(o)
 
 
 def _check_mesh(config) -> None:
@@ -230,11 +227,11 @@ def _check_train(config) -> None:
         1, t, "train", "steps", "tokens", "batch_size", "microbatches", "steps_per_call", "vocab_chunks", "log_every"
     )
     _at_least(1, t, "train", "batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")
-    _at_least(0, t, "train", "seed", "z_loss", "max_rollbacks", "rollback_margin")
+    _at_least(0, t, "train", "seed", "z_loss", "max_rollbacks")
     _at_least(1, t, "train", "max_skips")
-    for field in ("watchdog_factor", "watchdog_seconds", "watchdog_other_seconds"):
-        value = getattr(t, field)
-        _require(value is None or value > 0, f"train.{field}={value} must be positive; watchdog_factor=None is off.")
+    stall = t.stall_seconds
+    _require(stall is None or stall > 0, f"train.stall_seconds={stall} must be positive; None is off.")
+    _check_start(t)
     _not_both(t, "train", "steps", "tokens")
     _require(t.steps or t.tokens, "the run has no length; set train.steps or train.tokens.")
     _require(
@@ -258,6 +255,21 @@ def _check_train(config) -> None:
             1 <= first <= last, f"train.profile_steps={t.profile_steps} is not (first, last) with 1 <= first <= last."
         )
     _check_ramp(t)
+
+
+def _check_start(t) -> None:
+    _require(
+        t.start_step is None or t.start_from is not None,
+        f"train.start_step={t.start_step!r} is of train.start_from, which is None; give that too, or neither.",
+    )
+    _require(
+        t.start_step in (None, "best") or bounds.whole_number(t.start_step) is not None,
+        f"train.start_step={t.start_step!r} is no step of a run; give the number of a checkpoint, 'best', or None.",
+    )
+    _require(
+        t.trainable is None or all(pattern.strip() for pattern in t.trainable.split(",")),
+        f"train.trainable={t.trainable!r} has an empty name in it; give names or globs with a comma between, or None.",
+    )
 
 
 def _check_ramp(t) -> None:
@@ -331,8 +343,6 @@ def _check_cadence(config) -> None:
 
 def _check_kept(config) -> None:
     """Steps that are never reached would never be saved, and nobody told."""
-    from gptjax import schedule
-
     per_call, last = config.train.steps_per_call, schedule.total_steps(config)
     _require(
         last <= bounds.INT32,

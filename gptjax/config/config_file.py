@@ -1,49 +1,24 @@
 """A Config from what people write: a Python file, `--config.section.field=value`, the short flags of `gptjax plan`.
 
-A config file defines `get_config()`, which returns an `ml_collections.ConfigDict` that names only what
-differs from the defaults; a JSON file holds the same, such as the config.json of a run. `load_config` reads the file, applies the overrides, and turns the result into a `Config`:
-an unknown name is an error with the nearest one, a value of another type too.
+A config file defines `get_config()`, which returns an `ml_collections.ConfigDict` that names only what differs from the
+defaults; a JSON file holds the same, such as the config.json of a run. `load_config` reads the file, applies the overrides,
+and turns the result into a `Config` (`values.py`).
 """
 
 import ast
 import collections
-import dataclasses
 import importlib.util
 import json
-import math
 import pathlib
 import sys
-import types
 import typing
 
 from etils import epath
 
-from gptjax.config import bounds
+from gptjax.config import bounds, removed
 from gptjax.config.fields import Config, MeshConfig
+from gptjax.config.values import from_dict, kind_of, mapping, typed
 from gptjax.errors import UserError, choose, did_you_mean
-
-
-def from_dict(values) -> Config:
-    """A Config from nested mappings (a dict, a ConfigDict). Raises UserError for an unknown key or a wrong type."""
-    sections = {}
-    if not hasattr(values, "items"):
-        raise UserError(
-            f"a config of type {type(values).__name__} has no sections; expected a JSON object or ConfigDict."
-        )
-    for name, fields in values.items():
-        section = _lookup(Config, name, "config section")
-        given = _mapping(fields, name, section).items()
-        sections[name] = section(**{k: _typed(_lookup(section, k, name), v, f"{name}.{k}") for k, v in given})
-    return Config(**sections)
-
-
-def _mapping(fields, name: str, section):
-    if not hasattr(fields, "items"):
-        raise UserError(
-            f"config section {name}={fields!r} is not a mapping;"
-            f" give its fields, as in {name}.{_fields(section)[0]}=..."
-        )
-    return fields
 
 
 def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
@@ -55,23 +30,41 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
     for override in overrides:
         key, equals, text = override.partition("=")
         section_name, _, field = key.partition(".")
-        section = _lookup(Config, section_name, "config section")
+        section = kind_of(Config, section_name, "config section")
         if not equals or not field:
             raise UserError(f"--config.{override}: expected --config.{section_name}.FIELD=VALUE.")
-        value = _typed(_lookup(section, field, section_name), _parse(text), key, text)
-        _mapping(values.setdefault(section_name, {}), section_name, section)[field] = value
-    return from_dict(values)
+        if key in removed.REMOVED:
+            removed.check(key, _parse(text), removed.refuse)
+            continue
+        value = typed(kind_of(section, field, section_name), _parse(text), key, text)
+        mapping(values.setdefault(section_name, {}), section_name, section)[field] = value
+    return from_dict(values, removed.harmless if path.endswith(".json") else removed.refuse)
 
 
-def mesh_sizes(text: str) -> dict[str, int]:
-    """{"fsdp": 64, "tensor": 8} of "fsdp=64,tensor=8". Raises UserError: other words, an axis twice."""
+def parse_mesh(mesh: str | dict, called: str = "--mesh") -> dict[str, int]:
+    """{axis: size} of all axes, from "fsdp=64,tensor=8" or a dict of the same; axes that are not named are 1.
+
+    called: what the user gave it as. Raises UserError: it is neither, an axis that there is not, a size that is none.
+    """
+    if not isinstance(mesh, str | dict):
+        raise UserError(f"{called}={mesh!r} is no mesh; expected text such as 'fsdp=4,tensor=2', or a dict of sizes.")
+    sizes = _sizes_written(mesh, called) if isinstance(mesh, str) else mesh
+    for axis, size in sizes.items():
+        choose(dict.fromkeys(MeshConfig.AXES), axis, f"{called}: the axis")
+        if not isinstance(size, int) or size < -1 or size == 0 or list(sizes.values()).count(-1) > 1:
+            raise UserError(
+                f"{called}={mesh}: {axis}={size!r} is no size; expected 1, 2, ..., or -1, once, for all that is left."
+            )
+    return dict.fromkeys(MeshConfig.AXES, 1) | sizes
+
+
+def _sizes_written(text: str, called: str) -> dict[str, int]:
     pairs = [pair.partition("=") for pair in text.split(",")]
     if not all(axis and bounds.whole_number(size.removeprefix("-")) is not None for axis, _, size in pairs):
-        raise UserError(f"--mesh={text}: expected axes and sizes, as in --mesh=fsdp=64,tensor=8.")
+        raise UserError(f"{called}={text}: expected axes and sizes, as in {called}=fsdp=64,tensor=8.")
     for axis, count in collections.Counter(axis for axis, _, _ in pairs).items():
         if count > 1:
-            raise UserError(f"--mesh={text} gives {axis} twice; give each axis once.")
-        choose(dict.fromkeys(MeshConfig.AXES), axis, "--mesh: the axis")
+            raise UserError(f"{called}={text} gives {axis} twice; give each axis once.")
     return {axis: int(size) for axis, _, size in pairs}
 
 
@@ -79,8 +72,7 @@ def plan_overrides(args) -> list[str]:
     """Overrides that the short flags of `gptjax plan` stand for. --mesh names all axes that are not 1."""
     overrides = []
     if args.mesh is not None:
-        sizes = dict.fromkeys(MeshConfig.AXES, 1) | mesh_sizes(args.mesh)
-        overrides += [f"mesh.{axis}={size}" for axis, size in sizes.items()]
+        overrides += [f"mesh.{axis}={size}" for axis, size in parse_mesh(args.mesh).items()]
     short = {"train.batch_size": args.batch, "train.microbatches": args.microbatches, "model.remat": args.remat}
     return overrides + [f"{key}={value}" for key, value in short.items() if value is not None]
 
@@ -89,11 +81,12 @@ def run_file(path: str, flag: str, function: str, returns: str):
     """What a function of a Python file returns. Raises UserError, in terms of the flag that named the file."""
     file = pathlib.Path(path)
     if not file.is_file():
-        raise UserError(f"{flag}={path}: no such file{did_you_mean(file.name, _siblings(file))}.")
+        raise UserError(f"{flag}={path}: no such file{did_you_mean(file.name, _siblings(file), '.')}")
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     if spec is None:
         raise UserError(f"{flag}={path} is not a Python file; expected NAME.py with a {function}().")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the types of a class that the file makes
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, function):
@@ -133,20 +126,6 @@ def as_dict(values) -> dict:
     return {k: as_dict(v) if hasattr(v, "items") else v for k, v in values.items()}
 
 
-def _fields(section) -> list[str]:
-    return [f.name for f in dataclasses.fields(section)]
-
-
-def _lookup(cls, name: str, where: str):
-    hints = {field: kind for field, kind in typing.get_type_hints(cls).items() if field in _fields(cls)}
-    if name not in hints:
-        known = where if cls is Config else f"{where} field"
-        raise UserError(
-            f"unknown {known} {name!r}{did_you_mean(name, _fields(cls))}; there are: {', '.join(_fields(cls))}."
-        )
-    return hints[name]
-
-
 def _parse(text: str):
     """A command-line value: a Python literal, `true`/`false`/`none` in any case, otherwise a string."""
     words = {"true": True, "false": False, "none": None}
@@ -156,81 +135,3 @@ def _parse(text: str):
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
-
-
-def _typed(kind, value, key: str, text: str | None = None):
-    """value as the field's type. An int serves as a float, a whole float (3e9) as an int, a list as a tuple.
-
-    text: how the value was written on the command line; a string field takes it as it stands.
-    """
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value is None and type(None) in options:
-        return None
-    if str in options and text is not None:
-        return value if isinstance(value, str) else text
-    for option in options:
-        members = typing.get_args(option)
-        if typing.get_origin(option) is dict and hasattr(value, "items"):
-            return {str(k): _typed(members[1], v, f"{key}[{k!r}]") for k, v in value.items()}
-        if typing.get_origin(option) is tuple and isinstance(value, (tuple, list)):
-            if members[-1] is Ellipsis:
-                return tuple(_typed(members[0], v, f"{key}[{i}]") for i, v in enumerate(value))
-            if len(members) == len(value):
-                return tuple(_typed(member, v, key) for member, v in zip(members, value))
-        if option in _CONVERTERS and _CONVERTERS[option](value) is not None:
-            return _CONVERTERS[option](value)
-    wanted = " or ".join("None" if o is type(None) else str(o) if typing.get_args(o) else o.__name__ for o in options)
-    shown = (text or repr(value)) if text is not None or not isinstance(value, int) else bounds.shown(value)
-    if {int, float} & set(options) and _is_not_finite(value):
-        raise UserError(f"{key}={shown} must be finite.")
-    if {int, float} & set(options) and _is_too_long(value):
-        raise UserError(f"{key}={_cut(shown)} has too many digits; expected {wanted}.")
-    if text is not None and not text.strip():
-        raise UserError(f"{key}= is empty; expected {wanted}.")
-    raise UserError(f"{key}={_cut(shown)} is {_article(type(value).__name__)}; expected {wanted}.")
-
-
-def _is_not_finite(value) -> bool:
-    """Of a number, or of the words for one: nan, inf, -Infinity."""
-    if isinstance(value, str):
-        return value.strip().lstrip("+-").lower() in ("nan", "inf", "infinity")
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-def _is_too_long(value) -> bool:
-    """Of a number that Python does not read, having so many digits."""
-    digits = value.strip().lstrip("+-") if isinstance(value, str) else ""
-    return digits.isdecimal() and len(digits) > bounds.LONGEST_NUMBER
-
-
-def _cut(shown: str) -> str:
-    """In one line that can be read."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
-
-
-def _article(noun: str) -> str:
-    if noun == "NoneType":
-        return "None"
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
-
-
-def _number(value) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole or (isinstance(value, float) and math.isfinite(value))
-
-
-def _real(value: float) -> float:
-    """As a float; of a whole number beyond all floats one beyond float32, which `bounds` refuses."""
-    try:
-        return float(value)
-    except OverflowError:
-        return sys.float_info.max if value > 0 else -sys.float_info.max
-
-
-_CONVERTERS = {  # field type -> value in that type, or None if it is not one
-    bool: lambda value: value if isinstance(value, bool) else None,
-    int: lambda value: int(value) if _number(value) and value == int(value) else None,
-    float: lambda value: _real(value) if _number(value) else None,
-    str: lambda value: value if isinstance(value, str) else None,
-}

@@ -1,59 +1,70 @@
 """The typed config of a run: one frozen dataclass per section, every default here and nowhere else.
 
-A `Config` is checked once, when it is made; from there on nothing asks whether a value makes sense. How it is read
-from a file and changed on the command line: `config_file.py`.
+Each field says what it holds, in which unit, and, in one word of `changes.WORDS`, what a change of it changes; most change
+the numbers of the training, and say nothing. A `Config` is checked once, when it is made; from there on nothing asks
+whether a value makes sense. How it is read from a file and changed on the command line: `config_file.py`.
 
-`None` means off, or "derive it" where the comment says so. Lengths are in tokens, batches in sequences.
+`None` means off, or "derive it" where the field says so. Lengths are in tokens, batches in sequences.
 """
 
 import dataclasses
 import typing
 
-from gptjax.config import catalogue, checks
+from gptjax.config import catalogue, checks, text_kinds
+from gptjax.errors import UserError
+
+
+def setting(default, meaning: str, changes: str = "training") -> typing.Any:
+    """A field of a section. meaning: what it holds, its unit, its choices; changes: a word of `changes.WORDS`."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "changes": changes})
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A decoder-only transformer, or an LSTM, which takes fewer of these (catalogue.py). The defaults are GPT-2 small."""
 
-    architecture: str = "gpt"  # gpt | lstm
-    vocab_size: int | None = None  # entries; None: the tokenizer's
-    context_length: int = 1024  # tokens
-    n_layers: int = 12
-    d_model: int = 768
-    n_heads: int = 12
-    n_kv_heads: int | None = None  # grouped-query attention; None: n_heads
-    head_dim: int | None = None  # None: d_model / n_heads
-    d_ff: int | None = None  # width of the MLP; None: 4 * d_model
-    norm: str = "layernorm"  # layernorm | rmsnorm
-    norm_position: str = "pre"  # pre (GPT-2, GPT-3) | post (GPT-1)
-    norm_eps: float = 1e-5
-    final_norm: bool = True  # a norm before the head
-    mlp: str = "gelu_tanh"  # gelu_tanh | gelu | relu2 | swiglu
-    position: str = "learned"  # learned | rope
-    rope_theta: float = 10000.0  # base period of the rotary embedding, in tokens
-    bias: bool = True  # on every linear map and LayerNorm
-    tied_head: bool = True  # the output matrix is the token embedding
-    qk_norm: bool = False  # RMS-normalise queries and keys per head
-    logit_softcap: float | None = None  # c: logits become c * tanh(logits / c)
-    band_width: int | None = None  # tokens seen by every second layer (GPT-3's sparse layers); None: all dense
-    embed_dropout: float = 0.0
-    attention_dropout: float = 0.0
-    residual_dropout: float = 0.0  # lstm: of each layer's output
-    init_std: float = 0.02
-    position_init_std: float = 0.02
-    scale_residual_init: bool = True  # std of the maps into the residual stream times 1/sqrt(2 n_layers)
-    parametrization: str = "standard"  # standard | mup | completep: what width and depth do to the numbers of optim
-    base_width: int | None = None  # mup, completep: d_model at which those numbers hold
-    base_depth: int | None = None  # completep: n_layers, likewise
-    base_d_ff: int | None = None  # mup, completep: d_ff there; None: in proportion to width
-    attention_scale: str | None = (
-        None  # of q k: sqrt (1/sqrt(head_dim)) | linear (1/head_dim); None: by parametrization
+    architecture: str = setting("gpt", "kind of model: gpt | lstm")
+    vocab_size: int | None = setting(None, "entries of the vocabulary; None: the tokenizer's")
+    context_length: int = setting(1024, "tokens in a sequence")
+    n_layers: int = setting(12, "transformer blocks, or LSTM layers")
+    d_model: int = setting(768, "width of the residual stream, or of an LSTM's state")
+    n_heads: int = setting(12, "attention heads of a layer")
+    n_kv_heads: int | None = setting(None, "heads of keys and values (grouped-query attention); None: n_heads")
+    head_dim: int | None = setting(None, "width of a head; None: d_model / n_heads")
+    d_ff: int | None = setting(None, "width of the MLP; None: 4 * d_model")
+    norm: str = setting("layernorm", "normalisation: layernorm | rmsnorm")
+    norm_position: str = setting("pre", "before or after what a layer adds: pre (GPT-2, GPT-3) | post (GPT-1)")
+    norm_eps: float = setting(1e-5, "added to the variance before its root")
+    final_norm: bool = setting(True, "a norm before the head")
+    mlp: str = setting("gelu_tanh", "activation of the MLP: gelu_tanh | gelu | relu2 | swiglu")
+    position: str = setting("learned", "how positions are told: learned | rope")
+    rope_theta: float = setting(10000.0, "base period of the rotary embedding, in tokens")
+    bias: bool = setting(True, "a bias on every linear map and LayerNorm")
+    tied_head: bool = setting(True, "the output matrix is the token embedding")
+    qk_norm: bool = setting(False, "RMS-normalise queries and keys per head")
+    logit_softcap: float | None = setting(None, "c: logits become c * tanh(logits / c)")
+    band_width: int | None = setting(None, "tokens seen by every second layer (GPT-3's sparse layers); None: all dense")
+    embed_dropout: float = setting(0.0, "part of the entries of the embeddings that is zeroed")
+    attention_dropout: float = setting(0.0, "part of the attention weights, likewise")
+    residual_dropout: float = setting(0.0, "part of what each layer adds, likewise; lstm: of each layer's output")
+    init_std: float = setting(0.02, "standard deviation of the initial matrices")
+    position_init_std: float = setting(0.02, "standard deviation of the initial learned positions")
+    scale_residual_init: bool = setting(True, "std of the maps into the residual stream times 1/sqrt(2 n_layers)")
+    parametrization: str = setting(
+        "standard", "standard | mup | completep: what width and depth do to the numbers of optim"
     )
-    dtype: str = "bfloat16"  # of the matmuls: bfloat16 | float32; parameters: see optim.param_dtype
-    attention: str = "auto"  # kernel: auto | xla | cudnn | splash
-    remat: str = "none"  # recomputed backward: none | dots | attention | full | offload (full, inputs on the host)
-    scan_unroll: int = 1  # periods of layers in an iteration of the scan: more is faster on a CPU, slower to compile
+    base_width: int | None = setting(None, "mup, completep: d_model at which those numbers hold")
+    base_depth: int | None = setting(None, "completep: n_layers, likewise")
+    base_d_ff: int | None = setting(None, "mup, completep: d_ff there; None: in proportion to width")
+    attention_scale: str | None = setting(
+        None, "of q k: sqrt (1/sqrt(head_dim)) | linear (1/head_dim); None: by parametrization"
+    )
+    dtype: str = setting("bfloat16", "of the matmuls: bfloat16 | float32; parameters: see optim.param_dtype")
+    attention: str = setting("auto", "kernel: auto | xla | cudnn | splash", "rounding")
+    remat: str = setting(
+        "none", "recomputed backward: none | dots | attention | full | offload (full, inputs on host)", "rounding"
+    )
+    scan_unroll: int = setting(1, "periods of layers in an iteration of the scan; more: faster on a CPU", "rounding")
 
     @property
     def has_attention(self) -> bool:
@@ -101,40 +112,49 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    source: str = (
-        "corpus"  # corpus (ships with gptjax) | text | jsonl | parquet | arrayrecord | warc | tfds | hf | prepared
+    TRAIN_BYTES: typing.ClassVar = 100_000_000  # of text that a SentencePiece model is trained on, at most
+
+    source: str = setting(
+        "corpus",
+        "kind: corpus (ships with gptjax) | text | jsonl | parquet | arrayrecord | warc | tfds | hf | prepared",
     )
-    path: str | None = None  # a file, folder or glob, a folder of `gptjax prepare`, or hf's NAME[/CONFIG]; alone: text
-    text_field: str = "text"  # jsonl, parquet, tfds, hf: the field that holds the document
-    separator: str | None = None  # text: a line that parts two documents; None: one document a file
-    tfds_name: str | None = None  # such as "lm1b" or "wikipedia/20230601.en:1.0.0"
-    tfds_split: str = "train"
-    tfds_dir: str | None = None  # None: TFDS's own default
-    hf_split: str = "train"
-    mixture: dict[str, str] | None = None  # instead of source: {name: "KIND:PATH" or a folder of `gptjax prepare`}
-    weights: dict[str, float] | None = None  # of the mixture's rows, on any scale; None: as many as each source has
-    weight_stages: tuple[
-        tuple[int, dict[str, float]], ...
-    ] = ()  # (tokens, weights): other weights from so many tokens on
-    val_fraction: float = 0.1  # of the text, held out
-    val_split: str = "tail"  # tail (the last characters) | document (documents chosen by hash)
-    tokenizer: str | None = (
-        None  # bytes | chars | sentencepiece | gpt2 | hf; None: a prepared folder's, else sentencepiece
+    path: str | None = setting(
+        None, "a file, folder, glob, folder of `gptjax prepare`, or hf's NAME[/CONFIG]; alone: text", "place"
     )
-    tokenizer_path: str | None = None  # a trained SentencePiece model, gpt2's vocabulary, hf's tokenizer.json
-    tokenizer_vocab_size: int = 32000  # entries of a SentencePiece model trained here
-    tokenizer_train_bytes: int = 100_000_000  # of text the tokenizer is trained on, at most
-    packing: str = "concat"  # concat (documents end to end, cut into rows) | best_fit (whole documents, kept apart)
-    mask_documents: bool = False  # concat: packed documents don't see each other, positions restart
-    objective: str = "next_token"  # next_token | fim | prefix_lm | masked_lm | span_corruption
-    fim_rate: float = 0.5  # fim: the part of documents whose middle moves to the end
-    fim_spm_rate: float = 0.5  # fim: the part of those that begin with the suffix
-    mask_rate: float = 0.15  # masked_lm, span_corruption: the part of tokens that is hidden
-    span_length: float = 3.0  # span_corruption: mean length of a hidden span, in tokens
-    cache_dir: str = "~/.cache/gptjax"  # where tokens are kept between runs
-    seed: int = 0  # of the order of the rows
-    prefetch: int = 2  # batches read ahead
-    prefetch_workers: int = 0  # processes that read them; 0: a thread of this one
+    text_field: str = setting("text", "jsonl, parquet, tfds, hf: the field that holds the document")
+    separator: str | None = setting(None, "text: a line that parts two documents; None: one document a file")
+    tfds_name: str | None = setting(None, 'tfds: the dataset, such as "lm1b" or "wikipedia/20230601.en:1.0.0"')
+    tfds_split: str = setting("train", "tfds: the split that is trained on")
+    tfds_dir: str | None = setting(None, "tfds: where its datasets lie; None: TFDS's own default", "place")
+    hf_split: str = setting("train", "hf: the split that is trained on")
+    mixture: dict[str, str] | None = setting(None, 'instead of source: {name: "KIND:PATH" or a folder}', "place")
+    weights: dict[str, float] | None = setting(
+        None, "of the mixture's rows, on any scale; None: as many as each source has"
+    )
+    weight_stages: tuple[tuple[int, dict[str, float]], ...] = setting(
+        (), "(tokens, weights): others from so many tokens on"
+    )
+    val_fraction: float = setting(0.1, "part of the text that is held out")
+    val_split: str = setting("tail", "which part: tail (the last characters) | document (documents chosen by hash)")
+    tokenizer: str | None = setting(
+        None, "kind: bytes | chars | sentencepiece | gpt2 | hf; None: a prepared folder's, else sentencepiece"
+    )
+    tokenizer_path: str | None = setting(
+        None, "a trained SentencePiece model, gpt2's vocabulary, hf's tokenizer.json", "place"
+    )
+    tokenizer_vocab_size: int = setting(32000, "entries of a SentencePiece model trained here")
+    packing: str = setting(
+        "concat", "rows: concat (documents end to end, cut) | best_fit (whole documents, kept apart)"
+    )
+    mask_documents: bool = setting(False, "concat: packed documents don't see each other, positions restart")
+    objective: str = setting("next_token", "what is learnt: next_token | fim | prefix_lm | masked_lm | span_corruption")
+    fim_rate: float = setting(0.5, "fim: the part of documents whose middle moves to the end")
+    fim_spm_rate: float = setting(0.5, "fim: the part of those that begin with the suffix")
+    mask_rate: float = setting(0.15, "masked_lm, span_corruption: the part of tokens that is hidden")
+    span_length: float = setting(3.0, "span_corruption: mean length of a hidden span, in tokens")
+    cache_dir: str = setting("~/.cache/gptjax", "where tokens are kept between runs", "nothing")
+    seed: int = setting(0, "seed of the order of the rows")
+    prefetch_workers: int = setting(0, "processes that read batches ahead; 0: a thread of this one", "nothing")
 
     @property
     def documents_apart(self) -> bool:
@@ -144,44 +164,54 @@ class DataConfig:
     @property
     def sees_ahead(self) -> bool:
         """Whether some tokens are seen by earlier ones too: a batch has prefix_BL."""
-        return self.objective in ("prefix_lm", "masked_lm", "span_corruption")
+        return self._objective.sees_ahead
 
     @property
     def writes_on(self) -> bool:
         """Whether a model learns what follows a text, and not only what is missing in it."""
-        return self.objective not in ("masked_lm", "span_corruption")
+        return self._objective.writes_on
 
     @property
     def predicts_in_place(self) -> bool:
         """Whether a token is predicted at its own position instead of the one before: a batch has target_BL."""
-        return self.objective == "masked_lm"
+        return self._objective.predicts_in_place
+
+    @property
+    def _objective(self) -> text_kinds.Objective:
+        return text_kinds.OBJECTIVES.get(self.objective, text_kinds.NEXT_TOKEN)  # another name is refused with the text
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    name: str = "adamw"  # adamw | adafactor | lion | muon | sgd
-    peak_lr: float = 6e-4
-    schedule: str = "cosine"  # constant | cosine | linear | rsqrt | wsd
-    warmup_steps: int | None = None
-    warmup_tokens: int | None = None  # instead of warmup_steps
-    decay_steps: int | None = None  # end of the decay, warmup included; None: the end of the run
-    decay_tokens: int | None = None  # instead of decay_steps
-    final_lr_fraction: float = 0.1  # of peak_lr, kept after the decay
-    cooldown_fraction: float = 0.2  # wsd: the part of the decay span that cools down
-    beta1: float = 0.9  # adamw, lion, muon's AdamW part
-    beta2: float = 0.95
-    eps: float = 1e-8
-    momentum: float = 0.95  # sgd, muon
-    muon_lr_ratio: float = 0.1  # muon: learning rate of its AdamW part over peak_lr
-    weight_decay: float = 0.1  # decoupled, on matrices; never on biases and gains
-    decay_embeddings: bool = False  # decay the embeddings too, a tied head with them
-    clip_norm: float | None = 1.0  # of the global gradient
-    skip: str = "none"  # updates left out: none | nonfinite (loss or gradient) | outliers (of either, and nonfinite)
-    skip_sigma: float = 6.0  # outliers: standard deviations above the mean
-    skip_window: int = 128  # outliers: updates that mean and deviation are taken over
-    ema_decay: float | None = None  # keeps an exponential moving average of the parameters, in float32
-    moment_dtype: str = "float32"  # of the moments between steps: float32 | bfloat16, rounded stochastically
-    param_dtype: str = "float32"  # of the parameters between steps, likewise
+    name: str = setting("adamw", "optimizer: adamw | adafactor | lion | muon | sgd")
+    peak_lr: float = setting(6e-4, "learning rate at the end of the warmup", "schedule")
+    schedule: str = setting(
+        "cosine", "after the warmup: constant | cosine | linear | rsqrt | wsd, or NAME(PARAMETER=VALUE)", "schedule"
+    )
+    warmup_steps: int | None = setting(
+        None, "steps over which the learning rate rises from 0; None: no warmup", "schedule"
+    )
+    warmup_tokens: int | None = setting(None, "instead of warmup_steps, in tokens", "schedule")
+    decay_steps: int | None = setting(
+        None, "step at which the decay ends, warmup included; None: the end of the run", "schedule"
+    )
+    decay_tokens: int | None = setting(None, "instead of decay_steps, in tokens", "schedule")
+    final_lr_fraction: float = setting(0.1, "part of peak_lr that is kept after the decay", "schedule")
+    cooldown_fraction: float = setting(0.2, "wsd: the part of the decay span that cools down", "schedule")
+    beta1: float = setting(0.9, "adamw, lion, muon's AdamW part: decay of the first average")
+    beta2: float = setting(0.95, "the same: decay of the second average")
+    eps: float = setting(1e-8, "adamw, muon's AdamW part: added to the root of the second average")
+    momentum: float = setting(0.95, "sgd, muon: decay of the average of gradients")
+    muon_lr_ratio: float = setting(0.1, "muon: learning rate of its AdamW part over peak_lr")
+    weight_decay: float = setting(0.1, "decoupled, on matrices; never on biases and gains")
+    decay_embeddings: bool = setting(False, "decay the embeddings too, a tied head with them")
+    clip_norm: float | None = setting(1.0, "largest norm of the global gradient; None: no clipping")
+    skip: str = setting("none", "updates left out: none | nonfinite (loss or gradient) | outliers (of either, too)")
+    skip_sigma: float = setting(6.0, "outliers: standard deviations above the mean")
+    skip_window: int = setting(128, "outliers: updates that mean and deviation are taken over")
+    ema_decay: float | None = setting(None, "of a moving average of the parameters, kept in float32; None: none")
+    moment_dtype: str = setting("float32", "of the moments between steps: float32 | bfloat16, rounded stochastically")
+    param_dtype: str = setting("float32", "of the parameters between steps, likewise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,17 +221,25 @@ class MeshConfig:
     AXES: typing.ClassVar = ("replica", "stage", "fsdp", "sequence", "tensor")  # the last gets neighbouring chips
     DCN_AXES: typing.ClassVar = ("replica", "fsdp")  # those that slices may lie along
 
-    replica: int = 1  # data parallel, parameters copied
-    stage: int = 1  # pipeline parallel: layers sharded
-    fsdp: int = -1  # data parallel, parameters sharded
-    sequence: int = 1  # context parallel: tokens of a sequence sharded
-    tensor: int = 1  # heads, MLP and vocabulary sharded
-    dcn_replica: int = -1  # slices along replica; -1: all that dcn_fsdp leaves
-    dcn_fsdp: int = 1  # slices along fsdp
-    pipeline_microbatches: int | None = None  # parts of a batch that go through the stages; None: one for each stage
-    pipeline_repeats: int = 1  # times a microbatch goes round the stages, each holding so many pieces of the model
-    offload_optimizer: bool = False  # optimizer state waits in the host's pinned memory between updates
-    cpu_devices: int = 1  # JAX devices that a CPU host is split into: with one for each core all work runs on all cores
+    replica: int = setting(1, "devices: data parallel, parameters copied", "rounding")
+    stage: int = setting(1, "devices: pipeline parallel, layers sharded", "rounding")
+    fsdp: int = setting(-1, "devices: data parallel, parameters sharded", "rounding")
+    sequence: int = setting(1, "devices: context parallel, tokens of a sequence sharded", "rounding")
+    tensor: int = setting(1, "devices: tensor parallel, heads, MLP and vocabulary sharded", "rounding")
+    dcn_replica: int = setting(-1, "slices along replica; -1: all that dcn_fsdp leaves", "rounding")
+    dcn_fsdp: int = setting(1, "slices along fsdp", "rounding")
+    pipeline_microbatches: int | None = setting(
+        None, "parts of a batch that go through stages; None: one for each", "rounding"
+    )
+    pipeline_repeats: int = setting(
+        1, "times a microbatch goes round the stages, each of which has so many pieces", "rounding"
+    )
+    offload_optimizer: bool = setting(
+        False, "optimizer state waits in pinned memory of the host between updates", "rounding"
+    )
+    cpu_devices: int = setting(
+        1, "JAX devices that a CPU host is split into; one for each core: all work runs on all cores", "rounding"
+    )
 
     def pipeline_parts(self, stages: int) -> int:
         """Parts of a batch that go one by one through a pipeline of so many stages; 1 where that is none."""
@@ -210,52 +248,71 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    steps: int | None = None  # optimizer steps in the run
-    tokens: int | None = None  # instead of steps; the last step may overshoot
-    batch_size: int = 512  # sequences in a step
-    batch_ramp_start: int | None = None  # sequences in the first step; None: no ramp
-    batch_ramp_increment: int | None = None  # sequences added at a time
-    batch_ramp_tokens: int | None = None  # tokens until the full batch is reached
-    microbatches: int = 1  # a step's batch is run in so many parts, gradients summed
-    steps_per_call: int = 1  # optimizer steps in one dispatch to the device
-    vocab_chunks: int = 1  # the loss holds float32 logits of vocab/vocab_chunks entries at a time
-    z_loss: float | None = None  # weight of mean(logsumexp(logits)^2)
-    seed: int = 0  # of initialisation and dropout
-    max_skips: int = 10  # updates left out in a row (see optim.skip) that end the run, or turn it back
-    max_rollbacks: int = 0  # times a run that diverges goes back to a checkpoint and on past the text that did it
-    rollback_margin: int = 0  # steps whose text is left out beyond that of the bad ones
-    log_every: int = 10  # steps
-    log_activations: bool = False  # per-layer activation RMS and largest attention logit
-    log_noise_scale: bool = False  # what noise_scale.py makes the critical batch of; needs microbatches >= 2
-    profile_steps: tuple[int, int] | None = None  # (first, last) step of a profiler trace
-    watchdog_factor: float | None = 20.0  # a step may take so many times the median before the run ends; None: off
-    watchdog_seconds: float = 300.0  # but at least so long
-    watchdog_other_seconds: float = 3600.0  # compiling, an evaluation batch, saving, resuming may take so long
-    tensorboard: bool = True
-    wandb_project: str | None = None  # also log to Weights & Biases
+    steps: int | None = setting(None, "optimizer steps in the run", "schedule")
+    tokens: int | None = setting(None, "instead of steps; the last step may overshoot", "schedule")
+    batch_size: int = setting(512, "sequences in a step", "schedule")
+    batch_ramp_start: int | None = setting(None, "sequences in the first step; None: no ramp", "schedule")
+    batch_ramp_increment: int | None = setting(None, "sequences added at a time", "schedule")
+    batch_ramp_tokens: int | None = setting(None, "tokens until the full batch is reached", "schedule")
+    microbatches: int = setting(1, "a step's batch is run in so many parts, gradients summed")
+    steps_per_call: int = setting(1, "optimizer steps in one dispatch to the device")
+    vocab_chunks: int = setting(1, "the loss holds float32 logits of vocab/vocab_chunks entries at a time")
+    loss: str = setting("next_token", "what is minimised: a name in losses.LOSSES")
+    z_loss: float | None = setting(None, "next_token: weight of mean(logsumexp(logits)^2)")
+    seed: int = setting(0, "seed of initialisation and dropout")
+    start_from: str | None = setting(
+        None, "a run directory: its parameters are those at the start, instead of random ones"
+    )
+    start_step: str | None = setting(
+        None, "of its checkpoints: a number, or best (lowest held-out loss); None: the newest"
+    )
+    trainable: str | None = setting(
+        None, "parameters by names or globs, comma-separated; the rest is frozen; None: all"
+    )
+    max_skips: int = setting(10, "updates left out in a row that end the run, or turn it back", "recovery")
+    max_rollbacks: int = setting(0, "times a diverging run goes back to a checkpoint and past that text", "recovery")
+    log_every: int = setting(10, "steps from one line of the log to the next", "nothing")
+    log_activations: bool = setting(False, "log per-layer activation RMS and largest attention logit", "measurement")
+    log_noise_scale: bool = setting(
+        False, "log what noise_scale.py makes the critical batch of; needs microbatches >= 2", "measurement"
+    )
+    profile_steps: tuple[int, int] | None = setting(None, "(first, last) step of a profiler trace", "nothing")
+    stall_seconds: float | None = setting(
+        3600.0,
+        "without a sign of life before a run ends, compiling, evaluating, saving; a step less (watchdog.py); None: off",
+        "nothing",
+    )
+    tensorboard: bool = setting(True, "write TensorBoard files too", "nothing")
+    wandb_project: str | None = setting(None, "log to this project of Weights & Biases too; None: no", "nothing")
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    every_steps: int | None = 1000
-    every_minutes: float | None = None
-    keep: int = 2  # newest steps kept
-    keep_every: int | None = None  # and every step divisible by this, for good
-    keep_steps: tuple[int, ...] = ()  # these are saved, and kept for good: where other runs branch off
-    on_save_failure: str = "stop"  # stop (exit code 74) | continue, and try again when the next is due
+    every_steps: int | None = setting(1000, "steps from one checkpoint to the next; None: only at the end", "nothing")
+    every_minutes: float | None = setting(None, "minutes after which there is one too; None: off", "nothing")
+    keep: int = setting(2, "newest steps kept", "nothing")
+    keep_every: int | None = setting(None, "and every step divisible by this, for good", "nothing")
+    keep_steps: tuple[int, ...] = setting(
+        (), "these are saved, and kept for good: where other runs branch off", "result"
+    )
+    on_save_failure: str = setting(
+        "stop", "stop (exit code 74) | continue, and try again when the next is due", "nothing"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    every_steps: int | None = 1000  # None: only at the end
-    batch_size: int | None = None  # sequences; None: train.batch_size / train.microbatches
-    max_tokens: int | None = None  # of the held-out text; None: all of it
-    tasks: str | None = None  # of lm-eval, comma-separated: task files, folders of them, names; see gptjax eval --tasks
-    tasks_every_steps: int | None = None  # None: only at the end
-    tasks_limit: int | None = None  # documents of each task, the first ones; None: all
-    tasks_num_fewshot: int | None = None  # examples before each question; None: as each task's file says, or none
-    sample_prompt: str | None = None  # text the end-of-run sample starts with; None: end-of-text
-    sample_tokens: int = 0  # length of a sample printed at the end of the run
+    every_steps: int | None = setting(1000, "steps from one evaluation to the next; None: only at the end", "nothing")
+    batch_size: int | None = setting(None, "sequences; None: train.batch_size / train.microbatches", "rounding")
+    max_tokens: int | None = setting(None, "tokens of the held-out text; None: all of it", "result")
+    tasks: str | None = setting(
+        None, "of lm-eval, by comma: task files, folders of them, names (gptjax eval --tasks)", "result"
+    )
+    tasks_every_steps: int | None = setting(None, "steps from tasks to tasks; None: only at the end", "nothing")
+    tasks_limit: int | None = setting(None, "documents of each task, the first ones; None: all", "result")
+    tasks_num_fewshot: int | None = setting(None, "examples before a question; None: as the task's file says", "result")
+    sample_prompt: str | None = setting(None, "text the end-of-run sample starts with; None: end-of-text", "nothing")
+    sample_tokens: int = setting(0, "tokens of a sample printed at the end of the run", "nothing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,6 +340,15 @@ class Config:
         """A checked copy: `config.replace(model={"n_layers": 2}, train={"steps": 10})`."""
         changed = {name: dataclasses.replace(getattr(self, name), **fields) for name, fields in sections.items()}
         return dataclasses.replace(self, **changed)
+
+    def with_vocabulary(self, entries: int) -> "Config":
+        """A copy with model.vocab_size, where that is None, of a tokenizer's entries. Raises UserError: it is too small."""
+        size = self.model.vocab_size
+        if size is not None and size < entries:
+            raise UserError(
+                f"model.vocab_size={size} is smaller than the tokenizer's {entries} entries; use {entries}, or None."
+            )
+        return self if size else self.replace(model={"vocab_size": entries})
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

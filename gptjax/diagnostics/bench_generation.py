@@ -28,7 +28,7 @@ def bench(config, seconds: float) -> dict:
 
     Raises UserError: torch or transformers is missing, or transformers has no such model.
     """
-    config = info.with_vocabulary(config).replace(model={"dtype": "float32"})
+    config = info.resolved(config).replace(model={"dtype": "float32"})
     theirs = _their_model(config.model)
     graph, abstract, _ = architectures.abstract(config.model)
     keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(abstract))))
@@ -47,7 +47,7 @@ def _their_model(shape):
             f"--generate measures beside Hugging Face: pip install torch transformers ({error})."
         ) from error
     family = families.family_for(shape)
-    values = families.config_json(shape, family, "float32", None)
+    values = family.config_out(shape, "float32", None)
     config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
     torch.manual_seed(0)
     return transformers.AutoModelForCausalLM.from_config(config).eval()

@@ -1,7 +1,7 @@
 """A run that no longer gets on ends, and leaves word where it stood: stacks of all threads, and exit code STALLED.
 
-A step may take a multiple of the median step; whatever else the run does (compiling, evaluating, saving, resuming,
-the first steps) has an allowance of its own. Waiting for other processes to compile counts as neither: that has a limit of
+A step may take FACTOR times the median step, and in any case LEAST_SECONDS; whatever else the run does (compiling,
+evaluating, saving, resuming, the first steps) may take train.stall_seconds, of which both follow on a slower machine. Waiting for other processes to compile counts as neither: that has a limit of
 its own (compiling.py). A thread watches; the C thread of faulthandler watches that one, in case a call never gives Python's
 lock back: then the stacks go to stderr and the exit code is 1, all that it can do.
 """
@@ -21,6 +21,9 @@ from gptjax.hosts import coordination
 
 LOOK_SECONDS = 0.5
 STEPS_KNOWN = 5  # before there are so many, no median is trusted
+FACTOR = 20  # times the median
+LEAST_SECONDS = 300.0  # of a step: a disk or network may stand still for minutes
+SHARE = 1 / 12  # of stall_seconds, where that is more
 
 
 class Watchdog:
@@ -28,7 +31,7 @@ class Watchdog:
 
     def __init__(self, directory, index: int, config, leave=lambda why, code: None):
         self._file = directory / f"watchdog-{index}.txt"
-        self._train, self._leave = config.train, leave
+        self._allowed, self._leave = config.train.stall_seconds, leave
         self._seconds = collections.deque(maxlen=101)  # of the last steps
         self._doing = "starting"
         self._since = time.monotonic()
@@ -38,7 +41,7 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         self._stack.enter_context(coordination.kept_alive(self.alive))
-        if self._train.watchdog_factor is not None:
+        if self._allowed is not None:
             self._thread.start()
         return self
 
@@ -62,7 +65,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def doing(self, what: str):
-        """Something with the allowance watchdog_other_seconds; the time it takes is no step's."""
+        """Something that may take train.stall_seconds; the time it takes is no step's."""
         before, self._doing = self._doing, what
         self.alive()
         try:
@@ -74,12 +77,16 @@ class Watchdog:
     def limit(self) -> float:
         """Seconds that may pass from the last sign of life."""
         if self._doing != "training" or len(self._seconds) < STEPS_KNOWN:
-            return self._train.watchdog_other_seconds
-        return max(self._train.watchdog_seconds, self._train.watchdog_factor * statistics.median(self._seconds))
+            return self._allowed
+        return max(FACTOR * statistics.median(self._seconds), self._least())
+
+    def _least(self) -> float:
+        """Seconds that a step may take whatever the median: never more than anything else."""
+        return min(self._allowed, max(LEAST_SECONDS, SHARE * self._allowed))
 
     def _watch(self) -> None:
         while not self._closed.wait(LOOK_SECONDS):
-            longest = self._train.watchdog_other_seconds + self._train.watchdog_seconds
+            longest = self._allowed + self._least()
             faulthandler.dump_traceback_later(longest, exit=True, file=2)  # sys.stderr may be no file, as in a notebook
             silent, limit = time.monotonic() - self._since, self.limit()
             if silent > limit:

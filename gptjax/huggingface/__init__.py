@@ -1,7 +1,10 @@
-"""GPT-1 and GPT-2 as Hugging Face's transformers keeps them: `gptjax import` and `gptjax export`, without torch.
+"""Models as Hugging Face's transformers keeps them: `gptjax import` and `gptjax export`, without torch.
 
-families.py       what a config.json says as a ModelConfig and back, and the names and layouts of the tensors
+families.py       which families there are, by the model_type of a config.json
+gpt1.py, gpt2.py, llama.py     one each: what a config.json says as a ModelConfig and back, names and layouts of tensors
+base.py           what a family states, and what all families do with it
 tensors.py        safetensors files, one or sharded, read and written tensor by tensor
 vocabulary.py     tokenizer files
+ends.py           the ids that begin and end a document
 importing.py, exporting.py     a folder of transformers to a run directory, and back
 """

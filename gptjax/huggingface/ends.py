@@ -51,14 +51,14 @@ def find(contents: dict[str, dict], tokenizer: Tokenizer, vocab_size: int) -> En
 
 
 def _own_end(tokenizer: Tokenizer, vocab_size: int) -> int | None:
-    own = tokenizer.eot_id
-    return None if own is None or tokenizer.invented_eot or own >= vocab_size else own
+    eot_id = tokenizer.eot_id
+    return None if eot_id is None or tokenizer.invented_eot or eot_id >= vocab_size else eot_id
 
 
 def _read(contents, file: str, field: str, tokenizer: Tokenizer, vocab_size: int, notes: list[str]) -> _Named:
-    said = contents[file].get(field)
+    value = contents[file].get(field)
     usable = []
-    for each in said if isinstance(said, list) else [said]:
+    for each in value if isinstance(value, list) else [value]:
         if each is None:
             continue
         i = _id_of(each, tokenizer)
@@ -70,17 +70,17 @@ def _read(contents, file: str, field: str, tokenizer: Tokenizer, vocab_size: int
     return _Named(file, field, tuple(usable))
 
 
-def _id_of(said, tokenizer: Tokenizer) -> int | None:
+def _id_of(token, tokenizer: Tokenizer) -> int | None:
     """Of an id, the name of a token, or an added token written out."""
-    if isinstance(said, dict):
-        said = said.get("content")
-    if isinstance(said, str):
-        found = tokenizer.special.get(said)
-        spelled = said.encode("utf-8", errors="replace")
-        if found is None and spelled in tokenizer.spelling:
-            found = tokenizer.spelling.index(spelled)
-        return found
-    return said if type(said) is int else None
+    if isinstance(token, dict):
+        token = token.get("content")
+    if isinstance(token, str):
+        token_id = tokenizer.special.get(token)
+        spelled = token.encode("utf-8", errors="replace")
+        if token_id is None and spelled in tokenizer.spelling:
+            token_id = tokenizer.spelling.index(spelled)
+        return token_id
+    return token if type(token) is int else None
 
 
 def _obstacle(i: int | None, tokenizer: Tokenizer, vocab_size: int) -> str | None:
@@ -112,5 +112,5 @@ def _contradictions(ends: list[_Named]) -> list[str]:
     return notes
 
 
-def _shown(said) -> str:
-    return repr(said.get("content") if isinstance(said, dict) else said)
+def _shown(token) -> str:
+    return repr(token.get("content") if isinstance(token, dict) else token)

@@ -14,12 +14,12 @@ from gptjax.data.tokenizers import Tokenizer, save_tokenizer
 from gptjax.data.tokenizers.simple import IdTokenizer
 from gptjax.errors import UserError
 from gptjax.huggingface import ends, families, tensors, vocabulary
+from gptjax.huggingface.base import Family, Tensor
 from gptjax.huggingface.ends import SOURCES
 from gptjax.models import architectures
 from gptjax.parallel import numerics
 from gptjax.rundir import run_directory
 from gptjax.storage import folder_kinds, outputs
-from gptjax.training.step import TrainState
 
 STEP = 0
 _STORED_AS = {"float32": "float32", "float16": "float32", "bfloat16": "bfloat16"}  # float16 has no place here: widened
@@ -28,7 +28,6 @@ _DRAWN_WITH = """bad_words_ids diversity_penalty do_sample forced_bos_token_id f
     max_new_tokens min_length min_p no_repeat_ngram_size num_beams repetition_penalty suppress_tokens temperature top_k
     top_p typical_p""".split()
 _CHANGING_TEXTS = ("add_prefix_space", "add_eos_token", "do_lower_case")
-_BUFFERS = (".attn.bias", ".attn.masked_bias")  # older folders hold masks too
 
 
 @numerics.settings()
@@ -48,7 +47,7 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow
     outputs.check_folder("--workdir", workdir)
     values = _read_json(source / "config.json", source)
     family = families.family_of(values, source / "config.json")
-    shape = families.model_config(values, source / "config.json")
+    shape = family.config_in(values, source / "config.json")
     files = SOURCES if tokenizer is None else SOURCES[:2]  # what is said of the folder's own tokenizer is of no other
     contents = {name: _read_json(source / name, source) for name, *_ in files if (source / name).exists()}
     chosen, notes = _tokenizer(source, shape, tokenizer, contents)
@@ -74,10 +73,10 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow
     return origin | {"model": shape, "tokenizer": chosen.kind, **parted_by, "notes": notes}
 
 
-def _unread_fields(values: dict, contents: dict[str, dict], family: families.Family) -> list[str]:
+def _unread_fields(values: dict, contents: dict[str, dict], family: Family) -> list[str]:
     """Notes on fields that are not read and may matter."""
     notes = []
-    if unread := families.unread(values, family):
+    if unread := family.unread(values):
         notes.append(f"config.json: {_few(unread)} not read, which no {family.architecture} of transformers has")
     drawn = [name for name in _DRAWN_WITH if contents.get("generation_config.json", {}).get(name) is not None]
     if drawn:
@@ -116,99 +115,101 @@ def _tokenizer(source, shape: ModelConfig, spec: str | None, contents: dict[str,
     )
     try:
         if spec is None:
-            found, notes = vocabulary.read(source)
+            tokenizer, notes = vocabulary.read(source)
         else:
-            found, notes = IdTokenizer(shape.vocab_size) if spec == "ids" else tokenizers.from_spec(spec), []
+            tokenizer, notes = IdTokenizer(shape.vocab_size) if spec == "ids" else tokenizers.from_spec(spec), []
     except UserError as error:
         raise UserError(f"the tokenizer cannot be used: {error} Else {hint}.") from error
-    if found is None:
+    if tokenizer is None:
         raise UserError(f"{source} has neither vocab.json and merges.txt nor tokenizer.json; {hint}.")
-    entries = found.vocab_size - found.invented_eot
+    entries = tokenizer.vocab_size - tokenizer.invented_eot
     if entries > shape.vocab_size:
         raise UserError(f"the tokenizer has {entries} entries, the model {shape.vocab_size}; {hint}.")
-    if found.added or found.ends is not None:  # a saved one that has its ends already
-        return found, notes
-    wanted = ends.find(contents, found, shape.vocab_size)
-    if (wanted.eot_id, wanted.bos_id) != (found.eot_id, found.bos_id):
-        found = found.with_ends(wanted.eot_id, wanted.bos_id)
-    return found, [*notes, *wanted.notes]
+    if tokenizer.added or tokenizer.ends is not None:  # a saved one that has its ends already
+        return tokenizer, notes
+    parts = ends.find(contents, tokenizer, shape.vocab_size)
+    if (parts.eot_id, parts.bos_id) != (tokenizer.eot_id, tokenizer.bos_id):
+        tokenizer = tokenizer.with_ends(parts.eot_id, parts.bos_id)
+    return tokenizer, [*notes, *parts.notes]
 
 
 def read_params(
-    reader: tensors.Reader, family: families.Family, shape: ModelConfig, allow_nonfinite: bool = False
+    reader: tensors.Reader, family: Family, shape: ModelConfig, allow_nonfinite: bool = False
 ) -> tuple[dict, str, ModelConfig, list[str]]:
     """(parameters as our nested dict, the dtype they had, shape with the head that is there, notes). Raises UserError:
     tensors that are missing, of other shapes, of no use here, or not finite."""
-    names = _bare_names(reader)
+    names = _bare_names(reader, family)
     shape, notes = _with_head(reader, names, family, shape)
-    expected = family.tensors(shape)
-    wanted = {each for tensor in expected for each in _names(tensor, shape)}
-    known = wanted | {families.HEAD}  # a tied head may be written all the same
-    buffers = sorted(name for name in names.keys() - known if name.endswith(_BUFFERS))
-    unknown = sorted(names.keys() - known - set(buffers))
-    missing = sorted(wanted - names.keys())
-    if missing or unknown:
-        parts = [f"lacks {_few(missing)}"] * bool(missing) + [f"has {_few(unknown)}, which is no part of it"] * bool(
-            unknown
-        )
-        raise UserError(f"the folder is no {family.architecture} of its config.json: it {' and '.join(parts)}.")
-    if buffers:
-        notes.append(
-            f"{_few(buffers)} not read: the causal mask as older releases kept it, which transformers skips too"
-        )
+    tensors_of_family = family.tensors(shape)
+    notes += _check_names(names, family, tensors_of_family, shape)
     abstract = architectures.abstract(shape)[1]
-    found, params = _Found(allow_nonfinite), {}
-    for tensor in expected:
-        array = _read(reader, tensor, names, shape, _leaf(abstract, tensor.ours), found)
-        *parents, last = tensor.ours
+    seen, params = _Seen(allow_nonfinite), {}
+    for tensor in tensors_of_family:
+        *parents, last = tensor.ours.split(".")
         node = params
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[last] = array
-    dtypes = found.dtypes
-    if len(dtypes) > 1 or not dtypes <= _STORED_AS.keys():
-        raise UserError(f"its tensors are {', '.join(sorted(dtypes))}; expected all float32, or float16, or bfloat16.")
-    if found.nonfinite:
-        notes.append(f"{_few(found.nonfinite)} hold NaN or infinities, imported as they are")
-    return params, dtypes.pop(), shape, notes
+        node[last] = _read(reader, tensor, names, shape, abstract, seen)
+    if seen.nonfinite:
+        notes.append(f"{_few(seen.nonfinite)} hold NaN or infinities, imported as they are")
+    return params, seen.dtypes.pop(), shape, notes
 
 
-def _bare_names(reader: tensors.Reader) -> dict[str, str]:
-    """{name without `transformer.`: name}. Raises UserError: two tensors are one by that."""
+def _check_names(names: dict[str, str], family: Family, tensors_of_family, shape: ModelConfig) -> list[str]:
+    """Notes on tensors that are not read. Raises UserError: some are missing, or no part of such a model."""
+    needed = {name for tensor in tensors_of_family for of_layer in tensor.names(shape) for name in of_layer}
+    others = names.keys() - needed - {family.head}  # a tied head may be written all the same
+    buffers = sorted(name for name in others if name.endswith(family.buffers))
+    unknown = sorted(others - set(buffers))
+    missing = sorted(needed - names.keys())
+    if missing or unknown:
+        lacks = [f"lacks {_few(missing)}"] if missing else []
+        has = [f"has {_few(unknown)}, which is no part of it"] if unknown else []
+        raise UserError(
+            f"the folder is no {family.architecture} of its config.json: it {' and '.join([*lacks, *has])}."
+        )
+    return [f"{_few(buffers)} not read: {family.buffers_are}"] if buffers else []
+
+
+def _bare_names(reader: tensors.Reader, family: Family) -> dict[str, str]:
+    """{name without the family's prefix: name}. Raises UserError: two tensors are one by that."""
     names = {}
     for name in reader:
-        bare = name.removeprefix("transformer.")
+        bare = name.removeprefix(family.prefix)
         if bare in names:
-            raise UserError(f"the folder has both {bare} and transformer.{bare}; expected one of them.")
+            raise UserError(f"the folder has both {bare} and {family.prefix}{bare}; expected one of them.")
         names[bare] = name
     return names
 
 
-def _with_head(reader, names: dict[str, str], family: families.Family, shape: ModelConfig) -> tuple[ModelConfig, list]:
+def _with_head(reader, names: dict[str, str], family: Family, shape: ModelConfig) -> tuple[ModelConfig, list]:
     """(shape, notes): a head that is there and is not the embedding is no tied one, whatever config.json says, as
     transformers sees it."""
-    embedding = family.embeddings[0].theirs
-    if not shape.tied_head or families.HEAD not in names or embedding not in names:
+    if not shape.tied_head or family.head not in names or family.embedding not in names:
         return shape, []
-    head, tied_to = reader.read(names[families.HEAD]), reader.read(names[embedding])
+    head, tied_to = reader.read(names[family.head]), reader.read(names[family.embedding])
     if (head.shape, head.dtype, head.tobytes()) == (tied_to.shape, tied_to.dtype, tied_to.tobytes()):
         return shape, []
-    said = f"config.json says tie_word_embeddings, but {families.HEAD} is not {embedding}: the head is read for itself"
-    return dataclasses.replace(shape, tied_head=False), [said]
+    note = f"config.json says tie_word_embeddings, but {family.head} is not {family.embedding}: the head is read for itself"
+    return dataclasses.replace(shape, tied_head=False), [note]
 
 
 @dataclasses.dataclass
-class _Found:
+class _Seen:
     """What the tensors that were read so far are."""
 
     allow_nonfinite: bool
     dtypes: set[str] = dataclasses.field(default_factory=set)
     nonfinite: list[str] = dataclasses.field(default_factory=list)
 
-    def note(self, name: str, array: np.ndarray) -> None:
-        """Raises UserError: a value is not finite, and that was not asked for."""
+    def check(self, name: str, array: np.ndarray) -> None:
+        """Raises UserError: a dtype that is none of ours or not that of the others, or a value that is not finite and was
+        not asked for."""
         self.dtypes.add(str(array.dtype))
-        if str(array.dtype) not in _STORED_AS or (finite := np.isfinite(array)).all():
+        if len(self.dtypes) > 1 or not self.dtypes <= _STORED_AS.keys():
+            dtypes = ", ".join(sorted(self.dtypes))
+            raise UserError(f"its tensors are {dtypes}; expected all float32, or float16, or bfloat16.")
+        if (finite := np.isfinite(array)).all():
             return
         if not self.allow_nonfinite:
             at = np.unravel_index(finite.argmin(), array.shape)
@@ -219,40 +220,27 @@ class _Found:
         self.nonfinite.append(name)
 
 
-def _read(reader, tensor: families.Tensor, names, shape, like, found: _Found) -> np.ndarray:
+def _read(reader, tensor: Tensor, names, shape: ModelConfig, abstract: dict, seen: _Seen) -> np.ndarray:
     """One of our arrays, layer by layer."""
-    array = None
-    for layer, name in enumerate(_names(tensor, shape)):
-        theirs = reader.read(names[name])
-        found.note(names[name], theirs)
-        _check_shape(name, theirs, tensor, shape)
-        ours = tensor.to_ours(theirs, shape)
+    array, expected = None, tensor.shapes(abstract, shape)
+    for layer, names_of_layer in enumerate(tensor.names(shape)):
+        theirs = [reader.read(names[name]) for name in names_of_layer]
+        for name, each, expected_shape in zip(names_of_layer, theirs, expected, strict=True):
+            seen.check(names[name], each)
+            _check_shape(name, each.shape, expected_shape)
+        ours = tensor.layout.join(theirs, shape)
         if array is None:
             dtype = np.float32 if ours.dtype == np.float16 else ours.dtype
-            array = np.empty(like.shape, dtype)
+            array = np.empty(tensor.leaf(abstract).shape, dtype)
         array[layer if tensor.stacked else ...] = ours
     return array
 
 
-def _check_shape(name: str, theirs: np.ndarray, tensor: families.Tensor, shape: ModelConfig) -> None:
-    example = _leaf(architectures.abstract(shape)[1], tensor.ours)
-    ours = np.broadcast_to(np.zeros((), np.float32), example.shape[1:] if tensor.stacked else example.shape)
-    expected = tensor.to_theirs(ours, shape).shape
-    if theirs.shape != expected:
+def _check_shape(name: str, given: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if given != expected:
         raise UserError(
-            f"{name} is {list(theirs.shape)}, but its config.json gives {list(expected)}; they are not of one model."
+            f"{name} is {list(given)}, but its config.json gives {list(expected)}; they are not of one model."
         )
-
-
-def _names(tensor: families.Tensor, shape: ModelConfig) -> list[str]:
-    """Without `transformer.`: of each layer, or the one."""
-    return [tensor.theirs.format(i) for i in range(shape.n_layers)] if tensor.stacked else [tensor.theirs]
-
-
-def _leaf(params: dict, path: tuple[str, ...]):
-    for name in path:
-        params = params[name]
-    return params
 
 
 def _few(names: list[str]) -> str:
@@ -265,8 +253,7 @@ def _save(directory: run_directory.RunDirectory, config: Config, params: dict, r
     directory.path.mkdir(parents=True, exist_ok=True)
     checkpointer = Checkpointer(directory.checkpoints, config, run=run)
     try:
-        state = TrainState(jax.numpy.int32(STEP), jax.tree.map(jax.numpy.asarray, params), opt_state=(), ema=None)
-        checkpointer.save(state, STEP)
+        checkpointer.save({"params": jax.tree.map(jax.numpy.asarray, params)}, STEP)
         checkpointer.wait()
     finally:
         checkpointer.close()

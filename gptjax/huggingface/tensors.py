@@ -83,11 +83,11 @@ def _files_of_index(folder) -> dict[str, str]:
     missing = sorted({file for file in files.values() if not (folder / file).exists()})
     if missing:
         raise UserError(f"{folder} lacks {', '.join(missing)}, which {INDEX} names; copy them too.")
-    there = {(name, file) for file in sorted(set(files.values())) for name in _names_in(folder, file)}
-    if lacking := sorted(files.items() - there):
+    stored = {(name, file) for file in sorted(set(files.values())) for name in _names_in(folder, file)}
+    if lacking := sorted(files.items() - stored):
         name, file = lacking[0]
         raise UserError(f"{folder / file} has no {name}, which {INDEX} says it has; copy both files anew.")
-    return dict(sorted(there)) | files  # transformers reads what the index leaves out, too
+    return dict(sorted(stored)) | files  # transformers reads what the index leaves out, too
 
 
 def _stays_inside(file: str) -> bool:
@@ -136,11 +136,11 @@ class Writer:
 
 
 def _shards(sizes: dict[str, int], max_bytes: int) -> list[list[str]]:
-    shards, held = [[]], 0
+    shards, bytes_of_last = [[]], 0
     for name, size in sizes.items():
-        if shards[-1] and held + size > max_bytes:
+        if shards[-1] and bytes_of_last + size > max_bytes:
             shards.append([])
-            held = 0
+            bytes_of_last = 0
         shards[-1].append(name)
-        held += size
+        bytes_of_last += size
     return shards

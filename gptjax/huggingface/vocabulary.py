@@ -23,22 +23,22 @@ def read(folder) -> tuple[Tokenizer | None, list[str]]:
     if not has_json:
         return numbered, []
     try:
-        found = tokenizers.from_spec(f"hf:{folder / 'tokenizer.json'}")
+        of_json = tokenizers.from_spec(f"hf:{folder / 'tokenizer.json'}")
     except UserError as error:
         return numbered, [f"vocab.json and merges.txt are the tokenizer; tokenizer.json is not read: {error}"]
-    if _same(found, numbered):
+    if _same(of_json, numbered):
         return numbered, []
-    return found, ["tokenizer.json is the tokenizer; vocab.json and merges.txt say something else"]
+    return of_json, ["tokenizer.json is the tokenizer; vocab.json and merges.txt say something else"]
 
 
 def _gpt2_numbered(folder) -> Tokenizer | None:
     """The tokenizer of two files that are numbered as GPT-2's, with nothing added to them."""
     try:
-        found = tokenizers.from_spec(f"gpt2:{folder}")
+        numbered = tokenizers.from_spec(f"gpt2:{folder}")
     except UserError:
         return None
     special = {token["content"]: token["id"] for token in json.loads(merges.as_tokenizer_json(folder))["added_tokens"]}
-    return found if special.items() <= found.special.items() else None
+    return numbered if special.items() <= numbered.special.items() else None
 
 
 def _same(a: Tokenizer, b: Tokenizer) -> bool:
@@ -71,8 +71,8 @@ def _part_names(tokenizer: Tokenizer) -> dict[str, str]:
     """The names of what begins and ends documents, by the names that transformers has for such parts."""
     name_of = {i: name for name, i in reversed(tokenizer.special.items())}
     parts = {"bos": tokenizer.bos_id, "eos": tokenizer.eot_id, "unk": tokenizer.eot_id}
-    own = set(_special(tokenizer).values())  # a name without an entry would be given another id
-    return {part: name_of[i] for part, i in parts.items() if i in own}
+    written = set(_special(tokenizer).values())  # a name without an entry would be given another id
+    return {part: name_of[i] for part, i in parts.items() if i in written}
 
 
 def _special(tokenizer: Tokenizer) -> dict[str, int]:
@@ -102,11 +102,11 @@ def _gpt2(tokenizer: Tokenizer) -> dict[str, bytes]:
 def _merged_from(spelled: bytes, rank: dict[bytes, int]) -> tuple[bytes, bytes] | None:
     """The two tokens that a token was merged from: those left when all merges before its own are done."""
     parts = [spelled[i : i + 1] for i in range(len(spelled))]
-    own = rank[spelled]
+    rank_of_whole = rank[spelled]
     while len(parts) > 2:
-        ranks = [rank.get(a + b, own) for a, b in zip(parts, parts[1:])]
+        ranks = [rank.get(a + b, rank_of_whole) for a, b in zip(parts, parts[1:])]
         best = min(range(len(ranks)), key=ranks.__getitem__)
-        if ranks[best] >= own:
+        if ranks[best] >= rank_of_whole:
             raise UserError(f"the token {spelled!r} of this vocabulary is no merge of two others; export it by hand.")
         parts[best : best + 2] = [parts[best] + parts[best + 1]]
     return tuple(parts) if len(parts) == 2 else None
@@ -115,9 +115,9 @@ def _merged_from(spelled: bytes, rank: dict[bytes, int]) -> tuple[bytes, bytes] 
 def _hf(tokenizer: Tokenizer) -> dict[str, bytes]:
     """The file as it came; with what was added to it here, if something was."""
     fields = json.loads(tokenizer.definition)
-    known = {token["content"] for token in fields.get("added_tokens", [])} | fields["model"]["vocab"].keys()
-    ids = {tokenizer.special[name] for name in known & tokenizer.special.keys()}
-    lacking = {name: i for name, i in _special(tokenizer).items() if name not in known and i not in ids}
+    in_file = {token["content"] for token in fields.get("added_tokens", [])} | fields["model"]["vocab"].keys()
+    ids = {tokenizer.special[name] for name in in_file & tokenizer.special.keys()}
+    lacking = {name: i for name, i in _special(tokenizer).items() if name not in in_file and i not in ids}
     if not lacking:
         return {"tokenizer.json": tokenizer.definition}
     fields["added_tokens"] = [*fields.get("added_tokens", []), *library_json.added(lacking)]

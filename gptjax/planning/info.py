@@ -6,8 +6,8 @@ from jax.sharding import AbstractMesh
 
 from gptjax import flops, schedule
 from gptjax.parallel import meshes, sharding
-from gptjax.terminal import si
-from gptjax.training import step
+from gptjax.terminal import columns, si
+from gptjax.training import program as programs
 
 
 def info(config, devices: int | None = None) -> dict:
@@ -16,12 +16,12 @@ def info(config, devices: int | None = None) -> dict:
     devices: how many to lay the mesh over; None: the fewest it fits. Optimizer bytes include the moving average.
     Raises UserError for a config that no device count, optimizer or schedule could run.
     """
-    config = with_vocabulary(config)
+    config = resolved(config)
     fixed = meshes.mesh_sizes(config.mesh, _fewest_devices(config.mesh) if devices is None else devices)
     mesh = AbstractMesh(tuple(fixed.values()), meshes.AXES, axis_types=meshes.auto_axes())
     meshes.check_fit(config, fixed)
     schedule.learning_rate(config, 0)
-    program = step.build(config, mesh, "xla")  # the kernel has no part in the state
+    program = programs.build(config, mesh, "xla")  # the kernel has no part in the state
     state, places = program.abstract_state, program.state_sharding
     params = sharding.bytes_on_one_device(state.params, places.params)
     optimizer = sharding.bytes_on_one_device((state.opt_state, state.ema), (places.opt_state, places.ema))
@@ -46,13 +46,13 @@ def _fewest_devices(mesh_config) -> int:
     return slices * math.prod(max(getattr(mesh_config, axis), 1) for axis in meshes.AXES)
 
 
-def with_vocabulary(config):
-    """config with model.vocab_size set: if it is None, to that of the tokenizer a run would use, trained if need be."""
+def resolved(config):
+    """config with its vocabulary: where it names none, that of the tokenizer a run would use, trained if need be."""
     if config.model.vocab_size is not None:
         return config
     from gptjax.data.tokens.store import prepare
 
-    return config.replace(model={"vocab_size": prepare(config.data).tokenizer.vocab_size})
+    return config.with_vocabulary(prepare(config.data).tokenizer.vocab_size)
 
 
 def table(facts: dict) -> str:
@@ -77,5 +77,4 @@ def table(facts: dict) -> str:
         ("  optimizer", f"{memory['optimizer']:,}"),
         ("  activations", f"{memory['activations']:,} (estimate)"),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return "\n".join(columns(rows))

@@ -1,7 +1,7 @@
 """A plan for people: the table that `gptjax plan` prints, and a row of docs/plans.md."""
 
 from gptjax import hardware
-from gptjax.terminal import si
+from gptjax.terminal import columns, si
 
 GIB = hardware.GIB
 COLUMNS = (
@@ -21,8 +21,7 @@ def table(facts: dict) -> str:
         *_collective_rows(facts),
         *_time_rows(facts),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
+    return "\n".join(columns(rows))
 
 
 def mesh(facts: dict) -> str:

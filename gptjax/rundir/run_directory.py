@@ -18,29 +18,21 @@ import re
 import subprocess
 import sys
 import time
+import types
 
 from etils import epath
 
 import gptjax
 from gptjax import flops, schedule
 from gptjax.checkpoints import consistency, validity
-from gptjax.config import config_file
+from gptjax.config import changes, removed
 from gptjax.config import fields as config_module
+from gptjax.config.values import from_dict
 from gptjax.errors import UserError, did_you_mean, first_line
 from gptjax.rundir import metrics
 from gptjax.storage import folder_kinds
 
 TOOLS = ("test", "notebooks")  # extras of gptjax that decide no number
-
-# Changes that leave the training as it was, so that a resume accepts them without being asked.
-HARMLESS = (
-    "mesh", "eval", "checkpoint", "data.cache_dir", "data.prefetch", "data.prefetch_workers", "model.attention", "model.remat",
-    "model.scan_unroll",
-    "train.log_every", "train.profile_steps", "train.tensorboard", "train.wandb_project", "train.log_activations",
-    "train.log_noise_scale",
-    "train.max_skips", "train.max_rollbacks", "train.rollback_margin",
-    "train.watchdog_factor", "train.watchdog_seconds", "train.watchdog_other_seconds",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +63,20 @@ class RunDirectory:
         self._check_is_run()
         values = self._read_object("config.json", "its config")
         try:
-            config = config_file.from_dict(values)
+            config = from_dict(values, removed.whatever)
         except UserError as error:
             raise UserError(f"{self.path / 'config.json'}: {error}") from error
         manifest = self.manifest() if (self.path / "manifest.json").exists() else {}
-        if wrong := consistency.wrong_config(values, manifest, self._newest_saved_config, _is_harmless):
+        if wrong := consistency.wrong_config(values, manifest, self._newest_saved_config, _leaves_the_model):
             raise UserError(
                 f"{self.path / 'config.json'} is not the config that this run was trained with: {wrong}; put it back"
                 " (a resume with --allow_change changes a config)."
             )
         return config
+
+    def removed_fields(self) -> dict[str, tuple]:
+        """`removed.deciding` of config.json: what config() leaves out, and a resume has to know."""
+        return removed.deciding(self._read_object("config.json", "its config"))
 
     def read_tokenizer(self):
         """The tokenizer of the run. Raises UserError: it is missing, altered, or that of another run."""
@@ -92,6 +88,17 @@ class RunDirectory:
                 f"{self.tokenizer} is not the tokenizer that this run was trained with: {wrong}; put the run's own back."
             )
         return tokenizer
+
+    def check_tokenizer(self, tokenizer) -> None:
+        """Raises UserError: it is not the one of the run."""
+        from gptjax.data import tokenizers
+
+        tokenizers.check_same(tokenizer, self.read_tokenizer())
+
+    def save_tokenizer(self, tokenizer) -> None:
+        from gptjax.data import tokenizers
+
+        tokenizers.save_tokenizer(tokenizer, self.tokenizer)
 
     def check_may_hold_a_run(self) -> None:
         """Raises UserError: what lies here is neither a run in order, nor the beginning of one that was killed, nor
@@ -115,7 +122,7 @@ class RunDirectory:
     def _check_is_run(self) -> None:
         if not self.path.exists():
             raise UserError(
-                f"--workdir={self.path}: no such directory{did_you_mean(self.path.name, self._neighbours())}."
+                f"--workdir={self.path}: no such directory{did_you_mean(self.path.name, self._neighbours(), '.')}"
             )
         if not self._is_run(folder_kinds.kind_of(self.path)):
             lacks = "" if self.exists() else "has no config.json, and "
@@ -219,8 +226,8 @@ def _json_kind(value) -> str:
     return names.get(type(value), "null")
 
 
-def _is_harmless(key: str) -> bool:
-    return key in HARMLESS or key.partition(".")[0] in HARMLESS
+def _leaves_the_model(key: str) -> bool:
+    return changes.word(key).resume
 
 
 def open_run(workdir: str) -> RunDirectory:
@@ -229,26 +236,14 @@ def open_run(workdir: str) -> RunDirectory:
     return RunDirectory(path if "://" in str(path) else path.resolve())
 
 
-def changed_keys(old, new) -> dict[str, tuple]:
-    """{"section.field": (old, new)} of every field in which two configs differ."""
-    changes = {}
-    for section, fields in new.to_dict().items():
-        before = old.to_dict()[section]
-        changes |= {f"{section}.{k}": (before[k], v) for k, v in fields.items() if before[k] != v}
-    return changes
-
-
-def check_resume(old, new, allowed: tuple[str, ...] = ()) -> None:
+def check_resume(old, new, allowed: tuple[str, ...] = (), gone: dict[str, tuple] = types.MappingProxyType({})) -> None:
     """Raises UserError if a run made with config `old` cannot go on with `new`, naming every key in the way.
 
-    allowed: keys or sections the user lets change, beside the harmless ones.
+    gone: `removed_fields` of the run.
+    allowed: keys or sections the user lets change, beside those that a resume accepts unasked.
     """
-    permitted = (*HARMLESS, *allowed)
-    refused = {
-        key: values
-        for key, values in changed_keys(old, new).items()
-        if key not in permitted and key.partition(".")[0] not in permitted
-    }
+    telling = {key: values for key, values in changes.differing(old, new).items() if not changes.word(key).resume}
+    refused = {key: values for key, values in {**telling, **gone}.items() if not changes.is_named(key, allowed)}
     if refused:
         shown = ", ".join(f"{key} ({before!r} -> {after!r})" for key, (before, after) in refused.items())
         raise UserError(

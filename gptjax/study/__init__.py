@@ -1,24 +1,34 @@
 """Scaling studies: a file that declares many runs, the runs, and fits of what came out.
 
-declaration.py  what configs/studies/NAME.py returns        recipes.py  shapes and rules from one dial
-lengths.py      tokens and steps from budgets, branches     plan.py     the table of runs, before any is started
-layout.py       the folder of a study                       runner.py   starts and resumes them
-points.py       finished runs as numbers                    fits/       laws through those numbers
+declare/   what a study file says, and the table of its runs     running/   starting, resuming and watching them
+lanes/     small runs of one shape in one program                 fits/      laws through numbers, and no files
+methods/   ways to fit, as they are reported                      results/   from finished runs to laws and a verdict
+pictures/  what is drawn of them                                  report/    page and Markdown
+batched.py the process in which runs train together
+
+Each room imports only rooms before it in this order: declare, running, lanes, fits, methods, results, pictures, report.
+Names that study files use are taken from where they are when they are asked for.
 """
 
-from gptjax.study.declare import recipes
-from gptjax.study.declare.declaration import Branch, PlannedRun, Study, Target
-from gptjax.study.declare.recipes import by_depth, by_params, by_width, lstm_by_params, tuned
+import importlib
 
-__all__ = [
-    "Branch",
-    "PlannedRun",
-    "Study",
-    "Target",
-    "by_depth",
-    "by_params",
-    "by_width",
-    "lstm_by_params",
-    "recipes",
-    "tuned",
-]
+_HOMES = {
+    "Branch": "gptjax.study.declare.declaration",
+    "PlannedRun": "gptjax.study.declare.declaration",
+    "Study": "gptjax.study.declare.declaration",
+    "Target": "gptjax.study.declare.declaration",
+    "by_depth": "gptjax.study.declare.recipes",
+    "by_params": "gptjax.study.declare.recipes",
+    "by_width": "gptjax.study.declare.recipes",
+    "lstm_by_params": "gptjax.study.declare.recipes",
+    "recipes": "gptjax.study.declare.recipes",
+    "tuned": "gptjax.study.declare.recipes",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_HOMES[name])
+    return module if name == "recipes" else getattr(module, name)

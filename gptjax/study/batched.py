@@ -12,10 +12,7 @@ import time
 
 from gptjax import errors
 from gptjax.errors import UserError
-from gptjax.study.lanes.grouping import groups
 from gptjax.study.running import layout
-
-__all__ = ["groups", "main"]
 
 # XLA's CPU client has so many threads for the parts of one operation. With one, a device is one core's: nothing is handed
 # over, a token takes 10% less CPU time, and no number depends on how many cores there are.

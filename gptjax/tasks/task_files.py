@@ -107,7 +107,7 @@ def _fields(path: pathlib.Path, including: tuple[pathlib.Path, ...] = ()) -> dic
     Loader.add_constructor("!function", lambda loader, node: None)
     if not path.is_file():
         siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise UserError(f"--tasks={path}: no such file{did_you_mean(path.name, siblings)}.")
+        raise UserError(f"--tasks={path}: no such file{did_you_mean(path.name, siblings, '.')}")
     if path.resolve() in including:
         raise UserError(f"--tasks={path} includes itself; take it out of its field `include`.")
     try:

@@ -27,6 +27,7 @@ import numpy as np
 
 from gptjax.errors import UserError, shorten
 from gptjax.tasks import task_files
+from gptjax.terminal import columns
 
 RANDOM_SEED, NUMPY_SEED, FEWSHOT_SEED = 0, 1234, 1234  # lm-eval's own defaults
 RESAMPLINGS = 100
@@ -277,9 +278,7 @@ def table(results: TaskResults) -> str:
         cells.setdefault(label, {})[row.shots] = shown(row.value, row.standard_error)
     head = ("task", "metric", "documents", *(f"{n} shot" + "s" * (n != 1) for n in shots), "")
     lines = [head] + [(*label[:3], *(found.get(n, "") for n in shots), label[3]) for label, found in cells.items()]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-    return "\n".join([*text, f"{results.seconds:.1f} s", *(f"note: {note}" for note in results.notes)])
+    return "\n".join([*columns(lines), f"{results.seconds:.1f} s", *(f"note: {note}" for note in results.notes)])
 
 
 class _SilentHere(io.TextIOBase):

@@ -4,12 +4,12 @@ A branch is what its own config gives from scratch, bit for bit (on the same mes
 so one trunk at a constant rate, with a cooldown from each of several checkpoints, is several whole runs (Hägele et al.
 2024). That holds where the trunk's first N steps are the branch's own, which is checked before anything is written:
 
-    config      equal but for what the compiled step never sees and for what a resume may change, or where the text
-                lies (FREE, PLACES, rundir.HARMLESS)
+    config      equal but for what its words (changes.py) let a branch change: length and rates, where the text lies, what
+                a resume may change
     each step   before N has the same learning rate, batch size and first row under both configs, and in the trunk's log
     text        the same fingerprint and tokenizer
-    program     the same code, packages, mesh and kernels (ROUNDED); where one is another, that is said and recorded, for it
-                may change last digits
+    program     the same code, packages, mesh and kernels; where one is another, that is said and recorded, for it may
+                change last digits
 
 The state, verified, becomes the branch's own first checkpoint, and the trunk's rows of metrics.jsonl up to N become its
 own, marked `taken_over`: from there on a branch is a run like any other and does not need its trunk. Its lineage stands in
@@ -24,25 +24,12 @@ import numpy as np
 
 from gptjax import flops, schedule
 from gptjax.checkpoints import validity
-from gptjax.config import bounds, config_file
+from gptjax.config import bounds, changes, removed
+from gptjax.config.values import from_dict
 from gptjax.errors import UserError
 from gptjax.rundir import metrics, run_directory
 from gptjax.schedule import Rewinds
 from gptjax.storage import folder_kinds
-
-# Length and schedule: the compiled step sees none of them, and what they make of each step is compared step by step.
-FREE = (
-    "train.steps", "train.tokens", "train.batch_size", "train.batch_ramp_start", "train.batch_ramp_increment",
-    "train.batch_ramp_tokens", "optim.peak_lr", "optim.schedule", "optim.warmup_steps", "optim.warmup_tokens",
-    "optim.decay_steps", "optim.decay_tokens", "optim.final_lr_fraction", "optim.cooldown_fraction",
-)  # fmt: skip
-# Where the text lies; what it is, its fingerprint says.
-PLACES = ("data.path", "data.tfds_dir", "data.tokenizer_path")
-
-# Of what a resume may change: makes another program of the same mathematics.
-ROUNDED = (
-    "mesh", "model.attention", "model.remat", "model.scan_unroll", "train.log_activations", "train.log_noise_scale",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +75,7 @@ def _check_same_origin(directory, known: dict | None, origin: Origin) -> None:
     begun = f"branched from step {known['step']} of {known['run']}" if known else "not branched"
     same = known is not None and known["step"] == origin.step
     if same and str(origin.run.path) != known["run"]:  # it may have been moved
-        same = known["checkpoint_sha256"] is not None and _digest(origin) == known["checkpoint_sha256"]
+        same = known["checkpoint_sha256"] is not None and digest(origin) == known["checkpoint_sha256"]
     if not same:
         raise UserError(
             f"--branch_from={origin.run.path} --branch_step={origin.step}: the run in {directory.path} was {begun};"
@@ -96,7 +83,7 @@ def _check_same_origin(directory, known: dict | None, origin: Origin) -> None:
         )
 
 
-def _digest(origin: Origin) -> str | None:
+def digest(origin: Origin) -> str | None:
     """Of the checkpoint's manifest; None of one that has none (schema 1), or is not there."""
     try:
         return json.loads((origin.run.checkpoints / str(origin.step) / validity.MANIFEST).read_text())["sha256"]
@@ -113,7 +100,7 @@ def check(origin: Origin, directory, config, store, allowed: tuple[str, ...], ma
     allowed: keys that the user lets differ, which make it another run than its config gives from scratch.
     """
     _check_there(origin, directory)
-    trunk = _config_at(origin)
+    trunk = config_at(origin)
     differing = _check_config(origin, trunk, config, allowed)
     _check_text(origin, store, allowed)
     _check_steps(origin, trunk, config)
@@ -125,7 +112,7 @@ def check(origin: Origin, directory, config, store, allowed: tuple[str, ...], ma
         "run": str(origin.run.path),
         "step": origin.step,
         "config_sha256": hashlib.sha256(values.encode()).hexdigest(),
-        "checkpoint_sha256": _digest(origin),
+        "checkpoint_sha256": digest(origin),
         "rollbacks": Rewinds.from_dict(saved).count,
         "allowed": differing,
         "other_program": [*_other_code(theirs, manifest), *_rounded(trunk, config)],
@@ -145,7 +132,7 @@ def _check_there(origin: Origin, directory) -> None:
         lacks = "" if origin.run.exists() else "has no config.json, and "
         said = f"it {lacks}is {folder_kinds.said(path)}; give that of a trunk."
         raise UserError(f"--branch_from={path} is not a run directory: {said}")
-    origin.run.check_trained("branched from")
+    origin.run.check_trained(f"branched from; a new run starts with its parameters by train.start_from={path}")
     try:
         origin.run.config()  # these files are of one run
         origin.run.read_tokenizer()
@@ -157,19 +144,17 @@ def _check_there(origin: Origin, directory) -> None:
         raise _refused(origin, f"there is no such checkpoint ({there})", mend)
 
 
-def _config_at(origin: Origin):
+def config_at(origin: Origin):
     """The trunk's config when the checkpoint was written: a later resume may have changed it."""
     values = validity.description(origin.run.checkpoints / str(origin.step)).get("config")
-    return origin.run.config() if values is None else config_file.from_dict(values)
+    return origin.run.config() if values is None else from_dict(values, removed.whatever)
 
 
 def _check_config(origin: Origin, trunk, config, allowed: tuple[str, ...]) -> list[str]:
     """Keys that differ and were allowed to."""
-    changes = run_directory.changed_keys(trunk, config)
-    telling = {
-        key: values for key, values in changes.items() if not _among(key, (*run_directory.HARMLESS, *FREE, *PLACES))
-    }
-    refused = [key for key in telling if not _among(key, allowed)]
+    telling = {key: values for key, values in changes.differing(trunk, config).items() if not _may_differ(key, *values)}
+    telling |= origin.run.removed_fields()
+    refused = [key for key in telling if not changes.is_named(key, allowed)]
     if refused:
         shown = ", ".join(f"{key} ({telling[key][0]!r} there, {telling[key][1]!r} here)" for key in refused)
         mend = "only length and learning rate may differ. Use another trunk, or allow it with"
@@ -179,8 +164,8 @@ def _check_config(origin: Origin, trunk, config, allowed: tuple[str, ...]) -> li
     return list(telling)
 
 
-def _among(key: str, keys) -> bool:
-    return key in keys or key.partition(".")[0] in keys
+def _may_differ(key: str, there, here) -> bool:
+    return changes.word(key).branch and changes.names_of(there) == changes.names_of(here)
 
 
 def _check_text(origin: Origin, store, allowed: tuple[str, ...]) -> None:
@@ -240,28 +225,26 @@ def _other_code(there: dict, here: dict) -> list[str]:
 
 
 def _rounded(trunk, config) -> list[str]:
-    changes = run_directory.changed_keys(trunk, config).items()
-    return [f"{key} {before!r} -> {after!r}" for key, (before, after) in changes if _among(key, ROUNDED)]
+    """What makes another program of the same mathematics."""
+    differing = {key: values for key, values in changes.differing(trunk, config).items() if changes.word(key).program}
+    return [f"{key} {there!r} -> {here!r}" for key, (there, here) in differing.items() if changes.word(key).resume]
 
 
 # ---- the beginning of a branch
 
 
-def begin(directory, program, keeper, peers):
-    """The state a branch goes on from, saved as its own first checkpoint; None for a run that is none, or has begun.
+def begin(known: dict, directory, program, keeper, peers):
+    """The state that a branch of this lineage goes on from, saved as its own first checkpoint.
 
     First the rows, then the checkpoint: killed in between, all is done again. Returns a keeper.Resumed.
     """
     from gptjax.checkpoints.checkpointer import Checkpointer
-    from gptjax.training.resume import Resumed
+    from gptjax.training.resume import Resumed, read_state
 
-    known = peers.tell("branched", directory.manifest().get("branched") if peers.index == 0 else None)
-    if known is None:
-        return None
     origin = Origin(run_directory.open_run(known["run"]), known["step"])
     reader = Checkpointer(origin.run.checkpoints, None, peers)
     try:
-        state = reader.restore(origin.step, program.abstract_state, program.state_sharding)
+        state = read_state(reader, origin.step, program.abstract_state, program.state_sharding)
         data = reader.meta(origin.step)
     finally:
         reader.close()

@@ -13,20 +13,16 @@ import jax
 import jaxlib
 from etils import epath
 
+from gptjax.config import changes
 from gptjax.errors import UserError, shorten
-from gptjax.parallel import meshes
-from gptjax.planning import topology
-from gptjax.rundir import run_directory
-from gptjax.training import branching, step
+from gptjax.parallel import meshes, tpu
+from gptjax.training import program
 
-SCHEMA = "gptjax-executable-1"
+SCHEMA = "gptjax-executable-2"  # 1: its pickle named a TrainState of another module
 SECTIONS = ("model", "optim", "train")  # of the config; what the program is made of, beside the mesh
 OF_DATA = ("documents_apart", "sees_ahead", "predicts_in_place")  # which arrays a batch has
 OF_MESH = ("pipeline_microbatches", "pipeline_repeats", "offload_optimizer")  # what the mesh itself does not show
-SEEN = ("train.batch_size",)  # of branching.FREE: the shape of the batch
-# What the compiled step never sees: what may differ from the trunk of a branch, or change at a resume, less what makes
-# another program of it.
-ON_THE_HOST = {key for key in (*branching.FREE, *run_directory.HARMLESS) if key not in (*branching.ROUNDED, *SEEN)}
+SHAPES = ("train.batch_size",)  # rates and lengths are given to a step; of batches it takes this one shape
 
 
 def config_hash(config) -> str:
@@ -36,8 +32,12 @@ def config_hash(config) -> str:
     kept |= {name: getattr(config.data, name) for name in OF_DATA}
     kept["mesh"] = {name: values["mesh"][name] for name in OF_MESH}
     for section in SECTIONS:
-        kept[section] = {name: v for name, v in kept[section].items() if f"{section}.{name}" not in ON_THE_HOST}
+        kept[section] = {name: v for name, v in kept[section].items() if _is_seen(f"{section}.{name}")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_seen(key: str) -> bool:
+    return changes.word(key).program or key in SHAPES
 
 
 def header(config, mesh, kernel: str) -> dict:
@@ -52,8 +52,8 @@ def header(config, mesh, kernel: str) -> dict:
         "slices": meshes.dcn_sizes(config.mesh, n_slices),
         "device": mesh.devices.flat[0].device_kind,
         "kernel": kernel,
-        "compiler_options": step.train_compiler_options(mesh),
-        "rings": topology.rings_of(list(mesh.devices.flat)),
+        "compiler_options": program.train_compiler_options(mesh),
+        "rings": tpu.rings_of(list(mesh.devices.flat)),
     }
 
 
@@ -137,12 +137,14 @@ def _read(path: str) -> bytes:
 def _read_header(path: str, line: bytes) -> dict:
     try:
         found = json.loads(line)
-        known = isinstance(found, dict) and found.get("schema") == SCHEMA
+        schema = found.get("schema") if isinstance(found, dict) else None
     except ValueError:
-        known = False
-    if not known:
+        schema = None
+    if schema != SCHEMA:
+        older = str(schema).startswith(SCHEMA.rstrip("0123456789"))
+        what = f"is a {schema} file, of another version of gptjax than this, which reads" if older else "is no"
         raise UserError(
-            f"--executable={path} is no {SCHEMA} file; write one with gptjax plan --save_executable={path}."
+            f"--executable={path} {what} {SCHEMA} file; write one with gptjax plan --save_executable={path}."
         )
     return found
 

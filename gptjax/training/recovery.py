@@ -3,7 +3,7 @@
     first bad step b, last bad step e    a loss, gradient or parameter that is not finite (b = e), or
                                          train.max_skips updates left out in a row (skipping.py)
     rollback                             the newest checkpoint of c <= b steps is taken, and the rows that steps c to
-                                         e + train.rollback_margin read are left out: step c goes on with those after
+                                         e read are left out: step c goes on with those after
 
 Steps, learning rates and random keys stay as they are; only what text a step reads moves on. PaLM (Chowdhery et al.
 2022, section 5.1) did so by hand: from a checkpoint some 100 steps before a spike, past 200 to 500 batches, after which
@@ -20,7 +20,7 @@ from gptjax.schedule import Rewinds
 
 def rewound(config, now: Rewinds, known: Rewinds, step: int, error: Diverged) -> Rewinds:
     """After a rollback to the checkpoint of `step`, which knows of `known`, from a run that is at `now`."""
-    past = now.first_row(config, error.step + config.train.rollback_margin)
+    past = now.first_row(config, error.step)
     return Rewinds(now.count + 1, (*known.windows, (step, past - known.first_row(config, step))))
 
 

@@ -62,9 +62,12 @@ def test_training_twice_gives_the_same_files(trained, tmp_path):
         assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes()
 
 
-def test_without_options_it_is_the_tokenizer_that_a_config_trains_on_text_from_all_over_the_source(tmp_path):
+def test_without_options_it_is_the_tokenizer_that_a_config_trains_on_text_from_all_over_the_source(
+    tmp_path, monkeypatch
+):
     assert cli.main([*TRAIN, f"--out={tmp_path / 'out'}"]) == 0
-    config = DataConfig(tokenizer_vocab_size=500, tokenizer_train_bytes=100_000)
+    monkeypatch.setattr(DataConfig, "TRAIN_BYTES", 100_000)
+    config = DataConfig(tokenizer_vocab_size=500)
     expected = tokenizers.train_tokenizer(config, spread_documents(config))
     assert tokenizers.load_tokenizer(tmp_path / "out").hash == expected.hash
 

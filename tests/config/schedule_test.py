@@ -116,7 +116,7 @@ def test_in_tokens_too_a_wsd_run_keeps_its_peak_to_the_last_step_before_the_cool
 
 
 def test_rsqrt_without_a_warmup_raises():
-    with pytest.raises(UserError, match="optim.schedule='rsqrt' starts at the end of the warmup"):
+    with pytest.raises(UserError, match="optim.schedule='rsqrt': it starts at the end of the warmup"):
         config(schedule="rsqrt")
 
 

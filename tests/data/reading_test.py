@@ -236,9 +236,9 @@ def test_a_killed_process_that_reads_ends_the_reading(outside):
 
 @pytest.fixture(scope="module")
 def undisturbed(mixed, tmp_path_factory):
-    """Run directory of a run in this process that reads nothing ahead."""
+    """Run directory of a run in this process."""
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert main.train(from_dict(runs.changed(mixed, data=dict(prefetch=0))), str(workdir)) == 0
+    assert main.train(from_dict(mixed), str(workdir)) == 0
     return workdir
 
 
@@ -279,7 +279,7 @@ def test_held_out_text_is_judged_by_source_and_as_one(undisturbed):
 @pytest.mark.slow  # three processes; distributed_test has runs that go on with fewer
 def test_a_run_killed_with_two_processes_goes_on_with_one_and_other_readers(mixed, undisturbed, tmp_path):
     run = tmp_path / "run"
-    ahead = runs.changed(mixed, data=dict(prefetch=1, prefetch_workers=2))
+    ahead = runs.changed(mixed, data=dict(prefetch_workers=2))
     with runs.processes(ahead, run, tmp_path, 2, 4) as started:
         runs.wait_for_step(run, 14, started[0])
         readers = [pid for process in started for pid in running_children(process.pid)]
@@ -287,7 +287,7 @@ def test_a_run_killed_with_two_processes_goes_on_with_one_and_other_readers(mixe
         started[0].ends_with(errors.PEER_LOST)
     assert len(readers) == 4 and gone(readers)
     assert hashes(run) == hashes(undisturbed)[: len(hashes(run))] and len(hashes(run)) >= 14
-    alone = runs.changed(mixed, data=dict(prefetch=2, prefetch_workers=1))
+    alone = runs.changed(mixed, data=dict(prefetch_workers=1))
     assert main.train(from_dict(alone), str(run)) == 0
     assert events(run, "resumed")[0]["step"] in (6, 12, 18)
     assert hashes(run) == hashes(undisturbed)
@@ -303,9 +303,9 @@ def test_a_run_killed_with_two_processes_goes_on_with_one_and_other_readers(mixe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prefetch, workers", [(1, 0), (2, 1), (0, 2)])
-def test_losses_are_bit_equal_whoever_reads_ahead(mixed, undisturbed, tmp_path, prefetch, workers):
-    ahead = runs.changed(mixed, data=dict(prefetch=prefetch, prefetch_workers=workers))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_losses_are_bit_equal_whoever_reads_ahead(mixed, undisturbed, tmp_path, workers):
+    ahead = runs.changed(mixed, data=dict(prefetch_workers=workers))
     assert main.train(from_dict(ahead), str(tmp_path)) == 0
     assert runs.losses(tmp_path) == runs.losses(undisturbed)
     runs.assert_same_state(tmp_path, undisturbed, STEPS)
@@ -314,7 +314,7 @@ def test_losses_are_bit_equal_whoever_reads_ahead(mixed, undisturbed, tmp_path, 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_every_process_reads_its_own_rows_and_all_together_the_same(mixed, undisturbed, tmp_path, processes):
-    ahead = runs.changed(mixed, data=dict(prefetch=1, prefetch_workers=1))
+    ahead = runs.changed(mixed, data=dict(prefetch_workers=1))
     with runs.processes(ahead, tmp_path / "run", tmp_path, processes, 8 // processes) as started:
         for process in started:
             process.ends_with(0)
@@ -361,7 +361,7 @@ def test_a_run_does_not_go_on_with_another_mixture_but_with_other_readers(mixed)
     for name, value in changes.items():
         with pytest.raises(UserError, match=f"started with another config: data.{name} "):
             run_directory.check_resume(before, from_dict(runs.changed(mixed, data={name: value})))
-    run_directory.check_resume(before, from_dict(runs.changed(mixed, data=dict(prefetch=0, prefetch_workers=5))))
+    run_directory.check_resume(before, from_dict(runs.changed(mixed, data=dict(prefetch_workers=5))))
     run_directory.check_resume(from_dict(json.loads(json.dumps(before.to_dict()))), before)
 
 

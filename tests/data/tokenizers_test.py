@@ -97,8 +97,9 @@ def test_the_same_text_gives_the_same_sentencepiece_model(sentencepiece):
     assert again.definition == sentencepiece.definition and again.hash == sentencepiece.hash
 
 
-def test_sentencepiece_trains_on_no_more_than_it_was_allowed():
-    config = DataConfig(tokenizer_vocab_size=400, tokenizer_train_bytes=50_000)
+def test_sentencepiece_trains_on_no_more_than_it_is_allowed(monkeypatch):
+    monkeypatch.setattr(DataConfig, "TRAIN_BYTES", 50_000)
+    config = DataConfig(tokenizer_vocab_size=400)
     assert train_tokenizer(config, [TEXT]).hash == train_tokenizer(config, [TEXT[:50_000], "zzz" * 1000]).hash
 
 

@@ -17,7 +17,7 @@ from gptjax.errors import UserError
 @pytest.fixture(scope="module")
 def sentencepiece_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    config = DataConfig(tokenizer="sentencepiece", tokenizer_vocab_size=300, tokenizer_train_bytes=50_000)
+    config = DataConfig(tokenizer="sentencepiece", tokenizer_vocab_size=300)
     save_tokenizer(
         tokenizers.train_tokenizer(config, ["the cat sat on the mat, the dog did not. 猫坐。" * 200]), folder
     )

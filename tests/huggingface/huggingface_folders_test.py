@@ -293,6 +293,7 @@ def test_transformers_other_names_of_fields_are_read(tmp_path):
         (dict(layer_norm_epsilon="x"), "layer_norm_epsilon='x'; expected a number from 0"),
         (dict(resid_pdrop=1), "resid_pdrop=1; expected a number from 0 to below 1"),
         (dict(tie_word_embeddings=None), "tie_word_embeddings=None; expected true or false"),
+        (dict(hidden_size="x"), " hidden_size='x'; expected a whole number of at least 1"),
         (dict(n_inner=0), "n_inner=0; expected a whole number of at least 1"),
         (dict(quantization_config={"bits": 4}), "its weights are quantised"),
         (dict(pruned_heads={"0": [1]}), "heads were taken out of it"),

@@ -87,26 +87,29 @@ def test_import_then_export_gives_the_same_bytes_of_every_tensor(imported, name,
     assert {key: ours[key] for key in theirs} == theirs
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_tensors_of_half_precision_come_back_the_same(tmp_path, dtype):
+@pytest.mark.parametrize(
+    "dtype,name", [("float16", "gpt2_plain"), ("bfloat16", "gpt2_plain"), ("bfloat16", "llama_plain")]
+)
+def test_tensors_of_half_precision_come_back_the_same(tmp_path, dtype, name):
     numpy_dtype = {"float16": np.dtype(np.float16), "bfloat16": tensors.bfloat16}[dtype]
     folder = changed_golden(
-        tmp_path, change=lambda all_of_them: {name: a.astype(numpy_dtype) for name, a in all_of_them.items()}
+        tmp_path, name, change=lambda all_of_them: {name: a.astype(numpy_dtype) for name, a in all_of_them.items()}
     )
     importing.import_folder(str(folder), str(tmp_path / "run"), "ids")
     exporting.export_run(gptjax.load(tmp_path / "run"), str(tmp_path / "out"))
     assert_same_tensors(tensors_of(tmp_path / "out"), tensors_of(folder))
 
 
-def test_shards_hold_what_one_file_holds_and_are_imported_as_it_is(imported, tmp_path):
-    exporting.export_run(imported("gpt2_deep"), str(tmp_path / "shards"), max_shard_bytes=8_000)
+@pytest.mark.parametrize("name,max_shard_bytes", [("gpt2_deep", 8_000), ("llama_grouped", 2_500)])
+def test_shards_hold_what_one_file_holds_and_are_imported_as_it_is(imported, tmp_path, name, max_shard_bytes):
+    exporting.export_run(imported(name), str(tmp_path / "shards"), max_shard_bytes=max_shard_bytes)
     index = json.loads((tmp_path / "shards" / "model.safetensors.index.json").read_text())
     sizes = [file.stat().st_size for file in (tmp_path / "shards").glob("*.safetensors")]
-    assert len(sizes) > 5 and set(index["weight_map"]) == set(tensors_of(GOLDEN / "gpt2_deep"))
-    assert index["metadata"]["total_size"] == sum(a.nbytes for a in tensors_of(GOLDEN / "gpt2_deep").values())
-    assert_same_tensors(tensors_of(tmp_path / "shards"), tensors_of(GOLDEN / "gpt2_deep"))
+    assert len(sizes) > 5 and set(index["weight_map"]) == set(tensors_of(GOLDEN / name))
+    assert index["metadata"]["total_size"] == sum(a.nbytes for a in tensors_of(GOLDEN / name).values())
+    assert_same_tensors(tensors_of(tmp_path / "shards"), tensors_of(GOLDEN / name))
     importing.import_folder(str(tmp_path / "shards"), str(tmp_path / "run"), "ids")
-    again, before = gptjax.load(tmp_path / "run").params, imported("gpt2_deep").params
+    again, before = gptjax.load(tmp_path / "run").params, imported(name).params
     jax.tree.map(np.testing.assert_array_equal, again, before)
 
 
@@ -124,10 +127,18 @@ def test_names_without_prefix_buffers_and_a_tied_head_written_out_are_read(impor
 
 
 BAD_CONFIGS = {
-    "another model": (dict(model_type="llama"), "model_type 'llama'; gptjax imports openai-gpt and gpt2"),
+    "another model": (dict(model_type="bloom"), "model_type 'bloom'; gptjax imports openai-gpt, gpt2 and llama"),
+    "no name": (dict(model_type=["gpt2"]), r"model_type \['gpt2'\]; gptjax imports"),
     "relu": (dict(activation_function="relu"), "its activation is 'relu', not one of gelu_new"),
     "scaling": (dict(scale_attn_by_inverse_layer_idx=True), "scales attention by the layer"),
     "unscaled": (dict(scale_attn_weights=False), "attention is not scaled"),
+    "no text": (dict(activation_function=["gelu"]), r"activation_function=\['gelu'\]; expected a text"),
+    "layers apart": (dict(per_layer_config={"0": {"n_head": 1}}), "its layers are not all alike"),
+    "all of them": (
+        dict(n_head=5, activation_function="relu", pruned_heads={"0": [1]}, scale_attn_weights=False),
+        "activation is 'relu', .*; n_head does not divide n_embd; its attention is not scaled .*; heads were taken out",
+    ),
+    "all values": (dict(n_head=0, resid_pdrop=2), "n_head=0; expected .*; it has resid_pdrop=2; expected a number"),
     "cross": (dict(add_cross_attention=True), "has cross-attention"),
     "heads": (dict(n_head=5), "n_head does not divide n_embd"),
     "layers": (
@@ -193,12 +204,12 @@ def test_a_folder_that_lacks_something_is_refused(tmp_path, name):
         importing.import_folder(str(folder), str(tmp_path / "run"), "ids")
 
 
+MODERN = dict(position="rope", norm="rmsnorm", mlp="swiglu", n_kv_heads=2, qk_norm=True, logit_softcap=9.0, bias=False)
 REFUSED = {
     "banded": (dict(n_layers=4, band_width=3), r"every second layer sees 3 tokens only \(model.band_width\)"),
     "modern": (
-        dict(position="rope", norm="rmsnorm", mlp="swiglu", n_kv_heads=2, qk_norm=True, logit_softcap=9.0, bias=False),
-        "its positions are rope .*; its norms are rmsnorm .*; it has no biases .*; 4 query heads share 2 key/value"
-        " heads; it normalises .*; it caps its logits .*; its MLP is swiglu",
+        MODERN,
+        "as Hugging Face's LlamaForCausalLM: it normalises .*; it caps its logits .*; transformers has no such model",
     ),
     "heads": (dict(head_dim=16), "4 heads of 16 are not as wide as the model, 32"),
     "post with a final norm": (dict(norm_position="post"), "norm_position='post' with final_norm=True"),
@@ -222,7 +233,7 @@ def test_dense_configs_that_ship_can_be_written_and_read_back_as_they_are(config
     path = ROOT / "configs" / f"{config}.py"
     shape = load_config(str(path), ["model.band_width=None", "model.vocab_size=50257"]).model
     family = families.family_for(shape)
-    read = families.model_config(families.config_json(shape, family, "float32", None), "config.json")
+    read = family.config_in(family.config_out(shape, "float32", None), "config.json")
     kept = ("vocab_size", "context_length", "n_layers", "d_model", "n_heads", "ff_size", "norm_position", "final_norm")
     for field in (*kept, "norm_eps", "mlp", "tied_head", "init_std", "residual_dropout", "scale_residual_init"):
         assert getattr(read, field) == getattr(shape, field), field

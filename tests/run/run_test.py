@@ -63,7 +63,7 @@ def test_the_newest_schema_has_a_golden_checkpoint():
 def test_on_any_mesh_a_run_is_as_on_one_device(loaded, mesh):
     other = gptjax.load(GOLDEN / "schema2", mesh=mesh)
     assert other.mesh.size == 8
-    places = jax.tree.map(lambda leaf, place: leaf.sharding == place, other.params, other.program.state_sharding.params)
+    places = jax.tree.map(lambda leaf, place: leaf.sharding == place, other.params, other.program.param_sharding)
     assert jax.tree.all(places)
     np.testing.assert_allclose(other.logits(TEXT[:16]), loaded.logits(TEXT[:16]), atol=1e-6)
     maps = other.attention(TEXT[:16]), loaded.attention(TEXT[:16])
@@ -175,8 +175,8 @@ def test_a_checksum_that_differs_is_seen_where_the_file_can_be_read(damaged):
         ({"path": GOLDEN}, "is not a run directory: it has no config.json"),
         ({"step": 3}, "has no checkpoint of step 3; there are: 6"),
         ({"dtype": "float16"}, "dtype='float16' is not known.*expected one of: bfloat16, float32"),
-        ({"mesh": "fsdp"}, "--mesh=fsdp: expected axes and sizes"),
-        ({"mesh": "fdsp=2"}, "the axis='fdsp' is not known; did you mean 'fsdp'"),
+        ({"mesh": "fsdp"}, "^mesh=fsdp: expected axes and sizes, as in mesh=fsdp=64,tensor=8"),
+        ({"mesh": "fdsp=2"}, "^mesh: the axis='fdsp' is not known; did you mean 'fsdp'"),
         ({"mesh": "fsdp=2,fsdp=4"}, "gives fsdp twice"),
         ({"mesh": {"fsdp": 0}}, "fsdp=0 is no size"),
         ({"mesh": {"fsdp": -1, "tensor": -1}}, "is no size"),

@@ -77,6 +77,13 @@ def test_durations_read_as_clocks_do(seconds, text):
     assert terminal.duration(seconds) == text
 
 
+def test_columns_are_as_wide_as_their_widest_cell_and_leave_no_blanks_behind():
+    rows = [("run", "N", ""), ("a long one", "10", "refused"), ("b", "", "")]
+    assert terminal.columns(rows) == ["run         N", "a long one  10  refused", "b"]
+    assert terminal.columns(rows, left=1) == ["run          N", "a long one  10  refused", "b"]
+    assert terminal.columns([]) == []
+
+
 @pytest.mark.parametrize(
     "value,text", [(0, "0"), (999, "999"), (999.6, "1k"), (124_439_808, "124M"), (3.14e23, "314Z")]
 )

@@ -9,13 +9,14 @@ import pytest
 from gptjax import cli
 from gptjax.commands import study_fit
 from gptjax.errors import UserError
-from gptjax.study import checks, methods
 from gptjax.study.fits.laws import ParametricLaw
 from gptjax.study.fits.points import Gathered, Row
+from gptjax.study.methods import catalogue, checks
+from gptjax.study.methods.method import Case, Options
 from gptjax.study.results import csv_points, fit, learning_rates, loss_to_loss, verdict
 
 LAW = ParametricLaw(1.8172, 482.01, 2085.43, 0.3478, 0.3658)  # Besiroglu et al. 2024
-QUICK = methods.Options(methods=("parametric", "isoflop"), replicates=20, starts=6)
+QUICK = Options(methods=("parametric", "isoflop"), replicates=20, starts=6)
 
 
 def gathered(noise: float = 0.0, seeds=(0, 1), budgets=(1e18, 1e19, 1e20, 1e21)) -> Gathered:
@@ -60,9 +61,9 @@ def test_every_budget_has_its_best_split_in_both_methods(found):
 
 
 def test_budgets_asked_for_are_split_beyond_the_points():
-    options = methods.Options(methods=("parametric",), replicates=20, starts=6, budgets=(1e24,))
+    options = Options(methods=("parametric",), replicates=20, starts=6, budgets=(1e24,))
     last = fit.results(gathered(), fit.Request(options))["parametric"]["optima"][-1]
-    again = methods.Options(methods=("parametric",), replicates=2, starts=6, budgets=(1e20 * (1 + 1e-12),))
+    again = Options(methods=("parametric",), replicates=2, starts=6, budgets=(1e20 * (1 + 1e-12),))
     assert len(fit.results(gathered(), fit.Request(again))["parametric"]["optima"]) == 4
     assert last["flops"] == 1e24 and last["params"] == pytest.approx(LAW.optimum(1e24).params, rel=1e-3)
 
@@ -71,7 +72,7 @@ def test_a_budget_in_another_convention_buys_what_it_bought_the_points():
     rows = [
         Row(r.run, r.params, r.tokens, {"exact": 7.5 * r.params["total"] * r.tokens}, r.loss) for r in gathered().rows
     ]
-    options = methods.Options(methods=("parametric",), replicates=2, starts=6)
+    options = Options(methods=("parametric",), replicates=2, starts=6)
     results = fit.results(Gathered(rows, [], []), fit.Request(options))
     assert results["conventions"]["flops_per_param_token"] == pytest.approx(7.5)
     for one in results["parametric"]["optima"]:
@@ -89,14 +90,16 @@ def test_held_out_points_are_those_of_the_largest_budget_and_are_predicted_by_th
 
 def test_without_noise_nothing_is_left_of_the_held_out_error_and_a_bend_shows_in_it():
     points = gathered().points("total", "exact")
-    assert checks.holdout("parametric", points, QUICK)["holdout_error"] < 1e-5
+    assert checks.holdout(catalogue.of("parametric"), points, QUICK)["holdout_error"] < 1e-5
     bent = np.where(points.flops > 5e20, 1.05, 1.0)  # the largest runs are worse than any law of the others says
     bent_points = points.take(slice(None))
     bent_points = type(points)(**{**vars(bent_points), "loss": points.loss * bent})
-    assert checks.holdout("parametric", bent_points, QUICK)["holdout_error"] == pytest.approx(0.05, abs=0.005)
-    asked = checks.holdout("parametric", points, methods.Options(holdout=1e20, starts=6))
+    assert checks.holdout(catalogue.of("parametric"), bent_points, QUICK)["holdout_error"] == pytest.approx(
+        0.05, abs=0.005
+    )
+    asked = checks.holdout(catalogue.of("parametric"), points, Options(holdout=1e20, starts=6))
     assert len(asked["holdout"]["points"]) == 28
-    nothing = checks.holdout("parametric", points, methods.Options(holdout=1e25, starts=6))
+    nothing = checks.holdout(catalogue.of("parametric"), points, Options(holdout=1e25, starts=6))
     assert nothing["holdout_error"] is None and "no points" in nothing["holdout"]["refused"][0]
 
 
@@ -138,7 +141,7 @@ def test_what_a_law_leaves_is_held_against_the_noise_of_seeds(found):
 def test_isoflops_list_the_points_of_budgets_without_a_vertex():
     rows = gathered(seeds=(0,)).rows
     some = Gathered(rows[:-4], [{"run": "x", "reason": "diverged: the loss is nan"}], [])  # three sizes at the last
-    law = fit.results(some, fit.Request(methods.Options(("isoflop",), replicates=2)))["isoflop"]
+    law = fit.results(some, fit.Request(Options(("isoflop",), replicates=2)))["isoflop"]
     assert law["points_used"] + len(law["points_excluded"]) == len(some.rows) + len(some.excluded)
     assert law["window"] < 3, "losses without noise show every misfit"
     outside = [rows[7 * budget + end].run for budget in range(3) for end in (0, 6)]
@@ -153,7 +156,7 @@ def test_a_convention_in_which_sizes_pay_differently_for_a_token_is_said(found):
         Row(r.run, r.params, r.tokens, {"exact": (6 + i / 20) * r.params["total"] * r.tokens}, r.loss)
         for i, r in enumerate(gathered(seeds=(0,)).rows)
     ]
-    options = methods.Options(("isoflop",), replicates=2)
+    options = Options(("isoflop",), replicates=2)
     assert (
         "C / (N D) is 6 to 7.35 over these points"
         in fit.results(Gathered(rows, [], []), fit.Request(options))["notes"][0]
@@ -175,7 +178,7 @@ def test_the_law_is_refitted_under_every_other_choice(found):
 def test_an_outlier_is_found_and_dropped():
     rows = gathered(noise=1e-4).rows
     spoilt = [Row(**{**vars(row), "loss": row.loss * (1.2 if i == 5 else 1.0)}) for i, row in enumerate(rows)]
-    found = checks.sensitivity("parametric", Gathered(spoilt, [], []), "total", "exact", QUICK)
+    found = checks.sensitivity(catalogue.of("parametric"), Case(Gathered(spoilt, [], []), "total", "exact", QUICK))
     dropped = next(one for one in found if "outliers" in one["change"])
     assert dropped["points_used"] <= 55 and int(dropped["change"].split(" ")[0]) >= 1
     assert dropped["alpha"] == pytest.approx(LAW.alpha, rel=0.02)
@@ -229,7 +232,7 @@ def test_a_size_of_which_every_learning_rate_diverged_is_shown():
         "diverged": True,
         "initial_loss": 4.0,
     }
-    results = fit.results(gathered(budgets=(1e18,)), fit.Request(methods.Options(methods=(), replicates=2)))
+    results = fit.results(gathered(budgets=(1e18,)), fit.Request(Options(methods=(), replicates=2)))
     shown = study_fit.table(results | {"learning_rate": learning_rates.curves([run])})
     assert "learning rate of s: all diverged" in shown
 
@@ -483,9 +486,7 @@ def test_the_table_says_the_critical_batch_and_how_losses_on_two_texts_go_togeth
 def test_families_are_fitted_apart_and_the_largest_is_shown_first():
     rows = gathered().rows
     other = [Row(**{**vars(row), "family": "lstm", "loss": 1.1 * row.loss}) for row in rows[:28]]
-    results = fit.results(
-        Gathered(rows + other, [], []), fit.Request(methods.Options(("parametric",), replicates=2, starts=6))
-    )
+    results = fit.results(Gathered(rows + other, [], []), fit.Request(Options(("parametric",), replicates=2, starts=6)))
     assert results["family"] == "gpt" and list(results["families"]) == ["lstm"]
     assert results["families"]["lstm"]["parametric"]["E"] == pytest.approx(1.1 * LAW.E, rel=0.05)
     with pytest.raises(UserError, match="--family='rnn' is not known"):

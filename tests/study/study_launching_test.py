@@ -122,7 +122,7 @@ def test_the_launchers_accept_what_a_study_tells_them(name, monkeypatch, capsys)
     monkeypatch.setattr(common, "load_config", lambda words: None)
     flags = {"slurm": ["--time=1:00:00"], "xpk": ["--cluster=c"], "queued_resource": []}[name]
     flags += [] if name == "slurm" else ["--accelerator=v5e-8", "--zone=z"]
-    launcher, directory = launching.Launcher(name, tuple(flags)), layout.open_directory("gs://bucket/study")
+    launcher, directory = launching.LAUNCHERS[name](name, tuple(flags)), layout.open_directory("gs://bucket/study")
     command = launcher.command(
         directory, "0123456789ab", 2, ["--branch_from=gs://bucket/study/runs/a", "--branch_step=3"]
     )
@@ -203,7 +203,7 @@ def test_a_target_starts_as_soon_as_the_prediction_is_written(study):
     directory = layout.open_directory(out)
     [target] = [entry for entry in entries(file) if entry.stage == "target"]
     directory.run(target.key).rmtree()
-    settings = runner.Settings(launching.Launcher("local", ()))
+    settings = runner.Settings(launching.Local("local"))
     source = study_run.FileSource(file, batched=False)
     made = runner.Runner(directory, source, settings, terminal.Progress(io.StringIO()))
     made._declare()
@@ -229,7 +229,7 @@ def test_a_tuning_run_comes_before_longer_runs_of_a_size_that_is_tuned(study, ca
 def test_a_workload_is_found_by_its_name_until_its_attempt_has_ended_and_then_gets_the_next(study):
     file, out = study()
     [entry] = entries(file)
-    directory, launcher = layout.open_directory(out), launching.Launcher("xpk", ("--cluster=c",))
+    directory, launcher = layout.open_directory(out), launching.Xpk("xpk", ("--cluster=c",))
     for last, attempt in (({}, 1), ({"attempt": 3, "code": None}, 3), ({"attempt": 3, "code": 125}, 4)):
         layout.write_json(directory.exit(entry.key), last)
         source, settings = study_run.FileSource(file, batched=False), runner.Settings(launcher)
@@ -245,7 +245,7 @@ def test_a_tuning_run_that_a_group_in_progress_has_among_its_runs_stays_done(stu
     directory = layout.open_directory(out)
     for entry in tuning:
         studying.write_done_run(directory.run(entry.key), entry.steps, results[entry.name])
-    source, settings = study_run.FileSource(file, batched=True), runner.Settings(launching.Launcher("local", ()))
+    source, settings = study_run.FileSource(file, batched=True), runner.Settings(launching.Local("local"))
     made = runner.Runner(directory, source, settings, terminal.Progress(io.StringIO()))
     made._declare()
     monkeypatch.setattr(made, "_going", lambda: {entry.key for entry in made._ledger.entries})

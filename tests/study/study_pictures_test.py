@@ -135,6 +135,13 @@ def test_refused_changes_are_hollow(results, drawn):
     assert len(filled.get_xdata()) == len(changes) - 1 and hollow.get_markerfacecolor() == "white"
 
 
+def test_an_exponent_without_an_interval_is_drawn_without_its_bands(results, drawn):
+    none = {"interval80": {"a": [None, None]}, "interval95": {"a": [None, None]}}  # no replicate has a fit
+    bare = checks.sensitivity({**results, "parametric": results["parametric"] | none})
+    patches = [len(picture.figure.axes[0].patches) for picture in (drawn["sensitivity"], bare)]
+    assert patches == [2, 0]
+
+
 def test_lines_of_architectures_join_runs_that_none_as_small_beats(results, drawn):
     for name in ("lstm", "transformer"):
         [(x, y)] = marks(drawn["architectures"], name)

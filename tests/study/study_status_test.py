@@ -332,12 +332,64 @@ def test_comments_docstrings_and_what_errors_say_are_no_other_code():
     assert plain(source) != plain(source.replace("if x", "if not x"))
 
 
+def test_what_a_config_field_says_of_itself_is_no_other_code_but_its_default_is():
+    field = 'x: int = setting(3, "steps", "nothing")'
+    assert plain(field) == plain(field.replace("steps", "steps of a run").replace("nothing", "rounding"))
+    assert plain(field) != plain(field.replace("3", "4"))
+
+
 def test_the_code_is_that_of_the_modules_that_decide_numbers():
-    names = {str(file).rpartition("gptjax/")[2] for file in identity.code_files()}
-    deciding = "model layers attention loss optim schedule step feed evaluate rounding skipping config sharding"
-    assert names > {f"{name}.py" for name in deciding.split()} | {"data/pipeline.py", "data/packing.py"}
-    assert not names & {"train.py", "metrics.py", "run_directory.py", "errors.py", "cli.py", "data/store.py"}
-    assert not names & {"compiling.py", "coordination.py"}, "how processes wait for each other"
+    names = {file.relative_to(identity.PACKAGE).as_posix() for file in identity.code_files()}
+    models = {
+        f"models/{name}.py" for name in ("gpt", "lstm", "layers", "attention", "splash", "loss", "parametrization")
+    }
+    optim = {f"optim/{name}.py" for name in ("optimizers", "rounding", "skipping")}
+    rows = {f"data/rows/{name}.py" for name in ("pipeline", "packing", "mixture", "objectives")}
+    others = {"training/step.py", "training/feed.py", "evaluation/held_out.py", "schedule.py", "config/fields.py"}
+    assert names > models | optim | rows | others | {"parallel/sharding.py", "study/lanes/program.py"}
+    assert names > {"models/__init__.py", "data/rows/__init__.py"}, "what runs with every import below it"
+    assert not names & {"training/main.py", "rundir/metrics.py", "errors.py", "cli.py", "data/tokens/store.py"}
+    assert not names & {"parallel/compiling.py", "hosts/coordination.py"}, "how processes wait for each other"
+
+
+def test_what_is_named_to_decide_numbers_or_to_decide_none_is_there():
+    for name in (*identity.ROOTS, *identity.PLUMBING):
+        place = identity.PACKAGE.joinpath(*name.split("."))
+        assert place.with_suffix(".py").is_file() or (place / "__init__.py").is_file(), name
+
+
+def test_the_code_follows_imports_tables_of_names_and_packages(tmp_path):
+    files = {
+        "step.py": "from gptjax.models import gpt\nfrom gptjax import errors\n",
+        "errors.py": "import gptjax.unseen\n",
+        "unseen.py": "",
+        "alone.py": "",
+        "models/__init__.py": "SCALE = 2\n",
+        "models/gpt.py": 'KERNELS = {"splash": "gptjax.kernels.splash:attend"}\n',
+        "models/lstm.py": "import gptjax.parts.gates.sigmoid as s\n",
+        "kernels/__init__.py": "",
+        "kernels/splash.py": "",
+        "kernels/other.py": "",
+        "parts/gates.py": "",
+        "room/__init__.py": "",
+        "room/inner.py": "",
+        "room/log.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def names(roots, plumbing=("errors",)):
+        return {str(file.relative_to(tmp_path)) for file in identity.code_files(tmp_path, roots, plumbing)}
+
+    chosen = {"kernels/__init__.py", "kernels/splash.py"}
+    assert names(("step",)) == {"step.py", "models/__init__.py", "models/gpt.py", *chosen}
+    whole = {"models/__init__.py", "models/gpt.py", "models/lstm.py", "parts/gates.py", *chosen}
+    assert names(("models",)) == whole, "a room: every module of it"
+    assert names(("room.inner",), ("room",)) == {"room/inner.py"}
+    assert names(("room",), ("room.log",)) == {"room/__init__.py", "room/inner.py"}
+    with pytest.raises(AssertionError, match="no lost"):
+        names(("lost",))
 
 
 # ---- a study file that changed

@@ -37,6 +37,15 @@ def write_config(values: dict, file) -> str:
     return f"--config={file}"
 
 
+def impatient(seconds: float) -> tuple[str, str]:
+    """The `program` whose steps may take so many seconds, or twice their median, and not minutes."""
+    settings = f"watchdog.FACTOR, watchdog.LEAST_SECONDS, watchdog.SHARE = 2, {seconds}, 0"
+    return (
+        "-c",
+        f"import sys; from gptjax import cli; from gptjax.hosts import watchdog; {settings}; sys.exit(cli.main())",
+    )
+
+
 def changed(values: dict, **sections) -> dict:
     """values with fields of some sections replaced."""
     return values | {name: values.get(name, {}) | fields for name, fields in sections.items()}
@@ -119,11 +128,13 @@ class Process(subprocess.Popen):
 
 @contextlib.contextmanager
 def processes(
-    values, workdir, tmp_path, count: int, devices: int = 1, environments=None, arguments=None, folders=None, **shared
-):
+    values, workdir, tmp_path, count: int, devices: int = 1, environments=None, arguments=None, folders=None,
+    program=("-m", "gptjax"), **shared
+):  # fmt: skip
     """`count` processes over loopback with `devices` each, as one run; none survives the `with`.
 
-    environments, arguments, folders (to start in): {index: what differs}. shared: environment variables of all.
+    environments, arguments, folders (to start in): {index: what differs}. program: what Python runs. shared: environment
+    variables of all.
     """
     port = free_port()
     flags = re.sub(r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"])
@@ -138,7 +149,7 @@ def processes(
             log = tmp_path / f"log-{len(list(tmp_path.glob('log-*')))}.txt"
             with log.open("w") as stream:
                 process = Process(
-                    [sys.executable, "-m", "gptjax", "train", config, f"--workdir={workdir}", *extra],
+                    [sys.executable, *program, "train", config, f"--workdir={workdir}", *extra],
                     cwd=(folders or {}).get(index),
                     env=environment | (environments or {}).get(index, {}),
                     stdout=stream,

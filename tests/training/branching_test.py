@@ -16,9 +16,9 @@ from gptjax.checkpoints import validity
 from gptjax.config.config_file import from_dict
 from gptjax.data.rows.pipeline import open_text
 from gptjax.errors import UserError
-from gptjax.optim import noise_scale
 from gptjax.rundir import metrics, run_directory
-from gptjax.training import branching, catch_up, main, resume, session
+from gptjax.study.results import noise_scales
+from gptjax.training import branching, catch_up, main, resume
 
 LEAVES, STEPS = 8, 14  # a trunk of 12 steps, left after 8 for a cooldown of 6
 
@@ -124,7 +124,7 @@ def test_a_branch_reads_alone_as_if_it_had_run_from_scratch(scratch, branched, t
 def test_what_the_critical_batch_is_made_of_is_logged_and_taken_over(trunk, branched):
     both = [[row[name] for name in ("noise_signal", "noise_trace")] for row in train_rows(branched)]
     assert both[:LEAVES] == [[row["noise_signal"], row["noise_trace"]] for row in train_rows(trunk)][:LEAVES]
-    assert np.isfinite(both).all() and noise_scale.of_run(branched).n_steps == STEPS
+    assert np.isfinite(both).all() and noise_scales.of_run(branched).n_steps == STEPS
 
 
 def test_evaluations_that_the_trunk_did_not_make_are_no_ones_to_make_up(branched, tmp_path):
@@ -241,7 +241,7 @@ def store(config):
 
 def refusal(start, config, store, tmp_path, allowed=(), **sections) -> str:
     """What is said to a branch of `config` with other fields."""
-    resolved = session.with_vocabulary(config.replace(**sections), store.tokenizer)
+    resolved = config.replace(**sections).with_vocabulary(store.tokenizer.vocab_size)
     manifest = run_directory.manifest(resolved, store, ["gptjax"])
     with pytest.raises(UserError) as error:
         branching.lineage(run_directory.open_run(tmp_path / "new"), resolved, store, start, allowed, manifest)
@@ -285,7 +285,7 @@ def test_what_does_not_change_the_steps_before_may_differ(config, trunk, store, 
         dict(data={"path": "/moved/text.txt", "cache_dir": "/moved"}),
         dict(optim={"schedule": "linear", "warmup_steps": 3, "peak_lr": 3e-3, "final_lr_fraction": 1.0}),
     ):
-        resolved = session.with_vocabulary(config.replace(**sections), store.tokenizer)
+        resolved = config.replace(**sections).with_vocabulary(store.tokenizer.vocab_size)
         manifest = run_directory.manifest(resolved, store, ["gptjax"])
         new = run_directory.open_run(tmp_path / "new")
         assert branching.lineage(new, resolved, store, origin(trunk), (), manifest)["branched"]["step"] == LEAVES
@@ -310,7 +310,7 @@ def test_another_text_or_tokenizer_is_refused(config, trunk, store, text, tmp_pa
 
 
 def test_what_is_allowed_to_differ_is_recorded_and_said(config, trunk, store, tmp_path):
-    resolved = session.with_vocabulary(config.replace(optim={"weight_decay": 0.0}), store.tokenizer)
+    resolved = config.replace(optim={"weight_decay": 0.0}).with_vocabulary(store.tokenizer.vocab_size)
     arguments = (
         resolved,
         store,
@@ -340,7 +340,7 @@ def test_another_program_is_said_and_recorded(config, trunk, store, tmp_path):
     manifest["packages"]["jax"], manifest["code"] = "0.1", "0"
     (tmp_path / "trunk/manifest.json").write_text(json.dumps(manifest))
     other = config.replace(train={"log_noise_scale": False}, mesh={"tensor": 2})
-    resolved = session.with_vocabulary(other, store.tokenizer)
+    resolved = other.with_vocabulary(store.tokenizer.vocab_size)
     arguments = resolved, store, origin(tmp_path / "trunk"), (), run_directory.manifest(resolved, store, ["gptjax"])
     known = branching.lineage(run_directory.open_run(tmp_path / "new"), *arguments)["branched"]
     code, *others = known["other_program"]
@@ -373,7 +373,7 @@ def test_a_finished_branch_knows_its_trunk_by_the_checkpoint_wherever_it_lies_no
     config, trunk, branched, store, tmp_path
 ):
     moved = shutil.copytree(trunk, tmp_path / "moved")
-    resolved = session.with_vocabulary(config, store.tokenizer)
+    resolved = config.with_vocabulary(store.tokenizer.vocab_size)
     known = json.loads((branched / "manifest.json").read_text())["branched"]
     for start in (None, origin(trunk), origin(moved)):
         assert branching.lineage(run_directory.open_run(branched), resolved, store, start, (), {}) == {

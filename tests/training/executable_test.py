@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from gptjax.config import changes
 from gptjax.config.config_file import from_dict
 from gptjax.data.tokens.store import prepare
 from gptjax.errors import UserError
@@ -16,7 +17,8 @@ from gptjax.models import attention
 from gptjax.parallel import meshes
 from gptjax.planning import plan
 from gptjax.rundir import metrics, run_directory
-from gptjax.training import executable, main, session, step
+from gptjax.training import executable, main
+from gptjax.training import program as programs
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ready(config):
     """(resolved config, mesh, kernel) as training would have them."""
-    resolved = session.with_vocabulary(config, prepare(config.data).tokenizer)
+    resolved = config.with_vocabulary(prepare(config.data).tokenizer.vocab_size)
     return resolved, meshes.make_mesh(resolved), attention.choose_kernel(resolved, "cpu")[0]
 
 
@@ -53,7 +55,7 @@ def saved(ready, tmp_path_factory):
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:
-        compiled, _, _ = plan.compile_step(config, mesh, kernel)
+        compiled, _ = plan.compile_step(config, programs.build(config, mesh, kernel))
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
         compilation_cache.reset_cache()
@@ -89,12 +91,12 @@ def test_the_loaded_step_is_the_one_that_runs(ready, saved, tmp_path):
         ({"optim": {"peak_lr": 1e-3}}, None),
         ({"train": {"batch_size": 32}}, "config is"),
         ({"train": {"steps": 99}}, None),
-        ({"data": {"prefetch": 5}}, None),
+        ({"data": {"prefetch_workers": 5}}, None),
         ({"mesh": {"fsdp": 4, "tensor": 2}}, "mesh is"),
         ({"mesh": {"pipeline_microbatches": 4}}, "config is"),
         ({"mesh": {"offload_optimizer": True}}, "config is"),
         ({"mesh": {"cpu_devices": 2}}, None),
-        ({"train": {"watchdog_factor": None, "watchdog_seconds": 7.0, "watchdog_other_seconds": 8.0}}, None),
+        ({"train": {"stall_seconds": 7.0}}, None),
         ({"train": {"max_skips": 3, "wandb_project": None, "log_every": 1}}, None),
         ({"train": {"log_activations": True}}, "config is"),
         ({"optim": {"skip": "nonfinite"}}, "config is"),
@@ -119,23 +121,23 @@ def test_another_config_or_mesh_is_named(ready, saved, changes, named):
 def test_what_the_hash_leaves_out_changes_no_character_of_the_program(ready):
     config, mesh, kernel = ready
     plain = config.replace(mesh={"offload_optimizer": False})
-    changes = {"train": {"steps": 99, "log_every": 3, "max_skips": 4, "max_rollbacks": 1, "rollback_margin": 2}}
-    changes["train"] |= {"profile_steps": (1, 2), "tensorboard": True, "wandb_project": "p", "tokens": None}
-    changes["train"] |= {"watchdog_factor": None, "watchdog_seconds": 7.0, "watchdog_other_seconds": 8.0}
-    changes["train"] |= {name: None for name in ("batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")}
-    changes["optim"] = {"peak_lr": 0.5, "schedule": "linear", "warmup_steps": 3, "decay_steps": 50}
-    changes["optim"] |= {"final_lr_fraction": 0.3, "cooldown_fraction": 0.5}
-    told = {f"{section}.{name}" for section, fields in changes.items() for name in fields}
-    left_out = {key for key in executable.ON_THE_HOST if key.partition(".")[0] in executable.SECTIONS}
+    other = {"train": {"steps": 99, "log_every": 3, "max_skips": 4, "max_rollbacks": 1, "stall_seconds": None}}
+    other["train"] |= {"profile_steps": (1, 2), "tensorboard": True, "wandb_project": "p", "tokens": None}
+    other["train"] |= {name: None for name in ("batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")}
+    other["optim"] = {"peak_lr": 0.5, "schedule": "linear", "warmup_steps": 3, "decay_steps": 50}
+    other["optim"] |= {"final_lr_fraction": 0.3, "cooldown_fraction": 0.5}
+    told = {f"{section}.{name}" for section, fields in other.items() for name in fields}
+    of_a_step = {key for key in changes.words() if key.partition(".")[0] in executable.SECTIONS}
+    left_out = {key for key in of_a_step if not changes.word(key).program} - set(executable.SHAPES)
     instead = {"optim.warmup_tokens", "optim.decay_tokens"}  # of warmup_steps and decay_steps
     assert left_out - told - instead == set() == told - left_out
-    other = plain.replace(**changes)
-    assert executable.config_hash(other) == executable.config_hash(plain)
-    assert _program_text(other, mesh, kernel) == _program_text(plain, mesh, kernel)
+    changed = plain.replace(**other)
+    assert executable.config_hash(changed) == executable.config_hash(plain)
+    assert _program_text(changed, mesh, kernel) == _program_text(plain, mesh, kernel)
 
 
 def _program_text(config, mesh, kernel) -> str:
-    program = step.build(config, mesh, kernel)
+    program = programs.build(config, mesh, kernel)
     with jax.set_mesh(mesh):
         return program.train.lower(*plan.abstract_arguments(config, program)).as_text()
 
@@ -159,8 +161,11 @@ def test_a_file_that_is_missing_or_something_else_is_one_line(ready, tmp_path):
     with pytest.raises(UserError, match="no such file; write one with gptjax plan"):
         executable.load(str(tmp_path / "none"), *ready)
     (tmp_path / "text").write_text("hello\nworld")
-    with pytest.raises(UserError, match="is no gptjax-executable-1 file"):
+    with pytest.raises(UserError, match="is no gptjax-executable-2 file"):
         executable.load(str(tmp_path / "text"), *ready)
+    (tmp_path / "older").write_text(json.dumps({"schema": "gptjax-executable-1"}) + "\npickle")
+    with pytest.raises(UserError, match="is a gptjax-executable-1 file, of another version of gptjax than this, which"):
+        executable.load(str(tmp_path / "older"), *ready)
 
 
 @pytest.mark.parametrize(

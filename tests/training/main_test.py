@@ -22,7 +22,8 @@ from gptjax.errors import UserError
 from gptjax.parallel import meshes
 from gptjax.run import run
 from gptjax.rundir import metrics, run_directory
-from gptjax.training import main, step
+from gptjax.training import main, resume
+from gptjax.training import program as programs
 
 STEPS = 40
 
@@ -117,23 +118,23 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
 
     def program(fsdp, tensor):
         here = config.replace(mesh={"fsdp": fsdp, "tensor": tensor})
-        return step.build(here, meshes.make_mesh(here, jax.devices()[: fsdp * tensor]), "xla")
+        return programs.build(here, meshes.make_mesh(here, jax.devices()[: fsdp * tensor]), "xla")
 
     source = program(4, 2)
     state = source.init()
     before = jax.tree.map(np.asarray, state)
     saver = checkpointer.Checkpointer(tmp_path / "0", config)
-    saver.save(state, 0)
+    saver.save(resume.items(state), 0)
     saver.wait()
     for i, (fsdp, tensor) in enumerate([(2, 4), (1, 1), (8, 1)]):
         target = program(fsdp, tensor)
-        state = saver.restore(0, target.abstract_state, target.state_sharding)
+        state = resume.read_state(saver, 0, target.abstract_state, target.state_sharding)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state):
             assert len(leaf.sharding.device_set) == fsdp * tensor, path
         jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, state))
         saver.close()
         saver = checkpointer.Checkpointer(tmp_path / str(i + 1), config)
-        saver.save(state, 0)
+        saver.save(resume.items(state), 0)
         saver.wait()
     saver.close()
 
@@ -141,13 +142,13 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
 @pytest.mark.parametrize("name", ["adafactor", "lion", "muon", "sgd"])
 def test_every_optimizers_state_survives_the_disk(config, tmp_path, name):
     config = config.replace(model={"vocab_size": 9}, optim={"name": name})
-    program = step.build(config, meshes.make_mesh(config), "xla")
+    program = programs.build(config, meshes.make_mesh(config), "xla")
     state = program.init()
     filled = jax.tree.map(lambda leaf: jax.device_put(leaf + 1, leaf.sharding), state)._replace(step=state.step + 7)
     saver = checkpointer.Checkpointer(tmp_path, config)
-    saver.save(filled, 7)
+    saver.save(resume.items(filled), 7)
     saver.wait()
-    restored = saver.restore(7, program.abstract_state, program.state_sharding)
+    restored = resume.read_state(saver, 7, program.abstract_state, program.state_sharding)
     saver.close()
     jax.tree.map(np.testing.assert_array_equal, filled, restored)
 
@@ -174,9 +175,7 @@ def test_a_changed_config_is_refused_by_the_name_of_its_keys(config, undisturbed
 def test_harmless_and_allowed_changes_are_accepted(config):
     other = config.replace(mesh={"tensor": 2}, eval={"every_steps": None}, train={"log_every": 5})
     run_directory.check_resume(config, other)
-    run_directory.check_resume(
-        config, config.replace(data={"prefetch": 7, "prefetch_workers": 3, "cache_dir": "/elsewhere"})
-    )
+    run_directory.check_resume(config, config.replace(data={"prefetch_workers": 3, "cache_dir": "/elsewhere"}))
     longer = config.replace(train={"steps": 80})
     with pytest.raises(UserError, match=r"train.steps \(40 -> 80\)"):
         run_directory.check_resume(config, longer)
@@ -270,9 +269,9 @@ def test_a_ramp_smaller_than_the_mesh_pads_with_rows_that_count_nothing(config, 
 @pytest.mark.slow  # compiles without the cache
 def test_a_ramps_next_program_is_compiled_beyond_a_steps_allowance_and_in_no_steps_time(values, tmp_path):
     ramp = dict(steps=40, batch_ramp_start=8, batch_ramp_increment=8, batch_ramp_tokens=20 * 8 * 16)
-    watched = dict(watchdog_factor=2.0, watchdog_seconds=1.0)
-    values = runs.changed(values, train=values["train"] | ramp | watched, eval=dict(every_steps=None))
-    with runs.processes(values, tmp_path / "run", tmp_path, 1, 2, JAX_ENABLE_COMPILATION_CACHE="false") as [process]:
+    values = runs.changed(values, train=values["train"] | ramp, eval=dict(every_steps=None))
+    how = dict(program=runs.impatient(1.0), JAX_ENABLE_COMPILATION_CACHE="false")
+    with runs.processes(values, tmp_path / "run", tmp_path, 1, 2, **how) as [process]:
         process.ends_with(0)
     rows = train_rows(tmp_path / "run")
     [at] = [i for i, row in enumerate(rows) if i and "tokens_per_second" not in row]

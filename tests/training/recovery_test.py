@@ -134,13 +134,13 @@ def test_a_run_resumed_after_a_rollback_leaves_out_the_same_text(recovered, spik
 
 def test_without_skipping_a_run_that_diverges_has_its_rollbacks_and_then_says_what_may_help(spiky, tmp_path, capfd):
     optim = dict(skip="none", warmup_steps=None, schedule="constant", peak_lr=1e30)
-    wild = runs.changed(spiky, optim=optim, train=dict(rollback_margin=3))
+    wild = runs.changed(spiky, optim=optim)
     assert main.train(from_dict(wild), str(tmp_path)) == errors.DIVERGED
     said = capfd.readouterr().err
     assert "param_norm is" in said and "no checkpoint yet after 2 of train.max_rollbacks=2 rollbacks" in said
     assert "optim.skip='nonfinite'" in said
     rollbacks = events(tmp_path, "rolled_back")
-    assert [row["skipped_rows"] for row in rollbacks] == [[[0, 4 * B]], [[0, 8 * B]]], "one bad step, and the margin"
+    assert [row["skipped_rows"] for row in rollbacks] == [[[0, B]], [[0, 2 * B]]]
     assert not run_directory.open_run(tmp_path).steps()
 
 
@@ -191,7 +191,7 @@ def test_two_processes_go_back_together(recovered, spiky, tmp_path):
 
 def test_rows_left_out_are_arithmetic_on_steps_and_windows_also_in_a_batch_ramp():
     ramp = dict(batch_ramp_start=2, batch_ramp_increment=2, batch_ramp_tokens=12 * 1024)
-    config = Config(train=TrainConfig(steps=20, batch_size=6, rollback_margin=1, **ramp))
+    config = Config(train=TrainConfig(steps=20, batch_size=6, **ramp))
     sizes = [schedule.batch_size(config, step) for step in range(20)]
     assert len(set(sizes)) == 3
     rewinds = NO_REWINDS
@@ -201,8 +201,8 @@ def test_rows_left_out_are_arithmetic_on_steps_and_windows_also_in_a_batch_ramp(
         (1, 9, Diverged(12, "c")),
     ):
         known = rewinds if known else NO_REWINDS
-        # The first row that step goes on with is the one that the step after the margin would have had.
-        expected = rewinds.first_row(config, error.step + 1)
+        # The first row that step goes on with is the one that the step after the last bad one would have had.
+        expected = rewinds.first_row(config, error.step)
         rewinds = rewound(config, rewinds, known, step, error)
         assert rewinds.first_row(config, step) == expected
     assert rewinds.count == 3 and [first for first, _ in rewinds.windows] == [4, 9]

@@ -1,18 +1,14 @@
 """A cleaning report to look at: table(report) for the terminal, samples(report) as Markdown."""
 
+from gptjax.terminal import columns
+
 _TITLES = ("step", "documents", "removed", "", "changed", "split", "MB in", "MB out", "MB/s")
 
 
 def table(report: dict) -> str:
     """A line a step, and below it, indented, why documents went (-) and what was changed in those that stay (~)."""
     rows = [_TITLES, *(row for step in report["steps"] for row in (_row(step), *_reasons(step)))]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(_line(row, widths) for row in rows)
-
-
-def _line(row: tuple, widths: list[int]) -> str:
-    cells = [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))]
-    return "  ".join(cells).rstrip()
+    return "\n".join(columns(rows, left=1))
 
 
 def _row(step: dict) -> tuple:

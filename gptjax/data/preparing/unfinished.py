@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from gptjax.errors import UserError
+from gptjax.errors import UserError, shorten
 from gptjax.storage import folder_kinds
 
 WORK = "work"
@@ -104,8 +104,7 @@ def _differences(old, new, name: str) -> Iterator[str]:
 def _short(value) -> str:
     if isinstance(value, list):
         return f"{len(value)} items"
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shorten(json.dumps(value), 60)
 
 
 # ---- records

@@ -25,7 +25,7 @@ from gptjax.data.sources.records import (
 )
 from gptjax.errors import UserError, did_you_mean, first_line
 
-ENDINGS = (".arrayrecord", ".array_record")
+ENDINGS = files.endings("arrayrecord")
 _BATCH = 256
 """Records read at once: one by one, reading takes three times as long."""
 
@@ -266,7 +266,7 @@ def _prepared_builder(name: str, folder: str | None):
         builder = tfds.builder(name, data_dir=folder, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
-        near = did_you_mean(name.split("/")[0].split(":")[0], known) or "."
+        near = did_you_mean(name.split("/")[0].split(":")[0], known, ".")
         raise UserError(f"{key} is not known to TFDS{near} Nor is it a folder in data.tfds_dir={folder}.") from error
     except (ValueError, AssertionError) as error:  # an unknown config or version
         raise UserError(f"{key}: {first_line(error)}") from error

@@ -11,7 +11,7 @@ import typing
 from gptjax import flops, schedule
 from gptjax.errors import UserError
 from gptjax.study.declare.declaration import STAGES, PlannedRun
-from gptjax.terminal import si
+from gptjax.terminal import columns, si
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,15 +142,9 @@ def table(planned: dict) -> str:
     rows = planned["runs"]
     timed = any(row["hours"] is not None for row in rows)
     priced = any(row["cost_usd"] is not None for row in rows)
-    columns = COLUMNS + (("chip-h",) if timed else ()) + (("USD",) if priced else ())
-    cells = [columns, *(_cells(row, timed, priced) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = ["  ".join(_aligned(i, cell, width) for i, (cell, width) in enumerate(zip(line, widths))) for line in cells]
-    return "\n".join([*(line.rstrip() for line in lines), "", *_sums(planned["totals"], rows)])
-
-
-def _aligned(column: int, cell: str, width: int) -> str:
-    return cell.ljust(width) if column == 0 else cell.rjust(width)
+    header = COLUMNS + (("chip-h",) if timed else ()) + (("USD",) if priced else ())
+    lines = columns([header, *(_cells(row, timed, priced) for row in rows)], left=1)
+    return "\n".join([*lines, "", *_sums(planned["totals"], rows)])
 
 
 def _cells(row: dict, timed: bool, priced: bool) -> tuple[str, ...]:

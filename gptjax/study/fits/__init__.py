@@ -5,7 +5,7 @@ huber.py       its objective, for many fits at once             isoflop.py     a
 bootstrap.py   intervals: runs drawn again, everything refitted envelope.py    approach 1: the lower hull of training curves
 window.py      which points a parabola goes through
 identified.py  which constants the points do not determine      kaplan.py      L(N), L(D), L(C) and the joint form
+fit.py         what every fit is
 
-Every fit has `.constants` (name -> float), `.optimum(flops)`, and `.refused`: why it is to get no headline, [] when
-nothing speaks against it. A fit that cannot be computed has NaN constants and says why; nothing is dropped silently.
+Nothing is dropped silently.
 """

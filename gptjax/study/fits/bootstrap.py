@@ -9,12 +9,12 @@ what the residuals of p constants lack; without it 95% intervals from 25 runs co
 
 import collections
 import dataclasses
-import typing
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from gptjax.study.fits import identified
+from gptjax.study.fits.fit import Fit
 from gptjax.study.fits.laws import Optimum
 from gptjax.study.fits.points import Points
 
@@ -37,7 +37,7 @@ class OptimumIntervals:
 class Intervals:
     """What the refits of weighed runs say about one fit."""
 
-    fit: typing.Any  # of all points
+    fit: Fit  # of all points
     replicates: int
     failures: dict[str, int]  # reason -> replicates that gave no fit for it; they are in no interval
     interval80: dict[str, Interval]  # per name of fit.constants
@@ -53,7 +53,7 @@ class Intervals:
 
 
 def intervals(
-    fit_function: Callable[[Points], typing.Any],
+    fit_function: Callable[[Points], Fit],
     points: Points,
     *,
     replicates: int = 1000,

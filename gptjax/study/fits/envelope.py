@@ -9,7 +9,8 @@ import dataclasses
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.study.fits.laws import BudgetLaws, PowerLaw, saturating
+from gptjax.study.fits.fit import BudgetLaws
+from gptjax.study.fits.laws import PowerLaw, saturating
 
 ENOUGH = 3  # sizes that win somewhere: two lie on a power law whatever they are
 BUDGETS = 200
@@ -54,16 +55,8 @@ class EnvelopeFit(BudgetLaws):
     points_used: int  # winners that are not refused
     refused: list[str]
 
-    def spare(self, runs: int) -> float:
-        """Share of the noise that is left after 2 constants, for the weights of a bootstrap."""
-        return max(runs - 2, 1) / runs
-
     def runs(self, curves: list[Curve]) -> tuple[str, ...]:
         return tuple(curve.run for curve in curves)
-
-    def strata(self, curves: list[Curve]) -> np.ndarray:
-        """Int [curves]: all are in one urn."""
-        return np.zeros(len(curves), int)
 
     def refits(self, curves: list[Curve], weight_RP: np.ndarray) -> list["EnvelopeFit"]:
         """The power laws with each winner weighed as its run is. Who wins stays: the lowest of few knows no weights."""

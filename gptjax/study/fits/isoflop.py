@@ -10,7 +10,8 @@ import dataclasses
 import numpy as np
 
 from gptjax.study.fits import window as windows
-from gptjax.study.fits.laws import BudgetLaws, PowerLaw, checked, saturating
+from gptjax.study.fits.fit import BudgetLaws
+from gptjax.study.fits.laws import PowerLaw, checked, saturating
 from gptjax.study.fits.points import Points
 
 GAP = 1.15  # between neighbours in FLOPs: from here on they belong to two budgets
@@ -57,13 +58,12 @@ class IsoflopFit(BudgetLaws):
     share: float = 1.0  # points_used of all points of those budgets
     asked: float | None = None  # the window that was asked for; None: chosen by the points
 
-    def spare(self, runs: int) -> float:
-        """Share of the noise that is left after 3 constants, for the weights of a bootstrap."""
-        inside = max(runs * self.share, 1.0)
-        return (max(inside - 3, 1) / inside) ** 2
+    num_constants = 3  # of a parabola
 
-    def runs(self, points: Points) -> tuple[str, ...]:
-        return points.run
+    def spare(self, runs: int) -> float:
+        """Of the runs within a window, squared (bootstrap.py)."""
+        inside = max(runs * self.share, 1.0)
+        return super().spare(inside) ** 2
 
     def strata(self, points: Points) -> np.ndarray:
         """Int [P]: runs are weighed within their budget, so that none disappears; in one urn where runs span budgets."""

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from gptjax.study.fits import huber
+from gptjax.study.fits.fit import Fit
 from gptjax.study.fits.laws import FLOPS_PER_PARAM_TOKEN, Optimum, PowerLaw, checked
 from gptjax.study.fits.points import Points
 
@@ -109,12 +110,14 @@ class Joint(huber.Objective):
 
 
 @dataclasses.dataclass(frozen=True)
-class KaplanFit:
+class KaplanFit(Fit):
     L_N: SingleLaw
     L_D: SingleLaw
     L_C: SingleLaw
     joint: JointLaw
     points_used: int
+
+    num_constants = 4  # of the joint form
 
     @property
     def constants(self) -> dict[str, float]:
@@ -131,10 +134,6 @@ class KaplanFit:
         laws = {"L(N)": self.L_N, "L(D)": self.L_D, "L(C)": self.L_C, "joint": self.joint}
         return [f"{name}: {reason}" for name, law in laws.items() for reason in law.refused]
 
-    def spare(self, runs: int) -> float:
-        """Share of the noise that is left after 4 constants, for the weights of a bootstrap."""
-        return max(runs - 4, 1) / runs
-
     @property
     def failure(self) -> str | None:
         """Why a refit is no sample of the constants."""
@@ -143,13 +142,6 @@ class KaplanFit:
     def optimum(self, flops: float) -> Optimum:
         """Of the joint form."""
         return self.joint.optimum(flops)
-
-    def runs(self, points: Points) -> tuple[str, ...]:
-        return points.run
-
-    def strata(self, points: Points) -> np.ndarray:
-        """Int [P]: all runs are in one urn."""
-        return np.zeros(len(points), int)
 
     def refits(self, points: Points, weight_RP: np.ndarray) -> list["KaplanFit"]:
         """One fit per row of weights, from this optimum on; the single laws through the points they were fitted to."""

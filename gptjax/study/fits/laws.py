@@ -43,33 +43,6 @@ class PowerLaw:
         return cls(math.exp(level - exponent * centre), float(exponent), rms)
 
 
-class BudgetLaws:
-    """What is common to fits of the best split of each budget: power laws in C with params_law, tokens_law, loss_law beside
-    loss_E, and `refused`."""
-
-    @property
-    def a(self) -> float:
-        return self.params_law.exponent
-
-    @property
-    def b(self) -> float:
-        return self.tokens_law.exponent
-
-    @property
-    def constants(self) -> dict[str, float]:
-        """a, b and the scales: N* = N_scale C^a, D* = D_scale C^b."""
-        return {"a": self.a, "b": self.b, "N_scale": self.params_law.scale, "D_scale": self.tokens_law.scale}
-
-    def optimum(self, flops: float) -> Optimum:
-        loss = self.loss_E + self.loss_law(flops)
-        return Optimum(flops, float(self.params_law(flops)), float(self.tokens_law(flops)), float(loss))
-
-    @property
-    def failure(self) -> str | None:
-        """Why a refit is no sample of the constants."""
-        return self.refused[0] if self.refused else None
-
-
 @dataclasses.dataclass(frozen=True)
 class ParametricLaw:
     """L(N, D) = E + A/N^alpha + B/D^beta (Hoffmann et al. 2022, section 3.3)."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from gptjax.errors import UserError
 from gptjax.study.fits import huber, identified
+from gptjax.study.fits.fit import Fit
 from gptjax.study.fits.laws import ParametricLaw, checked
 from gptjax.study.fits.points import Points
 
@@ -67,7 +68,7 @@ class Terms(huber.Objective):
 
 
 @dataclasses.dataclass(frozen=True)
-class ParametricFit(ParametricLaw):
+class ParametricFit(ParametricLaw, Fit):
     """A law with how it was found. `.loss`, `.optimum`, `.a`, `.b` are the law's."""
 
     objective: float  # the sum at the optimum
@@ -78,25 +79,16 @@ class ParametricFit(ParametricLaw):
     points_used: int  # with a weight above 0
     refused: list[str]
 
+    num_constants = len(CONSTANTS)
+
     @property
     def constants(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in (*CONSTANTS, "a", "b")}
-
-    def spare(self, runs: int) -> float:
-        """Share of the noise that is left after 5 constants, for the weights of a bootstrap."""
-        return max(runs - 5, 1) / runs
 
     @property
     def failure(self) -> str | None:
         """Why a refit is no sample of the constants."""
         return None if self.converged else NOT_CONVERGED
-
-    def runs(self, points: Points) -> tuple[str, ...]:
-        return points.run
-
-    def strata(self, points: Points) -> np.ndarray:
-        """Int [P]: all runs are in one urn."""
-        return np.zeros(len(points), int)
 
     def refits(self, points: Points, weight_RP: np.ndarray) -> list["ParametricFit"]:
         """One fit per row of weights, from this optimum on."""

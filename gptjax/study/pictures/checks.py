@@ -39,8 +39,9 @@ def sensitivity(results: dict) -> Picture | None:
         return None
     figure, [[axes]] = style.figure(height=0.9 + 0.2 * len(changes))
     for key, alpha in (("interval95", 0.16), ("interval80", 0.28)):
-        if (fit.get(key) or {}).get("a"):
-            axes.axvspan(*fit[key]["a"], color=style.VERMILION, alpha=alpha, linewidth=0)
+        interval = (fit.get(key) or {}).get("a") or [None]
+        if None not in interval:
+            axes.axvspan(*interval, color=style.VERMILION, alpha=alpha, linewidth=0)
     axes.axvline(fit["a"], color=style.VERMILION, linewidth=1)
     rows = range(len(changes))
     refused = [bool(one.get("refused")) for one in changes]

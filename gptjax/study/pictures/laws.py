@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from gptjax.study.fits.isoflop import between
+from gptjax.study.methods import catalogue
 from gptjax.study.pictures import style
 from gptjax.study.pictures.style import Picture
 from gptjax.study.results import numbers
@@ -154,7 +155,7 @@ def _cloud(axes, points: list[dict]) -> list:
 
 def split(results: dict) -> Picture | None:
     """N* and D* against compute, of every method that gives them, with intervals."""
-    methods = [(name, results[name]) for name in _METHODS if _splits(results.get(name) or {}, "params")]
+    methods = [(name, results[name]) for name in catalogue.by_rank() if _splits(results.get(name) or {}, "params")]
     if not methods:
         return None
     figure, [row] = style.figure(columns=2, height=3.1, width=6.4)
@@ -175,10 +176,6 @@ def split(results: dict) -> Picture | None:
     return Picture("split", caption + "".join(_refusal(fit, name) for name, fit in methods), figure)
 
 
-_METHODS = {"parametric": ("parametric (approach 3)", style.VERMILION), "isoflop": ("isoFLOP (approach 2)", style.BLUE),
-            "envelope": ("envelope (approach 1)", style.GREEN), "kaplan": ("Kaplan, joint form", style.PURPLE)}  # fmt: skip
-
-
 def _splits(fit: dict, key: str) -> list[dict]:
     """Those of a method that are numbers and stand; of isoFLOP curves the vertices."""
     optima = [one for one in fit.get("optima") or [] if one.get(key) and not one.get("refused")]
@@ -187,23 +184,24 @@ def _splits(fit: dict, key: str) -> list[dict]:
 
 def _optima(axes, key: str, name: str, fit: dict) -> tuple:
     """The handle of a method's line or markers, and all it drew."""
-    label, colour = _METHODS[name]
+    method = catalogue.of(name)
     optima = _splits(fit, key)
     x, y = _columns(optima, "flops", key)
     eighty, ninety_five = ([(one.get(k) or {}).get(key) for one in optima] for k in ("interval80", "interval95"))
+    label = method.label
     label += f": $N^* \\propto C^{{{fit['a']:.3f}}}$, $D^* \\propto C^{{{fit['b']:.3f}}}$" if fit.get("a") else ""
     label += " (refused)" if fit.get("refused") else ""
-    if name == "isoflop":
+    if method.shows_vertices:
         for at, low, wide in zip(x, eighty, ninety_five):
-            style.bars(axes, at, low, wide, colour, horizontal=False)
-        [handle] = axes.plot(x, y, "D", color=colour, markersize=4.5, label=label, gid=name, zorder=4)
+            style.bars(axes, at, low, wide, method.colour, horizontal=False)
+        [handle] = axes.plot(x, y, "D", color=method.colour, markersize=4.5, label=label, gid=name, zorder=4)
         scale, exponent = (fit.get("N_scale"), fit["a"]) if key == "params" else (fit.get("D_scale"), fit["b"])
         if scale and exponent:
             span = np.array([min(x), max(x)])
-            axes.plot(span, scale * span**exponent, color=colour, linewidth=1.1, gid="isoflop law")
+            axes.plot(span, scale * span**exponent, color=method.colour, linewidth=method.line_width, gid=f"{name} law")
     else:
-        style.band(axes, x, eighty, ninety_five, colour)
-        look = dict(color=colour, linewidth=2.6 if name == "parametric" else 1.1, label=label, gid=name)
+        style.band(axes, x, eighty, ninety_five, method.colour)
+        look = dict(color=method.colour, linewidth=method.line_width, label=label, gid=name)
         [handle] = axes.plot(x, y, "--" if fit.get("refused") else "-", **look)
     ends = [bound for interval in ninety_five if interval and None not in interval for bound in interval]
     return handle, y + ends

@@ -6,19 +6,10 @@ import math
 import typing
 
 from gptjax.errors import UserError
+from gptjax.study.methods.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 from gptjax.study.results import numbers
 
 INK, SOFT, FAINT = "#222222", "#6b6b6b", "#bdbdbd"
-# Okabe & Ito 2008: told apart by readers with any colour vision.
-BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW = (
-    "#0072b2",
-    "#e69f00",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#d55e00",
-    "#b8a800",
-)
 KINDS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH = 5.6  # inches: a column of text and a half

@@ -1,7 +1,7 @@
 """How far the laws are to be believed: extrapolation, sensitivity, noise between seeds."""
 
+from gptjax.study.methods import catalogue
 from gptjax.study.report.blocks import Block, Figure, Paragraph, Section, Table
-from gptjax.study.report.headline import METHODS
 from gptjax.study.results import numbers
 
 _CONSTANTS = ("E", "A", "B", "alpha", "beta", "a", "b")
@@ -14,11 +14,11 @@ def sections(results: dict, drawn: dict[str, str]) -> list[Section]:
 
 def _holdout(results: dict, drawn: dict[str, str]) -> Section:
     blocks: list[Block] = []
-    for method in METHODS:
-        fit = results.get(method) or {}
+    for name, method in catalogue.by_rank().items():
+        fit = results.get(name) or {}
         held = fit.get("holdout") or {}
         if fit.get("holdout_error") is not None or held.get("refused"):
-            blocks.append(Paragraph(f"{METHODS[method]}: {_error(fit, held)}"))
+            blocks.append(Paragraph(f"{method.title}: {_error(fit, held)}"))
     points = ((results.get("parametric") or {}).get("holdout") or {}).get("points")
     blocks += [_held(points)] if points else []
     if "holdout" in drawn:
@@ -61,19 +61,19 @@ def _held(points: list[dict]) -> Table:
 
 def _sensitivity(results: dict, drawn: dict[str, str]) -> Section:
     blocks: list[Block] = []
-    for method in METHODS:
-        fit = results.get(method) or {}
+    for name, method in catalogue.by_rank().items():
+        fit = results.get(name) or {}
         if fit.get("sensitivity"):
-            blocks.append(_changes(fit, METHODS[method]))
+            blocks.append(_changes(fit, method.title))
     if "sensitivity" in drawn:
         blocks.append(Figure("sensitivity", drawn["sensitivity"]))
     return Section("Sensitivity", blocks)
 
 
-def _changes(fit: dict, method: str) -> Table:
+def _changes(fit: dict, caption: str) -> Table:
     header = ["change", "points", *_CONSTANTS, "refused"]
     rows = [_change({"change": "none: as fitted", **fit}), *(_change(one) for one in fit["sensitivity"])]
-    return Table(header, rows, method, words=("refused",)).without_empty(numbers.NONE)
+    return Table(header, rows, caption, words=("refused",)).without_empty(numbers.NONE)
 
 
 def _change(one: dict) -> list[str]:

@@ -1,14 +1,9 @@
 """What a reader is to take away, first: the verdict, the exponents that stand, larger runs told and reached; conventions."""
 
+from gptjax.study.methods import catalogue
 from gptjax.study.report.blocks import Block, Bullets, Figure, Notice, Paragraph, Section, Table
 from gptjax.study.results import numbers
 
-METHODS = {
-    "parametric": "Parametric law (approach 3)",
-    "isoflop": "IsoFLOP (approach 2)",
-    "envelope": "Envelope of training curves (approach 1)",
-    "kaplan": "Kaplan's power laws",
-}
 PARAMS = {
     "total": "all parameters, embeddings included",
     "non_embedding": "parameters without token and position embeddings",
@@ -38,9 +33,8 @@ def _said(verdict) -> list[Block]:
 
 def _standing(results: dict) -> list[Block]:
     """The exponents of the methods that may be quoted, and of those that are fitted but may not."""
-    whole = [
-        name for name in METHODS if (results.get(name) or {}).get("a") is not None and not results[name]["refused"]
-    ]
+    fitted = [name for name in catalogue.by_rank() if (results.get(name) or {}).get("a") is not None]
+    whole = [name for name in fitted if not results[name]["refused"]]
     if not results.get("verdict"):
         return [] if whole else [Notice("No law stands: there is no number here to quote.", good=False)]
     standing = [name for name in results["verdict"]["standing"] if name in whole]
@@ -51,7 +45,12 @@ def _standing(results: dict) -> list[Block]:
 
 def _exponents(results: dict, names: list[str], caption: str) -> Table:
     rows = [
-        [METHODS[name], *(_exponent(results[name], key) for key in ("a", "b")), _floor(results[name])] for name in names
+        [
+            catalogue.of(name).title,
+            *(_exponent(results[name], key) for key in ("a", "b")),
+            _exponent(results[name], "E"),
+        ]
+        for name in names
     ]
     return Table(["method", "a, of N* ~ C^a", "b, of D* ~ C^b", "E (nats per token)"], rows, caption).without_empty(
         numbers.NONE
@@ -62,16 +61,12 @@ def _exponent(fit: dict, name: str) -> str:
     return numbers.beside(fit.get(name), (fit.get("interval95") or {}).get(name))
 
 
-def _floor(fit: dict) -> str:
-    return _exponent(fit, "E") if fit.get("E") is not None else numbers.NONE
-
-
 def _fallen(results: dict) -> list[Block]:
     said = " ".join((results.get("verdict") or {}).get("reasons") or [])
     items = [
-        f"{METHODS[method]}: {reason}"
-        for method in METHODS
-        for reason in (results.get(method) or {}).get("refused") or []
+        f"{method.title}: {reason}"
+        for name, method in catalogue.by_rank().items()
+        for reason in (results.get(name) or {}).get("refused") or []
         if reason not in said
     ]
     return [Paragraph("Refused, and so not quoted above:"), Bullets(items)] if items else []

@@ -2,27 +2,10 @@
 
 import dataclasses
 
+from gptjax.study.methods import catalogue
 from gptjax.study.report.blocks import Block, Bullets, Figure, Folded, Notice, Paragraph, Section, Table, folded
-from gptjax.study.report.headline import METHODS
 from gptjax.study.results import numbers, reasons
 
-# What is a constant of a method is what has an interval, or one of these.
-_NAMES = {
-    "parametric": ("E", "A", "B", "alpha", "beta", "a", "b"),
-    "isoflop": ("a", "b", "N_scale", "D_scale", "loss_E"),
-    "envelope": ("a", "b", "N_scale", "D_scale"),
-    "kaplan": ("N_c", "alpha_N", "D_c", "alpha_D", "C_c", "alpha_C",
-               "joint_N_c", "joint_D_c", "joint_alpha_N", "joint_alpha_D", "a", "b"),
-}  # fmt: skip
-_FORMS = {
-    "parametric": "L(N, D) = E + A / N^alpha + B / D^beta; a = beta / (alpha + beta), b = alpha / (alpha + beta) are the"
-    " exponents of N* and D* in C.",
-    "isoflop": "A parabola in ln N for each budget, through the points near its optimum; a power law through the vertices: N* = N_scale C^a, D* = D_scale C^b.",
-    "envelope": "The run that is best at each compute, from the training curves; N* = N_scale C^a, D* = D_scale C^b.",
-    "kaplan": "L(N) = (N_c / N)^alpha_N, L(D) = (D_c / D)^alpha_D, L(C) = (C_c / C)^alpha_C, and the joint form"
-    " L(N, D) = [(N_c / N)^(alpha_N / alpha_D) + D_c / D]^alpha_D (Kaplan et al. 2020, equations 1.1 to 1.5).",
-}
-_FIGURES = {"parametric": ("frontier", "residuals"), "isoflop": ("isoflop",), "envelope": ("curves",)}
 _SPLIT = ["C (FLOPs)", "N*", "N* 95%", "D*", "D* 95%", "D*/N*", "loss", "loss 95%"]
 _PARABOLA = ["C (FLOPs)", "vertex N", "vertex D", "vertex loss", "fitted from", "points", "sizes", "left (nats)", "seeds (nats)", ""]  # fmt: skip
 _HOW = {
@@ -38,24 +21,26 @@ _HOW = {
 def sections(results: dict, drawn: dict[str, str]) -> list[Section]:
     """`drawn`: captions of the pictures there are."""
     by_all = results.get("points_excluded") or []
-    found = [_method(method, results[method], drawn, by_all) for method in METHODS if results.get(method)]
+    methods = catalogue.by_rank()
+    found = [_section(methods[name], results[name], drawn, by_all) for name in methods if results.get(name)]
     if "split" in drawn:
         found.append(Section("The best split of a budget", [Figure("split", drawn["split"])]))
     return found
 
 
-def _method(method: str, fit: dict, drawn: dict[str, str], by_all: list[dict]) -> Section:
+def _section(method, fit: dict, drawn: dict[str, str], by_all: list[dict]) -> Section:
     refused = fit.get("refused") or []
     blocks: list[Block] = [Notice(f"Refused: {reason}", good=False) for reason in refused]
-    blocks += [Paragraph(_FORMS[method]), *_constants(method, fit), *_how(fit)]
-    blocks += [Figure(name, drawn[name]) for name in _FIGURES.get(method, ()) if name in drawn]
+    blocks += [Paragraph(method.form), *_constants(method, fit), *_how(fit)]
+    blocks += [Figure(name, drawn[name]) for name in method.figures if name in drawn]
     blocks += [*_optima(fit), *_correlation(fit), *_left_out(fit, by_all)]
-    return Section(METHODS[method], blocks)
+    return Section(method.title, blocks)
 
 
-def _constants(method: str, fit: dict) -> list[Block]:
+def _constants(method, fit: dict) -> list[Block]:
+    """What is a constant of a method is what it names, or what has an interval."""
     eighty, ninety_five = (fit.get(key) or {} for key in ("interval80", "interval95"))
-    names = [name for name in _NAMES[method] if fit.get(name) is not None]
+    names = [name for name in method.constants if fit.get(name) is not None]
     names += sorted(name for name in ninety_five if name not in names and isinstance(fit.get(name), float))
     rows = [
         [

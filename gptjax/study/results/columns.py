@@ -85,11 +85,11 @@ def parse(text: str | None) -> Columns:
         if not equals or not column or not re.fullmatch(names, name):
             near = _closest(name, NAMES)
             hint = (
-                f"; did you mean {near!r}?"
+                f"did you mean {near!r}?"
                 if near
-                else f"; there are: {', '.join((*NAMES, *(f'{prefix}NAME' for prefix in PREFIXES)))}"
+                else f"there are: {', '.join((*NAMES, *(f'{prefix}NAME' for prefix in PREFIXES)))}."
             )
-            raise UserError(f"--columns={text}: {part!r} is no NAME=COLUMN{hint}. Expected such as {EXAMPLE}.")
+            raise UserError(f"--columns={text}: {part!r} is no NAME=COLUMN; {hint} Expected such as {EXAMPLE}.")
         if name in given:
             raise UserError(f"--columns={text} names {name} twice; give each once.")
         given[name] = column

@@ -1,4 +1,4 @@
-"""The critical batch of a study's runs: the gradient noise scale at the end of each (noise_scale.py), and a law through them.
+"""The critical batch of a study's runs: the gradient noise scale at the end of each (noise_scales.py), and a law through them.
 
     B(L) = scale * L^-exponent, in tokens      (Kaplan et al. 2020, equation 5.3: scale 2e8, exponent 1 / 0.21)
 
@@ -10,17 +10,17 @@ import math
 
 import numpy as np
 
-from gptjax.optim import noise_scale
 from gptjax.study.fits.points import Row
+from gptjax.study.results import noise_scales
 
 PART = 0.25  # of a run's steps, the last ones
 FEWEST = 4
 
 
 def at_the_end(workdir, steps: int) -> dict | None:
-    """noise_scale.NoiseScale as JSON of the last steps of a run in a directory; None of one that did not log it."""
-    found = noise_scale.logged(workdir, first=math.floor((1 - PART) * steps) + 1, last=steps)
-    return noise_scale.average(found).as_dict() if found else None
+    """noise_scales.NoiseScale as JSON of the last steps of a run in a directory; None of one that did not log it."""
+    found = noise_scales.logged(workdir, first=math.floor((1 - PART) * steps) + 1, last=steps)
+    return noise_scales.average(found).as_dict() if found else None
 
 
 def of_runs(rows: list[Row], params: str) -> dict | None:

@@ -114,9 +114,6 @@ def _fill(values: dict[str, float], path: str, number: int, notes: dict) -> None
     for missing, known, how in (("flops", "tokens", "6 N D"), ("tokens", "flops", "C / (6 N)")):
         if missing not in values:
             factor = 6 * values["params"]
-            values[missing] = factor * values[known] if missing == "flops" else _divided(values[known], factor)
+            divided = values[known] / factor if factor else math.nan
+            values[missing] = factor * values[known] if missing == "flops" else divided
             notes[missing, how] = notes.get((missing, how), 0) + 1
-
-
-def _divided(value: float, by: float) -> float:
-    return value / by if by else math.nan

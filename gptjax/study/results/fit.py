@@ -4,18 +4,16 @@
      "critical_batch", "loss_to_loss", "prediction", "verdict", "families": {name: the same of each other family}}
 
 METHOD holds the constants by name, interval80, interval95, optima, holdout_error, sensitivity, refused, points_used and
-points_excluded; see methods.py and checks.py.
+points_excluded; see methods/section.py and methods/checks.py.
 """
 
 import dataclasses
 import typing
 
-import numpy as np
-
 from gptjax.errors import UserError, choose
-from gptjax.study import checks, methods
-from gptjax.study.fits.envelope import Curve
 from gptjax.study.fits.points import Gathered
+from gptjax.study.methods import catalogue, checks, section
+from gptjax.study.methods.method import Case, Options
 from gptjax.study.results import critical_batch, learning_rates, loss_to_loss, prediction
 from gptjax.study.results.verdict import verdict
 
@@ -26,7 +24,7 @@ UNEVEN = 1.1  # times that C / (N D) may differ between sizes before it is said
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    options: methods.Options = methods.Options()
+    options: Options = dataclasses.field(default_factory=Options)
     params: str | None = None  # convention of N; None: all parameters, or what a CSV gives
     flops: str | None = None  # of C; None: exact ones, or what a CSV gives
     family: str | None = None  # None: the one with the most points
@@ -52,30 +50,23 @@ def results(gathered: Gathered, request: Request, say: typing.Callable[[str], No
 def _of_family(gathered: Gathered, family: str, request: Request, say) -> dict:
     params = request.params or _default(gathered.rows[0].params, DEFAULT_PARAMS)
     flops = request.flops or _default(gathered.rows[0].flops, DEFAULT_FLOPS)
-    points = gathered.points(params, flops)
-    tuned = [one for one in gathered.others.get("tune", ()) if one["family"] == family]
+    case = Case(gathered, params, flops, request.options)
     found = {
         "family": family,
         "conventions": {
             "params": params,
             "flops": flops,
-            "flops_per_param_token": methods.flops_per_param_token(points),
+            "flops_per_param_token": section.flops_per_param_token(case.points),
         },
-        "notes": gathered.notes + _split_note(points),
+        "notes": gathered.notes + _split_note(case.points),
         "points": [row.shown(params, flops) for row in gathered.rows],
         "points_excluded": gathered.excluded,
+        "curves": case.curves or None,
     }
-    found["curves"] = gathered.curves(params, flops) or None
-    for name in (name for name in request.options.methods if name in methods.METHODS):
-        say(f"{family}: fitting {name}, {request.options.replicates} replicates")
-        section = methods.section(name, points, request.options)
-        say(f"{family}: checking {name}")
-        section |= checks.holdout(name, points, request.options)
-        section["sensitivity"] = checks.sensitivity(name, gathered, params, flops, request.options)
-        section |= checks.seeds_beside_parabolas(section, gathered.rows, points) if name == "isoflop" else {}
-        found[name] = section | {"points_excluded": gathered.excluded + methods.left_out(name, section, points)}
-    if "envelope" in request.options.methods and found["curves"]:
-        found["envelope"] = _envelope(found["curves"], gathered.excluded, request.options)
+    for name in request.options.methods:
+        reported = catalogue.of(name).reported(case, lambda doing: say(f"{family}: {doing}"))
+        found |= {} if reported is None else {name: reported}
+    tuned = [one for one in gathered.others.get("tune", ()) if one["family"] == family]
     found["seed_noise"] = checks.seed_noise(gathered.rows)
     found["learning_rate"] = learning_rates.curves(tuned)
     found["critical_batch"] = critical_batch.of_runs(gathered.rows, params)
@@ -89,18 +80,9 @@ def _split_note(points) -> list[str]:
     ratio = points.flops / (points.params * points.tokens)
     if ratio.max() < UNEVEN * ratio.min():
         return []
-    mean = methods.flops_per_param_token(points)
+    mean = section.flops_per_param_token(points)
     span = f"{ratio.min():.3g} to {ratio.max():.3g}"
     return [f"C / (N D) is {span} over these points; best splits take its geometric mean, {mean:.3g}, for all sizes"]
-
-
-def _envelope(curves: list[dict], excluded: list[dict], options: methods.Options) -> dict:
-    arrays = [
-        Curve(one["run"], one["params"], *(np.array(one[name]) for name in ("flops", "tokens", "loss")))
-        for one in curves
-    ]
-    beside = {"holdout_error": None, "holdout": {"refused": ["not of curves"]}, "sensitivity": []}
-    return methods.envelope_section(arrays, options) | beside | {"points_excluded": excluded}
 
 
 def _default(known: dict, wanted: tuple[str, ...]) -> str:

@@ -3,8 +3,8 @@
 import time
 
 from gptjax.errors import UserError
-from gptjax.study import checks
 from gptjax.study.fits import bootstrap, parametric
+from gptjax.study.methods.parametric import prediction_intervals, residual_spread
 from gptjax.study.results import study_points
 from gptjax.study.running import ledger
 from gptjax.study.running.layout import StudyDirectory, read_json, write_json
@@ -41,7 +41,7 @@ def _law(gathered, family: str):
     if not len(found.samples["E"]):
         reasons = "; ".join([*found.fit.refused, *found.refused])
         raise UserError(f"the {family} runs of the grid have no law to predict by: {reasons}.")
-    return found, checks.residual_spread(found.fit, points)
+    return found, residual_spread(found.fit, points)
 
 
 def _predicted(entry, found: bootstrap.Intervals, spread: float) -> dict:
@@ -55,7 +55,7 @@ def _predicted(entry, found: bootstrap.Intervals, spread: float) -> dict:
         "tokens": tokens,
         "flops": entry.flops,
         "loss": float(found.fit.loss(params, tokens)),
-        **checks.prediction_intervals(found.samples, params, tokens, spread),
+        **prediction_intervals(found.samples, params, tokens, spread),
         "spread": spread,
         "refused": list(dict.fromkeys([*found.fit.refused, *found.refused])),
     }

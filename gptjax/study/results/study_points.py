@@ -45,7 +45,11 @@ def read(path: str) -> Gathered:
     kept, worse = _best_rates(kept)
     targets, open_targets = _points([run for run in known if run.entry.stage == "target"], directory)
     tuning = [run for run in known if run.entry.stage == "tune"]
-    notes = [_untuned(run) for run in tuning if run.loss is None]
+    notes = [
+        f"tuning run {run.entry.name} is no point of its learning-rate curve: {_reason(run)}"
+        for run in tuning
+        if run.loss is None
+    ]
     others = {
         "tune": [_tuned(run, directory) for run in _of_learning_rates(known)],
         "targets": [row for row, _ in targets],
@@ -66,7 +70,9 @@ def _best_rates(rows: list[Row]) -> tuple[list[Row], list[dict]]:
         best[setting] = min(best.get(setting, row), row, key=lambda one: one.loss)
     worse = [row for row in rows if best[_setting(row)] is not row]
     reason = "another learning rate is better for the same run: {:g}"
-    return list(best.values()), [left_out(row, reason.format(_rate(best[_setting(row)]))) for row in worse]
+    return list(best.values()), [
+        left_out(row, reason.format(best[_setting(row)].facts["learning_rate"])) for row in worse
+    ]
 
 
 def _setting(row: Row) -> tuple:
@@ -75,16 +81,12 @@ def _setting(row: Row) -> tuple:
     return (row.family, row.facts["size"], row.tokens, row.seed, *grid)
 
 
-def _rate(row: Row) -> float:
-    return row.facts["learning_rate"]
-
-
 def _points(known: list[status.RunStatus], directory: StudyDirectory) -> tuple[list[tuple[Row, float]], list[dict]]:
     """((row, the loss of guessing) of each run that is done, the others with the reason); a run that is declared twice once."""
     rows, excluded, seen = [], [], {}
     for run in known:
         if run.state != status.DONE:
-            excluded.append(_excluded(run))
+            excluded.append(_named(run, _reason(run)))
         elif run.entry.key in seen:
             excluded.append(_named(run, f"duplicate: the same run as {seen[run.entry.key]}"))
         else:
@@ -93,17 +95,9 @@ def _points(known: list[status.RunStatus], directory: StudyDirectory) -> tuple[l
     return rows, excluded
 
 
-def _excluded(run: status.RunStatus) -> dict:
-    return _named(run, _reason(run))
-
-
 def _reason(run: status.RunStatus) -> str:
     facts = {"reason": run.reason or "no reason was left", "step": run.step, "steps": run.entry.steps}
     return REASONS[run.state].format(**facts)
-
-
-def _untuned(run: status.RunStatus) -> str:
-    return f"tuning run {run.entry.name} is no point of its learning-rate curve: {_reason(run)}"
 
 
 def _named(run: status.RunStatus, reason: str) -> dict:

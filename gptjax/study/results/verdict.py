@@ -1,44 +1,47 @@
 """What may be quoted of a study's fits, and what speaks against it.
 
-The headline is of the first law, in the order of NAMES, that is not refused and does not miss its points: the parametric law
-uses every point and gives E; isoFLOP parabolas assume no law but see only the best points; training curves are of unfinished
-schedules; Kaplan's laws have no irreducible loss, and get no headline.
+The headline is of the first law, in the order of catalogue.by_rank, that is not refused and does not miss its points: the
+parametric law uses every point and gives E; isoFLOP parabolas assume no law but see only the best points; training curves are
+of unfinished schedules; Kaplan's laws have no irreducible loss, and get no headline.
 """
 
 import math
+
+from gptjax.study.methods import catalogue
 
 FAR = 2.0  # times the noise between seeds that a law may leave before it is said to miss the points
 FINE = 1e-3  # of the loss: where no seeds tell the noise, a law that leaves less is not said to miss the points
 EXACT = 1e-6  # of the loss: whatever seeds differ by, what is left below this is nothing
 DIGITS = 3  # of an exponent; what differs behind them does not differ
 
-NAMES = {"parametric": "the parametric law", "isoflop": "isoFLOP parabolas", "envelope": "the envelope"}
-ALL = NAMES | {"kaplan": "Kaplan's laws"}
-
 
 def verdict(results: dict) -> dict:
     """{"headline": whether there is one, "text", "reasons", "standing": methods that may be quoted, in order}."""
-    whole = [name for name in ALL if _is_whole(results.get(name))]
+    methods = catalogue.by_rank()
+    whole = [name for name in methods if _is_whole(results.get(name))]
     misses = {name: said for name in whole if (said := _misfit(results, name, whole))}
     standing = [name for name in whole if name not in misses]
-    first = next((name for name in standing if name in NAMES), None)
-    reasons = [f"{ALL[name]}: {reason}" for name in NAMES for reason in (results.get(name) or {}).get("refused", ())]
+    leading = [name for name, method in methods.items() if method.no_headline is None]
+    first = next((name for name in standing if name in leading), None)
+    reasons = [
+        f"{methods[name].called}: {reason}"
+        for name in leading
+        for reason in (results.get(name) or {}).get("refused", ())
+    ]
     if first is None:
         text = "No law stands: there is no exponent here to quote."
         if misses:
             text = (
                 "No law stands: those that can be fitted miss their points, and their exponents are not to be quoted."
             )
-        if "kaplan" in results:
-            reasons.append("Kaplan's laws have no irreducible loss: their exponents alone make no headline")
+        reasons += [method.no_headline for name, method in methods.items() if method.no_headline and name in results]
         return {"headline": False, "text": text, "reasons": reasons + list(misses.values()), "standing": []}
     against = {name: said for name in whole if name != first and (said := _disagreement(results, first, name))}
     reasons += [*misses.values(), *against.values(), *_doubts(results[first], first)]
-    if first == "envelope":
-        reasons.append("the envelope: losses on the way of a schedule lie above those of a schedule of that length")
+    reasons += [methods[first].caveat] if methods[first].caveat else []
     return {
         "headline": True,
-        "text": f"{_exponent(results[first])} by {NAMES[first]}{_floor(results[first])}.{_most_moved(results[first])}",
+        "text": f"{_exponent(results[first])} by {methods[first].called}{_floor(results[first])}.{_most_moved(results[first])}",
         "reasons": reasons,
         "standing": [name for name in standing if name not in against],
     }
@@ -74,8 +77,8 @@ def _misfit(results: dict, name: str, whole: list[str]) -> str | None:
     left, noise = _left(fit), fit.get("seed_noise") or results.get("seed_noise")
     if left is None or left < EXACT:
         return None
-    verb, form = ("leaves", "its form is wrong") if name == "parametric" else ("leave", "they miss their points")
-    said = f"{ALL[name]} {verb} {left:.2%} of the loss"
+    form = "they miss their points" if catalogue.of(name).plural else "its form is wrong"
+    said = f"{_leaves(name)} {left:.2%} of the loss"
     if noise and noise["relative"]:
         times = left / noise["relative"]
         seeds = f"{times:.1f} times what seeds differ by ({noise['relative']:.2%})"
@@ -83,10 +86,15 @@ def _misfit(results: dict, name: str, whole: list[str]) -> str | None:
     others = {other: _left(results[other]) for other in whole if _left(results[other]) is not None}
     best = min(others, key=others.get)
     if left > FINE and left > FAR * others[best]:
-        return f"{said}, where {ALL[best]} {'leaves' if best == 'parametric' else 'leave'} {others[best]:.2%}: {form}"
+        return f"{said}, where {_leaves(best)} {others[best]:.2%}: {form}"
     if left > FINE and fit.get("window_fits") is False:
         return f"{said}, and fit no window of them: {form}"
     return None
+
+
+def _leaves(name: str) -> str:
+    method = catalogue.of(name)
+    return f"{method.called} {'leave' if method.plural else 'leaves'}"
 
 
 def _left(fit: dict) -> float | None:
@@ -103,7 +111,7 @@ def _disagreement(results: dict, first: str, other: str) -> str | None:
     one, two = _interval(results[first]), _interval(results[other])
     if not one or not two or not (_below(one[1], two[0]) or _below(two[1], one[0])):
         return None
-    each = (f"{ALL[name]} {results[name]['a']:.3f} ({low:.3f} to {high:.3f})" for name, (low, high) in ((first, one), (other, two)))  # fmt: skip
+    each = (f"{catalogue.of(name).called} {results[name]['a']:.3f} ({low:.3f} to {high:.3f})" for name, (low, high) in ((first, one), (other, two)))  # fmt: skip
     said = f"{' and '.join(each)} give exponents whose 95% intervals do not meet"
     return said + "".join(f"; {reason}" for reason in _why(results, first, other))
 
@@ -120,16 +128,7 @@ def _why(results: dict, first: str, other: str) -> list[str]:
         reasons.append(f"counted as {_listed(of_size)} they agree: it is the convention of N")
     if of_points := [name for name in meet if not name.startswith("N ") and "Huber" not in name]:
         reasons.append(f"with {_listed(of_points)} they agree: some points are beyond the regime of one of them")
-    if other == "kaplan":
-        reasons.append(f"Kaplan's laws have no irreducible loss{_irreducible(results)}, and bend where it counts")
-    return reasons
-
-
-def _irreducible(results: dict) -> str:
-    fit = results.get("parametric") or {}
-    if fit.get("E") is None or fit["refused"]:
-        return ""
-    return f", which the parametric law puts at {fit['E']:.2f} nats per token"
+    return reasons + catalogue.of(other).why_it_differs(results)
 
 
 def _listed(names: list[str]) -> str:
@@ -160,7 +159,7 @@ def _doubts(fit: dict, name: str) -> list[str]:
     ]
     moved = sorted(moved, key=lambda one: -abs(one["a"] - fit["a"]))
     said = ", ".join(f"{one['change']} ({one['a']:.3f})" for one in moved)
-    return [f"{NAMES[name]}: the exponent leaves its 95% interval with {said}"] if moved else []
+    return [f"{catalogue.of(name).called}: the exponent leaves its 95% interval with {said}"] if moved else []
 
 
 def _counts(change: dict) -> bool:

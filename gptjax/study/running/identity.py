@@ -11,30 +11,26 @@ import functools
 import hashlib
 import json
 import pathlib
+import re
 import typing
 
 import gptjax
+from gptjax.config import changes, config_file
 from gptjax.config.fields import Config
 from gptjax.data.tokens.store import prepare
-from gptjax.errors import UserError
-from gptjax.rundir import run_directory
 
-# A resume accepts changes of these too; but they decide what a finished run says, so that they make another run.
-DECISIVE = ("eval", "train.max_skips", "train.max_rollbacks", "train.rollback_margin", "train.log_noise_scale")
-UNCOUNTED = (
-    *(name for name in run_directory.HARMLESS if name not in DECISIVE),
-    "eval.every_steps", "eval.batch_size", "eval.tasks_every_steps", "eval.sample_prompt", "eval.sample_tokens",
-    "data.path", "data.tfds_dir", "data.tokenizer_path",  # where the text lies; what it is, its fingerprint says
+PACKAGE = pathlib.Path(gptjax.__file__).parent
+ADDRESS = re.compile(r"gptjax(\.\w+)+(:\w+)?")  # in a table of what is imported when it is chosen
+
+# Rooms and modules in which a step and an evaluation are computed. What they import counts too, but for what follows.
+ROOTS = (
+    "models", "optim", "parallel", "data.rows", "schedule", "training.step", "training.feed", "evaluation.held_out",
+    "study.lanes.program",
 )  # fmt: skip
-KEPT = "checkpoint.keep_steps"  # which others branch from: a run without them is not the trunk that is asked for
-
-# Where a step and an evaluation are computed. What they import counts too, but for what follows.
-ROOTS = ("step", "feed", "evaluate", "schedule", "data.pipeline", "study.lanes")
-PLUMBING = (  # reads, writes, checks, reports; decides no number of a run
-    "checkpoint", "checksums", "compiling", "config_file", "consistency", "coordination", "errors", "evaluation",
-    "evaluation_text", "flops", "folder_kinds", "generation", "inside", "interrupt", "metrics", "peers", "protocols",
-    "run", "rundir", "runlock", "scoring", "stored", "validate", "validity", "weights", "study",
-    "data.folder", "data.reading", "data.sources", "data.store", "data.tokenizers", "data.unfinished",  # the fingerprint
+PLUMBING = (  # reads, writes, checks, counts, reports; decides no number of a run
+    "checkpoints", "errors", "evaluation", "flops", "generation", "hosts", "run", "rundir", "storage", "study", "terminal",
+    "config.bounds", "config.checks", "config.config_file", "models.gpt_counts", "models.lstm_counts", "parallel.compiling",
+    "data.rows.reading", "data.sources", "data.tokenizers", "data.tokens.folder", "data.tokens.store",  # the fingerprint
 )  # fmt: skip
 
 
@@ -80,10 +76,16 @@ class Texts:
 
     def resolved(self, config: Config) -> Config:
         """config with the vocabulary of its text. Raises UserError if it is given and too small."""
-        needed, given = self.of(config).vocab_size, config.model.vocab_size
-        if given is not None and given < needed:
-            raise UserError(f"model.vocab_size={given} is smaller than the tokenizer's {needed} entries; use None.")
-        return config if given else config.replace(model={"vocab_size": needed})
+        return config.with_vocabulary(self.of(config).vocab_size)
+
+
+def vocab_size(base) -> int | None:
+    """Of the text of a study's base config; None: the base says it. Raises UserError: the text cannot be had."""
+    values = config_file.as_dict(base)
+    if values.get("model", {}).get("vocab_size") is not None:
+        return None
+    config = config_file.from_dict({"data": values.get("data", {}), "train": {"steps": 1}})
+    return Texts().of(config).vocab_size
 
 
 def what(config: Config, text: Text, lineage=None) -> str:
@@ -100,15 +102,14 @@ def counted(config: Config) -> dict[str, typing.Any]:
     for section in (field.name for field in dataclasses.fields(config)):
         given, default = getattr(config, section), type(getattr(config, section))()
         for name, value in dataclasses.asdict(given).items():
-            if value != getattr(default, name) and not _is_uncounted(section, f"{section}.{name}"):
-                found[f"{section}.{name}"] = value
-    if found.get("data.mixture"):  # {name: where it lies}
-        found["data.mixture"] = list(found["data.mixture"])
+            key = f"{section}.{name}"
+            if value == getattr(default, name):
+                continue
+            if changes.word(key).study:
+                found[key] = value
+            elif names := changes.names_of(value):
+                found[key] = names
     return found
-
-
-def _is_uncounted(section: str, name: str) -> bool:
-    return (section in UNCOUNTED or name in UNCOUNTED) and name != KEPT
 
 
 # ---- code
@@ -122,39 +123,61 @@ def code() -> str:
 
 @functools.lru_cache(maxsize=8)
 def _code_of(files: tuple[pathlib.Path, ...], changed: tuple[int, ...]) -> str:
-    return digest([[file.name, plain(_tree(file, when))] for file, when in zip(files, changed)])
+    return digest(
+        [[file.relative_to(PACKAGE).as_posix(), plain(_tree(file, when))] for file, when in zip(files, changed)]
+    )
 
 
-def code_files() -> list[pathlib.Path]:
-    """Of the modules that decide numbers: ROOTS and what they import, without PLUMBING."""
-    found, waiting = set(), [f"gptjax.{name}" for name in ROOTS]
+def code_files(package: pathlib.Path = PACKAGE, roots=ROOTS, plumbing=PLUMBING) -> list[pathlib.Path]:
+    """Of the modules that decide numbers: those of `roots` and what they import, without `plumbing`; of two names that hold
+    a module the longer one says what it is. A room's __init__.py counts where something in it is imported."""
+    found, waiting = set(), [module for root in roots for module in _modules(package, root)]
     while waiting:
-        file = _file(waiting.pop())
-        if file is not None and file not in found:
-            found.add(file)
-            waiting += _imports(file, file.stat().st_mtime_ns)
+        module = waiting.pop()
+        file = _file(package, module)
+        if file is None or file in found or not _counts(module, roots, plumbing):
+            continue
+        found.add(file)
+        for name in _imports(file, file.stat().st_mtime_ns):
+            parts = name.split(".")
+            waiting += [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
     return sorted(found)
 
 
-def _file(module: str) -> pathlib.Path | None:
-    """Of a module that counts; None for one that does not, and for what is no module."""
-    name = module.removeprefix("gptjax.")
-    if name not in ROOTS and any(name == other or name.startswith(f"{other}.") for other in PLUMBING):
-        return None
-    file = pathlib.Path(gptjax.__file__).parent.joinpath(*name.split(".")).with_suffix(".py")
-    return file if file.is_file() else None
+def _modules(package: pathlib.Path, name: str) -> list[str]:
+    """All modules of a room; of a module, itself."""
+    folder = package.joinpath(*name.split("."))
+    if folder.with_suffix(".py").is_file():
+        return [name]
+    files = [file.relative_to(package).with_suffix("") for file in sorted(folder.rglob("*.py"))]
+    assert files, f"gptjax has no {name}: mend ROOTS"
+    return [".".join(file.parts).removesuffix(".__init__") for file in files]
+
+
+def _counts(module: str, roots, plumbing) -> bool:
+    holding = [name for name in (*roots, *plumbing) if f"{module}.".startswith(f"{name}.")]
+    return not holding or max(holding, key=len) in roots
+
+
+def _file(package: pathlib.Path, module: str) -> pathlib.Path | None:
+    """None of a name within a module, which has no file of its own."""
+    place = package.joinpath(*module.split("."))
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
 
 @functools.lru_cache(maxsize=512)
 def _imports(file: pathlib.Path, changed: int) -> tuple[str, ...]:
-    """Names of gptjax's that a file imports, wherever in it; some are functions, of which there is no file."""
+    """Names under gptjax that a file imports, wherever in it, or that a table of its names as "module:name", to be imported
+    when it is chosen; some are functions."""
     names = []
     for node in ast.walk(_tree(file, changed)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gptjax"):
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        if isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names if alias.name.startswith("gptjax.")]
-    return tuple(names)
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and ADDRESS.fullmatch(node.value):
+            names.append(node.value.partition(":")[0])
+    return tuple(name.removeprefix("gptjax.") for name in names if name.startswith("gptjax."))
 
 
 @functools.lru_cache(maxsize=512)
@@ -163,7 +186,7 @@ def _tree(file: pathlib.Path, changed: int) -> ast.Module:
 
 
 def plain(node) -> typing.Any:
-    """A syntax tree as lists and strings, without docstrings, positions, and what errors say; equal for equal code
+    """A syntax tree as lists and strings, without docstrings, positions, what errors and config fields say; equal for equal code
     under every Python."""
     if isinstance(node, list):
         return [plain(inner) for inner in node if not _is_remark(inner)]
@@ -171,6 +194,8 @@ def plain(node) -> typing.Any:
         return repr(node)
     if isinstance(node, ast.Raise):
         return ["Raise"]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setting":
+        return ["setting", plain(node.args[0])]  # of fields.py: its default, without its meaning and its word
     fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
     return [type(node).__name__, *([name, plain(value)] for name, value in fields)]
 

@@ -1,5 +1,6 @@
 """The commands that start the runs of a study: here, or through the scripts of launch/.
 
+To add one, derive a class from Launcher (or from Script, around a script like those of launch/) and name it in LAUNCHERS.
 Every launcher is a process on this machine that ends when the run does, with the run's exit code: `gptjax train`
 itself; `sbatch --wait`; XPK's submission and then its wait; the queued resource's launcher, which stays. Whoever reads
 the run directory afterwards knows how it went.
@@ -21,49 +22,136 @@ from gptjax.errors import UserError, choose
 from gptjax.study.running.layout import StudyDirectory
 
 ROOT = pathlib.Path(gptjax.__file__).resolve().parent.parent
-SCRIPTS = {"slurm": "slurm.py", "xpk": "xpk.py", "queued_resource": "tpu_queued_resource.py"}
-NAMES = ("local", *SCRIPTS)
 STAND_IN = ["--config=configs/quickstart.py", "--workdir=gs://bucket/run"]  # to try a launcher's flags with
 
 
 @dataclasses.dataclass(frozen=True)
 class Launcher:
-    name: str
-    flags: tuple[str, ...]  # for the script of launch/
+    """What starts one run as a process of this machine, which ends when the run does, with its exit code."""
 
-    @property
-    def local(self) -> bool:
-        return self.name == "local"
+    name: str
+    flags: tuple[str, ...] = ()  # that it was given by --launcher_flag
+
+    local = False  # whether runs compute on this machine: its devices are shared out, and small runs share a process
+    survives = None  # what is left running where this process is stopped, and how it is ended; None: nothing
+
+    def check(self, directory: StudyDirectory) -> None:
+        """Raises UserError before anything is started: flags it refuses, or a folder that its machines do not share."""
 
     def command(self, directory: StudyDirectory, key: str, attempt: int, words: list[str]) -> list[str]:
         """That runs one run to its end. words: what `gptjax train` is told beside config and run directory."""
-        train = [f"--config={directory.config(key)}", f"--workdir={directory.run(key)}", *words]
-        if self.local:
-            return [*gptjax_command(), "train", *train]
-        script = [sys.executable, str(ROOT / "launch" / SCRIPTS[self.name]), *self.flags]
-        if self.name == "slurm":
-            script += [*self._log_dir(directory), "--sbatch_flag=--wait", "--sbatch_flag=--dependency=singleton"]
-        if self.name == "xpk":
-            return self._xpk(script, train, f"gptjax-{key}-{attempt}")
-        return [*script, "--", *train]
+        raise NotImplementedError
 
-    def _log_dir(self, directory: StudyDirectory) -> list[str]:
-        given = any(flag.startswith("--log_dir=") for flag in self.flags)
-        return [] if given else [f"--log_dir={directory.path}/logs/slurm"]
 
-    def _xpk(self, script: list[str], train: list[str], workload: str) -> list[str]:
+def train_words(directory: StudyDirectory, key: str, words: list[str]) -> list[str]:
+    """What follows `gptjax train` to train the run of a key."""
+    return [f"--config={directory.config(key)}", f"--workdir={directory.run(key)}", *words]
+
+
+class Local(Launcher):
+    """`gptjax train` itself."""
+
+    local = True
+
+    def check(self, directory):
+        if self.flags:
+            raise UserError(
+                f"--launcher_flag={self.flags[0]} is for a launcher of launch/, and --launcher={self.name} has none."
+            )
+
+    def command(self, directory, key, attempt, words):
+        return [*gptjax_command(), "train", *train_words(directory, key, words)]
+
+
+class Script(Launcher):
+    """A script of launch/, whose own flags those of the command line are."""
+
+    script: str  # in launch/, or a whole path
+    shares_disks = False  # whether its machines see the disks of this one
+
+    @property
+    def start(self) -> list[str]:
+        return [sys.executable, str(ROOT / "launch" / self.script), *map(_dashed, self.flags)]
+
+    def check(self, directory):
+        """Lets the script say what is wrong with its flags."""
+        if directory.local and not self.shares_disks:
+            raise UserError(
+                f"--out={directory.path} is on no disk that the machines of --launcher={self.name} share;"
+                " use --out=gs://BUCKET/DIR."
+            )
+        for flag in map(_dashed, self.flags):
+            if flag.partition("=")[0] in ("--name", "--workload"):
+                raise UserError(
+                    f"--launcher_flag={flag} would give all runs one name; leave it out: they are gptjax-KEY."
+                )
+        _check_flags(self)
+
+    def command(self, directory, key, attempt, words):
+        return [*self.start, "--", *train_words(directory, key, words)]
+
+
+class QueuedResource(Script):
+    script = "tpu_queued_resource.py"
+
+
+class Slurm(Script):
+    script = "slurm.py"
+    shares_disks = True
+    survives = "jobs that were submitted go on; scancel --name=gptjax-KEY ends one"
+
+    def command(self, directory, key, attempt, words):
+        given = any(flag.startswith("--log_dir=") for flag in map(_dashed, self.flags))
+        log_dir = [] if given else [f"--log_dir={directory.path}/logs/slurm"]
+        wait = ["--sbatch_flag=--wait", "--sbatch_flag=--dependency=singleton"]
+        return [*self.start, *log_dir, *wait, "--", *train_words(directory, key, words)]
+
+
+class Xpk(Script):
+    script = "xpk.py"
+    survives = "workloads that were submitted go on; xpk workload delete --workload=gptjax-KEY-ATTEMPT ends one"
+
+    def command(self, directory, key, attempt, words):
         """Submits, unless a workload of the name is there, and waits: 0 it succeeded, 125 it did not, 1 there is none."""
-        place = [flag for flag in self.flags if flag.partition("=")[0] in ("--cluster", "--zone", "--project")]
+        workload = f"gptjax-{key}-{attempt}"
+        flags = map(_dashed, self.flags)
+        place = [flag for flag in flags if flag.partition("=")[0] in ("--cluster", "--zone", "--project")]
+        submit = [*self.start, f"--workload={workload}", "--", *train_words(directory, key, words)]
         wait = ["xpk", "workload", "list", *place, f"--wait-for-job-completion={workload}"]
-        submit = [*script, f"--workload={workload}", "--", *train]
         return ["bash", "-c", f"{shlex.join(submit)}; exec {shlex.join(wait)}"]
 
-    def survives(self) -> str | None:
-        """What is left running where this process is stopped, and how it is ended; None: nothing."""
-        return {
-            "slurm": "jobs that were submitted go on; scancel --name=gptjax-KEY ends one",
-            "xpk": "workloads that were submitted go on; xpk workload delete --workload=gptjax-KEY-ATTEMPT ends one",
-        }.get(self.name)
+
+LAUNCHERS = {"local": Local, "slurm": Slurm, "xpk": Xpk, "queued_resource": QueuedResource}
+
+
+def launcher(name: str, flags: list[str], directory: StudyDirectory) -> Launcher:
+    """Raises UserError: there is none of the name, or it refuses its flags or the folder."""
+    made = choose(LAUNCHERS, name, "--launcher")(name, tuple(flags))
+    made.check(directory)
+    return made
+
+
+def _dashed(flag: str) -> str:
+    return flag if flag.startswith("--") else f"--{flag}"
+
+
+def _check_flags(launcher: Script) -> None:
+    script = ROOT / "launch" / launcher.script
+    if not script.exists():
+        raise UserError(
+            f"--launcher={launcher.name} is launch/{launcher.script} of a checkout of gptjax; {ROOT} has none."
+        )
+    if "--" in launcher.flags:
+        raise UserError("--launcher_flag=--: what follows -- is the study's to say; give flags of the launcher alone.")
+    command = [*launcher.start, "--dry_run", "--", *STAND_IN]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith(script.name)] or done.stderr.splitlines()
+        reason = said[-1].removeprefix(f"{script.name}: ").removeprefix("error: ") if said else "it gave no reason"
+        raise UserError(
+            f"--launcher={launcher.name}: {reason.rstrip('.')}. Its flags are given as --launcher_flag=--NAME=VALUE;"
+            f" launch/{script.name} --help lists them."
+        )
 
 
 def gptjax_command() -> list[str]:
@@ -78,40 +166,3 @@ def batched_command() -> list[str]:
 def environment(**extra: str) -> dict[str, str]:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}
-
-
-def launcher(name: str, flags: list[str], directory: StudyDirectory) -> Launcher:
-    """Raises UserError: flags that the script of launch/ refuses, or a folder that the machines do not share."""
-    choose(dict.fromkeys(NAMES), name, "--launcher")
-    if name == "local":
-        if flags:
-            raise UserError(f"--launcher_flag={flags[0]} is for a launcher of launch/, and --launcher=local has none.")
-        return Launcher(name, ())
-    flags = [flag if flag.startswith("--") else f"--{flag}" for flag in flags]
-    if name in ("xpk", "queued_resource") and directory.local:
-        raise UserError(
-            f"--out={directory.path} is on no disk that the machines of --launcher={name} share; use --out=gs://BUCKET/DIR."
-        )
-    for flag in flags:
-        if flag.partition("=")[0] in ("--name", "--workload"):
-            raise UserError(f"--launcher_flag={flag} would give all runs one name; leave it out: they are gptjax-KEY.")
-    _check_flags(name, flags)
-    return Launcher(name, tuple(flags))
-
-
-def _check_flags(name: str, flags: list[str]) -> None:
-    """Lets the script say what is wrong with its flags, before anything is started."""
-    script = ROOT / "launch" / SCRIPTS[name]
-    if not script.exists():
-        raise UserError(f"--launcher={name} is launch/{SCRIPTS[name]} of a checkout of gptjax; {ROOT} has none.")
-    if "--" in flags:
-        raise UserError("--launcher_flag=--: what follows -- is the study's to say; give flags of the launcher alone.")
-    command = [sys.executable, str(script), *flags, "--dry_run", "--", *STAND_IN]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith(script.name)] or done.stderr.splitlines()
-        reason = said[-1].removeprefix(f"{script.name}: ").removeprefix("error: ") if said else "it gave no reason"
-        raise UserError(
-            f"--launcher={name}: {reason.rstrip('.')}. Its flags are given as --launcher_flag=--NAME=VALUE;"
-            f" launch/{script.name} --help lists them."
-        )

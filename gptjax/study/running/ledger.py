@@ -138,8 +138,8 @@ def _check_names(planned) -> None:
         if run.stage not in STAGES:
             raise UserError(f"run {run.name!r} is of the stage {run.stage!r}; expected one of: {', '.join(STAGES)}.")
         if run.branch and run.branch.trunk not in names:
-            near = did_you_mean(run.branch.trunk, names)
-            raise UserError(f"run {run.name!r} branches from {run.branch.trunk!r}, which is no run of the study{near}.")
+            near = did_you_mean(run.branch.trunk, names, ".")
+            raise UserError(f"run {run.name!r} branches from {run.branch.trunk!r}, which is no run of the study{near}")
 
 
 def _trunks_first(planned) -> list:

@@ -16,6 +16,7 @@ import time
 import typing
 
 from gptjax import errors, supervisor, terminal
+from gptjax.config import changes
 from gptjax.errors import UserError
 from gptjax.hosts import interrupt
 from gptjax.rundir import run_directory, runlock
@@ -24,7 +25,6 @@ from gptjax.study.running.layout import StudyDirectory, read_json, write_json
 from gptjax.study.running.ledger import Entry
 
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 20.0  # between two looks at the folder
-MOVED = ("data.path", "data.tfds_dir", "data.tokenizer_path", "data.mixture")  # a resume need not be asked to allow
 
 
 class Source(typing.Protocol):
@@ -283,7 +283,8 @@ class Runner:
                 before = run.config()
             except UserError:
                 return words  # the run itself says so, and fails
-            moved = [name for name in run_directory.changed_keys(before, self._configs[key]) if name in MOVED]
+            differing = changes.differing(before, self._configs[key])
+            moved = [name for name in differing if changes.words()[name] == "place"]  # the text is known to be the same
             words += [f"--allow_change={','.join(moved)}"] if moved else []
         return words
 
@@ -333,7 +334,7 @@ class Runner:
             raise
         self._progress.close()
         self._say(f"{stop.name}: stopped; run the same command again to go on")
-        if left := self._settings.launcher.survives():
+        if left := self._settings.launcher.survives:
             self._say(left)
         return errors.SAVED_AND_STOPPED
 

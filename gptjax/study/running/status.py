@@ -88,7 +88,7 @@ def of_run(directory: StudyDirectory, ledger: Ledger, entry: Entry) -> RunStatus
             return RunStatus(entry, FAILED, entry.steps, reason=reason)
         return RunStatus(entry, DONE, entry.steps, loss)
     if is_held(run):
-        return RunStatus(entry, RUNNING, _last_step(rows))
+        return RunStatus(entry, RUNNING, max((row["step"] for row in rows), default=0))
     if diverged := _diverged(rows):
         reason = f"{diverged.get('reason', '')} at step {diverged['step']}"
         return RunStatus(entry, DIVERGED, diverged["step"], math.inf, reason)
@@ -128,10 +128,6 @@ def _rows(run: run_directory.RunDirectory) -> list[dict]:
         return metrics.read_metrics(run.metrics)
     except FileNotFoundError:
         return []
-
-
-def _last_step(rows: list[dict]) -> int:
-    return max((row["step"] for row in rows), default=0)
 
 
 def _final_loss(run: run_directory.RunDirectory, rows: list[dict], steps: int) -> float | None:

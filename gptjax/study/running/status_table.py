@@ -90,14 +90,11 @@ def table(found: dict) -> str:
 
 
 def _row(row: dict, width: int) -> str:
-    numbers = [terminal.si(n) if n is not None else "-" for n in (_params(row), row["tokens"], row["flops"])]
+    params = row["params"]["total"] if row["params"] else None
+    numbers = [terminal.si(n) if n is not None else "-" for n in (params, row["tokens"], row["flops"])]
     said = f"{row['loss']:.4f}" if row["state"] == status.DONE else row["reason"]
     line = f"{row['name']:<{width}}  {row['stage']:<6}  {numbers[0]:<6}  {numbers[1]:<6}  {numbers[2]:<6}"
     return f"{line}  {row['state']:<8}  {bar(row['fraction'])}  {said}".rstrip()
-
-
-def _params(row: dict) -> int | None:
-    return row["params"]["total"] if row["params"] else None
 
 
 def bar(fraction: float) -> str:

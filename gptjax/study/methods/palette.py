@@ -1,0 +1,11 @@
+"""Colours that readers with any colour vision tell apart: Okabe and Ito 2008, the yellow darkened for white paper."""
+
+BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#d55e00",
+    "#b8a800",
+)

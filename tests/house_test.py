@@ -1,0 +1,153 @@
+"""The house: rooms in a strict order, a top that a reader takes in at a glance, functions of one screen, a small core.
+
+Imports are read from the files, at any depth of a function. A closure is all that a module reaches through imports; that
+of `training.main` is what is loaded with it ("eager"), that of `training.loop` also what its functions import later.
+"""
+
+import ast
+import importlib
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from places import ROOT
+
+# Each room may import those before it. What stands at the top of the package is a room of its own.
+ORDER = """
+errors terminal storage schedule config hosts parallel models flops hardware start generation data evaluation checkpoints
+rundir run optim training planning huggingface supervisor plot study diagnostics tasks commands cli __main__
+""".split()
+OUTSIDE = ("tiny_run",)  # a program for the notebooks, which nothing imports
+DOORS = ("gptjax",)  # __init__: names that it imports when they are asked for
+
+
+def _modules() -> dict[str, pathlib.Path]:
+    """Name -> file, of every module and package."""
+    files = sorted((ROOT / "gptjax").rglob("*.py"))
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
+    return dict(zip(names, files))
+
+
+MODULES = _modules()
+TREES = {name: ast.parse(file.read_text()) for name, file in MODULES.items()}
+
+
+def imports(module: str, eager: bool = False) -> set[str]:
+    """The modules of gptjax that a module imports; eager: with itself, not later from one of its functions."""
+    nodes = TREES[module].body if eager else ast.walk(TREES[module])
+    named = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            full_names = {alias: f"{node.module}.{alias.name}" for alias in node.names}
+            named |= {name if name in MODULES else node.module for name in full_names.values()}
+        elif isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+    return (named & MODULES.keys()) - {module}
+
+
+def closure(module: str, eager: bool = False) -> set[str]:
+    reached, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += imports(name, eager)
+    return reached
+
+
+def lines(modules) -> int:
+    return sum(len(MODULES[name].read_text().splitlines()) for name in modules)
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
+def test_rooms_import_downwards_only():
+    place = {name: i for i, name in enumerate(ORDER)}
+    checked = [name for name in MODULES if room(name) not in (*OUTSIDE, *DOORS)]
+    assert {room(name) for name in checked} == set(ORDER), "a room has no place in ORDER, or ORDER a room that is gone"
+    upwards = [
+        f"{name} -> {other}"
+        for name in checked
+        for other in imports(name)
+        if room(other) not in DOORS and place[room(other)] > place[room(name)]
+    ]
+    assert not upwards
+
+
+def test_no_files_import_each_other_in_a_circle():
+    circles = [name for name in MODULES if any(name in closure(other) for other in imports(name))]
+    assert not circles
+
+
+def test_few_files_stand_at_the_top():
+    assert len(list((ROOT / "gptjax").glob("*.py"))) <= 12
+
+
+def test_a_function_fits_on_a_screen():
+    long = [
+        f"{name}.{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 60
+    ]
+    assert not long
+
+
+PACKAGES = [name for name, file in MODULES.items() if file.name == "__init__.py"]
+
+
+def test_a_package_is_its_map_and_loads_no_jax():
+    code = f"import sys; {'; '.join(f'import {name}' for name in PACKAGES)}; print('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "False\n"
+    undescribed = [name for name in PACKAGES if not ast.get_docstring(TREES[name])]
+    assert not undescribed
+
+
+def test_the_loop_is_read_in_an_afternoon():
+    reached = closure("gptjax.training.loop")
+    assert len(reached) <= 22 and lines(reached) <= 3500, f"{len(reached)} modules, {lines(reached)} lines"
+
+
+def test_training_loads_half_of_the_package_at_most():
+    reached = closure("gptjax.training.main", eager=True)
+    assert len(reached) <= 52 and lines(reached) <= 8800, f"{len(reached)} modules, {lines(reached)} lines"
+
+
+def _addresses() -> set[str]:
+    """What README, docs, notebooks, launchers and golden files name: `gptjax.a.b` of modules, and files of the checkout."""
+    texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "launch").iterdir()]
+    texts += [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "tests" / "golden").rglob("*.py")]
+    found = set()
+    for file in texts:
+        if file.is_file():
+            found |= set(re.findall(r"(?<![\w./:-])gptjax(?:\.[a-z_]\w*)+", file.read_text()))
+    return found
+
+
+@pytest.mark.parametrize(
+    "address", sorted({*_addresses(), "gptjax.plot", "gptjax.supervisor", "gptjax.study.batched", "gptjax.tiny_run"})
+)
+def test_an_address_that_people_type_is_there(address):
+    """As a module, or as a name of one."""
+    parts = address.split(".")
+    for n in range(len(parts), 0, -1):
+        if (name := ".".join(parts[:n])) in MODULES:
+            thing = importlib.import_module(name)
+            for attribute in parts[n:]:
+                thing = getattr(thing, attribute)
+            return
+    raise AssertionError(f"{address} is none of gptjax's modules")
+
+
+def test_a_file_that_the_documents_name_is_there():
+    texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    named = {
+        path
+        for file in texts
+        for path in re.findall(r"`((?:gptjax|tests|configs|launch|docs)/[\w/.]+)`", file.read_text())
+    }
+    assert not [path for path in sorted(named) if not (ROOT / path).exists()]
