@@ -216,12 +216,13 @@ def _load_config(args):
 def _train(args) -> int:
     config = _load_config(args)
     start.start_jax(config)
+    from gptjax.hosts import distributed
     from gptjax.training import branching
     from gptjax.training import main as train
 
     allowed = tuple(filter(None, args.allow_change.split(",")))
     origin = branching.asked(args.branch_from, args.branch_step)
-    return train.train(config, args.workdir, allowed, args.executable, origin)
+    return train.train(config, args.workdir, allowed, args.executable, origin, distributed.start)
 
 
 def _info(args) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints: Orbax, asynchronous, restored onto any mesh, trusted only with a manifest (validity.py).
 
-On disk a state is a plain nested dict of arrays, whatever optax and flax call their containers:
+A step is some items by name, each a plain nested dict of arrays, whatever optax and flax call their containers; which
+they are of a run in training is keeper.items:
 
     checkpoints/STEP/params         the model's parameters
     checkpoints/STEP/opt_state      the optimizer's state
@@ -17,16 +18,13 @@ checksums are dispatched before the state is donated, and waited for by a thread
 import contextlib
 import sys
 import threading
-import time
 
 import jax
-import numpy as np
 from etils import epath
 
 from gptjax.checkpoints import pieces, saving, validity
 from gptjax.errors import Damaged, UserError, first_line
 from gptjax.hosts.coordination import Alone
-from gptjax.training.step import TrainState
 
 CHUNK_BYTES = 64 * 2**20  # what a reader has to hold of an array at a time
 READ_ERRORS = (ValueError, KeyError, OSError)  # of Orbax and TensorStore, for a file that is not as it was
@@ -65,12 +63,6 @@ def _name(key) -> str:
     return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
 
 
-def _items(state: TrainState) -> dict[str, dict]:
-    """What is saved of a state, by folder name. A state of stateless SGD has no arrays there, so no folder."""
-    items = {"params": state.params, "opt_state": to_plain(state.opt_state), "ema": state.ema, "skips": state.skips}
-    return {name: tree for name, tree in items.items() if tree}
-
-
 class Checkpointer:
     """The checkpoints of one run directory. config: the run's, or None to only read. run: of `consistency.of_checkpoint`.
 
@@ -84,7 +76,6 @@ class Checkpointer:
         self._directory = epath.Path(directory)
         self._config, self._peers, self._run = config, peers or Alone(), run
         self._in_place = "://" in str(directory) if in_place is None else in_place
-        self._last_save = time.monotonic()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._stages = saving.Stages(self._directory, self._peers)
@@ -101,26 +92,17 @@ class Checkpointer:
         """Steps that count (validity.py), oldest first: none that is being written."""
         return validity.steps(self._directory)
 
-    def due(self, step: int) -> bool:
-        """Whether a checkpoint should be written after so many steps, the same in every process."""
-        every = self._config.checkpoint.every_steps
-        return (every is not None and step % every == 0) or step in self._config.checkpoint.keep_steps
-
-    def overdue(self) -> bool:
-        """Whether one should be written by this process's clock."""
-        every = self._config.checkpoint.every_minutes
-        return every is not None and (time.monotonic() - self._last_save) / 60 >= every
-
     # ---- saving
 
-    def save(self, state: TrainState, step: int, **data) -> None:
-        """Starts writing; the state may be donated when this returns. Raises CheckpointFailed, in all processes, if the
-        last save did or if one process cannot start this one; what fails later is raised by the next save or `wait`.
+    def save(self, items: dict[str, dict], step: int, then=lambda: None, **data) -> None:
+        """Starts writing {folder: plain nested dict of arrays}, which may be donated when this returns. Raises
+        CheckpointFailed, in all processes, if the last save did or if one process cannot start this one; what fails later
+        is raised by the next save or `wait`.
 
+        then: called by process 0, in a thread, when the step is whole; what it raises, the save has failed with.
         data: JSON values kept in the manifest; those of process 0 count.
         """
         self.wait()
-        self._last_save, items = time.monotonic(), _items(state)
         self._stages.next_save()
         try:
             begun = self._stages.together("begun", lambda: self._begin(step, items))
@@ -128,7 +110,7 @@ class Checkpointer:
         except saving.CheckpointFailed:
             self._clean(step)
             raise
-        self._thread = threading.Thread(target=self._finish, args=(step, begun, data), name="manifest")
+        self._thread = threading.Thread(target=self._finish, args=(step, begun, data, then), name="manifest")
         self._thread.start()
 
     def _begin(self, step: int, items) -> dict:
@@ -150,7 +132,7 @@ class Checkpointer:
     def _chunked(self, tree):
         return jax.tree.map(lambda _: self._ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
 
-    def _finish(self, step: int, begun: dict, data: dict) -> None:
+    def _finish(self, step: int, begun: dict, data: dict, then) -> None:
         """In a thread: the manifest, once the files are there. Process 0 writes it for all."""
         try:
             own = {name: pieces.finish(parts) for name, (_, _, parts) in begun.items()}
@@ -163,20 +145,15 @@ class Checkpointer:
                 for name, (shape, dtype, _) in begun.items()
             }
             validity.write_manifest(self._folder(step), step, self._config.to_dict(), data, arrays, self._run)
-            self._saved()
+            then()
         except BaseException as error:
             self._failure = error
             self._stages.say_failed(error)
             self._clean(step)
 
-    def _saved(self) -> None:
-        """In a thread, after a save is whole."""
-        self.remove_old()
-
-    def remove_old(self) -> None:
-        """Deletes the steps that the config does not keep. By process 0."""
-        keep = self._config.checkpoint
-        validity.remove_old(self._directory, keep.keep, keep.keep_every, keep.keep_steps)
+    def remove_old(self, keep: int, keep_every: int | None, keep_steps: tuple[int, ...]) -> None:
+        """Deletes the steps that are not kept (validity.remove_old). By process 0."""
+        validity.remove_old(self._directory, keep, keep_every, keep_steps)
 
     def _clean(self, step: int) -> None:
         """What a failed save has left would fill the disk."""
@@ -208,39 +185,33 @@ class Checkpointer:
 
     # ---- restoring
 
-    def restore(self, step: int, abstract: TrainState, sharding: TrainState) -> TrainState:
-        """The whole state of a step, laid out by sharding, checked. Raises UserError if it is not such a state, and
-        Damaged, in all processes, if it is not as it was written. `skips` begin anew where `keeps_skips` is False."""
-        skips = None
-        if not self.keeps_skips(step, abstract):
-            skips = jax.tree.map(_zeros, abstract.skips, sharding.skips)
-            abstract, sharding = abstract._replace(skips=None), sharding._replace(skips=None)
-        like = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, sharding
-        )
-        items = self._read(step, _items(like))
-        return TrainState(
-            step=jax.device_put(jax.numpy.int32(step), sharding.step),
-            params=items["params"],
-            opt_state=from_plain(items.get("opt_state", {}), like.opt_state),
-            ema=items.get("ema"),
-            skips=skips or items.get("skips"),
-        )
+    def restore(self, step: int, like: dict[str, dict]) -> dict[str, dict]:
+        """Items of a step, checked. like: {folder: nested dict of shapes, dtypes and shardings}; each item is all there is
+        in its folder. Raises UserError if it is not, and Damaged, in all processes, if it is not as it was written: what
+        fails once is read once more, since a network or a memory may have erred."""
+        known, stored, reason = None, None, ""
+        try:
+            known = self._description(step).get("arrays") or self._described_by_orbax(step, like)
+            stored = as_stored(self._folder(step), known, like)
+        except Damaged as error:
+            reason = str(error)
+        if reason := self._peers.agree("described", reason):
+            raise Damaged(reason)
+        for _ in range(2):
+            items, reason = self._read_once(step, stored)
+            reason = reason or self._difference(known, items)
+            if not reason:
+                return jax.tree.map(_cast, items, like)
+            del items  # before there are two
+        raise Damaged(f"checkpoint {self._folder(step)} is damaged: {reason}; see gptjax verify.")
 
-    def keeps_skips(self, step: int, abstract: TrainState) -> bool:
-        """Whether a step has the counters and windows that the state has: not if optim.skip was another then."""
+    def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """{"params/embed": shape} of all arrays of a step; {} for one without a manifest. Raises UserError as `meta`."""
         known = self._description(step).get("arrays") or {}
-        kept = {name: tuple(about["shape"]) for name, about in known.items() if name.startswith("skips/")}
-        return abstract.skips is None or kept == {
-            name: tuple(leaf.shape) for name, leaf in named({"skips": abstract.skips}).items()
-        }
-
-    def restore_params(self, step: int, abstract_params, name: str = "params"):
-        """Only the parameters ("params" or "ema"), laid out as abstract_params says. Raises as `restore`."""
-        return self._read(step, {name: abstract_params})[name]
+        return {name: tuple(about["shape"]) for name, about in known.items()}
 
     def meta(self, step: int) -> dict:
-        """What `save` was given besides the state. Raises UserError: no such step, a newer schema."""
+        """What `save` was given besides the items. Raises UserError: no such step, a newer schema."""
         return self._description(step)["data"]
 
     def set_aside(self, step: int, reason: str) -> str:
@@ -257,24 +228,6 @@ class Checkpointer:
             known = ", ".join(map(str, self.steps())) or "none"
             raise UserError(f"{self._directory} has no checkpoint of step {step}{why}; there are: {known}.")
         return validity.description(self._folder(step))
-
-    def _read(self, step: int, like: dict) -> dict:
-        """Checked items of a step. What fails once is read once more, since a network or a memory may have erred."""
-        known, stored, reason = None, None, ""
-        try:
-            known = self._description(step).get("arrays") or self._described_by_orbax(step, like)
-            stored = as_stored(self._folder(step), known, like)
-        except Damaged as error:
-            reason = str(error)
-        if reason := self._peers.agree("described", reason):
-            raise Damaged(reason)
-        for _ in range(2):
-            items, reason = self._read_once(step, stored)
-            reason = reason or self._difference(known, items)
-            if not reason:
-                return jax.tree.map(_cast, items, like)
-            del items  # before there are two
-        raise Damaged(f"checkpoint {self._folder(step)} is damaged: {reason}; see gptjax verify.")
 
     def _described_by_orbax(self, step: int, like: dict) -> dict:
         """{name: {"shape", "dtype"}} of a step of schema 1, which has no manifest."""
@@ -353,10 +306,6 @@ def as_stored(folder, known: dict, like: dict) -> dict:
         ),
         like,
     )
-
-
-def _zeros(leaf, sharding):
-    return jax.device_put(np.zeros(leaf.shape, leaf.dtype), sharding)
 
 
 def _cast(array, like):

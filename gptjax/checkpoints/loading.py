@@ -18,8 +18,7 @@ def read(directory, step: int | None, item: str, dtype: str | None, program) -> 
     Raises UserError or Damaged, in all processes: there is none, or not this one.
     """
     peers = coordination.among(program.mesh.devices.flat)
-    layout = getattr(program.abstract_state, item), getattr(program.state_sharding, item)
-    arguments = (item, *layout, None if dtype is None else DTYPES[dtype])
+    arguments = (item, program.abstract_params, program.param_sharding, None if dtype is None else DTYPES[dtype])
     standings = validity.standings(directory.checkpoints) if peers.leads else []
     if step is not None:
         _check_asked(directory, peers, standings, step)

@@ -300,7 +300,9 @@ def remove_old(checkpoints, keep: int, keep_every: int | None, keep_steps: tuple
     """
     known = standings(checkpoints)
     good = [standing.step for standing in known if standing.counts]
-    kept = {*good[-keep:], *keep_steps} | {step for step in good if keep_every is not None and step % keep_every == 0}
+    kept = {*good[-keep:], *keep_steps} | {
+        step for step in good if keep_every is not None and step > 0 and step % keep_every == 0
+    }
     for standing in known:
         old = standing.counts or (standing.state == INCOMPLETE and good and standing.step < good[-1])
         if old and standing.step not in kept:

@@ -8,7 +8,7 @@ import dataclasses
 import math
 
 from gptjax import schedule
-from gptjax.config import bounds, catalogue
+from gptjax.config import bounds, catalogue, text_kinds
 from gptjax.config.mixture_weights import check_weights
 from gptjax.errors import UserError, choose, shorten
 
@@ -140,13 +140,12 @@ def _check_data(d) -> None:
     _at_least(0, d, "data", "prefetch_workers", "seed")
     _in_unit_interval(d, "data", "val_fraction")
     _one_of(d.val_split, ("tail", "document"), "data.val_split")
-    needs_path = d.source in ("text", "jsonl", "parquet", "arrayrecord", "warc", "hf", "prepared")
-    what = "a name such as 'wikitext'" if d.source == "hf" else "a file, folder or glob"
-    _require(not needs_path or d.path, f"data.source={d.source!r} needs data.path, {what}.")
-    _require(d.source != "tfds" or d.tfds_name, "data.source='tfds' needs data.tfds_name, such as 'lm1b'.")
+    if (kind := text_kinds.SOURCES.get(d.source)) is None or kind.needs is None:
+        return
+    _require(getattr(d, kind.needs), f"data.source={d.source!r} needs data.{kind.needs}, {kind.example}.")
     _require(
-        d.path is None or d.source != "tfds",
-        f"data.path={d.path!r} is set, but data.source='tfds' reads data.tfds_name; set one.",
+        d.path is None or kind.needs == "path",
+        f"data.path={d.path!r} is set, but data.source={d.source!r} reads data.{kind.needs}; set one.",
     )
 
 
@@ -232,6 +231,7 @@ def _check_train(config) -> None:
     _at_least(1, t, "train", "max_skips")
     stall = t.stall_seconds
     _require(stall is None or stall > 0, f"train.stall_seconds={stall} must be positive; None is off.")
+    _check_start(t)
     _not_both(t, "train", "steps", "tokens")
     _require(t.steps or t.tokens, "the run has no length; set train.steps or train.tokens.")
     _require(
@@ -255,6 +255,21 @@ def _check_train(config) -> None:
             1 <= first <= last, f"train.profile_steps={t.profile_steps} is not (first, last) with 1 <= first <= last."
         )
     _check_ramp(t)
+
+
+def _check_start(t) -> None:
+    _require(
+        t.start_step is None or t.start_from is not None,
+        f"train.start_step={t.start_step!r} is of train.start_from, which is None; give that too, or neither.",
+    )
+    _require(
+        t.start_step in (None, "best") or bounds.whole_number(t.start_step) is not None,
+        f"train.start_step={t.start_step!r} is no step of a run; give the number of a checkpoint, 'best', or None.",
+    )
+    _require(
+        t.trainable is None or all(pattern.strip() for pattern in t.trainable.split(",")),
+        f"train.trainable={t.trainable!r} has an empty name in it; give names or globs with a comma between, or None.",
+    )
 
 
 def _check_ramp(t) -> None:

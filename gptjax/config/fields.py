@@ -10,7 +10,7 @@ whether a value makes sense. How it is read from a file and changed on the comma
 import dataclasses
 import typing
 
-from gptjax.config import catalogue, checks
+from gptjax.config import catalogue, checks, text_kinds
 from gptjax.errors import UserError
 
 
@@ -164,17 +164,21 @@ class DataConfig:
     @property
     def sees_ahead(self) -> bool:
         """Whether some tokens are seen by earlier ones too: a batch has prefix_BL."""
-        return self.objective in ("prefix_lm", "masked_lm", "span_corruption")
+        return self._objective.sees_ahead
 
     @property
     def writes_on(self) -> bool:
         """Whether a model learns what follows a text, and not only what is missing in it."""
-        return self.objective not in ("masked_lm", "span_corruption")
+        return self._objective.writes_on
 
     @property
     def predicts_in_place(self) -> bool:
         """Whether a token is predicted at its own position instead of the one before: a batch has target_BL."""
-        return self.objective == "masked_lm"
+        return self._objective.predicts_in_place
+
+    @property
+    def _objective(self) -> text_kinds.Objective:
+        return text_kinds.OBJECTIVES.get(self.objective, text_kinds.NEXT_TOKEN)  # another name is refused with the text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,8 +257,18 @@ class TrainConfig:
     microbatches: int = setting(1, "a step's batch is run in so many parts, gradients summed")
     steps_per_call: int = setting(1, "optimizer steps in one dispatch to the device")
     vocab_chunks: int = setting(1, "the loss holds float32 logits of vocab/vocab_chunks entries at a time")
-    z_loss: float | None = setting(None, "weight of mean(logsumexp(logits)^2)")
+    loss: str = setting("next_token", "what is minimised: a name in losses.LOSSES")
+    z_loss: float | None = setting(None, "next_token: weight of mean(logsumexp(logits)^2)")
     seed: int = setting(0, "seed of initialisation and dropout")
+    start_from: str | None = setting(
+        None, "a run directory: its parameters are those at the start, instead of random ones"
+    )
+    start_step: str | None = setting(
+        None, "of its checkpoints: a number, or best (lowest held-out loss); None: the newest"
+    )
+    trainable: str | None = setting(
+        None, "parameters by names or globs, comma-separated; the rest is frozen; None: all"
+    )
     max_skips: int = setting(10, "updates left out in a row that end the run, or turn it back", "recovery")
     max_rollbacks: int = setting(0, "times a diverging run goes back to a checkpoint and past that text", "recovery")
     log_every: int = setting(10, "steps from one line of the log to the next", "nothing")

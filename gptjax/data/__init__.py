@@ -2,8 +2,7 @@
 
     store, objective = open_text(config.data, context_length)
     rows = TrainRows(store, config.data, context_length, objective)
-    with Prefetcher(lambda step: rows.rows(step * B, (step + 1) * B), first_step) as batches:
-        batch = batches.next()
+    batch = rows.rows(step * B, (step + 1) * B)
 
 Heavy libraries (sentencepiece, tensorflow_datasets, tiktoken, grain ...) are imported by the functions that need them.
 """
@@ -14,7 +13,6 @@ _HOMES = {  # imported when asked for
     "TextStore": "gptjax.data.tokens.folder",
     "open_folder": "gptjax.data.tokens.folder",
     "EvalRows": "gptjax.data.rows.pipeline",
-    "Prefetcher": "gptjax.data.rows.pipeline",
     "TrainRows": "gptjax.data.rows.pipeline",
     "open_text": "gptjax.data.rows.pipeline",
     "Tokens": "gptjax.data.tokens.shards",

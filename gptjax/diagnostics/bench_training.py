@@ -12,11 +12,11 @@ import numpy as np
 from gptjax import flops, hardware
 from gptjax.generation.engine import Engine, Row
 from gptjax.generation.sampling import Settings
-from gptjax.models import attention
-from gptjax.parallel import meshes, numerics
+from gptjax.parallel import numerics
 from gptjax.planning import info
 from gptjax.terminal import si
-from gptjax.training import step
+from gptjax.training import program as programs
+from gptjax.training.step import TrainState
 
 DECODE_BATCHES = (1, 8)
 DECODE_TOKENS = 64
@@ -29,17 +29,15 @@ def bench(config, seconds: float) -> dict:
     Raises UserError for a config that does not fit the devices.
     """
     config = info.resolved(config)
-    mesh = meshes.make_mesh(config)
-    device = mesh.devices.flat[0]
-    kernel, _ = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
+    program = programs.of(config)
+    mesh, device = program.mesh, program.mesh.devices.flat[0]
     peak = hardware.measure_matmul_flops(config.model.dtype) * (1 if device.platform == "cpu" else mesh.size)
     with numerics.on_mesh(mesh):
-        program = step.build(config, mesh, kernel)
         start = time.perf_counter()
         state = jax.block_until_ready(program.init())
         results = {
             "device": f"{mesh.size} x {device.device_kind}",
-            "attention": kernel,
+            "attention": program.kernel,
             "matmul_flops_per_second": peak,
             "init_seconds": time.perf_counter() - start,
         }
@@ -49,7 +47,7 @@ def bench(config, seconds: float) -> dict:
     return results
 
 
-def _bench_train(config, program, state, peak: float, seconds: float) -> tuple[dict, step.TrainState]:
+def _bench_train(config, program, state, peak: float, seconds: float) -> tuple[dict, TrainState]:
     shape = (config.train.steps_per_call, config.train.batch_size, config.model.context_length)
     token = np.random.default_rng(0).integers(config.model.vocab_size, size=(*shape[:2], shape[2] + 1), dtype=np.int32)
     batch = {"token_BT": token, "weight_BL": np.ones(shape, np.float32)}

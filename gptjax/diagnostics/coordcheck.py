@@ -22,12 +22,12 @@ import numpy as np
 from flax import nnx
 
 from gptjax import schedule
+from gptjax.config.neutral import neutral
 from gptjax.data.rows.pipeline import TrainRows, open_text
-from gptjax.diagnostics.neutral import neutral
 from gptjax.errors import UserError
 from gptjax.models import attention
-from gptjax.parallel import meshes, numerics
-from gptjax.training import step
+from gptjax.parallel import numerics
+from gptjax.training import program as programs
 
 FLAT = (
     0.2  # slopes up to this are flat: ten steps at widths of a factor 16 scatter by a tenth; the control's are 0.5 to 1
@@ -118,11 +118,9 @@ def variant(config, form: str, size: int, base: int, rows: int, of_depth: bool):
 
 def _measure(config, form: str, size: int, steps: int, read, of_depth: bool) -> list[Measured]:
     """Of a model after the first and the last step; its last entry is the loss of the last step, as `value`."""
-    mesh = meshes.make_mesh(config, jax.devices()[:1])
-    kernel, _ = attention.choose_kernel(config, mesh.devices.flat[0].platform, 1)
-    program = step.build(config, mesh, kernel)
+    program = programs.of(config, jax.devices()[:1])
     token_BL = jnp.asarray(_batch(read, config, 0)["token_BT"][:, :-1])
-    with numerics.on_mesh(mesh):
+    with numerics.on_mesh(program.mesh):
         state, found, loss = program.init(), [], math.nan
         shown = _of_depth if of_depth else _of_width
         before = shown(parts(program.graph, state.params, token_BL))

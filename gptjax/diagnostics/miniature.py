@@ -6,7 +6,7 @@ a power of two at all. So 25 heads become 3, 96 become 24, and what the whole co
 
 import math
 
-from gptjax.diagnostics.neutral import neutral
+from gptjax.config.neutral import neutral
 
 DEVICES = 8  # a size that divides by it divides over every axis of a mesh of so many devices
 POWERS = int(math.log2(DEVICES))

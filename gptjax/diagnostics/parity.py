@@ -38,7 +38,8 @@ from gptjax.errors import UserError
 from gptjax.models import architectures, attention
 from gptjax.optim import optimizers
 from gptjax.parallel import meshes, numerics
-from gptjax.training import step
+from gptjax.training import program as programs
+from gptjax.training import step, trainable
 
 TOLERANCE = 1e-5
 FLOOR = 0.01
@@ -194,7 +195,7 @@ def initial_state(mini) -> step.TrainState:
         return np.float32(center + spread * rng.standard_normal(leaf.shape))
 
     params = jax.tree_util.tree_map_with_path(value, shapes)
-    opt_state = jax.device_get(optimizers.make_optimizer(mini.optim, mini.model).init(params))
+    opt_state = jax.device_get(optimizers.make_optimizer(mini.optim, mini.model).init(trainable.split(params, mini)[0]))
     return step.TrainState(np.int32(0), params, opt_state, None if mini.optim.ema_decay is None else params)
 
 
@@ -229,7 +230,8 @@ def trajectory(state, batch, learning_rate_S, along_S, nudge, **program):
     def one(state, inputs):
         part, rate, along = inputs
         grads, metrics = step.mean_gradient(state, part, **program)
-        along = grads if along is None else step.place(along, program["param_spec"])
+        spec, _ = trainable.split(program["param_spec"], program["config"])
+        along = grads if along is None else step.place(along, spec)
         along = along if nudge is None else _nudged(along, nudge)
         state, _ = step.update(state, along, rate, config=program["config"])
         return state, (metrics["loss"], grads)
@@ -263,8 +265,7 @@ class Runner:
 
     def compile(self, config, devices):
         """A function of along_S and nudge (see `trajectory`) that gives the Trajectory of a config on devices."""
-        mesh = meshes.make_mesh(config, devices)
-        program = step.build(config, mesh, attention.choose_kernel(config, "cpu", mesh.shape["sequence"])[0])
+        program = programs.of(config, devices)
         places = program.state_sharding
         param_spec = jax.tree.map(lambda place: place.spec, places.params)
         run = jax.jit(
@@ -276,7 +277,7 @@ class Runner:
         arguments = (self.state, self.batch, self.learning_rate_S)
 
         def call(along_S, nudge=None):
-            with numerics.on_mesh(mesh):
+            with numerics.on_mesh(program.mesh):
                 placed = jax.device_put(arguments[:2], (places, program.train_batch_sharding))
                 loss_S, grads_S, state = jax.device_get(run(*placed, arguments[2], along_S, nudge))
             averages = {} if state.ema is None else {"average": state.ema}

@@ -11,7 +11,6 @@ import typing
 import jax
 import numpy as np
 
-from gptjax.data.rows.pipeline import EvalRows
 from gptjax.parallel import placement, sharding
 
 NORMAL_95 = 1.96  # standard errors on each side of an interval that holds the truth 95 times in 100
@@ -105,36 +104,19 @@ def pool(sums: typing.Iterable[Sums]) -> Sums:
     return Sums(*(np.concatenate(parts) for parts in zip(*sums)))
 
 
-def held_out_rows(config, store, objective) -> dict[str, EvalRows]:
-    """The held-out text of each source. Raises UserError: one has none, by its name."""
-    said = {name: "the held-out text" + f" of {name!r}" * (len(store.sources) > 1) for name in store.sources}
-    return {
-        name: EvalRows(
-            source.val,
-            store.tokenizer,
-            config.model.context_length,
-            config.data,
-            objective,
-            max_tokens=config.eval.max_tokens,
-            name=said[name],
-        )
-        for name, source in store.sources.items()
-    }
-
-
 def _silent(name: str, num_rows: int, rows_done: int, nats: float, tokens: float) -> None: ...
 
 
 def evaluate_sources(
-    program, params, rows: dict[str, EvalRows], batch_size: int, should_stop=lambda: False, report=_silent
+    program, params, rows: dict, batch_size: int, should_stop=lambda: False, report=_silent
 ) -> dict | None:
-    """{source: Evaluation}, and of several sources also "all": their text taken as one. None: as `evaluate` says."""
+    """{source: Evaluation} of {source: EvalRows}, and of several also "all": their text taken as one. None: as `evaluate`."""
     sums = sums_of_sources(program, params, rows, batch_size, should_stop, report)
     return None if sums is None else summarise_sources(sums)
 
 
 def sums_of_sources(
-    program, params, rows: dict[str, EvalRows], batch_size: int, should_stop=lambda: False, report=_silent
+    program, params, rows: dict, batch_size: int, should_stop=lambda: False, report=_silent
 ) -> dict[str, Sums] | None:
     """{source: Sums}. None: as `evaluate` says.
 

@@ -20,7 +20,6 @@ from gptjax.models import architectures
 from gptjax.parallel import numerics
 from gptjax.rundir import run_directory
 from gptjax.storage import folder_kinds, outputs
-from gptjax.training.step import TrainState
 
 STEP = 0
 _STORED_AS = {"float32": "float32", "float16": "float32", "bfloat16": "bfloat16"}  # float16 has no place here: widened
@@ -254,8 +253,7 @@ def _save(directory: run_directory.RunDirectory, config: Config, params: dict, r
     directory.path.mkdir(parents=True, exist_ok=True)
     checkpointer = Checkpointer(directory.checkpoints, config, run=run)
     try:
-        state = TrainState(jax.numpy.int32(STEP), jax.tree.map(jax.numpy.asarray, params), opt_state=(), ema=None)
-        checkpointer.save(state, STEP)
+        checkpointer.save({"params": jax.tree.map(jax.numpy.asarray, params)}, STEP)
         checkpointer.wait()
     finally:
         checkpointer.close()

@@ -28,6 +28,7 @@ class LanguageModel(nnx.Module):
         segment_BL=None,
         position_BL=None,
         prefix_BL=None,
+        place_BP=None,
         chunks: int = 1,
         head=loss.cross_entropy,
         **options,
@@ -46,7 +47,9 @@ class LanguageModel(nnx.Module):
             input_BL, target_BL, segment_BL, position_BL, prefix_BL = jax.tree.map(
                 lambda a: a[:, order_L], (input_BL, target_BL, segment_BL, position_BL, prefix_BL)
             )
-        options |= {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL}
+            if place_BP is not None:
+                place_BP = jnp.asarray(np.argsort(order_L)).at[place_BP].get(mode="fill", fill_value=len(order_L))
+        options |= {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL, "place_BP": place_BP}
         x_BLD, numbers = self.activations(input_BL, **options)
         loss_BL, log_normaliser_BL = head(
             sharding.constrain(x_BLD, "batch", "head_length", "width"),

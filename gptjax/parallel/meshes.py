@@ -69,11 +69,24 @@ def _sizes_in_slice(mesh_config, n_devices: int, n_slices: int) -> dict[str, int
 def make_mesh(config, devices=None) -> Mesh:
     """The mesh of config.mesh over devices (default: all). Raises UserError if mesh, batch and model don't fit it."""
     devices = jax.devices() if devices is None else devices
-    n_slices = count_slices(devices)
-    sizes = mesh_sizes(config.mesh, len(devices), n_slices)
-    check_fit(config, sizes)
+    check_fit(config, mesh_sizes(config.mesh, len(devices), count_slices(devices)))
     check_memory(config, [memory.kind for memory in devices[0].addressable_memories()])
-    return Mesh(_device_array(sizes, dcn_sizes(config.mesh, n_slices), devices), AXES, axis_types=auto_axes())
+    return _laid_out(config.mesh, devices)
+
+
+def for_reading(config, mesh_config, devices) -> Mesh:
+    """The mesh of a MeshConfig over devices, for the model of a Config without its training. Raises UserError if the model
+    does not fit it."""
+    sizes = mesh_sizes(mesh_config, len(devices), count_slices(devices))
+    _check_axes(config.model, sizes)
+    _check_model(config, mesh_config, sizes)
+    return _laid_out(mesh_config, devices)
+
+
+def _laid_out(mesh_config, devices) -> Mesh:
+    n_slices = count_slices(devices)
+    sizes = mesh_sizes(mesh_config, len(devices), n_slices)
+    return Mesh(_device_array(sizes, dcn_sizes(mesh_config, n_slices), devices), AXES, axis_types=auto_axes())
 
 
 def auto_axes() -> tuple[AxisType, ...]:
@@ -121,13 +134,24 @@ def _device_mesh(shape, devices) -> np.ndarray:
 
 def check_fit(config, sizes: dict[str, int]) -> None:
     """Raises UserError if batch or model do not divide over a mesh of these sizes."""
-    for axis in () if config.model.has_attention else ("sequence", "stage"):
+    _check_axes(config.model, sizes)
+    _check_batches(config, sizes)
+    _check_model(config, config.mesh, sizes)
+    if sizes["stage"] > 1 and config.train.log_activations:
+        raise UserError("train.log_activations reads layer by layer, which a pipeline does not; use mesh.stage=1.")
+
+
+def _check_axes(model, sizes: dict[str, int]) -> None:
+    for axis in () if model.has_attention else ("sequence", "stage"):
         if sizes[axis] > 1:
             raise UserError(
-                f"mesh.{axis}={sizes[axis]} splits what model.architecture={config.model.architecture!r} goes through token by"
+                f"mesh.{axis}={sizes[axis]} splits what model.architecture={model.architecture!r} goes through token by"
                 f" token; use mesh.{axis}=1 and another axis for the rest."
             )
-    _check_batches(config, sizes)
+
+
+def _check_model(config, mesh_config, sizes: dict[str, int]) -> None:
+    """Raises UserError if the lengths of a Config's model do not divide over a mesh."""
     for field, size, axes in _divided(config, sizes):
         parts = math.prod(sizes[axis] for axis in axes)
         if size % parts:
@@ -138,7 +162,7 @@ def check_fit(config, sizes: dict[str, int]) -> None:
             raise UserError(
                 f"{field}={size} does not divide over {given}; use mesh.{last}={fits} and another axis for the rest."
             )
-    _check_pipeline(config, sizes["stage"])
+    _check_pipeline(config.model, mesh_config, sizes["stage"])
     if sizes["sequence"] > 1 and config.model.attention_dropout:
         raise UserError(
             f"model.attention_dropout={config.model.attention_dropout} cannot be drawn where a sequence is split over"
@@ -146,8 +170,8 @@ def check_fit(config, sizes: dict[str, int]) -> None:
         )
 
 
-def _check_pipeline(config, stages: int) -> None:
-    model, repeats = config.model, config.mesh.pipeline_repeats
+def _check_pipeline(model, mesh_config, stages: int) -> None:
+    repeats = mesh_config.pipeline_repeats
     if stages == 1:
         if repeats > 1:
             raise UserError(f"mesh.pipeline_repeats={repeats} needs a pipeline; set mesh.stage, or use 1.")
@@ -162,14 +186,12 @@ def _check_pipeline(config, stages: int) -> None:
             f"model.n_layers={model.n_layers} does not divide over mesh.stage={stages} x mesh.pipeline_repeats={repeats}"
             f"{bands}; use {fits}."
         )
-    microbatches = config.mesh.pipeline_parts(stages)
+    microbatches = mesh_config.pipeline_parts(stages)
     if repeats > 1 and microbatches < stages:
         raise UserError(
             f"mesh.pipeline_microbatches={microbatches} leaves some of {stages} stages idle when they are gone round"
             f" mesh.pipeline_repeats={repeats} times; use at least {stages}."
         )
-    if config.train.log_activations:
-        raise UserError("train.log_activations reads layer by layer, which a pipeline does not; use mesh.stage=1.")
 
 
 def _check_batches(config, sizes: dict[str, int]) -> None:

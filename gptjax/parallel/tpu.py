@@ -7,6 +7,8 @@ from it; plans, training and saved executables compile by it.
 import dataclasses
 import typing
 
+import numpy as np
+
 
 def cubes(shape: tuple[int, ...]) -> tuple[bool, ...]:
     """Slices are made of cubes of 4 x 4 x 4 chips, and switches close every row; parts of a cube have open rows."""
@@ -64,3 +66,11 @@ KINDS = {
 def compiler_options(device_kind: str) -> dict[str, bool | int]:
     """What XLA is asked for when it compiles a train step; nothing for a kind that was never compiled for."""
     return dict(KINDS[device_kind].compiler_options) if device_kind in KINDS else {}
+
+
+def rings_of(devices) -> list[bool] | None:
+    """Which of three dimensions are closed in the slices of these devices; None for a kind that is not known here."""
+    if devices[0].device_kind not in KINDS:
+        return None
+    coordinates_D = np.array([device.coords for device in devices])
+    return [bool(closed) for closed in KINDS[devices[0].device_kind].rings(np.ptp(coordinates_D, axis=0) + 1)]

@@ -58,7 +58,7 @@ def traffic(config, sizes: dict[str, int]) -> list[Moved]:
 
 
 def state_bytes(config, program) -> tuple[float, float]:
-    """(parameters, optimizer state) in bytes of a step.Program's mesh, on one device."""
+    """(parameters, optimizer state) in bytes of a Program's mesh, on one device."""
     from gptjax.parallel import sharding
 
     state, places = program.abstract_state, program.state_sharding
@@ -72,13 +72,24 @@ def memory(config, sizes: dict[str, int], params: float, optimizer: float) -> di
     shards = sizes["tensor"] * sizes["stage"]
     layer = flops.parameters(config.model).matrices / config.model.n_layers / sizes["tensor"]
     gathered = 2 * layer * flops.DTYPE_BYTES[config.model.dtype] if sizes["fsdp"] > 1 else 0
+    summed = config.train.microbatches > 1
     return {
         "parameters": params,
         "optimizer": optimizer,
-        "gradients": params if config.train.microbatches > 1 else params * flops.DTYPE_BYTES[config.model.dtype] / 4,
+        "gradients": _trained_share(config) * params * (1 if summed else flops.DTYPE_BYTES[config.model.dtype] / 4),
         "activations": flops.activation_bytes(config, sizes),
         "gathered": gathered + 4 * flops.parameters(config.model).token_embedding / shards / config.train.vocab_chunks,
     }
+
+
+def _trained_share(config) -> float:
+    """The part of the parameters that has a gradient."""
+    if config.train.trainable is None:
+        return 1.0
+    from gptjax.models import architectures
+    from gptjax.training import trainable
+
+    return trainable.share(architectures.abstract(config.model)[1], config)
 
 
 def step_flops(config) -> dict[str, float]:

@@ -7,7 +7,7 @@ from jax.sharding import AbstractMesh
 from gptjax import flops, schedule
 from gptjax.parallel import meshes, sharding
 from gptjax.terminal import columns, si
-from gptjax.training import step
+from gptjax.training import program as programs
 
 
 def info(config, devices: int | None = None) -> dict:
@@ -21,7 +21,7 @@ def info(config, devices: int | None = None) -> dict:
     mesh = AbstractMesh(tuple(fixed.values()), meshes.AXES, axis_types=meshes.auto_axes())
     meshes.check_fit(config, fixed)
     schedule.learning_rate(config, 0)
-    program = step.build(config, mesh, "xla")  # the kernel has no part in the state
+    program = programs.build(config, mesh, "xla")  # the kernel has no part in the state
     state, places = program.abstract_state, program.state_sharding
     params = sharding.bytes_on_one_device(state.params, places.params)
     optimizer = sharding.bytes_on_one_device((state.opt_state, state.ema), (places.opt_state, places.ema))

@@ -1,6 +1,6 @@
 """What a config will need and cost on a machine that is not here: the real train step, compiled for it ahead of time.
 
-    config, topology -> mesh -> step.build(...).train, lowered on shapes alone -> compiled by libtpu
+    config, topology -> mesh -> program.build(...).train, lowered on shapes alone -> compiled by libtpu
     compiled program -> bytes, FLOPs, collectives (`hlo.py`, `collectives.py`) -> seconds (`roofline.py`)
 
 GPUs cannot be compiled for without one: there `estimate.py` counts. A CPU topology is compiled and counted, but has no
@@ -23,7 +23,8 @@ from gptjax.errors import UserError, paragraph
 from gptjax.models import attention
 from gptjax.parallel import meshes, numerics
 from gptjax.planning import collectives, costs, estimate, hlo, info, roofline, topology
-from gptjax.training import executable, step
+from gptjax.training import executable
+from gptjax.training import program as programs
 
 ROOFLINE_KEYS = ("matmul_seconds", "memory_seconds", "exposed_seconds", "copy_seconds")
 
@@ -114,7 +115,7 @@ def make_mesh(config, machine: topology.Topology):
         ) from error
 
 
-def abstract_arguments(config, program: step.Program):
+def abstract_arguments(config, program: programs.Program):
     """(state, batch, learning rates) of a call of the train step at the full batch, as placed shapes."""
 
     def placed(leaf, sharding_):
@@ -136,17 +137,16 @@ def abstract_arguments(config, program: step.Program):
     return jax.tree.map(placed, program.abstract_state, program.state_sharding), batch, rates
 
 
-def compile_step(config, mesh, kernel: str):
-    """(compiled train step, its Program, seconds it took). Raises DoesNotFit."""
-    program = step.build(config, mesh, kernel)
+def compile_step(config, program: programs.Program):
+    """(compiled train step, seconds it took). Raises DoesNotFit."""
     started = time.monotonic()
-    with numerics.on_mesh(mesh):
+    with numerics.on_mesh(program.mesh):
         lowered = program.train.lower(*abstract_arguments(config, program))
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             raise _refusal(error) from error
-    return compiled, program, time.monotonic() - started
+    return compiled, time.monotonic() - started
 
 
 def _refusal(error: Exception) -> Exception:
@@ -161,13 +161,13 @@ def _refusal(error: Exception) -> Exception:
 
 
 def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dict:
-    kernel, reason = attention.choose_kernel(config, machine.platform, mesh.shape["sequence"])
+    program = programs.on_mesh(config, mesh)
     options.say(f"compiling the train step for {machine.name}, {machine.num_devices} devices ...")
     cpu_seconds = time.process_time()
     try:
-        compiled, program, seconds = compile_step(config, mesh, kernel)
+        compiled, seconds = compile_step(config, program)
     except DoesNotFit as error:
-        return _too_large(config, mesh, kernel, error)
+        return _too_large(config, program, error)
     params, optimizer = estimate.state_bytes(config, program)
     memory = compiled.memory_analysis()
     parts = _held(memory, params, optimizer, peak_is_known=machine.platform == "tpu")
@@ -181,15 +181,15 @@ def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dic
         "compile_seconds": seconds,
         "compile_cpu_seconds": time.process_time() - cpu_seconds,
         "compile_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "kernel": kernel,
-        "kernel_reason": reason,
+        "kernel": program.kernel,
+        "kernel_reason": program.kernel_reason,
         "compiled_flops_per_step": _program_flops(text) / config.train.steps_per_call * machine.num_devices,
         "estimated_peak_bytes": sum(estimate.memory(config, dict(mesh.shape), params, optimizer).values()),
-        "checks": checks(config, dict(mesh.shape), kernel, text),
+        "checks": checks(config, dict(mesh.shape), program.kernel, text),
         "source": "compiled",
     }
     if options.save_executable:
-        found["executable_bytes"] = executable.save(options.save_executable, compiled, config, mesh, kernel)
+        found["executable_bytes"] = executable.save(options.save_executable, compiled, config, mesh, program.kernel)
     return found | _timed(config, machine, dict(mesh.shape), text, options)
 
 
@@ -275,14 +275,14 @@ def _pace(config, machine: topology.Topology, step_seconds: float, options: Opti
     }
 
 
-def _abstract_program(config, sizes: dict[str, int], kernel: str) -> step.Program:
+def _abstract_program(config, sizes: dict[str, int], kernel: str) -> programs.Program:
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=meshes.auto_axes())
-    return step.build(config, mesh, kernel)
+    return programs.build(config, mesh, kernel)
 
 
-def _too_large(config, mesh, kernel: str, error: DoesNotFit) -> dict:
+def _too_large(config, program: programs.Program, error: DoesNotFit) -> dict:
     """Where XLA refuses the program there is nothing to read but how much it wanted."""
-    params, optimizer = estimate.state_bytes(config, step.build(config, mesh, kernel))
+    params, optimizer = estimate.state_bytes(config, program)
     temporaries = error.used if error.temporaries_only else error.used - params - optimizer
     parts = {"parameters": params, "optimizer": optimizer, "temporaries": temporaries}
     refused = {
@@ -292,7 +292,7 @@ def _too_large(config, mesh, kernel: str, error: DoesNotFit) -> dict:
         "compile_seconds": None,
         "collectives": [],
     }
-    return refused | {"kernel": kernel, "source": "refused by the compiler"} | _no_time()
+    return refused | {"kernel": program.kernel, "source": "refused by the compiler"} | _no_time()
 
 
 def _estimated(config, machine: topology.Topology, sizes: dict[str, int], options: Options) -> dict:

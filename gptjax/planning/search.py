@@ -16,7 +16,7 @@ from gptjax.config import catalogue
 from gptjax.errors import UserError
 from gptjax.parallel import meshes
 from gptjax.planning import estimate, info, plan, plan_table, topology
-from gptjax.training import step
+from gptjax.training import program as programs
 
 ALWAYS = ("replica", "fsdp", "tensor")  # axes that need nothing of a config; others are tried if it uses them
 ROOM = 0.95  # of the memory, that an estimate may fill
@@ -130,7 +130,7 @@ def _state_bytes(config) -> tuple[float, float]:
     """(parameters, optimizer state) in bytes, all shards together."""
     sizes = {axis: 1 for axis in meshes.AXES}
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=meshes.auto_axes())
-    return estimate.state_bytes(config, step.build(config, mesh, "xla"))
+    return estimate.state_bytes(config, programs.build(config, mesh, "xla"))
 
 
 def _estimate(config, sizes: dict[str, int], machine: topology.Topology, unit: tuple[float, float]) -> Candidate:

@@ -185,14 +185,6 @@ def _tpu(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> Top
     return Topology(name, family, shape, num_slices, list(description.devices), place_D, slice_D)
 
 
-def rings_of(devices) -> list[bool] | None:
-    """Which of three dimensions are closed in the slices of these devices; None for those that `tpu` does not know."""
-    if devices[0].device_kind not in tpu.KINDS:
-        return None
-    coordinates_D = _places(devices, 3)[0][:, :3]
-    return [bool(closed) for closed in tpu.KINDS[devices[0].device_kind].rings(np.ptp(coordinates_D, axis=0) + 1)]
-
-
 def libtpu_options(family: str, shape: tuple[int, ...], num_slices: int) -> dict:
     """What libtpu has to be told of a slice beside its name."""
     rings = tpu.KINDS[hardware.CHIPS[family].device_kind].rings

@@ -18,7 +18,7 @@ from flax import nnx
 from gptjax import generation
 from gptjax.checkpoints import loading
 from gptjax.config import config_file
-from gptjax.config.fields import CheckpointConfig, Config, MeshConfig, ModelConfig, TrainConfig
+from gptjax.config.fields import Config, MeshConfig, ModelConfig
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError, choose
 from gptjax.evaluation import held_out as evaluate
@@ -26,13 +26,12 @@ from gptjax.evaluation import run_loss
 from gptjax.generation.engine import Engine
 from gptjax.generation.sampling import Settings
 from gptjax.generation.text import Completion, prompt_ids
-from gptjax.models import attention
+from gptjax.models import attention, placed
 from gptjax.models.layers import DTYPES
-from gptjax.parallel import meshes, numerics, sharding
+from gptjax.parallel import numerics, sharding
 from gptjax.run import inside
 from gptjax.run.token_loss import TokenLoss
 from gptjax.rundir import metrics, run_directory
-from gptjax.training import step
 
 
 class AttentionMaps(typing.NamedTuple):
@@ -49,7 +48,7 @@ class Run:
     directory: run_directory.RunDirectory
     config: Config  # as it was trained
     tokenizer: Tokenizer
-    program: step.Program  # the model's functions on its mesh
+    program: placed.Placed  # the model's functions on its mesh
     params: dict
     step: int
     item: str = "params"  # or "ema": what params are
@@ -290,25 +289,14 @@ def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, 
     return Run(directory, config, tokenizer, program, params, number, item, dtype)
 
 
-def _program(config: Config, dtype: str | None, mesh) -> step.Program:
-    """The functions of a trained config on a mesh for reading: nothing of its training's mesh and batches remains."""
+def _program(config: Config, dtype: str | None, mesh) -> placed.Placed:
+    """The model of a trained config on a mesh for reading: nothing of its training's mesh and batches remains."""
     sizes = config_file.parse_mesh({} if mesh is None else mesh, "mesh")
     count = math.prod(sizes.values())
     devices = jax.devices() if count < 0 else jax.devices()[:count]
     devices = jax.local_devices()[:1] if mesh is None else devices
-    batch = -(-config.eval_batch_size // len(devices)) * len(devices)
     changes = dict(attention="auto", attention_dropout=0.0, remat="none", dtype=dtype or config.model.dtype)
-    config = dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, **changes),
-        mesh=MeshConfig(**sizes),
-        train=TrainConfig(steps=1, batch_size=batch, vocab_chunks=config.train.vocab_chunks),
-        checkpoint=CheckpointConfig(),
-        eval=dataclasses.replace(config.eval, batch_size=batch, every_steps=None),
-    )
-    mesh = meshes.make_mesh(config, devices)
-    kernel, _ = attention.choose_kernel(config, devices[0].platform, mesh.shape["sequence"])
-    return step.build(config, mesh, kernel)
+    return placed.of_run(config.replace(model=changes), MeshConfig(**sizes), devices)
 
 
 def _check_writes_on(config: Config) -> None:

@@ -184,28 +184,3 @@ def _wandb(project: str, directory: epath.Path, config):
             f"train.wandb_project={project!r} needs Weights & Biases; pip install wandb, or set it to None."
         ) from error
     return wandb.init(project=project, name=directory.name, config=config.to_dict(), resume="allow")
-
-
-class Throughput:
-    """Tokens per second of training alone: time spent on evaluation, checkpoints and compiling is taken out."""
-
-    def __init__(self):
-        self._since = self._excluded_since = time.monotonic()
-        self._excluded = 0.0
-        self._tokens = 0
-
-    def pause(self) -> None:
-        self._excluded_since = time.monotonic()
-
-    def resume(self) -> None:
-        self._excluded += time.monotonic() - self._excluded_since
-
-    def count(self, tokens: int) -> None:
-        self._tokens += tokens
-
-    def take(self) -> float:
-        """Tokens per second since the last take."""
-        now = time.monotonic()
-        rate = self._tokens / max(now - self._since - self._excluded, 1e-9)
-        self._since, self._excluded, self._tokens = now, 0.0, 0
-        return rate

@@ -89,6 +89,17 @@ class RunDirectory:
             )
         return tokenizer
 
+    def check_tokenizer(self, tokenizer) -> None:
+        """Raises UserError: it is not the one of the run."""
+        from gptjax.data import tokenizers
+
+        tokenizers.check_same(tokenizer, self.read_tokenizer())
+
+    def save_tokenizer(self, tokenizer) -> None:
+        from gptjax.data import tokenizers
+
+        tokenizers.save_tokenizer(tokenizer, self.tokenizer)
+
     def check_may_hold_a_run(self) -> None:
         """Raises UserError: what lies here is neither a run in order, nor the beginning of one that was killed, nor
         nothing."""

@@ -75,7 +75,7 @@ def _check_same_origin(directory, known: dict | None, origin: Origin) -> None:
     begun = f"branched from step {known['step']} of {known['run']}" if known else "not branched"
     same = known is not None and known["step"] == origin.step
     if same and str(origin.run.path) != known["run"]:  # it may have been moved
-        same = known["checkpoint_sha256"] is not None and _digest(origin) == known["checkpoint_sha256"]
+        same = known["checkpoint_sha256"] is not None and digest(origin) == known["checkpoint_sha256"]
     if not same:
         raise UserError(
             f"--branch_from={origin.run.path} --branch_step={origin.step}: the run in {directory.path} was {begun};"
@@ -83,7 +83,7 @@ def _check_same_origin(directory, known: dict | None, origin: Origin) -> None:
         )
 
 
-def _digest(origin: Origin) -> str | None:
+def digest(origin: Origin) -> str | None:
     """Of the checkpoint's manifest; None of one that has none (schema 1), or is not there."""
     try:
         return json.loads((origin.run.checkpoints / str(origin.step) / validity.MANIFEST).read_text())["sha256"]
@@ -100,7 +100,7 @@ def check(origin: Origin, directory, config, store, allowed: tuple[str, ...], ma
     allowed: keys that the user lets differ, which make it another run than its config gives from scratch.
     """
     _check_there(origin, directory)
-    trunk = _config_at(origin)
+    trunk = config_at(origin)
     differing = _check_config(origin, trunk, config, allowed)
     _check_text(origin, store, allowed)
     _check_steps(origin, trunk, config)
@@ -112,7 +112,7 @@ def check(origin: Origin, directory, config, store, allowed: tuple[str, ...], ma
         "run": str(origin.run.path),
         "step": origin.step,
         "config_sha256": hashlib.sha256(values.encode()).hexdigest(),
-        "checkpoint_sha256": _digest(origin),
+        "checkpoint_sha256": digest(origin),
         "rollbacks": Rewinds.from_dict(saved).count,
         "allowed": differing,
         "other_program": [*_other_code(theirs, manifest), *_rounded(trunk, config)],
@@ -132,7 +132,7 @@ def _check_there(origin: Origin, directory) -> None:
         lacks = "" if origin.run.exists() else "has no config.json, and "
         said = f"it {lacks}is {folder_kinds.said(path)}; give that of a trunk."
         raise UserError(f"--branch_from={path} is not a run directory: {said}")
-    origin.run.check_trained("branched from")
+    origin.run.check_trained(f"branched from; a new run starts with its parameters by train.start_from={path}")
     try:
         origin.run.config()  # these files are of one run
         origin.run.read_tokenizer()
@@ -144,7 +144,7 @@ def _check_there(origin: Origin, directory) -> None:
         raise _refused(origin, f"there is no such checkpoint ({there})", mend)
 
 
-def _config_at(origin: Origin):
+def config_at(origin: Origin):
     """The trunk's config when the checkpoint was written: a later resume may have changed it."""
     values = validity.description(origin.run.checkpoints / str(origin.step)).get("config")
     return origin.run.config() if values is None else from_dict(values, removed.whatever)
@@ -233,21 +233,18 @@ def _rounded(trunk, config) -> list[str]:
 # ---- the beginning of a branch
 
 
-def begin(directory, program, keeper, peers):
-    """The state a branch goes on from, saved as its own first checkpoint; None for a run that is none, or has begun.
+def begin(known: dict, directory, program, keeper, peers):
+    """The state that a branch of this lineage goes on from, saved as its own first checkpoint.
 
     First the rows, then the checkpoint: killed in between, all is done again. Returns a keeper.Resumed.
     """
     from gptjax.checkpoints.checkpointer import Checkpointer
-    from gptjax.training.resume import Resumed
+    from gptjax.training.resume import Resumed, read_state
 
-    known = peers.tell("branched", directory.manifest().get("branched") if peers.index == 0 else None)
-    if known is None:
-        return None
     origin = Origin(run_directory.open_run(known["run"]), known["step"])
     reader = Checkpointer(origin.run.checkpoints, None, peers)
     try:
-        state = reader.restore(origin.step, program.abstract_state, program.state_sharding)
+        state = read_state(reader, origin.step, program.abstract_state, program.state_sharding)
         data = reader.meta(origin.step)
     finally:
         reader.close()

@@ -15,11 +15,10 @@ from gptjax import schedule
 from gptjax.errors import UserError
 from gptjax.evaluation import held_out as evaluate
 from gptjax.evaluation import run_loss
-from gptjax.models import attention
-from gptjax.parallel import meshes, numerics
+from gptjax.parallel import numerics
 from gptjax.run import run
 from gptjax.rundir import metrics, run_directory, runlock
-from gptjax.training import branching, step
+from gptjax.training import branching, program
 
 
 class Missing(typing.NamedTuple):
@@ -81,14 +80,10 @@ class _Session:
         self._directory, self._rows, self.differs = directory, None, None
         self._config = directory.config()
         try:
-            mesh = meshes.make_mesh(self._config)
+            self._program = program.of(self._config)
         except UserError:
             self._program, n = None, len(jax.devices())
             self.differs = f"the run's mesh does not fit the {n} device{'s' * (n > 1)} here"
-        else:
-            device = mesh.devices.flat[0]
-            kernel, _ = attention.choose_kernel(self._config, device.platform, mesh.shape["sequence"])
-            self._program = step.build(self._config, mesh, kernel)
 
     def evaluate(self, number: int, prefix: str, options: dict) -> dict | None:
         """As training would have logged it. None if should_stop() said so."""
@@ -98,7 +93,7 @@ class _Session:
             self._program = loaded.program
         if self._rows is None:
             self._rows = run_loss.reading_of(loaded).rows
-        params = jax.device_put(loaded.params, self._program.state_sharding.params)
+        params = jax.device_put(loaded.params, self._program.param_sharding)
         loaded = dataclasses.replace(loaded, program=self._program, params=params)
         batch = run_loss.batch_rows(loaded, None) if self.differs else self._config.eval_batch_size
         with numerics.on_mesh(loaded.mesh):

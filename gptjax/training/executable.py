@@ -15,11 +15,10 @@ from etils import epath
 
 from gptjax.config import changes
 from gptjax.errors import UserError, shorten
-from gptjax.parallel import meshes
-from gptjax.planning import topology
-from gptjax.training import step
+from gptjax.parallel import meshes, tpu
+from gptjax.training import program
 
-SCHEMA = "gptjax-executable-1"
+SCHEMA = "gptjax-executable-2"  # 1: its pickle named a TrainState of another module
 SECTIONS = ("model", "optim", "train")  # of the config; what the program is made of, beside the mesh
 OF_DATA = ("documents_apart", "sees_ahead", "predicts_in_place")  # which arrays a batch has
 OF_MESH = ("pipeline_microbatches", "pipeline_repeats", "offload_optimizer")  # what the mesh itself does not show
@@ -53,8 +52,8 @@ def header(config, mesh, kernel: str) -> dict:
         "slices": meshes.dcn_sizes(config.mesh, n_slices),
         "device": mesh.devices.flat[0].device_kind,
         "kernel": kernel,
-        "compiler_options": step.train_compiler_options(mesh),
-        "rings": topology.rings_of(list(mesh.devices.flat)),
+        "compiler_options": program.train_compiler_options(mesh),
+        "rings": tpu.rings_of(list(mesh.devices.flat)),
     }
 
 
@@ -138,12 +137,14 @@ def _read(path: str) -> bytes:
 def _read_header(path: str, line: bytes) -> dict:
     try:
         found = json.loads(line)
-        known = isinstance(found, dict) and found.get("schema") == SCHEMA
+        schema = found.get("schema") if isinstance(found, dict) else None
     except ValueError:
-        known = False
-    if not known:
+        schema = None
+    if schema != SCHEMA:
+        older = str(schema).startswith(SCHEMA.rstrip("0123456789"))
+        what = f"is a {schema} file, of another version of gptjax than this, which reads" if older else "is no"
         raise UserError(
-            f"--executable={path} is no {SCHEMA} file; write one with gptjax plan --save_executable={path}."
+            f"--executable={path} {what} {SCHEMA} file; write one with gptjax plan --save_executable={path}."
         )
     return found
 

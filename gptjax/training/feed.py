@@ -10,8 +10,7 @@ import numpy as np
 
 from gptjax import schedule
 from gptjax.data.rows import reading
-from gptjax.data.rows.pipeline import Prefetcher
-from gptjax.parallel import meshes, placement
+from gptjax.parallel import placement
 
 
 class Inputs(typing.NamedTuple):
@@ -36,7 +35,7 @@ class Feed:
         with contextlib.ExitStack() as stack:
             workers = self._config.data.prefetch_workers
             reader = stack.enter_context(reading.Reader(self._calls, self._first, workers))
-            ahead = Prefetcher(lambda call: self._place(call, reader.get(call)), self._first)
+            ahead = reading.Prefetcher(lambda call: self._place(call, reader.get(call)), self._first)
             self._ahead = stack.enter_context(ahead)
             self._stack = stack.pop_all()
         return self
@@ -64,7 +63,7 @@ def learning_rates(config, call: int) -> np.ndarray:
 
 def _calls(session, rewinds) -> reading.Calls:
     config, place = session.config, session.program.train_batch_sharding
-    unit = config.train.microbatches * meshes.batch_unit(config, session.program.mesh.shape)
+    unit = config.train.microbatches * session.batch_unit
     sizes = {reading.padded_to(size, unit) for size in schedule.batch_sizes(config)}
     local = {size: placement.local_rows(size, place, dim=1) for size in sizes}
     own = {size: placement.own_rows(size, place, dim=1) for size in sizes}

@@ -3,38 +3,39 @@
 Metrics are read one call late, so that the device never waits for the host.
 """
 
+import contextlib
 import math
+import time
 
-import jax
 import numpy as np
 
-from gptjax import flops, hardware, schedule
+from gptjax import schedule
 from gptjax.errors import Diverged
 from gptjax.optim import skipping
-from gptjax.rundir import metrics
 from gptjax.schedule import Rewinds
-from gptjax.training import report
+from gptjax.terminal import duration, si
 
 
 class Recorder:
-    """The metrics on their way from the device to the log. batch_hash: of the steps before; None: not known. rewinds: what
-    text the run left out."""
+    """The metrics on their way from the device to the log. training: a `loop.Training`. batch_hash: of the steps before;
+    None: not known. rewinds: what text the run left out."""
 
-    def __init__(self, session, log, progress, peers, batch_hash: int | None, rewinds: Rewinds):
-        self._session, self._config, self._rewinds = session, session.config, rewinds
-        self._log, self._progress, self._peers = log, progress, peers
-        self._total_steps = schedule.total_steps(session.config)
-        self._unread = None  # (first step, learning rates, row hashes, metrics still on the device, timed)
+    def __init__(self, training, batch_hash: int | None, rewinds: Rewinds):
+        self._session, self._config, self._rewinds = training.session, training.session.config, rewinds
+        self._log, self._progress, self._peers = training.log, training.progress, training.peers
+        self._total_steps = schedule.total_steps(self._config)
+        self._unread = None  # (first step, learning rates, row hashes, read, timed) of the last call
         self._hash_before, self._own_hash = batch_hash, 0
-        self.throughput = metrics.Throughput()
+        self.throughput = Throughput()
 
-    def add(self, first_step: int, learning_rates, hash_S: list[int], on_device, timed: bool) -> None:
+    def add(self, first_step: int, learning_rates, hash_S: list[int], read, timed: bool) -> None:
         """Takes a call that was just dispatched, and reads the one before. Raises Diverged.
 
+        read: gives the metrics of each step, waiting for the device.
         hash_S: for each step, the sum of `TrainRows.hashes` over the rows that this process read.
         timed: whether the throughput's clock ran during the call.
         """
-        previous, self._unread = self._unread, (first_step, learning_rates, hash_S, on_device, timed)
+        previous, self._unread = self._unread, (first_step, learning_rates, hash_S, read, timed)
         if previous is not None:
             self._record(*previous)
 
@@ -51,9 +52,9 @@ class Recorder:
             return None
         return f"{(self._hash_before + sum(sums)) % 2**64:016x}"
 
-    def _record(self, first_step: int, learning_rates, hash_S, on_device, timed: bool) -> None:
+    def _record(self, first_step: int, learning_rates, hash_S, read, timed: bool) -> None:
         """Logs the steps of one call. Raises Diverged where `_judge` does."""
-        values = jax.device_get(on_device)
+        values = read()
         for i, rate in enumerate(learning_rates):
             numbers = {name: np.asarray(value[i], np.float64).tolist() for name, value in values.items()}
             taken = first_step + i + 1
@@ -87,11 +88,9 @@ class Recorder:
         rate = self.throughput.take() if timed else None
         speed = {}
         if rate:
-            per_token = flops.flops_per_token(self._config.model)["6n_attn_full"]
-            peak = self._session.peak_flops * self._session.device_count
             left = (schedule.run_tokens(self._config) - tokens) / rate
-            speed = {"tokens_per_second": rate, "mfu": flops.mfu(rate, per_token, peak), "seconds_left": left}
-        memory = hardware.memory_in_use(self._session.program.mesh.local_devices)
+            speed = {"tokens_per_second": rate, "mfu": self._session.mfu(rate), "seconds_left": left}
+        memory = self._session.memory_in_use()
         batch_hash = self.batch_hash()
         seen = {} if batch_hash is None else {"batch_hash": batch_hash}
         epochs = self._session.rows.epochs(self._rewinds.first_row(self._config, taken))
@@ -101,4 +100,42 @@ class Recorder:
             else {"epochs": [*epochs.values()][0]}
         )
         self._log.write("train", taken, **numbers, tokens=tokens, **speed, memory_bytes=memory, **seen)
-        self._progress.update(report.progress_line(taken, self._total_steps, numbers, speed))
+        self._progress.update(progress_line(taken, self._total_steps, numbers, speed))
+
+
+def progress_line(taken: int, total: int, numbers: dict, speed: dict) -> str:
+    line = f"step {taken}/{total}  loss {numbers['loss']:.4f}  grad {numbers['grad_norm']:.2f}"
+    line += f"  lr {numbers['learning_rate']:.2e}"
+    if numbers.get("skipped_updates"):
+        line += f"  left out {numbers['skipped_updates']}"
+    if speed:
+        line += (
+            f"  {si(speed['tokens_per_second'])} tok/s  MFU {speed['mfu']:.1%}  left {duration(speed['seconds_left'])}"
+        )
+    return line
+
+
+class Throughput:
+    """Tokens per second of training alone: time spent on evaluation, checkpoints and compiling is taken out."""
+
+    def __init__(self):
+        self._since = time.monotonic()
+        self._excluded = 0.0
+        self._tokens = 0
+
+    @contextlib.contextmanager
+    def paused(self):
+        """What is done in this `with` is taken out."""
+        began = time.monotonic()
+        yield
+        self._excluded += time.monotonic() - began
+
+    def count(self, tokens: int) -> None:
+        self._tokens += tokens
+
+    def take(self) -> float:
+        """Tokens per second since the last take."""
+        now = time.monotonic()
+        rate = self._tokens / max(now - self._since - self._excluded, 1e-9)
+        self._since, self._excluded, self._tokens = now, 0.0, 0
+        return rate

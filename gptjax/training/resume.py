@@ -4,31 +4,85 @@ A damaged checkpoint is set aside and the one before it taken; a save that fails
 checkpoint.on_save_failure says. Either is said on the terminal and in metrics.jsonl. All processes do the same.
 """
 
+import time
 import typing
 
+import jax
+import numpy as np
+
 from gptjax.checkpoints import validity
-from gptjax.checkpoints.checkpointer import Checkpointer
+from gptjax.checkpoints.checkpointer import Checkpointer, from_plain, named, to_plain
 from gptjax.checkpoints.saving import CheckpointFailed
 from gptjax.errors import Damaged, NoWayBack, UserError
+from gptjax.schedule import Rewinds
 
 
 class Resumed(typing.NamedTuple):
     """What a run goes on from."""
 
     step: int
-    state: typing.Any  # TrainState
+    state: typing.Any  # TrainState; None: a new one
     data: dict  # what the manifest has besides: batch_hash ...
     branched: str | None = None  # from where, for people, where a run begins with another one's state
 
+    @property
+    def rewinds(self) -> Rewinds:
+        return Rewinds.from_dict(self.data)
+
+    @property
+    def batch_hash(self) -> int | None:
+        """Of the rows of the steps before; None if the checkpoint was made before they were hashed."""
+        digits = self.data.get("batch_hash")
+        return None if digits is None else int(digits, 16)
+
+
+BEGINNING = Resumed(0, None, {"batch_hash": "0"})
+
+
+def items(state) -> dict[str, dict]:
+    """What is saved of a TrainState, by folder: all but the step, where there are arrays; stateless SGD has no opt_state."""
+    trees = {name: to_plain(getattr(state, name)) for name in state._fields if name != "step"}
+    return {name: tree for name, tree in trees.items() if tree}
+
+
+def read_state(checkpointer: Checkpointer, step: int, abstract, sharding):
+    """The TrainState of a step, laid out by sharding, checked. abstract: of its shapes. Raises as `Checkpointer.restore`.
+    `skips` begin anew where `keeps_skips` is False."""
+    keeps = keeps_skips(checkpointer, step, abstract)
+    like = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, sharding
+    )
+    known = checkpointer.restore(step, items(like if keeps else like._replace(skips=None)))
+    fields = {name: from_plain(known.get(name, {}), getattr(like, name))
+              for name in like._fields if name not in ("step", "skips")}  # fmt: skip
+    fields["skips"] = from_plain(known.get("skips", {}), like.skips) if keeps else jax.tree.map(_zeros, like.skips)
+    return like._replace(step=jax.device_put(jax.numpy.int32(step), sharding.step), **fields)
+
+
+def keeps_skips(checkpointer: Checkpointer, step: int, abstract) -> bool:
+    """Whether a step has the counters and windows that the state has: not if optim.skip was another then."""
+    kept = {name: shape for name, shape in checkpointer.shapes(step).items() if name.startswith("skips/")}
+    return abstract.skips is None or kept == {
+        name: tuple(leaf.shape) for name, leaf in named({"skips": abstract.skips}).items()
+    }
+
+
+def _zeros(like):
+    return jax.device_put(np.zeros(like.shape, like.dtype), like.sharding)
+
 
 class Keeper:
-    """say: prints a line (process 0's counts). What happens before `log` is set is logged then."""
+    """checkpoint: a CheckpointConfig. say: prints a line (process 0's counts). What happens before `log_to` is logged then.
 
-    def __init__(self, checkpointer: Checkpointer, on_save_failure: str, peers, say):
-        self._checkpointer, self._policy = checkpointer, on_save_failure
+    alone: whether this run's own clock says when to save, and its own settings what to delete.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, checkpoint, peers, say, alone: bool = True):
+        self._checkpointer, self.checkpoint, self._alone = checkpointer, checkpoint, alone
         self._peers, self._say = peers, say
         self._log, self._unlogged = None, []
-        self.saved_step = self._before = -1  # newest on disk or on its way there; and the one before
+        self._last_save = time.monotonic()
+        self.saved_step = self._before = None  # newest on disk or on its way there; and the one before
 
     def log_to(self, log, step: int) -> None:
         """Events go to this MetricsLog from now on; those before are logged at `step`."""
@@ -47,13 +101,13 @@ class Keeper:
         bad, steps = self._peers.tell("standings", self._look(directory) if self._peers.index == 0 else None)
         for step in reversed([step for step in steps if last is None or step <= last]):
             try:
-                state = self._checkpointer.restore(step, abstract, sharding)
+                state = read_state(self._checkpointer, step, abstract, sharding)
             except Damaged as error:
                 bad.append(f"{step}: {error}")
                 self._set_aside(step, str(error))
                 continue
             self.saved_step = self._before = step
-            if not self._checkpointer.keeps_skips(step, abstract):
+            if not keeps_skips(self._checkpointer, step, abstract):
                 self._tell(
                     f"optim.skip or optim.skip_window was another at step {step}: what is known of updates left out begins"
                     " anew, and none is judged an outlier before half a window is full",
@@ -64,15 +118,15 @@ class Keeper:
             raise UserError(_none_left(directory, bad))
         return None
 
-    def rewind(self, directory, last: int, abstract, sharding) -> Resumed | None:
-        """The newest state of at most `last` steps, as `resume`; None for a run that had saved nothing yet. Then later
+    def rewind(self, directory, last: int, abstract, sharding) -> Resumed:
+        """The newest state of at most `last` steps, as `resume`; BEGINNING for a run that had saved nothing yet. Then later
         checkpoints are deleted: they are of steps that will be taken another way. Raises NoWayBack, in all processes: all
         are later, or damaged.
         """
         steps = self._peers.tell("rewind", validity.steps(directory.checkpoints) if self._peers.index == 0 else None)
         if steps and steps[0] > last:
             raise NoWayBack(f"none of at most {last} steps is left to go back to (checkpoint.keep)")
-        self.saved_step = self._before = -1
+        self.saved_step = self._before = None
         try:
             resumed = self.resume(directory, abstract, sharding, last)
         except UserError as error:
@@ -81,7 +135,7 @@ class Keeper:
             for step in reversed([step for step in steps if step > last]):
                 validity.remove(directory.checkpoints / str(step))
         self._peers.tell("rewound", last)  # nobody saves before they are gone
-        return resumed
+        return resumed or BEGINNING
 
     def _look(self, directory) -> tuple[list[str], list[int]]:
         """([what was wrong with a step that was one once], [steps to try]), by process 0."""
@@ -123,19 +177,39 @@ class Keeper:
 
     # ---- the run
 
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint should be written after so many steps, the same in every process."""
+        every = self.checkpoint.every_steps
+        return (every is not None and step % every == 0) or step in self.checkpoint.keep_steps
+
+    def overdue(self) -> bool:
+        """Whether one should be written by this process's clock."""
+        every = self.checkpoint.every_minutes
+        return self._alone and every is not None and (time.monotonic() - self._last_save) / 60 >= every
+
     def save(self, state, step: int, last: bool = False, **data) -> None:
         """Starts writing; of the last one of a run, waits until it is written. Raises CheckpointFailed if this or the one
         before failed and the run is to stop; if the last one did, always. data: of `Checkpointer.save`."""
         self.settle(step)
         self._miss_what_is_gone(step)
+        self._last_save = time.monotonic()
         try:
-            self._checkpointer.save(state, step, **data)
+            self._checkpointer.save(items(state), step, self._tidy, **data)
             before, self.saved_step = self.saved_step, step
             self._before = before
             if last:
                 self._checkpointer.wait()
         except CheckpointFailed as error:
             self._failed(step, error, last)
+
+    def _tidy(self) -> None:
+        if self._alone:
+            self.remove_old()
+
+    def remove_old(self) -> None:
+        """Deletes the steps that the settings do not keep. By process 0."""
+        checkpoint = self.checkpoint
+        self._checkpointer.remove_old(checkpoint.keep, checkpoint.keep_every, checkpoint.keep_steps)
 
     def settle(self, step: int) -> None:
         """Waits for the save before. Raises as `save`. step: where the run is now."""
@@ -145,9 +219,20 @@ class Keeper:
             self.saved_step = self._before
             self._failed(step, error, last=False)
 
+    def failure_of_last_save(self, step: int) -> str | None:
+        """Waits for the save before, and says why it failed if the run was to stop for that."""
+        try:
+            self.settle(step)
+        except CheckpointFailed as error:
+            return error.reason
+        return None
+
+    def close(self) -> None:
+        self._checkpointer.close()
+
     def _miss_what_is_gone(self, step: int) -> None:
         """Says so if somebody has taken away what was saved last."""
-        if self._peers.index == 0 and self.saved_step > 0 and self.saved_step not in self._checkpointer.steps():
+        if self._peers.index == 0 and self.saved_step and self.saved_step not in self._checkpointer.steps():
             self._tell(
                 f"the checkpoint of step {self.saved_step}, which was written, is gone; those that follow are written all"
                 " the same",
@@ -155,7 +240,7 @@ class Keeper:
             )  # fmt: skip
 
     def _failed(self, step: int, error: CheckpointFailed, last: bool) -> None:
-        if last or self._policy == "stop":
+        if last or self.checkpoint.on_save_failure == "stop":
             raise error
         self._tell(
             f"{error.reason}; training goes on, and the next is tried when it is due (checkpoint.on_save_failure='continue').",

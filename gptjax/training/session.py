@@ -6,17 +6,11 @@ import typing
 
 import jax
 
-from gptjax import hardware, schedule
-from gptjax.data.rows import objectives
-from gptjax.data.rows.pipeline import EvalRows, TrainRows, open_text
-from gptjax.data.tokens.store import TokenStore
-from gptjax.evaluation import held_out
-from gptjax.models import attention
+from gptjax import flops, hardware, schedule
+from gptjax.data.rows import pipeline
 from gptjax.optim import optimizers
 from gptjax.parallel import compiling, meshes
-from gptjax.tasks import task_evaluation
-from gptjax.tasks import task_set as tasks
-from gptjax.training import executable, report, step
+from gptjax.training import program as programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,20 +18,27 @@ class Session:
     """Everything a run needs that does not change while it goes on."""
 
     config: typing.Any  # resolved: with vocab_size
-    store: TokenStore
-    objective: objectives.Objective
-    rows: TrainRows
-    eval_rows: dict[str, EvalRows]  # of each source
-    tasks: tasks.TaskSet | None
-    program: step.Program
-    kernel: str
-    kernel_reason: str
+    store: typing.Any  # data.store.TokenStore
+    objective: typing.Any  # data.objectives.Objective
+    rows: pipeline.TrainRows
+    eval_rows: dict[str, pipeline.EvalRows]  # of each source
+    program: programs.Program
     peak_flops: float  # per device and second; NaN but in process 0
     peak_source: str
 
     @property
-    def device_count(self) -> int:
-        return self.program.mesh.size
+    def batch_unit(self) -> int:
+        """Rows of a microbatch are a multiple of it (meshes.batch_unit)."""
+        return meshes.batch_unit(self.config, self.program.mesh.shape)
+
+    def mfu(self, tokens_per_second: float) -> float:
+        """Model FLOPs utilisation, a fraction of what all devices could do."""
+        per_token = flops.flops_per_token(self.config.model)["6n_attn_full"]
+        return flops.mfu(tokens_per_second, per_token, self.peak_flops * self.program.mesh.size)
+
+    def memory_in_use(self) -> int:
+        """Peak bytes on the fullest device of this process."""
+        return hardware.memory_in_use(self.program.mesh.local_devices)
 
 
 def prepare(config, devices=None, alive=lambda: None) -> Session:
@@ -46,23 +47,33 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     alive: is called now and then while text is read.
     """
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
-    device = mesh.devices.flat[0]
     schedule.learning_rate(config, 0)
     optimizers.check(config)
-    task_set = task_evaluation.open_tasks(config)
-    store, objective = open_text(config.data, config.model.context_length, alive)
+    store, objective = pipeline.open_text(config.data, config.model.context_length, alive)
     config = config.with_vocabulary(store.tokenizer.vocab_size)
-    meshes.check_fit(config, mesh.shape)
-    report.check_sample(config, store.tokenizer)
-    kernel, reason = attention.choose_kernel(config, device.platform, mesh.shape["sequence"])
-    rows = TrainRows(store, config.data, config.model.context_length, objective, alive)
-    eval_rows = held_out.held_out_rows(config, store, objective)
-    program = step.build(config, mesh, kernel)
-    chosen = {"program": program, "kernel": kernel, "kernel_reason": reason, "tasks": task_set}
+    program = programs.of(config, devices)
+    rows = pipeline.TrainRows(store, config.data, config.model.context_length, objective, alive)
+    eval_rows = held_out_rows(config, store, objective)
+    chosen = {"program": program}
     peak, source = _peak(config, mesh)
-    session = Session(config, store, objective, rows, eval_rows, **chosen, peak_flops=peak, peak_source=source)
-    task_evaluation.check(session)
-    return session
+    return Session(config, store, objective, rows, eval_rows, **chosen, peak_flops=peak, peak_source=source)
+
+
+def held_out_rows(config, store, objective) -> dict[str, pipeline.EvalRows]:
+    """The held-out text of each source. Raises UserError: one has none, by its name."""
+    said = {name: "the held-out text" + f" of {name!r}" * (len(store.sources) > 1) for name in store.sources}
+    return {
+        name: pipeline.EvalRows(
+            source.val,
+            store.tokenizer,
+            config.model.context_length,
+            config.data,
+            objective,
+            max_tokens=config.eval.max_tokens,
+            name=said[name],
+        )
+        for name, source in store.sources.items()
+    }
 
 
 def _peak(config, mesh) -> tuple[float, str]:
@@ -77,8 +88,10 @@ def _peak(config, mesh) -> tuple[float, str]:
 
 def with_executable(session: Session, path: str) -> Session:
     """session with the compiled train step of a file; a batch ramp's smaller batches are still compiled here."""
+    from gptjax.training import executable
+
     program = session.program
-    loaded = executable.load(path, session.config, program.mesh, session.kernel)
+    loaded = executable.load(path, session.config, program.mesh, program.kernel)
     compiling.meet(program.mesh.devices.flat, "loaded --executable")
     full = (session.config.train.steps_per_call, session.config.train.batch_size)
 

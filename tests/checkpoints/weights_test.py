@@ -11,7 +11,6 @@ from places import ROOT
 
 from gptjax.checkpoints import checkpointer, checksums, stored, weights
 from gptjax.config.fields import Config, TrainConfig
-from gptjax.training.step import TrainState
 
 WHOLE = (6, 10, 4)
 MEMORY = ROOT / "tests" / "support" / "load_memory.py"
@@ -27,7 +26,7 @@ def saved(tmp_path_factory):
     writer = checkpointer.Checkpointer(folder, Config(train=TrainConfig(steps=1)))
     writer._chunked = lambda tree: jax.tree.map(lambda _: writer._ocp.SaveArgs(chunk_byte_size=100), tree)
     params = {"big": jax.device_put(array, place), "scalar": jax.numpy.float32(3)}
-    writer.save(TrainState(np.int32(1), params, (), None), 1)
+    writer.save({"params": params}, 1)
     writer.wait()
     writer.close()
     assert len(list(stored.chunks(stored.open_array(folder / "1", "params/big"), (0, 0, 0), WHOLE))) >= 12

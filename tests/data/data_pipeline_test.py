@@ -9,7 +9,8 @@ import pytest
 
 from gptjax.config.fields import DataConfig
 from gptjax.data.rows.objectives import NextToken
-from gptjax.data.rows.pipeline import EvalRows, Prefetcher, TrainRows
+from gptjax.data.rows.pipeline import EvalRows, TrainRows
+from gptjax.data.rows.reading import Prefetcher
 from gptjax.data.tokens.folder import TextStore
 from gptjax.data.tokens.shards import MemoryShard, Tokens
 from gptjax.data.tokens.store import TokenStore

@@ -11,10 +11,10 @@ from objectives_test import keys, rows_of, tokenizer_of
 from gptjax.config.fields import Config, DataConfig, EvalConfig, MeshConfig, ModelConfig, TrainConfig
 from gptjax.data.rows import objectives
 from gptjax.errors import UserError
-from gptjax.models import architectures, attention
+from gptjax.models import architectures, attention, placed
 from gptjax.parallel import meshes
 from gptjax.run import run
-from gptjax.training import step
+from gptjax.training import losses, step
 
 LENGTH, ROWS, ALONE = 32, 2, 24
 MESHES = {"one device": {}, "sequence": {"sequence": 2}, "stages": {"stage": 2}}
@@ -47,7 +47,9 @@ def loss_and_gradient(name: str, kernel: str, mesh: str):
     config = config_of(name, mesh)
     on = meshes.make_mesh(config, jax.devices()[: 2 if MESHES[mesh] else 1])
     graph = architectures.abstract(config.model, kernel)[0]
-    function = jax.jit(jax.value_and_grad(functools.partial(step.batch_loss, graph=graph, config=config), has_aux=True))
+    function = jax.jit(
+        jax.value_and_grad(functools.partial(losses.next_token, graph=graph, config=config), has_aux=True)
+    )
 
     def call(batch):
         with jax.set_mesh(on):
@@ -110,7 +112,7 @@ def test_the_loss_of_a_masked_lm_is_that_of_its_targets_given_all_tokens_of_thei
     logit_BLV = np.float64(logits(parameters(), rows["token_BT"][:, :-1]))
     chosen_BL = np.take_along_axis(logit_BLV, rows["target_BL"][..., None], -1)[..., 0]
     loss_BL = np.log(np.exp(logit_BLV).sum(-1)) - chosen_BL
-    evaluate = jax.jit(functools.partial(step.eval_call, graph=graph, config=config))
+    evaluate = jax.jit(functools.partial(placed.eval_call, graph=graph, mesh_config=config.mesh, vocab_chunks=1))
     loss_B, weight_B = evaluate(parameters(), rows)
     np.testing.assert_allclose(loss_B, (loss_BL * rows["weight_BL"]).sum(-1), rtol=1e-5)
     np.testing.assert_array_equal(weight_B, rows["weight_BL"].sum(-1))

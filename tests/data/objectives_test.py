@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gptjax.config.fields import Config, DataConfig, TrainConfig
-from gptjax.data.rows import infilling, objectives, packing, pieces, spans
+from gptjax.data.rows import denoising, infilling, objectives, packing, pieces, spans
 from gptjax.data.tokenizers import TOKENIZERS, train_tokenizer
 from gptjax.errors import UserError
 
@@ -336,7 +336,7 @@ def test_a_prefix_has_any_length_and_only_what_follows_it_is_predicted(apart):
 @pytest.mark.parametrize("settings", [{}, {"mask_rate": 0.4}], ids=str)
 def test_masked_tokens_are_hidden_swapped_or_left_at_berts_rates(settings):
     objective, given, rows = example("masked_lm", "sentencepiece", True, count=600, **settings)
-    rate, mask_id = settings.get("mask_rate", 0.15), special_of("sentencepiece", objective)[objectives.MASK]
+    rate, mask_id = settings.get("mask_rate", 0.15), special_of("sentencepiece", objective)[denoising.MASK]
     text_BL, token_BL, chosen_BL = given["token_BT"], rows["token_BT"][:, :-1], rows["weight_BL"] > 0
     eot_BL = text_BL == tokenizer_of("sentencepiece").eot_id
     np.testing.assert_array_equal(rows["target_BL"], text_BL)

@@ -243,5 +243,5 @@ def test_a_path_alone_may_be_a_prepared_folder_which_has_no_text(tmp_path):
     assert sources.source_name(config) == "prepared"
     with pytest.raises(UserError, match="is a folder of gptjax prepare: it holds tokens"):
         next(sources.documents(config))
-    with pytest.raises(UserError, match="expected one of: .*hf, prepared"):
+    with pytest.raises(UserError, match="expected one of: .*prepared, tfds, hf"):
         next(sources.documents(DataConfig(source="jsnl")))

@@ -14,6 +14,7 @@ from gptjax.data.tokens.store import TokenStore
 from gptjax.errors import UserError
 from gptjax.evaluation import held_out
 from gptjax.parallel import meshes, placement, sharding
+from gptjax.training import session
 
 
 def test_summary_of_hand_worked_rows():
@@ -96,10 +97,10 @@ def test_a_source_with_too_little_held_out_text_is_named():
     texts = {name: TextStore(tokens[50], tokens[n], "0" * 64, {}, name) for name, n in (("web", 50), ("code", 1))}
     config = from_dict({"train": {"steps": 1}})
     with pytest.raises(UserError, match="the held-out text of 'code' has 1 tokens, and 2 are the least"):
-        held_out.held_out_rows(config, TokenStore(ByteTokenizer(), texts), NextToken())
+        session.held_out_rows(config, TokenStore(ByteTokenizer(), texts), NextToken())
     alone = TokenStore(ByteTokenizer(), {"code": texts["code"]})
     with pytest.raises(UserError, match="^the held-out text has 1 tokens, .* of gptjax prepare. or more text"):
-        held_out.held_out_rows(config, alone, NextToken())
+        session.held_out_rows(config, alone, NextToken())
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])

@@ -16,7 +16,7 @@ from gptjax.errors import UserError
 from gptjax.models import architectures
 from gptjax.models import gpt as model
 from gptjax.parallel import meshes
-from gptjax.training import step
+from gptjax.training import program as programs
 
 BATCH, LENGTH = 2, 16
 RNG = np.random.default_rng(0)
@@ -395,8 +395,8 @@ def test_no_two_layers_or_maps_start_alike(initial):
 
 def test_initial_parameters_do_not_depend_on_the_mesh(tiny_config):
     config = tiny_config.replace(mesh={"fsdp": 4, "tensor": 2})
-    one = step.build(tiny_config, meshes.make_mesh(tiny_config, jax.devices()[:1]), "xla").init()
-    eight = step.build(config, meshes.make_mesh(config), "xla").init()
+    one = programs.build(tiny_config, meshes.make_mesh(tiny_config, jax.devices()[:1]), "xla").init()
+    eight = programs.build(config, meshes.make_mesh(config), "xla").init()
     assert len(eight.params["token_embedding"].sharding.device_set) == 8
     jax.tree.map(np.testing.assert_array_equal, one, eight)
 
@@ -419,7 +419,7 @@ def test_the_compiled_program_does_not_grow_with_depth(band_width):
             train=TrainConfig(steps=1, batch_size=8),
         )
         mesh = meshes.make_mesh(config)
-        program = step.build(config, mesh, "xla")
+        program = programs.build(config, mesh, "xla")
         batch = {
             "token_BT": jax.ShapeDtypeStruct((1, 8, 17), jnp.int32),
             "weight_BL": jax.ShapeDtypeStruct((1, 8, 16), jnp.float32),

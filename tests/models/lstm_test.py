@@ -25,7 +25,8 @@ from gptjax.errors import UserError
 from gptjax.huggingface import families
 from gptjax.models import architectures, lstm
 from gptjax.parallel import meshes
-from gptjax.training import main, step
+from gptjax.training import main
+from gptjax.training import program as programs
 
 BATCH, LENGTH = 2, 16
 RNG = np.random.default_rng(0)
@@ -204,7 +205,7 @@ def batches() -> dict[str, np.ndarray]:
 def four_steps(**changes):
     config = BASE.replace(**changes)
     count = config.mesh.replica * config.mesh.fsdp * config.mesh.tensor
-    program = step.build(config, meshes.make_mesh(config, jax.devices()[:count]), "none")
+    program = programs.build(config, meshes.make_mesh(config, jax.devices()[:count]), "none")
     with jax.set_mesh(program.mesh):
         batch = jax.device_put(batches(), program.train_batch_sharding)
         state, metrics = program.train(program.init(), batch, np.full(4, 1e-2, np.float32))

@@ -19,6 +19,7 @@ from gptjax.models import architectures, parametrization
 from gptjax.models.roles import Role
 from gptjax.optim import optimizers
 from gptjax.parallel import meshes
+from gptjax.training import program as programs
 from gptjax.training import step
 
 BASE = ModelConfig(vocab_size=65, context_length=16, n_layers=2, d_model=32, n_heads=4, dtype="float32")
@@ -34,7 +35,7 @@ def batch(number: int, rows: int = 4):
 def trained(model, name: str, steps: int, devices: int = 1):
     config = Config(model=model, optim=OptimConfig(name=name), train=TrainConfig(steps=steps, batch_size=4))
     mesh = meshes.make_mesh(config, jax.devices()[:devices])
-    program = step.build(config, mesh, "xla")
+    program = programs.build(config, mesh, "xla")
     with jax.set_mesh(mesh):
         state, losses = program.init(), []
         for number in range(steps):

@@ -15,6 +15,7 @@ from gptjax.models import architectures
 from gptjax.optim import noise_scale
 from gptjax.parallel import meshes
 from gptjax.rundir import run_directory
+from gptjax.training import program as programs
 from gptjax.training import step
 
 SIGNAL, TRACE = noise_scale.SIGNAL, noise_scale.TRACE
@@ -103,7 +104,7 @@ def numbers_of(config, mesh: dict, **train):
     """Of two steps in one call, from a state that is the same everywhere; and the parameters after them."""
     here = config.replace(mesh=mesh, train=train | {"steps_per_call": 2, "log_every": 2})
     n_devices = mesh.get("fsdp", 1) * mesh.get("tensor", 1) * mesh.get("stage", 1)
-    program = step.build(here, meshes.make_mesh(here, jax.devices()[:n_devices]), "xla")
+    program = programs.build(here, meshes.make_mesh(here, jax.devices()[:n_devices]), "xla")
     with jax.set_mesh(program.mesh):
         batch = {name: np.stack([array] * 2) for name, array in batch_of().items()}
         state, numbers = program.train(program.init(), batch, np.full(2, 1e-3, np.float32))

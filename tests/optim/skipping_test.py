@@ -11,7 +11,7 @@ from gptjax.config.fields import CheckpointConfig, Config, EvalConfig, OptimConf
 from gptjax.errors import UserError
 from gptjax.optim import skipping
 from gptjax.parallel import meshes
-from gptjax.training import step
+from gptjax.training import program as programs
 
 S, B, L, POISON = 3, 8, TINY.context_length, 64  # a token whose embedding is NaN
 CASES = {
@@ -34,7 +34,7 @@ def build(name):
     config = config.replace(**CASES[name])
     sizes = [size for size in dataclasses.asdict(config.mesh).values() if isinstance(size, int) and size > 1]
     mesh = meshes.make_mesh(config, jax.devices()[: int(np.prod(sizes))])
-    return step.build(config, mesh, "xla")
+    return programs.build(config, mesh, "xla")
 
 
 def poisoned(program):

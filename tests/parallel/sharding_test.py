@@ -14,7 +14,7 @@ from gptjax.models.roles import by_role
 from gptjax.optim import optimizers
 from gptjax.parallel import meshes, placement, sharding
 from gptjax.planning import hlo, topology
-from gptjax.training import step
+from gptjax.training import program as programs
 
 MEGABYTE = 2**20
 MESHES = [
@@ -40,7 +40,7 @@ def large_config(optimizer="adamw", mesh=MESHES[0], **fields):
 @pytest.mark.parametrize("optimizer", optimizers.OPTIMIZERS)
 def test_nothing_over_a_megabyte_lies_whole_on_every_device(optimizer, mesh):
     config = large_config(optimizer, mesh)
-    program = step.build(config, meshes.make_mesh(config), "xla")
+    program = programs.build(config, meshes.make_mesh(config), "xla")
     large = 0
     leaves = jax.tree_util.tree_leaves_with_path(program.abstract_state)
     for (path, leaf), place in zip(leaves, jax.tree.leaves(program.state_sharding), strict=True):
@@ -56,7 +56,7 @@ def test_nothing_over_a_megabyte_lies_whole_on_every_device(optimizer, mesh):
 @pytest.mark.parametrize("fields", [dict(), dict(tied_head=False, mlp="swiglu", n_kv_heads=4, qk_norm=True)])
 def test_every_matrix_is_split_over_both_fsdp_and_tensor(fields):
     config = large_config(mesh=dict(fsdp=4, tensor=2), **fields)
-    program = step.build(config, meshes.make_mesh(config), "xla")
+    program = programs.build(config, meshes.make_mesh(config), "xla")
     kinds = by_role(lambda role: role.kind, architectures.roles(config.model), program.abstract_state.params)
     for leaf, place, kind in zip(
         *map(jax.tree.leaves, (program.abstract_state.params, program.state_sharding.params, kinds))
@@ -79,7 +79,7 @@ def test_a_state_is_created_in_its_shards_and_nothing_of_it_ever_whole():
     small = dict(vocab_size=8192, context_length=256, n_layers=2, d_model=256, n_heads=4)  # compiles four times as fast
     config = large_config(mesh=dict(fsdp=2, tensor=2)).replace(model=small)
     mesh = meshes.make_mesh(config, machine.devices)
-    program = step.build(config, mesh, "splash")
+    program = programs.build(config, mesh, "splash")
     with jax.set_mesh(mesh):
         compiled = program.init.lower().compile()
     largest = max(array.bytes for array in hlo.buffer_shapes(hlo.parse(compiled.as_text())))
@@ -181,9 +181,9 @@ def test_a_batch_without_a_mesh_of_several_devices_is_read_whole():
 
 def test_bytes_on_one_device_leave_out_what_waits_on_the_host():
     config = large_config()
-    program = step.build(config, meshes.make_mesh(config), "xla")
+    program = programs.build(config, meshes.make_mesh(config), "xla")
     offloaded = config.replace(mesh=dict(offload_optimizer=True))
-    places = step.build(offloaded, meshes.make_mesh(offloaded), "xla").state_sharding.opt_state
+    places = programs.build(offloaded, meshes.make_mesh(offloaded), "xla").state_sharding.opt_state
     state = program.abstract_state.opt_state
     assert sharding.bytes_on_one_device(state, program.state_sharding.opt_state) > MEGABYTE
     assert sharding.bytes_on_one_device(state, places) < 1000

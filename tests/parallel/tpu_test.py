@@ -16,7 +16,8 @@ from gptjax.config.fields import Config, MeshConfig, ModelConfig, OptimConfig, T
 from gptjax.errors import UserError, paragraph, shorten
 from gptjax.parallel import meshes, tpu
 from gptjax.planning import plan, topology
-from gptjax.training import executable, report, step
+from gptjax.training import executable, report
+from gptjax.training import program as programs
 
 pytestmark = pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
 
@@ -41,9 +42,9 @@ def test_the_train_step_compiles_for_every_kind_of_tpu(family):
     """Under the JAX that is installed: compilers refuse options that they take on other chips, or did before."""
     machine = topology.describe(SMALLEST[family])
     mesh = plan.make_mesh(CONFIG, machine)
-    asked = step.train_compiler_options(mesh)
+    asked = programs.train_compiler_options(mesh)
     assert asked[tpu.FUSED_GATHERS] is (family == "v5e") and len(asked) == 7
-    compiled, _, _ = plan.compile_step(CONFIG, mesh, "splash")
+    compiled, _ = plan.compile_step(CONFIG, programs.build(CONFIG, mesh, "splash"))
     assert compiled.memory_analysis().temp_size_in_bytes > 0
 
 
@@ -72,13 +73,13 @@ def test_the_roofline_and_the_compiler_know_the_same_rings(name):
     shape, closed = tuple(int(n) for n in size.split("x")), RINGS[name]
     assert tuple(map(torus(family, shape).is_ring, range(len(shape)))) == closed
     assert topology.libtpu_options(family, shape, 1)["wrap"] == (*closed, False)[:3]
-    assert topology.rings_of(topology.describe(name).devices) == [*closed, False][:3]
+    assert tpu.rings_of(topology.describe(name).devices) == [*closed, False][:3]
 
 
 def test_slices_that_a_network_joins_have_the_rings_of_each():
     assert topology.libtpu_options("v5p", (4, 4, 4), 2) == {"wrap": (True, True, True), "num_slices": 2}
     machine = topology.describe("v5e:16x16", 2)
-    assert machine.num_devices == 512 and topology.rings_of(machine.devices) == [True, True, False]
+    assert machine.num_devices == 512 and tpu.rings_of(machine.devices) == [True, True, False]
 
 
 def gathers(machine: topology.Topology, places: np.ndarray) -> set[str]:
@@ -121,9 +122,9 @@ def v6e():
 
 
 def test_a_kind_that_was_never_compiled_for_gets_no_options_and_the_run_says_so(v6e, monkeypatch):
-    assert step.train_compiler_options(v6e) == tpu.V6E.compiler_options and report.compiler_lines(v6e) == []
+    assert programs.train_compiler_options(v6e) == tpu.V6E.compiler_options and report.compiler_lines(v6e) == []
     monkeypatch.delitem(tpu.KINDS, "TPU v6 lite")
-    assert step.train_compiler_options(v6e) == {} and topology.rings_of(list(v6e.devices.flat)) is None
+    assert programs.train_compiler_options(v6e) == {} and tpu.rings_of(list(v6e.devices.flat)) is None
     [line] = report.compiler_lines(v6e)
     assert line.startswith("compiler   no options: TPU v6 lite is not in gptjax/parallel/tpu.py, which has TPU v4, ")
     assert report.compiler_lines(meshes.make_mesh(CONFIG, jax.devices())) == []

@@ -63,7 +63,7 @@ def test_the_newest_schema_has_a_golden_checkpoint():
 def test_on_any_mesh_a_run_is_as_on_one_device(loaded, mesh):
     other = gptjax.load(GOLDEN / "schema2", mesh=mesh)
     assert other.mesh.size == 8
-    places = jax.tree.map(lambda leaf, place: leaf.sharding == place, other.params, other.program.state_sharding.params)
+    places = jax.tree.map(lambda leaf, place: leaf.sharding == place, other.params, other.program.param_sharding)
     assert jax.tree.all(places)
     np.testing.assert_allclose(other.logits(TEXT[:16]), loaded.logits(TEXT[:16]), atol=1e-6)
     maps = other.attention(TEXT[:16]), loaded.attention(TEXT[:16])

@@ -23,7 +23,7 @@ from gptjax.study import batched
 from gptjax.study.lanes import grouping, together
 from gptjax.study.lanes import program as lanes
 from gptjax.study.running import layout
-from gptjax.training import main
+from gptjax.training import main, resume
 
 STEPS = 12
 DIVERGING = 1e20  # a learning rate
@@ -181,14 +181,14 @@ def test_runs_that_are_asked_to_stop_save_the_same_step_and_go_on_bit_equal(stud
 
 def test_no_step_is_deleted_before_all_have_the_next(study, configs, tmp_path, monkeypatch):
     """The first run's save is on disk long before the second's is begun: a kill in between finds a step in common."""
-    seen, saved = [], together.MemberCheckpointer._saved
+    seen, saved = [], resume.Keeper._tidy
 
-    def look_when_saved(checkpointer):
-        saved(checkpointer)
+    def look_when_saved(keeping):
+        saved(keeping)
         steps = {key: run_directory.open_run(str(tmp_path / "runs" / key)).steps() for key in ("first", "second")}
         seen.append(set.intersection(*map(set, steps.values())))
 
-    monkeypatch.setattr(together.MemberCheckpointer, "_saved", look_when_saved)
+    monkeypatch.setattr(resume.Keeper, "_tidy", look_when_saved)
     configs = {key: configs[key].replace(checkpoint={"keep": 1}) for key in ("first", "second", "third")}
     configs["idle"] = configs["third"]
     assert set(train_in(tmp_path, configs).values()) == {0}
@@ -203,7 +203,7 @@ def test_runs_that_are_over_are_left_alone(study, configs):
 
 
 def test_devices_send_nothing_to_each_other(configs):
-    program = lanes.build(configs["first"], jax.devices()[:2], "xla", 4)
+    program = lanes.build(configs["first"], jax.devices()[:2], 4)
     everywhere = lanes.replicated(program)
 
     def lane(shape, dtype):

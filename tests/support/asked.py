@@ -16,7 +16,7 @@ from gptjax.models import architectures
 from gptjax.parallel.meshes import make_mesh
 from gptjax.run import run
 from gptjax.rundir import run_directory
-from gptjax.training import step
+from gptjax.training import program as programs
 
 TASKS = ROOT / "configs" / "tasks"
 SPECS = [str(TASKS / f"{name}.yaml") for name in ("last_word", "next_line", "scene", "unscramble")]
@@ -42,7 +42,7 @@ def make_run(name: str, directory="/nowhere", **sizes) -> run.Run:
         train=TrainConfig(steps=1, batch_size=8),
         mesh=mesh_config,
     )
-    program = step.build(config, make_mesh(config, jax.devices()[:count]), "xla")
+    program = programs.build(config, make_mesh(config, jax.devices()[:count]), "xla")
     params = architectures.abstract(config.model)[1]
     rng = np.random.default_rng(0)
 

@@ -12,7 +12,8 @@ from gptjax.config.fields import Config, DataConfig, ModelConfig, TrainConfig
 from gptjax.data.tokenizers.simple import ByteTokenizer, CharTokenizer
 from gptjax.parallel import meshes
 from gptjax.run import run
-from gptjax.training import main, step
+from gptjax.training import main
+from gptjax.training import program as programs
 
 LETTERS = " .abcdefgh\n"
 
@@ -37,7 +38,7 @@ def made_run(kind: str = "chars", context_length: int = 16, apart: bool = False,
         data=DataConfig(tokenizer=kind, mask_documents=apart),
         train=TrainConfig(steps=1, batch_size=8),
     )
-    program = step.build(config, meshes.make_mesh(config, jax.devices()[:devices]), "xla")
+    program = programs.build(config, meshes.make_mesh(config, jax.devices()[:devices]), "xla")
     return run.Run(None, config, words, program, parameters(program, 0), 0)
 
 

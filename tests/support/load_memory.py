@@ -23,7 +23,6 @@ from gptjax.data.tokenizers.simple import IdTokenizer
 from gptjax.models import gpt
 from gptjax.run import run
 from gptjax.rundir import run_directory
-from gptjax.training.step import TrainState
 
 
 def make(directory: str, layers: int) -> None:
@@ -40,7 +39,7 @@ def make(directory: str, layers: int) -> None:
 
     params = jax.tree.map(filled, program.abstract_state.params, program.state_sharding.params)
     writer = checkpointer.Checkpointer(place.checkpoints, chosen)
-    writer.save(TrainState(np.int32(1), params, (), None), 1)
+    writer.save({"params": params}, 1)
     writer.wait()
     writer.close()
 

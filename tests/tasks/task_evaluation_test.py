@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import threading
-import time
 
 import asked
 import pytest
@@ -17,7 +15,7 @@ from gptjax.config.config_file import from_dict  # noqa: E402
 from gptjax.errors import UserError  # noqa: E402
 from gptjax.rundir import metrics  # noqa: E402
 from gptjax.tasks import task_evaluation  # noqa: E402
-from gptjax.training import main  # noqa: E402
+from gptjax.training import hooks, main  # noqa: E402
 
 TASKS = str(asked.TASKS / "last_word.yaml")
 
@@ -121,8 +119,12 @@ def test_what_cannot_be_asked_is_found_before_the_first_step(values, tmp_path):
 @pytest.mark.slow
 def test_an_evaluation_that_is_cut_short_logs_nothing_and_is_made_later(values):
     """The log and the progress line are lists here."""
+    import jax
+
+    from gptjax.hosts.coordination import Alone
     from gptjax.rundir.run_directory import open_run
     from gptjax.training import session
+    from gptjax.training.loop import Training
 
     class Lines(list):
         def write(self, *row, **numbers):
@@ -130,19 +132,18 @@ def test_an_evaluation_that_is_cut_short_logs_nothing_and_is_made_later(values):
 
         message = list.append
 
-    made = session.prepare(from_dict(with_tasks(values)))
-    lines = Lines()
-    evaluation = task_evaluation.TaskEvaluation(made, open_run("/nowhere"), lines, lines)
-    import jax
-
+    made, lines = session.prepare(from_dict(with_tasks(values))), Lines()
+    evaluation = task_evaluation.TaskEvaluation(made.config)
+    others = dict(agreed=None, watchdog=None, check_lock=None, started=0.0)
+    evaluation.begin(Training(made, open_run("/nowhere"), lines, lines, Alone(), **others), 0)
     with jax.set_mesh(made.program.mesh):
         state = made.program.init()
-        evaluation.evaluate(state, 8, should_stop=lambda: True)
+        evaluation.run(state, 8, should_stop=lambda: True)
         assert lines == []
-        evaluation.evaluate(state, 8, should_stop=lambda: False)
+        evaluation.run(state, 8, should_stop=lambda: False)
         assert [line[:2] for line in lines if isinstance(line, tuple)] == [("tasks", 8)]
         said = len(lines)
-        evaluation.evaluate(state, 8, should_stop=lambda: False)
+        evaluation.run(state, 8, should_stop=lambda: False)
         assert len(lines) == said
 
 
@@ -156,27 +157,28 @@ def test_a_run_that_went_back_evaluates_tasks_at_the_same_step_again(values, tmp
     assert before["step"] == 4 and list(numbers(tmp_path)) == [4]
 
 
-def signal_after_eval(workdir, step: int) -> threading.Thread:
-    """SIGTERM to this process as soon as held-out text is evaluated at a step, while the tasks are."""
+def stop_after_held_out(monkeypatch, at: int) -> None:
+    """SIGTERM to this process at a step, when held-out text is evaluated and tasks are about to be."""
 
-    def watch():
-        file = workdir / "metrics.jsonl"
-        while not (file.exists() and any(row["step"] == step for row in metrics.read_metrics(file, "eval"))):
-            time.sleep(0.005)
-        os.kill(os.getpid(), signal.SIGTERM)
+    class Stop(hooks.Hook):
+        def due(self, step):
+            return step == at
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
+        def run(self, state, step, should_stop):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    order = {"held_out": hooks.HOOKS["held_out"], "stop": Stop}
+    monkeypatch.setattr(hooks, "HOOKS", order | {k: make for k, make in hooks.HOOKS.items() if k not in order})
 
 
-def test_tasks_that_sigterm_cut_short_are_made_up_by_the_same_command(values, trained, tmp_path):
+def test_tasks_that_sigterm_cut_short_are_made_up_by_the_same_command(values, trained, tmp_path, monkeypatch):
     config = from_dict(with_tasks(values, every_steps=4, max_tokens=64))
     for step in (8, 12):
-        stopper = signal_after_eval(tmp_path, step)
-        assert main.train(config, str(tmp_path)) == errors.SAVED_AND_STOPPED
-        stopper.join()
+        with monkeypatch.context() as patch:
+            stop_after_held_out(patch, step)
+            assert main.train(config, str(tmp_path)) == errors.SAVED_AND_STOPPED
         assert step not in numbers(tmp_path)
+        assert metrics.read_metrics(tmp_path / "metrics.jsonl", "eval")[-1]["step"] == step
     assert main.train(config, str(tmp_path)) == 0
     assert numbers(tmp_path) == numbers(trained)
     assert main.train(config, str(tmp_path)) == 0

@@ -17,7 +17,8 @@ from gptjax.models import attention
 from gptjax.parallel import meshes
 from gptjax.planning import plan
 from gptjax.rundir import metrics, run_directory
-from gptjax.training import executable, main, step
+from gptjax.training import executable, main
+from gptjax.training import program as programs
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def saved(ready, tmp_path_factory):
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:
-        compiled, _, _ = plan.compile_step(config, mesh, kernel)
+        compiled, _ = plan.compile_step(config, programs.build(config, mesh, kernel))
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
         compilation_cache.reset_cache()
@@ -136,7 +137,7 @@ def test_what_the_hash_leaves_out_changes_no_character_of_the_program(ready):
 
 
 def _program_text(config, mesh, kernel) -> str:
-    program = step.build(config, mesh, kernel)
+    program = programs.build(config, mesh, kernel)
     with jax.set_mesh(mesh):
         return program.train.lower(*plan.abstract_arguments(config, program)).as_text()
 
@@ -160,8 +161,11 @@ def test_a_file_that_is_missing_or_something_else_is_one_line(ready, tmp_path):
     with pytest.raises(UserError, match="no such file; write one with gptjax plan"):
         executable.load(str(tmp_path / "none"), *ready)
     (tmp_path / "text").write_text("hello\nworld")
-    with pytest.raises(UserError, match="is no gptjax-executable-1 file"):
+    with pytest.raises(UserError, match="is no gptjax-executable-2 file"):
         executable.load(str(tmp_path / "text"), *ready)
+    (tmp_path / "older").write_text(json.dumps({"schema": "gptjax-executable-1"}) + "\npickle")
+    with pytest.raises(UserError, match="is a gptjax-executable-1 file, of another version of gptjax than this, which"):
+        executable.load(str(tmp_path / "older"), *ready)
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,10 @@ SHARDING = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices(
 
 def save(directory, steps, config=CONFIG, **options) -> None:
     saver = checkpoint.Checkpointer(directory / "checkpoints", config, **options)
+    keeping = keeper.Keeper(saver, config.checkpoint, Alone(), print)
     for step in steps:
-        saver.save(state_of(step), step, batch_hash=f"{step:016x}", rows_read=8 * step)
-    saver.wait()
+        keeping.save(state_of(step), step, batch_hash=f"{step:016x}", rows_read=8 * step)
+    keeping.settle(steps[-1])
     saver.close()
 
 
@@ -69,7 +70,7 @@ def resume(directory, in_place=False, config=CONFIG, peers=ALONE):
     """(what a run goes on from, lines said, events)."""
     said, log = [], Log()
     checkpointer = checkpoint.Checkpointer(directory / "checkpoints", config, in_place=in_place)
-    keeping = keeper.Keeper(checkpointer, "stop", peers, said.append)
+    keeping = keeper.Keeper(checkpointer, config.checkpoint, peers, said.append)
     try:
         resumed = keeping.resume(run_directory.open_run(directory), ABSTRACT, SHARDING)
         keeping.log_to(log, 0 if resumed is None else resumed.step)
@@ -197,7 +198,7 @@ def rewind(directory, in_place, last: int):
     """(what a run that is going on turns back to, lines said, events)."""
     said, log = [], Log()
     checkpointer = checkpoint.Checkpointer(directory / "checkpoints", CONFIG, in_place=in_place)
-    keeping = keeper.Keeper(checkpointer, "stop", ALONE, said.append)
+    keeping = keeper.Keeper(checkpointer, CONFIG.checkpoint, ALONE, said.append)
     keeping.log_to(log, 35)
     try:
         return keeping.rewind(run_directory.open_run(directory), last, ABSTRACT, SHARDING), said, log
@@ -297,12 +298,12 @@ def with_skips(policy: str, window: int = 8, taken: int = 3) -> TrainState:
 )
 def test_a_run_whose_skip_policy_was_changed_goes_on_and_says_what_begins_anew(before, after, tmp_path):
     saver = checkpoint.Checkpointer(tmp_path / "checkpoints", CONFIG)
-    saver.save(with_skips(*before), 20)
+    saver.save(keeper.items(with_skips(*before)), 20)
     saver.wait()
     wanted = with_skips(*after, taken=0)
     sharding = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), wanted)
     said, log = [], Log()
-    keeping = keeper.Keeper(saver, "stop", ALONE, said.append)
+    keeping = keeper.Keeper(saver, CONFIG.checkpoint, ALONE, said.append)
     resumed = keeping.resume(run_directory.open_run(tmp_path), jax.eval_shape(lambda: wanted), sharding)
     keeping.log_to(log, 20)
     saver.close()
@@ -321,12 +322,12 @@ def test_another_model_is_refused_by_the_name_of_an_array_and_nothing_is_set_asi
 
     reader = checkpoint.Checkpointer(directory / "checkpoints", in_place=in_place)
     with pytest.raises(UserError, match=r"params/embed has shape \(97, 32\) there and \(97, 48\) here") as error:
-        reader.restore(30, other(ABSTRACT), SHARDING)
+        keeper.read_state(reader, 30, other(ABSTRACT), SHARDING)
     assert type(error.value) is UserError
     with pytest.raises(UserError, match="the checkpoint has no params/missing"):
-        reader.restore_params(30, {**ABSTRACT.params, "missing": ABSTRACT.params["embed"]})
+        reader.restore(30, {"params": {**ABSTRACT.params, "missing": ABSTRACT.params["embed"]}})
     with pytest.raises(UserError, match="this model has no params/blocks/gain"):
-        reader.restore_params(30, {"embed": ABSTRACT.params["embed"]})
+        reader.restore(30, {"params": {"embed": ABSTRACT.params["embed"]}})
     reader.close()
     assert run_directory.open_run(directory).steps() == [10, 20, 30]
 
@@ -335,7 +336,7 @@ def test_what_was_saved_in_one_dtype_is_checked_in_it_and_read_in_another(saved)
     place = SHARDING.params["embed"]
     reader = checkpoint.Checkpointer(saved[False] / "checkpoints")
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=place), ABSTRACT.params)
-    found = reader.restore_params(30, wanted)
+    found = reader.restore(30, {"params": wanted})["params"]
     reader.close()
     assert found["embed"].dtype == jnp.bfloat16
     expected = state_of(30).params["embed"].astype(jnp.bfloat16)
@@ -393,12 +394,11 @@ import sys
 import numpy as np
 from gptjax.checkpoints import checkpointer as checkpoint
 from gptjax.config.fields import Config, TrainConfig
-from gptjax.training.step import TrainState
 directory, step, in_place = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
 import jax.numpy as jnp
 params = {"embed": jnp.asarray(np.random.default_rng(0).standard_normal((40, 2**18)), jnp.float32)}
 saver = checkpoint.Checkpointer(directory, Config(train=TrainConfig(steps=90, batch_size=8)), in_place=in_place)
-saver.save(TrainState(jnp.int32(step), params, {}, None), step)
+saver.save({"params": params}, step)
 print("saving", flush=True)
 saver.wait()
 print("saved", flush=True)
@@ -430,10 +430,12 @@ def test_a_step_that_is_being_saved_is_none_yet(directory, in_place):
     saver = checkpoint.Checkpointer(directory / "checkpoints", CONFIG, in_place=in_place)
     seen = []
     large = state_of(40)._replace(opt_state={"mu": jnp.ones((2**22,))})
-    saver.save(large, 40, batch_hash="0", rows_read=0)
+    saver.save(keeper.items(large), 40, batch_hash="0", rows_read=0)
+    alive = True
     while saver.steps() == [10, 20, 30]:
+        assert alive
         seen.append(os.path.exists(directory / "checkpoints" / "40"))
-        assert saver._thread.is_alive()
+        alive = saver._thread.is_alive()
     assert seen and saver.steps() == [10, 20, 30, 40]
     assert validity.standing_of(epath.Path(directory / "checkpoints" / "40")).state == "valid"
     saver.wait()
@@ -490,7 +492,8 @@ def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(s
     save(directory, (10,))
     said, log = [], Log()
     checkpointer = checkpoint.Checkpointer(directory / "checkpoints", CONFIG)
-    keeping = keeper.Keeper(checkpointer, policy, Alone(), said.append)
+    settings = CONFIG.replace(checkpoint={"on_save_failure": policy}).checkpoint
+    keeping = keeper.Keeper(checkpointer, settings, Alone(), said.append)
     keeping.log_to(log, 10)
     filler = directory / "filler"
     with filler.open("wb", buffering=0) as file, pytest.raises(OSError):
@@ -508,7 +511,7 @@ def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(s
         keeping.settle(21)
         assert "could not be written" in said[0] and "training goes on" in said[0]
         assert [row["event"] for row in log] == ["save_failed"] and log[0]["step"] == 21
-    assert keeping.saved_step == -1
+    assert keeping.saved_step is None
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["10"], "what was half written is gone"
     filler.unlink()
     keeping.save(state_of(30), 30, last=True, batch_hash=f"{30:016x}", rows_read=240)
@@ -581,7 +584,7 @@ state = TrainState(count, {"w": array}, {"count": count}, None)
 directory = rundir.open_run(sys.argv[1])
 saver = checkpoint.Checkpointer(directory.checkpoints, faults_test.CONFIG, peers)
 for step in (10, 20, 30):
-    saver.save(state, step)
+    saver.save(keeper.items(state), step)
 saver.wait()
 if peers.index == 0:
     def own(step):
@@ -592,7 +595,7 @@ if peers.index == 0:
     own(20).write_bytes(bytes(255 - byte for byte in own(20).read_bytes()))
 peers.tell("damaged", None)
 said = []
-keeping = keeper.Keeper(saver, "stop", peers, said.append)
+keeping = keeper.Keeper(saver, faults_test.CONFIG.checkpoint, peers, said.append)
 abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
 sharding = jax.tree.map(lambda a: a.sharding, state)
 resumed = keeping.resume(directory, abstract, sharding)

@@ -22,7 +22,8 @@ from gptjax.errors import UserError
 from gptjax.parallel import meshes
 from gptjax.run import run
 from gptjax.rundir import metrics, run_directory
-from gptjax.training import main, step
+from gptjax.training import main, resume
+from gptjax.training import program as programs
 
 STEPS = 40
 
@@ -117,23 +118,23 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
 
     def program(fsdp, tensor):
         here = config.replace(mesh={"fsdp": fsdp, "tensor": tensor})
-        return step.build(here, meshes.make_mesh(here, jax.devices()[: fsdp * tensor]), "xla")
+        return programs.build(here, meshes.make_mesh(here, jax.devices()[: fsdp * tensor]), "xla")
 
     source = program(4, 2)
     state = source.init()
     before = jax.tree.map(np.asarray, state)
     saver = checkpointer.Checkpointer(tmp_path / "0", config)
-    saver.save(state, 0)
+    saver.save(resume.items(state), 0)
     saver.wait()
     for i, (fsdp, tensor) in enumerate([(2, 4), (1, 1), (8, 1)]):
         target = program(fsdp, tensor)
-        state = saver.restore(0, target.abstract_state, target.state_sharding)
+        state = resume.read_state(saver, 0, target.abstract_state, target.state_sharding)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state):
             assert len(leaf.sharding.device_set) == fsdp * tensor, path
         jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, state))
         saver.close()
         saver = checkpointer.Checkpointer(tmp_path / str(i + 1), config)
-        saver.save(state, 0)
+        saver.save(resume.items(state), 0)
         saver.wait()
     saver.close()
 
@@ -141,13 +142,13 @@ def test_a_state_moves_between_meshes_bit_equal(config, tmp_path):
 @pytest.mark.parametrize("name", ["adafactor", "lion", "muon", "sgd"])
 def test_every_optimizers_state_survives_the_disk(config, tmp_path, name):
     config = config.replace(model={"vocab_size": 9}, optim={"name": name})
-    program = step.build(config, meshes.make_mesh(config), "xla")
+    program = programs.build(config, meshes.make_mesh(config), "xla")
     state = program.init()
     filled = jax.tree.map(lambda leaf: jax.device_put(leaf + 1, leaf.sharding), state)._replace(step=state.step + 7)
     saver = checkpointer.Checkpointer(tmp_path, config)
-    saver.save(filled, 7)
+    saver.save(resume.items(filled), 7)
     saver.wait()
-    restored = saver.restore(7, program.abstract_state, program.state_sharding)
+    restored = resume.read_state(saver, 7, program.abstract_state, program.state_sharding)
     saver.close()
     jax.tree.map(np.testing.assert_array_equal, filled, restored)
 

@@ -16,7 +16,8 @@ from gptjax.config.fields import Config, MeshConfig, ModelConfig, OptimConfig, T
 from gptjax.models import architectures
 from gptjax.optim import optimizers, rounding
 from gptjax.parallel import meshes, sharding
-from gptjax.training import step
+from gptjax.training import losses, step
+from gptjax.training import program as programs
 
 STEPS, BATCH, LENGTH, RATE = 20, 16, 16, 1e-3
 BASE = Config(
@@ -53,10 +54,10 @@ def one_batch(index: int) -> dict[str, np.ndarray]:
     return {name: array[index] for name, array in batches().items()}
 
 
-def program_of(config, **changes) -> step.Program:
+def program_of(config, **changes) -> programs.Program:
     config = config.replace(**changes)
     n_devices = config.mesh.replica * config.mesh.fsdp * config.mesh.sequence * config.mesh.tensor
-    return step.build(config, meshes.make_mesh(config, jax.devices()[:n_devices]), "xla")
+    return programs.build(config, meshes.make_mesh(config, jax.devices()[:n_devices]), "xla")
 
 
 @functools.cache
@@ -142,7 +143,7 @@ def test_twenty_calls_of_one_step_equal_one_call_of_twenty():
 def test_gradients_are_laid_out_as_their_parameters():
     config = BASE.replace(mesh=dict(fsdp=4, tensor=2), train=dict(microbatches=2))
     mesh = meshes.make_mesh(config)
-    program = step.build(config, mesh, "xla")
+    program = programs.build(config, mesh, "xla")
     param_sharding = program.state_sharding.params
     spec = jax.tree.map(lambda place: place.spec, param_sharding)
     gradient = functools.partial(step.accumulate, graph=program.graph, config=config, param_spec=spec)
@@ -251,8 +252,8 @@ def test_per_layer_numbers_are_logged_for_each_step_and_layer():
 
 def test_per_layer_numbers_of_microbatches_are_reduced_as_their_names_say():
     number_GN = jnp.array([[1.0, 2.0], [7.0, -2.0]])
-    assert step.REDUCE_NUMBERS["activation_rms"](number_GN).tolist() == [5.0, 2.0]
-    assert step.REDUCE_NUMBERS["max_attention_logit"](number_GN).tolist() == [7.0, 2.0]
+    assert losses.RootMeanSquare(number_GN).merged().value.tolist() == [5.0, 2.0]
+    assert losses.Largest(number_GN).merged().value.tolist() == [7.0, 2.0]
 
 
 # Randomness and evaluation

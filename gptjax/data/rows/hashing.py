@@ -68,3 +68,10 @@ def _feistel(value: np.ndarray, keys: list[np.ndarray], half_bits: int) -> np.nd
     for key in keys:
         left, right = right, left ^ (mix(right ^ key) & mask)
     return (left << shift) | right
+
+
+def draw(key: np.ndarray, *numbers) -> np.ndarray:
+    """uint64: a random number for each key and number (which broadcast), other ones for other numbers."""
+    for number in numbers:
+        key = mix(key ^ mix(np.asarray(number, np.uint64)))
+    return key

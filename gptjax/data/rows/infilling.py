@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gptjax.data.rows import pieces
+from gptjax.data.rows.objectives import Objective
 from gptjax.data.rows.packing import Batch
 
 PREFIX, MIDDLE, SUFFIX = "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"
@@ -32,9 +33,12 @@ class Cut(NamedTuple):
     byte: int
 
 
-class FillInTheMiddle:
+class FillInTheMiddle(Objective):
     symbols = (PREFIX, MIDDLE, SUFFIX)
-    judged_by_itself = False
+
+    @classmethod
+    def make(cls, config, tokenizer, context_length: int) -> "FillInTheMiddle":
+        return cls(config, tokenizer)
 
     def __init__(self, config, tokenizer):
         self._tokenizer = tokenizer.with_special(self.symbols)
@@ -45,9 +49,6 @@ class FillInTheMiddle:
         spelling = self._tokenizer.spelling
         self._n_characters_V = np.array([len(_character_starts(s)) for s in spelling], np.int64)
         self._continues_V = np.array([bool(s) and _continues(s[0]) for s in spelling])
-
-    def source_tokens(self, row_tokens: int) -> int:
-        return row_tokens
 
     def __call__(self, batch: Batch, key_B: np.ndarray) -> Batch:
         token_BT = batch["token_BT"]

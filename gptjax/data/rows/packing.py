@@ -3,8 +3,9 @@
     concat     documents end to end, cut at a stride of R - 1 from a random offset for each epoch (GPT-2, GPT-3)
     best_fit   whole documents, each row filled by best-fit decreasing; documents never see each other
 
-A row has R tokens, and its neighbour, where a document or the text is cut, starts with its last one: so that every
-token but a document's first is predicted. Rows are read in whole epochs of `rows_per_epoch`, each in an order of its own.
+`tokens` are those of a split (shards.Tokens). A row has R of them, and its neighbour, where a document or the text is
+cut, starts with its last one: so that every token but a document's first is predicted. Rows are read in whole epochs of
+`rows_per_epoch`, each in an order of its own.
 
     token_BT     int32 [B, R]
     weight_BL    float32 [B, R - 1]  of the loss at predicting token_BT[:, t + 1]
@@ -21,7 +22,6 @@ import tempfile
 import numpy as np
 
 from gptjax.data.rows.hashing import OFFSET_STREAM, hash_of, mix, permute
-from gptjax.data.tokens.shards import Tokens
 from gptjax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -33,7 +33,7 @@ class ConcatRows:
     Raises UserError: fewer than R tokens.
     """
 
-    def __init__(self, tokens: Tokens, row_tokens: int, seed: int, apart: bool, name: str = "the training text"):
+    def __init__(self, tokens, row_tokens: int, seed: int, apart: bool, name: str = "the training text"):
         self.tokens, self.row_tokens, self.apart, self._seed = tokens, row_tokens, apart, seed
         stride = row_tokens - 1
         if tokens.n_tokens < row_tokens:
@@ -69,7 +69,7 @@ class ConcatRows:
 class BestFitRows:
     """The plan of which documents share a row is made once for a text and a row length; epochs shuffle whole rows."""
 
-    def __init__(self, tokens: Tokens, row_tokens: int, seed: int, plan: "Plan"):
+    def __init__(self, tokens, row_tokens: int, seed: int, plan: "Plan"):
         self.tokens, self.row_tokens, self.plan, self._seed = tokens, row_tokens, plan, seed
         self.rows_per_epoch = len(plan.row_first) - 1
 
@@ -115,7 +115,7 @@ class BestFitRows:
         return batch
 
 
-def window_rows(tokens: Tokens, start_B: np.ndarray, row_tokens: int, apart: bool) -> Batch:
+def window_rows(tokens, start_B: np.ndarray, row_tokens: int, apart: bool) -> Batch:
     """The rows that start at the tokens start_B. Beyond the last token they repeat it."""
     start_B = np.minimum(start_B, tokens.n_tokens - 1)
     token_BT = tokens.read(start_B, row_tokens)
@@ -167,7 +167,7 @@ class Plan:
         return Plan, (self._folder,)
 
 
-def plan_rows(tokens: Tokens, row_tokens: int, folder: pathlib.Path, alive=lambda: None) -> Plan:
+def plan_rows(tokens, row_tokens: int, folder: pathlib.Path, alive=lambda: None) -> Plan:
     """The Plan in folder, made if it is not there.
 
     Documents of one token, which predict nothing, are left out. Documents are packed in groups of a million: memory is
@@ -194,7 +194,7 @@ def plan_rows(tokens: Tokens, row_tokens: int, folder: pathlib.Path, alive=lambd
 _GROUP = 1 << 20  # documents
 
 
-def _write_plan(tokens: Tokens, row_tokens: int, folder: pathlib.Path, alive) -> None:
+def _write_plan(tokens, row_tokens: int, folder: pathlib.Path, alive) -> None:
     n_pieces = 0
     with contextlib.ExitStack() as opened:
         files = {name: opened.enter_context((folder / f"{name}.bin").open("wb")) for name in Plan.DTYPES}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gptjax.data.rows.hashing import draw as draw
 from gptjax.data.rows.hashing import mix
 from gptjax.data.rows.packing import Batch
 
@@ -74,13 +75,6 @@ def keep_apart(shape: tuple[int, int], row_P, column_P, used_B) -> Batch:
 
 
 # ---- draws
-
-
-def draw(key: np.ndarray, *numbers) -> np.ndarray:
-    """uint64: a random number for each key and number (which broadcast), other ones for other numbers."""
-    for number in numbers:
-        key = mix(key ^ mix(np.asarray(number, np.uint64)))
-    return key
 
 
 def uniform(drawn: np.ndarray) -> np.ndarray:

@@ -7,20 +7,18 @@ batch. A row holds T + 1 tokens: T inputs, and the T targets that follow each of
 what arrays a batch has.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
 import math
 from collections.abc import Callable
 
 import numpy as np
 
+from gptjax.config import text_kinds
 from gptjax.data.rows import objectives, packing
 from gptjax.data.rows.hashing import DRAW_STREAM, hash_of, hash_of_name, mix
 from gptjax.data.rows.mixture import Mixture
 from gptjax.data.rows.packing import Batch
-from gptjax.data.tokens.folder import cache_folder
-from gptjax.data.tokens.store import prepare
+from gptjax.data.tokens.cache import cache_folder
 from gptjax.errors import UserError, choose
 
 
@@ -30,8 +28,10 @@ def open_text(config, context_length: int, alive: Callable = lambda: None):
     Raises UserError as `prepare` and `make_objective` do.
     """
     choose(PACKINGS, config.packing, "data.packing")  # before text is read, perhaps for hours
-    choose(objectives.OBJECTIVES, config.objective, "data.objective")
-    store = prepare(config, alive)
+    choose(text_kinds.OBJECTIVES, config.objective, "data.objective")
+    from gptjax.data.tokens import store as stores  # who reads rows of tokens that are open needs none of it
+
+    store = stores.prepare(config, alive)
     objective = objectives.make_objective(config, store.tokenizer, context_length)
     return dataclasses.replace(store, tokenizer=store.tokenizer.with_special(objective.symbols)), objective
 
@@ -211,47 +211,3 @@ class EvalRows:
         batch["weight_BL"] *= np.arange(first, stop)[:, None] < self.num_rows
         spelled_BL = self._token_bytes[objectives.targets(batch)] * (batch["weight_BL"] > 0)
         return batch | {"bytes_B": spelled_BL.sum(axis=1, dtype=np.int32)}
-
-
-AHEAD = 2  # values: one that waits, and one that is computed
-
-
-class Prefetcher:
-    """The values of function(first), function(first + 1), ... in order, `prefetch` of them computed ahead in a thread.
-
-    What the function raises, `next` raises in its place, and the prefetcher is closed. Use it in a `with`, or close it.
-    """
-
-    def __init__(self, function: Callable, first: int, prefetch: int = AHEAD):
-        self._function = function
-        self._step = first
-        self._pool = concurrent.futures.ThreadPoolExecutor(1, "prefetch")
-        self._pending = collections.deque()
-        self._closed = False
-        for _ in range(prefetch):
-            self._submit()
-
-    def next(self):
-        assert not self._closed, "next() of a closed Prefetcher"
-        try:
-            self._submit()
-            return self._pending.popleft().result()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Waits for the value being computed, drops those not begun."""
-        self._closed = True
-        self._pending.clear()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def __enter__(self) -> "Prefetcher":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.close()
-
-    def _submit(self) -> None:
-        self._pending.append(self._pool.submit(self._function, self._step))
-        self._step += 1

@@ -4,17 +4,19 @@ Element i of the dataset is a function of i alone. So who reads it, and how many
 resuming at a call needs no iterator's state.
 """
 
+import collections
+import concurrent.futures
 import contextlib
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 import numpy as np
 
 from gptjax import schedule
-from gptjax.data.rows.pipeline import Batch, TrainRows
 from gptjax.schedule import NO_REWINDS, Rewinds
 
 Ranges = tuple[tuple[int, int], ...]  # (first, stop) of rows of a batch
@@ -24,13 +26,14 @@ class Calls:
     """A random-access source for Grain: one element for each call, train.steps_per_call steps.
 
     unit: batches are padded to a multiple of it, with rows of weight 0: a ramp's first ones may be smaller than the mesh.
+    rows: a data.pipeline.TrainRows.
     local, own: {rows in a batch: Ranges}, of the rows that this process needs, and of those it answers for.
     rewinds: what text the run leaves out.
     """
 
     def __init__(
         self,
-        rows: TrainRows,
+        rows,
         config,
         unit: int,
         local: dict[int, Ranges],
@@ -68,7 +71,7 @@ class Calls:
     def local_ranges(self, call: int) -> Ranges:
         return self._local[self.padded(call)]
 
-    def _read(self, first_rows: list[int], size: int, start: int, stop: int) -> Batch:
+    def _read(self, first_rows: list[int], size: int, start: int, stop: int) -> dict[str, np.ndarray]:
         parts = [self._rows.rows(first + start, first + stop) for first in first_rows]
         batch = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
         batch["weight_BL"][:, max(0, size - start) :] = 0
@@ -162,3 +165,49 @@ class Reader:
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = self._dataset = None  # at the interpreter's end Grain's destructors fail with a traceback
+
+
+class Prefetcher:
+    """The values of function(first), function(first + 1), ... in order, `prefetch` of them computed ahead in a thread.
+
+    What the function raises, `next` raises in its place, and the prefetcher is closed. With prefetch=0 there is no
+    thread. Use it in a `with`, or close it.
+    """
+
+    def __init__(self, function: Callable, first: int, prefetch: int):
+        self._function = function
+        self._step = first
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "prefetch") if prefetch else None
+        self._pending = collections.deque()
+        self._closed = False
+        for _ in range(prefetch):
+            self._submit()
+
+    def next(self):
+        assert not self._closed, "next() of a closed Prefetcher"
+        try:
+            if self._pool is None:
+                self._step += 1
+                return self._function(self._step - 1)
+            self._submit()
+            return self._pending.popleft().result()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Waits for the value being computed, drops those not begun."""
+        self._closed = True
+        self._pending.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> "Prefetcher":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def _submit(self) -> None:
+        self._pending.append(self._pool.submit(self._function, self._step))
+        self._step += 1

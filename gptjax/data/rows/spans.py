@@ -16,6 +16,7 @@ is left out at the end of a row's text, before spans are drawn.
 import numpy as np
 
 from gptjax.data.rows import pieces
+from gptjax.data.rows.objectives import Objective
 from gptjax.data.rows.packing import Batch
 from gptjax.data.rows.pieces import Pieces
 from gptjax.errors import UserError
@@ -28,8 +29,12 @@ def symbol(number: int) -> str:
     return f"<|span_{number}|>"
 
 
-class SpanCorruption:
+class SpanCorruption(Objective):
     judged_by_itself = True
+
+    @classmethod
+    def make(cls, config, tokenizer, context_length: int) -> "SpanCorruption":
+        return cls(config, tokenizer, context_length + 1)
 
     def __init__(self, config, tokenizer, row_tokens: int):
         self._rate, self._span_length, self._row_tokens = config.mask_rate, config.span_length, row_tokens

@@ -1,4 +1,4 @@
-"""Where documents come from: a source is a name in SOURCES, and gives the same documents in the same order each time.
+"""Where documents come from: a source is a name in text_kinds.SOURCES, and gives the same documents in the same order each time.
 
 `documents(config)` streams them, one in memory at a time; `identity(config)` says in a small dict which text that
 is, so that tokens made from it can be found again. `units(config)` are parts that processes read alone with `read`;
@@ -6,7 +6,8 @@ together, in order, they are the documents, whatever their size. Text is taken a
 byte-order mark is changed. Whatever cannot be read is a UserError with the file and the line, byte, row or record, given
 to on_error, which raises it (as that of `documents` does, if no other is given) or counts it, as Omissions do, and has
 the reading go on behind it.
-A SPEC (see spec.py) is a source in one word, such as "jsonl:gs://bucket/c4/*.gz" or "tfds:lm1b@test".
+A SPEC (see spec.py) is a source in one word, such as "jsonl:gs://bucket/c4/*.gz" or "tfds:lm1b@test". Which there are, and
+how to add one: text_kinds.py.
 """
 
 import itertools
@@ -16,15 +17,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gptjax.config import text_kinds
 from gptjax.config.fields import DataConfig
 from gptjax.data.rows.hashing import permute
-from gptjax.data.sources import arrays, columns, jsonl, text, warc
 from gptjax.data.sources.records import Document, OnError, Source, Unit, left_out, number_left_out
 from gptjax.data.sources.spec import from_spec, kind_of_path
-from gptjax.errors import UserError, choose
+from gptjax.errors import UserError, choose, imported
 
 __all__ = [
-    "SOURCES",
     "Document",
     "Omissions",
     "OnError",
@@ -43,17 +43,6 @@ __all__ = [
 UNIT_BYTES = 64 << 20
 _SPREAD_BYTES = 1 << 20  # of a unit, where documents are taken from all over
 _SPREAD_UNITS = 64  # read in turns
-
-SOURCES = {
-    "corpus": text.CORPUS,
-    "text": text.TEXT,
-    "jsonl": jsonl.JSONL,
-    "parquet": columns.PARQUET,
-    "arrayrecord": arrays.ARRAYRECORD,
-    "warc": warc.WARC,
-    "tfds": arrays.TFDS,
-    "hf": columns.HF,
-}
 
 
 class Omissions:
@@ -139,7 +128,7 @@ def units(config: DataConfig, unit_bytes: int = UNIT_BYTES) -> list[Unit]:
 
 def read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
     """The unit's documents. on_error is called for whatever is left out: a bad line, or all of a damaged file's rest."""
-    return SOURCES[unit.source].read(config, unit, on_error)
+    return _code(unit.source).read(config, unit, on_error)
 
 
 def source_name(config: DataConfig) -> str:
@@ -148,7 +137,12 @@ def source_name(config: DataConfig) -> str:
 
 
 def _source(config: DataConfig) -> Source:
-    name = source_name(config)
-    if name == "prepared":
-        raise UserError(f"data.path={config.path} is a folder of gptjax prepare: it holds tokens, and no text to read.")
-    return choose(SOURCES | {"prepared": None}, name, "data.source")
+    return _code(source_name(config), config.path)
+
+
+def _code(name: str, path: str | None = None) -> Source:
+    """Imported now, since it is chosen. Raises UserError: there is no such source, or it has no text."""
+    kind = choose(text_kinds.SOURCES, name, "data.source")
+    if kind.code is None:
+        raise UserError(f"data.path={path} is a folder of gptjax prepare: it holds tokens, and no text to read.")
+    return imported(kind.code, f"data.source={name!r}")

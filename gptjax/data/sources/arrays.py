@@ -25,7 +25,7 @@ from gptjax.data.sources.records import (
 )
 from gptjax.errors import UserError, did_you_mean, first_line
 
-ENDINGS = (".arrayrecord", ".array_record")
+ENDINGS = files.endings("arrayrecord")
 _BATCH = 256
 """Records read at once: one by one, reading takes three times as long."""
 

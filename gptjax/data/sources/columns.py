@@ -25,7 +25,7 @@ from gptjax.data.sources.records import (
 )
 from gptjax.errors import UserError, first_line
 
-ENDINGS = (".parquet",)
+ENDINGS = files.endings("parquet")
 _BATCH_BYTES = 4 << 20
 
 

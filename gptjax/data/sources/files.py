@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 
+from gptjax.config import text_kinds
 from gptjax.data.sources import packing
 from gptjax.data.sources.records import Damaged, Document, OnError, Unit
 from gptjax.errors import UserError, first_line
@@ -21,6 +22,12 @@ LONGEST_DOCUMENT = 1 << 30
 """Bytes. More is a file that isn't what it is taken for, and would not fit the memory."""
 
 _FILES_OF_A_UNIT = 1 << 16
+
+
+def endings(kind: str) -> tuple[str, ...]:
+    """Of the names of the files of a kind of source; () for one that reads none."""
+    source = text_kinds.SOURCES[kind]
+    return packing.with_packings(source.endings) if source.packed else source.endings
 
 
 def find_files(path: str, endings: tuple[str, ...]) -> list:

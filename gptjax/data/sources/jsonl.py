@@ -14,7 +14,7 @@ from gptjax.data.sources import files, packing
 from gptjax.data.sources.records import Document, OnError, Source, Unit, documents, text_of_json
 from gptjax.errors import UserError
 
-ENDINGS = packing.with_packings((".jsonl",))
+ENDINGS = files.endings("jsonl")
 _COUNTED_BYTES = 1 << 30  # before a bad line, at most: half a second from memory, so that errors don't take the time
 
 

@@ -17,58 +17,51 @@ import collections
 import dataclasses
 import re
 
+from gptjax.config import text_kinds
 from gptjax.config.fields import DataConfig
-from gptjax.data.sources import arrays, columns, files, jsonl, packing, text, warc
+from gptjax.data.sources import files
 from gptjax.errors import UserError, did_you_mean
 from gptjax.storage import folder_kinds
-
-ENDINGS = {
-    "text": text.ENDINGS,
-    "jsonl": jsonl.ENDINGS,
-    "parquet": columns.ENDINGS,
-    "arrayrecord": arrays.ENDINGS,
-    "warc": warc.ENDINGS,
-}
-"""Of the files of each kind."""
 
 NO_TEXT = (
     *(folder_kinds.RUN, folder_kinds.BEGUN, folder_kinds.STUDY, folder_kinds.CHECKPOINT, folder_kinds.CHECKPOINTS),
     *(folder_kinds.TOKENIZER, folder_kinds.MODEL),
 )
 
-KINDS = ("corpus", *ENDINGS, "prepared", "tfds", "hf")
-
 
 def from_spec(spec: str, base: DataConfig) -> DataConfig:
     """base with the source that spec names. Raises UserError: it names none, or a path whose kind cannot be told."""
     head, colon, rest = spec.partition(":")
-    if spec == "corpus":
-        return _with_source(base, "corpus")
+    if spec in text_kinds.SOURCES and text_kinds.SOURCES[spec].needs is None:
+        return _with_source(base, spec)
     if not spec:
-        raise UserError(f"source '': expected a path or one of: {', '.join(KINDS)}.")
+        raise UserError(f"source '': expected a path or one of: {', '.join(text_kinds.SOURCES)}.")
     if not colon or rest.startswith("//") or not re.fullmatch(r"\w+", head):
         return _with_source(base, _kind(spec), path=spec)
-    if head not in KINDS:
+    if head not in text_kinds.SOURCES:
         return _with_source(base, _kind_of_odd_path(spec, head), path=spec)
-    if head == "corpus" or not rest:
-        expected = "corpus alone" if head == "corpus" else f"{head}:{'NAME' if head in ('tfds', 'hf') else 'PATH'}"
+    kind = text_kinds.SOURCES[head]
+    if kind.needs is None or not rest:
+        expected = f"{head} alone" if kind.needs is None else f"{head}:{'NAME' if kind.split else 'PATH'}"
         raise UserError(f"source {spec!r}: expected {expected}.")
-    if head in ("tfds", "hf"):
+    if kind.split:
         return _of_dataset(base, head, rest)
-    return _with_source(base, head, path=rest)
+    return _with_source(base, head, **{kind.needs: rest})
 
 
 def _with_source(base: DataConfig, source: str, **fields) -> DataConfig:
     """base with all that names a source anew; text_field, separator and tfds_dir say how it is read, and stay."""
-    named = {"path": None, "tfds_name": None, "tfds_split": "train", "hf_split": "train"} | fields
-    return dataclasses.replace(base, source=source, **named)
+    names = {name for kind in text_kinds.SOURCES.values() for name in (kind.needs, kind.split)}
+    unset = {field.name: field.default for field in dataclasses.fields(base) if field.name in names}
+    return dataclasses.replace(base, source=source, **unset | fields)
 
 
 def _of_dataset(base: DataConfig, kind: str, rest: str) -> DataConfig:
     name, at, split = rest.rpartition("@") if "@" in rest else (rest, "", "train")
     if not name or not split:
         raise UserError(f"source '{kind}:{rest}': expected {kind}:NAME or {kind}:NAME@SPLIT.")
-    return _with_source(base, kind, **{"path" if kind == "hf" else "tfds_name": name, f"{kind}_split": split})
+    named = text_kinds.SOURCES[kind]
+    return _with_source(base, kind, **{named.needs: name, named.split: split})
 
 
 def _kind_of_odd_path(spec: str, head: str) -> str:
@@ -76,8 +69,10 @@ def _kind_of_odd_path(spec: str, head: str) -> str:
     from etils import epath
 
     if not epath.Path(spec).expanduser().exists():
-        near = did_you_mean(head, KINDS)
-        raise UserError(f"source {spec!r}: {head!r} is no kind{near}; expected a path or one of: {', '.join(KINDS)}.")
+        near = did_you_mean(head, text_kinds.SOURCES)
+        raise UserError(
+            f"source {spec!r}: {head!r} is no kind{near}; expected a path or one of: {', '.join(text_kinds.SOURCES)}."
+        )
     return _kind(spec)
 
 
@@ -114,7 +109,7 @@ def _kind(path: str) -> str:
             f"{path} holds files of several kinds, {there_are}; say which: {kinds.most_common()[0][0]}:{path}"
         )
     if not kinds:
-        endings = ", ".join(e for some in ENDINGS.values() for e in some if not packing.is_ending(e))
+        endings = ", ".join(ending for kind in text_kinds.SOURCES.values() for ending in kind.endings)
         raise _NoKnownEnding(
             f"{path}: no file's ending says its kind; expected {endings}, packed or not; or KIND:PATH, as in text:{path}."
         )
@@ -122,4 +117,4 @@ def _kind(path: str) -> str:
 
 
 def _kind_of_name(name: str) -> str | None:
-    return next((kind for kind, endings in ENDINGS.items() if name.endswith(endings)), None)
+    return next((kind for kind in text_kinds.SOURCES if name.endswith(files.endings(kind))), None)

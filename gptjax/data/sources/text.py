@@ -13,7 +13,7 @@ from gptjax.data.sources import files, packing
 from gptjax.data.sources.records import Damaged, Document, OnError, Source, Unit, documents
 from gptjax.errors import UserError
 
-ENDINGS = packing.with_packings((".txt",))
+ENDINGS = files.endings("text")
 
 
 # ---- corpus: public-domain text shipped with gptjax

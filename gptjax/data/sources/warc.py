@@ -14,7 +14,7 @@ from gptjax.data.sources.markup import begins_as_html, decode_html
 from gptjax.data.sources.records import Damaged, Document, OnError, Source, Unit, decoded, documents, library
 from gptjax.errors import UserError, first_line
 
-ENDINGS = packing.with_packings((".warc", ".wet"))
+ENDINGS = files.endings("warc")
 _HTML = ("text/html", "application/xhtml+xml")
 _READING = 2  # of the rules by which records become documents; raise it when the same file gives others
 

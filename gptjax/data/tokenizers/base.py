@@ -25,6 +25,9 @@ class Tokenizer(abc.ABC):
 
     kind: str
     sees_held_out_text = False  # while it is trained
+    made_from_text = False  # rather than read from a file, or the same everywhere
+    file: str | None = None  # what it may be read from, for messages; None: nothing
+    needs_file = False  # whether it is only read
     invented_eot = False  # whether the last entry of `spelling` is an end-of-text that the definition did not have
 
     def __init__(self, spelling: list[bytes], special: dict[str, int], definition: bytes):
@@ -38,6 +41,11 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def train(cls, config: DataConfig, documents) -> "Tokenizer":
         """Made from the texts of documents. Raises UserError: this kind is not trained, or the text does not do."""
+
+    @classmethod
+    def settings(cls, config: DataConfig) -> dict:
+        """JSON values that, beside the text, decide which tokenizer `train` gives."""
+        return {}
 
     @classmethod
     @abc.abstractmethod

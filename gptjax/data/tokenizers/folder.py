@@ -2,17 +2,12 @@
 
 import json
 
+from gptjax.config.text_kinds import TOKENIZERS, Classes
 from gptjax.data.tokenizers.base import Tokenizer, definition_hash, rebuilt
-from gptjax.data.tokenizers.gpt2 import GPT2Tokenizer
-from gptjax.data.tokenizers.huggingface import HuggingFaceTokenizer
-from gptjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
-from gptjax.data.tokenizers.simple import ByteTokenizer, CharTokenizer, IdTokenizer
 from gptjax.errors import UserError, choose
 from gptjax.storage import folder_kinds
 
-KINDS = (ByteTokenizer, CharTokenizer, SentencePieceTokenizer, GPT2Tokenizer, HuggingFaceTokenizer)
-TOKENIZERS = {kind.kind: kind for kind in KINDS}
-SAVED = TOKENIZERS | {IdTokenizer.kind: IdTokenizer}  # what a folder may hold: also the one that is of no text
+IDS = "gptjax.data.tokenizers.simple:IdTokenizer"  # a folder may also hold the one that is of no text
 FILES = ("tokenizer.json", "tokenizer.model")
 
 
@@ -56,7 +51,7 @@ def load_tokenizer(folder) -> Tokenizer:
         ends = None if summary.get("ends") is None else _ends(*summary["ends"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}/tokenizer.json was altered: {error!r}; restore the file.") from error
-    kind = choose(SAVED, kind, f"{folder}/tokenizer.json: kind")
+    kind = choose(Classes(TOKENIZERS, ids=IDS), kind, f"{folder}/tokenizer.json: kind")
     definition = (folder / "tokenizer.model").read_bytes()
     if definition_hash(kind.kind, definition) != wanted:
         raise UserError(f"{folder}/tokenizer.model was altered: its hash is not {wanted}; restore the file.")

@@ -26,6 +26,7 @@ GPT2_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 
 class GPT2Tokenizer(Tokenizer):
     kind = "gpt2"
+    file = _WANTED
 
     def __init__(self, definition: bytes):
         import tiktoken
@@ -44,6 +45,10 @@ class GPT2Tokenizer(Tokenizer):
     def train(cls, config: DataConfig, documents) -> "GPT2Tokenizer":
         """Nothing is trained: the vocabulary "gpt2", by name."""
         return cls.read(None)
+
+    @classmethod
+    def settings(cls, config: DataConfig) -> dict:
+        return {"model": GPT2_SHA256}
 
     @classmethod
     def read(cls, path: str | None) -> "GPT2Tokenizer":

@@ -29,6 +29,8 @@ _WHOLE = (("Isolated", False), ("Removed", True))  # behavior, invert: alike for
 
 class HuggingFaceTokenizer(Tokenizer):
     kind = "hf"
+    file = "a tokenizer.json"
+    needs_file = True
 
     def __init__(self, definition: bytes):
         fields = json.loads(definition)

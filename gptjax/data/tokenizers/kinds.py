@@ -4,15 +4,11 @@ import dataclasses
 import hashlib
 
 from gptjax.config.fields import DataConfig
+from gptjax.config.text_kinds import TOKENIZERS
 from gptjax.data.tokenizers import folder
 from gptjax.data.tokenizers.base import Tokenizer
-from gptjax.data.tokenizers.gpt2 import GPT2_SHA256, GPT2Tokenizer
-from gptjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
-from gptjax.data.tokenizers.simple import CharTokenizer
 from gptjax.errors import UserError, choose, did_you_mean
 from gptjax.storage import folder_kinds
-
-TOKENIZERS = folder.TOKENIZERS
 
 
 def train_tokenizer(config: DataConfig, documents) -> Tokenizer:
@@ -41,9 +37,7 @@ def tokenizer_settings(config: DataConfig) -> dict:
         model = {"model": hashlib.sha256(tokenizer.definition).hexdigest()}
         ends = {} if tokenizer.ends is None else {"ends": list(tokenizer.ends)}
         return settings | model | ends | ({"special": list(tokenizer.added)} if tokenizer.added else {})
-    if kind is SentencePieceTokenizer:
-        return settings | {"vocab_size": config.tokenizer_vocab_size, "train_bytes": config.TRAIN_BYTES}
-    return settings | ({"model": GPT2_SHA256} if kind is GPT2Tokenizer else {})
+    return settings | kind.settings(config)
 
 
 def from_spec(spec: str) -> Tokenizer:
@@ -52,10 +46,11 @@ def from_spec(spec: str) -> Tokenizer:
     if name is None:
         return folder.load_tokenizer(path)
     kind = TOKENIZERS[name]
-    if path is None and kind in (CharTokenizer, SentencePieceTokenizer):
+    if path is None and kind.made_from_text:
+        or_file = f", or {name}:PATH of {kind.file}" if kind.file else ""
         raise UserError(
             f"the tokenizer {spec!r} is made from a text; give the folder of one that was saved, as gptjax tokenizer"
-            f" train writes{', or sentencepiece:PATH of a .model file' * (kind is SentencePieceTokenizer)}."
+            f" train writes{or_file}."
         )
     return _read(kind, path)
 
@@ -81,9 +76,13 @@ def _parsed(spec: str) -> tuple[str | None, str | None]:
         raise UserError(f"the tokenizer {spec!r} is {folder_kinds.said(spec)}; {its_own}.")
     raise UserError(
         f"the tokenizer {spec!r} is neither a kind nor a folder that a tokenizer was saved in"
-        f"{did_you_mean(name, TOKENIZERS)}; expected bytes, chars, gpt2[:PATH], hf:PATH, sentencepiece[:PATH] or a"
-        " folder."
+        f"{did_you_mean(name, TOKENIZERS)}; expected {', '.join(_shown(name) for name in sorted(TOKENIZERS))} or a folder."
     )
+
+
+def _shown(name: str) -> str:
+    kind = TOKENIZERS[name]
+    return name + (":PATH" if kind.needs_file else "[:PATH]" if kind.file else "")
 
 
 def _read(kind: type[Tokenizer], path: str | None) -> Tokenizer:

@@ -25,6 +25,8 @@ class SentencePieceTokenizer(Tokenizer):
     """Byte-pair encoding with byte fallback and no normalisation. The definition is SentencePiece's model file."""
 
     kind = "sentencepiece"
+    made_from_text = True
+    file = "a .model file"
 
     def __init__(self, model: bytes):
         import sentencepiece
@@ -43,6 +45,10 @@ class SentencePieceTokenizer(Tokenizer):
         """A model of the first config.TRAIN_BYTES of documents. The same text gives the same, byte for byte."""
         lines = list(training_lines(documents, config.TRAIN_BYTES))
         return cls(train_model(lines, config.tokenizer_vocab_size))
+
+    @classmethod
+    def settings(cls, config: DataConfig) -> dict:
+        return {"vocab_size": config.tokenizer_vocab_size, "train_bytes": config.tokenizer_train_bytes}
 
     @classmethod
     def read(cls, path: str | None) -> "SentencePieceTokenizer":

@@ -47,6 +47,7 @@ class CharTokenizer(Tokenizer):
 
     kind = "chars"
     sees_held_out_text = True
+    made_from_text = True
 
     def __init__(self, characters: str, has_eot: bool):
         definition = json.dumps({"characters": characters, "end_of_text": has_eot}).encode()

@@ -11,14 +11,13 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 
-from gptjax.config.fields import DataConfig
-from gptjax.data.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from gptjax.data.tokenizers.base import Tokenizer
+from gptjax.data.tokenizers.folder import load_tokenizer, save_tokenizer
 from gptjax.data.tokens.shards import Tokens, open_shard
 from gptjax.errors import UserError
 from gptjax.storage import folder_kinds
@@ -96,13 +95,6 @@ def write_manifest(folder, about: dict, tokenizer: Tokenizer, shards: dict, **co
 
 def token_dtype(tokenizer: Tokenizer) -> np.dtype:
     return np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-
-
-def cache_folder(config: DataConfig) -> pathlib.Path:
-    """Where tokens and plans are kept between runs. Raises UserError: it is in a bucket."""
-    if "://" in config.cache_dir:
-        raise UserError(f"data.cache_dir={config.cache_dir} is not a local folder; tokens are mapped from a disk.")
-    return pathlib.Path(config.cache_dir).expanduser()
 
 
 def _size_and_hash(path) -> dict:

@@ -28,11 +28,11 @@ from gptjax.config.fields import DataConfig
 from gptjax.data import sources
 from gptjax.data.rows.hashing import is_held_out
 from gptjax.data.tokenizers import Tokenizer, tokenizer_class, tokenizer_settings, train_tokenizer
+from gptjax.data.tokens.cache import cache_folder
 from gptjax.data.tokens.folder import (
     FORMAT,
     SPLITS,
     TextStore,
-    cache_folder,
     digest,
     open_folder,
     token_dtype,
@@ -100,7 +100,7 @@ def mixture_configs(config: DataConfig) -> dict[str, DataConfig]:
 
 def trains(config: DataConfig) -> bool:
     """Whether config's tokenizer is made from its text."""
-    return (config.tokenizer or "sentencepiece") in ("sentencepiece", "chars") and config.tokenizer_path is None
+    return config.tokenizer_path is None and tokenizer_class(config).made_from_text
 
 
 def _prepare_one(config: DataConfig, alive: Callable, name: str | None = None) -> tuple[Tokenizer, TextStore]:

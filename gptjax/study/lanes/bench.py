@@ -16,14 +16,12 @@ import time
 import jax
 
 from gptjax import schedule, terminal
-from gptjax.checkpoints import consistency
-from gptjax.checkpoints.checkpointer import Checkpointer
-from gptjax.config.fields import CheckpointConfig, EvalConfig
+from gptjax.config.neutral import neutral
 from gptjax.errors import UserError
 from gptjax.hosts import agreement, watchdog
 from gptjax.hosts.coordination import Alone
 from gptjax.parallel import numerics
-from gptjax.rundir import run_directory, runlock
+from gptjax.rundir import run_directory
 from gptjax.schedule import NO_REWINDS
 from gptjax.study.lanes import grouping, together
 from gptjax.study.running import layout
@@ -98,10 +96,8 @@ def _results(config, runs: int, contestants: dict[str, Contestant]) -> dict:
 
 def _endless(config):
     """config with nothing to do but steps, and more of them than there is time for."""
-    steps = config.train.steps_per_call * 10**7
-    train_section = {"steps": steps, "tokens": None, "tensorboard": False, "profile_steps": None, "wandb_project": None}
-    never = {"checkpoint": CheckpointConfig(every_steps=None), "eval": EvalConfig(every_steps=None)}
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **train_section), **never)
+    kept = {name: getattr(config.train, name) for name in ("batch_size", "microbatches", "steps_per_call", "log_every")}
+    config = neutral(config, train=kept | {"steps": config.train.steps_per_call * 10**7, "tensorboard": False})
     opened = session.prepare(config, jax.devices()[:1])
     return opened.config
 
@@ -126,10 +122,8 @@ def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
     with numerics.on_mesh(mesh):
         agreed = stack.enter_context(agreement.Agreement(Alone(), False))
         progress = terminal.Progress(io.StringIO())
-        run = consistency.of_checkpoint(directory.manifest())
-        checkpointer = Checkpointer(directory.checkpoints, run_session.config, run=run)
-        rest = progress, Alone(), agreed, dog, time.monotonic(), runlock.NO_LOCK
-        loop = main.Loop(run_session, directory, checkpointer, *rest)
+        loop = main.open_loop(run_session, directory, progress, Alone(), agreed, dog, time.monotonic())
+    stack.callback(loop.keeper.close)
     stack.callback(loop.close)
     feed = stack.enter_context(Feed(run_session, NO_REWINDS, 0))
 

@@ -64,6 +64,7 @@ def obstacle(config) -> str | None:
         "it leaves updates out (optim.skip)": config.optim.skip != "none",
         "it may go back (train.max_rollbacks)": train.max_rollbacks > 0,
         "it is profiled (train.profile_steps)": train.profile_steps is not None,
+        "it starts from another run (train.start_from)": train.start_from is not None,
         "it logs to Weights & Biases": train.wandb_project is not None,
         "it evaluates tasks": config.eval.tasks is not None,
         f"its steps are over {MOST_FLOPS:g} FLOPs": flops_of_a_step(config) > MOST_FLOPS,

@@ -1,4 +1,4 @@
-"""Same-shaped runs as lanes of one program: what `step.Program` does for a run, for R of them at once.
+"""Same-shaped runs as lanes of one program: what `program.Program` does for a run, for R of them at once.
 
 The runs lie along a mesh axis "runs": each device holds R / devices of them and computes those alone, with nothing sent
 between devices. What tells lanes apart are arrays that the program is given: learning rates, seed, and which of the U
@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gptjax.parallel import meshes, sharding
+from gptjax.models import placed
+from gptjax.parallel import meshes
+from gptjax.training import program as programs
 from gptjax.training import step
 
 AXIS = "runs"
@@ -30,31 +32,30 @@ class Program:
     """R lanes of a config's program on a mesh, which its functions bring along: no mesh need be in context."""
 
     mesh: Mesh
-    alone: step.Program  # of one run, on the first device
+    alone: programs.Program  # of one run, on the first device
     lane_sharding: NamedSharding  # of arrays [R, ...]
     eval_batch_sharding: NamedSharding  # the same batch for all lanes
     init: typing.Callable  # seed_R -> state_R
     train: typing.Callable  # (state_R, [batch] of length U, learning_rate_RS, order_R, seed_R) -> (state_R, metrics_RS)
     evaluate: typing.Callable  # (params_R, batch) -> (loss_sum_RB, weight_sum_RB)
+    runs: int  # R
 
     @property
     def lanes_of_a_device(self) -> int:
         return self.runs // self.mesh.shape[AXIS]
 
-    runs: int = 0
 
-
-def build(config, devices, kernel: str, runs: int) -> Program:
+def build(config, devices, runs: int) -> Program:
     """The Program of a resolved config for so many runs, a multiple of the devices. Nothing is compiled yet."""
     assert runs % len(devices) == 0
     mesh = Mesh(np.array(devices).reshape(-1, *[1] * len(meshes.AXES)), (AXIS, *meshes.AXES), axis_types=_auto())
-    alone = step.build(config, meshes.make_mesh(config, devices[:1]), kernel)
+    alone = programs.of(config, devices[:1])
     param_spec = jax.tree.map(lambda place: place.spec, alone.state_sharding.params)
     each = _one_by_one if devices[0].platform == "cpu" else jax.vmap
     lane, everywhere = PartitionSpec(AXIS), PartitionSpec()
 
     def init(seed_R):
-        return each(lambda seed: step.init_state(with_seed(config, seed), kernel))(seed_R)
+        return each(lambda seed: step.init_state(with_seed(config, seed), alone.kernel))(seed_R)
 
     def train(state_R, batches, learning_rate_RS, order_R, seed_R):
         batch_U = jax.tree.map(lambda *arrays: jnp.stack(arrays), *batches)
@@ -67,7 +68,8 @@ def build(config, devices, kernel: str, runs: int) -> Program:
         return each(train_lane)(state_R, learning_rate_RS, order_R, seed_R)
 
     def evaluate(params_R, batch):
-        return each(lambda params: step.eval_call(params, batch, graph=alone.graph, config=config))(params_R)
+        functions = {"graph": alone.graph, "mesh_config": config.mesh, "vocab_chunks": config.train.vocab_chunks}
+        return each(lambda params: placed.eval_call(params, batch, **functions))(params_R)
 
     on_devices = functools.partial(jax.shard_map, mesh=mesh, out_specs=lane, axis_names={AXIS}, check_vma=False)
     return Program(
@@ -75,11 +77,11 @@ def build(config, devices, kernel: str, runs: int) -> Program:
         alone=alone,
         lane_sharding=NamedSharding(mesh, lane),
         eval_batch_sharding=NamedSharding(mesh, everywhere),
-        init=jax.jit(on_devices(init, in_specs=lane), compiler_options=step.init_compiler_options(mesh)),
+        init=jax.jit(on_devices(init, in_specs=lane), compiler_options=programs.init_compiler_options(mesh)),
         train=jax.jit(
             on_devices(train, in_specs=(lane, everywhere, lane, lane, lane)),
             donate_argnums=0,
-            compiler_options=step.train_compiler_options(mesh),
+            compiler_options=programs.train_compiler_options(mesh),
         ),
         evaluate=jax.jit(on_devices(evaluate, in_specs=(lane, everywhere))),
         runs=runs,
@@ -115,7 +117,7 @@ class Lanes:
         self._seed_R = self._placed(seeds(configs))
         self._order_R = self._placed(np.array(order_R, np.int32))
         self._state = program.init(self._seed_R)
-        self._metrics = None
+        self._read = None  # gives the metrics [R, S] of the last call
         self._calls = 0  # what was taken of the state before another call is of another state
         self._taken = {}
 
@@ -137,15 +139,16 @@ class Lanes:
         """Dispatches one call of all lanes."""
         rates = self._placed(np.asarray(learning_rate_RS, np.float32))
         self._state, on_device = self.program.train(self._state, batches, rates, self._order_R, self._seed_R)
-        self._metrics = CallMetrics(on_device)
+        self._read = functools.cache(functools.partial(jax.device_get, on_device))  # once, by the first lane that reads
         self._forget()
 
     def _forget(self) -> None:
         self._calls, self._taken = self._calls + 1, {}
 
-    def metrics(self, lane: int) -> dict:
-        """Of the last call, [S] each; not waited for before somebody reads them."""
-        return {name: LaneMetric(self._metrics, name, lane) for name in self._metrics.names}
+    def metrics(self, lane: int) -> typing.Callable[[], dict]:
+        """Gives those of the last call, [S] each; the device is not waited for before."""
+        read = self._read
+        return lambda: {name: value_RS[lane] for name, value_RS in read().items()}
 
     def params(self, prefix: str = ""):
         """Of all lanes, or their averages: [R, ...]."""
@@ -179,39 +182,12 @@ def _at(tree, index):
 class LaneState:
     """What a lane has come to, as a TrainState: a field is taken from the device when it is asked for, and not before."""
 
+    _fields = step.TrainState._fields
+
     def __init__(self, lanes: Lanes, lane: int):
         self._lanes, self._lane = lanes, lane
 
     def __getattr__(self, field: str):
-        if field not in step.TrainState._fields:
+        if field not in self._fields:
             raise AttributeError(field)
         return self._lanes.take(field, self._lane)
-
-
-class CallMetrics:
-    """The metrics of one call of all lanes, brought to the host once, by the first who reads one."""
-
-    def __init__(self, on_device: dict):
-        self.names, self._on_device = tuple(on_device), on_device
-
-    @functools.cached_property
-    def values(self) -> dict[str, np.ndarray]:
-        values, self._on_device = jax.device_get(self._on_device), None
-        return values
-
-
-@dataclasses.dataclass(frozen=True)
-class LaneMetric:
-    """One metric of one lane. jax.device_get and NumPy take it for an array."""
-
-    call: CallMetrics
-    name: str
-    lane: int
-
-    def __array__(self, dtype=None, copy=None):
-        return np.asarray(self.call.values[self.name][self.lane], dtype)
-
-
-def replicated(program: Program) -> NamedSharding:
-    """Of a batch that all devices hold."""
-    return sharding.replicated(program.mesh)

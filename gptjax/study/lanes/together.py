@@ -1,7 +1,7 @@
-"""Runs that train together: each a `train.Loop` of its own in a run directory of its own, over the lanes of one program.
+"""Runs that train together: each a `loop.Loop` of its own in a run directory of its own, over the lanes of one program.
 
     Feeds     the rows of each order, read once           Lanes    one dispatch for all runs (lanes.py)
-    Member    what a run does on the host, as alone: metrics, evaluation, checkpoints; its state is a lane
+    Member    a run and its lane: its loop does on the host what it does alone, with the state and the metrics of the lane
     Together  call -> advance each member -> call ...; a member that diverges leaves, its lane idles
 
 All members are at the same step always. After a kill they go on from the newest step that all unfinished ones have. A
@@ -11,24 +11,27 @@ lane is where its run stands in the command, finished or not, so that the progra
 import contextlib
 import dataclasses
 import time
+import typing
 
 import jax
 
 from gptjax import errors, schedule, terminal
-from gptjax.checkpoints import consistency, validity
-from gptjax.checkpoints.checkpointer import Checkpointer
+from gptjax.checkpoints import validity
 from gptjax.config import changes
 from gptjax.data.rows.pipeline import TrainRows
 from gptjax.errors import Diverged, UserError
-from gptjax.evaluation import held_out
+from gptjax.evaluation import held_out as evaluate
 from gptjax.hosts import agreement, interrupt, watchdog
 from gptjax.hosts.coordination import Alone
+from gptjax.parallel import sharding
 from gptjax.rundir import metrics, run_directory, runlock
 from gptjax.schedule import NO_REWINDS
 from gptjax.study.lanes import grouping
 from gptjax.study.lanes import program as lanes
-from gptjax.training import main, report, session
+from gptjax.training import hooks, main, report, session
+from gptjax.training import resume as keeper
 from gptjax.training.feed import Feed, Inputs, learning_rates
+from gptjax.training.loop import Loop, Training
 
 
 def ended(directory: run_directory.RunDirectory) -> int | None:
@@ -48,42 +51,23 @@ def common_step(directories) -> int:
     return max(set.intersection(*(set(directory.steps()) for directory in directories)), default=0)
 
 
-class SharedWatchdog:
-    """One Watchdog for all members: what each does is a sign of life, but a call is one for all of them."""
+class Opened(typing.NamedTuple):
+    """A run whose directory is open, and what it could go on from."""
 
-    def __init__(self, dog: watchdog.Watchdog):
-        self.alive, self.doing = dog.alive, dog.doing
-
-    def stepped(self) -> None: ...
-
-
-class MemberCheckpointer(Checkpointer):
-    """Saves when Together says so, and deletes no step before all members have the next: after a kill they need one in
-    common."""
-
-    def overdue(self) -> bool:
-        return False
-
-    def _saved(self) -> None: ...
+    key: str
+    lane: int
+    directory: run_directory.RunDirectory
+    progress: terminal.Progress
+    keeper: keeper.Keeper
+    start: keeper.Resumed
 
 
-class Member(main.Loop):
-    """One run of those that train together. lane: its place. last: the step that all go on from."""
+class Member(typing.NamedTuple):
+    """A run that is going on in a lane."""
 
-    def __init__(self, together: "Together", key: str, lane: int, last: int, directory, log_file, *rest):
-        self.key, self.lane, self._together, self._last = key, lane, together, last
-        run_session = together.session_of(lane)
-        run = consistency.of_checkpoint(directory.manifest())
-        checkpointer = MemberCheckpointer(directory.checkpoints, run_session.config, run=run)
-        progress, agreed = terminal.Progress(log_file), agreement.Agreement(Alone(), together.stop)
-        super().__init__(run_session, directory, checkpointer, progress, Alone(), agreed, *rest)
-
-    def _resume(self):
-        program = self.program
-        return self.keeper.resume(self.directory, program.abstract_state, program.state_sharding, last=self._last)
-
-    def _evaluation(self, prefix: str) -> dict[str, held_out.Evaluation] | None:
-        return self._together.evaluation(prefix, self.lane)
+    key: str
+    lane: int
+    loop: Loop
 
 
 class Feeds:
@@ -125,11 +109,11 @@ class Together:
         first = session.prepare(next(iter(configs.values())), devices[:1], dog.alive)
         padded = [*configs.values(), *[first.config] * (-len(configs) % len(devices))]
         self._configs = [config.with_vocabulary(first.store.tokenizer.vocab_size) for config in padded]
-        self._program = lanes.build(self._configs[0], devices, first.kernel, len(padded))
+        self._program = lanes.build(self._configs[0], devices, len(padded))
         seeds = list(dict.fromkeys(config.data.seed for config in self._configs))
         self._order_R = [seeds.index(config.data.seed) for config in self._configs]
         self._rows = [self._train_rows(first, seed) for seed in seeds]
-        self._first = first
+        self._first, self._compiled = first, False
         self._locks = {}
         self._evaluated = {}  # (step, prefix) -> {source: Sums of all lanes}
 
@@ -146,10 +130,9 @@ class Together:
         program = dataclasses.replace(
             joint.alone,
             mesh=joint.mesh,
-            train_batch_sharding=lanes.replicated(joint),
+            train_batch_sharding=sharding.replicated(joint.mesh),
             eval_batch_sharding=joint.eval_batch_sharding,
             init=lambda: self._lanes.state(lane),
-            train=lambda state, batch, rates: (state, self._lanes.metrics(lane)),
         )
         on_cpu = joint.mesh.devices.flat[0].platform == "cpu"  # whose peak was measured with all cores
         return dataclasses.replace(
@@ -198,62 +181,102 @@ class Together:
                 raise UserError(f"runs {', '.join(keys)} cannot go on from step {last} together; see gptjax verify.")
             tried.add(last)
             with contextlib.ExitStack() as inner:
-                members = [self._open_member(key, last, inner) for key in keys]
-                if all(member.step == last for member in members):
+                runs = [self._open(key, last, inner) for key in keys]
+                if all(run.start.step == last for run in runs):
                     stack.push(inner.pop_all())
                     break
         if last:
-            self._lanes.put({member.lane: member.state for member in members})
-        for member in members:
-            member.state = self._lanes.state(member.lane)
-        return members
+            self._lanes.put({run.lane: run.start.state for run in runs})
+        return [self._member(run, stack) for run in runs]
 
-    def _open_member(self, key: str, last: int, stack) -> Member:
+    def _open(self, key: str, last: int, stack) -> Opened:
         """With what it says in logs/KEY.log. Its checkpoints of steps that not all have are taken anew."""
         directory, lane = self.directory(key), self._keys.index(key)
         log_file = stack.enter_context(open(_local(self._study.log(key)), "a"))
-        for line in report.header(self.session_of(lane), directory, bool(last)):
+        run_session = self.session_of(lane)
+        for line in report.header(run_session, directory, bool(last)):
             log_file.write(line + "\n")
         for step in directory.steps():
             if step > last:
                 validity.remove(directory.checkpoints / str(step))
-        rest = SharedWatchdog(self._dog), self._started, self._locks[key]
-        member = Member(self, key, lane, last, directory, log_file, *rest)
-        stack.callback(member.close)
-        return member
+        progress, program = terminal.Progress(log_file), run_session.program
+        keeping = main.keeper_of(run_session, directory, progress, Alone(), alone=False)
+        stack.callback(self._close, keeping)
+        with self._dog.doing("resuming or initialising"):
+            start = keeping.resume(directory, program.abstract_state, program.state_sharding, last=last)
+        return Opened(key, lane, directory, progress, keeping, start or keeper.BEGINNING)
+
+    def _member(self, run: Opened, stack) -> Member:
+        """Its loop, that goes on from the state in its lane."""
+        run_session, start = self.session_of(run.lane), run.start
+        if start.state is not None:
+            start = start._replace(state=self._lanes.state(run.lane))
+        training = Training(
+            session=run_session,
+            directory=run.directory,
+            log=main.open_log(run_session, run.directory, start),
+            progress=run.progress,
+            peers=Alone(),
+            agreed=agreement.Agreement(Alone(), self.stop),
+            watchdog=self._dog,
+            check_lock=self._locks[run.key].check,
+            started=self._started,
+        )
+        loop = Loop(training, run.keeper, start, self._hooks(run.lane))
+        stack.callback(self._close, loop)
+        return Member(run.key, run.lane, loop)
+
+    def _close(self, what) -> None:
+        with self._dog.doing("closing"):
+            what.close()
+
+    def _hooks(self, lane: int) -> list[hooks.Hook]:
+        """Those of its config, but that held-out text is evaluated for all lanes at once."""
+        config = self._configs[lane]
+        held_out = hooks.HeldOut(config, lambda state, prefix, should_stop: self.evaluation(prefix, lane))
+        return [held_out, *(hook for hook in hooks.chosen(config) if not isinstance(hook, hooks.HeldOut))]
 
     @property
     def going(self) -> bool:
-        return bool(self._members) and all(member.going for member in self._members)
+        return bool(self._members) and all(member.loop.going for member in self._members)
 
     def _tick(self) -> bool:
         """Whether all are to stop."""
-        return any([member.agreed.tick() for member in self._members])
+        return any([member.loop.training.agreed.tick() for member in self._members])
 
     def advance(self) -> None:
         """One call of all lanes, and what is due after it."""
         batches, inputs_R = self._feeds.next()
-        self._call(batches, [inputs.learning_rate_S for inputs in inputs_R])
-        self._each(lambda member: member.advance(inputs_R[member.lane]))
+        timed = self._call(batches, [inputs.learning_rate_S for inputs in inputs_R])
+
+        def follow(member: Member) -> None:
+            state, read = self._lanes.state(member.lane), self._lanes.metrics(member.lane)
+            member.loop.take(inputs_R[member.lane], state, read, timed)
+            member.loop.between_calls()
+
+        self._each(follow)
 
     def drain(self) -> None:
         """Waits for what was dispatched, and logs it."""
-        self._each(lambda member: member.recorder.drain())
+        self._each(lambda member: member.loop.recorder.drain())
 
     def _finish(self) -> None:
         self._tick()
         self._settle()
-        self._each(lambda member: member.finish())
+        self._each(lambda member: member.loop.finish())
         self._settle()
         for member in self._members:
-            self.codes[member.key] = member.end()
+            self.codes[member.key] = member.loop.end()
+            if self.codes[member.key] == 0:
+                main.say_ending(member.loop.training)
 
     @property
     def _step(self) -> int:
-        return self._members[0].step
+        return self._members[0].loop.step
 
-    def _call(self, batches, learning_rate_RS) -> None:
-        first = not self._members[0].compiled
+    def _call(self, batches, learning_rate_RS) -> bool:
+        """Dispatches it. Returns whether nothing had to be compiled."""
+        first, self._compiled = not self._compiled, True
         with self._dog.doing("compiling") if first else contextlib.nullcontext():
             self._lanes.train(batches, learning_rate_RS)
             if first:
@@ -261,12 +284,13 @@ class Together:
         self._evaluated = {}
         self._dog.stepped()
         overdue = self._overdue()
-        if overdue or self._members[0].checkpointer.due(self._step + len(learning_rate_RS[0])):
+        if overdue or self._members[0].loop.keeper.due(self._step + len(learning_rate_RS[0])):
             self._settle()
         if overdue:
             self._saved = time.monotonic()
             for member in self._members:
-                member.agreed.ask_to_save()
+                member.loop.training.agreed.ask_to_save()
+        return not first
 
     def _overdue(self) -> bool:
         """One clock for all, so that they save the same step."""
@@ -276,9 +300,9 @@ class Together:
     def _settle(self) -> None:
         """Waits until the last save of all is on disk; then those before are needed no more."""
         for member in self._members:
-            member.keeper.settle(member.step)
+            member.loop.keeper.settle(member.loop.step)
         for member in self._members:
-            member.checkpointer.remove_old()
+            member.loop.keeper.remove_old()
 
     def _each(self, act) -> None:
         """act(member) of all. One that diverges says so and leaves."""
@@ -286,22 +310,22 @@ class Together:
             try:
                 act(member)
             except Diverged as error:
-                member.give_up(error)
+                member.loop.give_up(error)
                 self.codes[member.key] = errors.DIVERGED
                 self._members.remove(member)
 
-    def evaluation(self, prefix: str, lane: int) -> dict[str, held_out.Evaluation] | None:
+    def evaluation(self, prefix: str, lane: int) -> dict[str, evaluate.Evaluation] | None:
         """Of one lane; of all at once when the first asks. None: asked to stop meanwhile."""
         if prefix not in self._evaluated:
             params, size = self._lanes.params(prefix), self._configs[0].eval_batch_size
-            self._evaluated[prefix] = held_out.sums_of_sources(
+            self._evaluated[prefix] = evaluate.sums_of_sources(
                 self._program, params, self._first.eval_rows, size, should_stop=self._should_stop
             )
         found = self._evaluated[prefix]
         if found is None:
             return None
-        return held_out.summarise_sources(
-            {name: held_out.Sums(sums.loss_R[lane], sums.weight_R[lane], sums.bytes_R) for name, sums in found.items()}
+        return evaluate.summarise_sources(
+            {name: evaluate.Sums(sums.loss_R[lane], sums.weight_R[lane], sums.bytes_R) for name, sums in found.items()}
         )
 
     def _should_stop(self) -> bool:

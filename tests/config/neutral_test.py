@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from gptjax.config.fields import Config, ModelConfig, TrainConfig
+from gptjax.config.neutral import KEPT, neutral
 from gptjax.diagnostics import coordcheck, miniature, parity
-from gptjax.diagnostics.neutral import KEPT, neutral
 from gptjax.models import attention
 from gptjax.parallel import meshes
 
@@ -43,8 +43,12 @@ RUN = {  # a valid value that is not BASE's, of every field that is a run's; a d
         "microbatches": 4,
         "steps_per_call": 2,
         "vocab_chunks": 2,
+        "loss": "next_token_of_another",
         "z_loss": 1e-4,
         "seed": 1,
+        "start_from": "run",
+        "start_step": {"train": {"start_from": "run", "start_step": "best"}},
+        "trainable": "blocks",
         "max_skips": 3,
         "max_rollbacks": 1,
         "log_every": 8,
@@ -91,7 +95,9 @@ def all_changed() -> Config:
     sections = {}
     for section, field in FIELDS:
         value = RUN[section][field]
-        if field != "tokens" and not field.startswith(("batch_ramp", "replica", "sequence", "tensor", "dcn")):
+        if field not in ("tokens", "loss") and not field.startswith(
+            ("batch_ramp", "replica", "sequence", "tensor", "dcn")
+        ):
             for name, fields in (value if isinstance(value, dict) else {section: {field: value}}).items():
                 sections.setdefault(name, {}).update(fields)
     return BASE.replace(**sections | {"checkpoint": sections["checkpoint"] | {"keep": 5}})

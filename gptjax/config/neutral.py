@@ -1,4 +1,4 @@
-"""A config's model, text and optimizer without its run, for what looks at these alone: parity, the coordinate check.
+"""A config's model, text and optimizer without its run, for what looks at these alone: parity, the coordinate check, benches.
 
 What a run adds (its length, mesh, microbatches, logs, checkpoints, evaluations, updates left out) stands at its default,
 whatever fields there will be: a list of those to reset would miss the next one.
@@ -8,7 +8,7 @@ import dataclasses
 
 from gptjax.config.fields import CheckpointConfig, EvalConfig, MeshConfig, TrainConfig
 
-KEPT = ("seed", "vocab_chunks", "z_loss")  # of train: they decide what one step computes
+KEPT = ("seed", "vocab_chunks", "loss", "z_loss", "trainable")  # of train: they decide what one step computes
 
 
 def neutral(config, **sections: dict):

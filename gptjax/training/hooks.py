@@ -1,0 +1,213 @@
+"""What a run does between two calls of the train step, and at its end, beside training, saving, stopping and going back.
+
+    before the first step   check(session), facts()
+    a start, a resume, or a rollback to a step      begin(training, step)
+    after a call            due(step) -> run(state, step, should_stop)      (of the last step: after its checkpoint)
+    a run at its end        end(state) -> lines for the terminal
+    a run that ends in any way                      close(state)
+
+A hook is a class and an entry in HOOKS, which makes it from the config; the loop knows none of them by name.
+"""
+
+import importlib
+
+import jax
+
+from gptjax import schedule
+from gptjax.errors import UserError
+from gptjax.evaluation import held_out
+from gptjax.rundir import metrics
+
+
+class Hook:
+    """One such thing; `due` and `run` are what each says for itself. All processes of a run have the same hooks."""
+
+    drains = True  # whether the numbers of the call before are read first, and its time is no part of the throughput
+    catches_up = False  # whether a run that goes on from a step at which it is due may have been stopped in it
+    doing = "running a hook"  # for the watchdog
+
+    def __init__(self, config):
+        self.config = config
+
+    def check(self, session) -> None:
+        """Raises UserError, before the first step, for what this hook could not do with a Session."""
+
+    def facts(self) -> dict:
+        """JSON values that must be the same in all processes of a run, by what they are of."""
+        return {}
+
+    def begin(self, training, step: int) -> None:
+        """The run starts, goes on, or has gone back to this step. training: a `loop.Training`."""
+        self.training = training
+
+    def due(self, step: int) -> bool:
+        """Whether it is to be run when so many steps are taken, the same in all processes if it drains."""
+        raise NotImplementedError
+
+    def run(self, state, step: int, should_stop) -> None:
+        """state: the TrainState after `step` steps. should_stop(): whether the run was asked to stop; a sign of life too."""
+        raise NotImplementedError
+
+    def end(self, state) -> list[str]:
+        """Lines for the terminal when the run has come to its end."""
+        return []
+
+    def close(self, state) -> None:
+        """The run ends, or stops, or has failed."""
+
+
+class HeldOut(Hook):
+    """Loss on held-out text: of the parameters, and of their average if the run keeps one."""
+
+    doing = "evaluating"
+
+    def __init__(self, config, evaluation=None):
+        """evaluation: another way than `evaluation` below to evaluate, with the same arguments."""
+        super().__init__(config)
+        self._every, self._last = config.eval.every_steps, schedule.total_steps(config)
+        self._evaluation = evaluation or self.evaluation
+        self._done = None  # the step evaluated last, if it is the run's
+
+    def begin(self, training, step: int) -> None:
+        super().begin(training, step)
+        peers = training.peers
+        done = peers.tell("evaluated", peers.index == 0 and self._is_logged(step))
+        self._done = step if done else None
+
+    def _is_logged(self, step: int) -> bool:
+        """A run may have been killed between saving its last step and evaluating it."""
+        file = self.training.directory.metrics
+        rows = metrics.read_metrics(file, "eval") if file.exists() else []
+        last = f"{self._prefixes()[-1]}loss"  # of those that are logged one by one
+        return any(row["step"] == step and last in row for row in rows)
+
+    def _prefixes(self) -> tuple[str, ...]:
+        return ("",) if self.config.optim.ema_decay is None else ("", "ema_")
+
+    def due(self, step: int) -> bool:
+        return step == self._last or (self._every is not None and step % self._every == 0)
+
+    def run(self, state, step: int, should_stop) -> None:
+        if self._done == step:
+            return
+        for prefix in self._prefixes():
+            results = self._evaluation(state, prefix, should_stop)
+            if results is None:
+                return
+            self._log(prefix, step, results)
+        self._done = step
+
+    def evaluation(self, state, prefix: str, should_stop) -> dict[str, held_out.Evaluation] | None:
+        """Of the parameters as they are, or of their average. None: asked to stop meanwhile."""
+        session, params = self.training.session, state.ema if prefix else state.params
+        rows, size = session.eval_rows, session.config.eval_batch_size
+        return held_out.evaluate_sources(session.program, params, rows, size, should_stop=should_stop)
+
+    def _log(self, prefix: str, step: int, results: dict[str, held_out.Evaluation]) -> None:
+        for i, (source, result) in enumerate(results.items()):
+            name = f"{source:>12}" if i else "eval"
+            self.training.progress.message(f"step {step:>7}  {prefix}{name} {result}")
+        self.training.log.write("eval", step, **held_out.logged(prefix, results))
+
+
+class Sample(Hook):
+    """A text of eval.sample_tokens tokens at the end."""
+
+    doing = "sampling"
+
+    def check(self, session) -> None:
+        """Raises UserError, before the first step and not after the last: the sample has nothing to start from."""
+        tokenizer, prompt = session.store.tokenizer, self.config.eval.sample_prompt
+        if prompt is None and tokenizer.eot_id is not None:
+            return
+        try:
+            tokenizer.encode("\n" if prompt is None else prompt)
+        except UserError as error:
+            if prompt is not None:
+                raise UserError(f"eval.sample_prompt={prompt!r}: {error}") from None
+            raise UserError(
+                f"eval.sample_tokens={self.config.eval.sample_tokens}, but the tokenizer {tokenizer.kind!r} has neither"
+                " end-of-text nor a line break that a sample could start from; set eval.sample_prompt, or 0."
+            ) from None
+
+    def due(self, step: int) -> bool:
+        return False
+
+    def end(self, state) -> list[str]:
+        """A prompt (none given: a line break, or end-of-text where the tokenizer has it) and its continuation."""
+        from gptjax.generation.engine import Engine
+        from gptjax.generation.sampling import Settings
+        from gptjax.generation.text import generate
+
+        session, config = self.training.session, self.config.eval
+        tokenizer, prompt = session.store.tokenizer, config.sample_prompt
+        if prompt is None and tokenizer.eot_id is None:
+            prompt = "\n"
+        engine = Engine(session.program.graph, state.params, entries=tokenizer.vocab_size)
+        settings = Settings(max_tokens=config.sample_tokens)
+        [completion] = generate(engine, tokenizer, prompt, settings)
+        return ["", "a sample:", str(completion), ""]
+
+
+class Profile(Hook):
+    """A trace by process 0 that holds the steps of train.profile_steps whole."""
+
+    drains = False  # all processes take part in that
+    doing = "profiling"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._first, self._last = config.train.profile_steps
+        self._tracing = False
+
+    def begin(self, training, step: int) -> None:
+        super().begin(training, step)
+        if self.due(step) and not self._tracing:  # before the first call
+            self._start()
+
+    def due(self, step: int) -> bool:
+        """To start before the call that holds the first step, to stop after the one that holds the last."""
+        if self.training.peers.index:
+            return False
+        if self._tracing:
+            return step >= self._last
+        return step < self._last and step + self.config.train.steps_per_call >= self._first
+
+    def run(self, state, step: int, should_stop) -> None:
+        if self._tracing:
+            self.close(state)
+        else:
+            self._start()
+
+    def close(self, state) -> None:
+        if not self._tracing:
+            return
+        jax.block_until_ready(state)
+        jax.profiler.stop_trace()
+        self._tracing = False
+        place = self.training.directory.path / "profile"
+        self.training.progress.message(f"profile of steps {self._first}-{self._last} in {place}")
+
+    def _start(self) -> None:
+        jax.profiler.start_trace(str(self.training.directory.path / "profile"))
+        self._tracing = True
+
+
+def _tasks(config) -> Hook | None:
+    if config.eval.tasks is None:
+        return None
+    return importlib.import_module("gptjax.tasks.task_evaluation").TaskEvaluation(config)
+
+
+HOOKS = {
+    "held_out": HeldOut,
+    "tasks": _tasks,
+    "sample": lambda config: Sample(config) if config.eval.sample_tokens else None,
+    "profile": lambda config: Profile(config) if config.train.profile_steps else None,
+}
+"""Name -> a function of the config: the hook, or None where the config does not ask for it. They are run in this order."""
+
+
+def chosen(config) -> list[Hook]:
+    """The hooks of a run. Raises UserError for what is wrong with them whatever the text."""
+    return [hook for make in HOOKS.values() if (hook := make(config)) is not None]

@@ -1,0 +1,93 @@
+"""What training minimises: losses by name (train.loss), each one function of parameters and a batch.
+
+    loss(params, batch, key, *, graph, config) -> (objective, ((loss, weight), numbers))
+
+params      the model's, in the dtype of the matmuls; nnx.merge(graph, params) is the model
+batch       arrays [B, ...] of the rows at hand, whatever the data makes of them; B is a microbatch's
+key         of this microbatch's random numbers; graph, config: the model's graph and the run's Config
+objective   float32 scalar, summed over the rows: its gradient is taken
+loss        float32 scalar, summed over the rows: what is logged as `loss`, without regularisation
+weight      float32 scalar: how many tokens (or pairs, or rows) that sum is of
+numbers     {name: Largest | RootMeanSquare | Mean}: logged beside the loss, each saying how parts of a batch make one
+
+Everything is a sum over rows. The step adds up microbatches, XLA the devices, and gradient and loss are divided once, by
+the sum of the weights: so they don't depend on how a batch was split. A mean taken inside a loss would.
+
+To add a loss, write such a function in any module and name it in LOSSES, as "module:function"; the module is imported when
+the loss is chosen. Held-out text is judged by the loss of its tokens whatever is minimised (models/placed).
+"""
+
+import importlib
+import typing
+
+import jax
+import jax.numpy as jnp
+
+from gptjax.errors import choose
+from gptjax.models import placed
+
+LOSSES = {"next_token": "gptjax.training.losses:next_token"}
+
+
+class Largest(typing.NamedTuple):
+    """A number of which a batch has the largest of its parts'."""
+
+    value: jax.Array
+
+    def merged(self) -> "Largest":
+        """Of the whole, from parts along the first axis."""
+        return Largest(self.value.max(axis=0))
+
+
+class RootMeanSquare(typing.NamedTuple):
+    """A root mean square over entries of which each part of a batch has equally many."""
+
+    value: jax.Array
+
+    def merged(self) -> "RootMeanSquare":
+        """Of the whole, from parts along the first axis."""
+        return RootMeanSquare(jnp.sqrt(jnp.mean(jnp.square(self.value), axis=0)))
+
+
+class Mean(typing.NamedTuple):
+    """A mean: a sum over rows, divided once by a weight that is summed too. NaN where nothing counts."""
+
+    sum: jax.Array
+    weight: jax.Array
+
+    def merged(self) -> "Mean":
+        """Of the whole, from parts along the first axis."""
+        return Mean(self.sum.sum(axis=0), self.weight.sum(axis=0))
+
+    @property
+    def value(self) -> jax.Array:
+        return self.sum / self.weight
+
+
+OF_LAYERS = {"activation_rms": RootMeanSquare, "max_attention_logit": Largest}  # numbers that models give, [N]
+
+
+def of(config) -> typing.Callable:
+    """The loss of a Config. Raises UserError for an unknown name."""
+    module, _, function = choose(LOSSES, config.train.loss, "train.loss").partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def next_token(params, batch: dict, key, *, graph, config):
+    """Cross-entropy of the next token, or of what the objective has predicted instead, and train.z_loss (Chowdhery et al.
+    2022, section 5); weighed by weight_BL."""
+    weight_BL = batch["weight_BL"]
+    loss_BL, log_normaliser_BL, numbers = placed.token_loss(
+        params,
+        batch,
+        graph=graph,
+        mesh_config=config.mesh,
+        chunks=config.train.vocab_chunks,
+        key=key if config.model.max_dropout else None,
+        log_activations=config.train.log_activations,
+    )
+    loss_sum = jnp.sum(loss_BL * weight_BL)
+    objective = loss_sum
+    if config.train.z_loss:
+        objective = objective + config.train.z_loss * jnp.sum(jnp.square(log_normaliser_BL) * weight_BL)
+    return objective, ((loss_sum, weight_BL.sum()), {name: OF_LAYERS[name](value) for name, value in numbers.items()})

@@ -1,0 +1,177 @@
+"""A run that starts from the parameters of another: `train.start_from`, a run directory or one that was imported.
+
+It takes parameters alone: its step is 0, its optimizer, text and schedule are its own, on any mesh. What it takes is settled
+before the first step and refused by name where it cannot be meant:
+
+    step        train.start_step: a number, "best" (the lowest held-out loss that has a checkpoint), None: the newest
+    tokenizer   the same: other tokens under the same numbers would be another language
+    parameters  of the same names and shapes; those that the other run does not have, such as a head, are initialised
+                from train.seed and listed; those that this model has no place for are refused
+
+The parameters become the run's own first checkpoint, of step 0, so that it does not need the other run any more. Where they
+came from stands in manifest.json under "started_from". To go on with a run's steps instead: branching.py.
+"""
+
+import dataclasses
+import hashlib
+import json
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from gptjax.checkpoints import consistency, loading, validity
+from gptjax.config import bounds
+from gptjax.errors import UserError
+from gptjax.rundir import metrics, run_directory
+from gptjax.storage import folder_kinds
+from gptjax.training.branching import Origin, config_at, digest
+
+SHOWN = 5  # names of parameters in a line
+
+
+def lineage(directory, config, store, abstract_params: dict) -> dict:
+    """{"started_from": {...}} for the manifest of a run whose config names another; {} for one that has begun without.
+
+    A run that has no checkpoint yet, since it was killed before, is checked anew. Raises UserError: it cannot start there.
+    """
+    known = directory.manifest().get("started_from") if directory.exists() else None
+    if directory.steps():
+        return {} if known is None else {"started_from": known}
+    origin = _origin(config.train, directory)
+    values = json.dumps(config_at(origin).to_dict(), sort_keys=True, separators=(",", ":"))
+    theirs = origin.run.manifest()
+    _check_tokenizer(origin, theirs, store.tokenizer)
+    before, now = ({"model": dataclasses.asdict(each.model)} for each in (config_at(origin), config))
+    model = consistency.differences(consistency.as_json(before), consistency.as_json(now))
+    started = {
+        "run": str(origin.run.path),
+        "step": origin.step,
+        "run_id": theirs.get("run_id"),
+        "config_sha256": hashlib.sha256(values.encode()).hexdigest(),
+        "checkpoint_sha256": digest(origin),
+        "initialised": _initialised(origin, abstract_params, model),
+        "model": model,
+        "trunk": theirs.get("started_from"),
+    }
+    return {"started_from": started}
+
+
+def _refused(origin: str, why: str, mend: str) -> UserError:
+    return UserError(f"this run cannot start from {origin}: {why}; {mend}.")
+
+
+def _origin(train, directory) -> Origin:
+    """The checkpoint that a TrainConfig names. Raises UserError: there is none."""
+    run = run_directory.open_run(train.start_from)
+    if run.path == directory.path:
+        raise UserError(f"train.start_from={train.start_from!r} is --workdir itself; give another run, or None.")
+    if folder_kinds.kind_of(run.path) != folder_kinds.RUN:
+        raise UserError(
+            f"train.start_from={train.start_from!r} is not a run directory: it is {folder_kinds.said(run.path)}; give that of"
+            " a run, or of a model that gptjax import has made one of."
+        )
+    try:
+        run.config()  # these files are of one run
+        run.read_tokenizer()
+    except UserError as error:
+        raise _refused(train.start_from, str(error).rstrip("."), "mend that run") from error
+    steps = run.steps()
+    if not steps:
+        raise _refused(train.start_from, "it has no checkpoint", "train it further, or give another run")
+    if train.start_step is None:
+        return Origin(run, steps[-1])
+    if train.start_step == "best":
+        return Origin(run, best_step(run, train.start_from))
+    step = bounds.whole_number(train.start_step)
+    if step not in steps:
+        there = ", ".join(map(str, steps))
+        raise _refused(train.start_from, f"it has no checkpoint of train.start_step={step}", f"there are: {there}")
+    return Origin(run, step)
+
+
+def best_step(run: run_directory.RunDirectory, name: str) -> int:
+    """The step of the lowest held-out loss that was logged, of those with a checkpoint. Raises UserError: none of them has
+    one."""
+    rows = metrics.read_metrics(run.metrics, "eval") if run.metrics.exists() else []
+    losses = {row["step"]: row["loss"] for row in rows if row["step"] in run.steps() and "loss" in row}
+    if not losses:
+        raise _refused(
+            name,
+            "none of its checkpoints was evaluated on held-out text (train.start_step='best')",
+            "give a step, or None",
+        )
+    return min(losses, key=losses.get)
+
+
+def _check_tokenizer(origin: Origin, theirs: dict, tokenizer) -> None:
+    if theirs.get("tokenizer_hash") != tokenizer.hash:
+        there = origin.run.read_tokenizer()
+        raise _refused(
+            str(origin),
+            f"its tokenizer is another ({there.kind}, {there.vocab_size:,} entries, {there.hash[:12]}; here {tokenizer.kind},"
+            f" {tokenizer.vocab_size:,} entries, {tokenizer.hash[:12]})",
+            f"set data.tokenizer=None and data.tokenizer_path={origin.run.tokenizer}",
+        )
+
+
+def _initialised(origin: Origin, abstract_params: dict, model: dict) -> list[str]:
+    """Names of our parameters that the other run does not have. Raises UserError: it has others, or of other shapes."""
+    known = validity.description(origin.run.checkpoints / str(origin.step)).get("arrays")
+    if known is None:  # schema 1 does not say: the same names, as reading it will see
+        return []
+    theirs = {name.removeprefix("params/"): tuple(about["shape"]) for name, about in known.items() if _is_param(name)}
+    ours = {name: leaf.shape for name, leaf in flatten_dict(abstract_params, sep="/").items()}
+    differing = f" ({consistency.shown(model)})" if model else ""
+    others = [f"{name} has shape {theirs[name]} there and {ours[name]} here"
+              for name in ours if name in theirs and theirs[name] != ours[name]]  # fmt: skip
+    if others:
+        raise _refused(str(origin), f"{listed(others)}{differing}", "give this model the shapes of that one")
+    homeless = sorted(theirs.keys() - ours.keys())
+    if homeless:
+        raise _refused(str(origin), f"this model has no {listed(homeless)}{differing}", "give it those parts too")
+    return sorted(ours.keys() - theirs.keys())
+
+
+def _is_param(name: str) -> bool:
+    return name.startswith("params/")
+
+
+def listed(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+# ---- the beginning of such a run
+
+
+def begin(started: dict, config, program, keeper):
+    """The state that a run starts with, saved as its first checkpoint. started: of its manifest. Returns a keeper.Resumed."""
+    from gptjax.training.resume import Resumed
+
+    names = flatten_dict(program.abstract_params, sep="/").keys() - set(started["initialised"])
+    taken, places = (
+        unflatten_dict({name: leaf for name, leaf in flatten_dict(tree, sep="/").items() if name in names}, sep="/")
+        for tree in (program.abstract_params, program.param_sharding)
+    )
+    origin = dataclasses.replace(program, abstract_params=taken, param_sharding=places)
+    state = program.init()
+    run = run_directory.open_run(started["run"])
+    _, params = loading.read(run, started["step"], "params", config.optim.param_dtype, origin)
+    params = unflatten_dict(flatten_dict(state.params, sep="/") | flatten_dict(params, sep="/"), sep="/")
+    ema = None if state.ema is None else jax.tree.map(lambda p: jnp.copy(p.astype(jnp.float32)), params)
+    state = state._replace(params=params, ema=ema)
+    data = {"batch_hash": f"{0:016x}", "rows_read": 0}
+    keeper.save(state, 0, last=True, **data)
+    return Resumed(0, state, data, said(started))
+
+
+def said(started: dict) -> str:
+    """Of a run that starts so, for people."""
+    line = f"starts from the parameters of step {started['step']} of {started['run']}"
+    if started["initialised"]:
+        line += f"; initialised anew: {listed(started['initialised'])}"
+    if started["model"]:
+        line += f"; of the model, {consistency.shown(started['model'])}"
+    return line

@@ -1,0 +1,178 @@
+"""Runs that start from the parameters of another (train.start_from): what they take, what they keep, what they refuse."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import runs
+from judging import trained_values
+from places import ROOT
+
+from gptjax import cli
+from gptjax.config.config_file import from_dict
+from gptjax.huggingface import importing
+from gptjax.run import run
+from gptjax.rundir import metrics, run_directory
+from gptjax.training import starting
+
+STEPS = 4
+
+
+def started(values, origin) -> dict:
+    """A config that starts from a run of `trained_values`, of the same model."""
+    return runs.changed(
+        trained_values(values),
+        train=dict(steps=STEPS, start_from=str(origin)),
+        checkpoint=dict(every_steps=2, keep=9),
+        eval=dict(every_steps=None),
+    )
+
+
+@pytest.fixture(scope="module")
+def start(values, trained, tmp_path_factory):
+    """start(name, from_=trained, **sections) trains a run of 4 steps from another, by the command; its directory."""
+    folder = tmp_path_factory.mktemp("started")
+
+    def train(name, origin=trained, **sections):
+        ours = runs.changed(started(values, origin), **sections)
+        arguments = [runs.write_config(ours, folder / f"{name}.py"), f"--workdir={folder / name}"]
+        return cli.main(["train", *arguments]), folder / name
+
+    return train
+
+
+def params_of(workdir, step) -> dict:
+    return runs.saved_arrays(workdir, step, ("params",))
+
+
+def test_a_run_starts_with_the_parameters_of_another_and_a_new_optimizer(start, trained, capsys):
+    code, workdir = start("same")
+    assert code == 0 and f"starts from the parameters of step 6 of {trained}" in capsys.readouterr().err
+    assert run_directory.open_run(workdir).steps() == [0, 2, 4]
+    theirs, ours = params_of(trained, 6), params_of(workdir, 0)
+    assert theirs.keys() == ours.keys() and all(np.array_equal(array, ours[name]) for name, array in theirs.items())
+    assert not any(array.any() for array in runs.saved_arrays(workdir, 0, ("opt_state",)).values())
+    assert run.load(workdir, 0).evaluate() == run.load(trained, 6).evaluate()
+    started = run_directory.open_run(workdir).manifest()["started_from"]
+    assert (started["run"], started["step"], started["initialised"]) == (str(trained), 6, [])
+    assert started["run_id"] == run_directory.open_run(trained).manifest()["run_id"]
+
+
+def test_it_goes_on_bit_equal_after_a_kill_and_without_the_other_run(start, trained, tmp_path):
+    origin = shutil.copytree(trained, tmp_path / "origin")
+    _, undisturbed = start("undisturbed", origin)
+    disturbed = shutil.copytree(undisturbed, undisturbed.with_name("disturbed"))
+    shutil.rmtree(disturbed / "checkpoints" / "4")
+    shutil.rmtree(disturbed / "checkpoints" / "2")  # as if it had been killed before it had saved a step
+    origin.rename(tmp_path / "moved")
+    code, disturbed = start("disturbed", origin)
+    assert code == 0
+    assert runs.losses(disturbed) == runs.losses(undisturbed)
+    runs.assert_same_state(undisturbed, disturbed, STEPS)
+    assert run_directory.open_run(disturbed).manifest()["started_from"]["run"] == str(origin)
+
+
+def test_a_new_head_is_initialised_and_listed_and_trained_alone_on_another_mesh(start, trained, capsys):
+    mesh, head = dict(fsdp=4, tensor=2), dict(tied_head=False)
+    changed = {"mesh": mesh, "model": head}
+    code, workdir = start("head", train=dict(trainable="head"), **changed)
+    assert code == 0 and "initialised anew: head" in capsys.readouterr().err
+    assert run_directory.open_run(workdir).manifest()["started_from"]["initialised"] == ["head"]
+    theirs, ours, later = params_of(trained, 6), params_of(workdir, 0), params_of(workdir, STEPS)
+    assert ours.keys() - theirs.keys() == {"params['head']"}
+    assert ours["params['head']"].std() > 0 and not np.array_equal(ours["params['head']"], later["params['head']"])
+    for name, array in theirs.items():
+        assert np.array_equal(array, ours[name]) and np.array_equal(array, later[name]), name
+    names = runs.saved_arrays(workdir, STEPS, ("opt_state",))
+    assert {name.rpartition("['")[2] for name in names if "mu" in name or "nu" in name} == {"head']"}
+    assert run.load(workdir, ema=True).loss("abc").mean < 10
+
+
+def test_the_best_step_is_the_one_of_the_lowest_loss_that_has_a_checkpoint(trained, tmp_path):
+    copy = run_directory.open_run(shutil.copytree(trained, tmp_path / "run"))
+    lines = [json.loads(line) for line in copy.metrics.read_text().splitlines()]
+    losses = {2: 1.0, 4: 2.0, 6: 3.0}  # step 2 has no checkpoint any more
+    lines = [row | {"loss": losses[row["step"]]} if "loss" in row and row["kind"] == "eval" else row for row in lines]
+    copy.metrics.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    assert {row["step"] for row in metrics.read_metrics(copy.metrics, "eval")} == losses.keys() and copy.steps() == [
+        4,
+        6,
+    ]
+    assert starting.best_step(copy, str(copy.path)) == 4
+
+
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"data": {"tokenizer": "bytes"}}, "its tokenizer is another (chars, 9 entries"),
+        (
+            {"model": {"d_ff": 32}},
+            "blocks/mlp/down/weight has shape (1, 64, 16) there and (1, 32, 16) here, blocks/mlp/up/bias has shape (1, 64) there"
+            " and (1, 32) here, blocks/mlp/up/weight has shape (1, 16, 64) there and (1, 16, 32) here"
+            " (model.d_ff was None and is 32); give this model the shapes of that one.",
+        ),
+        ({"model": {"bias": False}}, "this model has no blocks/attention/out/bias, "),
+        ({"train": {"start_step": "5"}}, "it has no checkpoint of train.start_step=5; there are: 4, 6."),
+        (
+            {"train": {"start_step": "last"}},
+            "train.start_step='last' is no step of a run; give the number of a checkpoint",
+        ),
+        (
+            {"train": {"start_from": None, "start_step": "4"}},
+            "train.start_step='4' is of train.start_from, which is None",
+        ),
+        (
+            {"train": {"trainable": "blocks/mpl/*"}},
+            "'blocks/mpl/*' matches no parameter of this model; the nearest are bl",
+        ),
+        ({"train": {"trainable": "head,,"}}, "train.trainable='head,,' has an empty name in it"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name_before_anything_is_written(
+    values, trained, tmp_path, capsys, fields, said
+):
+    ours = started(values, trained)
+    command = ["train", runs.write_config(runs.changed(ours, **fields), tmp_path / "fields.py")]
+    assert cli.main([*command, f"--workdir={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_no_run_is_refused_and_so_is_the_run_itself(values, trained, tmp_path, capsys):
+    for origin, said in ((tmp_path, "is not a run directory: it is"), (tmp_path / "run", "is --workdir itself")):
+        ours = started(values, origin)
+        command = ["train", runs.write_config(ours, tmp_path / "fields.py"), f"--workdir={tmp_path / 'run'}"]
+        assert cli.main(command) == 2 and said in capsys.readouterr().err
+
+
+def test_an_older_config_of_a_run_has_none_of_these_fields_and_means_the_same(values):
+    config = from_dict(values)
+    known = config.to_dict()
+    older = known | {
+        "train": {k: v for k, v in known["train"].items() if k not in ("loss", "trainable", "start_from", "start_step")}
+    }
+    assert from_dict(older) == config
+
+
+def test_an_imported_model_is_trained_further(values, trained, tmp_path, capsys):
+    """One of Hugging Face's with 29 tokens, of which the tokenizer of a run takes nine."""
+    imported = tmp_path / "imported"
+    importing.import_folder(str(ROOT / "tests/golden/hf/gpt2_plain"), str(imported), str(trained / "tokenizer"))
+    ours = started(values, imported) | {"model": json.loads((imported / "config.json").read_text())["model"]}
+    ours = runs.changed(ours, train=dict(steps=1), mesh=dict(replica=2, fsdp=4))
+    other = runs.changed(ours, data=dict(tokenizer="bytes"))
+    command = ["train", runs.write_config(other, tmp_path / "other.py"), f"--workdir={tmp_path / 'run'}"]
+    assert cli.main([*command, "--config.model.vocab_size=None"]) == 2
+    mend = f"set data.tokenizer=None and data.tokenizer_path={imported}/tokenizer."
+    assert mend in capsys.readouterr().err
+    ours = runs.changed(ours, data=dict(tokenizer=None, tokenizer_path=f"{imported}/tokenizer"))
+    command = ["train", runs.write_config(ours, tmp_path / "ours.py"), f"--workdir={tmp_path / 'run'}"]
+    assert cli.main(command) == 0
+    theirs, begun, later = params_of(imported, 0), params_of(tmp_path / "run", 0), params_of(tmp_path / "run", 1)
+    assert theirs.keys() == begun.keys() == later.keys()
+    for name, array in theirs.items():
+        assert np.array_equal(array, begun[name]) and not np.array_equal(array, later[name]), name
+    assert cli.main(["train", command[1], f"--workdir={imported}"]) == 2
+    assert f"a new run starts with its parameters by train.start_from={imported}" in capsys.readouterr().err
