@@ -15,8 +15,9 @@ import numpy as np
 from flax import nnx
 
 from gptjax.errors import UserError
+from gptjax.hosts import compiling
 from gptjax.models.layers import DTYPES
-from gptjax.parallel import compiling, numerics
+from gptjax.parallel import numerics
 
 
 @dataclasses.dataclass(frozen=True)

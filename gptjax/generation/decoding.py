@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gptjax.generation import sampling
+from gptjax.hosts import compiling
 from gptjax.models import loss
 from gptjax.models.layers import DTYPES
-from gptjax.parallel import compiling, sharding
+from gptjax.parallel import sharding
 
 COLUMNS = 64  # new tokens that a call of decode makes at most
 NO_TOKEN = -1  # the end-of-text of a row that has none
