@@ -18,6 +18,7 @@ from gptjax.checkpoints import validity
 from gptjax.config.config_file import from_dict
 from gptjax.errors import UserError
 from gptjax.hosts import watchdog
+from gptjax.parallel import sharding
 from gptjax.rundir import metrics, run_directory
 from gptjax.study import batched
 from gptjax.study.lanes import grouping, together
