@@ -11,8 +11,9 @@ import typing
 import jax
 from flax import nnx
 
+from gptjax.hosts import compiling
 from gptjax.models import architectures, attention
-from gptjax.parallel import compiling, meshes, numerics, pipeline, sharding
+from gptjax.parallel import meshes, numerics, pipeline, sharding
 
 BESIDE_THE_INPUTS = ("token_BT", "weight_BL")  # of a batch
 

@@ -10,8 +10,9 @@ import typing
 import jax
 
 from gptjax import flops
+from gptjax.hosts import compiling
 from gptjax.models import attention, placed
-from gptjax.parallel import compiling, meshes, numerics, sharding, tpu
+from gptjax.parallel import meshes, numerics, sharding, tpu
 from gptjax.training import losses, trainable
 from gptjax.training.step import TrainState, init_state, train_call
 
