@@ -16,7 +16,7 @@ from places import ROOT
 
 # Each room may import those before it. What stands at the top of the package is a room of its own.
 ORDER = """
-errors terminal storage schedule config hosts parallel models flops hardware start generation data evaluation checkpoints
+errors terminal storage schedule config hosts parallel flops models hardware start generation data evaluation checkpoints
 rundir run optim training planning huggingface supervisor plot study diagnostics tasks commands cli __main__
 """.split()
 OUTSIDE = ("tiny_run",)  # a program for the notebooks, which nothing imports
@@ -118,14 +118,12 @@ def test_training_loads_half_of_the_package_at_most():
 
 
 def _addresses() -> set[str]:
-    """What README, docs, notebooks, launchers and golden files name: `gptjax.a.b` of modules, and files of the checkout."""
-    texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "launch").iterdir()]
-    texts += [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "tests" / "golden").rglob("*.py")]
-    found = set()
-    for file in texts:
-        if file.is_file():
-            found |= set(re.findall(r"(?<![\w./:-])gptjax(?:\.[a-z_]\w*)+", file.read_text()))
-    return found
+    """What README, docs, notebooks and golden files name, and what launchers start."""
+    texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests" / "golden").rglob("*.py")]
+    texts += (ROOT / "notebooks").glob("*.ipynb")
+    named = {name for file in texts for name in re.findall(r"(?<![\w./:-])gptjax(?:\.[a-z_]\w*)+", file.read_text())}
+    scripts = [file.read_text() for file in (ROOT / "launch").iterdir() if file.is_file()]
+    return named | {name for text in scripts for name in re.findall(r"-m (gptjax(?:\.\w+)*)", text)}
 
 
 @pytest.mark.parametrize(
