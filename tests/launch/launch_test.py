@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import quick_compilation
 import yaml
 from launching import CONFIG, LAUNCHES, MODULES, ROOT, TRAIN, dry_run, launch, program
 
@@ -24,7 +25,7 @@ import tpu  # isort: skip
 def in_checkout(monkeypatch):
     """Where users stand."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", quick_compilation.FLAGS)
 
 
 def nested_words(text: str) -> list[str]:
