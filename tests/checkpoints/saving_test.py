@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 import runs
 
 from gptjax import errors
@@ -93,6 +94,7 @@ def test_a_save_that_one_process_cannot_make_fails_in_both_with_its_reason_and_t
     assert left == {"10", "30", "40"} and run_directory.open_run(tmp_path / "run").steps() == [10, 30, 40]
 
 
+@pytest.mark.slow  # without a run: above
 def test_a_run_of_two_whose_first_process_cannot_save_ends_with_its_reason_in_both(values, tmp_path):
     short = runs.changed(values, checkpoint=dict(every_steps=5, keep=3), eval=dict(every_steps=None))
     folder = tmp_path / "run" / "checkpoints"

@@ -109,13 +109,16 @@ def hooked(tmp_path, act: str) -> dict:
     return {"PYTHONPATH": f"{tmp_path / 'hook'}:{ROOT}"}
 
 
-def test_no_program_with_collectives_of_a_run_runs_before_all_have_compiled_it(values, tmp_path):
+@pytest.mark.parametrize(
+    "ends", [(2,), pytest.param((2, 4), marks=pytest.mark.slow)], ids=["a_start", "a_start_and_a_resume"]
+)
+def test_no_program_with_collectives_of_a_run_runs_before_all_have_compiled_it(values, tmp_path, ends):
     """Training, evaluation of both kinds of parameters, saving, resuming and sampling."""
     split = runs.changed(
-        values, mesh=dict(fsdp=2), optim=values["optim"] | dict(ema_decay=0.9), checkpoint=dict(every_steps=2),
+        values, model=dict(n_layers=1), mesh=dict(fsdp=2), optim=values["optim"] | dict(ema_decay=0.9), checkpoint=dict(every_steps=2),
         eval=dict(every_steps=2, max_tokens=64, sample_tokens=4, sample_prompt="abc"),
     )  # fmt: skip
-    for steps in (2, 4):
+    for steps in ends:
         longer = runs.changed(split, train=split["train"] | dict(steps=steps))
         arguments = dict.fromkeys((0, 1), ["--allow_change=train.steps"])
         hook = hooked(tmp_path, TELL_WHO_MET) | {"JAX_ENABLE_COMPILATION_CACHE": "0"}
