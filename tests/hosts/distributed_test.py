@@ -31,14 +31,15 @@ from gptjax.rundir import metrics, run_directory
 from gptjax.training import main, resume
 from gptjax.training import program as programs
 
-STEPS = 40
+STEPS = 30
 REPOSITORY = ROOT
 
 
 @pytest.fixture(scope="module")
 def wide(values):
-    """The tiny run with one layer, saved every five steps, evaluated once in the middle."""
-    return runs.changed(values, model=dict(n_layers=1), checkpoint=dict(every_steps=5, keep=20))
+    """A smaller run yet, saved every ten steps, evaluated once in the middle."""
+    short = dict(model=dict(n_layers=1), train=dict(steps=STEPS))
+    return runs.changed(values, **short, checkpoint=dict(every_steps=10, keep=20), eval=dict(max_tokens=128))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_two_processes_train_as_one_with_the_same_devices(alone, two):
     one, other = runs.train_rows(alone), runs.train_rows(two)
     assert [row["batch_hash"] for row in one] == [row["batch_hash"] for row in other] and len(one) == STEPS
     assert len({row["batch_hash"] for row in one}) == STEPS
-    # The order of the sum over processes is gloo's, not XLA's: 40 steps carry its last digits on (1.1e-6 of a gradient's
+    # The order of the sum over processes is gloo's, not XLA's: steps carry its last digits on (1.1e-6 of a gradient's
     # norm was seen under jax 0.12).
     for name in ("loss", "grad_norm", "param_norm"):
         np.testing.assert_allclose([row[name] for row in other], [row[name] for row in one], rtol=5e-6)
@@ -161,7 +162,7 @@ def test_a_killed_run_of_four_processes_goes_on_with_one(killed, two, wide, tmp_
 def test_a_killed_run_goes_on_with_two_processes_and_then_one_bit_equal(killed, two, wide, tmp_path):
     run = shutil.copytree(killed[0], tmp_path / "run")
     with runs.processes(wide, run, tmp_path, 2, 4) as started:  # 4 -> 2
-        runs.wait_for_step(run, 22, started[0])
+        runs.wait_for_step(run, 21, started[0])
         started[1].send_signal(signal.SIGTERM)  # and, in the train loop, the end of this part
         for process in started:
             process.ends_with(errors.SAVED_AND_STOPPED)

