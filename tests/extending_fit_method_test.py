@@ -96,6 +96,14 @@ def test_a_fit_method_of_ones_own_is_fitted_judged_reported_and_drawn(csv, tmp_p
     assert 'id="best_runs"' in drawn and BestRuns.colour in drawn
 
 
+def test_an_entry_that_leads_nowhere_is_one_line(csv, capsys, monkeypatch):
+    monkeypatch.setitem(catalogue.METHODS, "lost", "nowhere.laws:Lost")
+    assert cli.main(["study", "fit", str(csv), "--method=lost"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("gptjax: fit method lost is nowhere.laws:Lost, but Python finds no module nowhere")
+    assert said.count("\n") == 1
+
+
 def test_it_is_among_all_methods_unless_its_class_says_otherwise(monkeypatch, capsys):
     monkeypatch.setitem(catalogue.METHODS, "best_runs", BestRuns)
     assert "best_runs" in catalogue.by_default()

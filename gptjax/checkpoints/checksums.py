@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gptjax.parallel import compiling
+from gptjax.hosts import compiling
 
 LANES = (0x9E3779B9, 0x85EBCA77)  # what tells the lanes apart: odd constants
 COMPILED_FROM = 2**18  # elements on the host: NumPy sums them in less time than XLA compiles the sum of their shape

@@ -5,16 +5,10 @@ import sys
 
 from gptjax.config import bounds
 from gptjax.errors import UserError
+from gptjax.generation.settings import OPTIONS, Settings
 
-SETTINGS = (  # of generation.Settings: flag, type, help
+SETTINGS = (  # that are no options of sampling: flag, type, help
     ("max_tokens", int, "new tokens of a text (default: 200)"),
-    ("temperature", float, "0: always the likeliest token (default: 1)"),
-    ("top_k", int, "draw from the k likeliest tokens only"),
-    ("top_p", float, "draw from the likeliest tokens of total probability p only"),
-    ("min_p", float, "draw from tokens at least p times as likely as the likeliest only"),
-    ("repetition_penalty", float, "divides logits of tokens that were there before (default: 1, none)"),
-    ("frequency_penalty", float, "taken from a token's logit for each time it is in the text (default: 0)"),
-    ("presence_penalty", float, "taken from the logits of all tokens in the text (default: 0)"),
     ("num_return_sequences", int, "texts for each prompt (default: 1)"),
     ("num_beams", int, "beam search with so many beams; nothing is drawn (default: 1, off)"),
     ("length_penalty", float, "beam search: log-probability is divided by length to this power (default: 1)"),
@@ -34,7 +28,7 @@ def add_flags(parser) -> None:
         dest="num_return_sequences",
         help="the same as --num_return_sequences",
     )
-    for name, kind, text in SETTINGS:
+    for name, kind, text in _flags():
         parser.add_argument(f"--{name}", type=kind, default=None, help=text)
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help="ends a text, and is no part of it; may be given again"
@@ -48,13 +42,16 @@ def add_flags(parser) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable, a line for each text")
 
 
-def settings(args) -> dict:
-    """Of generation.Settings, checked. Raises UserError: one is out of range, or some don't go together."""
-    from gptjax.generation.sampling import Settings
+def _flags() -> list[tuple]:
+    options = [(name, option.kind, option.help) for name, option in OPTIONS.items()]
+    return [SETTINGS[0], *options, *SETTINGS[1:]]
 
-    given = {name: getattr(args, name) for name, _, _ in SETTINGS if getattr(args, name) is not None}
-    given |= {"stop": tuple(args.stop or ()), "logprobs": args.logprobs}
-    checked = Settings(**given)
+
+def settings(args) -> dict:
+    """What generation's Settings are made of, checked. Raises UserError: one is out of range, or some don't go together."""
+    chosen = {name: getattr(args, name) for name, _, _ in _flags() if getattr(args, name) is not None}
+    chosen |= {"stop": tuple(args.stop or ()), "logprobs": args.logprobs}
+    checked = Settings(**chosen)
     if args.prompt and args.prompts_file:
         raise UserError("--prompt and --prompts_file are both given; use one.")
     if args.logprobs and not args.json:
@@ -63,7 +60,7 @@ def settings(args) -> dict:
         args.json or checked.num_beams > 1 or checked.num_return_sequences > 1 or len(args.prompt or ()) > 1
     ):
         raise UserError("--stream prints one text as it comes: one --prompt, one sequence, no --num_beams, no --json.")
-    return given
+    return chosen
 
 
 def run(args, settings: dict) -> None:

@@ -46,9 +46,13 @@ def _in_unit_interval(section, name: str, *fields: str) -> None:
         _require(value is None or 0 <= value < 1, f"{name}.{field}={value} is not in [0, 1).")
 
 
+def _shown(value) -> str:
+    """As it was typed, however long that is."""
+    return shorten(repr(value), 80)
+
+
 def _one_of(value, allowed: tuple, key: str) -> None:
-    shown = shorten(repr(value), 80)
-    _require(value in allowed, f"{key}={shown} is not known; expected one of: {', '.join(allowed)}.")
+    _require(value in allowed, f"{key}={_shown(value)} is not known; expected one of: {', '.join(allowed)}.")
 
 
 def _not_both(section, name: str, a: str, b: str) -> None:
@@ -145,7 +149,7 @@ def _check_data(d) -> None:
     _require(getattr(d, kind.needs), f"data.source={d.source!r} needs data.{kind.needs}, {kind.example}.")
     _require(
         d.path is None or kind.needs == "path",
-        f"data.path={d.path!r} is set, but data.source={d.source!r} reads data.{kind.needs}; set one.",
+        f"data.path={_shown(d.path)} is set, but data.source={d.source!r} reads data.{kind.needs}; set one.",
     )
 
 
@@ -159,7 +163,7 @@ def _check_mixture(d) -> None:
     )
     _require(
         d.source == "corpus" and d.path is None,
-        f"data.mixture and data.source={d.source!r}, data.path={d.path!r} are both set; give the text in one of them.",
+        f"data.mixture and data.source={d.source!r}, data.path={_shown(d.path)} are both set; give the text in one of them.",
     )
     starts = [tokens for tokens, _ in d.weight_stages]
     _require(
@@ -260,15 +264,15 @@ def _check_train(config) -> None:
 def _check_start(t) -> None:
     _require(
         t.start_step is None or t.start_from is not None,
-        f"train.start_step={t.start_step!r} is of train.start_from, which is None; give that too, or neither.",
+        f"train.start_step={_shown(t.start_step)} is of train.start_from, which is None; give that too, or neither.",
     )
     _require(
         t.start_step in (None, "best") or bounds.whole_number(t.start_step) is not None,
-        f"train.start_step={t.start_step!r} is no step of a run; give the number of a checkpoint, 'best', or None.",
+        f"train.start_step={_shown(t.start_step)} is no step of a run; give the number of a checkpoint, 'best', or None.",
     )
     _require(
         t.trainable is None or all(pattern.strip() for pattern in t.trainable.split(",")),
-        f"train.trainable={t.trainable!r} has an empty name in it; give names or globs with a comma between, or None.",
+        f"train.trainable={_shown(t.trainable)} has an empty name in it; give names or globs with a comma between, or None.",
     )
 
 
@@ -302,7 +306,7 @@ def _check_tasks(config) -> None:
         )
     _require(
         config.data.writes_on or config.eval.tasks is None,
-        f"eval.tasks={config.eval.tasks!r}, but a model of data.objective={config.data.objective!r} does not go on with a"
+        f"eval.tasks={_shown(config.eval.tasks)}, but a model of data.objective={config.data.objective!r} does not go on with a"
         " text; use None.",
     )
 

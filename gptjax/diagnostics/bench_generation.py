@@ -12,7 +12,7 @@ import numpy as np
 
 from gptjax.errors import UserError
 from gptjax.generation.engine import Engine, Row
-from gptjax.generation.sampling import Settings
+from gptjax.generation.settings import Settings
 from gptjax.huggingface import families
 from gptjax.models import architectures
 from gptjax.parallel import numerics
@@ -71,8 +71,9 @@ def _bench_batch(engine, theirs, batch: int, seconds: float) -> dict:
 
 
 def _ours(engine, token_BL) -> None:
-    rows = [Row(prompt, 0) for prompt in token_BL]
-    engine.run(rows, Settings(max_tokens=NEW_TOKENS, temperature=0))
+    settings = Settings(max_tokens=NEW_TOKENS, temperature=0)
+    rows = [Row(prompt, 0, settings) for prompt in token_BL]
+    engine.run(rows)
     assert all(len(row.new) == NEW_TOKENS for row in rows)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gptjax import flops, hardware
 from gptjax.generation.engine import Engine, Row
-from gptjax.generation.sampling import Settings
+from gptjax.generation.settings import Settings
 from gptjax.parallel import numerics
 from gptjax.planning import info
 from gptjax.terminal import si
@@ -79,12 +79,12 @@ def _bench_train(config, program, state, peak: float, seconds: float) -> tuple[d
 def _bench_decode(config, program, params, batch: int, seconds: float) -> dict:
     tokens = min(DECODE_TOKENS, config.model.context_length - 1)
 
-    engine = Engine(program.graph, params)
+    engine, settings = Engine(program.graph, params), Settings(max_tokens=tokens)
 
     def generate(seed):
-        rows = [Row(np.zeros(1, np.int32), seed + i) for i in range(batch)]
+        rows = [Row(np.zeros(1, np.int32), seed + i, settings) for i in range(batch)]
         start = time.perf_counter()
-        engine.run(rows, Settings(max_tokens=tokens))
+        engine.run(rows)
         return time.perf_counter() - start
 
     first, times = generate(0), []

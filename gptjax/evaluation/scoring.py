@@ -17,8 +17,9 @@ from flax import nnx
 
 from gptjax.config.fields import MeshConfig
 from gptjax.errors import UserError
+from gptjax.hosts import compiling
 from gptjax.models import attention, loss
-from gptjax.parallel import compiling, numerics, pipeline, placement, sharding
+from gptjax.parallel import numerics, pipeline, placement, sharding
 
 SHORTEST = 16  # tokens in the smallest bucket
 

@@ -15,19 +15,20 @@ import numpy as np
 from flax import nnx
 
 from gptjax.errors import UserError
+from gptjax.hosts import compiling
 from gptjax.models.layers import DTYPES
-from gptjax.parallel import compiling, numerics
+from gptjax.parallel import numerics
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Hypothesis:
     tokens: list[int]  # without end-of-text
     score: float
     finished: str  # eot | length
 
 
 @numerics.settings()
-def search(engine, prompt: np.ndarray, settings, eot_id: int | None) -> list[Found]:
+def search(engine, prompt: np.ndarray, settings, eot_id: int | None) -> list[Hypothesis]:
     """At most num_beams texts that follow a prompt, best first. Raises UserError: an empty prompt, or one that leaves no
     room for max_tokens in the context."""
     beams, context = settings.num_beams, engine.config.context_length
@@ -36,44 +37,41 @@ def search(engine, prompt: np.ndarray, settings, eot_id: int | None) -> list[Fou
             f"beam search has no room: {len(prompt)} tokens of prompt and --max_tokens={settings.max_tokens} in a context"
             f" of {context}; both have to fit, and the prompt has at least one."
         )
-    if settings.penalises:
-        raise UserError("beam search takes no penalties; leave them out, or --num_beams.")
+    if settings.penalties:
+        names = ", ".join(f"--{name}" for name in settings.penalties)
+        raise UserError(f"beam search takes no penalties ({names}); leave them out, or --num_beams.")
     token_BL = np.tile(np.asarray(prompt, np.int32), (beams, 1))
     arguments = (engine.graph, engine.params, engine.layers)
     logprob_BV, cache = _begin(*arguments, token_BL, places=len(prompt) + settings.max_tokens, dtype=engine.cache_dtype)
-    texts, total_B = [[] for _ in range(beams)], np.array([0.0] + [-np.inf] * (beams - 1))
-    finished: list[Found] = []
+    texts, total_B = [[] for _ in range(beams)], [0.0] + [-np.inf] * (beams - 1)
+    finished: list[Hypothesis] = []
+
+    def score(total: float, length: int) -> float:
+        return total / length**settings.length_penalty
+
     for length in range(1, settings.max_tokens + 1):
-        score_C, beam_C, token_C = _best(total_B, np.asarray(logprob_BV, np.float64)[:, : engine.entries], 2 * beams)
-        rank, kept = 0, []
-        for score, beam, token in zip(score_C, beam_C, token_C):
-            if token == eot_id:
-                if rank < beams:
-                    finished.append(Found(texts[beam], score / length**settings.length_penalty, "eot"))
-            elif len(kept) < beams:
-                kept.append((score, beam, token))
-            rank += 1
+        candidates = _best(total_B, np.asarray(logprob_BV, np.float64)[:, : engine.entries], 2 * beams)
+        ended = [(total, beam) for total, beam, token in candidates[:beams] if token == eot_id]
+        total_B, order_B, token_B = zip(*[c for c in candidates if c[2] != eot_id][:beams])
+        finished += [Hypothesis(texts[beam], score(total, length), "eot") for total, beam in ended]
         finished = sorted(finished, key=lambda f: -f.score)[:beams]
-        total_B = np.array([score for score, _, _ in kept])
-        texts = [[*texts[beam], int(token)] for _, beam, token in kept]
-        best_still = total_B.max() / length**settings.length_penalty
-        if len(finished) == beams and finished[-1].score >= best_still:
+        texts = [[*texts[beam], token] for beam, token in zip(order_B, token_B)]
+        if len(finished) == beams and finished[-1].score >= score(max(total_B), length):
             return finished
         if length < settings.max_tokens:
-            order_B, token_B = (np.array([k[i] for k in kept], np.int32) for i in (1, 2))
             place = np.int32(len(prompt) + length - 1)
-            logprob_BV, cache = _step(*arguments, cache, order_B, token_B, place)
-    length = settings.max_tokens
-    ended = [Found(text, total / length**settings.length_penalty, "length") for text, total in zip(texts, total_B)]
-    return sorted(finished + ended, key=lambda f: -f.score)[:beams]
+            logprob_BV, cache = _step(*arguments, cache, *(np.array(a, np.int32) for a in (order_B, token_B)), place)
+    unfinished = [Hypothesis(text, score(total, length), "length") for text, total in zip(texts, total_B)]
+    return sorted(finished + unfinished, key=lambda f: -f.score)[:beams]
 
 
-def _best(total_B, logprob_BV, count: int):
-    """(total, beam, token) of the likeliest continuations, best first."""
-    total_BV = total_B[:, None] + logprob_BV
+def _best(total_B, logprob_BV, count: int) -> list[tuple[float, int, int]]:
+    """(total, beam, token) of each of the likeliest continuations, best first."""
+    total_BV = np.array(total_B)[:, None] + logprob_BV
     flat = total_BV.reshape(-1)
     top = np.argsort(-flat, kind="stable")[: min(count, flat.size)]
-    return flat[top], top // logprob_BV.shape[1], top % logprob_BV.shape[1]
+    beam, token = np.divmod(top, logprob_BV.shape[1])
+    return list(zip(flat[top].tolist(), beam.tolist(), token.tolist()))
 
 
 @functools.partial(compiling.jit, static_argnames=("graph", "places", "dtype"))

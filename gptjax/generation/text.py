@@ -7,8 +7,9 @@ import typing
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.generation import beam, sampling
+from gptjax.generation import beam
 from gptjax.generation.engine import Engine, Row
+from gptjax.generation.settings import Settings
 
 WATCHED_CHUNK = 8  # tokens between two looks for stop strings; 1 where somebody reads along
 
@@ -30,9 +31,11 @@ class Completion:
         return self.prompt + self.text
 
 
-def generate(engine: Engine, tokenizer, prompts, settings: sampling.Settings, callback=None) -> list[Completion]:
-    """settings.num_return_sequences completions of each prompt, in order. prompts: a text, token ids, or a list of these;
-    None: the start of a document.
+def generate(
+    engine: Engine, tokenizer, prompts, settings: Settings | list[Settings], callback=None
+) -> list[Completion]:
+    """num_return_sequences completions of each prompt, in order. prompts: a text, token ids, or a list of these; None: the
+    start of a document. settings: for all prompts, or of each, whose seed is then that of its first completion.
 
     callback(index of the completion, new piece of its text) is called as text comes; False from it ends that one.
 
@@ -44,22 +47,47 @@ def generate(engine: Engine, tokenizer, prompts, settings: sampling.Settings, ca
         for p in prompts
     ]
     texts = [p or "" if p is None or isinstance(p, str) else tokenizer.decode(i) for p, i in zip(prompts, ids)]
-    if settings.num_beams > 1:
-        if callback is not None or settings.stop:
-            raise UserError("beam search knows its texts at the end only: no streaming and no stop strings with it.")
-        return [found for text, i in zip(texts, ids) for found in _search(engine, tokenizer, text, i, settings)]
-    count = settings.num_return_sequences
-    seeds = seeds_of(settings.seed, len(ids) * count)
-    rows = [Row(ids[i // count], seed) for i, seed in enumerate(seeds)]
-    watchers = {}
-    if callback is not None or settings.stop:
-        watchers = {id(row): _Watcher(i, tokenizer, settings.stop, callback) for i, row in enumerate(rows)}
-    watch = (lambda row, new: watchers[id(row)].feed(row, new)) if watchers else None
-    chunk = None if watch is None else (1 if callback is not None else WATCHED_CHUNK)
-    engine.run(rows, settings, tokenizer.eot_id, watch, chunk)
+    settings_of_each, seeds = _settings_and_seeds(settings, len(prompts))
+    if any(each.num_beams > 1 and (callback is not None or each.stop) for each in settings_of_each):
+        raise UserError("beam search knows its texts at the end only: no streaming and no stop strings with it.")
+    rows, watchers, completions = [], {}, []
+    for prompt, token_L, each, row_seeds in zip(texts, ids, settings_of_each, seeds):
+        if each.num_beams > 1:
+            completions += _search(engine, tokenizer, prompt, token_L, each)
+            continue
+        for seed in row_seeds:
+            rows.append(Row(token_L, seed, each, tokenizer.eot_id))
+            if callback is not None or each.stop:
+                watchers[id(rows[-1])] = _Watcher(len(completions), tokenizer, each.stop, callback)
+            completions.append((prompt, rows[-1]))
+    _run(engine, rows, watchers, streams=callback is not None)
     return [
-        _completion(tokenizer, texts[i // count], row, watchers.get(id(row)), settings) for i, row in enumerate(rows)
+        made if isinstance(made, Completion) else _completion(tokenizer, *made, watchers.get(id(made[1])))
+        for made in completions
     ]
+
+
+def _settings_and_seeds(settings, prompts: int) -> tuple[list[Settings], list[list[int]]]:
+    """Of each prompt, and a seed of each of its completions. Raises UserError: not as many as there are."""
+    if isinstance(settings, Settings):
+        count = settings.num_return_sequences
+        seeds = seeds_of(settings.seed, prompts * count)
+        return [settings] * prompts, [seeds[i * count : (i + 1) * count] for i in range(prompts)]
+    if len(settings) != prompts:
+        raise UserError(
+            f"there are settings for {len(settings)} of {prompts} prompts; give one for each, or one for all."
+        )
+    return list(settings), [seeds_of(each.seed, each.num_return_sequences) for each in settings]
+
+
+def _run(engine: Engine, rows: list[Row], watchers: dict, streams: bool) -> None:
+    def watch(row, new):
+        return watchers[id(row)].feed(row, new) if id(row) in watchers else None
+
+    if not watchers:
+        engine.run(rows)
+    else:
+        engine.run(rows, watch, chunk=1 if streams else WATCHED_CHUNK)
 
 
 def seeds_of(seed: int | tuple[int, ...], count: int) -> list[int]:
@@ -96,24 +124,24 @@ def _ids(prompt, vocab_size: int) -> np.ndarray:
     return ids.astype(np.int32)
 
 
-def _completion(tokenizer, prompt: str, row: Row, watcher, settings) -> Completion:
+def _completion(tokenizer, prompt: str, row: Row, watcher) -> Completion:
     text = tokenizer.decode(row.new) if watcher is None or watcher.cut is None else watcher.cut
     return Completion(
         prompt=prompt,
         text=text,
         tokens=np.array(row.new, np.int32),
         finish_reason=row.finished,
-        seed=None if settings.temperature == 0 else row.seed,
-        logprobs=np.array(row.logprobs, np.float32) if settings.logprobs else None,
+        seed=None if row.settings.temperature == 0 else row.seed,
+        logprobs=np.array(row.logprobs, np.float32) if row.settings.logprobs else None,
         prompt_logprobs=row.prompt_logprobs,
     )
 
 
 def _search(engine, tokenizer, prompt: str, ids, settings) -> list[Completion]:
-    found = beam.search(engine, ids, settings, tokenizer.eot_id)
+    likeliest = beam.search(engine, ids, settings, tokenizer.eot_id)[: settings.num_return_sequences]
     return [
         Completion(prompt, tokenizer.decode(b.tokens), np.array(b.tokens, np.int32), b.finished, None, score=b.score)
-        for b in found[: settings.num_return_sequences]
+        for b in likeliest
     ]
 
 
@@ -135,9 +163,9 @@ class _Watcher:
         for token in new:
             self._bytes += self._spelling[token]
             self._ends.append(len(self._bytes))
-        found = self._find(searched)
-        if found is not None:
-            at, size = found
+        place_and_size = self._find(searched)
+        if place_and_size is not None:
+            at, size = place_and_size
             self._tell(at, final=True)
             self.cut = bytes(self._bytes[:at]).decode("utf-8", errors="replace")
             return "stop", next(i for i, end in enumerate(self._ends) if end >= at + size) + 1

@@ -55,7 +55,7 @@ def start() -> Alone | Peers:
         raise PeerLost(str(error)) from error
     import jax
 
-    from gptjax.parallel import compiling
+    from gptjax.hosts import compiling
 
     compiling.seconds()  # a wrong one is said now
     # SIGTERM is ours: jax's preemption service would take it from Python, knows no Ctrl-C and no evaluation.

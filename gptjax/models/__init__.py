@@ -1,1 +1,16 @@
-"""The networks, their parts by name, and their counts."""
+"""The networks, their parts by name, and their counts.
+
+    architectures        a model of a config: made from a key, or as a graph and shapes, with what its parameters state
+    language_model       what every model shares: from its final activations to losses and logits
+    gpt, gpt_counts      GPT-1, GPT-2 and GPT-3 and modern variants; what such a model has and costs, counted without JAX
+    lstm, lstm_counts    an LSTM to compare with, likewise
+    layers               linear maps, norms, activations, rotary positions: named variants stand in tables
+    attention            attention in plain XLA; the table of kernels, and which one a config runs
+    context_attention    attention over sequences that the mesh splits
+    splash               the TPU flash kernel that ships with JAX
+    loss                 cross-entropy, holding the logits of a part of the vocabulary at a time
+    parametrization      what width and depth do to initialisation, learning rates and multipliers: standard, mup, completep
+    roles                what a parameter is to an optimizer, stated beside its shape
+
+Which architectures there are, and how to add one: config/catalogue.py.
+"""

@@ -27,8 +27,8 @@ MASKED = -1e30  # finite: -inf would turn a row without visible keys into NaN
 
 
 def visible(query_L, key_M, window: int | None):
-    """Boolean [L, M]: whether the query at a position sees the key at a position."""
-    distance = query_L[:, None] - key_M[None, :]
+    """Boolean [L, M]: whether the query at a position sees the key at a position; of queries [B, L], [B, L, M]."""
+    distance = query_L[..., None] - key_M[None, :]
     seen = distance >= 0
     return seen if window is None else seen & (distance < window)
 
@@ -175,11 +175,12 @@ def xla_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefi
 def cached_attention(q_BLHK, k_BMGK, v_BMGK, start, *, window=None, pad_B=None):
     """Attention of queries at places start, start+1, ... over a cache of M places, filled up to there.
 
+    start: one place for all rows, or one for each, [B].
     pad_B: how many places at the start of each row are padding, which no query of a token sees.
     """
-    places = start + jnp.arange(q_BLHK.shape[1])
+    places = jnp.asarray(start)[..., None] + jnp.arange(q_BLHK.shape[1])
     key_M = jnp.arange(k_BMGK.shape[1])
-    mask = visible(places, key_M, window)[None, None, None]
+    mask = visible(places, key_M, window)[..., None, None, :, :]
     if pad_B is not None:
         mask = mask & (key_M >= pad_B[:, None])[:, None, None, None]
     return softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask)[0]

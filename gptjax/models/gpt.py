@@ -282,11 +282,12 @@ class GPT(language_model.LanguageModel):
     def extend(self, token_BL, cache, start, pad_B=None, layers=None):
         """Final activations [B, L, D] of tokens at places start, start+1, ... of the cache, and the cache with them in it.
 
+        start: one place for all rows, or one for each, [B]; what lies beyond the cache is not kept.
         pad_B: how many places at the start of each row are padding, which nothing sees: positions count from there.
         layers: of `apart`, with a cache that is apart too.
         """
-        place_L = start + jnp.arange(token_BL.shape[1])
-        position_BL = jnp.broadcast_to(place_L, token_BL.shape)
+        place_BL = jnp.asarray(start)[..., None] + jnp.arange(token_BL.shape[1])
+        position_BL = jnp.broadcast_to(place_BL, token_BL.shape)
         if pad_B is not None:
             position_BL = jnp.maximum(position_BL - pad_B[:, None], 0)
         assert token_BL.shape[1] <= jax.tree.leaves(cache)[0].shape[-3], "more tokens than the cache has positions"
@@ -295,11 +296,7 @@ class GPT(language_model.LanguageModel):
             x_BLD, cache = carry
 
             def attend(q, k, v):
-                at = (0, start, 0, 0) if index is None else (index, 0, start, 0, 0)
-                new = (k, v) if index is None else (k[None], v[None])
-                updated = tuple(
-                    jax.lax.dynamic_update_slice(old, a.astype(old.dtype), at) for old, a in zip(cache, new)
-                )
+                updated = tuple(_written(old, a.astype(old.dtype), start, index) for old, a in zip(cache, (k, v)))
                 keys, values = ((a if index is None else a[index]).astype(q.dtype) for a in updated)
                 return attention.cached_attention(q, keys, values, start, window=window, pad_B=pad_B), updated
 
@@ -316,3 +313,31 @@ class GPT(language_model.LanguageModel):
                 extended.append(of_layer)
             cache = tuple(extended)
         return self.finish(x_BLD), cache
+
+    @staticmethod
+    def lay_out(cache):
+        """The cache, laid out on the mesh in context by rows and heads."""
+        axes = ("batch", None, "heads", None)
+        return jax.tree.map(lambda a: sharding.constrain(a, *(None,) * (a.ndim - len(axes)), *axes), cache)
+
+    @staticmethod
+    def put_row(cache, one_row, row, pad):
+        """The cache with what another holds of a single row, from its place `pad` on, at the first places of row `row`."""
+
+        def put(into, new):
+            rows_dim, places_dim = into.ndim - 4, into.ndim - 3
+            new = jnp.roll(new, -pad, axis=places_dim)
+            new = jax.lax.slice_in_dim(new, 0, min(new.shape[places_dim], into.shape[places_dim]), axis=places_dim)
+            return jax.lax.dynamic_update_slice_in_dim(into, new, row, axis=rows_dim)
+
+        return jax.tree.map(put, cache, one_row)
+
+
+def _written(cache, new_BLGK, start, layer):
+    """A cache of keys or values, [B, M, G, K] or with layers in front, with those of tokens at places start, start+1, ..."""
+    if jnp.ndim(start) == 0:
+        at = (0, start, 0, 0) if layer is None else (layer, 0, start, 0, 0)
+        return jax.lax.dynamic_update_slice(cache, new_BLGK if layer is None else new_BLGK[None], at)
+    rows, length = new_BLGK.shape[:2]
+    at = (jnp.arange(rows)[:, None], start[:, None] + jnp.arange(length))
+    return cache.at[at if layer is None else (layer, *at)].set(new_BLGK)

@@ -47,9 +47,10 @@ class LanguageModel(nnx.Module):
             input_BL, target_BL, segment_BL, position_BL, prefix_BL = jax.tree.map(
                 lambda a: a[:, order_L], (input_BL, target_BL, segment_BL, position_BL, prefix_BL)
             )
-            if place_BP is not None:
+            if place_BP is not None:  # of given embeddings
                 place_BP = jnp.asarray(np.argsort(order_L)).at[place_BP].get(mode="fill", fill_value=len(order_L))
-        options |= {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL, "place_BP": place_BP}
+        given = {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL}
+        options |= given if place_BP is None else given | {"place_BP": place_BP}  # which not every model takes
         x_BLD, numbers = self.activations(input_BL, **options)
         loss_BL, log_normaliser_BL = head(
             sharding.constrain(x_BLD, "batch", "head_length", "width"),

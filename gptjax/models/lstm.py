@@ -235,11 +235,12 @@ class LSTM(language_model.LanguageModel):
     def extend(self, token_BL, cache, start, pad_B=None, layers=None):
         """Final activations [B, L, D] of tokens at places start, start+1, ..., and the state after them.
 
+        start: one place for all rows, or one for each, [B].
         pad_B: how many places at the start of each row are padding, after which the state is emptied.
         layers: of `apart`, with a cache that is apart too.
         """
-        place_L = start + jnp.arange(token_BL.shape[1])
-        keep_BL = None if pad_B is None else place_L[None] != pad_B[:, None]
+        place_BL = jnp.asarray(start)[..., None] + jnp.arange(token_BL.shape[1])
+        keep_BL = None if pad_B is None else place_BL != pad_B[:, None]
 
         def layer(x_BLD, block, state):
             x_BLD, (h_BD, c_BD) = block(x_BLD, state, keep_BL)
@@ -253,3 +254,22 @@ class LSTM(language_model.LanguageModel):
             x_BLD, state = layer(x_BLD, block, state)
             states.append(state)
         return x_BLD, tuple(states)
+
+    @staticmethod
+    def lay_out(cache):
+        """The cache, laid out on the mesh in context by rows and cells."""
+
+        def pair(h, c):
+            layers = (None,) * (h.ndim - 2)
+            return sharding.constrain(h, *layers, "batch", "width"), sharding.constrain(c, *layers, "batch", "cells")
+
+        return tuple(pair(*state) for state in cache) if isinstance(cache[0], tuple) else pair(*cache)
+
+    @staticmethod
+    def put_row(cache, one_row, row, pad):
+        """The cache with the state of a single row, which its padding has no part in, as that of row `row`."""
+
+        def put(into, new):
+            return jax.lax.dynamic_update_slice_in_dim(into, new, row, axis=into.ndim - 2)
+
+        return jax.tree.map(put, cache, one_row)

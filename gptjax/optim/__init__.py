@@ -1,1 +1,9 @@
-"""Optimizers, and what is done with gradients beside."""
+"""Optimizers, and what is done with gradients beside.
+
+    optimizers     the table of optimizers; weight decay and muP's factors, which come behind each of them
+    rounding       stochastic rounding, for parameters and moments kept in bfloat16
+    skipping       updates that are left out, decided on the device
+    noise_scale    the gradient noise scale, estimated from microbatches
+
+To add an optimizer: optimizers.Optimizer.
+"""

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gptjax.parallel import compiling
+from gptjax.hosts import compiling
 
 HOST_MEMORY = "pinned_host"  # the memory kind that devices read and write by themselves
 

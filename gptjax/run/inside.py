@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from gptjax.hosts import compiling
 from gptjax.models import attention
-from gptjax.parallel import compiling, context
+from gptjax.parallel import context
 
 LEAST = 16  # tokens in a bucket
 

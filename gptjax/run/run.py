@@ -15,7 +15,6 @@ import jax
 import numpy as np
 from flax import nnx
 
-from gptjax import generation
 from gptjax.checkpoints import loading
 from gptjax.config import config_file
 from gptjax.config.fields import Config, MeshConfig, ModelConfig
@@ -24,8 +23,8 @@ from gptjax.errors import UserError, choose
 from gptjax.evaluation import held_out as evaluate
 from gptjax.evaluation import run_loss
 from gptjax.generation.engine import Engine
-from gptjax.generation.sampling import Settings
-from gptjax.generation.text import Completion, prompt_ids
+from gptjax.generation.settings import Settings
+from gptjax.generation.text import Completion, generate, prompt_ids
 from gptjax.models import attention, placed
 from gptjax.models.layers import DTYPES
 from gptjax.parallel import numerics, sharding
@@ -81,7 +80,7 @@ class Run:
     def generate(self, prompts=None, *, callback=None, **settings) -> list[Completion]:
         """Texts that go on from a prompt or each of a list, flat: num_return_sequences of the first, of the second, ...
 
-        prompts: texts or token ids; None: the start of a document. settings: of `generation.Settings`.
+        prompts: texts or token ids; None: the start of a document. settings: of `generation.settings`.
         callback(index, piece): is called with text as it comes; False from it ends that text.
         A prefix LM reads its prompt token by token here, as it reads what follows, not both ways as in training.
 
@@ -89,7 +88,7 @@ class Run:
         """
         _check_writes_on(self.config)
         with numerics.on_mesh(self.mesh):
-            return generation.generate(self.engine, self.tokenizer, prompts, Settings(**settings), callback)
+            return generate(self.engine, self.tokenizer, prompts, Settings(**settings), callback)
 
     @property
     def steps(self) -> list[int]:

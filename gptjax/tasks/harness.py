@@ -20,16 +20,10 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from gptjax.errors import UserError
 from gptjax.evaluation import scoring
+from gptjax.generation.settings import OPTIONS
 
 MAX_NEW_TOKENS = 256  # of a generation whose task does not say
 ROWS_GENERATED = 16  # at once
-GENERATION = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-)  # settings that tasks and we call the same
 FULL_ROWS = 8  # of the whole context, for each data shard of the mesh, that are scored at once unless told otherwise
 
 
@@ -65,13 +59,13 @@ class GptjaxLM(TemplateLM):
         """From what `lm_eval --model gptjax --model_args workdir=DIR,step=N` gives, and the arguments of `gptjax.load`."""
         from gptjax.run import run
 
-        given = dict(arg_dict)
-        if "workdir" not in given:
+        arguments = dict(arg_dict)
+        if "workdir" not in arguments:
             raise UserError(
-                f"--model_args has {', '.join(given) or 'nothing'}; give workdir=DIR, and step=N if you like."
+                f"--model_args has {', '.join(arguments) or 'nothing'}; give workdir=DIR, and step=N if you like."
             )
-        size = given.pop("batch_size", (additional_config or {}).get("batch_size"))
-        return cls(run.load(given.pop("workdir"), **given), batch_size=None if size is None else int(size))
+        size = arguments.pop("batch_size", (additional_config or {}).get("batch_size"))
+        return cls(run.load(arguments.pop("workdir"), **arguments), batch_size=None if size is None else int(size))
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> "GptjaxLM":
@@ -120,8 +114,8 @@ class GptjaxLM(TemplateLM):
         scores = iter(self._score([window for windows in parted for window in windows]))
         answers = []
         for windows in parted:
-            found = [next(scores) for _ in windows]
-            answers.append((float(sum(s.log_likelihood for s in found)), all(s.greedy for s in found)))
+            of_windows = [next(scores) for _ in windows]
+            answers.append((float(sum(s.log_likelihood for s in of_windows)), all(s.greedy for s in of_windows)))
         for (texts, _, _), answer in zip(requests, answers):
             self.cache_hook.add_partial("loglikelihood", texts, answer)
         return answers
@@ -216,13 +210,14 @@ class DryLM(GptjaxLM):
 
 def _generation_settings(request, context_length: int) -> dict:
     """Settings of `Run.generate` that a request asks for."""
-    given = normalize_gen_kwargs(request.args[1], MAX_NEW_TOKENS)
-    until, max_tokens, drawn = given.pop("until"), given.pop("max_gen_toks"), given.pop("do_sample")
-    settings = {name: given.pop(name) for name in GENERATION if given.get(name) is not None}
+    asked = normalize_gen_kwargs(request.args[1], MAX_NEW_TOKENS)
+    until, max_tokens, drawn = asked.pop("until"), asked.pop("max_gen_toks"), asked.pop("do_sample")
+    options = [name for name, option in OPTIONS.items() if option.in_tasks]
+    settings = {name: asked.pop(name) for name in options if asked.get(name) is not None}
     task = f"the task {request.task_name!r} asks"
-    if given:
-        known = ", ".join(("until", "max_gen_toks", "do_sample", *GENERATION))
-        raise UserError(f"{task} to generate with {', '.join(given)}; there are: {known}.")
+    if asked:
+        names = ", ".join(("until", "max_gen_toks", "do_sample", *options))
+        raise UserError(f"{task} to generate with {', '.join(asked)}; there are: {names}.")
     if not 0 < max_tokens < context_length:
         raise UserError(
             f"{task} for {max_tokens} new tokens (max_gen_toks), which leaves no room for a prompt in"

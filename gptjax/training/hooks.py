@@ -136,7 +136,7 @@ class Sample(Hook):
     def end(self, state) -> list[str]:
         """A prompt (none given: a line break, or end-of-text where the tokenizer has it) and its continuation."""
         from gptjax.generation.engine import Engine
-        from gptjax.generation.sampling import Settings
+        from gptjax.generation.settings import Settings
         from gptjax.generation.text import generate
 
         session, config = self.training.session, self.config.eval

@@ -205,7 +205,9 @@ def open_log(session: Session, directory, start: resume.Resumed) -> metrics.Metr
 def check_directory(directory: run_directory.RunDirectory, session: Session, allowed: tuple[str, ...], origin) -> bool:
     """Writes what describes a new run, or checks that an old one may go on. True if there is something to resume."""
     if directory.exists():
-        directory.check_trained("trained further; start a run of its own")
+        directory.check_trained(
+            f"trained further; a new run starts with its parameters by train.start_from={directory.path}"
+        )
         run_directory.check_resume(directory.config(), session.config, allowed, directory.removed_fields())
         directory.check_tokenizer(session.store.tokenizer)
         before = directory.fingerprint()

@@ -8,8 +8,9 @@ import jax
 
 from gptjax import flops, hardware, schedule
 from gptjax.data.rows import pipeline
+from gptjax.hosts import compiling
 from gptjax.optim import optimizers
-from gptjax.parallel import compiling, meshes
+from gptjax.parallel import meshes
 from gptjax.training import program as programs
 
 

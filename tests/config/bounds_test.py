@@ -16,7 +16,7 @@ from gptjax.config import bounds
 from gptjax.config.config_file import from_dict, load_config
 from gptjax.config.fields import Config
 from gptjax.errors import UserError
-from gptjax.generation.sampling import Settings
+from gptjax.generation.settings import Settings
 
 SECTIONS = {field.name: type(field.default) for field in dataclasses.fields(Config)}
 KINDS = {

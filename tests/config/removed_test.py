@@ -100,7 +100,7 @@ def test_an_old_run_is_read_and_not_gone_on_with_where_numbers_would_come_out_ot
     run_directory.check_resume(run.config(), plain, ("data.tokenizer_train_bytes",), run.removed_fields())
     origin = branching.Origin(run, 6)
     with pytest.raises(UserError, match=r"data.tokenizer_train_bytes \(5 there, 100000000 here\)"):
-        branching._check_config(origin, branching._config_at(origin), plain, ())
+        branching._check_config(origin, branching.config_at(origin), plain, ())
 
 
 def test_an_allowance_that_is_no_time_is_refused():

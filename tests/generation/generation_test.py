@@ -14,7 +14,7 @@ from gptjax.data import tokenizers
 from gptjax.errors import UserError
 from gptjax.generation import beam, sampling
 from gptjax.generation.engine import Engine, Row
-from gptjax.generation.sampling import Settings
+from gptjax.generation.settings import OPTIONS, Settings
 from gptjax.generation.text import generate
 
 PROMPTS = [[3], [1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8, 9, 7]]
@@ -43,8 +43,8 @@ def engine_of(engines, make_variant):
 
 def run(engine, prompts, seeds=None, eot_id=None, **settings):
     seeds = seeds or range(len(prompts))
-    rows = [Row(np.array(prompt, np.int32), seed) for prompt, seed in zip(prompts, seeds)]
-    engine.run(rows, Settings(**settings), eot_id)
+    rows = [Row(np.array(prompt, np.int32), seed, Settings(**settings), eot_id) for prompt, seed in zip(prompts, seeds)]
+    engine.run(rows)
     return rows
 
 
@@ -102,9 +102,9 @@ def test_a_text_depends_on_its_prompt_and_seed_alone(engine_of, settings):
 
 def test_a_text_does_not_depend_on_how_many_tokens_are_made_at_a_time(engine_of):
     engine = engine_of("gpt2")
-    rows = [Row(np.array(PROMPTS[1], np.int32), 3) for _ in range(3)]
+    rows = [Row(np.array(PROMPTS[1], np.int32), 3, Settings(max_tokens=30)) for _ in range(3)]
     for row, chunk in zip(rows, (1, 4, 64)):
-        engine.run([row], Settings(max_tokens=30), chunk=chunk)
+        engine.run([row], chunk=chunk)
     assert rows[0].new == rows[1].new == rows[2].new and len(rows[0].new) == 30
 
 
@@ -123,14 +123,16 @@ def test_text_longer_than_the_context_goes_on_from_its_last_half_whatever_its_ne
 def test_a_finished_neighbour_does_not_fill_the_context_of_those_that_go_on(engine_of):
     """What is read along comes once a round: a full context ends one, and the whole of every text is read anew."""
     engine = engine_of("gpt2")
-    long, short = Row(np.arange(engine.config.context_length - 1, dtype=np.int32) % 7, 0), Row(np.array([3]), 1)
+    settings = Settings(max_tokens=6)
+    long = Row(np.arange(engine.config.context_length - 1, dtype=np.int32) % 7, 0, settings)
+    short = Row(np.array([3]), 1, settings)
     rounds = []
 
     def watch(row, new):
         rounds.append(row is short)
         return ("cancelled", 0) if row is long else None
 
-    engine.run([long, short], Settings(max_tokens=6), watch=watch, chunk=100)
+    engine.run([long, short], watch=watch, chunk=100)
     assert not long.new and len(short.new) == 6 and sum(rounds) == 2
 
 
@@ -164,8 +166,11 @@ def test_a_cache_of_bfloat16_gives_nearly_the_same(engine_of, make_variant):
 PROBABILITY = np.array([[0.1, 0.4, 0.2, 0.3]])
 
 
-def arrays(rows=1, **settings):
-    return Settings(**settings).arrays(rows, 4)
+def shaped(logit_BV, settings: list[Settings], counts=None):
+    """Logits after all options but temperature: penalties if counts are given, else cuts."""
+    options = [named for named in sampling.table() if named[0] != "temperature"]
+    options = [named for named in options if named[1].drawing == (counts is None)]
+    return sampling.apply(options, logit_BV, sampling.values(settings, len(settings)), counts)
 
 
 RESTRICTED = [
@@ -187,23 +192,22 @@ RESTRICTED = [
 
 @pytest.mark.parametrize("settings,kept", RESTRICTED)
 def test_top_k_top_p_and_min_p_keep_the_hand_worked_tokens(settings, kept):
-    logit_BV = sampling.restrict(jnp.log(PROBABILITY), arrays(**settings))
+    logit_BV = shaped(jnp.log(PROBABILITY), [Settings(**settings)])
     assert np.flatnonzero(np.isfinite(logit_BV[0])).tolist() == kept
 
 
 def test_rows_may_have_settings_of_their_own():
-    each = [arrays(**settings) for settings, _ in RESTRICTED]
-    stacked = jax.tree.map(lambda *a: np.concatenate(a), *each)
-    logit_BV = np.tile(np.log(PROBABILITY), (len(each), 1))
-    for row, (_, kept) in zip(sampling.restrict(jnp.array(logit_BV), stacked), RESTRICTED):
+    logit_BV = jnp.tile(jnp.log(PROBABILITY), (len(RESTRICTED), 1))
+    logit_BV = shaped(logit_BV, [Settings(**settings) for settings, _ in RESTRICTED])
+    for row, (_, kept) in zip(logit_BV, RESTRICTED):
         assert np.flatnonzero(np.isfinite(row)).tolist() == kept
 
 
 def test_penalties_give_the_hand_worked_logits():
     logit_BV, seen_BV = jnp.array([[2.0, -2.0, 1.0, 0.5]]), jnp.array([[True, True, False, True]])
     count_BV = jnp.array([[0, 3, 0, 1]])  # token 0 is in the prompt only
-    settings = arrays(repetition_penalty=2.0, frequency_penalty=0.25, presence_penalty=1.0)
-    penalised = sampling.penalise(logit_BV, seen_BV, count_BV, settings)
+    settings = Settings(repetition_penalty=2.0, frequency_penalty=0.25, presence_penalty=1.0)
+    penalised = shaped(logit_BV, [settings], sampling.Counts(seen_BV, count_BV))
     np.testing.assert_allclose(penalised, [[1.0, -4.0 - 0.75 - 1, 1.0, 0.25 - 0.25 - 1]])
 
 
@@ -219,8 +223,8 @@ def test_penalties_give_the_hand_worked_logits():
 def test_drawn_tokens_have_the_hand_worked_shares(settings, share):
     n = 20_000
     logit_BV, key_B = jnp.tile(jnp.log(PROBABILITY), (n, 1)), jax.random.split(jax.random.key(0), n)
-    given = Settings(**settings)
-    drawn_B = sampling.draw(logit_BV, key_B, given.arrays(n, 4), given.restricts)
+    value_B = sampling.values([Settings(**settings)] * n, n)
+    drawn_B = sampling.draw(sampling.table(), logit_BV, key_B, value_B, None)
     np.testing.assert_allclose(np.bincount(drawn_B, minlength=4) / n, share, atol=0.015)
 
 
@@ -232,6 +236,49 @@ def test_penalties_act_on_what_the_text_itself_has_said(engine_of):
         engine_of("gpt2"), [[3, 1, 4]], max_tokens=20, temperature=0, repetition_penalty=1e9, presence_penalty=1e4
     )
     assert len(set(row.tokens.tolist())) == 23
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_that_a_row_does_not_use_leaves_it_bit_for_bit_whatever_its_neighbour_uses(name):
+    """Logits of 200 tokens with ties, zeros and an entry that is never said; probabilities that sum to 1 only nearly."""
+    logit_V = np.random.default_rng(0).normal(size=200).astype(np.float32).round(1)
+    logit_V[7] = -np.inf
+    logit_BV = jnp.tile(logit_V, (2, 1))
+    counts = sampling.Counts(logit_BV > 0, (logit_BV > 0).astype(jnp.int32))
+    value = {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.3}.get(name, 1.7)
+    options = [named for named in sampling.table() if named[0] == name]
+    value_B = sampling.values([Settings(), Settings(**{name: value})], 2)
+    kept, changed = sampling.apply(options, logit_BV, value_B, counts)
+    np.testing.assert_array_equal(kept, logit_V)
+    assert (changed != logit_V).sum() > 50
+
+
+OWN = [  # of each row its settings, those of neither a neighbour
+    dict(temperature=0),
+    dict(top_k=3, temperature=0.7, max_tokens=4),
+    dict(top_p=0.5, frequency_penalty=0.5, logprobs=True),
+    dict(repetition_penalty=1.5, min_p=0.2, max_tokens=20),
+    dict(),
+]
+
+
+def own_rows(eot_id=None):
+    prompts = [*PROMPTS, [3], list(range(14))]
+    settings = [Settings(**dict(max_tokens=9) | values) for values in OWN]
+    rows = zip(prompts, range(20, 25), settings)
+    return [Row(np.array(prompt, np.int32), seed, each, eot_id) for prompt, seed, each in rows]
+
+
+def test_rows_of_different_settings_say_together_what_each_says_alone(engine_of):
+    engine, eot_id = engine_of("gpt2"), 40
+    together, alone = own_rows(eot_id), own_rows(eot_id)
+    together[1].eot_id = alone[1].eot_id = None
+    engine.run(together)
+    for row, other in zip(together, alone):
+        engine.run([other])
+        assert (row.new, row.finished) == (other.new, other.finished)
+        assert len(row.logprobs) == len(other.logprobs) == (len(row.new) if row.settings.logprobs else 0)
+    assert [len(row.new) for row in together][1] == 4
 
 
 # ---- beams
@@ -305,6 +352,21 @@ def test_completions_are_in_order_and_their_seeds_give_them_again(engine_of):
     assert [a.text, b.text] == [found[1].text, found[0].text]
     with pytest.raises(UserError, match="seed has 2 values for 1 sequences"):
         texts(engine, "ccc", seed=(1, 2))
+
+
+def test_prompts_may_have_settings_of_their_own(engine_of):
+    """Beams, several sequences, stop strings and seeds among them."""
+    engine, prompts = engine_of("gpt2"), ["c", [3, 4], "ccc"]
+    each = [dict(seed=3, num_return_sequences=2), dict(num_beams=2), dict(stop="a", seed=9, temperature=0.5)]
+    each = [Settings(max_tokens=6, **values) for values in each]
+    together = generate(engine, SPELLED, prompts, each)
+    alone = [c for prompt, settings in zip(prompts, each) for c in generate(engine, SPELLED, prompt, settings)]
+    assert [(c.prompt, c.text, c.seed, c.score) for c in together] == [
+        (c.prompt, c.text, c.seed, c.score) for c in alone
+    ]
+    assert [c.seed for c in together] == [3, 4, None, 9]
+    with pytest.raises(UserError, match="there are settings for 3 of 1 prompts"):
+        generate(engine, SPELLED, "c", each)
 
 
 def test_a_stop_string_ends_a_text_wherever_it_lies_between_tokens(engine_of):

@@ -59,7 +59,11 @@ def two(wide, tmp_path_factory):
         for process in started:
             process.ends_with(0)
         for process in started[1:]:
-            said = [line for line in process.output().splitlines() if "Gloo" not in line and "preparing" not in line]
+            said = [
+                line
+                for line in process.output().splitlines()
+                if line and "Gloo" not in line and "preparing" not in line
+            ]
             assert not said, "only process 0 speaks"
     return folder / "run"
 

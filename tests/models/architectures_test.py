@@ -149,7 +149,7 @@ from gptjax.models import architectures, attention; from gptjax.training import 
 from gptjax.config.fields import ModelConfig
 chosen = ModelConfig(vocab_size=9, n_layers=1, d_model=8, n_heads=1)
 architectures.roles(chosen), architectures.abstract(chosen)
-print(*(f"gptjax.{name}" in sys.modules for name in ("model", "lstm", "splash", "context_attention")))
+print(*(f"gptjax.models.{name}" in sys.modules for name in ("gpt", "lstm", "splash", "context_attention")))
 architectures.abstract(chosen.with_architecture("lstm", vocab_size=9))
 print("gptjax.models.lstm" in sys.modules)
 """

@@ -349,7 +349,7 @@ def test_the_code_is_that_of_the_modules_that_decide_numbers():
     assert names > models | optim | rows | others | {"parallel/sharding.py", "study/lanes/program.py"}
     assert names > {"models/__init__.py", "data/rows/__init__.py"}, "what runs with every import below it"
     assert not names & {"training/main.py", "rundir/metrics.py", "errors.py", "cli.py", "data/tokens/store.py"}
-    assert not names & {"parallel/compiling.py", "hosts/coordination.py"}, "how processes wait for each other"
+    assert not names & {"hosts/compiling.py", "hosts/coordination.py"}, "how processes wait for each other"
 
 
 def test_what_is_named_to_decide_numbers_or_to_decide_none_is_there():

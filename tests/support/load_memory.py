@@ -37,7 +37,7 @@ def make(directory: str, layers: int) -> None:
     def filled(leaf, sharding):
         return jax.device_put(np.resize(noise, leaf.shape), sharding)
 
-    params = jax.tree.map(filled, program.abstract_state.params, program.state_sharding.params)
+    params = jax.tree.map(filled, program.abstract_params, program.param_sharding)
     writer = checkpointer.Checkpointer(place.checkpoints, chosen)
     writer.save({"params": params}, 1)
     writer.wait()

@@ -167,17 +167,19 @@ class Reader:
             self._iterator = self._dataset = None  # at the interpreter's end Grain's destructors fail with a traceback
 
 
+AHEAD = 2  # values: one that waits, and one that is computed
+
+
 class Prefetcher:
     """The values of function(first), function(first + 1), ... in order, `prefetch` of them computed ahead in a thread.
 
-    What the function raises, `next` raises in its place, and the prefetcher is closed. With prefetch=0 there is no
-    thread. Use it in a `with`, or close it.
+    What the function raises, `next` raises in its place, and the prefetcher is closed. Use it in a `with`, or close it.
     """
 
-    def __init__(self, function: Callable, first: int, prefetch: int):
+    def __init__(self, function: Callable, first: int, prefetch: int = AHEAD):
         self._function = function
         self._step = first
-        self._pool = concurrent.futures.ThreadPoolExecutor(1, "prefetch") if prefetch else None
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "prefetch")
         self._pending = collections.deque()
         self._closed = False
         for _ in range(prefetch):
@@ -186,9 +188,6 @@ class Prefetcher:
     def next(self):
         assert not self._closed, "next() of a closed Prefetcher"
         try:
-            if self._pool is None:
-                self._step += 1
-                return self._function(self._step - 1)
             self._submit()
             return self._pending.popleft().result()
         except BaseException:
@@ -199,8 +198,7 @@ class Prefetcher:
         """Waits for the value being computed, drops those not begun."""
         self._closed = True
         self._pending.clear()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> "Prefetcher":
         return self

@@ -48,7 +48,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def settings(cls, config: DataConfig) -> dict:
-        return {"vocab_size": config.tokenizer_vocab_size, "train_bytes": config.tokenizer_train_bytes}
+        return {"vocab_size": config.tokenizer_vocab_size, "train_bytes": config.TRAIN_BYTES}
 
     @classmethod
     def read(cls, path: str | None) -> "SentencePieceTokenizer":

@@ -4,7 +4,7 @@ To add one, derive a class from method.Method (or from a method that is here) an
 class, or where it is to be found, "module:Class": then its numerics are imported when it is used.
 """
 
-import pkgutil
+from gptjax import errors
 
 METHODS = {
     "parametric": "gptjax.study.methods.parametric:Parametric",
@@ -15,9 +15,9 @@ METHODS = {
 
 
 def of(name: str):
-    """The method.Method of a name that METHODS has."""
+    """The method.Method of a name that METHODS has. Raises UserError: its entry names nothing that can be imported."""
     entry = METHODS[name]
-    return (pkgutil.resolve_name(entry) if isinstance(entry, str) else entry)()
+    return (errors.imported(entry, f"fit method {name}") if isinstance(entry, str) else entry)()
 
 
 def by_default() -> tuple[str, ...]:

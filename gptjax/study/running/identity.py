@@ -29,8 +29,9 @@ ROOTS = (
 )  # fmt: skip
 PLUMBING = (  # reads, writes, checks, counts, reports; decides no number of a run
     "checkpoints", "errors", "evaluation", "flops", "generation", "hosts", "run", "rundir", "storage", "study", "terminal",
-    "config.bounds", "config.checks", "config.config_file", "models.gpt_counts", "models.lstm_counts", "parallel.compiling",
-    "data.rows.reading", "data.sources", "data.tokenizers", "data.tokens.folder", "data.tokens.store",  # the fingerprint
+    "config.bounds", "config.checks", "config.config_file", "models.gpt_counts", "models.lstm_counts", "hosts.compiling",
+    # What the text is, its fingerprint says.
+    "data.rows.reading", "data.sources", "data.tokenizers", "data.tokens.cache", "data.tokens.folder", "data.tokens.store",
 )  # fmt: skip
 
 

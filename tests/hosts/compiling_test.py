@@ -12,7 +12,8 @@ import sys, time
 import jax, numpy as np
 from jax._src import compiler, distributed as jax_distributed
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from gptjax.parallel import compiling; from gptjax.hosts import distributed
+from gptjax.hosts import compiling
+from gptjax.hosts import compiling, distributed
 from gptjax.hosts.coordination import PeerLost
 
 peers = distributed.start()

@@ -1,0 +1,184 @@
+"""The two programs that make text, as pure functions: prefill reads prompts into a cache of keys and values, and decode
+makes tokens from it, one of each row at a time. The engine calls them with a rectangle of rows, slots with rows that come
+and go.
+
+Each row has its own prompt, settings and seed, and its tokens depend on these alone. Axes: B rows, L tokens of a prompt,
+C columns of new tokens, V vocabulary.
+"""
+
+import dataclasses
+import functools
+import typing
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gptjax.generation import sampling
+from gptjax.hosts import compiling
+from gptjax.models import loss
+from gptjax.models.layers import DTYPES
+from gptjax.parallel import sharding
+
+COLUMNS = 64  # new tokens that a call of decode makes at most
+NO_TOKEN = -1  # the end-of-text of a row that has none
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What programs are compiled for."""
+
+    graph: typing.Any  # of the model
+    cache_dtype: str
+    entries: int  # of the vocabulary that can be said
+    options: tuple  # sampling.table()
+
+
+class Weights(typing.NamedTuple):
+    params: dict
+    layers: tuple | None  # apart, see model.apart
+
+
+class Prompts(typing.NamedTuple):
+    """Padded in front, so that all end at one place."""
+
+    token_BL: typing.Any
+    pad_B: typing.Any  # places before a prompt
+    made_B: typing.Any  # how many of a row's tokens are new ones, also of those that are no longer in the prompt
+    done_B: typing.Any
+    counts: sampling.Counts | None  # None: no row penalises
+
+
+class Wanted(typing.NamedTuple):
+    """What was asked for in each row."""
+
+    seed_B: typing.Any  # uint32
+    limit_B: typing.Any  # new tokens at most, those of earlier calls included
+    eot_B: typing.Any  # the token that ends it
+    value_B: dict  # sampling.values()
+    pad_B: typing.Any = None  # places of the cache before the row; None: none
+
+
+class State(typing.NamedTuple):
+    """Rows between two tokens."""
+
+    place: jax.Array  # of the cache where the next token goes: one for all rows, or one for each, [B]
+    made_B: jax.Array
+    done_B: jax.Array
+    logit_BV: jax.Array  # of the token that comes next
+    cache: typing.Any
+    counts: sampling.Counts | None
+
+
+class New(typing.NamedTuple):
+    """Tokens of one call. A row has those of its first columns, up to where it was done."""
+
+    token_BC: jax.Array
+    logprob_BC: jax.Array | None  # of the model, before any setting; None: nobody asks
+
+
+@functools.partial(compiling.jit, static_argnames="graph")
+def layers_apart(graph, params):
+    return nnx.merge(graph, params).apart()
+
+
+@functools.partial(compiling.jit, static_argnames=("setup", "places", "of_prompt"))
+def prefill(setup: Setup, weights: Weights, prompts: Prompts, *, places: int, of_prompt: bool):
+    """The state after the prompts, in a cache of so many places, and the log-probabilities of their tokens but the first,
+    [B, L - 1], if wanted."""
+    gpt = nnx.merge(setup.graph, weights.params)
+    batch, length = prompts.token_BL.shape
+    cache = gpt.empty_cache(batch, places, DTYPES[setup.cache_dtype], apart=weights.layers is not None)
+    x_BLD, cache = gpt.extend(prompts.token_BL, cache, 0, prompts.pad_B, weights.layers)
+    logit_BV = gpt.logits(x_BLD[:, -1])
+    state = State(jnp.int32(length), prompts.made_B, prompts.done_B, logit_BV, cache, prompts.counts)
+    state = _lay_out(gpt, state)
+    if not of_prompt:
+        return state, None
+    options = {"vocab_size": gpt.config.vocab_size, "softcap": gpt.config.logit_softcap}
+    chunks = 8 if gpt.config.padded_vocab_size > 4096 else 1
+    loss_BL, _ = loss.cross_entropy(x_BLD[:, :-1], gpt.head_VD, prompts.token_BL[:, 1:], chunks=chunks, **options)
+    return state, -loss_BL
+
+
+@functools.partial(compiling.jit, static_argnames=("setup", "logprobs"), donate_argnames="state")
+def decode(setup: Setup, weights: Weights, wanted: Wanted, state: State, count, *, logprobs: bool) -> tuple[State, New]:
+    """The state after `count` tokens more, or fewer where all rows are done; and these tokens."""
+    batch = len(state.done_B)
+    new = New(jnp.zeros((batch, COLUMNS), jnp.int32), jnp.zeros((batch, COLUMNS), jnp.float32) if logprobs else None)
+    gpt = nnx.merge(setup.graph, weights.params)
+    key_B = jax.vmap(jax.random.key)(wanted.seed_B)
+
+    def unfinished(carry):
+        column, s, _ = carry
+        return (column < count) & ~s.done_B.all()
+
+    def step(carry):
+        column, s, new = carry
+        token_B = _choose(setup, wanted, key_B, s)
+        new = _write(new, token_B, s.logit_BV, column)
+        live_B = ~s.done_B
+        x_B1D, cache = gpt.extend(token_B[:, None], s.cache, s.place, wanted.pad_B, weights.layers)
+        made_B = s.made_B + live_B
+        done_B = s.done_B | (token_B == wanted.eot_B) | (made_B >= wanted.limit_B)
+        place = s.place + (live_B if s.place.ndim else 1)
+        counts = None if s.counts is None else s.counts.with_tokens(token_B)
+        return column + 1, State(place, made_B, done_B, gpt.logits(x_B1D[:, 0]), cache, counts), new
+
+    _, state, new = jax.lax.while_loop(unfinished, step, (jnp.int32(0), state, new))
+    return _lay_out(gpt, state), new
+
+
+def _lay_out(gpt, state: State) -> State:
+    """The state, always in one layout on a mesh: a program would be compiled again for another."""
+    by_row = lambda a: sharding.constrain(a, "batch", "vocab")  # noqa: E731
+    whole = lambda a: sharding.constrain(a, *(None,) * a.ndim)  # noqa: E731
+    return State(
+        place=whole(state.place),
+        made_B=whole(state.made_B),
+        done_B=whole(state.done_B),
+        logit_BV=by_row(state.logit_BV),
+        cache=gpt.lay_out(state.cache),
+        counts=jax.tree.map(by_row, state.counts),
+    )
+
+
+def _choose(setup: Setup, wanted: Wanted, key_B, s: State):
+    """The next token of each row, by a key of its own that goes by the number of the token."""
+    logit_BV = s.logit_BV
+    if setup.entries < logit_BV.shape[-1]:
+        logit_BV = loss.mask_padding(logit_BV, setup.entries)
+    key_B = jax.vmap(jax.random.fold_in)(key_B, s.made_B)
+    return sampling.draw(setup.options, logit_BV, key_B, wanted.value_B, s.counts)
+
+
+def _write(new: New, token_B, logit_BV, column) -> New:
+    token_BC = jax.lax.dynamic_update_slice(new.token_BC, token_B[:, None], (0, column))
+    if new.logprob_BC is None:
+        return New(token_BC, None)
+    logprob_B = logit_BV[jnp.arange(len(token_B)), token_B] - jax.nn.logsumexp(logit_BV, axis=-1)
+    return New(token_BC, jax.lax.dynamic_update_slice(new.logprob_BC, logprob_B[:, None], (0, column)))
+
+
+# ---- rows that come and go
+
+
+@functools.partial(compiling.jit, static_argnames=("setup", "rows"))
+def empty(setup: Setup, weights: Weights, *, rows: int) -> State:
+    """Rows that are done, each with a cache of the whole context."""
+    gpt = nnx.merge(setup.graph, weights.params)
+    vocab_size, dtype = gpt.config.vocab_size, DTYPES[setup.cache_dtype]
+    zero_B, blank_BV = jnp.zeros(rows, jnp.int32), jnp.zeros((rows, vocab_size), jnp.float32)
+    cache = gpt.empty_cache(rows, gpt.config.context_length, dtype, apart=weights.layers is not None)
+    counts = sampling.Counts(blank_BV.astype(bool), blank_BV.astype(jnp.int32))
+    return _lay_out(gpt, State(zero_B, zero_B, jnp.ones(rows, bool), blank_BV, cache, counts))
+
+
+@functools.partial(compiling.jit, static_argnames="setup", donate_argnames="state")
+def put(setup: Setup, weights: Weights, state: State, one: State, row, pad) -> State:
+    """The state with everything of a row replaced by that of a prefill of one prompt, which has so much padding."""
+    gpt = nnx.merge(setup.graph, weights.params)
+    cache = gpt.put_row(state.cache, one.cache, row, pad)
+    one = one._replace(place=(one.place - pad)[None], cache=None)
+    replaced = jax.tree.map(lambda into, new: into.at[row].set(new[0]), state._replace(cache=None), one)
+    return _lay_out(gpt, replaced._replace(cache=cache))
