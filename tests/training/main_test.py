@@ -1,11 +1,8 @@
 import json
 import os
-import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -14,16 +11,15 @@ import runs
 import vocabularies
 from runs import assert_same_state, losses, saved_arrays, start, train_rows, wait_for_step
 
-from gptjax import errors, schedule, supervisor
+from gptjax import cli, errors, schedule, supervisor
 from gptjax.checkpoints import checkpointer
 from gptjax.config.config_file import from_dict
 from gptjax.data.tokenizers import load_tokenizer
-from gptjax.data.tokens.store import prepare
 from gptjax.errors import UserError
 from gptjax.parallel import meshes
 from gptjax.run import run
 from gptjax.rundir import metrics, run_directory
-from gptjax.training import main, resume
+from gptjax.training import hooks, main, resume
 from gptjax.training import program as programs
 
 STEPS = 40
@@ -60,36 +56,41 @@ def test_a_run_directory_holds_what_the_contract_says(undisturbed):
     assert evaluations[-1]["loss"] < evaluations[0]["loss"] < np.log(9) + 0.1
 
 
-@pytest.fixture(scope="module")
-def terminated(values, tmp_path_factory):
-    """The run directory of a run that SIGTERM stopped."""
-    folder = tmp_path_factory.mktemp("terminated")
-    process = start(values, folder / "run", folder)
-    wait_for_step(folder / "run", 3, process)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate()
-    assert process.returncode == errors.SAVED_AND_STOPPED, stderr
-    assert "SIGTERM" in stderr and "run the same command again" in stderr and "Traceback" not in stderr
-    return folder / "run"
+class Terminated(hooks.Hook):
+    """SIGTERM to this process when step 4 is taken."""
+
+    def due(self, step):
+        return step == 4
+
+    def run(self, state, step, should_stop):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_sigterm_saves_exits_with_its_own_code_and_the_run_goes_on_bit_equal(terminated, config, undisturbed, tmp_path):
-    workdir = shutil.copytree(terminated, tmp_path / "run")
-    assert run_directory.open_run(workdir).steps()[-1] == train_rows(workdir)[-1]["step"]
-    assert main.train(config, str(workdir)) == 0
-    assert_same_run(undisturbed, workdir)
+def test_sigterm_saves_exits_with_its_own_code_and_the_run_goes_on_bit_equal(
+    values, undisturbed, tmp_path, monkeypatch, capfd
+):
+    command = ["train", runs.write_config(values, tmp_path / "fields.py"), f"--workdir={tmp_path / 'run'}"]
+    with monkeypatch.context() as patch:
+        patch.setitem(hooks.HOOKS, "terminated", Terminated)
+        assert cli.main(command) == errors.SAVED_AND_STOPPED
+    said = capfd.readouterr().err
+    assert "SIGTERM" in said and "run the same command again" in said and "Traceback" not in said
+    last_logged = train_rows(tmp_path / "run")[-1]["step"]
+    assert run_directory.open_run(tmp_path / "run").steps()[-1] == last_logged < STEPS
+    assert cli.main(command) == 0
+    assert_same_run(undisturbed, tmp_path / "run")
 
 
-def test_a_run_that_was_killed_where_it_resumed_goes_on_bit_equal(terminated, values, config, undisturbed, tmp_path):
-    """25 kills at random points: faults_test."""
-    workdir = shutil.copytree(terminated, tmp_path / "run")
+def test_a_run_that_was_killed_goes_on_bit_equal(values, config, undisturbed, tmp_path):
+    """25 kills at random points, and where it has resumed: faults_test."""
+    workdir = tmp_path / "run"
     process = start(values, workdir, tmp_path)
-    wait_for_step(workdir, random.Random(0).randint(12, 30), process)
+    wait_for_step(workdir, 23, process)
     process.kill()
     process.communicate()
     assert main.train(config, str(workdir)) == 0
     resumed = [row for row in metrics.read_metrics(workdir / "metrics.jsonl", "event") if row["event"] == "resumed"]
-    assert len(resumed) == 2 and train_rows(workdir)[-1]["step"] == STEPS
+    assert len(resumed) == 1 and resumed[0]["step"] < STEPS
     assert_same_run(undisturbed, workdir)
 
 
@@ -114,20 +115,23 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_last_evaluation_is_eva
     assert here["step"] == STEPS and here["loss"] == there["loss"]
 
 
-def test_a_save_that_fails_ends_with_one_line_and_a_code_that_a_supervisor_restarts(values, tmp_path):
-    prepare(from_dict(values).data)  # whose files are large too
+@pytest.fixture
+def no_large_files():
+    """no_large_files() lets this process write no file of more than 50 kB, which the parameters are: EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def no_large_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # the parameters are more: EFBIG
 
-    command = [sys.executable, "-m", "gptjax", "train", runs.write_config(values, tmp_path / "fields.py")]
-    command += [f"--workdir={tmp_path / 'run'}"]
-    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, preexec_fn=no_large_files)
-    assert ended.returncode == errors.SAVE_FAILED, ended.stderr
-    said = [
-        line for line in ended.stderr.splitlines() if line.startswith("gptjax: a checkpoint could not be written to ")
-    ]
-    assert len(said) == 1, ended.stderr  # what Orbax's threads say of the other files may come after it
+def test_a_save_that_fails_ends_with_one_line_and_a_code_that_a_supervisor_restarts(
+    values, undisturbed, tmp_path, no_large_files, capfd
+):
+    command = ["train", runs.write_config(values, tmp_path / "fields.py"), f"--workdir={tmp_path / 'run'}"]
+    no_large_files()  # the text is prepared, and the programs are in jax's cache
+    assert cli.main(command) == errors.SAVE_FAILED
+    stderr = capfd.readouterr().err
+    said = [line for line in stderr.splitlines() if line.startswith("gptjax: a checkpoint could not be written to ")]
+    assert len(said) == 1, stderr  # what Orbax's threads say of the other files may come after it
     assert not run_directory.open_run(tmp_path / "run").steps()
     assert errors.SAVE_FAILED in supervisor.PASSING and errors.SAVE_FAILED not in supervisor.FINAL
 
