@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
+import runs
 from damage import data_file, flip, truncate
-from saving_test import lines_of_two
 
 LOADS = """
 import sys
@@ -40,7 +40,7 @@ def test_two_processes_take_the_step_before_one_that_a_single_process_finds_dama
     for folder in folders:
         shutil.copytree(trained, folder)
     damage(data_file(folders[1] / "checkpoints" / "6"))
-    first, second = lines_of_two(LOADS, *map(str, folders), str(trained), use)
+    first, second = runs.lines_of_two(LOADS, *map(str, folders), str(trained), use)
     assert first[0] == second[0] == "step 4 halves True"
     if use == "used":
         assert first[1] == second[1] and first[1].startswith("loss ") and "nan" not in first[1]

@@ -5,7 +5,6 @@ import re
 import pytest
 import runs
 from places import ROOT
-from saving_test import lines_of_two
 
 SLOW_IN_ONE = """
 import sys, time
@@ -51,7 +50,7 @@ COMPILES = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 
 
 def test_a_process_that_has_compiled_waits_in_no_collective_for_one_that_has_not():
-    first, second = lines_of_two(SLOW_IN_ONE, "1.5", environments=[COMPILES] * 2)
+    first, second = runs.lines_of_two(SLOW_IN_ONE, "1.5", environments=[COMPILES] * 2)
     for lines in (first, second):
         assert "total 25.0 25.0 7.0" in lines and "programs 2" in lines, lines
     assert "in a collective meanwhile: 0" in second, (
@@ -61,7 +60,7 @@ def test_a_process_that_has_compiled_waits_in_no_collective_for_one_that_has_not
 
 
 def test_a_process_that_has_not_compiled_in_time_is_named():
-    first, second = lines_of_two(SLOW_IN_ONE, "3", environments=[COMPILES | {"GPTJAX_COMPILE_SECONDS": "1"}] * 2)
+    first, second = runs.lines_of_two(SLOW_IN_ONE, "3", environments=[COMPILES | {"GPTJAX_COMPILE_SECONDS": "1"}] * 2)
     for lines in (first, second):
         [lost] = [line for line in lines if line.startswith("lost: ")]
         assert re.match(r"lost: process 1 \(.*\) has not compiled .* within 1 s; see the log of its host", lost), lost

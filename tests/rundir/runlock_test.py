@@ -205,7 +205,6 @@ def disturbed(values, tmp_path, monkeypatch, capfd):
 
     often = runs.changed(
         values,
-        model=dict(n_layers=1),
         train=dict(steps=20),
         checkpoint=dict(every_steps=5),
         eval=dict(every_steps=None),
@@ -243,7 +242,8 @@ def test_a_run_whose_checkpoints_are_removed_says_what_is_there_and_saves_the_ne
 def test_a_run_that_can_save_no_more_where_its_checkpoints_were_removed_says_that_there_is_none(disturbed):
     def replace(run):
         shutil.rmtree(run.checkpoints)
-        run.checkpoints.write_text("in the way")
+        run.checkpoints.mkdir()
+        (run.checkpoints / "10").write_text("in the way")
 
     code, line = disturbed(replace)
     assert code == errors.SAVE_FAILED and "there is no checkpoint" in line
