@@ -109,15 +109,19 @@ def hooked(tmp_path, act: str) -> dict:
     return {"PYTHONPATH": f"{tmp_path / 'hook'}:{ROOT}"}
 
 
+SAMPLED = dict(optim=dict(ema_decay=0.9), eval=dict(sample_tokens=4, sample_prompt="abc"))
+
+
 @pytest.mark.parametrize(
-    "ends", [(2,), pytest.param((2, 4), marks=pytest.mark.slow)], ids=["a_start", "a_start_and_a_resume"]
+    "ends, more", [((2,), {}), pytest.param((2, 4), SAMPLED, marks=pytest.mark.slow)], ids=["a_start", "all"]
 )
-def test_no_program_with_collectives_of_a_run_runs_before_all_have_compiled_it(values, tmp_path, ends):
-    """Training, evaluation of both kinds of parameters, saving, resuming and sampling."""
+def test_no_program_with_collectives_of_a_run_runs_before_all_have_compiled_it(values, tmp_path, ends, more):
+    """Training, evaluation, saving; and (slow) evaluation of both kinds of parameters, resuming and sampling."""
     split = runs.changed(
-        values, model=dict(n_layers=1), mesh=dict(fsdp=2), optim=values["optim"] | dict(ema_decay=0.9), checkpoint=dict(every_steps=2),
-        eval=dict(every_steps=2, max_tokens=64, sample_tokens=4, sample_prompt="abc"),
+        values, model=dict(n_layers=1), mesh=dict(fsdp=2), checkpoint=dict(every_steps=2),
+        eval=dict(every_steps=2, max_tokens=64),
     )  # fmt: skip
+    split = runs.changed(split, **more)
     for steps in ends:
         longer = runs.changed(split, train=split["train"] | dict(steps=steps))
         arguments = dict.fromkeys((0, 1), ["--allow_change=train.steps"])
