@@ -18,6 +18,7 @@ from gptjax.checkpoints import validity
 from gptjax.config.config_file import from_dict
 from gptjax.errors import UserError
 from gptjax.hosts import watchdog
+from gptjax.parallel import sharding
 from gptjax.rundir import metrics, run_directory
 from gptjax.study import batched
 from gptjax.study.lanes import grouping, together
@@ -213,7 +214,7 @@ def test_runs_that_are_over_are_left_alone(study, configs):
 
 def test_devices_send_nothing_to_each_other(configs):
     program = lanes.build(configs["first"], jax.devices()[:2], 4)
-    everywhere = lanes.replicated(program)
+    everywhere = sharding.replicated(program.mesh)
 
     def lane(shape, dtype):
         return jax.ShapeDtypeStruct((4, *shape), dtype, sharding=program.lane_sharding)
