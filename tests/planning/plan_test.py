@@ -10,7 +10,7 @@ import pytest
 from places import ROOT
 
 from gptjax import cli
-from gptjax.commands import planning
+from gptjax.commands import plan as plan_command
 from gptjax.config.fields import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 from gptjax.planning import hlo, plan, plan_table, topology
@@ -206,9 +206,9 @@ def test_mfu_is_shown_by_exact_flops_too_where_masked_attention_is_much_of_the_w
 )
 def test_an_executable_that_could_not_be_written_is_refused_before_anything_is_compiled(arguments, message, tmp_path):
     target = tmp_path / "nowhere" / "step.exe"
-    args = cli._parser().parse_args(["plan", "--config=small.py", f"--save_executable={target}", *arguments])
+    args = cli.parser().parse_args(["plan", "--config=small.py", f"--save_executable={target}", *arguments])
     with pytest.raises(UserError, match=re.escape(message)):
-        planning.run(CONFIG, args)
+        plan_command.print_plan(CONFIG, args)
 
 
 @pytest.fixture
