@@ -22,7 +22,7 @@ import threading
 import jax
 from etils import epath
 
-from gptjax.checkpoints import pieces, saving, validity
+from gptjax.checkpoints import checksums, saving, validity
 from gptjax.errors import Damaged, UserError, first_line
 from gptjax.hosts.coordination import Alone
 
@@ -114,7 +114,7 @@ class Checkpointer:
         self._thread.start()
 
     def _begin(self, step: int, items) -> dict:
-        """{name: (shape, dtype, what pieces.finish takes)}. Process 0 makes room, and sees whether it can write there: what
+        """{name: (shape, dtype, what checksums.finish takes)}. Process 0 makes room, and sees whether it can write there: what
         it finds out in the middle of Orbax's save, the others would wait for."""
         if self._peers.index == 0:
             validity.remove(self._folder(step))
@@ -122,7 +122,7 @@ class Checkpointer:
             temporary.rmtree(missing_ok=True)
             temporary.mkdir(parents=True)
             temporary.rmdir()
-        return {name: (leaf.shape, str(leaf.dtype), pieces.begin(leaf)) for name, leaf in named(items).items()}
+        return {name: (leaf.shape, str(leaf.dtype), checksums.begin(leaf)) for name, leaf in named(items).items()}
 
     def _start(self, step: int, items, data: dict) -> None:
         meta = self._ocp.args.JsonSave({"schema": validity.SCHEMA, "step": step, **data})
@@ -135,7 +135,7 @@ class Checkpointer:
     def _finish(self, step: int, begun: dict, data: dict, then) -> None:
         """In a thread: the manifest, once the files are there. Process 0 writes it for all."""
         try:
-            own = {name: pieces.finish(parts) for name, (_, _, parts) in begun.items()}
+            own = {name: checksums.finish(parts) for name, (_, _, parts) in begun.items()}
             everyones = self._stages.gather("checksums", own)
             self._writer.wait_until_finished()
             if everyones is None:
@@ -259,14 +259,14 @@ class Checkpointer:
         """Which arrays are not those that were saved; "" for none, and where no checksums were kept."""
         if not all("pieces" in each for each in known.values()):
             return ""
-        begun = {name: pieces.begin(leaf) for name, leaf in named(items).items()}
-        everyones = self._peers.gather("restored", {name: pieces.finish(parts) for name, parts in begun.items()})
+        begun = {name: checksums.begin(leaf) for name, leaf in named(items).items()}
+        everyones = self._peers.gather("restored", {name: checksums.finish(parts) for name, parts in begun.items()})
         if everyones is None:
             return self._peers.tell("restored", None)
         wrong = [
             name
             for name in begun
-            if pieces.total([p for each in everyones for p in each[name]]) != pieces.total(known[name]["pieces"])
+            if checksums.total([p for each in everyones for p in each[name]]) != checksums.total(known[name]["pieces"])
         ]
         shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         return self._peers.tell("restored", f"checksums differ for {shown}" if wrong else "")

@@ -4,6 +4,10 @@ The checksum of an array is the sum, over its elements, of mix(bits of the eleme
 lanes of 32 bits. Sums of integers are exact in any order, so it is the same on every mesh, and that of an array is the
 sum of those of its pieces. mix is a bijection of the bits: one element that changed always changes the checksum, and
 several leave it as it was with probability 2**-64. (The mixer is MurmurHash3's finaliser, Appleby 2011.)
+
+An array that is saved has a checksum for each of its shards: each device works on what it holds, and nothing is sent
+between them. `begin` dispatches and returns at once, before the array may be donated; `finish` waits, and gives for every
+shard that this process answers for {"start", "shape", "checksum"}. Those of all processes make up the array's (`total`).
 """
 
 import functools
@@ -128,3 +132,77 @@ def _mix(x, uint32=jnp.uint32):
     x = (x ^ (x >> 16)) * uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * uint32(0xC2B2AE35)
     return x ^ (x >> 16)
+
+
+# ---- of an array by its shards
+
+
+def begin(array):
+    """What `finish` takes. The array may be deleted or donated after this."""
+    if not isinstance(array, jax.Array) or not isinstance(array.sharding, NamedSharding):
+        own = [(None, (0,) * np.ndim(array), np.shape(array))]
+        return own, lanes_of(array)
+    sharding_before = array.sharding
+    array = _on_devices(array)
+    own = [
+        (shard.device, tuple(part.indices(size)[0] for part, size in zip(shard.index, array.shape)), shard.data.shape)
+        for shard in array.addressable_shards
+        if shard.replica_id == 0
+    ]
+    starts = _starts(array.sharding, array.shape)
+    lanes = _lanes_of_shards(array.sharding.mesh, array.sharding.spec)(array, starts, strides(array.shape))
+    if array.sharding != sharding_before:
+        jax.block_until_ready(lanes)  # or all copies would be on the device at once
+    return own, lanes
+
+
+def finish(begun) -> list[dict]:
+    own, lanes = begun
+    by_device = {shard.device: np.asarray(shard.data).reshape(2) for shard in lanes.addressable_shards}
+    if own and own[0][0] is None:
+        by_device = {None: np.asarray(lanes)}
+    return [
+        {"start": list(start), "shape": list(shape), "checksum": as_hex(by_device[device])}
+        for device, start, shape in own
+    ]
+
+
+def total(pieces: list[dict]) -> str:
+    """The checksum of the array that the pieces make up."""
+    return as_hex(add(from_hex(piece["checksum"]) for piece in pieces))
+
+
+def _on_devices(array):
+    """Where it can be computed on: an optimizer state that waits in the host's memory is copied, one array at a time."""
+    device_memory = next(iter(array.sharding.device_set)).default_memory().kind
+    if array.sharding.memory_kind in (None, device_memory):
+        return array
+    return jax.device_put(array, array.sharding.with_memory_kind(device_memory))
+
+
+@functools.cache
+def _starts(sharding: NamedSharding, shape):
+    """uint32 [*mesh, dims] laid out over the mesh: where each device's shard begins."""
+    mesh = sharding.mesh
+    where = sharding.devices_indices_map(shape)
+    starts = [[part.indices(size)[0] for part, size in zip(where[d], shape)] for d in mesh.devices.flat]
+    values = np.array(starts, np.uint32).reshape(*mesh.devices.shape, len(shape))
+    return jax.make_array_from_callback(values.shape, NamedSharding(mesh, _everywhere(mesh)), lambda at: values[at])
+
+
+def _everywhere(mesh) -> PartitionSpec:
+    return PartitionSpec(*mesh.axis_names)
+
+
+@functools.cache
+def _lanes_of_shards(mesh, spec):
+    """jit of (array, starts, strides) -> uint32 [*mesh, 2]."""
+
+    def lanes(values, start, strides):
+        return lanes_at(values, start.reshape(-1), strides).reshape(*[1] * mesh.devices.ndim, 2)
+
+    everywhere = _everywhere(mesh)
+    mapped = jax.shard_map(
+        lanes, mesh=mesh, in_specs=(spec, everywhere, PartitionSpec()), out_specs=everywhere, check_vma=False
+    )
+    return jax.jit(mapped)

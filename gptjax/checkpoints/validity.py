@@ -28,6 +28,7 @@ from etils import epath
 from gptjax.checkpoints import consistency
 from gptjax.config import bounds
 from gptjax.errors import UserError
+from gptjax.storage.writing import partial_name, replace_whole
 
 SCHEMA = 2
 MANIFEST, ASIDE = "manifest.json", "damaged.json"
@@ -171,9 +172,7 @@ def write_manifest(
     files = file_sizes(path)
     digests = file_digests(path, [name for name, size in files.items() if _describes(name, size)])
     body |= {"config": config, "data": data, "arrays": arrays, "files": files, "digests": digests}
-    temporary = path / f".{MANIFEST}.partial"
-    temporary.write_text(json.dumps(body | {"sha256": digest(body)}, indent=1) + "\n")
-    temporary.replace(path / MANIFEST)
+    replace_whole(path / MANIFEST, json.dumps(body | {"sha256": digest(body)}, indent=1) + "\n")
 
 
 def read_manifest(path: epath.Path) -> dict:
@@ -206,7 +205,7 @@ def file_sizes(path: epath.Path) -> dict[str, int]:
             name = f"{folder}/{entry.name}".lstrip("/")
             if entry.is_dir():
                 folders.append(name)
-            elif name not in (MANIFEST, f".{MANIFEST}.partial"):
+            elif name not in (MANIFEST, partial_name(MANIFEST)):
                 files[name] = entry.stat().length
     return dict(sorted(files.items()))
 

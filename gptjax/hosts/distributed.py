@@ -15,16 +15,15 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
 import sys
 
-import gptjax
 from gptjax.config import bounds
 from gptjax.errors import UserError
 from gptjax.hosts import rollcall
 from gptjax.hosts.coordination import Alone, PeerLost, seconds_of
 from gptjax.hosts.peers import HEARTBEAT_SECONDS, Peers
+from gptjax.storage import code
 
 NAMES = ("GPTJAX_COORDINATOR", "GPTJAX_NUM_PROCESSES", "GPTJAX_PROCESS_ID")
 START_SECONDS = 50.0
@@ -243,15 +242,9 @@ def facts(config, workdir: str, allowed_changes: tuple[str, ...], origin=None) -
     flags = {"--workdir": workdir, "--allow_change": ",".join(allowed_changes), "--branch_from": str(origin)}
     return {
         "config": fields | flags,
-        "code": _code(),
+        "code": {f"gptjax/{name}": file_hash[:16] for name, file_hash in code.hashes().items()},
         "packages": _packages(),
     }
-
-
-def _code() -> dict[str, str]:
-    here = pathlib.Path(gptjax.__file__).parent
-    files = sorted(here.rglob("*.py"))
-    return {f"gptjax/{f.relative_to(here)}": hashlib.sha256(f.read_bytes()).hexdigest()[:16] for f in files}
 
 
 def _packages() -> dict[str, str]:

@@ -6,6 +6,8 @@ import time
 
 from etils import epath
 
+from gptjax.storage.writing import replace_whole
+
 
 class MetricsLog:
     """Rows of numbers: one JSON object a line in metrics.jsonl, and TensorBoard and W&B if the config asks.
@@ -131,9 +133,7 @@ def _line(kind: str, step: int, numbers: dict) -> str:
 
 
 def _replace(file: epath.Path, lines: list[str]) -> None:
-    temporary = file.parent / f".{file.name}.partial"
-    temporary.write_text("".join(line + "\n" for line in lines))
-    temporary.replace(file)
+    replace_whole(file, "".join(line + "\n" for line in lines))
 
 
 def read_metrics(file: epath.Path, kind: str | None = None) -> list[dict]:

@@ -9,10 +9,8 @@ run is compared when they are read (consistency.py).
 """
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
-import pathlib
 import platform
 import re
 import subprocess
@@ -30,7 +28,8 @@ from gptjax.config import fields as config_module
 from gptjax.config.values import from_dict
 from gptjax.errors import UserError, did_you_mean, first_line
 from gptjax.rundir import metrics
-from gptjax.storage import folder_kinds
+from gptjax.storage import code, folder_kinds
+from gptjax.storage.writing import replace_whole
 
 TOOLS = ("test", "notebooks")  # extras of gptjax that decide no number
 
@@ -211,9 +210,7 @@ class RunDirectory:
     def write_json(self, name: str, value) -> None:
         """Written whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.path / f".{name}.partial"
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
-        temporary.replace(self.path / name)
+        replace_whole(self.path / name, json.dumps(value, indent=2) + "\n")
 
     def steps(self) -> list[int]:
         """Steps with a checkpoint that counts (validity.py), oldest first, without loading Orbax."""
@@ -273,7 +270,7 @@ def code_and_packages() -> dict:
     """What runs here."""
     return {
         "git": _git(),
-        "code": code_digest(),
+        "code": code.digest(),
         "python": platform.python_version(),
         "packages": package_versions(),
     }
@@ -302,14 +299,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def code_digest() -> str:
-    """SHA-256 of gptjax's files as they lie there, which a revision does not tell of."""
-    here, digest = pathlib.Path(gptjax.__file__).parent, hashlib.sha256()
-    for file in sorted(here.rglob("*.py")):
-        digest.update(f"{file.relative_to(here)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _git() -> dict | None:

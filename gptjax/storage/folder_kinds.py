@@ -8,6 +8,8 @@ import re
 
 from etils import epath
 
+from gptjax.storage.writing import partial_name
+
 RUN, SHARDS, UNFINISHED, STUDY = "run", "shards", "unfinished shards", "study"
 CHECKPOINT, CHECKPOINTS, TOKENIZER, MODEL = "checkpoint", "checkpoints", "tokenizer", "Hugging Face model"
 BEGUN, EMPTY, FILE, MISSING, OTHER = "begun run", "empty", "file", "missing", "other"
@@ -27,7 +29,7 @@ SAID = {  # what each is called, and where it belongs
     MISSING: "not there",
 }
 SHARD = re.compile(r"(train|val)-\d{5}-of-\d{5}")  # the folder of a shard
-OF_A_START = {"manifest.json", "tokenizer", "writer.lock", ".manifest.json.partial", ".config.json.partial"}
+OF_A_START = {"manifest.json", "tokenizer", "writer.lock", *map(partial_name, ("manifest.json", "config.json"))}
 
 
 def kind_of(path) -> str:

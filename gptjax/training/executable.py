@@ -16,6 +16,7 @@ from etils import epath
 from gptjax.config import changes
 from gptjax.errors import UserError, shorten
 from gptjax.parallel import meshes, tpu
+from gptjax.storage import writing
 from gptjax.training import program
 
 SCHEMA = "gptjax-executable-2"  # 1: its pickle named a TrainState of another module
@@ -65,17 +66,13 @@ def check_target(path: str) -> None:
             raise UserError(
                 f"--save_executable={path} is a folder; give a file in it, as in {path.rstrip('/') or '.'}/step.exe."
             )
-        partial = _partial(target)
-        partial.write_bytes(b"")
-        partial.unlink()
+        probe = writing.partial(target)
+        probe.write_bytes(b"")
+        probe.unlink()
     except UserError:
         raise
     except Exception as error:  # of the file system, or of whatever library reads a bucket
         raise _unusable("--save_executable", path, error) from error
-
-
-def _partial(target):
-    return target.with_name(target.name + ".partial")
 
 
 def _unusable(flag: str, path: str, error: Exception) -> UserError:
@@ -98,10 +95,7 @@ def save(path: str, compiled, config, mesh, kernel: str) -> int:
     line = json.dumps(header(config, mesh, kernel)).encode() + b"\n"
     body = pickle.dumps((payload, in_tree, out_tree))
     try:
-        target = epath.Path(path)
-        partial = _partial(target)
-        partial.write_bytes(line + body)
-        partial.replace(target)
+        writing.replace_whole(epath.Path(path), line + body)
     except Exception as error:
         raise _unusable("--save_executable", path, error) from error
     return len(line) + len(body)

@@ -9,7 +9,7 @@ minhash: texts whose sets of 5-word shingles have a Jaccard similarity of at lea
 
 Rows of a band are as many as keep the chance of finding a pair at the threshold above 0.99; a pair found counts only
 if its signatures agree in at least threshold * 128 places. Chance that a pair of similarity s is found, and that it is
-then taken for a duplicate as well (`chances(settings, s)`), for the default of 0.8 (21 bands of 6 rows):
+then taken for a duplicate as well (at least the sum of both less one), for the default of 0.8 (21 bands of 6 rows):
 
     s        0.5    0.6    0.7    0.75   0.8    0.85   0.9    0.95
     found    0.282  0.633  0.928  0.984  0.998  1.000  1.000  1.000
@@ -84,15 +84,6 @@ def parse(spec: str) -> Settings:
     if not 0.5 <= threshold <= 1:
         raise UserError(f"--dedup={spec!r}: expected a similarity from 0.5 to 1, e.g. minhash:0.8.")
     return Settings(kind, threshold)
-
-
-def chances(settings: Settings, similarity: float) -> tuple[float, float]:
-    """Chance that a pair of this similarity shares a band, and (a bound from below: at least the sum of both
-    conditions less one) that its signatures agree often enough too."""
-    n, least = settings.permutations, math.ceil(settings.threshold * settings.permutations)
-    agree = sum(math.comb(n, k) * similarity**k * (1 - similarity) ** (n - k) for k in range(least, n + 1))
-    found = settings._found(similarity, settings.rows)
-    return found, max(0.0, found + agree - 1)
 
 
 class Fingerprinter:

@@ -19,6 +19,7 @@ from etils import epath
 
 from gptjax.errors import UserError, shorten
 from gptjax.storage import folder_kinds
+from gptjax.storage.writing import replace_whole
 
 WORK = "work"
 _LOCK, _WORKERS_LOCK = "lock", "lock.workers"
@@ -126,9 +127,7 @@ def read_record(folder, name: str) -> dict | None:
 def write_json(path, value: dict) -> None:
     """All of it or nothing, also where the process is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{path.name}.partial"
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-    temporary.replace(path)
+    replace_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path) -> dict | None:

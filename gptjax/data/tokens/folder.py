@@ -21,6 +21,7 @@ from gptjax.data.tokenizers.folder import load_tokenizer, save_tokenizer
 from gptjax.data.tokens.shards import Tokens, open_shard
 from gptjax.errors import UserError
 from gptjax.storage import folder_kinds
+from gptjax.storage.writing import replace_whole
 
 FORMAT = 4  # of the folder; raise it when the same config and text give other files
 SPLITS = ("train", "val")
@@ -88,9 +89,7 @@ def write_manifest(folder, about: dict, tokenizer: Tokenizer, shards: dict, **co
         "shards": shards,
         "files": files,
     }
-    temporary = folder / "manifest.json.partial"
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n")
-    temporary.replace(folder / "manifest.json")
+    replace_whole(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
 def token_dtype(tokenizer: Tokenizer) -> np.dtype:

@@ -12,7 +12,6 @@ from gptjax.study.results import numbers
 from gptjax.study.results import reasons as groups
 
 PARAMS = "parameters N"
-TOKENS = "training tokens D"
 FLOPS = "training compute C (FLOPs)"
 LOSS = "held-out loss (nats per token)"
 _CURVE = 80  # points of a drawn line

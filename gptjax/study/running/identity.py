@@ -1,8 +1,9 @@
 """What makes two runs the same run: what is trained (config, text, lineage) and the code that trains it.
 
 The key of a run names its directory. Two configs that differ only in what changes no number have one key, and so have
-two versions of the code that differ in comments, docstrings or the wording of errors. Versions of packages do not count:
-the manifest.json of a run says which it had.
+two versions of the code that differ in comments, docstrings or the wording of errors: that is why it is digested here by
+syntax trees, of the modules that decide numbers alone, and not by every byte (storage/code.py), which would run a finished
+study again for a corrected comment. Versions of packages do not count: the manifest.json of a run says which it had.
 """
 
 import ast

@@ -12,6 +12,7 @@ import json
 from etils import epath
 
 from gptjax.errors import UserError
+from gptjax.storage.writing import replace_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,7 @@ def open_directory(path: str) -> StudyDirectory:
 def write_json(file: epath.Path, value) -> None:
     """Written whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.parent / f".{file.name}.partial"
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(file)
+    replace_whole(file, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(file: epath.Path) -> dict:
