@@ -20,43 +20,12 @@ class Peak:
     hbm_bytes: int
 
 
-# Google Cloud TPU documentation, the "system architecture" page of each version; v2 from JAX's own table
-# (jax/_src/pallas/mosaic/tpu_info.py). Names must match whole.
-TPUS = {
-    "TPU v2": Peak(46 * TERA / 2, 8 * GIB),
-    "TPU v3": Peak(123 * TERA / 2, 16 * GIB),
-    "TPU v4": Peak(275 * TERA, 32 * GIB),
-    "TPU v5 lite": Peak(197 * TERA, 16 * GIB),
-    "TPU v5e": Peak(197 * TERA, 16 * GIB),
-    "TPU v5": Peak(459 * TERA, 95 * GIB),
-    "TPU v5p": Peak(459 * TERA, 95 * GIB),
-    "TPU v6 lite": Peak(918 * TERA, 32 * GIB),
-    "TPU v6e": Peak(918 * TERA, 32 * GIB),
-    "TPU7x": Peak(2307 * TERA / 2, 96 * GIB),
-}
-
-# NVIDIA's data sheets, which print bfloat16 with 2:4 sparsity from Hopper on: half of that is dense. The first
-# name found within the device kind counts, so a special form stands before the general one.
-GPUS = {
-    "A100-SXM4-40GB": Peak(312 * TERA, 40 * GIB),
-    "A100-PCIE-40GB": Peak(312 * TERA, 40 * GIB),
-    "A100": Peak(312 * TERA, 80 * GIB),
-    "H100 PCIe": Peak(756 * TERA, 80 * GIB),
-    "H100 NVL": Peak(835 * TERA, 94 * GIB),
-    "H100": Peak(989 * TERA, 80 * GIB),
-    "GH200 480GB": Peak(989 * TERA, 96 * GIB),
-    "H200 NVL": Peak(835 * TERA, 141 * GIB),
-    "H200": Peak(989 * TERA, 141 * GIB),
-    "GB200": Peak(2500 * TERA, 186 * GIB),
-    "B200": Peak(2250 * TERA, 180 * GIB),
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class Chip:
     """What is published of a chip as a part of a machine. Bandwidths are bytes per second, one way."""
 
-    device_kind: str  # JAX's name, which `peak_flops` and `hbm_bytes` know
+    device_kind: str  # JAX's name of a device: whole for a TPU, a part of it for a GPU
+    peak: Peak  # of a device
     hbm_bandwidth: float  # of the chip
     dims: int  # of the torus; 0: all the chips of a host stand behind one switch
     link_bandwidth: float  # of one torus link; of all a GPU's links to the switch
@@ -66,28 +35,92 @@ class Chip:
 
     @property
     def flops_per_second(self) -> float:
-        return peak_flops(self.device_kind) * self.devices_per_chip
+        return self.peak.flops_per_second * self.devices_per_chip
 
     @property
     def hbm_bytes(self) -> int:
-        return hbm_bytes(self.device_kind) * self.devices_per_chip
+        return self.peak.hbm_bytes * self.devices_per_chip
 
 
 GIGA = 10**9
 CLOUD = "docs.cloud.google.com/tpu/docs/"
-# TPU: the version's page prints both directions of all the links of a chip together (4 links in two dimensions, 6 in
-# three), and the data center network in bits per second per chip, or per pod. GPU: NVIDIA's data sheets print both
-# directions of NVLink; the network is that of a DGX, one adapter per GPU.
+# The chips that `gptjax plan` knows by name; to add one, add an entry (a TPU needs one of tpu.KINDS too).
+# TPU: rates from Google Cloud TPU documentation, the "system architecture" page of each version, which prints both
+# directions of all the links of a chip together (4 links in two dimensions, 6 in three), and the data center network in
+# bits per second per chip, or per pod. GPU: NVIDIA's data sheets, which print bfloat16 with 2:4 sparsity from Hopper on
+# (half of that is dense), and both directions of NVLink; the network is that of a DGX, one adapter per GPU.
 CHIPS = {
-    "v4": Chip("TPU v4", 1228 * GIGA, 3, 50 * GIGA, 6.25 * GIGA, CLOUD + "v4; network not published: taken as v5p's"),
-    "v5e": Chip("TPU v5 lite", 819 * GIGA, 2, 50 * GIGA, 3.125 * GIGA, CLOUD + "v5e"),
-    "v5p": Chip("TPU v5", 2765 * GIGA, 3, 100 * GIGA, 6.25 * GIGA, CLOUD + "v5p"),
-    "v6e": Chip("TPU v6 lite", 1638 * GIGA, 2, 100 * GIGA, 12.5 * GIGA, CLOUD + "v6e"),
-    "tpu7x": Chip("TPU7x", 7380 * GIGA, 3, 100 * GIGA, 12.5 * GIGA, CLOUD + "tpu7x", devices_per_chip=2),
-    "h100": Chip("H100", 3350 * GIGA, 0, 450 * GIGA, 50 * GIGA, "NVIDIA H100 SXM data sheet, DGX H100"),
-    "h200": Chip("H200", 4800 * GIGA, 0, 450 * GIGA, 50 * GIGA, "NVIDIA H200 SXM data sheet, DGX H200"),
-    "a100-40": Chip("A100-SXM4-40GB", 1555 * GIGA, 0, 300 * GIGA, 25 * GIGA, "NVIDIA A100 data sheet, DGX A100"),
-    "a100-80": Chip("A100", 2039 * GIGA, 0, 300 * GIGA, 25 * GIGA, "NVIDIA A100 data sheet, DGX A100"),
+    "v4": Chip(
+        "TPU v4",
+        Peak(275 * TERA, 32 * GIB),
+        1228 * GIGA,
+        3,
+        50 * GIGA,
+        6.25 * GIGA,
+        CLOUD + "v4; network not published: taken as v5p's",
+    ),
+    "v5e": Chip("TPU v5 lite", Peak(197 * TERA, 16 * GIB), 819 * GIGA, 2, 50 * GIGA, 3.125 * GIGA, CLOUD + "v5e"),
+    "v5p": Chip("TPU v5", Peak(459 * TERA, 95 * GIB), 2765 * GIGA, 3, 100 * GIGA, 6.25 * GIGA, CLOUD + "v5p"),
+    "v6e": Chip("TPU v6 lite", Peak(918 * TERA, 32 * GIB), 1638 * GIGA, 2, 100 * GIGA, 12.5 * GIGA, CLOUD + "v6e"),
+    "tpu7x": Chip(
+        "TPU7x",
+        Peak(2307 * TERA / 2, 96 * GIB),
+        7380 * GIGA,
+        3,
+        100 * GIGA,
+        12.5 * GIGA,
+        CLOUD + "tpu7x",
+        devices_per_chip=2,
+    ),
+    "h100": Chip(
+        "H100",
+        Peak(989 * TERA, 80 * GIB),
+        3350 * GIGA,
+        0,
+        450 * GIGA,
+        50 * GIGA,
+        "NVIDIA H100 SXM data sheet, DGX H100",
+    ),
+    "h200": Chip(
+        "H200",
+        Peak(989 * TERA, 141 * GIB),
+        4800 * GIGA,
+        0,
+        450 * GIGA,
+        50 * GIGA,
+        "NVIDIA H200 SXM data sheet, DGX H200",
+    ),
+    "a100-40": Chip(
+        "A100-SXM4-40GB",
+        Peak(312 * TERA, 40 * GIB),
+        1555 * GIGA,
+        0,
+        300 * GIGA,
+        25 * GIGA,
+        "NVIDIA A100 data sheet, DGX A100",
+    ),
+    "a100-80": Chip(
+        "A100", Peak(312 * TERA, 80 * GIB), 2039 * GIGA, 0, 300 * GIGA, 25 * GIGA, "NVIDIA A100 data sheet, DGX A100"
+    ),
+}
+
+# Devices beside those: other names of theirs, and chips whose links nobody needs here, since runs are only timed on them.
+# v2 from JAX's own table (jax/_src/pallas/mosaic/tpu_info.py).
+OTHER_TPUS = {
+    "TPU v2": Peak(46 * TERA / 2, 8 * GIB),
+    "TPU v3": Peak(123 * TERA / 2, 16 * GIB),
+    "TPU v5e": CHIPS["v5e"].peak,
+    "TPU v5p": CHIPS["v5p"].peak,
+    "TPU v6e": CHIPS["v6e"].peak,
+}
+OTHER_GPUS = {
+    "A100-PCIE-40GB": Peak(312 * TERA, 40 * GIB),
+    "H100 PCIe": Peak(756 * TERA, 80 * GIB),
+    "H100 NVL": Peak(835 * TERA, 94 * GIB),
+    "GH200 480GB": Peak(989 * TERA, 96 * GIB),
+    "H200 NVL": Peak(835 * TERA, 141 * GIB),
+    "GB200": Peak(2500 * TERA, 186 * GIB),
+    "B200": Peak(2250 * TERA, 180 * GIB),
 }
 
 
@@ -106,8 +139,10 @@ def hbm_bytes(device_kind: str) -> int | None:
 def _find(device_kind: str) -> Peak | None:
     if "MIG" in device_kind:  # a slice of a GPU goes by the name of the whole
         return None
-    named = (peak for name, peak in GPUS.items() if name in device_kind)
-    return TPUS.get(device_kind) or next(named, None)
+    tpus = OTHER_TPUS | {chip.device_kind: chip.peak for chip in CHIPS.values() if chip.dims}
+    gpus = OTHER_GPUS | {chip.device_kind: chip.peak for chip in CHIPS.values() if not chip.dims}
+    named = max((name for name in gpus if name in device_kind), key=len, default=None)  # "H100 PCIe" before "H100"
+    return tpus.get(device_kind) or gpus.get(named)
 
 
 @functools.cache  # a process asks once for each run it prepares

@@ -88,11 +88,11 @@ def read_run(words: list[str], default_parent: str | None) -> Run:
 
 def load_config(words: list[str]):
     """The Config of the words after `--`. Raises UserError for what is not a config, or not a field of one."""
-    from gptjax import cli
+    from gptjax.commands import flags
     from gptjax.config import config_file
 
     args, rest = parse_train(words)
-    return config_file.load_config(args.config, cli.overrides(rest, accepts=True, command="train"))
+    return config_file.load_config(args.config, flags.overrides(rest, accepts=True, command="train"))
 
 
 class TrainParser(argparse.ArgumentParser):
@@ -104,10 +104,10 @@ class TrainParser(argparse.ArgumentParser):
 
 def parse_train(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """What `gptjax train` would read of the words after `--`, and the words that are left: changes of the config."""
-    from gptjax import cli
+    from gptjax.commands import train
 
     parser = TrainParser(add_help=False, allow_abbrev=False)
-    cli.add_train_flags(parser, required=False)
+    train.add_flags(parser, required=False)
     return parser.parse_known_args(words)
 
 

@@ -6,9 +6,10 @@ import os
 import pathlib
 import tempfile
 
+import quick_compilation
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Level 0 is LLVM's alone: the programs and their partitioning stay as they are, and compile in a third of the time.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {quick_compilation.FLAGS}"
 cache = pathlib.Path(tempfile.gettempdir()) / f"gptjax-test-xla-cache-{os.getuid()}"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"

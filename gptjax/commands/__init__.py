@@ -1,1 +1,21 @@
-"""One file a command: its flags, and what it prints."""
+"""One file a command: add_flags(parser), what it takes; run(args), what it does, prints and returns as exit code.
+
+train            a run of a config
+info             its parameters, FLOPs and memory
+plan             the same, compiled for a machine that is not here
+eval             loss of a run on text; task_tables.py on tasks of lm-evaluation-harness
+compare          two runs on the same text
+sample           text from a run
+verify           whether a run's files are as they were written
+prepare          token shards from text
+data             what a run reads; data_table.py prints it, data_picture.py draws it
+tokenizer        trains one, or shows what it does
+import_, export  models of other programs
+study            study_plan.py, study_run.py, study_status.py, study_fit.py
+parity           the same training on every mesh
+coordcheck       the same change of activations at every width
+bench            speed
+
+flags            flags that several commands have
+reading          what eval and compare share
+"""

@@ -5,14 +5,16 @@ import json
 import math
 import pathlib
 
+from gptjax import start
+from gptjax.commands import flags
 from gptjax.config import bounds
 from gptjax.errors import UserError, choose
 from gptjax.storage import outputs
 from gptjax.terminal import Progress, finite
 
 
-def add_flags(parser, config_help: str) -> None:
-    parser.add_argument("--config", required=True, metavar="FILE", help=config_help)
+def add_flags(parser) -> None:
+    flags.add_config_flag(parser)
     parser.add_argument(
         "--widths", default="64,128,256,512,1024", metavar="D,D", help="multiples of the size of a head"
     )
@@ -37,9 +39,12 @@ def sizes(args) -> list[int]:
     return sorted({int(word) for word in words})
 
 
-def run(args, config) -> int:
+def run(args) -> int:
     """0 if the parametrisation is flat in every part, else 1."""
-    chosen, of_depth = sizes(args), args.depths is not None
+    config = flags.load_config(args)
+    chosen, of_depth = sizes(args), args.depths is not None  # wrong ones are said before JAX starts
+    start.refuse_several("coordcheck")
+    start.start_jax(config)
     form = _form(args, config, of_depth)
     if args.steps < 1 or args.rows < 1:
         raise UserError(f"--steps={args.steps} and --rows={args.rows}: both are at least 1.")

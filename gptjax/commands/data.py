@@ -4,20 +4,20 @@ Of a config, or with --workdir of a run: then its own config, and only the text 
 used. Text that was not prepared yet is, as `gptjax train` would.
 """
 
-import argparse
 import json
 import sys
 import time
 
 from gptjax import schedule
+from gptjax.commands import flags
 from gptjax.errors import UserError
 
 _SHOWN = 3  # rows of a step, if none is chosen
 _NAMED = 20  # mistakes that --verify prints
 
 
-def add_flags(parser: argparse.ArgumentParser, config_help: str) -> None:
-    parser.add_argument("--config", metavar="FILE", help=config_help)
+def add_flags(parser) -> None:
+    flags.add_config_flag(parser, required=False)
     parser.add_argument("--workdir", metavar="DIR", help="instead: a run, of whose config and text any step is shown")
     parser.add_argument("--step", type=int, metavar="N", help="whose rows are shown, counted from 0 (default: 0)")
     parser.add_argument("--row", type=int, metavar="R", help=f"of the step's batch (default: the first {_SHOWN})")
@@ -77,11 +77,10 @@ def _check_picture(args) -> None:
 
 def _config(args):
     """The config, and the run directory if it is a run's."""
-    from gptjax.config import config_file
     from gptjax.rundir import run_directory
 
     if args.workdir is None:
-        return config_file.load_config(args.config, args.overrides), None
+        return flags.load_config(args), None
     directory = run_directory.open_run(args.workdir)
     return directory.config(), directory
 

@@ -3,6 +3,8 @@
 import json
 import sys
 
+from gptjax import start
+from gptjax.commands import flags
 from gptjax.config import bounds
 from gptjax.errors import UserError
 from gptjax.generation.settings import OPTIONS, Settings
@@ -17,6 +19,8 @@ SETTINGS = (  # that are no options of sampling: flag, type, help
 
 
 def add_flags(parser) -> None:
+    parser.add_argument("--workdir", required=True, metavar="DIR")
+    flags.add_checkpoint_flags(parser)
     parser.add_argument(
         "--prompt", action="append", help="text to go on from; may be given again (default: the start of a document)"
     )
@@ -63,7 +67,10 @@ def settings(args) -> dict:
     return chosen
 
 
-def run(args, settings: dict) -> None:
+def run(args) -> None:
+    start.refuse_several("sample")
+    chosen = settings(args)  # wrong ones are said before JAX starts
+    start.start_jax()
     from gptjax.config import config_file
     from gptjax.run import run
 
@@ -74,10 +81,10 @@ def run(args, settings: dict) -> None:
     loaded = run.load(args.workdir, args.step, dtype=args.dtype, mesh=mesh, ema=args.ema)
     if args.stream:
         print(prompts[0] or "", end="", flush=True)
-        loaded.generate(prompts, callback=lambda _, piece: print(piece, end="", flush=True), **settings)
+        loaded.generate(prompts, callback=lambda _, piece: print(piece, end="", flush=True), **chosen)
         print()
         return
-    completions = loaded.generate(prompts, **settings)
+    completions = loaded.generate(prompts, **chosen)
     for i, completion in enumerate(completions):
         if args.json:
             print(json.dumps(_as_dict(completion, loaded.tokenizer)))

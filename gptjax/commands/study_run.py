@@ -1,4 +1,4 @@
-"""`gptjax study run` and `gptjax study status`: from flags to a Runner, and to what is known of a study."""
+"""`gptjax study run`: from flags to a Runner."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from gptjax import terminal
 from gptjax.errors import UserError, first_line
 from gptjax.storage import folder_kinds
 from gptjax.study.declare import plan
-from gptjax.study.running import identity, launching, status_table
+from gptjax.study.running import identity, launching
 from gptjax.study.running.layout import StudyDirectory, open_directory
 
 
@@ -50,6 +50,31 @@ def _as_json(study) -> dict:
     )
 
 
+def add_flags(parser) -> None:
+    parser.add_argument("study", metavar="STUDY", help="a study file, as those in configs/studies/")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the study, local or gs://")
+    parser.add_argument("--max_flops", type=float, metavar="C", help="refuse a study of more exact FLOPs")
+    parser.add_argument("--launcher", default="local", metavar="NAME", help=" | ".join(launching.LAUNCHERS))
+    parser.add_argument(
+        "--launcher_flag",
+        action="append",
+        metavar="FLAG",
+        help="for the launcher's script in launch/, as in --launcher_flag=--time=1:00:00; may be repeated",
+    )
+    parser.add_argument(
+        "--parallel", type=int, metavar="N", help="runs at a time (default: 1; on a CPU, as many as it has cores for)"
+    )
+    parser.add_argument(
+        "--batch_runs", default="auto", metavar="auto|off", help="small runs of one shape share a process, here"
+    )
+    code = parser.add_mutually_exclusive_group()
+    code.add_argument(
+        "--accept_code", action="store_true", help="take finished runs of other code as they are, for good"
+    )
+    code.add_argument("--rerun_code", action="store_true", help="run again what was finished by other code")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands that would be started now, and stop")
+
+
 def run(args) -> int:
     from gptjax.study.running import runner
 
@@ -71,7 +96,7 @@ def run(args) -> int:
     if args.dry_run:
         print("\n".join(_dry_run(directory, made)))
         return 0
-    if reason := _unreadable(directory):
+    if reason := unreadable(directory):
         raise UserError(f"--out={directory.path} cannot be read here: {reason}.")
     _check_out(directory)
     return made(directory).run()
@@ -91,7 +116,7 @@ def _check_out(directory: StudyDirectory) -> None:
 
 def _dry_run(directory: StudyDirectory, made: typing.Callable) -> list[str]:
     """Commands for a folder as it is; for one that cannot be read here, as if nothing had been run there yet."""
-    if not (reason := _unreadable(directory)):
+    if not (reason := unreadable(directory)):
         return made(directory).dry_run()
     with tempfile.TemporaryDirectory() as empty:
         stand_in = open_directory(empty)
@@ -100,7 +125,7 @@ def _dry_run(directory: StudyDirectory, made: typing.Callable) -> list[str]:
     return [said, *(line.replace(str(stand_in.path), str(directory.path)) for line in lines)]
 
 
-def _unreadable(directory: StudyDirectory) -> str | None:
+def unreadable(directory: StudyDirectory) -> str | None:
     """Why an object store cannot be read from here; None if it can, or is none."""
     if directory.local:
         return None
@@ -111,17 +136,3 @@ def _unreadable(directory: StudyDirectory) -> str | None:
     except Exception as error:  # clients of object stores raise errors of their own
         return first_line(error)
     return None
-
-
-def show_status(args) -> int:
-    """0. Raises UserError: no study was run there."""
-    directory = open_directory(args.out)
-    if args.watch and args.json:
-        raise UserError("--watch shows the table and --json prints once; give one of the two.")
-    if reason := _unreadable(directory):
-        raise UserError(f"{directory.path} cannot be read here: {reason}.")
-    if args.watch:
-        return status_table.watch(directory)
-    found = status_table.facts(directory)
-    print(json.dumps(found, indent=2) if args.json else status_table.table(found))
-    return 0

@@ -14,7 +14,9 @@ FOR_TEXT = ("data", "protocol", "stride", "max_tokens", "text_field", "separator
 def add_flags(parser) -> None:
     tasks = parser.add_argument_group("tasks of lm-evaluation-harness, instead of text")
     tasks.add_argument(
-        "--tasks", metavar="TASKS", help="comma-separated task files, folders of them, and lm-eval's names"
+        "--tasks",
+        metavar="TASKS",
+        help="comma-separated task files, folders of them, names of tasks in Python and of lm-eval's",
     )
     tasks.add_argument(
         "--num_fewshot", metavar="K", help="examples before each question; several for a table, as in 0,1,32"

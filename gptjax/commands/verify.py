@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 
+from gptjax import start
 from gptjax.config import bounds
 from gptjax.errors import UserError
 
@@ -14,7 +16,13 @@ def add_flags(parser) -> None:
 
 
 def run(args) -> int:
-    """0: all is well; 1: something is damaged, unfinished or missing."""
+    """0: all is well; 1: something is damaged, unfinished or missing.
+
+    On the CPU, whatever else is there: another process may have the accelerator.
+    """
+    start.refuse_several("verify")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    start.start_jax()
     step = None if args.step == "all" else _number(args.step)
     from gptjax.rundir import run_directory, verification
 

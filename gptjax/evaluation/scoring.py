@@ -19,7 +19,7 @@ from gptjax.config.fields import MeshConfig
 from gptjax.errors import UserError
 from gptjax.hosts import compiling
 from gptjax.models import attention, loss
-from gptjax.parallel import numerics, pipeline, placement, sharding
+from gptjax.parallel import numerics, placement, sharding
 
 SHORTEST = 16  # tokens in the smallest bucket
 
@@ -140,7 +140,7 @@ def _program(graph, mesh, vocab_chunks: int):
     """(params, token_BT) -> log-probabilities [B, L] and whether each is the likeliest, both on every device."""
 
     def scores(params, token_BT):
-        schedule = pipeline.schedule(MeshConfig())  # any gives the same numbers
+        schedule = sharding.pipeline_schedule(MeshConfig())  # any gives the same numbers
         model = nnx.merge(graph, params)
         return model.token_loss(token_BT, chunks=vocab_chunks, schedule=schedule, head=loss.scores)[:2]
 

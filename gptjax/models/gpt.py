@@ -197,7 +197,7 @@ class GPT(language_model.LanguageModel):
 
         segment_BL: the document of each token, which sees no other. prefix_BL: tokens that earlier ones see too.
         embedding_BPD, place_BP: see `embed`.
-        schedule: how microbatches go through the stages of a pipeline (pipeline.Schedule), where the mesh has some.
+        schedule: how microbatches go through the stages of a pipeline (sharding.Schedule), where the mesh has some.
         """
         config = self.config
         if token_BL.shape[1] > config.context_length:

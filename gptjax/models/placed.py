@@ -13,7 +13,7 @@ from flax import nnx
 
 from gptjax.hosts import compiling
 from gptjax.models import architectures, attention
-from gptjax.parallel import meshes, numerics, pipeline, sharding
+from gptjax.parallel import meshes, numerics, sharding
 
 BESIDE_THE_INPUTS = ("token_BT", "weight_BL")  # of a batch
 
@@ -70,7 +70,7 @@ def of_run(config, mesh_config, devices) -> Placed:
 
 def token_loss(params, batch: dict, *, graph, mesh_config, **options):
     """`token_loss` of the model for a batch: what predicting its tokens costs, before any weight."""
-    options |= {"schedule": pipeline.schedule(mesh_config), **model_inputs(batch)}
+    options |= {"schedule": sharding.pipeline_schedule(mesh_config), **model_inputs(batch)}
     return nnx.merge(graph, params).token_loss(batch["token_BT"], **options)
 
 

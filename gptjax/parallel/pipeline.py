@@ -9,7 +9,6 @@ Axes: S stages, R repeats, M microbatches, b sequences of a microbatch, N layers
 """
 
 import math
-import typing
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +17,7 @@ from jax.sharding import PartitionSpec
 from gptjax.parallel import sharding
 
 
-class Schedule(typing.NamedTuple):
-    microbatches: int
-    repeats: int
-
-
-def schedule(mesh_config) -> Schedule | None:
-    """That of a MeshConfig on the mesh in context; None where the mesh has one stage."""
-    stages = sharding.mesh_axis_size("stage")
-    if stages == 1:
-        return None
-    return Schedule(mesh_config.pipeline_parts(stages), mesh_config.pipeline_repeats)
-
-
-def run(piece, x, rows, layers, schedule: Schedule):
+def run(piece, x, rows, layers, schedule: sharding.Schedule):
     """piece(x, rows, layers, microbatch) -> x, with all the layers in turn, on every microbatch of a batch.
 
     x [B, ...] are activations, rows a tree of arrays [B, ...] that go with them unchanged, layers a tree of arrays

@@ -6,6 +6,7 @@ both.
 
 import functools
 import math
+import typing
 
 import jax
 import numpy as np
@@ -208,3 +209,18 @@ def _moved(tree, mesh_config, space):
     if not mesh_config.offload_optimizer:
         return tree
     return jax.tree.map(lambda leaf: jax.device_put(leaf, space) if _is_offloaded(leaf) else leaf, tree)
+
+
+class Schedule(typing.NamedTuple):
+    """How a batch goes through the stages of a pipeline (pipeline.py)."""
+
+    microbatches: int
+    repeats: int
+
+
+def pipeline_schedule(mesh_config) -> Schedule | None:
+    """That of a MeshConfig on the mesh in context; None where the mesh has one stage."""
+    stages = mesh_axis_size("stage")
+    if stages == 1:
+        return None
+    return Schedule(mesh_config.pipeline_parts(stages), mesh_config.pipeline_repeats)

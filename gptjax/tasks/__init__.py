@@ -1,7 +1,9 @@
-"""Tasks of lm-evaluation-harness.
+"""Tasks of lm-evaluation-harness, and tasks in Python, on a run.
 
-    task_set        evaluation of a run on tasks: values with standard errors
-    task_files      tasks by name: the user's files, and stock ones
-    harness         a model of ours as the harness asks for it
-    task_evaluation     tasks while a run is training
+task               what a task in Python says, and the table of those there are: add one there
+arithmetic         sums in words
+task_files         which tasks are asked for: files, folders, Python and lm-eval's names
+task_set           tasks with their data, evaluated: values with standard errors
+harness            a run as a model that lm-eval asks
+task_evaluation    the hook that evaluates tasks while a run is training
 """

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness by name: files and folders of the user's, which need no network, and its stock ones.
+"""Tasks by name: files and folders of the user's, tasks in Python (task.TASKS), and lm-evaluation-harness's stock ones.
 
 Stock tasks take half a minute to be found among thousands, and their data comes from the internet; files are read in
 milliseconds. Paths of data in a task file may be relative to that file, or as lm-eval has it to the working directory.
@@ -12,6 +12,7 @@ import pathlib
 import tempfile
 
 from gptjax.errors import UserError, did_you_mean, shorten
+from gptjax.tasks import task as python_tasks
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")  # read when those libraries are imported
 SUFFIXES = (".yaml", ".yml")
@@ -40,11 +41,13 @@ class Selection:
 
     names: list[str]  # to run
     files: list[TaskFile]  # of the user's, those that groups refer to among them
+    python: list[str]  # names in task.TASKS
     stock: list[str]  # names among lm-eval's own
 
     @property
     def offline(self) -> bool:
-        return not self.stock and not any(file.needs_network for file in self.files)
+        tasks = [*self.files, *map(python_tasks.of, self.python)]
+        return not self.stock and not any(task.needs_network for task in tasks)
 
 
 def select(specs: list[str]) -> Selection:
@@ -52,7 +55,7 @@ def select(specs: list[str]) -> Selection:
 
     Raises UserError: nothing asked for, no such file, a file that defines no task, two tasks of one name.
     """
-    names, files, stock = [], {}, []
+    names, files, python, stock = [], {}, [], []
     for spec in filter(None, (spec.strip() for spec in specs)):
         path = pathlib.Path(spec).expanduser()
         if path.suffix in SUFFIXES:
@@ -73,15 +76,17 @@ def select(specs: list[str]) -> Selection:
         else:
             found = []
             names.append(spec)
-            stock.append(spec)
+            (python if spec in python_tasks.TASKS else stock).append(spec)
         for file in found:
             if files.setdefault(file.name, file).path != file.path:
                 raise UserError(
                     f"--tasks: {files[file.name].path} and {file.path} both define {file.name!r}; rename one of them."
                 )
+    if both := [name for name in python if name in files]:
+        raise UserError(f"--tasks: {files[both[0]].path} and TASKS both define {both[0]!r}; rename one of them.")
     if not names:
         raise UserError("--tasks is empty; give names or files of tasks, comma-separated, as in --tasks=configs/tasks.")
-    return Selection(list(dict.fromkeys(names)), list(files.values()), stock)
+    return Selection(list(dict.fromkeys(names)), list(files.values()), python, stock)
 
 
 def _of_folder(folder: pathlib.Path) -> list[TaskFile]:
@@ -140,7 +145,7 @@ def load(selection: Selection) -> dict:
         for i, file in enumerate(selection.files):
             (pathlib.Path(folder) / f"{i}.yaml").write_text(json.dumps(_overlay(file)))  # JSON is YAML
         manager = TaskManager(include_path=folder, include_defaults=bool(selection.stock))
-        loaded = [_load(manager, name) for name in selection.names]
+        loaded = [_load(manager, name, name in selection.python) for name in selection.names]
     return {key: {name: value for one in loaded for name, value in one[key].items()} for key in ("tasks", "groups")}
 
 
@@ -171,14 +176,17 @@ def _beside(folder: pathlib.Path, value):
     return str(folder / value) if isinstance(value, str) and (folder / value).exists() else value
 
 
-def _load(manager, name: str) -> dict:
-    if name not in manager.all_tasks:
+def _load(manager, name: str, in_python: bool) -> dict:
+    if not in_python and name not in manager.all_tasks:
+        known = [*python_tasks.TASKS, *manager.all_tasks]
         raise UserError(
             f"--tasks={name}: no such file or folder, and lm-eval has no task of that name"
-            f"{did_you_mean(name, manager.all_tasks)}; `lm_eval ls tasks` lists them."
+            f"{did_you_mean(name, known)}; `lm_eval ls tasks` lists them."
         )
     try:
-        return manager.load([name])
+        return {"tasks": {name: python_tasks.for_lm_eval(name)}, "groups": {}} if in_python else manager.load([name])
+    except UserError:
+        raise
     except Exception as error:  # whatever a task's file, code or data does wrong, or the network
         reason = shorten(f"{type(error).__name__}: {error}")
         raise UserError(f"--tasks={name} could not be loaded: {reason}") from error

@@ -27,14 +27,11 @@ import numpy as np
 
 from gptjax.errors import UserError, shorten
 from gptjax.tasks import task_files
+from gptjax.tasks.task import TaskFailed
 from gptjax.terminal import columns
 
 RANDOM_SEED, NUMPY_SEED, FEWSHOT_SEED = 0, 1234, 1234  # lm-eval's own defaults
 RESAMPLINGS = 100
-
-
-class TaskFailed(UserError):
-    """lm-eval cannot make numbers of what a model said: of its answers, or by a mistake in a task's file or in lm-eval."""
 
 
 class Row(typing.NamedTuple):

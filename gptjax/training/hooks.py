@@ -15,7 +15,6 @@ import jax
 
 from gptjax import schedule
 from gptjax.errors import UserError
-from gptjax.evaluation import held_out
 from gptjax.rundir import metrics
 
 
@@ -97,13 +96,17 @@ class HeldOut(Hook):
             self._log(prefix, step, results)
         self._done = step
 
-    def evaluation(self, state, prefix: str, should_stop) -> dict[str, held_out.Evaluation] | None:
-        """Of the parameters as they are, or of their average. None: asked to stop meanwhile."""
+    def evaluation(self, state, prefix: str, should_stop) -> dict | None:
+        """{source: held_out.Evaluation} of the parameters as they are, or of their average. None: asked to stop meanwhile."""
+        from gptjax.evaluation import held_out
+
         session, params = self.training.session, state.ema if prefix else state.params
         rows, size = session.eval_rows, session.config.eval_batch_size
         return held_out.evaluate_sources(session.program, params, rows, size, should_stop=should_stop)
 
-    def _log(self, prefix: str, step: int, results: dict[str, held_out.Evaluation]) -> None:
+    def _log(self, prefix: str, step: int, results: dict) -> None:
+        from gptjax.evaluation import held_out
+
         for i, (source, result) in enumerate(results.items()):
             name = f"{source:>12}" if i else "eval"
             self.training.progress.message(f"step {step:>7}  {prefix}{name} {result}")

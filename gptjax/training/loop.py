@@ -16,7 +16,6 @@ from gptjax import errors, schedule
 from gptjax.errors import Diverged, NoWayBack
 from gptjax.training.feed import Feed, Inputs
 from gptjax.training.recorder import Recorder
-from gptjax.training.recovery import advice, rewound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +207,8 @@ class Loop:
 
     def _roll_back(self, error: Diverged) -> bool:
         """Goes back to before what went wrong, and on with the text after it. False, and said why, where the run ends."""
+        from gptjax.training import recovery
+
         config, program, log = self.training.session.config, self.training.session.program, self.training.log
         if self.rewinds.count >= config.train.max_rollbacks:
             return self.give_up(error)
@@ -219,7 +220,7 @@ class Loop:
                 start = self.keeper.rewind(self.training.directory, error.first_bad, *layout)
         except NoWayBack as reason:
             return self.give_up(error, f"; {reason}")
-        self.rewinds = rewound(config, self.rewinds, start.rewinds, start.step, error)
+        self.rewinds = recovery.rewound(config, self.rewinds, start.rewinds, start.step, error)
         log.rewind(start.step, self.rewinds.count)
         self._go_on_from(start)
         self.training.progress.message(self.rewinds.said(config, self.step, error))
@@ -229,11 +230,13 @@ class Loop:
 
     def give_up(self, error: Diverged, reason: str = "") -> bool:
         """Says that the run ends here. Returns False."""
+        from gptjax.training import recovery
+
         failure = self.keeper.failure_of_last_save(error.step)
         reason = f"; {failure}{reason}" if failure else reason
         steps = self.training.directory.steps()
         saved = f"the last checkpoint is of step {steps[-1]}" if steps else "no checkpoint yet"
-        help = advice(self.training.session.config, self.rewinds)
+        help = recovery.advice(self.training.session.config, self.rewinds)
         self.training.progress.message(f"gptjax: {error}; {saved}{reason}{help}")
         self.training.log.write("event", error.step, event="diverged", reason=error.why)
         return False

@@ -12,7 +12,7 @@ import jax
 from gptjax import flops
 from gptjax.hosts import compiling
 from gptjax.models import attention, placed
-from gptjax.parallel import meshes, numerics, sharding, tpu
+from gptjax.parallel import meshes, numerics, sharding
 from gptjax.training import losses, trainable
 from gptjax.training.step import TrainState, init_state, train_call
 
@@ -84,6 +84,8 @@ def train_compiler_options(mesh) -> dict | None:
     """Those of the mesh's kind of TPU; None elsewhere, and where shapes stand for devices."""
     if not isinstance(mesh, jax.sharding.Mesh) or mesh.devices.flat[0].platform != "tpu":
         return None
+    from gptjax.parallel import tpu
+
     return tpu.compiler_options(mesh.devices.flat[0].device_kind)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from gptjax import schedule
 from gptjax.errors import Diverged
-from gptjax.optim import skipping
 from gptjax.schedule import Rewinds
 from gptjax.terminal import duration, si
 
@@ -67,14 +66,17 @@ class Recorder:
 
     def _judge(self, taken: int, numbers: dict) -> None:
         """Logs an update that was left out. Raises Diverged: too many in a row, or one that was made and is not finite."""
-        reason = skipping.REASONS[int(numbers.pop("skip_reason", 0))]
+        number = int(numbers.pop("skip_reason", 0))  # 0: the update was made
         for name in ("skipped_updates", "skipped_in_a_row"):
             numbers |= {name: int(numbers[name])} if name in numbers else {}
-        for name in ("param_norm",) if reason else ("loss", "grad_norm", "param_norm"):
+        for name in ("param_norm",) if number else ("loss", "grad_norm", "param_norm"):
             if not math.isfinite(numbers[name]):
                 raise Diverged(taken, f"{name} is {numbers[name]}")
-        if not reason:
+        if not number:
             return
+        from gptjax.optim import skipping
+
+        reason = skipping.REASONS[number]
         shown = {name: value for name, value in numbers.items() if name in skipping.SHOWN}
         self._log.write("event", taken, event="update_skipped", reason=reason, **shown)
         row, most = numbers["skipped_in_a_row"], self._config.train.max_skips

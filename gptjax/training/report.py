@@ -3,7 +3,6 @@
 import pathlib
 
 from gptjax import flops, schedule
-from gptjax.parallel import tpu
 from gptjax.training import trainable
 
 
@@ -33,7 +32,11 @@ def header(session, directory, resumed: bool) -> list[str]:
 def compiler_lines(mesh) -> list[str]:
     """One where the train step is compiled without the options that TPUs need to overlap links and matmuls."""
     device = mesh.devices.flat[0]
-    if device.platform != "tpu" or device.device_kind in tpu.KINDS:
+    if device.platform != "tpu":
+        return []
+    from gptjax.parallel import tpu
+
+    if device.device_kind in tpu.KINDS:
         return []
     return [
         f"compiler   no options: {device.device_kind} is not in gptjax/parallel/tpu.py, which has {', '.join(tpu.KINDS)}"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gptjax.models import architectures, layers
-from gptjax.optim import noise_scale, optimizers, rounding, skipping
+from gptjax.optim import optimizers, rounding
 from gptjax.parallel import sharding
 from gptjax.training import losses, trainable
 
@@ -33,7 +33,12 @@ def init_state(config, kernel: str) -> TrainState:
     params = architectures.split(architectures.make(config.model, key, kernel))[1]
     ema = params if config.optim.ema_decay is not None else None
     opt_state = optimizers.make_optimizer(config.optim, config.model).init(trainable.split(params, config)[0])
-    return store(TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, skipping.initial(config.optim)), config)
+    skips = None
+    if config.optim.skip != "none":
+        from gptjax.optim import skipping
+
+        skips = skipping.initial(config.optim)
+    return store(TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, skips), config)
 
 
 def store(state: TrainState, config) -> TrainState:
@@ -77,7 +82,11 @@ def accumulate(params, batch: dict, key, *, graph, config, param_spec):
         return place(grads, spec), *sums, {name: number.value for name, number in numbers.items()}
     zeros = (jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained), (jnp.zeros(()), jnp.zeros(())))
     (grads, sums), (numbers_G, noise_G) = jax.lax.scan(add, zeros, (jnp.arange(count), parts))
-    noise = noise_scale.estimates(*noise_G, square_norm(grads)) if config.train.log_noise_scale else {}
+    noise = {}
+    if config.train.log_noise_scale:
+        from gptjax.optim import noise_scale
+
+        noise = noise_scale.estimates(*noise_G, square_norm(grads))
     return grads, *sums, noise | {name: number_G.merged().value for name, number_G in numbers_G.items()}
 
 
@@ -151,6 +160,8 @@ def average(ema: dict, trained: dict, config) -> dict:
 def take_or_leave(before: TrainState, after: TrainState, norms: dict, loss, config):
     """(after, norms) of an update that is made; of one left out, before with the step counted. A select of each array,
     which XLA puts into the update itself: neither branch is a program of its own, and nothing is kept twice."""
+    from gptjax.optim import skipping
+
     verdict = skipping.judge(before.skips, loss, norms["grad_norm"], config.optim)
     kept = jax.tree.map(lambda new, old: jnp.where(verdict.taken, new, old), after, before._replace(skips=None))
     norms |= {

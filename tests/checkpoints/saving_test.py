@@ -2,10 +2,9 @@
 
 import os
 import pathlib
-import subprocess
-import sys
 import time
 
+import pytest
 import runs
 
 from gptjax import errors
@@ -59,28 +58,8 @@ peers.finish()
 """
 
 
-def lines_of_two(script: str, *words: str, environments=({}, {})) -> list[list[str]]:
-    """What a script prints as two processes of one device each, once both have ended well."""
-    place = {"GPTJAX_COORDINATOR": f"127.0.0.1:{runs.free_port()}", "GPTJAX_NUM_PROCESSES": "2"}
-    shared = os.environ | place | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, *words], env=shared | {"GPTJAX_PROCESS_ID": str(i)} | environments[i],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for i in (0, 1)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=runs.SECONDS) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], outputs
-    return [[line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _ in outputs]
-
-
 def test_a_save_that_one_process_cannot_make_fails_in_both_with_its_reason_and_the_next_one_succeeds(tmp_path):
-    first, second = lines_of_two(SAVES, str(tmp_path / "run"))
+    first, second = runs.lines_of_two(SAVES, str(tmp_path / "run"))
     for lines in (first, second):
         saved = [line for line in lines if line.startswith(("10 ", "20 ", "30 ", "40 "))]
         assert saved[0] == "10 saved" and saved[3:] == ["30 saved", "40 saved"], lines
@@ -93,6 +72,7 @@ def test_a_save_that_one_process_cannot_make_fails_in_both_with_its_reason_and_t
     assert left == {"10", "30", "40"} and run_directory.open_run(tmp_path / "run").steps() == [10, 30, 40]
 
 
+@pytest.mark.slow  # without a run: above
 def test_a_run_of_two_whose_first_process_cannot_save_ends_with_its_reason_in_both(values, tmp_path):
     short = runs.changed(values, checkpoint=dict(every_steps=5, keep=3), eval=dict(every_steps=None))
     folder = tmp_path / "run" / "checkpoints"

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from gptjax import cli
-from gptjax.commands import evaluation
+from gptjax.commands import reading
 from gptjax.errors import UserError
 from gptjax.hosts import interrupt
 from gptjax.rundir import metrics, run_directory
@@ -70,12 +70,12 @@ def test_the_best_step_is_the_lowest_logged_loss_among_the_steps_with_a_checkpoi
     losses = {2: 0.1, 4: 1.5, 6: 2.5}  # step 2 has no checkpoint
     rows = [{"kind": "eval", "step": step, "loss": loss, "ema_loss": -loss} for step, loss in losses.items()]
     directory.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    steps, why = evaluation.chosen_steps(directory, "best", ema=False)
+    steps, why = reading.chosen_steps(directory, "best", ema=False)
     assert steps == [4] and "lowest held-out loss in metrics.jsonl, 1.5000, of 2 evaluated steps" in why
-    assert evaluation.chosen_steps(directory, "best", ema=True)[0] == [6]
+    assert reading.chosen_steps(directory, "best", ema=True)[0] == [6]
     directory.metrics.write_text(json.dumps({"kind": "eval", "step": 4, "loss": "nan"}) + "\n")
     with pytest.raises(UserError, match="has no loss of a step with a checkpoint .4, 6.*--catch_up"):
-        evaluation.chosen_steps(directory, "best", ema=False)
+        reading.chosen_steps(directory, "best", ema=False)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,6 @@ def test_a_signal_ends_an_evaluation_between_two_batches(trained, capsys, number
 
 def test_progress_says_how_far_it_is_and_how_long_it_takes():
     """20 windows and 50 tokens in 10 seconds; 70 windows are left."""
-    line = evaluation.progress_line("text", 100, 30, 200.0, 75.0, since=(10.0, 10, 25.0))
+    line = reading.progress_line("text", 100, 30, 200.0, 75.0, since=(10.0, 10, 25.0))
     assert line == "text: 30 of 100 windows  loss 2.6667  5 tok/s  left 0:35"
-    assert evaluation.progress_line("text", 9, 1, 2.0, 1.0, since=(0.0, 1, 1.0)) == "text: 1 of 9 windows  loss 2.0000"
+    assert reading.progress_line("text", 9, 1, 2.0, 1.0, since=(0.0, 1, 1.0)) == "text: 1 of 9 windows  loss 2.0000"

@@ -160,7 +160,7 @@ def test_every_bound_is_of_a_field_or_flag_and_says_why():
 
 def _flags(kind) -> dict[str, list[str]]:
     """{name: the words of a command} of every flag of a type."""
-    found, waiting = {}, [(cli._parser(), [])]
+    found, waiting = {}, [(cli.parser(), [])]
     while waiting:
         parser, words = waiting.pop()
         for action in parser._actions:

@@ -14,7 +14,7 @@ from places import ROOT
 
 from gptjax import cli
 from gptjax.config import catalogue
-from gptjax.config.config_file import load_config
+from gptjax.config.config_file import from_dict, load_config
 from gptjax.diagnostics import miniature, parity
 from gptjax.models import attention
 from gptjax.optim import optimizers
@@ -34,6 +34,13 @@ def config_of(name: str, *overrides: str):
 
 def failures(outcomes) -> list[str]:
     return [parity.line(outcome) for outcome in outcomes if outcome.differs]
+
+
+# An LSTM, which compiles fastest and has two remat policies, where only replica can be split: four runs.
+INDIVISIBLE = {
+    "model": dict(architecture="lstm", n_layers=2, d_model=25, context_length=25, vocab_size=65),
+    "train": dict(steps=1, batch_size=8),
+}
 
 
 # The shipped configs
@@ -62,27 +69,21 @@ def test_every_factorisation_equals_one_device_or_is_refused_with_the_reason(nam
 
 
 def test_the_command_starts_its_own_devices_and_exits_0(tmp_path):
-    """Only replica can be split here: few runs."""
     kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
-    command = [sys.executable, "-m", "gptjax", "parity", f"--config={ROOT / 'configs' / 'gpt2_small.py'}", "--steps=1"]
-    done = subprocess.run([*command, *INDIVISIBLE], env=kept, cwd=ROOT, capture_output=True, text=True)
+    config = runs.write_config(INDIVISIBLE, tmp_path / "fields.py")
+    command = [sys.executable, "-m", "gptjax", "parity", config, "--steps=1"]
+    done = subprocess.run(command, env=kept, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     *rows, last = done.stdout.splitlines()
     assert "equal to one device within 1e-05" in last
-    meshes = parity.factorisations(config_of("gpt2_small").mesh)
+    meshes = parity.factorisations(from_dict(INDIVISIBLE).mesh)
     indivisible = [mesh for mesh in meshes if not all(axis.endswith("replica") for axis, _ in mesh)]
-    assert sum("refused: model." in row for row in rows) == len(indivisible) > 10
-    assert (
-        sum(row.startswith("replica=") and "refused" not in row for row in rows)
-        == len(catalogue.entry("gpt").remat) * 2
-    )
+    assert sum("refused: m" in row for row in rows) == len(indivisible) > 10
+    replicated = [row for row in rows if row.startswith("replica=") and "refused" not in row]
+    assert len(replicated) == len(catalogue.entry("lstm").remat) * 2
 
 
 # It can fail
-
-INDIVISIBLE = [
-    f"--config.model.{field}" for field in ("n_heads=3", "head_dim=3", "d_model=25", "context_length=25", "n_layers=3")
-]
 
 
 @functools.cache
@@ -154,8 +155,8 @@ FAULTS = [  # where, what, on which mesh it shows, on which it doesn't, in which
 
 @pytest.mark.parametrize(
     "module,name,broken,wrong,right,kinds",
-    [  # the command's fault is biases_summed_twice, too
-        pytest.param(*fault, id=fault[2].__name__, marks=[pytest.mark.slow] * (fault[2] is biases_summed_twice))
+    [  # the command's fault is biases_summed_twice, and an optimizer's below shows in parameters alone
+        pytest.param(*fault, id=fault[2].__name__, marks=[pytest.mark.slow] * (fault[2] is not count_of_one_device))
         for fault in FAULTS
     ],
 )
@@ -240,9 +241,7 @@ def test_every_optimizer_equals_one_device_over_steps_and_a_fault_in_its_state_s
 
 
 def test_a_fault_makes_the_command_exit_1_and_is_named(monkeypatch, capsys, tmp_path):
-    """Of an LSTM, which compiles fastest and has two remat policies, where only replica can be split: four runs."""
-    model = dict(architecture="lstm", n_layers=2, d_model=25, context_length=25, vocab_size=65)
-    config = runs.write_config({"model": model, "train": dict(steps=1, batch_size=8)}, tmp_path / "fields.py")
+    config = runs.write_config(INDIVISIBLE, tmp_path / "fields.py")
     jax.clear_caches()
     monkeypatch.setattr(step, "accumulate", biases_summed_twice(step.accumulate))
     assert cli.main(["parity", config, "--json", "--steps=1"]) == 1

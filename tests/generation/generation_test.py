@@ -492,7 +492,7 @@ class Arguments:
     """What argparse gives `gptjax sample` without a flag."""
 
     def __init__(self, **given):
-        parser = cli._parser()
+        parser = cli.parser()
         vars(self).update(vars(parser.parse_args(["sample", "--workdir=x"])) | given)
 
 

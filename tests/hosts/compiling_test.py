@@ -5,7 +5,6 @@ import re
 import pytest
 import runs
 from places import ROOT
-from saving_test import lines_of_two
 
 SLOW_IN_ONE = """
 import sys, time
@@ -51,7 +50,7 @@ COMPILES = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 
 
 def test_a_process_that_has_compiled_waits_in_no_collective_for_one_that_has_not():
-    first, second = lines_of_two(SLOW_IN_ONE, "1.5", environments=[COMPILES] * 2)
+    first, second = runs.lines_of_two(SLOW_IN_ONE, "1.5", environments=[COMPILES] * 2)
     for lines in (first, second):
         assert "total 25.0 25.0 7.0" in lines and "programs 2" in lines, lines
     assert "in a collective meanwhile: 0" in second, (
@@ -61,7 +60,7 @@ def test_a_process_that_has_compiled_waits_in_no_collective_for_one_that_has_not
 
 
 def test_a_process_that_has_not_compiled_in_time_is_named():
-    first, second = lines_of_two(SLOW_IN_ONE, "3", environments=[COMPILES | {"GPTJAX_COMPILE_SECONDS": "1"}] * 2)
+    first, second = runs.lines_of_two(SLOW_IN_ONE, "3", environments=[COMPILES | {"GPTJAX_COMPILE_SECONDS": "1"}] * 2)
     for lines in (first, second):
         [lost] = [line for line in lines if line.startswith("lost: ")]
         assert re.match(r"lost: process 1 \(.*\) has not compiled .* within 1 s; see the log of its host", lost), lost
@@ -110,13 +109,20 @@ def hooked(tmp_path, act: str) -> dict:
     return {"PYTHONPATH": f"{tmp_path / 'hook'}:{ROOT}"}
 
 
-def test_no_program_with_collectives_of_a_run_runs_before_all_have_compiled_it(values, tmp_path):
-    """Training, evaluation of both kinds of parameters, saving, resuming and sampling."""
+SAMPLED = dict(optim=dict(ema_decay=0.9), eval=dict(sample_tokens=4, sample_prompt="abc"))
+
+
+@pytest.mark.parametrize(
+    "ends, more", [((2,), {}), pytest.param((2, 4), SAMPLED, marks=pytest.mark.slow)], ids=["a_start", "all"]
+)
+def test_no_program_with_collectives_of_a_run_runs_before_all_have_compiled_it(values, tmp_path, ends, more):
+    """Training, evaluation, saving; and (slow) evaluation of both kinds of parameters, resuming and sampling."""
     split = runs.changed(
-        values, mesh=dict(fsdp=2), optim=values["optim"] | dict(ema_decay=0.9), checkpoint=dict(every_steps=2),
-        eval=dict(every_steps=2, max_tokens=64, sample_tokens=4, sample_prompt="abc"),
+        values, model=dict(n_layers=1), mesh=dict(fsdp=2), checkpoint=dict(every_steps=2),
+        eval=dict(every_steps=2, max_tokens=64),
     )  # fmt: skip
-    for steps in (2, 4):
+    split = runs.changed(split, **more)
+    for steps in ends:
         longer = runs.changed(split, train=split["train"] | dict(steps=steps))
         arguments = dict.fromkeys((0, 1), ["--allow_change=train.steps"])
         hook = hooked(tmp_path, TELL_WHO_MET) | {"JAX_ENABLE_COMPILATION_CACHE": "0"}

@@ -108,6 +108,7 @@ def test_a_run_whose_reader_blocks_ends_and_leaves_the_stacks(values, tmp_path):
     assert len(runs.train_rows(tmp_path / "run")) > STEPS_KNOWN
 
 
+@pytest.mark.slow  # waits for the watchdog; the same end as a blocked reader's above
 def test_a_run_whose_source_blocks_ends_and_leaves_the_stacks(values, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("abc " * 1000)

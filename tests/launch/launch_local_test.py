@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import quick_compilation
 from launching import CONFIG, ROOT, seen, wait_until
 
 from gptjax import errors
@@ -23,7 +24,7 @@ import local  # isort: skip
 def in_checkout(monkeypatch):
     """Where users stand."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", quick_compilation.FLAGS)
 
 
 # --- Processes on this machine ---

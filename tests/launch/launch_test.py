@@ -9,10 +9,12 @@ import subprocess
 import sys
 
 import pytest
+import quick_compilation
 import yaml
 from launching import CONFIG, LAUNCHES, MODULES, ROOT, TRAIN, dry_run, launch, program
 
-from gptjax import cli, errors, supervisor
+from gptjax import errors, supervisor
+from gptjax.commands import train
 from gptjax.config import config_file
 from gptjax.data.tokens.store import prepare
 
@@ -24,7 +26,7 @@ import tpu  # isort: skip
 def in_checkout(monkeypatch):
     """Where users stand."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", quick_compilation.FLAGS)
 
 
 def nested_words(text: str) -> list[str]:
@@ -49,7 +51,7 @@ def test_a_dry_run_prints_a_script_and_every_word_of_the_training_arrives_unchan
 
 def test_every_flag_of_train_may_follow_the_dashes(capsys):
     parser = argparse.ArgumentParser(add_help=False)
-    cli.add_train_flags(parser)
+    train.add_flags(parser)
     flags = [action.option_strings[0] for action in parser._actions]
     assert set(flags) > {"--config", "--executable", "--allow_change"}
     words = [f"{flag}=some/file" for flag in flags if flag != "--config"]

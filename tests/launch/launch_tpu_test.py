@@ -9,6 +9,7 @@ import sys
 import threading
 
 import pytest
+import quick_compilation
 from launching import ROOT, TRAIN, launch, program, seen, wait_until
 
 from gptjax import errors, supervisor
@@ -21,7 +22,7 @@ import tpu_queued_resource  # isort: skip
 def in_checkout(monkeypatch):
     """Where users stand."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", quick_compilation.FLAGS)
 
 
 # --- TPU hosts: their scripts, run by bash with a home directory of their own ---

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
+from conftest import VARIANTS
 from flax import nnx
 
 from gptjax import flops
@@ -262,7 +264,12 @@ def test_padding_of_the_vocabulary_takes_no_part(variant):
 # Cache
 
 
-def test_extending_a_cache_gives_the_logits_of_the_whole_sequence(variant):
+CACHED = ["gpt3", "modern", "lstm"]  # layers that forget, fewer key heads at turned positions, a state
+
+
+@pytest.mark.parametrize("name", runs.default_or_slow(VARIANTS, CACHED))
+def test_extending_a_cache_gives_the_logits_of_the_whole_sequence(make_variant, name):
+    variant = make_variant(name)
     whole = logits(variant.graph, variant.params, TOKEN_BL)
     cache = nnx.merge(variant.graph, variant.params).empty_cache(BATCH, LENGTH + 4)
     for start, end in ((0, 5), (5, 10), *((t, t + 1) for t in range(10, LENGTH))):
@@ -270,8 +277,10 @@ def test_extending_a_cache_gives_the_logits_of_the_whole_sequence(variant):
         np.testing.assert_allclose(piece, whole[:, start:end], atol=1e-5 * np.abs(whole).max())
 
 
-def test_layers_taken_apart_and_rows_padded_in_front_give_the_same_logits(variant):
+@pytest.mark.parametrize("name", runs.default_or_slow(VARIANTS, CACHED))
+def test_layers_taken_apart_and_rows_padded_in_front_give_the_same_logits(make_variant, name):
     """Rows of unequal length that end together, their padding filled with tokens that nothing sees."""
+    variant = make_variant(name)
     pad_B = np.array([3, 0] + [7] * (BATCH - 2), np.int32)
     shifted_BL = np.stack([np.concatenate([np.full(pad, 1), row])[:LENGTH] for pad, row in zip(pad_B, TOKEN_BL)])
     whole = logits(variant.graph, variant.params, TOKEN_BL)
@@ -323,7 +332,12 @@ def loss_gradient(graph, params, key):
     return jax.grad(lambda p: nnx.merge(graph, p).token_loss(TOKEN_BT, key=key)[0].mean())(params)
 
 
-@pytest.mark.parametrize("name,remat", [("gpt2", "dots"), ("gpt2", "attention"), ("gpt2", "full"), ("lstm", "full")])
+MORE_REMAT = [("gpt2", "dots"), ("gpt2", "full"), ("lstm", "full")]  # the LSTM's is in parity_test too
+
+
+@pytest.mark.parametrize(
+    "name,remat", [("gpt2", "attention"), *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_REMAT)]
+)
 def test_recomputing_activations_leaves_the_gradients_as_they_are(make_variant, name, remat):
     tiny = make_variant(name)
     plain = dataclasses.replace(tiny.config, attention_dropout=0.2, residual_dropout=0.2, embed_dropout=0.2)
@@ -408,7 +422,7 @@ def test_the_number_of_parameters_is_that_counted_from_the_config(variant_config
     assert held - padding * (1 if variant_config.tied_head else 2) == flops.parameters(variant_config).total
 
 
-@pytest.mark.parametrize("band_width", [None, 4])
+@pytest.mark.parametrize("band_width", runs.default_or_slow([None, 4], [4]))
 def test_the_compiled_program_does_not_grow_with_depth(band_width):
     def program_size(n_layers):
         config = Config(

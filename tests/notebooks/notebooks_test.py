@@ -7,7 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+import runs
 from places import ROOT
+
+from gptjax.config.config_file import from_dict
+from gptjax.training import main
 
 nbformat = pytest.importorskip("nbformat", reason="needs the extra `notebooks`")
 pytest.importorskip("nbclient", reason="needs the extra `notebooks`")
@@ -56,11 +60,27 @@ def printed(notebook) -> str:
     return "".join(output["text"] for output in outputs if output.output_type == "stream")
 
 
+def test_every_cell_of_one_runs_in_a_new_kernel_on_another_run(values, tmp_path, monkeypatch):
+    """The notebook that takes least time, on a run of a few steps in the place of the small one."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # one device
+    short = runs.changed(
+        values,
+        model=dict(context_length=64, n_layers=1),
+        data=dict(tokenizer="bytes"),
+        train=dict(steps=2),
+        checkpoint=dict(keep=1),
+    )
+    assert main.train(from_dict(short), str(tmp_path / "runs" / "tiny")) == 0
+    check_pictures(execute.execute(committed("02_load_and_generate.ipynb"), tmp_path), 1)
+
+
+@pytest.mark.slow  # trains the small run
 @pytest.mark.parametrize("executed", NAMES[:3], indirect=True, ids=NAMES[:3])
 def test_every_cell_runs_in_a_new_kernel_and_pictures_come_out(executed):
     check_pictures(executed, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executed", NAMES[3:], indirect=True, ids=NAMES[3:])
 def test_the_small_run_has_induction_heads_that_the_notebook_finds(executed):
     check_pictures(executed, 4)

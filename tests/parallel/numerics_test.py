@@ -67,26 +67,30 @@ def test_a_notebook_with_another_setting_gets_the_same_texts_and_numbers(trained
 COMMANDS = """
 import sys
 from gptjax import cli
-config, workdir = sys.argv[1:]
-for words in (
-    ["train", config, f"--workdir={workdir}"],
-    ["sample", f"--workdir={workdir}", "--prompt=ab", "--max_tokens=4"],
+config, workdir, reads = sys.argv[1:]
+of_reading = (
     ["sample", f"--workdir={workdir}", "--prompt=ab", "--max_tokens=4", "--num_beams=2"],
     ["eval", f"--workdir={workdir}", "--max_tokens=128", "--stride=8"],
     ["verify", f"--workdir={workdir}"],
+)
+for words in (
+    ["train", config, f"--workdir={workdir}"],
+    ["sample", f"--workdir={workdir}", "--prompt=ab", "--max_tokens=4"],
+    *(of_reading if reads == "all" else ()),
 ):
     assert cli.main(words) == 0, words
 """
 
 
-def test_commands_in_an_environment_with_every_other_setting_train_and_say_the_same(trained, values, tmp_path):
+@pytest.mark.parametrize("reads", runs.default_or_slow(["sample", "all"], ["sample"]))
+def test_commands_in_an_environment_with_every_other_setting_train_and_say_the_same(trained, values, tmp_path, reads):
     finds = ("check_tracer_leaks",)  # minutes for a training run
     environment = {f"JAX_{name.upper()}": str(value) for name, value in OTHERS.items() if name not in finds}
     sampled = judging.trained_values(values)
     sampled["eval"] |= {"sample_tokens": 5, "sample_prompt": "ab"}
     config = runs.write_config(sampled, tmp_path / "fields.py")
     done = subprocess.run(
-        [sys.executable, "-c", COMMANDS, config, str(tmp_path / "run")],
+        [sys.executable, "-c", COMMANDS, config, str(tmp_path / "run"), reads],
         env=os.environ | environment,
         capture_output=True,
         text=True,

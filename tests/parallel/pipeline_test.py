@@ -11,7 +11,7 @@ import pytest
 from gptjax.config.fields import Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.errors import UserError
 from gptjax.models import gpt as model
-from gptjax.parallel import meshes, pipeline
+from gptjax.parallel import meshes, pipeline, sharding
 
 
 def config_of(batch_size=16, layers=8, train=(), **mesh):
@@ -53,7 +53,7 @@ def test_rows_pass_all_layers_in_order_and_so_do_gradients(fsdp, stages, repeats
     rng = np.random.default_rng(0)
     x_BL, row_B = rng.standard_normal((16, 4)).astype(np.float32), rng.standard_normal(16).astype(np.float32)
     stacked = tuple(rng.uniform(0.5, 1.5, (2, 48)).astype(np.float32))
-    schedule = pipeline.Schedule(microbatches, repeats)
+    schedule = sharding.Schedule(microbatches, repeats)
 
     def loss(run, x_BL, row_B, stacked):
         out_BL = run(x_BL, row_B, stacked)
@@ -74,7 +74,7 @@ def test_a_circular_schedule_shortens_the_wait_at_both_ends():
 
     def iterations(repeats):
         with jax.set_mesh(mesh_of(stage=4)):
-            run = functools.partial(pipeline.run, affine_layers, schedule=pipeline.Schedule(4, repeats))
+            run = functools.partial(pipeline.run, affine_layers, schedule=sharding.Schedule(4, repeats))
             traced = jax.make_jaxpr(run)(jnp.ones((16, 4)), jnp.ones(16), (jnp.ones(48), jnp.ones(48)))
         lengths = re.findall(r"length=(\d+)", str(traced))
         return int(lengths[-1])
@@ -94,7 +94,7 @@ def test_dropout_differs_between_microbatches_and_repeats_with_the_key():
     gpt = model.GPT(ModelConfig(**{**vars(config.model), "n_layers": 4, "residual_dropout": 0.5}), jax.random.key(0))
     token_BL = np.tile(np.arange(16) % 7, (4, 1))  # rows 0 and 2 are in one microbatch, 1 and 3 in the other
     with jax.set_mesh(mesh_of(stage=2)):
-        run = jax.jit(lambda key: gpt.activations(token_BL, key=key, schedule=pipeline.Schedule(2, 1))[0])
+        run = jax.jit(lambda key: gpt.activations(token_BL, key=key, schedule=sharding.Schedule(2, 1))[0])
         first, again = run(jax.random.key(1)), run(jax.random.key(1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first[0] - first[1]).max() > 0.1 and np.abs(first[0] - first[2]).max() > 0.1

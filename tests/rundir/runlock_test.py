@@ -1,3 +1,4 @@
+import contextlib
 import fcntl
 import json
 import os
@@ -13,6 +14,7 @@ import runs
 from gptjax import cli, errors, supervisor
 from gptjax.errors import DirectoryMoved, DirectoryTaken, UserError
 from gptjax.rundir import metrics, run_directory, runlock
+from gptjax.training import hooks
 
 HOLD = """
 import sys, time
@@ -177,66 +179,94 @@ def test_a_directory_that_was_moved_or_removed_is_found_out(tmp_path):
     lock.release()
 
 
-def long_run(values, tmp_path):
-    """A run that saves every five steps and would go on for long, and its directory."""
-    values = runs.changed(
-        values, train=values["train"] | dict(steps=100_000), checkpoint=dict(every_steps=5), eval=dict(every_steps=None)
+@pytest.fixture
+def disturbed(values, tmp_path, monkeypatch, capfd):
+    """disturbed(act) is (exit code, last line) of `gptjax train` in tmp_path/run, which saves every five steps, in this
+    process; act(run directory) comes after step 7, when step 5 is on disk, and SIGTERM after step 13."""
+
+    class Disturb(hooks.Hook):
+        def __init__(self, config, act):
+            super().__init__(config)
+            self._act = act
+
+        def due(self, step):
+            return step in (7, 13)
+
+        def run(self, state, step, should_stop):
+            run = self.training.directory
+            if step == 7:
+                deadline = time.monotonic() + runs.SECONDS
+                while run.steps() != [5]:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                self._act(run)
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    often = runs.changed(
+        values,
+        train=dict(steps=20),
+        checkpoint=dict(every_steps=5),
+        eval=dict(every_steps=None),
     )
-    return runs.start(values, tmp_path / "run", tmp_path), run_directory.open_run(tmp_path / "run")
+
+    def train(act) -> tuple[int, str]:
+        monkeypatch.setitem(hooks.HOOKS, "disturb", lambda config: Disturb(config, act))
+        words = [runs.write_config(often, tmp_path / "fields.py"), f"--workdir={tmp_path / 'run'}"]
+        code = cli.main(["train", *words])
+        said = capfd.readouterr().err
+        assert "Traceback" not in said, said
+        return code, [line for line in said.splitlines() if line.startswith("gptjax: ")][-1]
+
+    return train
 
 
-def last_line(process, code: int) -> str:
-    try:
-        _, stderr = process.communicate(timeout=runs.SECONDS)
-    finally:
-        process.kill()
-    assert process.returncode == code and "Traceback" not in stderr, stderr
-    return [line for line in stderr.splitlines() if line.startswith("gptjax: ")][-1]
-
-
-def test_a_run_whose_directory_is_moved_ends_with_a_code_of_its_own_and_says_where_it_is(values, tmp_path):
-    process, run = long_run(values, tmp_path)
-    runs.wait_until(run.steps, process)
-    (tmp_path / "run").rename(tmp_path / "moved")
-    line = last_line(process, errors.MOVED)
+def test_a_run_whose_directory_is_moved_ends_with_a_code_of_its_own_and_says_where_it_is(disturbed, tmp_path):
+    code, line = disturbed(lambda run: (tmp_path / "run").rename(tmp_path / "moved"))
+    assert code == errors.MOVED and code in supervisor.FINAL
     assert f"was moved to {tmp_path}/moved while it was trained; there " in line and "whole by names and sizes" in line
     assert not (tmp_path / "run" / "config.json").exists(), "no other run was begun in its place"
-    assert errors.MOVED in supervisor.FINAL
 
 
-def test_a_run_whose_checkpoints_are_removed_says_what_is_there_and_saves_the_next(values, tmp_path):
-    process, run = long_run(values, tmp_path)
-    runs.wait_until(run.steps, process)
-
-    def told():
-        shutil.rmtree(run.checkpoints, ignore_errors=True)  # again: a save may have been on its way
-        events = {row["event"] for row in metrics.read_metrics(run.metrics, "event")}
-        return "checkpoint_gone" in events or process.poll() is not None
-
-    deadline = time.monotonic() + runs.SECONDS
-    while not told():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=runs.SECONDS)
-    assert process.returncode in (errors.SAVED_AND_STOPPED, errors.SAVE_FAILED), stderr
-    assert "is gone; those that follow" in stderr or "there is no checkpoint" in stderr, stderr
-    assert run.steps() or process.returncode == errors.SAVE_FAILED
+def test_a_run_whose_checkpoints_are_removed_says_what_is_there_and_saves_the_next(disturbed, tmp_path):
+    code, line = disturbed(lambda run: shutil.rmtree(run.checkpoints))
+    assert code == errors.SAVED_AND_STOPPED
+    assert "the checkpoint of step 5, which was written, is gone; those that follow" in line
+    run = run_directory.open_run(tmp_path / "run")
+    after_removal, stopped = run.steps()
+    assert after_removal == 10 and 13 <= stopped < 20
+    [event] = [row for row in metrics.read_metrics(run.metrics, "event") if row["event"] == "checkpoint_gone"]
+    assert (event["step"], event["checkpoint"]) == (10, 5)
 
 
-def test_a_run_whose_lock_another_writer_has_ends_before_it_saves(values, tmp_path):
-    process, run = long_run(values, tmp_path)
-    runs.wait_until(run.steps, process)
-    (tmp_path / "run" / runlock.NAME).unlink()
-    with (tmp_path / "run" / runlock.NAME).open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        assert "has taken over --workdir=" in last_line(process, errors.PEER_LOST)
+def test_a_run_that_can_save_no_more_where_its_checkpoints_were_removed_says_that_there_is_none(disturbed):
+    def replace(run):
+        shutil.rmtree(run.checkpoints)
+        run.checkpoints.mkdir()
+        (run.checkpoints / "10").write_text("in the way")
+
+    code, line = disturbed(replace)
+    assert code == errors.SAVE_FAILED and "there is no checkpoint" in line
 
 
-def test_a_file_that_goes_wrong_while_a_run_goes_on_is_no_mistake_in_the_command(values, tmp_path):
-    process, run = long_run(values, tmp_path)
-    runs.wait_until(run.steps, process)
-    run.metrics.unlink()
-    run.metrics.mkdir()
-    line = last_line(process, errors.SAVE_FAILED)
+def test_a_run_whose_lock_another_writer_has_ends_before_it_saves(disturbed, tmp_path):
+    with contextlib.ExitStack() as stack:
+
+        def take_over(run):
+            (tmp_path / "run" / runlock.NAME).unlink()
+            other = stack.enter_context((tmp_path / "run" / runlock.NAME).open("w"))
+            fcntl.flock(other, fcntl.LOCK_EX)
+
+        code, line = disturbed(take_over)
+    assert code == errors.PEER_LOST and "has taken over --workdir=" in line
+    assert run_directory.open_run(tmp_path / "run").steps() == [5]
+
+
+def test_a_file_that_goes_wrong_while_a_run_goes_on_is_no_mistake_in_the_command(disturbed):
+    def replace(run):
+        run.metrics.unlink()
+        run.metrics.mkdir()
+
+    code, line = disturbed(replace)
+    assert code == errors.SAVE_FAILED
     assert "Is a directory: " in line and "metrics.jsonl; run the same command again to go on" in line

@@ -43,7 +43,7 @@ def test_runs_that_span_budgets_are_weighed_in_one_urn():
 def test_a_replicate_is_the_fit_of_the_weighed_points(function, points):
     """Refitted from the optimum on, many at once; here each by itself from all its starts."""
     fit = function(points)
-    weight = bootstrap.weights(fit.runs(points), fit.strata(points), fit.spare, 4, seed=2)
+    weight = bootstrap.weights(fit.runs(points), fit.strata(points), fit.spare, 2, seed=2)
     for refit, row in zip(fit.refits(points, weight), weight):
         alone = function(dataclasses.replace(points, weight=row)).constants
         names = [
@@ -116,7 +116,7 @@ def test_points_along_one_ratio_of_tokens_to_parameters_leave_the_exponents_open
     """D = 20 N throughout: A/N^alpha and B/D^beta can stand for one another."""
     sizes = np.geomspace(4e7, 1e10, 60)
     points = laws.points(laws.BESIROGLU, sizes, 20 * sizes, 0.002, np.random.default_rng(0))
-    found = bootstrap.intervals(FIT, points, replicates=200)
+    found = bootstrap.intervals(FIT, points, replicates=50)
     assert found.fit.refused or found.refused
     assert any("not identified" in reason or "gave no fit" in reason for reason in found.fit.refused + found.refused)
 

@@ -5,6 +5,7 @@ import dataclasses
 import laws
 import numpy as np
 import pytest
+import runs
 from scipy.optimize import least_squares, minimize
 
 from gptjax.errors import UserError
@@ -22,7 +23,7 @@ CLOUDS = {
 }
 
 
-@pytest.mark.parametrize("name", CLOUDS)
+@pytest.mark.parametrize("name", runs.default_or_slow(CLOUDS, default=["isoflop", "two_clouds_apart"]))
 def test_without_noise_all_five_constants_come_back_to_five_digits(name):
     law, points = CLOUDS[name]
     fit = parametric.fit(points, starts=40)

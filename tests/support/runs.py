@@ -164,6 +164,26 @@ def processes(
             process.wait()
 
 
+def lines_of_two(script: str, *words: str, environments=({}, {})) -> list[list[str]]:
+    """What a script prints as two processes of one device each, once both have ended well."""
+    place = {"GPTJAX_COORDINATOR": f"127.0.0.1:{free_port()}", "GPTJAX_NUM_PROCESSES": "2"}
+    shared = os.environ | place | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, *words], env=shared | {"GPTJAX_PROCESS_ID": str(i)} | environments[i],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in (0, 1)
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=SECONDS) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], outputs
+    return [[line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _ in outputs]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import quick_compilation
+
 from gptjax.checkpoints import validity
 from gptjax.rundir import metrics, run_directory
 from gptjax.study.running import layout, ledger, status
@@ -60,7 +62,7 @@ def start(file, out, *flags: str) -> subprocess.Popen:
     """gptjax study run, in a session of its own."""
     command = [sys.executable, "-m", "gptjax", "study", "run", str(file), f"--out={out}", "--batch_runs=off", *flags]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # and one device
+    environment = os.environ | {"XLA_FLAGS": quick_compilation.FLAGS}  # and one device
     return subprocess.Popen(command, text=True, start_new_session=True, env=environment, **pipes)
 
 

@@ -171,9 +171,10 @@ def stop_after_held_out(monkeypatch, at: int) -> None:
     monkeypatch.setattr(hooks, "HOOKS", order | {k: make for k, make in hooks.HOOKS.items() if k not in order})
 
 
-def test_tasks_that_sigterm_cut_short_are_made_up_by_the_same_command(values, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stops", [(8,), pytest.param((8, 12), marks=pytest.mark.slow)], ids=["once", "twice"])
+def test_tasks_that_sigterm_cut_short_are_made_up_by_the_same_command(values, trained, tmp_path, monkeypatch, stops):
     config = from_dict(with_tasks(values, every_steps=4, max_tokens=64))
-    for step in (8, 12):
+    for step in stops:
         with monkeypatch.context() as patch:
             stop_after_held_out(patch, step)
             assert main.train(config, str(tmp_path)) == errors.SAVED_AND_STOPPED

@@ -101,6 +101,7 @@ def test_later_steps_read_the_text_that_an_undisturbed_run_reads_eleven_steps_la
             assert [row["tokens"] for row in facts["rows"]] == expected
 
 
+@pytest.mark.slow  # three runs; one that was killed after a rollback: below
 def test_a_run_that_gave_up_goes_on_as_if_it_had_been_allowed_another_rollback(recovered, spiky, tmp_path, capfd):
     """It ends between its first rollback and the next checkpoint, which knows nothing of it: all is decided once more."""
     workdir = tmp_path / "run"

@@ -1,10 +1,10 @@
-"""`gptjax compare A B`: two runs, or two steps of one, on the same text. The arithmetic is in compare.py."""
+"""`gptjax compare A B`: two runs, or two steps of one, on the same text. The arithmetic is in evaluation/compare.py."""
 
 import json
 import sys
 
-from gptjax import errors, terminal
-from gptjax.commands import evaluation
+from gptjax import errors, start, terminal
+from gptjax.commands import reading
 from gptjax.errors import UserError
 from gptjax.hosts import interrupt
 
@@ -14,21 +14,23 @@ def add_flags(parser) -> None:
     parser.add_argument("b", metavar="B", help="another one, or the same with another step")
     for side in ("a", "b"):
         parser.add_argument(f"--step_{side}", metavar="N|best", help=f"of {side.upper()} (default: the newest)")
-    evaluation.add_reading_flags(parser)
+    reading.add_flags(parser)
     parser.add_argument("--ema", action="store_true", help="use the averaged parameters of both")
     parser.add_argument("--json", action="store_true", help="machine-readable")
 
 
 def run(args) -> int:
     """The exit code: 0, or SAVED_AND_STOPPED after SIGTERM or Ctrl-C."""
-    evaluation.check_reading_flags(args)
+    start.refuse_several("compare")
+    start.start_jax()
+    reading.check_flags(args)
     if args.protocol == "lambada":
         raise UserError("gptjax compare pairs the losses of tokens; leave out --protocol=lambada.")
     with interrupt.StopRequest("stopping after this batch") as stop:  # before jax has threads that a signal could hit
         (run_a, why_a), (run_b, why_b) = _load(args, args.a, args.step_a), _load(args, args.b, args.step_b)
         from gptjax.evaluation import compare
 
-        with evaluation.Watch(stop) as watch:
+        with reading.Watch(stop) as watch:
             found = compare.compare(
                 run_a,
                 run_b,
@@ -36,7 +38,7 @@ def run(args) -> int:
                 batch_size=args.batch_size,
                 should_stop=watch.should_stop,
                 report=watch.report,
-                **evaluation.reading_settings(args),
+                **reading.settings(args),
             )
         if found is None:
             print(f"gptjax: {stop.name}: stopped before the comparison was done", file=sys.stderr)
@@ -58,8 +60,8 @@ def _load(args, workdir: str, step: str | None):
 
     if step == "all":
         raise UserError("gptjax compare takes one step of each run; give a number or best.")
-    [number], why = evaluation.chosen_steps(run_directory.open_run(workdir), step, args.ema)
-    mesh = config_file.parse_mesh(args.mesh or evaluation.COPIES)
+    [number], why = reading.chosen_steps(run_directory.open_run(workdir), step, args.ema)
+    mesh = config_file.parse_mesh(args.mesh or reading.COPIES)
     return run.load(workdir, number, dtype=args.dtype, mesh=mesh, ema=args.ema), why
 
 

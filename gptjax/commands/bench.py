@@ -1,0 +1,62 @@
+"""`gptjax bench`: speed, of training and decoding or of what a flag names instead."""
+
+import importlib
+import json
+import typing
+
+from gptjax import start
+from gptjax.commands import flags
+from gptjax.errors import UserError
+
+
+class Timed(typing.NamedTuple):
+    """A module whose bench(config, seconds=..., ...) measures and whose table(results) prints it."""
+
+    module: str
+    is_chosen: typing.Callable = lambda args: True
+    options: typing.Callable = lambda args: {}  # further arguments of bench()
+    uses_jax: bool = True
+
+
+TIMED = (  # the first that the flags choose is measured
+    Timed(
+        "gptjax.diagnostics.bench_data",
+        lambda args: args.data,
+        lambda args: {"specs": args.tokenizer or ()},
+        uses_jax=False,
+    ),
+    Timed("gptjax.diagnostics.bench_generation", lambda args: args.generate),
+    Timed("gptjax.study.lanes.bench", lambda args: args.batched is not None, lambda args: {"runs": args.batched}),
+    Timed("gptjax.diagnostics.bench_training"),
+)
+
+
+def add_flags(parser) -> None:
+    flags.add_config_flag(parser)
+    parser.add_argument("--seconds", type=float, default=20.0, help="to measure each for")
+    parser.add_argument("--data", action="store_true", help="instead: rates of the loader, and of encoding its text")
+    parser.add_argument(
+        "--tokenizer", action="append", metavar="SPEC", help="with --data: encode with this one (default: the text's)"
+    )
+    parser.add_argument(
+        "--generate", action="store_true", help="instead: tokens/s of text, beside Hugging Face's generate"
+    )
+    parser.add_argument(
+        "--batched",
+        type=int,
+        metavar="R",
+        help="instead: tokens/s of R such runs in one process, and one after another",
+    )
+    flags.add_json_flag(parser)
+
+
+def run(args) -> None:
+    config = flags.load_config(args)
+    timed = next(one for one in TIMED if one.is_chosen(args))
+    if args.tokenizer and not args.data:
+        raise UserError(f"--tokenizer={args.tokenizer[0]} is for gptjax bench --data; give that too.")
+    if timed.uses_jax:
+        start.start_jax(config)
+    module = importlib.import_module(timed.module)
+    results = module.bench(config, seconds=args.seconds, **timed.options(args))
+    print(json.dumps(results, indent=2) if args.json else module.table(results))

@@ -1,0 +1,47 @@
+"""`gptjax export`: the model of a run in the files of another program."""
+
+import json
+
+from gptjax import start
+from gptjax.commands import flags
+from gptjax.config import bounds
+
+
+def add_flags(parser) -> None:
+    parser.add_argument("--workdir", required=True, metavar="RUN", help="the run directory, local or gs://")
+    parser.add_argument(
+        "--to",
+        action=bounds.AsTyped,
+        dest="format",
+        required=True,
+        metavar="FORMAT",
+        help="hf: Hugging Face transformers",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+    flags.add_checkpoint_flags(parser)
+    parser.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default: as it is stored)")
+    parser.add_argument("--max_shard_size", default="5GB", metavar="SIZE", help="of a file (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def run(args) -> None:
+    start.refuse_several("export")
+    start.start_jax()
+    flags.check_format("--to", args.format)
+    from gptjax.huggingface import exporting
+    from gptjax.run import run
+
+    size = exporting.parse_bytes(args.max_shard_size)
+    loaded = run.load(args.workdir, args.step, ema=args.ema)
+    about = exporting.export_run(loaded, args.out, args.dtype, size)
+    if args.json:
+        print(json.dumps({"workdir": args.workdir, "step": loaded.step, "out": args.out, **about}, indent=2))
+        return
+    print(f"{args.out}: step {loaded.step} of {args.workdir} as {about['architecture']}, {about['dtype']}")
+    if not about["tokenizer_files"]:
+        print(
+            f"without a tokenizer: transformers has none like {loaded.tokenizer.kind!r};"
+            f" encode with gptjax, from {loaded.directory.tokenizer}"
+        )
+    for note in about["notes"]:
+        print(f"note: {note}")

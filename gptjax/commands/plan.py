@@ -1,0 +1,108 @@
+"""`gptjax plan`: one plan or a search, printed as a table, a row or JSON. Exit code 1 where the config does not fit."""
+
+import math
+import sys
+
+from gptjax import start
+from gptjax.commands import flags
+from gptjax.errors import UserError
+from gptjax.terminal import Progress
+
+
+def add_flags(parser) -> None:
+    flags.add_config_flag(parser)
+    parser.add_argument(
+        "--topology", required=True, metavar="NAME", help="v5p:8x8x8, v5e:8x8, h100:8x16 (GPUs a host x hosts), cpu:8"
+    )
+    parser.add_argument("--num_slices", type=int, default=1, metavar="N", help="TPU slices, joined by DCN")
+    parser.add_argument("--mesh", metavar="AXES", help="such as fsdp=64,tensor=8; axes left out are 1")
+    parser.add_argument("--batch", type=int, metavar="N", help="train.batch_size, in sequences")
+    parser.add_argument("--microbatches", type=int, metavar="N", help="train.microbatches")
+    parser.add_argument("--remat", metavar="NAME", help="model.remat")
+    parser.add_argument("--search", action="store_true", help="try meshes, microbatches and remat; list the best")
+    parser.add_argument("--search_compiles", type=int, default=3, metavar="N", help="of the best are compiled")
+    parser.add_argument("--price", type=float, metavar="USD", help="of a chip for an hour")
+    parser.add_argument(
+        "--matmul_fraction", type=float, default=1.0, metavar="F", help="of the published peak that matmuls reach"
+    )
+    parser.add_argument("--save_executable", metavar="FILE", help="for gptjax train --executable=FILE")
+    parser.add_argument("--row", action="store_true", help="print a row of docs/plans.md only")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def run(args) -> int:
+    """0; 1 where the config does not fit."""
+    from gptjax.config import config_file
+    from gptjax.planning import topology
+
+    _check_flags(args)
+    topology.set_environment(args.topology, args.num_slices)  # before JAX is imported
+    chosen = config_file.load_config(args.config, args.overrides + config_file.plan_overrides(args))
+    start.start_jax(chosen, keep_programs=args.topology.startswith("cpu"))  # a TPU's could not be read back without one
+    return print_plan(chosen, args)
+
+
+def _check_flags(args) -> None:
+    if args.num_slices < 1 or not 0 < args.matmul_fraction <= 1:
+        raise UserError("--num_slices is at least 1 and --matmul_fraction a fraction of the peak, such as 0.7.")
+    if args.price is not None and not 0 <= args.price < math.inf:
+        raise UserError(f"--price={args.price:g} is no price; give US dollars for a chip and hour, such as 4.2.")
+    if args.search_compiles < 1:
+        raise UserError(f"--search_compiles={args.search_compiles} is too small; use at least 1.")
+    if args.row and (args.json or args.search):
+        raise UserError(
+            f"--row prints a row of one plan, --{'json' if args.json else 'search'} more; give one of the two."
+        )
+
+
+def print_plan(config, args) -> int:
+    """Plans what the command line asks for. Returns the exit code."""
+    from gptjax.planning import plan, plan_table, topology
+
+    progress = Progress()
+    options = plan.Options(args.price, args.matmul_fraction, args.save_executable, progress.message)
+    machine = topology.describe(args.topology, args.num_slices)
+    if args.save_executable is not None:
+        _check_saving(args, machine)
+    if args.search:
+        from gptjax.planning import search
+
+        results = search.search(config, machine, options, args.search_compiles, progress)
+        print(plan.to_json(results) if args.json else search.table(results))
+        return 0 if any(found["fits"] for found in results["compiled"]) else 1
+    facts = plan.plan(config, machine, options)
+    if args.json:
+        print(plan.to_json(facts))
+    elif args.row:
+        name = args.config.rsplit("/", 1)[-1].removesuffix(".py")
+        print(plan_table.row(name, facts))
+    else:
+        print(plan_table.table(facts))
+    if facts["fits"] is False:
+        print(f"gptjax: {_excess(facts)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _check_saving(args, machine) -> None:
+    """Raises UserError, before anything is compiled, where no executable would be written."""
+    if machine.devices is None:
+        raise UserError(
+            f"--save_executable={args.save_executable} needs a compiled step, and for GPUs as --topology={args.topology}"
+            " nothing is compiled without one; leave it out, or plan for a TPU."
+        )
+    if args.search:
+        raise UserError("--save_executable is of one plan, not of --search; give it with the mesh that was found.")
+    from gptjax.training import executable
+
+    executable.check_target(args.save_executable)
+
+
+def _excess(facts: dict) -> str:
+    from gptjax.planning import plan_table
+
+    peak, limit = facts["peak_bytes"], facts["usable_bytes"]
+    return (
+        f"does not fit: {plan_table.gib(peak)} a device, {plan_table.gib(peak - limit)} more than the"
+        f" {plan_table.gib(limit)} it may fill; try --search, more microbatches, --remat=full or more devices."
+    )

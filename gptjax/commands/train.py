@@ -1,0 +1,31 @@
+"""`gptjax train`: a run of a config begun, gone on with, or branched off another."""
+
+from gptjax import start
+from gptjax.commands import flags
+
+
+def add_flags(parser, required: bool = True) -> None:
+    """What `gptjax train` takes beside changes of the config; a launcher, which knows what is missing, requires none."""
+    flags.add_config_flag(parser, required)
+    parser.add_argument("--workdir", required=required, metavar="DIR", help="the run directory, local or gs://")
+    parser.add_argument("--executable", metavar="FILE", help="a train step compiled by gptjax plan --save_executable")
+    parser.add_argument(
+        "--allow_change", default="", metavar="KEYS", help="config keys, comma-separated, that may differ on resume"
+    )
+    parser.add_argument(
+        "--branch_from", metavar="RUN_DIR", help="begin with a checkpoint of this run instead of step 0"
+    )
+    parser.add_argument("--branch_step", metavar="N", help="the step of that checkpoint")
+
+
+def run(args) -> int:
+    """The exit code of the run, as errors.py names them."""
+    config = flags.load_config(args)
+    start.start_jax(config)
+    from gptjax.hosts import distributed
+    from gptjax.training import branching
+    from gptjax.training import main as train
+
+    allowed = tuple(filter(None, args.allow_change.split(",")))
+    origin = branching.asked(args.branch_from, args.branch_step)
+    return train.train(config, args.workdir, allowed, args.executable, origin, distributed.start)
