@@ -6,7 +6,7 @@ With --by_source: bits per byte of the held-out text of each source of one run. 
 import argparse
 import sys
 
-from gptjax.errors import UserError
+from gptjax.errors import UserError, library
 from gptjax.rundir import metrics, run_directory
 from gptjax.storage import outputs
 
@@ -81,11 +81,7 @@ def source_curves(workdir: str, out: str) -> None:
 
 
 def _figure():
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError("loss curves need matplotlib; pip install 'gptjax[notebooks]'.") from error
-    matplotlib.use("Agg")
+    library("matplotlib", "loss curves", "notebooks", verb="need").use("Agg")
     from matplotlib import pyplot
 
     return pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")

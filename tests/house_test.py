@@ -108,6 +108,14 @@ def test_a_package_is_its_map_and_loads_no_jax():
     assert not undescribed
 
 
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name != "gptjax"])
+def test_a_room_s_docstring_names_its_files(package):
+    """And its inner rooms, each as a word of its own."""
+    words = set(re.findall(r"\w+", ast.get_docstring(TREES[package])))
+    inside = {name.rpartition(".")[2] for name in MODULES if name.rpartition(".")[0] == package}
+    assert not sorted(inside - words)
+
+
 def test_the_loop_is_read_in_an_afternoon():
     reached = closure("gptjax.training.loop")
     assert len(reached) <= 10 and lines(reached) <= 1400, f"{len(reached)} modules, {lines(reached)} lines"

@@ -8,7 +8,7 @@ import pathlib
 from gptjax import start
 from gptjax.commands import flags
 from gptjax.config import bounds
-from gptjax.errors import UserError, choose
+from gptjax.errors import UserError, choose, library
 from gptjax.storage import outputs
 from gptjax.terminal import Progress, finite
 
@@ -81,10 +81,7 @@ def _check_picture(path: str) -> None:
     """Raises UserError before minutes of training, not after."""
     if pathlib.Path(path).suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--out={path} is no picture; give a name that ends in .png, .svg or .pdf.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UserError("--out needs matplotlib; pip install 'gptjax[study]', or leave it out.") from error
+    library("matplotlib", "--out", "study", otherwise=", or leave it out")
     outputs.check_file("--out", path)
 
 

@@ -5,7 +5,7 @@ Needs matplotlib: pip install 'gptjax[notebooks]'.
 
 import pathlib
 
-from gptjax.errors import UserError
+from gptjax.errors import UserError, library
 
 _ENDINGS = (".png", ".svg", ".pdf")
 _MANY = 24  # sources
@@ -17,10 +17,7 @@ def check(path: str) -> None:
         raise UserError(f"--picture={path}: expected a name that ends in {', '.join(_ENDINGS)}.")
     if not pathlib.Path(path).expanduser().parent.is_dir():
         raise UserError(f"--picture={path}: there is no folder {pathlib.Path(path).parent}; make it first.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"--picture={path} needs matplotlib; pip install 'gptjax[notebooks]'.") from error
+    library("matplotlib", f"--picture={path}", "notebooks")
 
 
 def lengths(facts: dict, path: str) -> None:

@@ -236,7 +236,7 @@ def _splits(splits: dict) -> str:
 
 
 def _cleaning(report: dict) -> str:
-    from gptjax.data import cleaning
+    from gptjax.data.preparing import cleaning
 
     seconds = report.get("performance", {}).get("cleaning_seconds") or [0] * len(report["cleaning"]["steps"])
     steps = [step | {"seconds": s} for step, s in zip(report["cleaning"]["steps"], seconds)]
@@ -292,7 +292,7 @@ def _dry_table(order, facts: dict) -> str:
         f" {n['tokens']:,} tokens{ratio}, {n['mb_per_core_second']:.2f} MB per CPU second",
     ]
     if facts["cleaning"] is not None:
-        from gptjax.data import cleaning
+        from gptjax.data.preparing import cleaning
 
         parts.append(cleaning.table(facts["cleaning"]))
     parts += _failures(facts["failures"])

@@ -6,6 +6,7 @@ removed          fields there once were, and the value that each always has now
 checks           what may be, and what goes together; made once, when a Config is made
 bounds           how large a number may be
 catalogue        which architectures there are, and what a config may ask of each
+text_kinds       which sources, objectives and tokenizers there are, and what a config may ask of each
 mixture_weights  the weights of a mixture's sources
 values           a Config from nested mappings, such as config.json
 config_file      a Config from what people write: a file, the command line, --mesh

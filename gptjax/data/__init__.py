@@ -4,6 +4,10 @@
     rows = TrainRows(store, config.data, context_length, objective)
     batch = rows.rows(step * B, (step + 1) * B)
 
+    sources/        where documents come from         tokenizers/     text to tokens and back
+    tokens/         tokens on disk                    preparing/      `gptjax prepare`: documents to tokens
+    rows/           row g of a run, as arithmetic     looking/        `gptjax data`: what a run reads
+
 Heavy libraries (sentencepiece, tensorflow_datasets, tiktoken, grain ...) are imported by the functions that need them.
 """
 

@@ -1,1 +1,7 @@
-"""Whether and how fast this machine computes what it should."""
+"""Whether and how fast this machine computes what it should.
+
+parity          what every mesh of eight devices gives is what one device gives
+miniature       a config at sizes that a CPU runs in a second
+coordcheck      how activations grow with width or depth while training
+bench_training, bench_data, bench_generation      how fast training, data and text are here
+"""

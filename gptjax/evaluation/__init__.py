@@ -1,1 +1,9 @@
-"""What a run is worth on a text."""
+"""What a run is worth on a text.
+
+held_out        loss on held-out text, with standard errors
+run_loss        the loss of a run on any text
+texts           which text that is
+protocols       how published numbers on known data sets are made
+scoring         how likely continuations are, given their contexts
+compare         two runs on one text, and whether the difference could be chance
+"""

@@ -1,1 +1,10 @@
-"""Meshes, layouts, and programs of several devices."""
+"""Meshes, layouts, and programs of several devices.
+
+meshes          how many devices lie along each axis, in which order, and whether a config fits
+sharding        the one table from logical axes to mesh axes
+placement       which rows of a batch lie on which device
+context         sequences split over devices
+pipeline        layers split over devices, through which microbatches go
+numerics        the settings of JAX that every program has
+tpu             how kinds of TPU differ beside their rates
+"""

@@ -1,1 +1,14 @@
-"""What a run needs, before it is started."""
+"""What a run needs, before it is started.
+
+info            what a config is and costs, from shapes alone
+plan            the real step, compiled for a machine that is not here
+plan_table      a plan for people
+plan_docs       docs/plans.md
+topology        machines by name
+hlo             a compiled program, read from its text
+costs           FLOPs and bytes of one instruction
+collectives     what a program sends, over which axis, and what runs meanwhile
+roofline        how long a step takes at best
+estimate        the same by arithmetic alone, where nothing can be compiled
+search          meshes, microbatches and remat policies, tried
+"""

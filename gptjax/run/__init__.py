@@ -1,1 +1,6 @@
-"""A run in hand: the one door for notebook, evaluation, export and study."""
+"""A run in hand: the one door for notebook, evaluation, export and study.
+
+run             gptjax.load(path), and what can be asked of the Run that it gives
+inside          logits, attention, the residual stream, the logit lens
+token_loss      the loss of each token of a text, as numbers and in colours
+"""

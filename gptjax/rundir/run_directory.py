@@ -28,7 +28,7 @@ from gptjax.config import fields as config_module
 from gptjax.config.values import from_dict
 from gptjax.errors import UserError, did_you_mean, first_line
 from gptjax.rundir import metrics
-from gptjax.storage import code, folder_kinds
+from gptjax.storage import folder_kinds
 from gptjax.storage.writing import replace_whole
 
 TOOLS = ("test", "notebooks")  # extras of gptjax that decide no number
@@ -268,6 +268,8 @@ def provenance(config, command: list[str]) -> dict:
 
 def code_and_packages() -> dict:
     """What runs here."""
+    from gptjax.storage import code
+
     return {
         "git": _git(),
         "code": code.digest(),

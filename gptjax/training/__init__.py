@@ -1,1 +1,20 @@
-"""The training loop and the step."""
+"""Training: from a config and a run directory to a trained model. The loop, the step and what is in between come first.
+
+loop            call after call of the train step: the numbers of the one before, hooks, checkpoint
+step            one optimizer step, a pure function of state, batch and learning rate
+losses          what is minimised, by name
+trainable       which parameters are trained
+program         a config on a mesh, ready to run: shapes, layouts, jitted functions
+feed            what the step takes, ready on the devices one call ahead
+recorder        what the steps leave in the log
+hooks           what is done between calls: held-out text, tasks, samples, profile
+main            all of it together, through any number of interruptions
+session         what a run is made of before its first step
+resume          the checkpoint it goes on from, and what follows when one cannot be written
+recovery        what is done when training goes wrong
+branching       a run that begins with another one's checkpoint
+starting        a run that begins with another one's parameters
+executable      the compiled step in a file
+catch_up        evaluations that a preempted run did not come to
+report          what is said to the person who watches
+"""

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from gptjax.data import cleaning
+from gptjax.data.preparing import cleaning
 from gptjax.data.preparing.cleaning import gopher
 from gptjax.data.sources.markup import begins_as_html
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptjax.data import cleaning
+from gptjax.data.preparing import cleaning
 from gptjax.data.sources import Document
 from gptjax.data.sources.markup import begins_as_html
 from gptjax.errors import UserError

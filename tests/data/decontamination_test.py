@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptjax.data import cleaning
-from gptjax.data.preparing import decontamination, words
+from gptjax.data.preparing import cleaning, decontamination, words
 from gptjax.errors import UserError
 
 

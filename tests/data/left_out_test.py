@@ -14,9 +14,8 @@ from source_files import array_record, parquet, warc
 from gptjax.cli import main
 from gptjax.config.fields import DataConfig
 from gptjax.data import sources, tokenizers
-from gptjax.data.cleaning import outcome
 from gptjax.data.preparing import shardmaker
-from gptjax.data.preparing.cleaning import specs
+from gptjax.data.preparing.cleaning import outcome, specs
 from gptjax.data.sources import records
 from gptjax.data.tokenizers.simple import ByteTokenizer
 from gptjax.data.tokens import store

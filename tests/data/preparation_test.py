@@ -17,8 +17,8 @@ from places import ROOT
 
 from gptjax.cli import main
 from gptjax.config.fields import DataConfig
-from gptjax.data import cleaning, sources, tokenizers
-from gptjax.data.preparing import preparation, workers
+from gptjax.data import sources, tokenizers
+from gptjax.data.preparing import cleaning, preparation, workers
 from gptjax.data.rows.hashing import is_held_out
 from gptjax.data.tokens.folder import open_folder
 from gptjax.errors import UserError

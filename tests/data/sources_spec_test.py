@@ -9,7 +9,8 @@ from source_files import HTML, jsonl, parquet, warc, wet
 
 from gptjax.config.checks import check
 from gptjax.config.fields import Config, DataConfig, TrainConfig
-from gptjax.data import cleaning, sources
+from gptjax.data import sources
+from gptjax.data.preparing import cleaning
 from gptjax.errors import UserError
 
 BASE = DataConfig(text_field="body", separator="--", tfds_dir="/data", path="old", tfds_name="old", tfds_split="old")

@@ -97,9 +97,8 @@ def _evaluation_texts(clean: str | None) -> list[str]:
     """SHA-256 of the texts of each decontaminate step: they may change under the same name."""
     if clean is None:
         return []
-    from gptjax.data import cleaning
-    from gptjax.data.cleaning.overlap import Decontaminate
-    from gptjax.data.preparing import decontamination
+    from gptjax.data.preparing import cleaning, decontamination
+    from gptjax.data.preparing.cleaning.overlap import Decontaminate
 
     paths = [step.path for step in cleaning.parse(clean) if isinstance(step, Decontaminate)]
     return [digest({"texts": decontamination.load_texts(path)}) for path in paths]

@@ -37,7 +37,7 @@ def report(order, read: list[dict], records: list[dict], shards: dict, duplicate
 def _cleaning_report(order, read: list[dict]) -> tuple[dict | None, list[float]]:
     if order.clean is None:
         return None, []
-    from gptjax.data import cleaning
+    from gptjax.data.preparing import cleaning
 
     merged = cleaning.merge(record["cleaning"] for record in read)
     seconds = [step["seconds"] for step in merged["steps"]]
@@ -54,7 +54,7 @@ def samples(report: dict) -> str:
     """Markdown."""
     parts = []
     if report["cleaning"] is not None:
-        from gptjax.data import cleaning
+        from gptjax.data.preparing import cleaning
 
         parts.append(cleaning.samples(report["cleaning"]))
     if report["duplicates"] is not None:

@@ -176,7 +176,7 @@ def make_cleaner(clean: str | None):
     """What documents go through; None: nothing. Raises UserError: steps that are not known or not ready."""
     if clean is None:
         return None
-    from gptjax.data import cleaning
+    from gptjax.data.preparing import cleaning
 
     return cleaning.Cleaner(cleaning.parse(clean))
 

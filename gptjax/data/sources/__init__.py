@@ -6,7 +6,15 @@ together, in order, they are the documents, whatever their size. Text is taken a
 byte-order mark is changed. Whatever cannot be read is a UserError with the file and the line, byte, row or record, given
 to on_error, which raises it (as that of `documents` does, if no other is given) or counts it, as Omissions do, and has
 the reading go on behind it.
-A SPEC (see spec.py) is a source in one word, such as "jsonl:gs://bucket/c4/*.gz" or "tfds:lm1b@test". Which there are, and
+
+    records         what a source is made of: Documents, Units, and what becomes of what cannot be read
+    files           files of a source, and their units
+    packing         packed files, unpacked by their first bytes
+    text, jsonl, columns, arrays, warc      the sources: plain files, JSON lines, tables, records by number, web archives
+    markup          whether a text is HTML, and in which encoding
+    spec            a source in one word
+
+A SPEC is a source in one word, such as "jsonl:gs://bucket/c4/*.gz" or "tfds:lm1b@test". Which there are, and
 how to add one: text_kinds.py.
 """
 

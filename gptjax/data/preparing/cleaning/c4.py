@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import re
 
-from gptjax.data.cleaning.outcome import Outcome, check_range, removed
 from gptjax.data.preparing import words
+from gptjax.data.preparing.cleaning.outcome import Outcome, check_range, removed
 from gptjax.errors import UserError
 
 _CLOSERS = "\"'”’»」』）)】"

@@ -14,7 +14,7 @@ import hashlib
 import time
 from collections.abc import Iterable
 
-from gptjax.data.cleaning.outcome import Outcome, Step
+from gptjax.data.preparing.cleaning.outcome import Outcome, Step
 from gptjax.data.preparing.cleaning.repair import Html
 from gptjax.data.preparing.cleaning.specs import spec_of
 from gptjax.errors import UserError

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 
-from gptjax.data.cleaning.outcome import Outcome, check_order, check_range, kept, need, removed
+from gptjax.data.preparing.cleaning.outcome import Outcome, check_order, check_range, kept, need, removed
 from gptjax.data.preparing.words import count_words
 from gptjax.errors import UserError, did_you_mean
 

@@ -8,8 +8,8 @@ import re
 
 import numpy as np
 
-from gptjax.data.cleaning.outcome import Outcome, check_order, check_range, kept, removed
 from gptjax.data.preparing import words
+from gptjax.data.preparing.cleaning.outcome import Outcome, check_order, check_range, kept, removed
 
 _HUGE = 1e12
 _BULLET = re.compile(r"\s*(?:[•‣⁃◦▪●○■·]|[-*–]\s)")

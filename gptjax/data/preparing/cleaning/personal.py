@@ -4,7 +4,7 @@ import dataclasses
 import ipaddress
 import re
 
-from gptjax.data.cleaning.outcome import Outcome, kept
+from gptjax.data.preparing.cleaning.outcome import Outcome, kept
 from gptjax.errors import UserError, did_you_mean
 
 _EMAIL = re.compile(r"(?<![\w.+%@-])[\w+%-]+(?:\.[\w+%-]+)*@(?:[^\W_](?:[\w-]*[^\W_])?\.)+[^\W\d_]{2,24}(?![\w@-])")

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 
-from gptjax.data.cleaning.outcome import Outcome, kept, need, removed
+from gptjax.data.preparing.cleaning.outcome import Outcome, kept, need, removed
 from gptjax.data.sources.markup import begins_as_html
 from gptjax.errors import UserError
 

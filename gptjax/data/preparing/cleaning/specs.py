@@ -12,11 +12,11 @@ import re
 import types
 import typing
 
-from gptjax.data.cleaning.outcome import Step
-from gptjax.data.cleaning.overlap import Decontaminate
 from gptjax.data.preparing.cleaning.c4 import C4
 from gptjax.data.preparing.cleaning.filters import Language, Length
 from gptjax.data.preparing.cleaning.gopher import GopherQuality, GopherRepetition
+from gptjax.data.preparing.cleaning.outcome import Step
+from gptjax.data.preparing.cleaning.overlap import Decontaminate
 from gptjax.data.preparing.cleaning.personal import Pii
 from gptjax.data.preparing.cleaning.repair import Html, Unicode
 from gptjax.errors import UserError, choose, did_you_mean

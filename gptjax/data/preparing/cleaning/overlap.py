@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import sys
 
-from gptjax.data.cleaning.outcome import Outcome, kept, removed
+from gptjax.data.preparing.cleaning.outcome import Outcome, kept, removed
 from gptjax.data.preparing.decontamination import Overlaps, load_texts
 from gptjax.errors import UserError
 
