@@ -175,9 +175,9 @@ def test_a_task_is_a_class_and_an_entry_for_gptjax_eval_and_while_training(train
     run = gptjax.load(trained)
 
     def nats(text: str) -> float:
-        logit_LV = np.float64(run.logits(text))
+        token_T = run.tokenizer.encode(text)  # without the end-of-text that `run.tokens` puts before it
+        logit_LV = np.float64(run.logits(token_T))
         log_probability_LV = logit_LV - np.log(np.exp(logit_LV).sum(-1, keepdims=True))
-        token_T = run.tokens(text)
         return sum(log_probability_LV[t - 1, token_T[t]] for t in range(len("the cat"), len(token_T)))
 
     margin = nats("the cat sat") - nats("the cat zzz")
