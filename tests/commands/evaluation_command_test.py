@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gptjax import cli
+from gptjax import cli, errors
 from gptjax.commands import reading
 from gptjax.errors import UserError
 from gptjax.hosts import interrupt
@@ -140,8 +140,8 @@ def test_a_signal_ends_an_evaluation_between_two_batches(trained, capsys, number
     sender.start()
     code = cli.main(["eval", f"--workdir={trained}", "--stride=1", "--batch_size=8", "--max_tokens=all"])
     sender.join()
-    errors = capsys.readouterr().err
-    assert code == errors.SAVED_AND_STOPPED and f"{number.name}: stopped; step 6 is not evaluated" in errors
+    said = capsys.readouterr().err
+    assert code == errors.SAVED_AND_STOPPED and f"{number.name}: stopped; step 6 is not evaluated" in said
 
 
 def test_progress_says_how_far_it_is_and_how_long_it_takes():
