@@ -28,8 +28,10 @@ class Verdict(typing.NamedTuple):
     numbers: dict  # what the log gets
 
 
-def initial(optim) -> dict:
-    """Counters and windows [W] before the first step, of a config that may leave updates out."""
+def initial(optim) -> dict | None:
+    """Counters and windows [W] before the first step; None where every update is made."""
+    if optim.skip == "none":
+        return None
     counts = {name: jnp.zeros((), jnp.int32) for name in ("skipped", "in_a_row")}
     if optim.skip == "nonfinite":
         return counts
