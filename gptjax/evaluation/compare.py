@@ -5,7 +5,7 @@ difference. With one tokenizer the pairs are windows of as many tokens as the lo
 text of about as many bytes, cut where both have a token boundary. Only what both predict counts: not the first token of a
 text (or document, where a run keeps them apart), and with two tokenizers no end-of-text, which spells no bytes.
 
-The difference is one of ratios of means, as in `evaluate.summarise`, and its standard error comes from the spread of the
+The difference is one of ratios of means, as in `held_out.summarise`, and its standard error comes from the spread of the
 pairs' differences, taken as independent (Cochran 1977, section 2.11). p is that of Student's t with one degree of freedom
 less than pairs: how often two equally good runs would differ at least so much.
 

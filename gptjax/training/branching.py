@@ -236,7 +236,7 @@ def _rounded(trunk, config) -> list[str]:
 def begin(known: dict, directory, program, keeper, peers):
     """The state that a branch of this lineage goes on from, saved as its own first checkpoint.
 
-    First the rows, then the checkpoint: killed in between, all is done again. Returns a keeper.Resumed.
+    First the rows, then the checkpoint: killed in between, all is done again. Returns a resume.Resumed.
     """
     from gptjax.checkpoints.checkpointer import Checkpointer
     from gptjax.training.resume import Resumed, read_state

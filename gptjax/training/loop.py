@@ -39,7 +39,7 @@ class Training:
 
 
 class Loop:
-    """A run that is going on. start: the keeper.Resumed that it goes on from."""
+    """A run that is going on. start: the resume.Resumed that it goes on from."""
 
     def __init__(self, training: Training, keeper, start, hooks=()):
         self.training, self.keeper, self.hooks = training, keeper, hooks

@@ -147,7 +147,7 @@ def listed(names: list[str]) -> str:
 
 
 def begin(started: dict, config, program, keeper):
-    """The state that a run starts with, saved as its first checkpoint. started: of its manifest. Returns a keeper.Resumed."""
+    """The state that a run starts with, saved as its first checkpoint. started: of its manifest. Returns a resume.Resumed."""
     from gptjax.training.resume import Resumed
 
     names = flatten_dict(program.abstract_params, sep="/").keys() - set(started["initialised"])

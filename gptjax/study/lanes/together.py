@@ -1,6 +1,6 @@
 """Runs that train together: each a `loop.Loop` of its own in a run directory of its own, over the lanes of one program.
 
-    Feeds     the rows of each order, read once           Lanes    one dispatch for all runs (lanes.py)
+    Feeds     the rows of each order, read once           Lanes    one dispatch for all runs (program.py)
     Member    a run and its lane: its loop does on the host what it does alone, with the state and the metrics of the lane
     Together  call -> advance each member -> call ...; a member that diverges leaves, its lane idles
 
@@ -29,9 +29,9 @@ from gptjax.schedule import NO_REWINDS
 from gptjax.study.lanes import grouping
 from gptjax.study.lanes import program as lanes
 from gptjax.training import hooks, main, report, session
-from gptjax.training import resume as keeper
 from gptjax.training.feed import Feed, Inputs, learning_rates
 from gptjax.training.loop import Loop, Training
+from gptjax.training.resume import BEGINNING, Keeper, Resumed
 
 
 def ended(directory: run_directory.RunDirectory) -> int | None:
@@ -58,8 +58,8 @@ class Opened(typing.NamedTuple):
     lane: int
     directory: run_directory.RunDirectory
     progress: terminal.Progress
-    keeper: keeper.Keeper
-    start: keeper.Resumed
+    keeper: Keeper
+    start: Resumed
 
 
 class Member(typing.NamedTuple):
@@ -204,7 +204,7 @@ class Together:
         stack.callback(self._close, keeping)
         with self._dog.doing("resuming or initialising"):
             start = keeping.resume(directory, program.abstract_state, program.state_sharding, last=last)
-        return Opened(key, lane, directory, progress, keeping, start or keeper.BEGINNING)
+        return Opened(key, lane, directory, progress, keeping, start or BEGINNING)
 
     def _member(self, run: Opened, stack) -> Member:
         """Its loop, that goes on from the state in its lane."""
