@@ -1,7 +1,7 @@
 """The largest value that each number of a user may have: in one table, with what justifies it.
 
 Generous, and finite: no run that a machine could make is refused, and none that none could hold is begun. Lower bounds,
-and what fits together, are `validate`'s. Every integer that no row names is a count in int32; every real number has to be
+and what fits together, are those of checks.py. Every integer that no row names is a count in int32; every real number has to be
 one that float32 tells from 0 and from infinity.
 """
 

@@ -3,7 +3,7 @@
 Tables of names alone: a kind is imported when it is chosen. To add one, write its class and name it here:
 
     source       a data.sources.records.Source
-    objective    a subclass of data.objectives.Objective
+    objective    a subclass of data.rows.objectives.Objective
     tokenizer    a subclass of data.tokenizers.base.Tokenizer
 
 in a module of its own; "module:name" is its address.

@@ -193,7 +193,7 @@ class LSTM(language_model.LanguageModel):
         two tokens (Zaremba et al. 2014, section 3.2).
         """
         config = self.config
-        assert prefix_BL is None and schedule is None  # validate and meshes refuse configs that lead here
+        assert prefix_BL is None and schedule is None  # config.checks and meshes refuse configs that lead here
         if token_BL.shape[1] > config.context_length:
             raise UserError(f"{token_BL.shape[1]} tokens are more than model.context_length={config.context_length}.")
         keep_BL = None

@@ -23,7 +23,7 @@ PROBES = (
 class Tokenizer(abc.ABC):
     """`spelling[i]` is the UTF-8 that token i stands for, empty if it is special: then `special` has its name."""
 
-    kind: str
+    kind: str  # its key in text_kinds.TOKENIZERS
     sees_held_out_text = False  # while it is trained
     made_from_text = False  # rather than read from a file, or the same everywhere
     file: str | None = None  # what it may be read from, for messages; None: nothing
