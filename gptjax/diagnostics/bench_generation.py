@@ -26,8 +26,13 @@ PROMPT_TOKENS, NEW_TOKENS = 16, 64
 def bench(config, seconds: float) -> dict:
     """Tokens per second of both for each of BATCHES, medians, and the median of the ratios of neighbouring runs.
 
-    Raises UserError: torch or transformers is missing, or transformers has no such model.
+    Raises UserError: torch or transformers is missing, transformers has no such model, or the context is too short.
     """
+    if config.model.context_length < PROMPT_TOKENS + NEW_TOKENS:
+        raise UserError(
+            f"model.context_length={config.model.context_length} has no room for the {PROMPT_TOKENS} tokens of prompt and"
+            f" {NEW_TOKENS} new ones that --generate measures; use at least {PROMPT_TOKENS + NEW_TOKENS}."
+        )
     config = info.resolved(config).replace(model={"dtype": "float32"})
     theirs = _their_model(config.model)
     graph, abstract, _ = architectures.abstract(config.model)

@@ -23,6 +23,31 @@ def test_help_names_the_commands_and_imports_no_jax():
     assert output.splitlines()[-1] == "False"
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_a_command_imports_its_module_and_those_of_no_other(name):
+    """But for commands that share a part: their parts are no commands."""
+    code = f"import sys; from gptjax import cli\ntry: cli.main([{name!r}, '--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(output.splitlines()[-1].split())
+    assert loaded & {address for address, _ in cli.COMMANDS.values()} == {cli.COMMANDS[name][0]}
+    assert not loaded & {"jax", "torch", "orbax", "tensorflow"}
+
+
+def test_a_command_from_outside_is_a_module_and_a_line_of_the_table(capsys, tmp_path, monkeypatch):
+    (tmp_path / "greeting.py").write_text(
+        "def add_flags(parser):\n    parser.add_argument('--name', required=True)\n"
+        "def run(args):\n    print(f'hello {args.name}')\n    return 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(cli.COMMANDS, "greet", ("greeting", "say hello"))
+    assert cli.main(["greet", "--name=you"]) == 3 and capsys.readouterr().out == "hello you\n"
+    assert cli.main(["greet", "--name=you", "--nmae=me"]) == 2
+    assert "unknown argument '--nmae=me' of gptjax greet" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "greet     say hello" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments,expected",
     [
@@ -50,6 +75,7 @@ def test_help_names_the_commands_and_imports_no_jax():
         ([*TRAIN, "--branch_step=3"], "--branch_step=N name a checkpoint together"),
         ([*TRAIN, "--branch_from=y", "--branch_step=last"], "--branch_step=last is no step of a run"),
         ([*TRAIN, "--branch_from=y", "--branch_step=0"], "--branch_step=0 is no step of a run"),
+        (["bench", QUICKSTART, "--generate", "--config.model.context_length=79"], "use at least 80"),
         (["info", QUICKSTART, "--devices=0"], "--devices=0 is too small; use at least 1"),
         (["info", QUICKSTART, "--devices=-2"], "--devices=-2 is too small; use at least 1"),
         (["info", QUICKSTART, "--devices=3", "--config.mesh.tensor=2"], "needs a multiple of 2 devices"),
