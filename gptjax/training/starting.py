@@ -15,6 +15,7 @@ came from stands in manifest.json under "started_from". To go on with a run's st
 import dataclasses
 import hashlib
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,9 @@ def best_step(run: run_directory.RunDirectory, name: str) -> int:
     """The step of the lowest held-out loss that was logged, of those with a checkpoint. Raises UserError: none of them has
     one."""
     rows = metrics.read_metrics(run.metrics, "eval") if run.metrics.exists() else []
-    losses = {row["step"]: row["loss"] for row in rows if row["step"] in run.steps() and "loss" in row}
+    steps = set(run.steps())
+    losses = {row["step"]: float(row["loss"]) for row in rows if row["step"] in steps and "loss" in row}
+    losses = {step: loss for step, loss in losses.items() if math.isfinite(loss)}  # "nan" is logged as text
     if not losses:
         raise _refused(
             name,
