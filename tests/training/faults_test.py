@@ -1,12 +1,15 @@
 """The table of faults in docs/checkpoints.md: what is done to a checkpoint or its disk for real, and what a run makes of
 it. States of a few arrays where no training is needed."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -484,6 +487,25 @@ def test_what_is_to_follow_a_failed_save_is_stop_or_continue():
         UserError, match="checkpoint.on_save_failure='retry' is not known; expected one of: stop, continue"
     ):
         CONFIG.replace(checkpoint={"on_save_failure": "retry"})
+
+
+def test_what_a_failed_save_left_is_removed_while_its_threads_still_write_to_it(tmp_path):
+    checkpointer = checkpoint.Checkpointer(tmp_path, CONFIG)
+    late = tmp_path / f"20{validity.TEMPORARY}" / "params"
+
+    def write():
+        for number in range(200):
+            late.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # removed between the two
+                (late / str(number)).write_text("late")
+            time.sleep(0.001)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    checkpointer._clean(20)
+    writer.join()
+    checkpointer.close()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("policy", ["stop", "continue"])
