@@ -2,8 +2,8 @@
 
     join      the other processes of the run, if there are any                  (distributed, peers)
     prepare   hooks; text -> tokens, config resolved, mesh, kernel, program     (hooks, session)
-    open      one writer; the directory's files, or whether they may go on      (runlock, rundir)
-    start     the newest checkpoint, a branch's, or nothing                     (keeper, branching)
+    open      one writer; the directory's files, or whether they may go on      (runlock, run_directory)
+    start     the newest checkpoint, a branch's, another run's, or nothing      (resume, branching, starting)
     loop      call -> numbers -> hooks, checkpoint -> call ...                  (loop)
 
 Every process runs this same code; process 0 alone writes what is not a checkpoint. When to stop and to save,
@@ -127,9 +127,10 @@ def run_session(
     session: Session, directory, progress, peers, stop, dog, started: float, lock=runlock.NO_LOCK, chosen=()
 ) -> int:
     """The loop, in a run directory that is open. chosen: hooks. Returns the exit code."""
+    closing = contextlib.ExitStack()
     with numerics.on_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
-        loop = open_loop(session, directory, progress, peers, agreed, dog, started, lock, chosen)
         try:
+            loop = open_loop(session, directory, progress, peers, agreed, dog, started, closing, lock, chosen)
             with runlock.judging(lock):
                 code = loop.run()
                 if code == 0:
@@ -140,21 +141,25 @@ def run_session(
             raise
         finally:
             with dog.doing("closing"):
-                loop.close()
-                loop.keeper.close()
+                closing.close()
 
 
 def open_loop(
-    session: Session, directory, progress, peers, agreed, dog, started: float, lock=runlock.NO_LOCK, chosen=()
+    session: Session, directory, progress, peers, agreed, dog, started: float, closing, lock=runlock.NO_LOCK, chosen=()
 ) -> Loop:
-    """The Loop of a run, where it starts or goes on."""
+    """The Loop of a run, where it starts or goes on. closing: the ExitStack that closes what was opened for it, also where
+    it could not begin."""
     keeping = keeper_of(session, directory, progress, peers)
+    closing.callback(keeping.close)
     with dog.doing("resuming or initialising"):
         start = _start(session, directory, keeping, peers)
     log = open_log(session, directory, start) if peers.index == 0 else metrics.NoLog()
     check_lock = functools.partial(runlock.check_together, lock, peers)
     training = Training(session, directory, log, progress, peers, agreed, dog, check_lock, started)
-    return Loop(training, keeping, start, chosen)
+    loop = Loop(training, keeping, chosen)
+    closing.callback(loop.close)
+    loop.begin(start)
+    return loop
 
 
 def say_ending(training: Training) -> None:

@@ -1,4 +1,4 @@
-"""What a run is made of before its first step: text, resolved config, mesh, kernel and compiled program."""
+"""What a run is made of before its first step: text, resolved config, mesh, kernel and program (not compiled yet)."""
 
 import dataclasses
 import math
@@ -19,8 +19,8 @@ class Session:
     """Everything a run needs that does not change while it goes on."""
 
     config: typing.Any  # resolved: with vocab_size
-    store: typing.Any  # data.store.TokenStore
-    objective: typing.Any  # data.objectives.Objective
+    store: typing.Any  # data.tokens.store.TokenStore
+    objective: typing.Any  # data.rows.objectives.Objective
     rows: pipeline.TrainRows
     eval_rows: dict[str, pipeline.EvalRows]  # of each source
     program: programs.Program
@@ -52,12 +52,11 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     optimizers.check(config)
     store, objective = pipeline.open_text(config.data, config.model.context_length, alive)
     config = config.with_vocabulary(store.tokenizer.vocab_size)
-    program = programs.of(config, devices)
+    program = programs.on_mesh(config, mesh)
     rows = pipeline.TrainRows(store, config.data, config.model.context_length, objective, alive)
     eval_rows = held_out_rows(config, store, objective)
-    chosen = {"program": program}
     peak, source = _peak(config, mesh)
-    return Session(config, store, objective, rows, eval_rows, **chosen, peak_flops=peak, peak_source=source)
+    return Session(config, store, objective, rows, eval_rows, program, peak_flops=peak, peak_source=source)
 
 
 def held_out_rows(config, store, objective) -> dict[str, pipeline.EvalRows]:

@@ -100,6 +100,9 @@ def test_the_best_step_is_the_one_of_the_lowest_loss_that_has_a_checkpoint(train
         6,
     ]
     assert starting.best_step(copy, str(copy.path)) == 4
+    not_numbers = [row | {"loss": "nan"} if row["step"] == 4 and row["kind"] == "eval" else row for row in lines]
+    copy.metrics.write_text("".join(json.dumps(row) + "\n" for row in not_numbers))
+    assert starting.best_step(copy, str(copy.path)) == 6, "a loss that is NaN, logged as text, is not the lowest"
 
 
 @pytest.mark.parametrize(

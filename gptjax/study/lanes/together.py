@@ -222,8 +222,9 @@ class Together:
             check_lock=self._locks[run.key].check,
             started=self._started,
         )
-        loop = Loop(training, run.keeper, start, self._hooks(run.lane))
+        loop = Loop(training, run.keeper, self._hooks(run.lane))
         stack.callback(self._close, loop)
+        loop.begin(start)
         return Member(run.key, run.lane, loop)
 
     def _close(self, what) -> None:
