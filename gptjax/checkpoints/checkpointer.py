@@ -1,7 +1,7 @@
 """Checkpoints: Orbax, asynchronous, restored onto any mesh, trusted only with a manifest (validity.py).
 
 A step is some items by name, each a plain nested dict of arrays, whatever optax and flax call their containers; which
-they are of a run in training is keeper.items:
+they are of a run in training is training.resume.items:
 
     checkpoints/STEP/params         the model's parameters
     checkpoints/STEP/opt_state      the optimizer's state

@@ -23,9 +23,8 @@ def run(args) -> int:
     config = flags.load_config(args)
     start.start_jax(config)
     from gptjax.hosts import distributed
-    from gptjax.training import branching
-    from gptjax.training import main as train
+    from gptjax.training import branching, main
 
     allowed = tuple(filter(None, args.allow_change.split(",")))
     origin = branching.asked(args.branch_from, args.branch_step)
-    return train.train(config, args.workdir, allowed, args.executable, origin, distributed.start)
+    return main.train(config, args.workdir, allowed, args.executable, origin, distributed.start)

@@ -20,8 +20,7 @@ from gptjax.config import config_file
 from gptjax.config.fields import Config, MeshConfig, ModelConfig
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError, choose
-from gptjax.evaluation import held_out as evaluate
-from gptjax.evaluation import run_loss
+from gptjax.evaluation import held_out, run_loss
 from gptjax.generation.engine import Engine
 from gptjax.generation.settings import Settings
 from gptjax.generation.text import Completion, generate, prompt_ids
@@ -95,7 +94,7 @@ class Run:
         """Steps with a checkpoint that counts, oldest first, as they are now."""
         return self.directory.steps()
 
-    def evaluate(self, texts=None, **settings) -> dict[str, evaluate.Evaluation]:
+    def evaluate(self, texts=None, **settings) -> dict[str, held_out.Evaluation]:
         """{name: Evaluation} on the held-out text of the run, or on others: see `evaluation.evaluate_run`."""
         return run_loss.evaluate_run(self, texts, **settings)
 

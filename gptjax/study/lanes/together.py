@@ -20,7 +20,7 @@ from gptjax.checkpoints import validity
 from gptjax.config import changes
 from gptjax.data.rows.pipeline import TrainRows
 from gptjax.errors import Diverged, UserError
-from gptjax.evaluation import held_out as evaluate
+from gptjax.evaluation import held_out
 from gptjax.hosts import agreement, interrupt, watchdog
 from gptjax.hosts.coordination import Alone
 from gptjax.parallel import sharding
@@ -234,8 +234,8 @@ class Together:
     def _hooks(self, lane: int) -> list[hooks.Hook]:
         """Those of its config, but that held-out text is evaluated for all lanes at once."""
         config = self._configs[lane]
-        held_out = hooks.HeldOut(config, lambda state, prefix, should_stop: self.evaluation(prefix, lane))
-        return [held_out, *(hook for hook in hooks.chosen(config) if not isinstance(hook, hooks.HeldOut))]
+        hook_of_lane = hooks.HeldOut(config, lambda state, prefix, should_stop: self.evaluation(prefix, lane))
+        return [hook_of_lane, *(hook for hook in hooks.chosen(config) if not isinstance(hook, hooks.HeldOut))]
 
     @property
     def going(self) -> bool:
@@ -315,18 +315,18 @@ class Together:
                 self.codes[member.key] = errors.DIVERGED
                 self._members.remove(member)
 
-    def evaluation(self, prefix: str, lane: int) -> dict[str, evaluate.Evaluation] | None:
+    def evaluation(self, prefix: str, lane: int) -> dict[str, held_out.Evaluation] | None:
         """Of one lane; of all at once when the first asks. None: asked to stop meanwhile."""
         if prefix not in self._evaluated:
             params, size = self._lanes.params(prefix), self._configs[0].eval_batch_size
-            self._evaluated[prefix] = evaluate.sums_of_sources(
+            self._evaluated[prefix] = held_out.sums_of_sources(
                 self._program, params, self._first.eval_rows, size, should_stop=self._should_stop
             )
         found = self._evaluated[prefix]
         if found is None:
             return None
-        return evaluate.summarise_sources(
-            {name: evaluate.Sums(sums.loss_R[lane], sums.weight_R[lane], sums.bytes_R) for name, sums in found.items()}
+        return held_out.summarise_sources(
+            {name: held_out.Sums(sums.loss_R[lane], sums.weight_R[lane], sums.bytes_R) for name, sums in found.items()}
         )
 
     def _should_stop(self) -> bool:
