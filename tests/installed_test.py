@@ -15,18 +15,17 @@ from gptjax.rundir import run_directory
 
 
 @pytest.fixture
-def installed_editable():
-    """Skips where gptjax is not installed by `pip install -e` from this checkout, as it is in .ci/run."""
-    try:
-        origin = json.loads(importlib.metadata.distribution("gptjax").read_text("direct_url.json") or "{}")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("gptjax is not installed")
-    folder = urllib.parse.unquote(urllib.parse.urlparse(origin.get("url", "")).path)
-    if not origin.get("dir_info", {}).get("editable") or os.path.realpath(folder) != str(ROOT):
-        pytest.skip(f"gptjax is installed from {origin.get('url', 'a wheel')}, not by pip install -e from {ROOT}")
+def installed():
+    """The distribution that `pip install -e` made of this checkout, as it is in .ci/run. Skips where there is none."""
+    for distribution in importlib.metadata.distributions(name="gptjax"):
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")  # an egg-info of a build has none
+        folder = urllib.parse.unquote(urllib.parse.urlparse(origin.get("url", "")).path)
+        if origin.get("dir_info", {}).get("editable") and os.path.realpath(folder) == str(ROOT):
+            return distribution
+    pytest.skip(f"gptjax is not installed here by pip install -e from {ROOT}")
 
 
-def test_the_folder_that_the_clone_lies_in_does_not_hide_the_package(installed_editable, tmp_path):
+def test_the_folder_that_the_clone_lies_in_does_not_hide_the_package(installed, tmp_path):
     (tmp_path / "gptjax").mkdir()  # as `git clone` names the checkout: to Python a package without a file
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     lines = "import gptjax; print(gptjax.__file__); gptjax.load"
@@ -37,13 +36,12 @@ def test_the_folder_that_the_clone_lies_in_does_not_hide_the_package(installed_e
     assert python.stdout.strip() == str(ROOT / "gptjax" / "__init__.py")
 
 
-def test_the_install_is_of_the_version_and_the_command_that_pyproject_names(installed_editable):
+def test_the_install_is_of_the_version_and_the_command_that_pyproject_names(installed):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    distribution = importlib.metadata.distribution("gptjax")
-    assert distribution.version == project["version"]
-    scripts = {entry.name: entry.value for entry in distribution.entry_points if entry.group == "console_scripts"}
+    assert installed.version == project["version"]
+    scripts = {entry.name: entry.value for entry in installed.entry_points if entry.group == "console_scripts"}
     assert scripts == project["scripts"]
-    assert set(distribution.metadata.get_all("Provides-Extra")) == set(project["optional-dependencies"])
+    assert set(installed.metadata.get_all("Provides-Extra")) == set(project["optional-dependencies"])
 
 
 @pytest.mark.parametrize("quote", "'\"")
