@@ -81,7 +81,7 @@ def _check_picture(path: str) -> None:
     """Raises UserError before minutes of training, not after."""
     if pathlib.Path(path).suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--out={path} is no picture; give a name that ends in .png, .svg or .pdf.")
-    library("matplotlib", "--out", "study", otherwise=", or leave it out")
+    library("matplotlib", "--out", otherwise=", or leave it out")
     outputs.check_file("--out", path)
 
 

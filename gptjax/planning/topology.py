@@ -15,7 +15,7 @@ import typing
 import numpy as np
 
 from gptjax import hardware
-from gptjax.errors import UserError, paragraph
+from gptjax.errors import UserError, library, paragraph
 from gptjax.parallel import tpu
 
 TPU_ENVIRONMENT = {  # what libtpu would otherwise ask of a metadata server that is not there
@@ -164,10 +164,7 @@ def _tpu(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> Top
     if len(shape) != hardware.CHIPS[family].dims:
         raise UserError(f"--topology={name}: {family} slices are given as in --topology={_example(family)}.")
     os.environ.update({key: value for key, value in TPU_ENVIRONMENT.items() if key not in os.environ})  # libtpu's own
-    try:
-        import libtpu  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"--topology={name} is compiled by libtpu: pip install -e '.[tpu]'.") from error
+    library("libtpu", f"--topology={name}")
     from jax.experimental import topologies
 
     try:

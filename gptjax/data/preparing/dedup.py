@@ -24,7 +24,7 @@ import math
 import numpy as np
 
 from gptjax.data.preparing import words
-from gptjax.errors import UserError, did_you_mean
+from gptjax.errors import UserError, did_you_mean, library
 
 KINDS = ("exact", "minhash")
 _FOUND_AT_THRESHOLD = 0.99
@@ -121,8 +121,4 @@ def shingles(text: str, n: int) -> list[str]:
 
 @functools.cache
 def _rensa():
-    try:
-        from rensa import RMinHash
-    except ImportError as error:
-        raise UserError("--dedup=minhash needs the library rensa; pip install 'gptjax[data]'.") from error
-    return RMinHash
+    return library("rensa", "--dedup=minhash").RMinHash

@@ -49,7 +49,7 @@ class Picture:
 
 def settings():
     """The context in which pictures are drawn and saved. Raises UserError where matplotlib is missing."""
-    matplotlib = library("matplotlib", "the pictures of a report", "study", verb="need")
+    matplotlib = library("matplotlib", "the pictures of a report", verb="need")
     return matplotlib.rc_context(_SETTINGS)
 
 

@@ -4,9 +4,9 @@ import dataclasses
 import functools
 import re
 
-from gptjax.data.preparing.cleaning.outcome import Outcome, kept, need, removed
+from gptjax.data.preparing.cleaning.outcome import Outcome, kept, removed
 from gptjax.data.sources.markup import begins_as_html
-from gptjax.errors import UserError
+from gptjax.errors import UserError, library
 
 _KNOWN_BY = 50
 """Characters at the start of a page in which trafilatura looks for "html"; without it, it refuses pages of one element."""
@@ -40,11 +40,7 @@ class Html:
 
 @functools.cache
 def _trafilatura():
-    try:
-        from trafilatura import extract
-    except ImportError as error:
-        raise need(f"trafilatura ({error})".replace("\n", " "), "html") from error
-    return extract
+    return library("trafilatura", "cleaning step html").extract
 
 
 # What ftfy can do and is off: HTML entities, curly quotes, ligatures, full-width letters. Those are the author's.
@@ -81,8 +77,5 @@ class Unicode:
 
 @functools.cache
 def _fixer():
-    try:
-        import ftfy
-    except ImportError as error:
-        raise need("ftfy", "unicode") from error
+    ftfy = library("ftfy", "cleaning step unicode")
     return functools.partial(ftfy.fix_text, config=ftfy.TextFixerConfig(explain=False, normalization="NFC", **_OFF))
