@@ -13,7 +13,8 @@ from collections.abc import Collection
 
 from gptjax.commands import flags
 from gptjax.config import bounds
-from gptjax.errors import SAVE_FAILED, USER_ERROR, UserError, of_the_install, of_the_machine
+from gptjax.config.extras import of_the_install
+from gptjax.errors import SAVE_FAILED, USER_ERROR, UserError, of_the_machine
 
 COMMANDS = {  # name: (module, what it is for)
     "train": ("gptjax.commands.train", "train a config, or go on with the run in --workdir"),

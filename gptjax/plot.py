@@ -6,7 +6,8 @@ With --by_source: bits per byte of the held-out text of each source of one run. 
 import argparse
 import sys
 
-from gptjax.errors import UserError, library
+from gptjax.config.extras import library
+from gptjax.errors import UserError
 from gptjax.rundir import metrics, run_directory
 from gptjax.storage import outputs
 

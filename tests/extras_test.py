@@ -10,9 +10,11 @@ import tomllib
 import pytest
 from places import ROOT
 
-from gptjax import cli, errors
+from gptjax import cli
+from gptjax.config import extras
+from gptjax.config.extras import INSTALLED_BY
 from gptjax.data.tokenizers.byte_level import byte_of_character
-from gptjax.errors import INSTALLED_BY, UserError
+from gptjax.errors import UserError
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TOOLS = {"test", "gpu"}  # extras that hold nothing which gptjax imports by name
@@ -29,7 +31,7 @@ def test_every_package_of_an_extra_has_the_command_that_installs_it(extra):
     packages = {"libtpu" if package == "jax" else package for package in packages}  # jax[tpu]
     installing = {package: INSTALLED_BY.get(package, "") for package in packages}
     for package, target in installing.items():
-        assert target.startswith("gptjax["), f"{package} of the extra {extra} is not in errors.INSTALLED_BY"
+        assert target.startswith("gptjax["), f"{package} of the extra {extra} is not in extras.INSTALLED_BY"
         named = PROJECT["optional-dependencies"][target.removeprefix("gptjax[").rstrip("]")]
         assert package in packages_of(named) or package == "libtpu"
 
@@ -50,9 +52,9 @@ def test_a_package_that_gptjax_imports_is_a_dependency_or_has_the_command_that_i
 
 WITHOUT = """
 import sys
-from gptjax import cli, errors
-from gptjax.data.tokenizers.byte_level import byte_of_character
-for package in errors.INSTALLED_BY:
+from gptjax import cli
+from gptjax.config import extras
+for package in extras.INSTALLED_BY:
     sys.modules[package] = None  # an import of it fails as where it is not installed
 for line in open(sys.argv[1]):
     print("$", cli.main(line.split()), file=sys.stderr)
@@ -93,7 +95,7 @@ def test_a_command_without_the_package_it_needs_is_one_line_with_the_command_tha
     for command, package, before, after in zip(commands, commands.values(), replies, replies[1:]):
         *_, line = before.splitlines()
         assert after.startswith("2") and line.startswith("gptjax: "), f"{command}\n{before}\n{after}"
-        assert f" {package}; {errors.pip_install(package)}" in line, f"{command}\n{line}"
+        assert f" {package}; {extras.pip_install(package)}" in line, f"{command}\n{line}"
 
 
 def test_a_package_that_is_there_but_lacks_another_or_is_broken_says_which(tmp_path, monkeypatch):
@@ -104,10 +106,10 @@ def test_a_package_that_is_there_but_lacks_another_or_is_broken_says_which(tmp_p
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError, match=re.escape("the log needs gcsfs; pip install 'etils[epath-gcs]'.")):
-        errors.library("wandb", "the log")
+        extras.library("wandb", "the log")
     reason = "the text needs datasets, which is installed but cannot be imported (libfoo.so is too old); pip install datasets."
     with pytest.raises(UserError, match=re.escape(reason)):
-        errors.library("datasets", "the text")
+        extras.library("datasets", "the text")
 
 
 def test_an_import_deep_in_another_package_is_one_line_too(tmp_path, monkeypatch, capsys):

@@ -8,7 +8,8 @@ import pathlib
 from gptjax import start
 from gptjax.commands import flags
 from gptjax.config import bounds
-from gptjax.errors import UserError, choose, library
+from gptjax.config.extras import library
+from gptjax.errors import UserError, choose
 from gptjax.storage import outputs
 from gptjax.terminal import Progress, finite
 

@@ -5,7 +5,8 @@ Needs matplotlib: pip install 'gptjax[study]'.
 
 import pathlib
 
-from gptjax.errors import UserError, library
+from gptjax.config.extras import library
+from gptjax.errors import UserError
 
 _ENDINGS = (".png", ".svg", ".pdf")
 _MANY = 24  # sources

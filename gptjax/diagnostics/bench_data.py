@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from gptjax import schedule
+from gptjax.config.extras import library
 from gptjax.data import tokenizers
 from gptjax.data.rows.hashing import permute
 from gptjax.data.rows.pipeline import TrainRows, open_text
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.data.tokens.shards import Tokens
 from gptjax.data.tokens.store import TokenStore
-from gptjax.errors import UserError, library
+from gptjax.errors import UserError
 from gptjax.terminal import si
 
 ROUND_CHARACTERS = 1 << 19  # of text that ours and the library take turns on

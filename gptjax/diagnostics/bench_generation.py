@@ -10,7 +10,8 @@ import time
 import jax
 import numpy as np
 
-from gptjax.errors import UserError, library
+from gptjax.config.extras import library
+from gptjax.errors import UserError
 from gptjax.generation.engine import Engine, Row
 from gptjax.generation.settings import Settings
 from gptjax.huggingface import families

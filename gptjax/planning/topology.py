@@ -15,7 +15,8 @@ import typing
 import numpy as np
 
 from gptjax import hardware
-from gptjax.errors import UserError, library, paragraph
+from gptjax.config.extras import library
+from gptjax.errors import UserError, paragraph
 from gptjax.parallel import tpu
 
 TPU_ENVIRONMENT = {  # what libtpu would otherwise ask of a metadata server that is not there

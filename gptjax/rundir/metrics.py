@@ -175,7 +175,7 @@ def _tensorboard(directory: epath.Path, step: int):
 
 
 def _wandb(project: str, directory: epath.Path, config):
-    from gptjax.errors import library
+    from gptjax.config.extras import library
 
     wandb = library("wandb", f"train.wandb_project={project!r}", otherwise=", or set it to None")
     return wandb.init(project=project, name=directory.name, config=config.to_dict(), resume="allow")

@@ -10,7 +10,8 @@ import os
 import pathlib
 import tempfile
 
-from gptjax.errors import UserError, did_you_mean, library, shorten
+from gptjax.config.extras import library
+from gptjax.errors import UserError, did_you_mean, shorten
 from gptjax.tasks import task as python_tasks
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")  # read when those libraries are imported

@@ -23,8 +23,9 @@ import math
 
 import numpy as np
 
+from gptjax.config.extras import library
 from gptjax.data.preparing import words
-from gptjax.errors import UserError, did_you_mean, library
+from gptjax.errors import UserError, did_you_mean
 
 KINDS = ("exact", "minhash")
 _FOUND_AT_THRESHOLD = 0.99

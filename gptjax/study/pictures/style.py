@@ -5,7 +5,7 @@ import io
 import math
 import typing
 
-from gptjax.errors import library
+from gptjax.config.extras import library
 from gptjax.study.methods.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 from gptjax.study.results import numbers
 

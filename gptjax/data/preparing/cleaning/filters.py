@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 
+from gptjax.config.extras import library
 from gptjax.data.preparing.cleaning.outcome import Outcome, check_order, check_range, kept, removed
 from gptjax.data.preparing.words import count_words
-from gptjax.errors import UserError, did_you_mean, library
+from gptjax.errors import UserError, did_you_mean
 
 _HUGE = 1e12
 

@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import re
 
+from gptjax.config.extras import library
 from gptjax.data.preparing.cleaning.outcome import Outcome, kept, removed
 from gptjax.data.sources.markup import begins_as_html
-from gptjax.errors import UserError, library
+from gptjax.errors import UserError
 
 _KNOWN_BY = 50
 """Characters at the start of a page in which trafilatura looks for "html"; without it, it refuses pages of one element."""
