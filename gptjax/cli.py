@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 from gptjax.commands import flags
 from gptjax.config import bounds
+from gptjax.config.extras import of_the_install
 from gptjax.errors import SAVE_FAILED, USER_ERROR, UserError, of_the_machine
 
 COMMANDS = {  # name: (module, what it is for)
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"gptjax: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
         return USER_ERROR if isinstance(error, WRONG_PATH) else SAVE_FAILED
     except Exception as error:
-        if (line := of_the_machine(error)) is None:
+        if (line := of_the_machine(error) or of_the_install(error)) is None:
             raise
         print(f"gptjax: {line}", file=sys.stderr)
         return USER_ERROR

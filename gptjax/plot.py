@@ -1,12 +1,13 @@
 """Loss curves of runs, read from their metrics.jsonl: python -m gptjax.plot --out=loss.png RUN [RUN ...]
 
-With --by_source: bits per byte of the held-out text of each source of one run. Needs matplotlib: pip install 'gptjax[notebooks]'.
+With --by_source: bits per byte of the held-out text of each source of one run. Needs matplotlib: pip install 'gptjax[study]'.
 """
 
 import argparse
 import sys
 
-from gptjax.errors import UserError, library
+from gptjax.config.extras import library
+from gptjax.errors import UserError
 from gptjax.rundir import metrics, run_directory
 from gptjax.storage import outputs
 
@@ -81,7 +82,7 @@ def source_curves(workdir: str, out: str) -> None:
 
 
 def _figure():
-    library("matplotlib", "loss curves", "notebooks", verb="need").use("Agg")
+    library("matplotlib", "loss curves", verb="need").use("Agg")
     from matplotlib import pyplot
 
     return pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")

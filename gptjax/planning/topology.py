@@ -15,6 +15,7 @@ import typing
 import numpy as np
 
 from gptjax import hardware
+from gptjax.config.extras import library
 from gptjax.errors import UserError, paragraph
 from gptjax.parallel import tpu
 
@@ -164,10 +165,7 @@ def _tpu(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> Top
     if len(shape) != hardware.CHIPS[family].dims:
         raise UserError(f"--topology={name}: {family} slices are given as in --topology={_example(family)}.")
     os.environ.update({key: value for key, value in TPU_ENVIRONMENT.items() if key not in os.environ})  # libtpu's own
-    try:
-        import libtpu  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"--topology={name} is compiled by libtpu: pip install -e '.[tpu]'.") from error
+    library("libtpu", f"--topology={name}")
     from jax.experimental import topologies
 
     try:

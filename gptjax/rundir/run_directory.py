@@ -288,11 +288,18 @@ def package_versions() -> dict[str, str]:
 
 def _requirements(package: str) -> set[str]:
     try:
-        lines = importlib.metadata.requires(package) or []
+        return required_names(importlib.metadata.requires(package) or [])
     except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
         return set()
-    telling = (line for line in lines if not any(f'extra == "{extra}"' in line for extra in TOOLS))
-    names = {re.match(r"[\w.-]+", line).group() for line in telling}
+
+
+def required_names(requirements: list[str]) -> set[str]:
+    """Normalised names of the packages that Requires-Dist lines name, without those of the extras in TOOLS.
+
+    Build backends differ in the quotes around an extra: setuptools writes extra == "test", hatchling extra == 'test'.
+    """
+    of_tools = re.compile(rf"""extra == (["'])({"|".join(TOOLS)})\1""")
+    names = {re.match(r"[\w.-]+", line).group() for line in requirements if not of_tools.search(line)}
     return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
 
 

@@ -49,7 +49,7 @@ def asked(run: str | None, step: str | None) -> Origin | None:
         return None
     if run is None or step is None:
         raise UserError("--branch_from=RUN_DIR and --branch_step=N name a checkpoint together; give both, or neither.")
-    if not (number := bounds.whole_number(step)):
+    if (number := bounds.whole_number(step)) is None:
         raise UserError(f"--branch_step={step} is no step of a run; give the number of a checkpoint of {run}.")
     return Origin(run_directory.open_run(run), number)
 
@@ -141,6 +141,8 @@ def _check_there(origin: Origin, directory) -> None:
     if origin.step not in (steps := origin.run.steps()):
         there = f"it has {', '.join(map(str, steps))}" if steps else "it has none"
         mend = f"take one of them, or save it with checkpoint.keep_steps=({origin.step},) in the trunk's config"
+        if origin.step == 0:
+            mend = "take one of them, or leave --branch_from out: step 0 is the start of a run of its own"
         raise _refused(origin, f"there is no such checkpoint ({there})", mend)
 
 

@@ -24,9 +24,14 @@ def header(session, directory, resumed: bool) -> list[str]:
         f"devices    {devices}, mesh {axes}",
         f"attention  {session.program.kernel} ({session.program.kernel_reason})",
         *compiler_lines(mesh),
-        f"MFU        of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source});"
-        " FLOPs as PaLM counts them",
+        f"MFU        {_mfu(session)}",
     ]
+
+
+def _mfu(session) -> str:
+    if session.peak_flops is None:
+        return f"not shown: {session.peak_source}"
+    return f"of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source}); FLOPs as PaLM counts them"
 
 
 def compiler_lines(mesh) -> list[str]:

@@ -1,10 +1,7 @@
 """What a run is made of before its first step: text, resolved config, mesh, kernel and program (not compiled yet)."""
 
 import dataclasses
-import math
 import typing
-
-import jax
 
 from gptjax import flops, hardware, schedule
 from gptjax.data.rows import pipeline
@@ -24,7 +21,7 @@ class Session:
     rows: pipeline.TrainRows
     eval_rows: dict[str, pipeline.EvalRows]  # of each source
     program: programs.Program
-    peak_flops: float  # per device and second; NaN but in process 0
+    peak_flops: float | None  # per device and second; None: MFU is left out
     peak_source: str
 
     @property
@@ -32,8 +29,10 @@ class Session:
         """Rows of a microbatch are a multiple of it (meshes.batch_unit)."""
         return meshes.batch_unit(self.config, self.program.mesh.shape)
 
-    def mfu(self, tokens_per_second: float) -> float:
-        """Model FLOPs utilisation, a fraction of what all devices could do."""
+    def mfu(self, tokens_per_second: float) -> float | None:
+        """Model FLOPs utilisation, a fraction of what all devices could do; None where that is not known, as on a CPU."""
+        if self.peak_flops is None:
+            return None
         per_token = flops.flops_per_token(self.config.model)["6n_attn_full"]
         return flops.mfu(tokens_per_second, per_token, self.peak_flops * self.program.mesh.size)
 
@@ -55,7 +54,7 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     program = programs.on_mesh(config, mesh)
     rows = pipeline.TrainRows(store, config.data, config.model.context_length, objective, alive)
     eval_rows = held_out_rows(config, store, objective)
-    peak, source = _peak(config, mesh)
+    peak, source = hardware.peak_of(mesh.devices.flat[0], config.model.dtype)
     return Session(config, store, objective, rows, eval_rows, program, peak_flops=peak, peak_source=source)
 
 
@@ -74,16 +73,6 @@ def held_out_rows(config, store, objective) -> dict[str, pipeline.EvalRows]:
         )
         for name, source in store.sources.items()
     }
-
-
-def _peak(config, mesh) -> tuple[float, str]:
-    """FLOP/s of one device, and where that is from. On CPUs without a data sheet, process 0 measures its own."""
-    kind = mesh.devices.flat[0].device_kind
-    if peak := hardware.peak_flops(kind):
-        return peak, f"published for {kind}"
-    here = jax.process_index() == 0
-    measured = hardware.measure_matmul_flops(config.model.dtype) if here else math.nan
-    return measured / len(mesh.local_devices), "measured here, a plain matmul"
 
 
 def with_executable(session: Session, path: str) -> Session:

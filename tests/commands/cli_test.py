@@ -74,7 +74,7 @@ def test_a_command_from_outside_is_a_module_and_a_line_of_the_table(capsys, tmp_
         ([*TRAIN, "--branch_from=y"], "--branch_step=N name a checkpoint together"),
         ([*TRAIN, "--branch_step=3"], "--branch_step=N name a checkpoint together"),
         ([*TRAIN, "--branch_from=y", "--branch_step=last"], "--branch_step=last is no step of a run"),
-        ([*TRAIN, "--branch_from=y", "--branch_step=0"], "--branch_step=0 is no step of a run"),
+        ([*TRAIN, "--branch_from=y", "--branch_step=-1"], "--branch_step=-1 is no step of a run"),
         (["bench", QUICKSTART, "--generate", "--config.model.context_length=79"], "use at least 80"),
         (["info", QUICKSTART, "--devices=0"], "--devices=0 is too small; use at least 1"),
         (["info", QUICKSTART, "--devices=-2"], "--devices=-2 is too small; use at least 1"),

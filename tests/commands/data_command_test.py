@@ -159,7 +159,7 @@ def test_a_picture_is_drawn_or_the_extra_that_draws_it_is_named(folder, tmp_path
     code = cli.main(["data", f"--config={folder / 'fields.py'}", "--stats", f"--picture={file}"])
     if importlib.util.find_spec("matplotlib") is None:
         assert code == 2 and not file.exists()
-        assert "pip install 'gptjax[notebooks]'" in capsys.readouterr().err
+        assert "pip install 'gptjax[study]'" in capsys.readouterr().err
     else:
         assert code == 0 and file.read_bytes().startswith(b"\x89PNG")
 

@@ -126,7 +126,7 @@ class Together:
 
     def session_of(self, lane: int) -> session.Session:
         """What the run of a lane is made of; its program stands for that of all."""
-        joint, devices = self._program, self._program.mesh.size
+        joint = self._program
         program = dataclasses.replace(
             joint.alone,
             mesh=joint.mesh,
@@ -134,13 +134,8 @@ class Together:
             eval_batch_sharding=joint.eval_batch_sharding,
             init=lambda: self._lanes.state(lane),
         )
-        on_cpu = joint.mesh.devices.flat[0].platform == "cpu"  # whose peak was measured with all cores
         return dataclasses.replace(
-            self._first,
-            config=self._configs[lane],
-            rows=self._rows[self._order_R[lane]],
-            program=program,
-            peak_flops=self._first.peak_flops / (devices if on_cpu else 1),
+            self._first, config=self._configs[lane], rows=self._rows[self._order_R[lane]], program=program
         )
 
     # ---- from the start to the end
