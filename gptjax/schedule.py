@@ -110,6 +110,8 @@ class Schedule:
 
 
 class Constant(Schedule):
+    """The peak to the end."""
+
     def fraction(self, at: Position, optim) -> float:
         return 1.0
 
@@ -122,6 +124,8 @@ class Cosine(Schedule):
 
 
 class Linear(Schedule):
+    """A straight line from the peak to final_lr_fraction of it."""
+
     def fraction(self, at: Position, optim) -> float:
         return _between(1 - at.progress, optim)
 

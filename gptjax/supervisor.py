@@ -27,13 +27,12 @@ from gptjax import errors
 from gptjax.errors import UserError
 from gptjax.hosts import interrupt
 
-GAVE_UP = 79  # restarting did not help; nothing that runs the supervisor should try again
 FINAL = {
     0: "done",
     errors.USER_ERROR: "a mistake in the command or the config",
     errors.DIVERGED: "the loss diverged",
     errors.MOVED: "the run directory was moved or removed",
-    GAVE_UP: "restarting did not help",
+    errors.GAVE_UP: "restarting did not help",
 }
 PASSING = {  # the codes of gptjax train that a restart may mend
     errors.SAVE_FAILED: "a checkpoint could not be written, or another disk or network error",
@@ -163,7 +162,7 @@ class Supervisor(interrupt.SignalHandler):
 
     def _give_up(self, why: str) -> int:
         say(f"giving up: {why}")
-        return GAVE_UP
+        return errors.GAVE_UP
 
 
 def supervise(start: typing.Callable[[], Job], read_step: typing.Callable[[], int], limits: Limits) -> int:
