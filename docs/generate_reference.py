@@ -13,7 +13,7 @@ import pathlib
 import types
 import unittest.mock
 
-from gptjax import cli, errors
+from gptjax import cli, errors, supervisor
 from gptjax.config import changes
 from gptjax.config.fields import Config
 
@@ -122,17 +122,37 @@ def _table(heads, rows) -> str:
 
 # ---- kinds
 
-KINDS = [  # (heading, chosen by, the table, the attribute of an entry that is or names what it is)
+SOURCES = {
+    "corpus": "Shakespeare's plays, which ship with gptjax. A document is a play.",
+    "text": "Files of UTF-8 text. A document is a file, or what `data.separator` divides it into.",
+    "jsonl": "JSON objects, one on each line. A document is the field `data.text_field` of an object.",
+    "parquet": "Parquet files. A document is the column `data.text_field` of a row.",
+    "arrayrecord": "ArrayRecord files. A document is a record: text, or the field `data.text_field` of a JSON object.",
+    "warc": "Web archives, such as those of Common Crawl. A document is a page.",
+    "prepared": "A folder of token shards that `gptjax prepare` made.",
+    "tfds": "A data set of TensorFlow Datasets. A document is the field `data.text_field` of an example.",
+    "hf": "A data set of the Hugging Face Hub. A document is the column `data.text_field` of a row.",
+}
+ACTIVATIONS = {"gelu": "Hendrycks and Gimpel 2016, the exact form."}
+SCHEDULES = {
+    "constant": "The peak, to the end.",
+    "linear": "A straight line from the peak to `optim.final_lr_fraction` of it.",
+}
+PACKINGS = {
+    "concat": "Documents end to end, cut into rows at a random offset each epoch (GPT-2, GPT-3).",
+    "best_fit": "Whole documents, several in a row, which do not see each other. Only longer ones are cut.",
+}
+KINDS = [  # (heading, chosen by, the table, an attribute of an entry or a dict that tells what it is; else: its docstring)
     ("Models", "`model.architecture`", "gptjax.config.catalogue:ARCHITECTURES", "model"),
     ("Attention kernels", "`model.attention`", "gptjax.models.attention:KERNELS", "function"),
-    ("Activations of the MLP", "`model.mlp`", "gptjax.models.layers:ACTIVATIONS", None),
+    ("Activations of the MLP", "`model.mlp`", "gptjax.models.layers:ACTIVATIONS", ACTIVATIONS),
     ("Norms", "`model.norm`", "gptjax.models.layers:NORMS", None),
     ("Optimizers", "`optim.name`", "gptjax.optim.optimizers:OPTIMIZERS", "direction"),
-    ("Learning-rate schedules", "`optim.schedule`", "gptjax.schedule:SCHEDULES", None),
+    ("Learning-rate schedules", "`optim.schedule`", "gptjax.schedule:SCHEDULES", SCHEDULES),
     ("Losses", "`train.loss`", "gptjax.training.losses:LOSSES", None),
-    ("Sources of text", "`data.source`, or `KIND:` before a path", "gptjax.config.text_kinds:SOURCES", "meaning"),
+    ("Sources of text", "`data.source`, or `KIND:` before a path", "gptjax.config.text_kinds:SOURCES", SOURCES),
     ("Tokenizers", "`data.tokenizer`, `--tokenizer`", "gptjax.config.text_kinds:TOKENIZERS", None),
-    ("Packings", "`data.packing`", "gptjax.data.rows.pipeline:PACKINGS", None),
+    ("Packings", "`data.packing`", "gptjax.data.rows.pipeline:PACKINGS", PACKINGS),
     ("Objectives", "`data.objective`", "gptjax.config.text_kinds:OBJECTIVES", "code"),
     ("Cleaning steps", "`gptjax prepare --clean`", "gptjax.data.preparing.cleaning.specs:STEPS", None),
     ("Sampler options", "`gptjax sample`, `run.generate`", "gptjax.generation.settings:OPTIONS", "help"),
@@ -147,21 +167,23 @@ KINDS = [  # (heading, chosen by, the table, the attribute of an entry that is o
 def kinds() -> str:
     """Every table of names that a config or a flag chooses from."""
     text = "# Kinds\n\nNames that a config field or a flag chooses from. Each table stands in the file that is named.\n"
-    for heading, chosen_by, address, attribute in KINDS:
+    for heading, chosen_by, address, told_by in KINDS:
         module_name, _, table_name = address.partition(":")
         table = getattr(importlib.import_module(module_name), table_name)
-        rows = [(f"`{name}`", _meaning(table[name], attribute)) for name in table]
+        rows = [(f"`{name}`", _meaning(name, table[name], told_by)) for name in table]
         file = module_name.replace(".", "/") + ".py"
         text += f"\n## {heading}\n\nChosen by {chosen_by}; `{table_name}` of `{file}`.\n\n"
         text += _table(("name", "what it is"), rows) + "\n"
     return text
 
 
-def _meaning(entry, attribute: str | None) -> str:
-    """What an entry of a table is: a docstring of the class or function it names, or a text beside it."""
+def _meaning(name: str, entry, told_by: str | dict | None) -> str:
+    """What an entry of a table is: a text, or the docstring of the class or function that it names."""
+    if isinstance(told_by, dict) and name in told_by:
+        return told_by[name]
     thing = _imported(entry)
-    if attribute is not None:
-        thing = _imported(getattr(thing, attribute))
+    if isinstance(told_by, str):
+        thing = _imported(getattr(thing, told_by))
     return thing if isinstance(thing, str) else _description(thing)
 
 
@@ -171,8 +193,8 @@ def _imported(thing):
 
 
 def _description(thing) -> str:
-    """The first paragraph of a docstring, of its own and not of a class it inherits from."""
-    own = thing.__doc__ if isinstance(thing, type | types.FunctionType) else type(thing).__doc__
+    """The first paragraph of the docstring of a class or function, its own and not one that it inherits."""
+    own = thing.__doc__ if isinstance(thing, type | types.FunctionType) else None
     if own is None or own.startswith(f"{getattr(thing, '__name__', '')}("):  # the signature that dataclasses write
         return ""
     return " ".join(inspect.cleandoc(own).partition("\n\n")[0].split())
@@ -180,7 +202,48 @@ def _description(thing) -> str:
 
 # ---- exit codes
 
-EXIT_CODES = """# Errors and exit codes
+EXIT_CODES = {  # code: (what happened, what to do)
+    0: ("the command did what it was asked to do", "-"),
+    1: (
+        "a check did not pass: `verify`, `parity`, `coordcheck`, a plan that does not fit, or runs of a study that failed",
+        "read what the command printed",
+    ),
+    errors.USER_ERROR: (
+        "a mistake in the command, the config or a file; or a package or device that is missing",
+        "change what the line names; the same command would fail again",
+    ),
+    errors.SAVE_FAILED: (
+        "a disk or a network failed, or a checkpoint could not be written",
+        "mend the disk, then run the same command again; the supervisor does it for you",
+    ),
+    errors.SAVED_AND_STOPPED: (
+        "the run was told to stop (Ctrl-C or SIGTERM), and it saved",
+        "run the same command again to resume",
+    ),
+    errors.DIVERGED: (
+        "the loss is not finite (NaN or infinite); the bad state was not saved",
+        "lower the learning rate, or turn on `optim.skip`; the same command would only repeat it",
+    ),
+    errors.STALLED: (
+        "the run made no step for `train.stall_seconds`; the stacks of all threads are in its directory",
+        "read `watchdog-N.txt` in the run directory, then run the same command again",
+    ),
+    errors.PEER_LOST: (
+        "another process of the run died, or never came; or another process took over the run directory",
+        "run the same command again on all hosts; the supervisor does it for you",
+    ),
+    supervisor.GAVE_UP: (
+        "the supervisor gave up: several starts in a row gained no step",
+        "read the log of the last start",
+    ),
+    errors.MOVED: (
+        "the run directory was renamed or removed while the run was training",
+        "give the new path as `--workdir`",
+    ),
+    130: ("Ctrl-C ended a command that has nothing to save", "-"),
+}
+
+CODES = """# Errors and exit codes
 
 A mistake of yours is one line on stderr: what was given, what was expected, what to do. It is never a traceback. A
 traceback is a mistake in gptjax.
@@ -189,8 +252,8 @@ traceback is a mistake in gptjax.
 
 
 def exit_codes() -> str:
-    rows = [(f"`{code}`", *meaning) for code, meaning in errors.EXIT_CODES.items()]
-    text = EXIT_CODES + _table(("code", "what happened", "what to do"), rows)
+    rows = [(f"`{code}`", *meaning) for code, meaning in EXIT_CODES.items()]
+    text = CODES + _table(("code", "what happened", "what to do"), rows)
     text += "\n\n## In Python\n\nThe command line catches these and prints them; in a notebook you meet them as they are.\n\n"
     kinds_of_error = [
         (f"`gptjax.errors.{name}`", _description(kind), f"`{kind.exit_code}`")

@@ -13,7 +13,7 @@ from collections.abc import Collection
 
 from gptjax.commands import flags
 from gptjax.config import bounds
-from gptjax.errors import INTERRUPTED, SAVE_FAILED, USER_ERROR, UserError, of_the_machine
+from gptjax.errors import SAVE_FAILED, USER_ERROR, UserError, of_the_machine
 
 COMMANDS = {  # name: (module, what it is for)
     "train": ("gptjax.commands.train", "train a config, or go on with the run in --workdir"),
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("gptjax: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return 130
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

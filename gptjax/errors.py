@@ -5,57 +5,14 @@ import importlib
 import os
 import traceback
 
-# Exit codes: what each means and what to do stands in EXIT_CODES.
+# Exit codes.
 USER_ERROR = 2
-SAVE_FAILED = 74  # EX_IOERR of sysexits.h
-SAVED_AND_STOPPED = 75  # EX_TEMPFAIL of sysexits.h
-DIVERGED = 76
-STALLED = 77
-PEER_LOST = 78
-GAVE_UP = 79
-MOVED = 80
-INTERRUPTED = 130  # as shells have it for Ctrl-C
-
-EXIT_CODES = {  # code: (what happened, what to do)
-    0: ("the command did what it was asked to do", "-"),
-    1: (
-        "a check did not pass: `verify`, `parity`, `coordcheck`, a plan that does not fit, or runs of a study that failed",
-        "read what the command printed",
-    ),
-    USER_ERROR: (
-        "a mistake in the command, the config or a file; or a package or device that is missing",
-        "change what the line names; the same command would fail again",
-    ),
-    SAVE_FAILED: (
-        "a disk or a network failed, or a checkpoint could not be written",
-        "mend the disk, then run the same command again; the supervisor does it for you",
-    ),
-    SAVED_AND_STOPPED: (
-        "the run was told to stop (Ctrl-C or SIGTERM), and it saved",
-        "run the same command again to resume",
-    ),
-    DIVERGED: (
-        "the loss is not finite (NaN or infinite); the bad state was not saved",
-        "lower the learning rate, or turn on `optim.skip`; the same command would only repeat it",
-    ),
-    STALLED: (
-        "the run made no step for `train.stall_seconds`; the stacks of all threads are in its directory",
-        "read `watchdog-N.txt` in the run directory, then run the same command again",
-    ),
-    PEER_LOST: (
-        "another process of the run died, or never came; or another process took over the run directory",
-        "run the same command again on all hosts; the supervisor does it for you",
-    ),
-    GAVE_UP: (
-        "the supervisor gave up: several starts in a row gained no step",
-        "read the log of the last start",
-    ),
-    MOVED: (
-        "the run directory was renamed or removed while the run was training",
-        "give the new path as `--workdir`",
-    ),
-    INTERRUPTED: ("Ctrl-C ended a command that has nothing to save", "-"),
-}
+SAVE_FAILED = 74  # EX_IOERR of sysexits.h: a disk or network failed, maybe for a while
+SAVED_AND_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again to go on
+DIVERGED = 76  # the loss is not finite; running it again would only repeat it
+STALLED = 77  # no step for too long; the stacks of all threads are in the run directory
+PEER_LOST = 78  # another process of the run died or never came
+MOVED = 80  # the run directory was renamed or removed: the same command would begin another run in its place
 
 
 class UserError(ValueError):

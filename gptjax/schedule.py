@@ -110,8 +110,6 @@ class Schedule:
 
 
 class Constant(Schedule):
-    """The peak to the end."""
-
     def fraction(self, at: Position, optim) -> float:
         return 1.0
 
@@ -124,8 +122,6 @@ class Cosine(Schedule):
 
 
 class Linear(Schedule):
-    """A straight line from the peak to final_lr_fraction of it."""
-
     def fraction(self, at: Position, optim) -> float:
         return _between(1 - at.progress, optim)
 

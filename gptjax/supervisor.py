@@ -27,12 +27,13 @@ from gptjax import errors
 from gptjax.errors import UserError
 from gptjax.hosts import interrupt
 
+GAVE_UP = 79  # restarting did not help; nothing that runs the supervisor should try again
 FINAL = {
     0: "done",
     errors.USER_ERROR: "a mistake in the command or the config",
     errors.DIVERGED: "the loss diverged",
     errors.MOVED: "the run directory was moved or removed",
-    errors.GAVE_UP: "restarting did not help",
+    GAVE_UP: "restarting did not help",
 }
 PASSING = {  # the codes of gptjax train that a restart may mend
     errors.SAVE_FAILED: "a checkpoint could not be written, or another disk or network error",
@@ -162,7 +163,7 @@ class Supervisor(interrupt.SignalHandler):
 
     def _give_up(self, why: str) -> int:
         say(f"giving up: {why}")
-        return errors.GAVE_UP
+        return GAVE_UP
 
 
 def supervise(start: typing.Callable[[], Job], read_step: typing.Callable[[], int], limits: Limits) -> int:

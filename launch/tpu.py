@@ -13,7 +13,7 @@ import time
 import typing
 
 import common
-from common import ROOT, UserError, errors, supervisor
+from common import ROOT, UserError, supervisor
 
 HOST_PYTHON = "../gptjax-venv/bin/python"  # seen from the checkout
 READY = ("ACTIVE", "READY")  # states of a queued resource and of a TPU VM
@@ -264,7 +264,7 @@ class RemoteRun:
 
     def _ended(self, code: int) -> int:
         """code, or 1 where the supervisor has given up because other hosts of the slices are gone."""
-        if code == errors.GAVE_UP and self._hosts.state() not in READY:
+        if code == supervisor.GAVE_UP and self._hosts.state() not in READY:
             common.note("the hosts gave up because some of them are gone")
             return 1
         return code

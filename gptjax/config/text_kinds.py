@@ -18,8 +18,7 @@ from gptjax.errors import imported
 class Source:
     """code: the address of a Source, None for tokens, which are no text. needs: the field of DataConfig that names the text,
     None where nothing does; example: what to put there, for messages. split: the field for the part of a data set.
-    endings: of the names of its files; packed: whether these may also be those of packed files (.gz, .zst ...). meaning: what
-    a document is there, for the reference."""
+    endings: of the names of its files; packed: whether these may also be those of packed files (.gz, .zst ...)."""
 
     code: str | None
     needs: str | None = "path"
@@ -27,58 +26,18 @@ class Source:
     split: str | None = None
     endings: tuple[str, ...] = ()
     packed: bool = False
-    meaning: str = ""
 
 
 SOURCES = {
-    "corpus": Source(
-        "gptjax.data.sources.text:CORPUS",
-        needs=None,
-        meaning="Shakespeare's plays, which ship with gptjax. A document is a play.",
-    ),
-    "text": Source(
-        "gptjax.data.sources.text:TEXT",
-        endings=(".txt",),
-        packed=True,
-        meaning="Files of UTF-8 text. A document is a file, or what separator parts it into.",
-    ),
-    "jsonl": Source(
-        "gptjax.data.sources.jsonl:JSONL",
-        endings=(".jsonl",),
-        packed=True,
-        meaning="JSON objects, one on each line. A document is text_field of one.",
-    ),
-    "parquet": Source(
-        "gptjax.data.sources.columns:PARQUET",
-        endings=(".parquet",),
-        meaning="Parquet files. A document is text_field of a row.",
-    ),
-    "arrayrecord": Source(
-        "gptjax.data.sources.arrays:ARRAYRECORD",
-        endings=(".arrayrecord", ".array_record"),
-        meaning="ArrayRecord files. A document is a record: text, or text_field of a JSON object.",
-    ),
-    "warc": Source(
-        "gptjax.data.sources.warc:WARC",
-        endings=(".warc", ".wet"),
-        packed=True,
-        meaning="Web archives, such as those of Common Crawl. A document is a page.",
-    ),
-    "prepared": Source(None, meaning="A folder of token shards that `gptjax prepare` made."),
-    "tfds": Source(
-        "gptjax.data.sources.arrays:TFDS",
-        "tfds_name",
-        "such as 'lm1b'",
-        "tfds_split",
-        meaning="A data set of TensorFlow Datasets that was prepared as ArrayRecord. A document is text_field of an example.",
-    ),
-    "hf": Source(
-        "gptjax.data.sources.columns:HF",
-        "path",
-        "a name such as 'wikitext'",
-        "hf_split",
-        meaning="A data set of the Hugging Face Hub in Parquet. A document is text_field of a row.",
-    ),
+    "corpus": Source("gptjax.data.sources.text:CORPUS", needs=None),  # ships with gptjax
+    "text": Source("gptjax.data.sources.text:TEXT", endings=(".txt",), packed=True),
+    "jsonl": Source("gptjax.data.sources.jsonl:JSONL", endings=(".jsonl",), packed=True),
+    "parquet": Source("gptjax.data.sources.columns:PARQUET", endings=(".parquet",)),
+    "arrayrecord": Source("gptjax.data.sources.arrays:ARRAYRECORD", endings=(".arrayrecord", ".array_record")),
+    "warc": Source("gptjax.data.sources.warc:WARC", endings=(".warc", ".wet"), packed=True),
+    "prepared": Source(None),  # a folder of gptjax prepare
+    "tfds": Source("gptjax.data.sources.arrays:TFDS", "tfds_name", "such as 'lm1b'", "tfds_split"),
+    "hf": Source("gptjax.data.sources.columns:HF", "path", "a name such as 'wikitext'", "hf_split"),
 }
 
 

@@ -134,7 +134,6 @@ def gelu_tanh(x):
 
 @recomputed
 def gelu(x):
-    """Hendrycks and Gimpel 2016, the exact form."""
     return jax.nn.gelu(x, approximate=False)
 
 

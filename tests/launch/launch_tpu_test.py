@@ -12,7 +12,7 @@ import pytest
 import quick_compilation
 from launching import ROOT, TRAIN, launch, program, seen, wait_until
 
-from gptjax import errors
+from gptjax import errors, supervisor
 
 import tpu  # isort: skip
 import tpu_queued_resource  # isort: skip
@@ -204,7 +204,7 @@ def test_preempted_slices_are_asked_for_anew_and_the_run_goes_on(cloud, capfd):
 def test_a_run_that_has_given_up_on_its_hosts_is_not_tried_again_and_the_slices_are_deleted(cloud, capfd):
     (cloud / "states").write_text("ACTIVE\n")
     (cloud / "orders").write_text("79\n")
-    assert launch("tpu_queued_resource", *SLICES, "--", *TRAIN) == errors.GAVE_UP
+    assert launch("tpu_queued_resource", *SLICES, "--", *TRAIN) == supervisor.GAVE_UP
     assert calls(cloud, "create") == 1 and not (cloud / "state").exists()
 
 
@@ -267,7 +267,7 @@ def test_a_launcher_that_was_killed_finds_its_run_again(cloud, capfd):
         subprocess.run(["kill", "-9", pid.strip()])
 
     with in_background(stop):
-        assert launch("tpu_queued_resource", *SLICES, "--max_restarts=0", "--", *TRAIN) == errors.GAVE_UP
+        assert launch("tpu_queued_resource", *SLICES, "--max_restarts=0", "--", *TRAIN) == supervisor.GAVE_UP
     assert "code 137 (SIGKILL)" in seen(capfd) and calls(cloud, "create") == 1
 
 

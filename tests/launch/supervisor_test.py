@@ -90,11 +90,11 @@ def test_a_run_that_crashes_while_it_gains_steps_is_restarted_until_it_is_done(t
 
 def test_a_run_that_gains_nothing_is_given_up_and_the_last_line_says_where_and_why(tmp_path):
     code, lines = finish(start(tmp_path, [[10, 1], [10, 1], [20, 1], [20, 3]], "--max_stalled=2"))
-    assert code == errors.GAVE_UP and len(starts(tmp_path)) == 5
+    assert code == supervisor.GAVE_UP and len(starts(tmp_path)) == 5
     assert "giving up" in lines[-1] and "code 3 at step 20" in lines[-1] and "2 starts in a row" in lines[-1]
 
 
-@pytest.mark.parametrize("code", [2, errors.DIVERGED, errors.GAVE_UP, errors.MOVED])
+@pytest.mark.parametrize("code", [2, errors.DIVERGED, supervisor.GAVE_UP, errors.MOVED])
 def test_an_end_that_a_restart_cannot_mend_is_final(tmp_path, code):
     got, lines = finish(start(tmp_path, [[10, code], [20, 0]]))
     assert got == code and len(starts(tmp_path)) == 1
@@ -103,7 +103,7 @@ def test_an_end_that_a_restart_cannot_mend_is_final(tmp_path, code):
 
 def test_restarts_have_a_limit(tmp_path):
     code, lines = finish(start(tmp_path, [[i, 1] for i in range(1, 20)], "--max_restarts=3"))
-    assert code == errors.GAVE_UP and len(starts(tmp_path)) == 4
+    assert code == supervisor.GAVE_UP and len(starts(tmp_path)) == 4
     assert "restarted 3 times, which is the limit" in lines[-1] and "step 4" in lines[-1]
 
 

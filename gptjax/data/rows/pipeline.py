@@ -125,12 +125,10 @@ def _seed_of(seed: int, name: str, n_sources: int) -> int:
 
 
 def _concat(source, row_tokens: int, seed: int, config, alive) -> packing.ConcatRows:
-    """Documents end to end, cut into rows at a random offset each epoch (GPT-2, GPT-3)."""
     return packing.ConcatRows(source.train, row_tokens, seed, config.mask_documents, source.training_text)
 
 
 def _best_fit(source, row_tokens: int, seed: int, config, alive) -> packing.BestFitRows:
-    """Whole documents, several in a row, which do not see each other; only those longer than a row are cut."""
     folder = cache_folder(config) / f"rows-{packing.Plan.FORMAT}-{source.fingerprint[:16]}-{row_tokens}"
     plan = packing.plan_rows(source.train, row_tokens, folder, alive)
     return packing.BestFitRows(source.train, row_tokens, seed, plan)
