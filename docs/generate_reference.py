@@ -18,7 +18,7 @@ from gptjax.config import changes
 from gptjax.config.fields import Config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-LAUNCHING = ("../launch/README.md", "launch.md")  # as docs/*.md link to it, and where it is in the site
+LAUNCHING = "../launch/README.md", "launch.md"  # as pages link to it in a checkout; where it is in the site
 
 
 def pages() -> dict[str, str]:
@@ -49,8 +49,8 @@ def on_files(files, config):
     return files
 
 
-def on_page_markdown(markdown: str, page, **_) -> str:
-    return markdown.replace(f"({LAUNCHING[0]})", f"({LAUNCHING[1]})")
+def on_page_markdown(markdown: str, **_) -> str:
+    return markdown.replace(*LAUNCHING)
 
 
 def formula(source: str, *_, **__) -> str:
@@ -112,7 +112,7 @@ def fields() -> str:
 
 
 def _spelled(kind) -> str:
-    return kind.__name__ if type(kind) is type else str(kind)
+    return kind.__name__ if type(kind) is type else str(kind).replace(" | ", " or ")
 
 
 def _table(heads, rows) -> str:
