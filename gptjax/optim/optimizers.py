@@ -59,6 +59,7 @@ def lion(config, roles):
 
 
 def sgd(config, roles):
+    """Stochastic gradient descent with momentum."""
     return (optax.trace(config.momentum),)
 
 

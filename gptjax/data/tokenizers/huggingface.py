@@ -29,6 +29,8 @@ _WHOLE = (("Isolated", False), ("Removed", True))  # behavior, invert: alike for
 
 
 class HuggingFaceTokenizer(Tokenizer):
+    """The byte-level byte-pair encoding that a tokenizer.json of Hugging Face holds."""
+
     kind = "hf"
     file = "a tokenizer.json"
     needs_file = True
