@@ -7,6 +7,8 @@ import types
 from gptjax.pages import style
 from gptjax.pages.blocks import Block, Bullets, Cell, Code, Figure, Folded, Link, Notice, Paragraph, Section, Table
 
+PROSE = 28  # letters of a cell: longer ones may take several lines
+
 
 def text(title: str, sections: list[Section], pictures: dict[str, bytes]) -> str:
     """`pictures`: name -> SVG."""
@@ -65,4 +67,7 @@ def _cell(table: Table, column: int, cell: Cell) -> str:
     words = html.escape(str(cell))
     if isinstance(cell, Link):
         words = f'<a href="{html.escape(cell.target.replace(" ", "%20"))}">{words}</a>'
-    return f"<td{_kind(table, column)}>{words}</td>"
+    kind = (
+        ' class="words prose"' if column and table.is_words(column) and len(str(cell)) > PROSE else _kind(table, column)
+    )
+    return f"<td{kind}>{words}</td>"

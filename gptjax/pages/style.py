@@ -28,18 +28,17 @@ th, td { padding: .22rem .9rem .22rem 0; text-align: right; vertical-align: top;
 th { font-weight: 600; border-bottom: 1px solid var(--ink); vertical-align: bottom }
 td { border-bottom: 1px solid var(--line) }
 .words { text-align: left }
-td.words { white-space: normal; min-width: 14rem; max-width: 34rem }
-td.words:first-child { white-space: nowrap; min-width: 0; max-width: none }
+td.prose { white-space: normal; min-width: 14rem; max-width: 34rem }
 figure { margin: 1.2rem 0 }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 3px }
 figcaption { font-size: .875rem; color: var(--soft); margin-top: .4rem; max-width: 46rem }
 pre { overflow-x: auto; background: var(--tint); padding: .6rem .8rem; font-size: .8125rem }
 summary { cursor: pointer; color: var(--link); margin: .5rem 0 }
 @media (max-width: 40rem) { figure div { overflow-x: auto } figure img { max-width: none; width: 33rem }
-  td.words { min-width: 11rem } }
+  td.prose { min-width: 11rem } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; color: #000; background: #fff }
   nav { display: none } h2, h3, caption { break-after: avoid } figure, tr, .notice { break-inside: avoid }
-  .wide { overflow: visible } td.words:first-child { white-space: normal } table { font-size: 7.5pt }
+  .wide { overflow: visible } td.words { white-space: normal } table { font-size: 7.5pt }
   th, td { padding-right: .4rem } pre { white-space: pre-wrap }
   figure img { max-width: 14cm } a { color: inherit; text-decoration: none } }
 """.strip()

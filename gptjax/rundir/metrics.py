@@ -113,7 +113,9 @@ def row_of(line: str | bytes) -> dict | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("kind"), str) and isinstance(row.get("step"), int) else None
+    return (
+        row if isinstance(row, dict) and isinstance(row.get("kind"), str) and isinstance(row.get("step"), int) else None
+    )
 
 
 def torn_lines(file: epath.Path) -> int:

@@ -57,14 +57,14 @@ class Goodput:
 
     def _train(self, row: dict) -> None:
         if self._clock_step is not None:
-            gap, paused = row["time"] - self._time, collections.Counter()
+            gap = left = row["time"] - self._time
             for name, value in row.items():
                 if name.startswith("seconds/"):
-                    paused[_PAUSES.get(name.removeprefix("seconds/"), OTHER)] += value
+                    self._seconds[_PAUSES.get(name.removeprefix("seconds/"), OTHER)] += value
+                    left -= value
             training = min(self._seconds_of_steps(row), gap)
-            self._seconds += paused + collections.Counter(
-                {TRAINING: training, OTHER: max(0.0, gap - training - paused.total())}
-            )
+            self._seconds[TRAINING] += training
+            self._seconds[OTHER] += max(0.0, left - training)
             self._time, self._clock_step, self._open = row["time"], row["step"], []
         self._step, self._tokens = row["step"], row.get("tokens", 0)
 

@@ -18,10 +18,10 @@ function made(tag, attributes = {}, text = null) {
 
 // ---- numbers
 
-function shown(value) {
+function shown(value, label = "") {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e15 || size < 1e-3) return value.toExponential(2).replace("e+", "e");
+  if (label === "FLOPs" || size >= 1e15 || size < 1e-3) return (+value.toPrecision(3)).toExponential().replace("e+", "e");
   for (const [unit, suffix] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
     if (size >= unit && size >= 1e4) return `${+(value / unit).toPrecision(4)}${suffix}`;
   return `${+value.toPrecision(5)}`;
@@ -61,6 +61,13 @@ function visible(chart) {
   return chart.series.filter((one) => !look.hidden.has(`${chart.id} ${one.group || one.name}`));
 }
 
+// A little more than all points, where they are single ones or none is beside another.
+function aroundAll(low, high, log, single) {
+  if (!single && low < high) return [low, high];
+  if (log) return [low / Math.max(1.1, (high / low) ** 0.05), high * Math.max(1.1, (high / low) ** 0.05)];
+  return [low - Math.max(1, (high - low) * 0.05), high + Math.max(1, (high - low) * 0.05)];
+}
+
 function ranges(chart) {
   const logX = look.logX ?? Boolean(chart.log_x), logY = look.logY;
   const zoom = look.zoom[chart.x_label];
@@ -69,7 +76,7 @@ function ranges(chart) {
     for (const x of [...one.x, ...(one.bad || [])]) if (!logX || x > 0) xs.push(x);
   }
   const all = xs.reduce(([a, b], x) => [Math.min(a, x), Math.max(b, x)], [Infinity, -Infinity]);
-  const [x0, x1] = zoom || (all[0] < all[1] ? all : [all[0] * (logX ? 0.8 : 1) - (logX ? 0 : 1), all[1] * 1.2 + 1]);
+  const [x0, x1] = zoom || aroundAll(...all, logX, chart.series.every((one) => one.x.length < 2));
   for (const one of visible(chart)) {
     one.x.forEach((x, i) => {
       if (x < x0 || x > x1) return;
@@ -129,8 +136,8 @@ function draw(chart, box) {
     svg.append(made("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }));
     svg.append(made("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, shown(value)));
   }
-  for (const value of ticks(x0, x1, Math.max(2, Math.floor((width - LEFT) / 80)), logX))
-    svg.append(made("text", { x: x(value), y: height - BOTTOM + 15, "text-anchor": "middle" }, shown(value)));
+  for (const value of ticks(x0, x1, Math.max(2, Math.floor((width - LEFT) / 70)), logX))
+    svg.append(made("text", { x: x(value), y: height - BOTTOM + 15, "text-anchor": "middle" }, shown(value, chart.x_label)));
   svg.append(made("text", { x: width - RIGHT, y: height - 4, "text-anchor": "end" }, chart.x_label));
   if (chart.x_label === "step")
     for (const mark of data.marks)
@@ -178,7 +185,8 @@ function under(chart, at, pixelX, pixelY, x, y, inside) {
 function words(chart, { one, i }) {
   const range = one.lo && one.lo[i] !== one.hi[i] ? ` (${shown(one.lo[i])} to ${shown(one.hi[i])})` : "";
   const error = one.error && one.error.length ? ` ± ${shown(one.error[i] / 2)}` : "";
-  return `${chart.x_label} ${shown(one.x[i])}: ${one.name} ${shown(one.y[i])}${error}${range}`;
+  const at = chart.x_label === "step" ? one.x[i].toLocaleString("en") : shown(one.x[i], chart.x_label);
+  return `${chart.x_label} ${at}: ${one.name} ${shown(one.y[i])}${error}${range}`;
 }
 
 function pointer(chart, box, svg, x, y, inside, width, height) {
@@ -199,7 +207,7 @@ function pointer(chart, box, svg, x, y, inside, width, height) {
     const lines = under(chart, x.back(pixelX), pixelX, pixelY, x, y, inside).map((found) => words(chart, found));
     if (chart.x_label === "step")
       lines.push(...data.marks.filter((mark) => inside(mark.x) && Math.abs(x(mark.x) - pixelX) < 4).slice(-3).map((mark) => `step ${mark.x}: ${mark.text}`));
-    tip(box, lines, pixelX, svg.offsetTop + pixelY, width);
+    tip(box, lines, pixelX, event.clientY - box.getBoundingClientRect().top, width);
     cursor.setAttribute("x1", pixelX);
     cursor.setAttribute("x2", pixelX);
     cursor.setAttribute("visibility", "visible");

@@ -58,7 +58,7 @@ class Record:
         self.counts = collections.Counter()  # of events by name
         self.last = {}  # the newest training row
         self.devices = self.began = self.written = None  # times of the first and the newest row
-        self._window = collections.deque(maxlen=SPIKE_WINDOW)
+        self._recent = Recent(SPIKE_WINDOW)
         self._in_spike = False
 
     @property
@@ -75,10 +75,9 @@ class Record:
         return self._last_event.get("reason", "diverged") if self._last_event.get("event") == "diverged" else ""
 
     def update(self) -> None:
-        anew, rows = self._tail.read()
-        if anew:
+        if self._tail.rewritten():
             self._clear()
-        for row in rows:
+        for row in self._tail.rows():
             self._add(row)
 
     def _add(self, row: dict) -> None:
@@ -110,26 +109,45 @@ class Record:
             self.events.append(Event(row["step"], time, said, bad))
 
     def _look_for_spike(self, row: dict, time: float | None) -> None:
-        """Says so where a loss stands out from those before, once until it is back among them."""
-        loss, known = number(row.get("loss")), self._window
+        """Adds an event where a loss stands out from those before it, once until it is back among them."""
+        loss = number(row.get("loss"))
         if loss is None:
             return
         if not math.isfinite(loss):
             self.events.append(Event(row["step"], time, f"the training loss is {loss}", True))
             return
-        if len(known) >= SPIKE_WINDOW // 2:
-            mean = sum(known) / len(known)
-            deviation = math.sqrt(sum((one - mean) ** 2 for one in known) / len(known))
-            stands_out = loss > mean + SPIKE_SIGMA * max(deviation, 1e-6 * abs(mean))
-            if stands_out and not self._in_spike:
-                self.counts["spike"] += 1
-                above = f"{(loss - mean) / deviation:.0f}" if deviation else "many"
-                said = (
-                    f"loss spike: {loss:.4g}, {above} standard deviations above the mean of the last {len(known)} rows"
-                )
-                self.events.append(Event(row["step"], time, said, True))
-            self._in_spike = stands_out
-        known.append(loss)
+        mean, deviation, count = self._recent.mean, self._recent.deviation, len(self._recent)
+        stands_out = count >= SPIKE_WINDOW // 2 and loss > mean + SPIKE_SIGMA * max(deviation, 1e-6 * abs(mean))
+        if stands_out and not self._in_spike:
+            self.counts["spike"] += 1
+            said = f"loss spike: {loss:.4g}, where the last {count} rows have {mean:.4g} ± {deviation:.2g}"
+            self.events.append(Event(row["step"], time, said, True))
+        self._in_spike = stands_out
+        self._recent.add(loss)
+
+
+class Recent:
+    """Mean and standard deviation of the last `size` numbers, by sums: a log can have a million."""
+
+    def __init__(self, size: int):
+        self._values, self._size, self._sum, self._squares = collections.deque(), size, 0.0, 0.0
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, value: float) -> None:
+        self._values.append(value)
+        gone = self._values.popleft() if len(self._values) > self._size else 0.0
+        self._sum += value - gone
+        self._squares += value**2 - gone**2
+
+    @property
+    def mean(self) -> float:
+        return self._sum / max(1, len(self))
+
+    @property
+    def deviation(self) -> float:
+        return math.sqrt(max(0.0, self._squares / max(1, len(self)) - self.mean**2))
 
 
 def _into(series: dict[str, Series], row: dict, names) -> None:

@@ -35,7 +35,7 @@ class RunPage:
             "notices": _notices(record, state),
             "charts": "",
             "time": _time(record),
-            "samples": _samples(record, config),
+            "samples": _samples(record, config, state),
             "events": _events(record),
             "facts": view.section("About this run", _facts(self.directory, config, record)),
         }
@@ -55,7 +55,7 @@ def _head(name: str, config, record: Record, state: str) -> str:
     total, tokens = schedule.total_steps(config), schedule.run_tokens(config)
     done = min(1.0, record.step / total)
     seen = schedule.tokens_before(config, min(record.step, total))
-    said = f"Step {record.step:,} of {total:,} ({done:.1%}), {numbers.count(seen)} of {numbers.count(tokens)} tokens."
+    said = f"Step {record.step:,} of {total:,} ({done:.1%}), {numbers.count(seen) if seen else 0} of {numbers.count(tokens)} tokens."
     shown = {"held-out loss": _held_out(record), "training loss": _plain(record, "loss")}
     rate, mfu = record.train["tokens_per_second"].last(), record.train["mfu"].last()
     shown |= {"tokens/s": si(rate)} if rate else {}
@@ -101,9 +101,9 @@ def _time(record: Record) -> str:
     return view.section("Where the time went", f"<p>{words}</p>\n{view.shares(seconds, goodput.ORDER)}")
 
 
-def _samples(record: Record, config) -> str:
+def _samples(record: Record, config, state: str) -> str:
     if not record.samples:
-        asked = config.eval.sample_tokens and not record.counts["sample"]
+        asked = config.eval.sample_tokens and state not in (DONE, DIVERGED)
         later = "<p>A sample is written at the end of the run (eval.sample_tokens).</p>" if asked else ""
         return view.section("Samples", later)
     shown = [

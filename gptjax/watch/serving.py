@@ -1,6 +1,7 @@
 """A page and its data over HTTP, to this machine alone: `/` and `/data`, nothing else, and no file of the disk."""
 
 import http.server
+import socket
 import sys
 import threading
 import time
@@ -124,7 +125,9 @@ def serve(shown, port: int | None, say) -> None:
     or there is nothing to show."""
     shown.look()
     with _opened(shown, port) as server:
-        say(f"{server.url}  (Ctrl-C ends it)")
+        port = server.server_address[1]
+        say(f"{server.url}  shows {shown.directory.path} until Ctrl-C")
+        say(f"from another machine: ssh -L {port}:{ADDRESS}:{port} {socket.gethostname()}, then the same address")
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -69,7 +69,7 @@ class StudyPage:
         return [f"<td{_words(name)}>{cells[name]}</td>" for name in HEADER]
 
     def _charts(self, rows: list[dict]) -> list[dict]:
-        drawn = [row for row in rows if row["key"] in self._records and row["params"]]
+        drawn = list({row["key"]: row for row in rows if row["key"] in self._records and row["params"]}.values())
         sizes = sorted({row["params"]["total"] for row in drawn})
         looks = {
             size: {"colour": colour, "group": f"N = {numbers.count(size)}"}
@@ -117,4 +117,5 @@ def _notes(found: dict) -> str:
 
 
 def _words(name: str) -> str:
-    return ' class="words"' if name in ("run", "state", "stage", "note") else ""
+    prose = " prose" if name == "note" else ""
+    return f' class="words{prose}"' if name in ("run", "state", "stage", "note") else ""
