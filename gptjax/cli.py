@@ -25,6 +25,10 @@ COMMANDS = {  # name: (module, what it is for)
     ),
     "eval": ("gptjax.commands.eval", "loss, perplexity and bits per byte of a run on its held-out text, or on others"),
     "compare": ("gptjax.commands.compare", "two runs on the same text: the difference, its error, and a p-value"),
+    "watch": (
+        "gptjax.commands.watch",
+        "a page of a run or a study in a browser: losses, speed, events, samples, goodput",
+    ),
     "sample": ("gptjax.commands.sample", "text from a run"),
     "verify": ("gptjax.commands.verify", "whether a run's checkpoints and files are as they were written"),
     "prepare": ("gptjax.commands.prepare", "make a folder of token shards from text: clean, deduplicate, tokenise"),

@@ -16,8 +16,9 @@ from places import ROOT
 
 # Each room may import those before it. What stands at the top of the package is a room of its own.
 ORDER = """
-errors terminal storage schedule config hosts parallel flops models hardware start generation data evaluation checkpoints
-rundir run optim training planning huggingface supervisor plot study diagnostics tasks commands cli __main__
+errors terminal pages storage schedule config hosts parallel flops models hardware start generation data evaluation
+checkpoints rundir run optim training planning huggingface supervisor plot study watch diagnostics tasks commands cli
+__main__
 """.split()
 OUTSIDE = ("tiny_run",)  # a program for the notebooks, which nothing imports
 DOORS = ("gptjax",)  # its __init__: names that it imports when they are asked for, and nothing before

@@ -7,8 +7,9 @@ import sys
 import time
 
 from gptjax.errors import UserError, choose
+from gptjax.pages import numbers
 from gptjax.study.methods.catalogue import METHODS
-from gptjax.study.results import numbers, reasons
+from gptjax.study.results import reasons
 from gptjax.terminal import Progress, columns, finite, si
 
 

@@ -104,12 +104,18 @@ def _parted(file: epath.Path, step: int, rollbacks: float = math.inf) -> tuple[l
 def _parsed(file: epath.Path):
     """(line, its row or None): None for a line that is none, which a process was killed writing, or a disk has damaged."""
     for line in file.read_bytes().decode(errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        whole = isinstance(row, dict) and isinstance(row.get("kind"), str) and isinstance(row.get("step"), int)
-        yield line, row if whole else None
+        yield line, row_of(line)
+
+
+def row_of(line: str | bytes) -> dict | None:
+    """The row that a line holds; None: it holds none."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return (
+        row if isinstance(row, dict) and isinstance(row.get("kind"), str) and isinstance(row.get("step"), int) else None
+    )
 
 
 def torn_lines(file: epath.Path) -> int:

@@ -8,6 +8,7 @@ program         a config on a mesh, ready to run: shapes, layouts, jitted functi
 feed            what the step takes, ready on the devices one call ahead
 recorder        what the steps leave in the log
 hooks           what is done between calls: held-out text, tasks, samples, profile
+profiling       the last of these
 main            all of it together, through any number of interruptions
 session         what a run is made of before its first step
 resume          the checkpoint it goes on from, and what follows when one cannot be written

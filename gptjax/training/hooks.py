@@ -11,8 +11,6 @@ A hook is a class and an entry in HOOKS, which makes it from the config; the loo
 
 import importlib
 
-import jax
-
 from gptjax import schedule
 from gptjax.errors import UserError
 from gptjax.rundir import metrics
@@ -150,51 +148,15 @@ class Sample(Hook):
         engine = Engine(session.program.graph, state.params, entries=tokenizer.vocab_size)
         settings = Settings(max_tokens=config.sample_tokens)
         [completion] = generate(engine, tokenizer, prompt, settings)
+        step, said = schedule.total_steps(session.config), {"prompt": completion.prompt, "text": completion.text}
+        self.training.log.write("event", step, event="sample", **said)
         return ["", "a sample:", str(completion), ""]
 
 
-class Profile(Hook):
-    """A trace by process 0 that holds the steps of train.profile_steps whole."""
-
-    drains = False  # all processes take part in that
-    doing = "profiling"
-
-    def __init__(self, config):
-        super().__init__(config)
-        self._first, self._last = config.train.profile_steps
-        self._tracing = False
-
-    def begin(self, training, step: int) -> None:
-        super().begin(training, step)
-        if self.due(step) and not self._tracing:  # before the first call
-            self._start()
-
-    def due(self, step: int) -> bool:
-        """To start before the call that holds the first step, to stop after the one that holds the last."""
-        if self.training.peers.index:
-            return False
-        if self._tracing:
-            return step >= self._last
-        return step < self._last and step + self.config.train.steps_per_call >= self._first
-
-    def run(self, state, step: int, should_stop) -> None:
-        if self._tracing:
-            self.close(state)
-        else:
-            self._start()
-
-    def close(self, state) -> None:
-        if not self._tracing:
-            return
-        jax.block_until_ready(state)
-        jax.profiler.stop_trace()
-        self._tracing = False
-        place = self.training.directory.path / "profile"
-        self.training.progress.message(f"profile of steps {self._first}-{self._last} in {place}")
-
-    def _start(self) -> None:
-        jax.profiler.start_trace(str(self.training.directory.path / "profile"))
-        self._tracing = True
+def _profile(config) -> Hook | None:
+    if config.train.profile_steps is None:
+        return None
+    return importlib.import_module("gptjax.training.profiling").Profile(config)
 
 
 def _tasks(config) -> Hook | None:
@@ -212,7 +174,7 @@ HOOKS = {
     "held_out": HeldOut,
     "tasks": _tasks,
     "sample": lambda config: Sample(config) if config.eval.sample_tokens else None,
-    "profile": lambda config: Profile(config) if config.train.profile_steps else None,
+    "profile": _profile,
 }
 """Name -> a function of the config: the hook, or None where the config does not ask for it. They are run in this order."""
 

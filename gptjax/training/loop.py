@@ -161,13 +161,13 @@ class Loop:
             self._first = False
             self.recorder.drain()
             self.recorder.throughput.take()
-            seconds = time.monotonic() - self.training.started
-            self.training.log.write("event", self.step, event="first_call", seconds=seconds)
+            facts = {"seconds": time.monotonic() - self.training.started, "devices": self.training.session.devices}
+            self.training.log.write("event", self.step, event="first_call", **facts)
 
     def _compile(self, state, batch, learning_rates) -> tuple:
         """program.train of a batch of a new shape: with the watchdog's other allowance, and in no step's time."""
         self.recorder.drain()
-        with self.recorder.throughput.paused(), self.training.watchdog.doing("compiling"):
+        with self.recorder.throughput.paused("compiling"), self.training.watchdog.doing("compiling"):
             # until the last process has done so, whom the devices wait for
             called = jax.block_until_ready(self.training.session.program.train(state, batch, learning_rates))
         self._compiled.add(batch["token_BT"].shape)
@@ -184,10 +184,10 @@ class Loop:
         if save or any(hook.drains for hook in due):
             self.recorder.drain()
         for hook in due:
-            with self.recorder.throughput.paused() if hook.drains else contextlib.nullcontext():
+            with self.recorder.throughput.paused(hook.doing) if hook.drains else contextlib.nullcontext():
                 self._run_hook(hook)
         if save:
-            with self.recorder.throughput.paused():
+            with self.recorder.throughput.paused("saving"):
                 self._save()
 
     def _run_hook(self, hook) -> None:

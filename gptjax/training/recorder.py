@@ -3,6 +3,7 @@
 Metrics are read one call late, so that the device never waits for the host.
 """
 
+import collections
 import contextlib
 import math
 import time
@@ -87,7 +88,7 @@ class Recorder:
 
     def _log_step(self, taken: int, numbers: dict, timed: bool) -> None:
         tokens = schedule.tokens_before(self._config, taken)
-        rate = self.throughput.take() if timed else None
+        rate, paused = self.throughput.take() if timed else (None, {})
         speed = {}
         if rate:
             left = (schedule.run_tokens(self._config) - tokens) / rate
@@ -103,7 +104,8 @@ class Recorder:
             if len(epochs) > 1
             else {"epochs": [*epochs.values()][0]}
         )
-        self._log.write("train", taken, **numbers, tokens=tokens, **speed, memory_bytes=memory, **seen)
+        spent = {f"seconds/{what}": seconds for what, seconds in paused.items()}
+        self._log.write("train", taken, **numbers, tokens=tokens, **speed, **spent, memory_bytes=memory, **seen)
         self._progress.update(progress_line(taken, self._total_steps, numbers, speed))
 
 
@@ -123,22 +125,23 @@ class Throughput:
 
     def __init__(self):
         self._since = time.monotonic()
-        self._excluded = 0.0
+        self._paused = collections.Counter()  # seconds by what was done
         self._tokens = 0
 
     @contextlib.contextmanager
-    def paused(self):
-        """What is done in this `with` is taken out."""
+    def paused(self, what: str):
+        """The time of this `with` is taken out. what: is done in it."""
         began = time.monotonic()
         yield
-        self._excluded += time.monotonic() - began
+        self._paused[what] += time.monotonic() - began
 
     def count(self, tokens: int) -> None:
         self._tokens += tokens
 
-    def take(self) -> float:
-        """Tokens per second since the last take."""
-        now = time.monotonic()
-        rate = self._tokens / max(now - self._since - self._excluded, 1e-9)
-        self._since, self._excluded, self._tokens = now, 0.0, 0
-        return rate
+    def take(self) -> tuple[float, dict[str, float]]:
+        """Tokens per second since the last take, and the seconds that were taken out, by what was done in them."""
+        now, paused = time.monotonic(), dict(self._paused)
+        rate = self._tokens / max(now - self._since - sum(paused.values()), 1e-9)
+        self._since, self._tokens = now, 0
+        self._paused.clear()
+        return rate, paused

@@ -10,7 +10,6 @@ def header(session, directory, resumed: bool) -> list[str]:
     """Model, exact parameters, tokens, FLOPs, devices, mesh, attention kernel: one line each."""
     config, mesh = session.config, session.program.mesh
     model, counts = config.model, flops.parameters(config.model)
-    devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
     axes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     tokens, steps = schedule.run_tokens(config), schedule.total_steps(config)
     return [
@@ -21,7 +20,7 @@ def header(session, directory, resumed: bool) -> list[str]:
         *_text_lines(session.store),
         f"training   {steps:,} steps of {config.train.batch_size} x {model.context_length} tokens:"
         f" {tokens:,} tokens, {flops.train_flops(config):.3g} FLOPs",
-        f"devices    {devices}, mesh {axes}",
+        f"devices    {session.devices}, mesh {axes}",
         f"attention  {session.program.kernel} ({session.program.kernel_reason})",
         *compiler_lines(mesh),
         f"MFU        {_mfu(session)}",

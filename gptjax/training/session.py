@@ -29,6 +29,11 @@ class Session:
         """Rows of a microbatch are a multiple of it (meshes.batch_unit)."""
         return meshes.batch_unit(self.config, self.program.mesh.shape)
 
+    @property
+    def devices(self) -> str:
+        """How many of which kind."""
+        return f"{self.program.mesh.size} x {self.program.mesh.devices.flat[0].device_kind}"
+
     def mfu(self, tokens_per_second: float) -> float | None:
         """Model FLOPs utilisation, a fraction of what all devices could do; None where that is not known, as on a CPU."""
         if self.peak_flops is None:

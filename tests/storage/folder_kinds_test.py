@@ -97,6 +97,7 @@ COMMANDS = {  # a command with a folder, and the kinds that it takes
     "import --from=hf DIR --workdir=NEW": (folder_kinds.MODEL,),
     "import --from=hf MODEL --workdir=DIR": (folder_kinds.EMPTY, folder_kinds.MISSING),
     "export --to=hf --workdir=RUN --out=DIR": (folder_kinds.EMPTY, folder_kinds.MISSING),
+    "watch DIR": (folder_kinds.RUN, folder_kinds.STUDY),
     "study status DIR": (folder_kinds.STUDY,),
     "study fit DIR": (folder_kinds.STUDY, folder_kinds.FILE),
     "study run STUDYFILE --out=DIR": (folder_kinds.STUDY, folder_kinds.EMPTY, folder_kinds.MISSING),

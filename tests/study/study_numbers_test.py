@@ -1,6 +1,6 @@
 """Numbers of a report, worked by hand."""
 
-from gptjax.study.results import numbers
+from gptjax.pages import numbers
 
 
 def test_a_value_has_the_digits_its_interval_leaves():

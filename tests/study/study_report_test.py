@@ -10,8 +10,8 @@ import pytest
 import study_results
 
 from gptjax.errors import UserError
+from gptjax.pages import numbers
 from gptjax.study import report
-from gptjax.study.results import numbers
 
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 PICTURE = re.compile(r"!\[(?:\\.|[^\]])*\]\((.*?)\)")
@@ -95,8 +95,8 @@ def test_names_and_reasons_with_marks_of_html_or_markdown_are_shown_as_they_are(
 
 
 def test_a_cell_with_a_bar_or_a_line_break_stays_one_cell(results):
+    from gptjax.pages.blocks import Section, Table
     from gptjax.study.report import markdown
-    from gptjax.study.report.blocks import Section, Table
 
     rows = markdown.text("t", [Section("s", [Table(["a", "b"], [["x | y\nz", "1"]])])], {}).splitlines()
     assert rows[-1] == r"| x \| y z | 1 |"

@@ -2,5 +2,5 @@
 
 catalogue.py  the methods by name                  method.py      what a method says and does; what it is given
 section.py    constants, intervals, best splits    checks.py      held-out points, other choices, noise of seeds
-palette.py    colours that all readers tell apart  parametric.py, isoflop.py, envelope.py, kaplan.py   the methods
+parametric.py, isoflop.py, envelope.py, kaplan.py   the methods
 """

@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from gptjax.pages import palette
 from gptjax.study.fits import envelope
-from gptjax.study.methods import palette, section
+from gptjax.study.methods import section
 from gptjax.study.methods.method import Method
 
 

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 
+from gptjax.pages import palette
 from gptjax.study.fits import isoflop
 from gptjax.study.fits.points import Points
-from gptjax.study.methods import checks, palette
+from gptjax.study.methods import checks
 from gptjax.study.methods.method import Method
 from gptjax.study.methods.section import is_at
 

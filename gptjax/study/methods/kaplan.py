@@ -1,7 +1,7 @@
 """The power laws of Kaplan et al. 2020, which have no irreducible loss."""
 
+from gptjax.pages import palette
 from gptjax.study.fits import kaplan
-from gptjax.study.methods import palette
 from gptjax.study.methods.method import Method
 from gptjax.study.methods.parametric import other_deltas
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from gptjax.pages import palette
 from gptjax.study.fits import bootstrap, parametric
 from gptjax.study.fits.points import Points
-from gptjax.study.methods import palette
 from gptjax.study.methods.method import Method, Options
 
 

@@ -1,8 +1,8 @@
 """How far a law is to be believed: points it had not seen, the choices behind it, larger runs told beforehand."""
 
+from gptjax.pages import numbers
 from gptjax.study.pictures import style
 from gptjax.study.pictures.style import Picture
-from gptjax.study.results import numbers
 
 LOSS = "held-out loss (nats per token)"
 

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 
+from gptjax.pages import numbers
 from gptjax.study.fits.isoflop import between
 from gptjax.study.methods import catalogue
 from gptjax.study.pictures import style
 from gptjax.study.pictures.style import Picture
-from gptjax.study.results import numbers
 from gptjax.study.results import reasons as groups
 
 PARAMS = "parameters N"

@@ -1,8 +1,8 @@
 """What the runs did, before any law: learning rates, loss curves, two texts, two architectures."""
 
+from gptjax.pages import numbers
 from gptjax.study.pictures import style
 from gptjax.study.pictures.style import Picture
-from gptjax.study.results import numbers
 
 LOSS = "held-out loss (nats per token)"
 

@@ -6,8 +6,8 @@ import math
 import typing
 
 from gptjax.config.extras import library
-from gptjax.study.methods.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, YELLOW
-from gptjax.study.results import numbers
+from gptjax.pages import numbers
+from gptjax.pages.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 
 INK, SOFT, FAINT = "#222222", "#6b6b6b", "#bdbdbd"
 KINDS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW)

@@ -1,8 +1,7 @@
 """The report of a scaling study: report.html that stands alone, report.md with small pictures beside it, results.json.
 
 headline.py  verdict and conventions    laws.py  constants and optima    checks.py  extrapolation, sensitivity, noise
-blocks.py    what both twins are of     runs.py  tables of runs, how it was made
-page.py, markdown.py                    the twins
+runs.py      tables of runs, how it was made            markdown.py  the Markdown; the page is made by pages.page
 """
 
 import dataclasses
@@ -11,8 +10,9 @@ import re
 
 from etils import epath
 
+from gptjax.pages import blocks, page
 from gptjax.storage import outputs
-from gptjax.study.report import blocks, checks, headline, laws, markdown, page, runs
+from gptjax.study.report import checks, headline, laws, markdown, runs
 
 PICTURES = "pictures"
 

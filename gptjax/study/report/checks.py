@@ -1,8 +1,8 @@
 """How far the laws are to be believed: extrapolation, sensitivity, noise between seeds."""
 
+from gptjax.pages import numbers
+from gptjax.pages.blocks import Block, Figure, Paragraph, Section, Table
 from gptjax.study.methods import catalogue
-from gptjax.study.report.blocks import Block, Figure, Paragraph, Section, Table
-from gptjax.study.results import numbers
 
 _CONSTANTS = ("E", "A", "B", "alpha", "beta", "a", "b")
 

@@ -1,8 +1,8 @@
 """What a reader is to take away, first: the verdict, the exponents that stand, larger runs told and reached; conventions."""
 
+from gptjax.pages import numbers
+from gptjax.pages.blocks import Block, Bullets, Figure, Notice, Paragraph, Section, Table
 from gptjax.study.methods import catalogue
-from gptjax.study.report.blocks import Block, Bullets, Figure, Notice, Paragraph, Section, Table
-from gptjax.study.results import numbers
 
 PARAMS = {
     "total": "all parameters, embeddings included",

@@ -2,9 +2,10 @@
 
 import dataclasses
 
+from gptjax.pages import numbers
+from gptjax.pages.blocks import Block, Bullets, Figure, Folded, Notice, Paragraph, Section, Table, folded
 from gptjax.study.methods import catalogue
-from gptjax.study.report.blocks import Block, Bullets, Figure, Folded, Notice, Paragraph, Section, Table, folded
-from gptjax.study.results import numbers, reasons
+from gptjax.study.results import reasons
 
 _SPLIT = ["C (FLOPs)", "N*", "N* 95%", "D*", "D* 95%", "D*/N*", "loss", "loss 95%"]
 _PARABOLA = ["C (FLOPs)", "vertex N", "vertex D", "vertex loss", "fitted from", "points", "sizes", "left (nats)", "seeds (nats)", ""]  # fmt: skip

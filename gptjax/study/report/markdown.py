@@ -3,7 +3,7 @@
 import html
 import re
 
-from gptjax.study.report.blocks import Bullets, Cell, Code, Figure, Folded, Link, Notice, Paragraph, Section, Table
+from gptjax.pages.blocks import Bullets, Cell, Code, Figure, Folded, Link, Notice, Paragraph, Section, Table
 
 
 def text(title: str, sections: list[Section], pictures: dict[str, str]) -> str:

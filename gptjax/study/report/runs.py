@@ -3,8 +3,9 @@
 import os
 import pathlib
 
-from gptjax.study.report.blocks import LONG, Block, Bullets, Code, Figure, Link, Paragraph, Section, Table, folded
-from gptjax.study.results import numbers, reasons
+from gptjax.pages import numbers
+from gptjax.pages.blocks import LONG, Block, Bullets, Code, Figure, Link, Paragraph, Section, Table, folded
+from gptjax.study.results import reasons
 
 _COLUMNS = {
     "params_given": ("N", numbers.whole),

@@ -5,5 +5,5 @@ fit.py, verdict.py                           all that is reported of them; what 
 prediction.py                                what the grid says of larger runs before they start
 learning_rates.py, loss_to_loss.py           curves of tuning runs; losses on two texts
 noise_scales.py, critical_batch.py           gradient noise of a run; of a study's runs, and a law through it
-numbers.py, reasons.py                       how numbers are printed; many names with one reason in a line
+reasons.py                                   many names with one reason in a line
 """

@@ -9,3 +9,8 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW = (
     "#d55e00",
     "#b8a800",
 )
+
+
+def ordered(n: int) -> list[str]:
+    """n colours for what has an order, from violet over green to orange, to be seen on white and on black."""
+    return [f"hsl({270 - 240 * i / max(n - 1, 1):.0f} 65% 48%)" for i in range(n)]
