@@ -16,7 +16,6 @@ import re
 import subprocess
 import sys
 import time
-import types
 
 from etils import epath
 
@@ -231,22 +230,6 @@ def open_run(workdir: str) -> RunDirectory:
     """The run directory at a path, local or gs://. Local paths are made absolute: Orbax takes no others."""
     path = epath.Path(workdir).expanduser()
     return RunDirectory(path if "://" in str(path) else path.resolve())
-
-
-def check_resume(old, new, allowed: tuple[str, ...] = (), gone: dict[str, tuple] = types.MappingProxyType({})) -> None:
-    """Raises UserError if a run made with config `old` cannot go on with `new`, naming every key in the way.
-
-    gone: `removed_fields` of the run.
-    allowed: keys or sections the user lets change, beside those that a resume accepts unasked.
-    """
-    telling = {key: values for key, values in changes.differing(old, new).items() if not changes.word(key).resume}
-    refused = {key: values for key, values in {**telling, **gone}.items() if not changes.is_named(key, allowed)}
-    if refused:
-        shown = ", ".join(f"{key} ({before!r} -> {after!r})" for key, (before, after) in refused.items())
-        raise UserError(
-            f"this run was started with another config: {shown}; use a new --workdir,"
-            f" or allow it with --allow_change={','.join(refused)}."
-        )
 
 
 def manifest(config, store, command: list[str]) -> dict:

@@ -131,10 +131,11 @@ def run_session(
     with numerics.on_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
         try:
             loop = open_loop(session, directory, progress, peers, agreed, dog, started, closing, lock, chosen)
+            was_finished = loop.step >= loop.total_steps
             with runlock.judging(lock):
                 code = loop.run()
                 if code == 0:
-                    say_ending(loop.training)
+                    say_ending(loop.training, was_finished)
                 return code
         except BaseException as error:
             peers.blame(error)  # before closing, which would wait for the others
@@ -162,10 +163,15 @@ def open_loop(
     return loop
 
 
-def say_ending(training: Training) -> None:
-    """What a run has left that has come to its end."""
+def say_ending(training: Training, was_finished: bool = False) -> None:
+    """What lies in the directory of a run that has come to its end, and how one that had ended before is made longer."""
     for line in report.ending(training.session, training.directory):
         training.progress.message(line)
+    if was_finished:
+        from gptjax.rundir import resuming
+
+        for line in resuming.finished(training.session.config):
+            training.progress.message(line)
 
 
 def keeper_of(session: Session, directory, progress, peers, alone: bool = True) -> Keeper:
@@ -213,15 +219,9 @@ def check_directory(directory: run_directory.RunDirectory, session: Session, all
         directory.check_trained(
             f"trained further; a new run starts with its parameters by train.start_from={directory.path}"
         )
-        run_directory.check_resume(directory.config(), session.config, allowed, directory.removed_fields())
-        directory.check_tokenizer(session.store.tokenizer)
-        before = directory.fingerprint()
-        if before != session.store.fingerprint and "data" not in allowed:
-            raise UserError(
-                f"the text or tokenizer is not the one this run was started with (fingerprint"
-                f" {before[:12]}, now {session.store.fingerprint[:12]}); restore the text,"
-                " use a new --workdir, or allow it with --allow_change=data."
-            )
+        from gptjax.rundir import resuming
+
+        resuming.check(directory, session.config, session.store, allowed)
     resumed = bool(directory.steps())
     manifest = _described(directory, session, allowed, origin)
     directory.save_tokenizer(session.store.tokenizer)

@@ -18,7 +18,7 @@ from gptjax.data.tokenizers import load_tokenizer
 from gptjax.errors import UserError
 from gptjax.parallel import meshes
 from gptjax.run import run
-from gptjax.rundir import metrics, run_directory
+from gptjax.rundir import metrics, resuming, run_directory
 from gptjax.training import hooks, main, resume
 from gptjax.training import program as programs
 
@@ -197,13 +197,13 @@ def test_a_changed_config_is_refused_by_the_name_of_its_keys(config, undisturbed
 
 def test_harmless_and_allowed_changes_are_accepted(config):
     other = config.replace(mesh={"tensor": 2}, eval={"every_steps": None}, train={"log_every": 5})
-    run_directory.check_resume(config, other)
-    run_directory.check_resume(config, config.replace(data={"prefetch_workers": 3, "cache_dir": "/elsewhere"}))
+    resuming.check_resume(config, other)
+    resuming.check_resume(config, config.replace(data={"prefetch_workers": 3, "cache_dir": "/elsewhere"}))
     longer = config.replace(train={"steps": 80})
     with pytest.raises(UserError, match=r"train.steps \(40 -> 80\)"):
-        run_directory.check_resume(config, longer)
-    run_directory.check_resume(config, longer, allowed=("train.steps",))
-    run_directory.check_resume(config, longer, allowed=("train",))
+        resuming.check_resume(config, longer)
+    resuming.check_resume(config, longer, allowed=("train.steps",))
+    resuming.check_resume(config, longer, allowed=("train",))
 
 
 def test_a_finished_run_is_left_as_it_is(config, undisturbed):
