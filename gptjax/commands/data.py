@@ -18,7 +18,9 @@ _NAMED = 20  # mistakes that --verify prints
 
 def add_flags(parser) -> None:
     flags.add_config_flag(parser, required=False)
-    parser.add_argument("--workdir", metavar="DIR", help="instead: a run, of whose config and text any step is shown")
+    flags.add_run_flag(
+        parser, required=False, help="instead of --config: a run, of whose config and text any step is shown"
+    )
     parser.add_argument("--step", type=int, metavar="N", help="whose rows are shown, counted from 0 (default: 0)")
     parser.add_argument("--row", type=int, metavar="R", help=f"of the step's batch (default: the first {_SHOWN})")
     parser.add_argument(
@@ -52,7 +54,7 @@ def run(args) -> int:
 def _check_flags(args) -> None:
     """Raises UserError for flags that are not for one another."""
     if (args.config is None) == (args.workdir is None):
-        raise UserError("gptjax data is of --config=FILE or of a run, --workdir=DIR; give one of the two.")
+        raise UserError("gptjax data is of --config=FILE or of a run, --workdir=RUN; give one of the two.")
     if args.workdir is not None and args.overrides:
         raise UserError(
             f"--config.{args.overrides[0]} changes a config, but --workdir={args.workdir} is a run that has its own;"

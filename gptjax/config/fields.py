@@ -116,7 +116,7 @@ class DataConfig:
 
     source: str = setting(
         "corpus",
-        "kind: corpus (ships with gptjax) | text | jsonl | parquet | arrayrecord | warc | tfds | hf | prepared",
+        "corpus (ships with gptjax) | text | jsonl | parquet | arrayrecord | warc | tfds | hf | prepared, or KIND:PATH",
     )
     path: str | None = setting(
         None, "a file, folder, glob, folder of `gptjax prepare`, or hf's NAME[/CONFIG]; alone: text", "place"
@@ -137,10 +137,11 @@ class DataConfig:
     val_fraction: float = setting(0.1, "part of the text that is held out")
     val_split: str = setting("tail", "which part: tail (the last characters) | document (documents chosen by hash)")
     tokenizer: str | None = setting(
-        None, "kind: bytes | chars | sentencepiece | gpt2 | hf; None: a prepared folder's, else sentencepiece"
+        None,
+        "bytes | chars | sentencepiece | gpt2 | hf, or KIND:PATH, or a folder; None: of `prepared`, or sentencepiece",
     )
     tokenizer_path: str | None = setting(
-        None, "a trained SentencePiece model, gpt2's vocabulary, hf's tokenizer.json", "place"
+        None, "of the kind: a SentencePiece model, gpt2's vocabulary, hf's tokenizer.json, a folder", "place"
     )
     tokenizer_vocab_size: int = setting(32000, "entries of a SentencePiece model trained here")
     packing: str = setting(

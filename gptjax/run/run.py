@@ -30,6 +30,7 @@ from gptjax.parallel import numerics, sharding
 from gptjax.run import inside
 from gptjax.run.token_loss import TokenLoss
 from gptjax.rundir import metrics, run_directory
+from gptjax.start import skip_absent_tpu
 
 
 class AttentionMaps(typing.NamedTuple):
@@ -274,6 +275,7 @@ def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, 
     Raises UserError: no run there, no such step, no moving average kept, a mesh or dtype that cannot be; Damaged, which is
     one: the step asked for is not as it was written.
     """
+    skip_absent_tpu()
     directory = run_directory.open_run(path)
     config = directory.config()
     if ema and config.optim.ema_decay is None:

@@ -16,6 +16,7 @@ def header(session, directory, resumed: bool) -> list[str]:
         f"run        {shown_path(directory)}{' (resuming)' if resumed else ''}",
         f"model      {model.shown_shape}, context {model.context_length}, vocabulary {model.vocab_size}, {model.dtype}",
         f"parameters {counts.total:,} ({counts.non_embedding:,} without embeddings)",
+        *_optimizer_lines(config.optim),
         *_trainable_lines(session),
         *_text_lines(session.store),
         f"training   {steps:,} steps of {config.train.batch_size} x {model.context_length} tokens:"
@@ -45,6 +46,13 @@ def compiler_lines(mesh) -> list[str]:
     return [
         f"compiler   no options: {device.device_kind} is not in gptjax/parallel/tpu.py, which has {', '.join(tpu.KINDS)}"
     ]
+
+
+def _optimizer_lines(config) -> list[str]:
+    """What is unusual about an optimizer, if anything is."""
+    from gptjax.optim import optimizers, probe
+
+    return [f"optimizer  {note}" for note in probe.said(config.name, optimizers.OPTIMIZERS[config.name])]
 
 
 def _trainable_lines(session) -> list[str]:
