@@ -104,10 +104,10 @@ def fields() -> str:
     for section in dataclasses.fields(Config):
         text += f"\n\n## {section.name}\n\n{_description(section.type)}\n\n"
         rows = [
-            (f"`{f.name}`", f"`{_spelled(f.type)}`", f"`{f.default!r}`", f.metadata["meaning"], f.metadata["changes"])
+            (f"`{f.name}`", f.metadata["meaning"], f"`{f.default!r}`", f"`{_spelled(f.type)}`", f.metadata["changes"])
             for f in dataclasses.fields(section.type)
         ]
-        text += _table(("field", "type", "default", "meaning and unit", "a change changes"), rows)
+        text += _table(("field", "meaning and unit", "default", "type", "a change changes"), rows)
     return text
 
 
@@ -122,6 +122,15 @@ def _table(heads, rows) -> str:
 
 # ---- kinds
 
+MODELS = {
+    "gpt": "A decoder-only transformer: GPT-1, GPT-2, GPT-3, and with other fields a Llama.",
+    "lstm": "A stack of LSTM layers, to compare with.",
+}
+KERNELS = {
+    "xla": "Plain XLA, on every device and for every config.",
+    "cudnn": "cuDNN's flash attention, on GPUs.",
+    "splash": "Splash attention, a Pallas kernel, on TPUs.",
+}
 SOURCES = {
     "corpus": "Shakespeare's plays, which ship with gptjax. A document is a play.",
     "text": "Files of UTF-8 text. A document is a file, or what `data.separator` divides it into.",
@@ -143,8 +152,8 @@ PACKINGS = {
     "best_fit": "Whole documents, several in a row, which do not see each other. Only longer ones are cut.",
 }
 KINDS = [  # (heading, chosen by, the table, an attribute of an entry or a dict that tells what it is; else: its docstring)
-    ("Models", "`model.architecture`", "gptjax.config.catalogue:ARCHITECTURES", "model"),
-    ("Attention kernels", "`model.attention`", "gptjax.models.attention:KERNELS", "function"),
+    ("Models", "`model.architecture`", "gptjax.config.catalogue:ARCHITECTURES", MODELS),
+    ("Attention kernels", "`model.attention`", "gptjax.models.attention:KERNELS", KERNELS),
     ("Activations of the MLP", "`model.mlp`", "gptjax.models.layers:ACTIVATIONS", ACTIVATIONS),
     ("Norms", "`model.norm`", "gptjax.models.layers:NORMS", None),
     ("Optimizers", "`optim.name`", "gptjax.optim.optimizers:OPTIMIZERS", "direction"),
