@@ -5,6 +5,7 @@ look at it. Nothing is written to disk: these pages exist while the site is buil
 """
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -27,6 +28,7 @@ def pages() -> dict[str, str]:
         "reference/fields.md": fields(),
         "reference/kinds.md": kinds(),
         "reference/exit_codes.md": exit_codes(),
+        "reference/code.md": code(),
         LAUNCHING[1]: (ROOT / "launch" / "README.md").read_text(),
     }
 
@@ -270,3 +272,32 @@ def exit_codes() -> str:
         if isinstance(kind, type) and issubclass(kind, errors.UserError)
     ]
     return text + _table(("exception", "what it says", "exit code"), kinds_of_error)
+
+
+# ---- the code
+
+CODE = """# The code
+
+`gptjax/` has one room (package) for each subject. A room imports only rooms before it in the order of `tests/house_test.py`.
+Each room says in its docstring what stands in which file.
+"""
+
+
+def code() -> str:
+    """The docstring of every room, and the first sentence of every module at the top."""
+    package = ROOT / "gptjax"
+    rows = [(f"`{file.name}`", _sentence(_docstring(file))) for file in sorted(package.glob("[a-z]*.py"))]
+    text = CODE + "\n" + _table(("file", "what it is"), rows) + "\n"
+    for file in sorted(package.rglob("*/__init__.py")):
+        room = file.parent.relative_to(package).as_posix()
+        text += f"\n{'#' * (2 + room.count('/'))} {room}/\n\n{_block(_docstring(file))}\n"
+    return text
+
+
+def _sentence(docstring: str) -> str:
+    """The first one, without its full stop."""
+    return " ".join(docstring.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+
+
+def _docstring(file: pathlib.Path) -> str:
+    return ast.get_docstring(ast.parse(file.read_text())) or ""

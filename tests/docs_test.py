@@ -72,6 +72,13 @@ def test_every_exit_code_is_explained():
     )
 
 
+def test_every_room_is_in_the_map_of_the_code():
+    rooms = {file.parent.name for file in (ROOT / "gptjax").glob("*/__init__.py")}
+    assert "training" in rooms and not [
+        room for room in rooms if f"\n## {room}/\n" not in GENERATED["reference/code.md"]
+    ]
+
+
 def test_every_page_is_in_the_navigation_once():
     assert sorted(_navigation()) == sorted({**WRITTEN, **GENERATED})
 
