@@ -10,5 +10,6 @@ text_kinds       which sources, objectives and tokenizers there are, and what a 
 mixture_weights  the weights of a mixture's sources
 values           a Config from nested mappings, such as config.json
 config_file      a Config from what people write: a file, the command line, --mesh
+file_errors      where a config file went wrong
 neutral          a config without its run: model, text and optimizer alone
 """
