@@ -4,8 +4,10 @@ With --by_source: bits per byte of the held-out text of each source of one run. 
 """
 
 import argparse
+import itertools
 import sys
 
+from gptjax import schedule
 from gptjax.config.extras import library
 from gptjax.errors import UserError
 from gptjax.rundir import metrics, run_directory
@@ -17,34 +19,44 @@ def loss_curves(workdirs: list[str], out: str) -> None:
 
     Raises UserError: a directory that is no run, no matplotlib.
     """
+    directories = [run_directory.open_run(workdir) for workdir in workdirs]
+    configs = [directory.config() for directory in directories]  # raises UserError where one is no run
     figure, axes = _figure()
-    for workdir in workdirs:
-        directory = run_directory.open_run(workdir)
-        directory.config()  # raises UserError if this is no run
+    for name, directory, config in zip(names_apart([str(one.path) for one in directories]), directories, configs):
         train = metrics.read_metrics(directory.metrics, "train")
         held_out = [row for row in metrics.read_metrics(directory.metrics, "eval") if "loss" in row]
-        tokens_at = {row["step"]: row["tokens"] for row in train}
         [line] = axes.plot(
             [row["tokens"] for row in train],
             [float(row["loss"]) for row in train],
             linewidth=0.7,
             alpha=0.5,
-            label="training",
+            label=f"{name}, training",
         )
+        if not held_out:
+            continue
         axes.errorbar(
-            [tokens_at[row["step"]] for row in held_out],
-            [row["loss"] for row in held_out],
-            yerr=[2 * row["standard_error"] for row in held_out],
+            [schedule.tokens_before(config, row["step"]) for row in held_out],
+            [float(row["loss"]) for row in held_out],
+            yerr=[2 * float(row["standard_error"]) for row in held_out],
             fmt="o-",
             markersize=3,
             linewidth=1.2,
             color=line.get_color(),
-            label=f"{directory.path.name}, held out: {held_out[-1]['loss']:.3f}" if held_out else directory.path.name,
+            label=f"{name}, held out: {float(held_out[-1]['loss']):.3f}",
         )
     axes.set(xlabel="tokens", ylabel="loss (nats per token)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(out, dpi=120)
+
+
+def names_apart(paths: list[str]) -> list[str]:
+    """A short name for each path, no two alike: as many of its last parts as that takes; of one that is given twice, twice
+    the same."""
+    for length in itertools.count(1):
+        names = ["/".join(path.split("/")[-length:]) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            return names
 
 
 def source_curves(workdir: str, out: str) -> None:

@@ -21,8 +21,18 @@ def add_flags(parser) -> None:
     flags.add_run_flag(
         parser, required=False, help="instead of --config: a run, of whose config and text any step is shown"
     )
-    parser.add_argument("--step", type=int, metavar="N", help="whose rows are shown, counted from 0 (default: 0)")
-    parser.add_argument("--row", type=int, metavar="R", help=f"of the step's batch (default: the first {_SHOWN})")
+    parser.add_argument(
+        "--step",
+        type=int,
+        metavar="N",
+        help="show the rows of this step, counted from 1 as on the screen and in metrics.jsonl: step N was computed from them (default: 1)",
+    )
+    parser.add_argument(
+        "--row",
+        type=int,
+        metavar="R",
+        help=f"show this row of the step's batch, counted from 0 (default: the first {_SHOWN})",
+    )
     parser.add_argument(
         "--stats", action="store_true", help="sources, shares, packing, lengths of documents, what is read how often"
     )
@@ -102,7 +112,9 @@ def _rows(config, rows, tokenizer, args, rewinds) -> None:
     from gptjax.data.looking import inspection
 
     with _Report("hashing earlier rows") as report:
-        facts = inspection.step_facts(config, rows, tokenizer, args.step or 0, args.row, report, rewinds)
+        facts = inspection.step_facts(
+            config, rows, tokenizer, 1 if args.step is None else args.step, args.row, report, rewinds
+        )
     if args.json:
         print(json.dumps(facts, indent=2))
     else:

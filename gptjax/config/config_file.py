@@ -101,7 +101,9 @@ def run_file(path: str, flag: str, function: str, returns: str):
     except UserError:
         raise
     except Exception as error:  # whatever the user's file does wrong
-        raise UserError(f"{flag}={path} could not be run: {type(error).__name__}: {error}") from error
+        from gptjax.config import file_errors
+
+        raise UserError(f"{flag}={path} could not be run: {file_errors.described(error, path)}") from error
 
 
 def _config_values(path: str):

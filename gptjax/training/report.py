@@ -79,6 +79,17 @@ def shown_path(directory) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(directory.path)
 
 
+def stopping(doing: str, calls: int, steps_per_call: int, call_seconds: float | None) -> str:
+    """What a run does when it is asked to stop. doing: a word of the watchdog's. calls: those of the train step that have to
+    come to their end, at most; call_seconds: of each, where it is known."""
+    if doing != "training":
+        return f"{doing} goes on until it can be left; then a checkpoint is saved and the run stops"
+    seconds = None if call_seconds is None else calls * call_seconds
+    about = "" if seconds is None else f" (about {max(1, round(seconds))} s)"
+    steps = calls * steps_per_call
+    return f"up to {steps:,} steps that were begun are finished{about}; then a checkpoint is saved and the run stops"
+
+
 def ending(session, directory) -> list[str]:
     """What lies in the run directory, and what to do next."""
     writes_on, where = session.config.data.writes_on, shown_path(directory)
