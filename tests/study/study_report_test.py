@@ -282,7 +282,7 @@ def test_refused_changes_with_one_reason_are_one_line_and_a_table_without_number
     sections = report.contents({**results, "isoflop": refused, "parametric": None}, {}, None)
     [sensitivity] = [one for one in sections if one.title == "Sensitivity"]
     _, bullets = sensitivity.blocks
-    assert bullets.items == [f"13 (none: as fitted, change 0, change 1, …): {change['refused'][0]}"]
+    assert bullets.items == [f"12 (change 0, change 1, change 2, …): {change['refused'][0]}"]
 
 
 def test_what_all_runs_share_is_said_once_and_a_column_that_repeats_another_is_left_out(results):

@@ -228,7 +228,8 @@ def residuals(results: dict) -> Picture | None:
     keys += [style.bands_key(style.FAINT, "two standard deviations between seeds")] if noise else []
     style.legend(figure, keys, below=True)
     caption = "Residuals of the parametric law: ln of measured over predicted loss, for the points it was fitted to"
-    return Picture("residuals", f"{caption}.{_refusal(fit)}", figure)
+    refused = " This law was refused; its section says why." if fit.get("refused") else ""
+    return Picture("residuals", f"{caption}.{refused}", figure)
 
 
 def _law(fit: dict):

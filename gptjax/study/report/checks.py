@@ -66,15 +66,19 @@ def _sensitivity(results: dict, drawn: dict[str, str]) -> Section:
 
 
 def _changes(fit: dict, title: str) -> list[Block]:
-    """A row for each change that gives numbers, and below it why some do not stand: many share a reason."""
+    """A row for each change that gives numbers, and below it why some do not stand: many share a reason. Why the fit itself
+    was refused, its own section says."""
     changes = [{"change": "none: as fitted", **fit}, *fit["sensitivity"]]
     wide = fit.get("interval95") or {}
     rows = [_change(one, wide) for one in changes if any(one.get(name) is not None for name in _CONSTANTS)]
     header = ["change", "points", *_CONSTANTS, "status"]
     table = [Table(header, rows, title, words=("status",)).without_empty(numbers.NONE)] if rows else []
-    refused = [(one["change"], reason) for one in changes for reason in _reasons(one)]
+    refused = [(one["change"], reason) for one in fit["sensitivity"] for reason in _reasons(one)]
     items = [group.shown() for group in reasons.grouped(refused)]
-    return [*table, *([Paragraph(f"{title}: why fits were refused."), Bullets(items)] if items else [])]
+    return [
+        *table,
+        *([Paragraph(f"{title}: these changes give a fit that is refused."), Bullets(items)] if items else []),
+    ]
 
 
 def _reasons(one: dict) -> list[str]:
