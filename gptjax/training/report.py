@@ -102,5 +102,6 @@ def ending(session, directory) -> list[str]:
         "next:",
         *([f"  gptjax sample --workdir={where}{prompt} --temperature=0.8"] if writes_on else []),
         f"  gptjax eval --workdir={where}",
+        f"  gptjax watch {where}",
         *([f"  tensorboard --logdir={where}"] if drawn else []),
     ]
