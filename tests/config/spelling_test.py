@@ -111,6 +111,7 @@ def test_two_that_differ_or_half_of_one_are_refused(folder, fields, said):
             "data.tokenizer=./nowhere",
             "the tokenizer './nowhere' is neither a kind nor a folder that a tokenizer was saved in",
         ),
+        ("data.source=txt:book.txt", "source 'txt:book.txt': 'txt' is no kind; did you mean 'text'?"),
         ("data.source=jsnl", "data.source='jsnl' is not known; did you mean 'jsonl'?"),
     ],
 )
