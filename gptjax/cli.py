@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 from gptjax.commands import flags
 from gptjax.config import bounds
+from gptjax.config.extras import of_the_install
 from gptjax.errors import SAVE_FAILED, USER_ERROR, UserError, of_the_machine
 
 COMMANDS = {  # name: (module, what it is for)
@@ -48,13 +49,14 @@ WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirecto
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = flags.joined(sys.argv[1:] if argv is None else argv)
     named = next((word for word in argv if not word.startswith("-")), None)
     args, rest = parser({named} & COMMANDS.keys()).parse_known_args(argv)
     try:
         changes = flags.overrides(rest, accepts=hasattr(args, "config"), command=args.command)
         if vars(args).get("separator") == []:  # as argparse of Python 3.11 reads --separator=--
             args.separator = "--"
+        flags.take_run(args)
         bounds.check_flags(vars(args))
         args.overrides = changes
         return args.run(args) or 0
@@ -74,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"gptjax: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
         return USER_ERROR if isinstance(error, WRONG_PATH) else SAVE_FAILED
     except Exception as error:
-        if (line := of_the_machine(error)) is None:
+        if (line := of_the_machine(error) or of_the_install(error)) is None:
             raise
         print(f"gptjax: {line}", file=sys.stderr)
         return USER_ERROR

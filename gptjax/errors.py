@@ -63,16 +63,6 @@ def shorten(text: str, most: int = 2000) -> str:
     return line if len(line) <= most else f"{kept} ... ({len(line) - len(kept):,} more characters)"
 
 
-def library(name: str, purpose: str, extra: str = "data", verb: str = "needs", otherwise: str = ""):
-    """The module. Raises UserError: a library of one of gptjax's extras is not installed.
-
-    purpose and verb begin the message, otherwise ends it: what else could be done."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"{purpose} {verb} {name.split('.')[0]}; pip install 'gptjax[{extra}]'{otherwise}.") from error
-
-
 def of_the_machine(error: Exception) -> str | None:
     """A line for what JAX raises where this machine has not what a command asks for; None for any other error.
 

@@ -1,17 +1,19 @@
 """Loss curves of runs, read from their metrics.jsonl: python -m gptjax.plot --out=loss.png RUN [RUN ...]
 
-With --by_source: bits per byte of the held-out text of each source of one run. Needs matplotlib: pip install 'gptjax[notebooks]'.
+With --by_source: bits per byte of the held-out text of each source of one run. Needs matplotlib: pip install 'gptjax[study]'.
 """
 
 import argparse
 import io
+import itertools
 import pathlib
 import sys
 
 from etils import epath
 
 from gptjax import schedule
-from gptjax.errors import UserError, library
+from gptjax.config.extras import library
+from gptjax.errors import UserError
 from gptjax.rundir import metrics, run_directory
 from gptjax.storage import outputs
 
@@ -23,16 +25,18 @@ def loss_curves(workdirs: list[str], out: str) -> None:
 
     Raises UserError: a directory that is no run, no matplotlib.
     """
+    runs = [_read(workdir) for workdir in workdirs]
     figure, axes = _figure()
-    for workdir in workdirs:
-        directory, config, train, held_out = _read(workdir)
+    for name, (_, config, train, held_out) in zip(names_apart([str(run[0].path) for run in runs]), runs):
         [line] = axes.plot(
             [row["tokens"] for row in train],
             [float(row["loss"]) for row in train],
             linewidth=0.7,
             alpha=0.5,
-            label=f"{directory.path.name}, training" if len(workdirs) > 1 else "training",
+            label=f"{name}, training",
         )
+        if not held_out:
+            continue
         axes.errorbar(
             [schedule.tokens_before(config, row["step"]) for row in held_out],
             [float(row["loss"]) for row in held_out],
@@ -41,14 +45,21 @@ def loss_curves(workdirs: list[str], out: str) -> None:
             markersize=3,
             linewidth=1.2,
             color=line.get_color(),
-            label=f"{directory.path.name}, held out: {float(held_out[-1]['loss']):.3f}"
-            if held_out
-            else directory.path.name,
+            label=f"{name}, held out: {float(held_out[-1]['loss']):.3f}",
         )
     axes.set(xlabel="tokens", ylabel="loss (nats per token)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     _save(figure, out)
+
+
+def names_apart(paths: list[str]) -> list[str]:
+    """A short name for each path, no two alike: as many of its last parts as that takes; of one that is given twice, twice
+    the same."""
+    for length in itertools.count(1):
+        names = ["/".join(path.split("/")[-length:]) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            return names
 
 
 def source_curves(workdir: str, out: str) -> None:
@@ -104,7 +115,7 @@ def _save(figure, out: str) -> None:
 
 
 def _figure():
-    library("matplotlib", "loss curves", "notebooks", verb="need").use("Agg")
+    library("matplotlib", "loss curves", verb="need").use("Agg")
     from matplotlib import pyplot
 
     return pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")

@@ -1,7 +1,7 @@
 """Everything that can be added to gptjax from outside, each as one class or function and one entry of one table.
 
 KINDS says where each table is and which test adds one from outside and uses it through the public command or `gptjax.load`;
-README's "To add a ..." says the same to people. Tasks and chips are added here, the others beside what they are of.
+docs/extending.md says the same to people. Tasks and chips are added here, the others beside what they are of.
 """
 
 import ast
@@ -22,6 +22,7 @@ from gptjax import cli, hardware
 from gptjax.rundir import metrics
 from gptjax.tasks import task
 
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 KINDS = {  # kind -> (its table, file::test that adds one)
     "optimizer": (
         "gptjax.optim.optimizers.OPTIMIZERS",
@@ -86,7 +87,7 @@ KINDS = {  # kind -> (its table, file::test that adds one)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kind_has_a_table_a_test_and_a_row_of_the_readme(kind):
+def test_a_kind_has_a_table_a_test_a_row_of_the_docs_and_a_word_of_the_readme(kind):
     address, written = KINDS[kind]
     module, _, name = address.rpartition(".")
     table = getattr(importlib.import_module(module), name)
@@ -97,7 +98,8 @@ def test_a_kind_has_a_table_a_test_and_a_row_of_the_readme(kind):
     assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
     section = (ROOT / "README.md").read_text().split("## To add a ...")[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines()]
+    assert f"{kind} (`{name}`)" in " ".join(section.split())
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in EXTENDING.splitlines()]
     [row] = [row for row in rows if row[0] == kind]
     path = module.replace(".", "/").removeprefix("gptjax/")
     assert row[2].startswith(f"`{path}.py` `{name}`") and row[3] == f"`{file.removeprefix('tests/')}`"
@@ -243,7 +245,8 @@ def test_a_chip_is_an_entry_for_plans_and_for_mfu(monkeypatch):
     assert hardware.peak_flops("NVIDIA H100 PCIe") == 756e12, "the longest name in a device's counts"
 
 
-def test_names_of_kinds_are_words_that_the_readme_says_once():
-    section = (ROOT / "README.md").read_text().split("## To add a ...")[1].split("\n## ")[0]
-    kinds = [line.strip("|").split(" | ")[0].strip() for line in section.splitlines() if re.match(r"\| [a-zA-Z]", line)]
+def test_names_of_kinds_are_words_that_the_docs_say_once():
+    kinds = [
+        line.strip("|").split(" | ")[0].strip() for line in EXTENDING.splitlines() if re.match(r"\| [a-zA-Z]", line)
+    ]
     assert len(kinds) == len(set(kinds)) and set(KINDS) < set(kinds)

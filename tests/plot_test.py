@@ -31,6 +31,20 @@ def run(monkeypatch, *words) -> int:
     return plot.main()
 
 
+@pytest.mark.parametrize(
+    "paths,names",
+    [
+        (["/runs/a", "/runs/b"], ["a", "b"]),
+        (["/first/run", "/second/run"], ["first/run", "second/run"]),
+        (["/x/first/run", "/x/second/run", "/x/other"], ["first/run", "second/run", "x/other"]),
+        (["/runs/a", "/runs/a"], ["a", "a"]),
+        (["/a", "/b/a"], ["/a", "b/a"]),
+    ],
+)
+def test_runs_are_called_by_as_little_of_their_paths_as_tells_them_apart(paths, names):
+    assert plot.names_apart(paths) == names
+
+
 @pytest.mark.parametrize("kind, begins", [("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")])
 def test_a_picture_is_of_the_kind_that_its_name_ends_in(runs_of_two, tmp_path, kind, begins, monkeypatch):
     files = [tmp_path / f"{name}.{kind}" for name in ("once", "again")]

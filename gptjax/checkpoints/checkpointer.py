@@ -1,7 +1,7 @@
 """Checkpoints: Orbax, asynchronous, restored onto any mesh, trusted only with a manifest (validity.py).
 
 A step is some items by name, each a plain nested dict of arrays, whatever optax and flax call their containers; which
-they are of a run in training is keeper.items:
+they are of a run in training is training.resume.items:
 
     checkpoints/STEP/params         the model's parameters
     checkpoints/STEP/opt_state      the optimizer's state
@@ -18,6 +18,7 @@ checksums are dispatched before the state is donated, and waited for by a thread
 import contextlib
 import sys
 import threading
+import time
 
 import jax
 from etils import epath
@@ -26,6 +27,7 @@ from gptjax.checkpoints import checksums, saving, validity
 from gptjax.errors import Damaged, UserError, first_line
 from gptjax.hosts.coordination import Alone
 
+CLEAN_TRIES, CLEAN_SECONDS = 40, 0.05  # of removing what a failed save has left, and between two of them
 CHUNK_BYTES = 64 * 2**20  # what a reader has to hold of an array at a time
 READ_ERRORS = (ValueError, KeyError, OSError)  # of Orbax and TensorStore, for a file that is not as it was
 
@@ -156,12 +158,26 @@ class Checkpointer:
         validity.remove_old(self._directory, keep, keep_every, keep_steps)
 
     def _clean(self, step: int) -> None:
-        """What a failed save has left would fill the disk."""
-        with contextlib.suppress(Exception):
-            if self._peers.index == 0:
-                validity.remove_unfinished(self._directory)
-                if not validity.standing_of(self._folder(step)).counts:
-                    validity.remove(self._folder(step))
+        """Removes what a failed save has left, which would fill the disk. TensorStore's threads may still write for a moment
+        after Orbax has given up, and make again what was just removed: it is done when nothing is left twice in a row."""
+        if self._peers.index:
+            return
+        clean_before = False
+        for _ in range(CLEAN_TRIES):
+            with contextlib.suppress(Exception):  # such as a folder that is written to while it is removed
+                half_written = self._half_written(step)
+                if clean_before and not half_written:
+                    return
+                clean_before = not half_written
+                for path in half_written:
+                    validity.remove(path)
+            time.sleep(CLEAN_SECONDS)
+
+    def _half_written(self, step: int) -> list[epath.Path]:
+        """What lies there of saves that did not end, and this step's folder unless the step counts."""
+        folder = self._folder(step)
+        no_step = folder.exists() and not validity.standing_of(folder).counts
+        return validity.unfinished(self._directory) + [folder] * no_step
 
     def wait(self) -> None:
         """Until the last save is on disk. Raises CheckpointFailed, in all processes, if it is not in one."""

@@ -308,9 +308,13 @@ def remove_old(checkpoints, keep: int, keep_every: int | None, keep_steps: tuple
             remove(standing.path)
 
 
+def unfinished(checkpoints) -> list[epath.Path]:
+    """What Orbax is writing, or was writing when it was killed."""
+    checkpoints = epath.Path(checkpoints)
+    return [path for path in checkpoints.iterdir() if TEMPORARY in path.name] if checkpoints.exists() else []
+
+
 def remove_unfinished(checkpoints) -> None:
     """Deletes what Orbax was writing when it was killed. Only for who alone writes here, and while nothing is saved."""
-    checkpoints = epath.Path(checkpoints)
-    for path in checkpoints.iterdir() if checkpoints.exists() else []:
-        if TEMPORARY in path.name:
-            path.rmtree(missing_ok=True)
+    for path in unfinished(checkpoints):
+        path.rmtree(missing_ok=True)

@@ -8,7 +8,8 @@ import pathlib
 from gptjax import start
 from gptjax.commands import flags
 from gptjax.config import bounds
-from gptjax.errors import UserError, choose, library
+from gptjax.config.extras import library
+from gptjax.errors import UserError, choose
 from gptjax.storage import outputs
 from gptjax.terminal import Progress, finite
 
@@ -81,7 +82,7 @@ def _check_picture(path: str) -> None:
     """Raises UserError before minutes of training, not after."""
     if pathlib.Path(path).suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--out={path} is no picture; give a name that ends in .png, .svg or .pdf.")
-    library("matplotlib", "--out", "study", otherwise=", or leave it out")
+    library("matplotlib", "--out", otherwise=", or leave it out")
     outputs.check_file("--out", path)
 
 

@@ -1,11 +1,12 @@
 """A picture of the lengths of documents: for each source a histogram in bins that double, of documents and of tokens.
 
-Needs matplotlib: pip install 'gptjax[notebooks]'.
+Needs matplotlib: pip install 'gptjax[study]'.
 """
 
 import pathlib
 
-from gptjax.errors import UserError, library
+from gptjax.config.extras import library
+from gptjax.errors import UserError
 
 _ENDINGS = (".png", ".svg", ".pdf")
 _MANY = 24  # sources
@@ -17,7 +18,7 @@ def check(path: str) -> None:
         raise UserError(f"--picture={path}: expected a name that ends in {', '.join(_ENDINGS)}.")
     if not pathlib.Path(path).expanduser().parent.is_dir():
         raise UserError(f"--picture={path}: there is no folder {pathlib.Path(path).parent}; make it first.")
-    library("matplotlib", f"--picture={path}", "notebooks")
+    library("matplotlib", f"--picture={path}")
 
 
 def lengths(facts: dict, path: str) -> None:

@@ -10,7 +10,10 @@ def add_flags(parser, required: bool = True) -> None:
     parser.add_argument("--workdir", required=required, metavar="DIR", help="the run directory, local or gs://")
     parser.add_argument("--executable", metavar="FILE", help="a train step compiled by gptjax plan --save_executable")
     parser.add_argument(
-        "--allow_change", default="", metavar="KEYS", help="config keys, comma-separated, that may differ on resume"
+        "--allow_change",
+        default="",
+        metavar="KEYS",
+        help="config fields that may differ when a run goes on, comma-separated: train.steps makes a finished run longer",
     )
     parser.add_argument(
         "--branch_from", metavar="RUN_DIR", help="begin with a checkpoint of this run instead of step 0"
@@ -21,11 +24,12 @@ def add_flags(parser, required: bool = True) -> None:
 def run(args) -> int:
     """The exit code of the run, as errors.py names them."""
     config = flags.load_config(args)
+    from gptjax.rundir import resuming
+
+    allowed = resuming.asked(args.allow_change)
     start.start_jax(config)
     from gptjax.hosts import distributed
-    from gptjax.training import branching
-    from gptjax.training import main as train
+    from gptjax.training import branching, main
 
-    allowed = tuple(filter(None, args.allow_change.split(",")))
     origin = branching.asked(args.branch_from, args.branch_step)
-    return train.train(config, args.workdir, allowed, args.executable, origin, distributed.start)
+    return main.train(config, args.workdir, allowed, args.executable, origin, distributed.start)

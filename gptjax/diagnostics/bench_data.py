@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from gptjax import schedule
+from gptjax.config.extras import library
 from gptjax.data import tokenizers
 from gptjax.data.rows.hashing import permute
 from gptjax.data.rows.pipeline import TrainRows, open_text
@@ -61,7 +62,7 @@ def tokenizer_rates(spec: str, texts: Iterable[str], seconds: float) -> dict:
     rates alone. Raises UserError: no such tokenizer; no text.
     """
     tokenizer = tokenizers.from_spec(spec)
-    library, direct = _library(tokenizer)
+    name, direct = _library(tokenizer)
     ours, theirs = Timer(), Timer()
     sizes, differ, deadline = [], 0, time.perf_counter() + seconds
     for i, batch in enumerate(_rounds(texts, ROUND_CHARACTERS)):
@@ -76,7 +77,7 @@ def tokenizer_rates(spec: str, texts: Iterable[str], seconds: float) -> dict:
         raise UserError("there is no text to measure a tokenizer on; give files that hold some.")
     results = {"tokenizer": spec, "text_bytes": sum(sizes), "rounds": len(sizes), "ours": ours.rates(sizes)}
     if direct:
-        results |= {"library": library, "direct": theirs.rates(sizes), "differ": differ}
+        results |= {"library": name, "direct": theirs.rates(sizes), "differ": differ}
         results["ratio"] = results["ours"]["per_cpu_second"] / results["direct"]["per_cpu_second"]
     return results | {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
@@ -246,8 +247,10 @@ def _tiktoken(definition: bytes):
 
 
 def _hugging_face(definition: bytes):
-    import tokenizers as library
-
-    tokenizer = library.Tokenizer.from_str(definition.decode())
+    tokenizers = library("tokenizers", "the tokenizer 'hf'")
+    tokenizer = tokenizers.Tokenizer.from_str(definition.decode())
     tokenizer.encode_special_tokens = True  # as ours: the text `<|endoftext|>` is text
-    return f"tokenizers {library.__version__} encode", lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+    return (
+        f"tokenizers {tokenizers.__version__} encode",
+        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+    )

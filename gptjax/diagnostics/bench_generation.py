@@ -10,6 +10,7 @@ import time
 import jax
 import numpy as np
 
+from gptjax.config.extras import library
 from gptjax.errors import UserError
 from gptjax.generation.engine import Engine, Row
 from gptjax.generation.settings import Settings
@@ -44,13 +45,8 @@ def bench(config, seconds: float) -> dict:
 
 
 def _their_model(shape):
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise UserError(
-            f"--generate measures beside Hugging Face: pip install torch transformers ({error})."
-        ) from error
+    torch = library("torch", "--generate measures beside Hugging Face, which")
+    transformers = library("transformers", "--generate measures beside Hugging Face, which")
     family = families.family_for(shape)
     values = family.config_out(shape, "float32", None)
     config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)

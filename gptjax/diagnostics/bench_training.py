@@ -25,20 +25,21 @@ DECODE_TOKENS = 64
 def bench(config, seconds: float) -> dict:
     """Measurements of training (whole calls of train.steps_per_call steps) and of decoding after a one-token prompt.
 
-    MFU is over the matmul rate measured here just before, in the config's dtype, FLOPs counted as PaLM does.
+    MFU is of the peak that `gptjax train` counts with, FLOPs counted as PaLM does; None on a CPU (hardware.peak_of).
     Raises UserError for a config that does not fit the devices.
     """
     config = info.resolved(config)
     program = programs.of(config)
     mesh, device = program.mesh, program.mesh.devices.flat[0]
-    peak = hardware.measure_matmul_flops(config.model.dtype) * (1 if device.platform == "cpu" else mesh.size)
+    peak, source = hardware.peak_of(device, config.model.dtype)
     with numerics.on_mesh(mesh):
         start = time.perf_counter()
         state = jax.block_until_ready(program.init())
         results = {
             "device": f"{mesh.size} x {device.device_kind}",
             "attention": program.kernel,
-            "matmul_flops_per_second": peak,
+            "peak_flops_per_second": peak,  # of a device
+            "peak_source": source,
             "init_seconds": time.perf_counter() - start,
         }
         results["train"], state = _bench_train(config, program, state, peak, seconds)
@@ -47,7 +48,7 @@ def bench(config, seconds: float) -> dict:
     return results
 
 
-def _bench_train(config, program, state, peak: float, seconds: float) -> tuple[dict, TrainState]:
+def _bench_train(config, program, state, peak: float | None, seconds: float) -> tuple[dict, TrainState]:
     shape = (config.train.steps_per_call, config.train.batch_size, config.model.context_length)
     token = np.random.default_rng(0).integers(config.model.vocab_size, size=(*shape[:2], shape[2] + 1), dtype=np.int32)
     batch = {"token_BT": token, "weight_BL": np.ones(shape, np.float32)}
@@ -70,7 +71,7 @@ def _bench_train(config, program, state, peak: float, seconds: float) -> tuple[d
         "tokens_per_second": float(rate),
         "tokens_per_second_best": float(np.prod(shape) / min(times)),
         "step_seconds": statistics.median(times) / shape[0],
-        "mfu": flops.mfu(rate, per_token, peak),
+        "mfu": None if peak is None else flops.mfu(rate, per_token, peak * program.mesh.size),
         "program_temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
         "calls_measured": len(times),
     }, state
@@ -98,12 +99,14 @@ def _bench_decode(config, program, params, batch: int, seconds: float) -> dict:
 def table(results: dict) -> str:
     """bench() for a person."""
     train = results["train"]
+    peak, source = results["peak_flops_per_second"], results["peak_source"]
+    mfu = "" if peak is None else f" MFU {train['mfu']:.1%},"
+    of = f"MFU not shown: {source}" if peak is None else f"MFU of {peak / 1e12:.4g} TFLOP/s a device ({source})"
     lines = [
-        f"device   {results['device']}, attention {results['attention']},"
-        f" matmul {results['matmul_flops_per_second'] / 1e12:.4g} TFLOP/s measured",
+        f"device   {results['device']}, attention {results['attention']}, {of}",
         f"init     {results['init_seconds']:.1f} s, compilation included",
         f"train    compile {train['compile_seconds']:.1f} s, {si(train['tokens_per_second'])} tokens/s"
-        f" (best {si(train['tokens_per_second_best'])}), MFU {train['mfu']:.1%},"
+        f" (best {si(train['tokens_per_second_best'])}),{mfu}"
         f" {train['step_seconds'] * 1000:.1f} ms a step,"
         f" median of {train['calls_measured']} calls",
     ]

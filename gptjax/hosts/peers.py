@@ -64,8 +64,7 @@ class Peers(Group):
 
         At once and without cleaning up, which would wait for the others: a save that all take part in, a device.
         """
-        simple = isinstance(error, UserError | PeerLost | KeyboardInterrupt) and error.__cause__ is None
-        deadline = time.monotonic() + (0 if simple else VERDICT_SECONDS)
+        deadline = time.monotonic() + (VERDICT_SECONDS if may_be_anothers_death(error) else 0)
         while time.monotonic() < deadline:
             if self._suspects:
                 self._lost(f"{self._suspects}: lost ({first_line(error)})")
@@ -73,8 +72,9 @@ class Peers(Group):
         code = _exit_code(error)
         if code == 1:
             traceback.print_exception(error)
-        print(f"gptjax: {first_line(error)}", file=sys.stderr, flush=True)
-        self.leave(first_line(error), code)
+        why = "stopped at once by Ctrl-C" if isinstance(error, KeyboardInterrupt) else first_line(error)
+        print(f"gptjax: {why}", file=sys.stderr, flush=True)
+        self.leave(why, code)
         sys.stdout.flush()
         os._exit(code)
 
@@ -161,6 +161,14 @@ _ADVICE = {
     USER_ERROR: "stopping here too",
     MOVED: "stopping here too",
 }
+
+
+def may_be_anothers_death(error: BaseException) -> bool:
+    """Whether an error may come of another process that died: not what the user or the group itself says. A
+    KeyboardInterrupt that a library has wrapped, with a cause, is the user's all the same."""
+    if isinstance(error, KeyboardInterrupt):
+        return False
+    return not isinstance(error, UserError | PeerLost) or error.__cause__ is not None
 
 
 def _exit_code(error: BaseException) -> int:

@@ -30,11 +30,15 @@ INTRODUCTION = """# Plans
 
 Made by `python -m gptjax.planning.plan_docs docs/plans.md`, one `gptjax plan --config=configs/NAME.py TOPOLOGY --row` a row.
 {compilers}
-The slice is described with the wrap-around links that it has, and the step is compiled with the options that training
-gives its kind of chip: the last table here, from `gptjax/parallel/tpu.py`.
-Memory is XLA's peak on a device of the real train step, compiled ahead of time, with the program itself. Seconds are a
-roofline of the compiled schedule: matmuls, HBM and links at the rates below, every collective that the schedule does
-not overlap waited for. MFU counts FLOPs as PaLM does. Compile time and memory are the compiler's here, in seconds of wall time.
+
+A plan compiles the real train step ahead of time, for a slice with the wrap-around links that it has, and with the
+options that training gives its kind of chip (the last table, from `gptjax/parallel/tpu.py`).
+
+- Memory is XLA's peak on a device, with the program itself.
+- Seconds are a roofline of the compiled schedule: matmuls, HBM and links at the rates below. The step waits for every
+  collective that the schedule does not overlap.
+- MFU counts FLOPs as the PaLM paper does (`6n_attn_full`).
+- Compile seconds (wall time) and GiB are those of the compiler on the machine that made this page.
 """
 
 

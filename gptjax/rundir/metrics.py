@@ -181,12 +181,7 @@ def _tensorboard(directory: epath.Path, step: int):
 
 
 def _wandb(project: str, directory: epath.Path, config):
-    from gptjax.errors import UserError
+    from gptjax.config.extras import library
 
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(
-            f"train.wandb_project={project!r} needs Weights & Biases; pip install wandb, or set it to None."
-        ) from error
+    wandb = library("wandb", f"train.wandb_project={project!r}", otherwise=", or set it to None")
     return wandb.init(project=project, name=directory.name, config=config.to_dict(), resume="allow")

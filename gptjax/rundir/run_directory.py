@@ -16,7 +16,6 @@ import re
 import subprocess
 import sys
 import time
-import types
 
 from etils import epath
 
@@ -233,22 +232,6 @@ def open_run(workdir: str) -> RunDirectory:
     return RunDirectory(path if "://" in str(path) else path.resolve())
 
 
-def check_resume(old, new, allowed: tuple[str, ...] = (), gone: dict[str, tuple] = types.MappingProxyType({})) -> None:
-    """Raises UserError if a run made with config `old` cannot go on with `new`, naming every key in the way.
-
-    gone: `removed_fields` of the run.
-    allowed: keys or sections the user lets change, beside those that a resume accepts unasked.
-    """
-    telling = {key: values for key, values in changes.differing(old, new).items() if not changes.word(key).resume}
-    refused = {key: values for key, values in {**telling, **gone}.items() if not changes.is_named(key, allowed)}
-    if refused:
-        shown = ", ".join(f"{key} ({before!r} -> {after!r})" for key, (before, after) in refused.items())
-        raise UserError(
-            f"this run was started with another config: {shown}; use a new --workdir,"
-            f" or allow it with --allow_change={','.join(refused)}."
-        )
-
-
 def manifest(config, store, command: list[str]) -> dict:
     """What a reader needs to make the run again: code, packages, data, machine, sizes, command line."""
     text = {"fingerprint": store.fingerprint, **store.description}
@@ -288,11 +271,18 @@ def package_versions() -> dict[str, str]:
 
 def _requirements(package: str) -> set[str]:
     try:
-        lines = importlib.metadata.requires(package) or []
+        return required_names(importlib.metadata.requires(package) or [])
     except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
         return set()
-    telling = (line for line in lines if not any(f'extra == "{extra}"' in line for extra in TOOLS))
-    names = {re.match(r"[\w.-]+", line).group() for line in telling}
+
+
+def required_names(requirements: list[str]) -> set[str]:
+    """Normalised names of the packages that Requires-Dist lines name, without those of the extras in TOOLS.
+
+    Build backends differ in the quotes around an extra: setuptools writes extra == "test", hatchling extra == 'test'.
+    """
+    of_tools = re.compile(rf"""extra == (["'])({"|".join(TOOLS)})\1""")
+    names = {re.match(r"[\w.-]+", line).group() for line in requirements if not of_tools.search(line)}
     return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
 
 

@@ -55,7 +55,7 @@ class TaskEvaluation(hooks.Hook):
         self._failed = set()
 
     def due(self, step: int) -> bool:
-        return step == self._last or (self._every is not None and step % self._every == 0)
+        return step == self._last or hooks.is_multiple(step, self._every)
 
     def run(self, state, step: int, should_stop) -> None:
         """Of the parameters, and of their average if one is kept: rows of metrics.jsonl and of the terminal. Nothing is

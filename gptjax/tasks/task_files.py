@@ -5,12 +5,12 @@ milliseconds. Paths of data in a task file may be relative to that file, or as l
 """
 
 import dataclasses
-import importlib.util
 import json
 import os
 import pathlib
 import tempfile
 
+from gptjax.config.extras import library
 from gptjax.errors import UserError, did_you_mean, shorten
 from gptjax.tasks import task as python_tasks
 
@@ -151,8 +151,7 @@ def load(selection: Selection) -> dict:
 
 def require() -> None:
     """Raises UserError: lm-eval is not installed."""
-    if importlib.util.find_spec("lm_eval") is None:
-        raise UserError("tasks need lm-eval, which is not installed; pip install 'gptjax[eval]'.")
+    library("lm_eval", "tasks", verb="need")
 
 
 def _overlay(file: TaskFile) -> dict:

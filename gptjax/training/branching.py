@@ -27,7 +27,7 @@ from gptjax.checkpoints import validity
 from gptjax.config import bounds, changes, removed
 from gptjax.config.values import from_dict
 from gptjax.errors import UserError
-from gptjax.rundir import metrics, run_directory
+from gptjax.rundir import metrics, resuming, run_directory
 from gptjax.schedule import Rewinds
 from gptjax.storage import folder_kinds
 
@@ -49,7 +49,7 @@ def asked(run: str | None, step: str | None) -> Origin | None:
         return None
     if run is None or step is None:
         raise UserError("--branch_from=RUN_DIR and --branch_step=N name a checkpoint together; give both, or neither.")
-    if not (number := bounds.whole_number(step)):
+    if (number := bounds.whole_number(step)) is None:
         raise UserError(f"--branch_step={step} is no step of a run; give the number of a checkpoint of {run}.")
     return Origin(run_directory.open_run(run), number)
 
@@ -120,8 +120,10 @@ def check(origin: Origin, directory, config, store, allowed: tuple[str, ...], ma
     }
 
 
-def _refused(origin: Origin, why: str, mend: str) -> UserError:
-    return UserError(f"this run cannot branch from {origin}: {why}; {mend}.")
+def _refused(origin: Origin, why: str, mend: str, allow: tuple[str, ...] = ()) -> UserError:
+    """allow: the keys of an --allow_change that would let it."""
+    ending = f", or {resuming.adding(allow)}" if allow else "."
+    return UserError(f"this run cannot branch from {origin}: {why}; {mend}{ending}")
 
 
 def _check_there(origin: Origin, directory) -> None:
@@ -141,6 +143,8 @@ def _check_there(origin: Origin, directory) -> None:
     if origin.step not in (steps := origin.run.steps()):
         there = f"it has {', '.join(map(str, steps))}" if steps else "it has none"
         mend = f"take one of them, or save it with checkpoint.keep_steps=({origin.step},) in the trunk's config"
+        if origin.step == 0:
+            mend = "take one of them, or leave --branch_from out: step 0 is the start of a run of its own"
         raise _refused(origin, f"there is no such checkpoint ({there})", mend)
 
 
@@ -157,10 +161,8 @@ def _check_config(origin: Origin, trunk, config, allowed: tuple[str, ...]) -> li
     refused = [key for key in telling if not changes.is_named(key, allowed)]
     if refused:
         shown = ", ".join(f"{key} ({telling[key][0]!r} there, {telling[key][1]!r} here)" for key in refused)
-        mend = "only length and learning rate may differ. Use another trunk, or allow it with"
-        raise _refused(
-            origin, f"it was trained with another config: {shown}", f"{mend} --allow_change={','.join(refused)}"
-        )
+        why = f"it was trained with another config: {shown}"
+        raise _refused(origin, why, "only length and learning rate may differ; use another trunk", (*allowed, *refused))
     return list(telling)
 
 
@@ -176,7 +178,7 @@ def _check_text(origin: Origin, store, allowed: tuple[str, ...]) -> None:
         raise _refused(origin, f"its tokenizer is another ({tokenizers[0]}, here {tokenizers[1]})", "use the trunk's")
     if there != here and "data" not in allowed:
         why = f"its text is another (fingerprint {str(there)[:12]}, here {here[:12]})"
-        raise _refused(origin, why, "restore the text, or allow it with --allow_change=data")
+        raise _refused(origin, why, "restore the text", (*allowed, "data"))
 
 
 def _check_steps(origin: Origin, trunk, config) -> None:

@@ -13,8 +13,7 @@ import jax
 
 from gptjax import schedule
 from gptjax.errors import UserError
-from gptjax.evaluation import held_out as evaluate
-from gptjax.evaluation import run_loss
+from gptjax.evaluation import held_out, run_loss
 from gptjax.parallel import numerics
 from gptjax.run import run
 from gptjax.rundir import metrics, run_directory, runlock
@@ -67,7 +66,7 @@ def catch_up(directory, tell=lambda step, prefix, results: None, should_stop=lam
             results = session.evaluate(number, prefix, options)
             if results is None:
                 break
-            metrics.insert(directory.metrics, "eval", number, **evaluate.logged(prefix, results), made_up=True)
+            metrics.insert(directory.metrics, "eval", number, **held_out.logged(prefix, results), made_up=True)
             made.append((number, prefix))
             tell(number, prefix, results)
     return Missing(made, found.left[len(made) :], found.lost, session.differs)
@@ -97,7 +96,7 @@ class _Session:
         loaded = dataclasses.replace(loaded, program=self._program, params=params)
         batch = run_loss.batch_rows(loaded, None) if self.differs else self._config.eval_batch_size
         with numerics.on_mesh(loaded.mesh):
-            return evaluate.evaluate_sources(loaded.program, params, self._rows, batch, **options)
+            return held_out.evaluate_sources(loaded.program, params, self._rows, batch, **options)
 
 
 def said(found: Missing) -> list[str]:

@@ -50,12 +50,13 @@ class Hook:
         return []
 
     def close(self, state) -> None:
-        """The run ends, or stops, or has failed."""
+        """The run ends, or stops, or has failed, after `begin`."""
 
 
 class HeldOut(Hook):
     """Loss on held-out text: of the parameters, and of their average if the run keeps one."""
 
+    catches_up = True
     doing = "evaluating"
 
     def __init__(self, config, evaluation=None):
@@ -82,7 +83,7 @@ class HeldOut(Hook):
         return ("",) if self.config.optim.ema_decay is None else ("", "ema_")
 
     def due(self, step: int) -> bool:
-        return step == self._last or (self._every is not None and step % self._every == 0)
+        return step == self._last or is_multiple(step, self._every)
 
     def run(self, state, step: int, should_stop) -> None:
         if self._done == step:
@@ -167,6 +168,11 @@ def _tasks(config) -> Hook | None:
     if config.eval.tasks is None:
         return None
     return importlib.import_module("gptjax.tasks.task_evaluation").TaskEvaluation(config)
+
+
+def is_multiple(step: int, every: int | None) -> bool:
+    """Whether something is due that is done every so many steps; None: never."""
+    return every is not None and step % every == 0
 
 
 HOOKS = {

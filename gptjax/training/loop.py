@@ -39,19 +39,23 @@ class Training:
 
 
 class Loop:
-    """A run that is going on. start: the resume.Resumed that it goes on from."""
+    """A run that is going on, once `begin` was called; `close` it whether or not it could begin."""
 
-    def __init__(self, training: Training, keeper, start, hooks=()):
+    def __init__(self, training: Training, keeper, hooks=()):
         self.training, self.keeper, self.hooks = training, keeper, hooks
         self.total_steps = schedule.total_steps(training.session.config)
-        self.rewinds = start.rewinds
-        keeper.log_to(training.log, start.step)
-        self._go_on_from(start)
-        self.resumes = start.state is not None and not start.branched
-        self._say_where(start)
         self.rows_read = 0  # of the training text, by this process
         self._first = True  # whether no call has been made yet
         self._compiled = set()  # shapes of batches, of which a ramp has several
+        self._begun = []  # hooks, in the order in which they began
+
+    def begin(self, start) -> None:
+        """start: the resume.Resumed that the run goes on from."""
+        self.rewinds = start.rewinds
+        self.keeper.log_to(self.training.log, start.step)
+        self._go_on_from(start)
+        self.resumes = start.state is not None and not start.branched
+        self._say_where(start)
 
     def _go_on_from(self, start) -> None:
         session, training = self.training.session, self.training
@@ -61,6 +65,8 @@ class Loop:
         self.recorder = Recorder(training, start.batch_hash, self.rewinds)
         for hook in self.hooks:
             hook.begin(training, self.step)
+            if hook not in self._begun:
+                self._begun.append(hook)
 
     def _say_where(self, start) -> None:
         training = self.training
@@ -108,12 +114,12 @@ class Loop:
         self.between_calls()
 
     def finish(self) -> None:
-        """After the last call: what is left to be read, run and saved. Raises Diverged."""
+        """After the last call: what is left to be read, saved and run. Raises Diverged."""
         self.recorder.drain()
+        self._save(last=True)  # first: a run killed while its hooks run has lost no step
         for hook in self.hooks:
             if hook.due(self.step):
                 self._run_hook(hook)
-        self._save(last=True)
         counts = self.training.peers.gather("rows_read", self.rows_read)
         if counts is not None:  # what each process read of the text: 1/processes of it, unless they share rows
             self.training.log.write("event", self.step, event="rows_read", by_process=counts)
@@ -137,7 +143,7 @@ class Loop:
 
     def close(self) -> None:
         """Its hooks, the terminal and the log; the keeper is its owner's."""
-        for hook in self.hooks:
+        for hook in self._begun:
             hook.close(self.state)
         self.training.progress.close()
         self.training.log.close()

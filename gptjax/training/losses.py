@@ -17,13 +17,12 @@ To add a loss, write such a function in any module and name it in LOSSES, as "mo
 the loss is chosen. Held-out text is judged by the loss of its tokens whatever is minimised (models/placed).
 """
 
-import importlib
 import typing
 
 import jax
 import jax.numpy as jnp
 
-from gptjax.errors import choose
+from gptjax.errors import choose, imported
 from gptjax.models import placed
 
 LOSSES = {"next_token": "gptjax.training.losses:next_token"}
@@ -68,9 +67,9 @@ OF_LAYERS = {"activation_rms": RootMeanSquare, "max_attention_logit": Largest}  
 
 
 def of(config) -> typing.Callable:
-    """The loss of a Config. Raises UserError for an unknown name."""
-    module, _, function = choose(LOSSES, config.train.loss, "train.loss").partition(":")
-    return getattr(importlib.import_module(module), function)
+    """The loss function of a Config. Raises UserError for an unknown name, and for an entry that leads nowhere."""
+    name = config.train.loss
+    return imported(choose(LOSSES, name, "train.loss"), f"train.loss={name!r}")
 
 
 def next_token(params, batch: dict, key, *, graph, config):

@@ -2,8 +2,8 @@
 
     join      the other processes of the run, if there are any                  (distributed, peers)
     prepare   hooks; text -> tokens, config resolved, mesh, kernel, program     (hooks, session)
-    open      one writer; the directory's files, or whether they may go on      (runlock, rundir)
-    start     the newest checkpoint, a branch's, or nothing                     (keeper, branching)
+    open      one writer; the directory's files, or whether they may go on      (runlock, run_directory)
+    start     the newest checkpoint, a branch's, another run's, or nothing      (resume, branching, starting)
     loop      call -> numbers -> hooks, checkpoint -> call ...                  (loop)
 
 Every process runs this same code; process 0 alone writes what is not a checkpoint. When to stop and to save,
@@ -23,7 +23,7 @@ from gptjax.errors import UserError
 from gptjax.hosts import agreement, coordination, interrupt, watchdog
 from gptjax.parallel import numerics
 from gptjax.rundir import metrics, run_directory, runlock
-from gptjax.training import hooks, report, resume
+from gptjax.training import hooks, resume
 from gptjax.training.loop import Loop, Training
 from gptjax.training.resume import BEGINNING, Keeper
 from gptjax.training.session import Session, prepare, with_executable
@@ -80,6 +80,8 @@ def _train_together(config, directory, allowed_changes, executable_path, origin,
         _check_equal_text(peers, session, chosen, dog)
         with _sole_writer(directory, session, allowed_changes, origin, peers) as lock:
             resumed = _open_directory(directory, session, allowed_changes, origin, peers)
+            from gptjax.training import report
+
             for line in [*report.header(session, directory, resumed), *_device_lines(peers)]:
                 progress.message(line)
             return run_session(session, directory, progress, peers, stop, dog, started, lock, chosen)
@@ -127,40 +129,63 @@ def run_session(
     session: Session, directory, progress, peers, stop, dog, started: float, lock=runlock.NO_LOCK, chosen=()
 ) -> int:
     """The loop, in a run directory that is open. chosen: hooks. Returns the exit code."""
+    closing = contextlib.ExitStack()
     with numerics.on_mesh(session.program.mesh), agreement.Agreement(peers, stop) as agreed:
-        loop = open_loop(session, directory, progress, peers, agreed, dog, started, lock, chosen)
         try:
+            loop = open_loop(session, directory, progress, peers, agreed, dog, started, closing, lock, chosen)
+            was_finished = loop.step >= loop.total_steps
+            stop.wish = functools.partial(_wish, dog, peers, session.config)
             with runlock.judging(lock):
                 code = loop.run()
                 if code == 0:
-                    say_ending(loop.training)
+                    say_ending(loop.training, was_finished)
                 return code
         except BaseException as error:
             peers.blame(error)  # before closing, which would wait for the others
             raise
         finally:
             with dog.doing("closing"):
-                loop.close()
-                loop.keeper.close()
+                closing.close()
+
+
+def _wish(dog, peers, config) -> str:
+    """What follows a signal, for the user: calls that were dispatched cannot be taken back. One is running, one waits behind
+    it, and where several processes have to agree, one more may be dispatched."""
+    from gptjax.training import report
+
+    calls = 2 if peers.count == 1 else 3
+    return report.stopping(dog.now_doing, calls, config.train.steps_per_call, dog.call_seconds())
 
 
 def open_loop(
-    session: Session, directory, progress, peers, agreed, dog, started: float, lock=runlock.NO_LOCK, chosen=()
+    session: Session, directory, progress, peers, agreed, dog, started: float, closing, lock=runlock.NO_LOCK, chosen=()
 ) -> Loop:
-    """The Loop of a run, where it starts or goes on."""
+    """The Loop of a run, where it starts or goes on. closing: the ExitStack that closes what was opened for it, also where
+    it could not begin."""
     keeping = keeper_of(session, directory, progress, peers)
+    closing.callback(keeping.close)
     with dog.doing("resuming or initialising"):
         start = _start(session, directory, keeping, peers)
     log = open_log(session, directory, start) if peers.index == 0 else metrics.NoLog()
     check_lock = functools.partial(runlock.check_together, lock, peers)
     training = Training(session, directory, log, progress, peers, agreed, dog, check_lock, started)
-    return Loop(training, keeping, start, chosen)
+    loop = Loop(training, keeping, chosen)
+    closing.callback(loop.close)
+    loop.begin(start)
+    return loop
 
 
-def say_ending(training: Training) -> None:
-    """What a run has left that has come to its end."""
+def say_ending(training: Training, was_finished: bool = False) -> None:
+    """What lies in the directory of a run that has come to its end, and how one that had ended before is made longer."""
+    from gptjax.training import report
+
     for line in report.ending(training.session, training.directory):
         training.progress.message(line)
+    if was_finished:
+        from gptjax.rundir import resuming
+
+        for line in resuming.finished(training.session.config):
+            training.progress.message(line)
 
 
 def keeper_of(session: Session, directory, progress, peers, alone: bool = True) -> Keeper:
@@ -208,15 +233,9 @@ def check_directory(directory: run_directory.RunDirectory, session: Session, all
         directory.check_trained(
             f"trained further; a new run starts with its parameters by train.start_from={directory.path}"
         )
-        run_directory.check_resume(directory.config(), session.config, allowed, directory.removed_fields())
-        directory.check_tokenizer(session.store.tokenizer)
-        before = directory.fingerprint()
-        if before != session.store.fingerprint and "data" not in allowed:
-            raise UserError(
-                f"the text or tokenizer is not the one this run was started with (fingerprint"
-                f" {before[:12]}, now {session.store.fingerprint[:12]}); restore the text,"
-                " use a new --workdir, or allow it with --allow_change=data."
-            )
+        from gptjax.rundir import resuming
+
+        resuming.check(directory, session.config, session.store, allowed)
     resumed = bool(directory.steps())
     manifest = _described(directory, session, allowed, origin)
     directory.save_tokenizer(session.store.tokenizer)

@@ -93,6 +93,7 @@ class Recorder:
         if rate:
             left = (schedule.run_tokens(self._config) - tokens) / rate
             speed = {"tokens_per_second": rate, "mfu": self._session.mfu(rate), "seconds_left": left}
+            speed = {name: value for name, value in speed.items() if value is not None}
         memory = self._session.memory_in_use()
         batch_hash = self.batch_hash()
         seen = {} if batch_hash is None else {"batch_hash": batch_hash}
@@ -113,9 +114,8 @@ def progress_line(taken: int, total: int, numbers: dict, speed: dict) -> str:
     if numbers.get("skipped_updates"):
         line += f"  left out {numbers['skipped_updates']}"
     if speed:
-        line += (
-            f"  {si(speed['tokens_per_second'])} tok/s  MFU {speed['mfu']:.1%}  left {duration(speed['seconds_left'])}"
-        )
+        mfu = f"  MFU {speed['mfu']:.1%}" if "mfu" in speed else ""
+        line += f"  {si(speed['tokens_per_second'])} tok/s{mfu}  left {duration(speed['seconds_left'])}"
     return line
 
 

@@ -16,6 +16,7 @@ def header(session, directory, resumed: bool) -> list[str]:
         f"run        {shown_path(directory)}{' (resuming)' if resumed else ''}",
         f"model      {model.shown_shape}, context {model.context_length}, vocabulary {model.vocab_size}, {model.dtype}",
         f"parameters {counts.total:,} ({counts.non_embedding:,} without embeddings)",
+        *_optimizer_lines(config.optim),
         *_trainable_lines(session),
         *_text_lines(session.store),
         f"training   {steps:,} steps of {config.train.batch_size} x {model.context_length} tokens:"
@@ -23,9 +24,14 @@ def header(session, directory, resumed: bool) -> list[str]:
         f"devices    {session.devices}, mesh {axes}",
         f"attention  {session.program.kernel} ({session.program.kernel_reason})",
         *compiler_lines(mesh),
-        f"MFU        of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source});"
-        " FLOPs as PaLM counts them",
+        f"MFU        {_mfu(session)}",
     ]
+
+
+def _mfu(session) -> str:
+    if session.peak_flops is None:
+        return f"not shown: {session.peak_source}"
+    return f"of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source}); FLOPs as PaLM counts them"
 
 
 def compiler_lines(mesh) -> list[str]:
@@ -40,6 +46,13 @@ def compiler_lines(mesh) -> list[str]:
     return [
         f"compiler   no options: {device.device_kind} is not in gptjax/parallel/tpu.py, which has {', '.join(tpu.KINDS)}"
     ]
+
+
+def _optimizer_lines(config) -> list[str]:
+    """What is unusual about an optimizer, if anything is."""
+    from gptjax.optim import optimizers, probe
+
+    return [f"optimizer  {note}" for note in probe.said(config.name, optimizers.OPTIMIZERS[config.name])]
 
 
 def _trainable_lines(session) -> list[str]:
@@ -64,6 +77,17 @@ def shown_path(directory) -> str:
     here = pathlib.Path.cwd()
     path = pathlib.Path(directory.path)
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(directory.path)
+
+
+def stopping(doing: str, calls: int, steps_per_call: int, call_seconds: float | None) -> str:
+    """What a run does when it is asked to stop. doing: a word of the watchdog's. calls: those of the train step that have to
+    come to their end, at most; call_seconds: of each, where it is known."""
+    if doing != "training":
+        return f"{doing} goes on until it can be left; then a checkpoint is saved and the run stops"
+    seconds = None if call_seconds is None else calls * call_seconds
+    about = "" if seconds is None else f" (about {max(1, round(seconds))} s)"
+    steps = calls * steps_per_call
+    return f"up to {steps:,} steps that were begun are finished{about}; then a checkpoint is saved and the run stops"
 
 
 def ending(session, directory) -> list[str]:

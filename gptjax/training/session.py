@@ -1,10 +1,7 @@
-"""What a run is made of before its first step: text, resolved config, mesh, kernel and compiled program."""
+"""What a run is made of before its first step: text, resolved config, mesh, kernel and program (not compiled yet)."""
 
 import dataclasses
-import math
 import typing
-
-import jax
 
 from gptjax import flops, hardware, schedule
 from gptjax.data.rows import pipeline
@@ -19,12 +16,12 @@ class Session:
     """Everything a run needs that does not change while it goes on."""
 
     config: typing.Any  # resolved: with vocab_size
-    store: typing.Any  # data.store.TokenStore
-    objective: typing.Any  # data.objectives.Objective
+    store: typing.Any  # data.tokens.store.TokenStore
+    objective: typing.Any  # data.rows.objectives.Objective
     rows: pipeline.TrainRows
     eval_rows: dict[str, pipeline.EvalRows]  # of each source
     program: programs.Program
-    peak_flops: float  # per device and second; NaN but in process 0
+    peak_flops: float | None  # per device and second; None: MFU is left out
     peak_source: str
 
     @property
@@ -37,8 +34,10 @@ class Session:
         """How many of which kind."""
         return f"{self.program.mesh.size} x {self.program.mesh.devices.flat[0].device_kind}"
 
-    def mfu(self, tokens_per_second: float) -> float:
-        """Model FLOPs utilisation, a fraction of what all devices could do."""
+    def mfu(self, tokens_per_second: float) -> float | None:
+        """Model FLOPs utilisation, a fraction of what all devices could do; None where that is not known, as on a CPU."""
+        if self.peak_flops is None:
+            return None
         per_token = flops.flops_per_token(self.config.model)["6n_attn_full"]
         return flops.mfu(tokens_per_second, per_token, self.peak_flops * self.program.mesh.size)
 
@@ -57,12 +56,11 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     optimizers.check(config)
     store, objective = pipeline.open_text(config.data, config.model.context_length, alive)
     config = config.with_vocabulary(store.tokenizer.vocab_size)
-    program = programs.of(config, devices)
+    program = programs.on_mesh(config, mesh)
     rows = pipeline.TrainRows(store, config.data, config.model.context_length, objective, alive)
     eval_rows = held_out_rows(config, store, objective)
-    chosen = {"program": program}
-    peak, source = _peak(config, mesh)
-    return Session(config, store, objective, rows, eval_rows, **chosen, peak_flops=peak, peak_source=source)
+    peak, source = hardware.peak_of(mesh.devices.flat[0], config.model.dtype)
+    return Session(config, store, objective, rows, eval_rows, program, peak_flops=peak, peak_source=source)
 
 
 def held_out_rows(config, store, objective) -> dict[str, pipeline.EvalRows]:
@@ -80,16 +78,6 @@ def held_out_rows(config, store, objective) -> dict[str, pipeline.EvalRows]:
         )
         for name, source in store.sources.items()
     }
-
-
-def _peak(config, mesh) -> tuple[float, str]:
-    """FLOP/s of one device, and where that is from. On CPUs without a data sheet, process 0 measures its own."""
-    kind = mesh.devices.flat[0].device_kind
-    if peak := hardware.peak_flops(kind):
-        return peak, f"published for {kind}"
-    here = jax.process_index() == 0
-    measured = hardware.measure_matmul_flops(config.model.dtype) if here else math.nan
-    return measured / len(mesh.local_devices), "measured here, a plain matmul"
 
 
 def with_executable(session: Session, path: str) -> Session:

@@ -124,7 +124,8 @@ def mean_gradient(state: TrainState, batch: dict, *, graph, config, param_spec):
 def update(state: TrainState, grads, learning_rate, *, config, loss=None):
     """The state after the optimizer's step along grads, and the norms of gradient, update and parameters.
 
-    grads: of the parameters that are trained; the others stay bit for bit. loss: of the step, by which a state that has `skips` may leave the update out.
+    grads: of the parameters that are trained; the others stay bit for bit. loss: of the step, by which a state that has
+    `skips` may leave the update out.
     """
     grad_norm = optax.tree.norm(grads)
     if config.optim.clip_norm is not None:

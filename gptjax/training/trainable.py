@@ -1,4 +1,4 @@
-"""Which parameters are trained (train.trainable): gradients, moments and updates exist for those alone.
+"""Which parameters are trained (train.trainable; None or "all": all): gradients, moments and updates exist for those alone.
 
 The rest is frozen: a tree of its own beside the trained one, so that no zeros stand for what nobody wants. Parameters go by
 their names in checkpoints, such as "blocks/mlp/up/weight"; a pattern names one, all below one ("blocks/mlp"), or those

@@ -15,7 +15,7 @@ SAVES = """
 import resource, sys, time
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from gptjax.checkpoints import checkpointer as checkpoint; from gptjax.hosts import distributed; from gptjax.training import resume as keeper; from gptjax.rundir import run_directory as rundir
+from gptjax.checkpoints import checkpointer as checkpoint; from gptjax.hosts import distributed; from gptjax.training.resume import items; from gptjax.rundir import run_directory as rundir
 from gptjax.config.fields import Config, TrainConfig
 from gptjax.errors import SaveFailed
 from gptjax.training.step import TrainState
@@ -34,7 +34,7 @@ saver = checkpoint.Checkpointer(folder, config, peers)
 def save(step):
     begun = time.monotonic()
     try:
-        saver.save(keeper.items(state), step)
+        saver.save(items(state), step)
         saver.wait()
         print(step, "saved", flush=True)
     except SaveFailed as error:

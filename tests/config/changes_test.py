@@ -8,7 +8,7 @@ import pytest
 from gptjax.config import changes
 from gptjax.config.fields import Config, TrainConfig
 from gptjax.errors import UserError
-from gptjax.rundir import run_directory
+from gptjax.rundir import resuming
 from gptjax.study.running import identity
 from gptjax.training import branching, executable
 
@@ -27,9 +27,9 @@ def changed(key: str, value=OTHER) -> Config:
 @pytest.mark.parametrize("key", changes.words())
 def test_what_a_word_says_is_what_happens(key):
     word, config = changes.word(key), changed(key)
-    assert accepts(run_directory.check_resume, CONFIG, config) == word.resume
-    run_directory.check_resume(CONFIG, config, allowed=(key,))
-    run_directory.check_resume(CONFIG, config, allowed=(key.partition(".")[0],))
+    assert accepts(resuming.check_resume, CONFIG, config) == word.resume
+    resuming.check_resume(CONFIG, config, allowed=(key,))
+    resuming.check_resume(CONFIG, config, allowed=(key.partition(".")[0],))
     assert branching._may_differ(key, *changes.differing(CONFIG, config)[key]) == word.branch
     assert (identity.counted(config) != identity.counted(CONFIG)) == word.study
     if key.partition(".")[0] in executable.SECTIONS:
@@ -87,4 +87,4 @@ def test_a_refusal_names_every_field_and_how_to_allow_it():
     both = copy.copy(changed("optim.beta2"))
     object.__setattr__(both, "model", changed("model.mlp").model)
     with pytest.raises(UserError, match=r"--allow_change=model.mlp,optim.beta2\.$"):
-        run_directory.check_resume(CONFIG, both)
+        resuming.check_resume(CONFIG, both)

@@ -9,7 +9,7 @@ from places import ROOT
 from gptjax.config import config_file, removed
 from gptjax.config.fields import Config, TrainConfig
 from gptjax.errors import UserError
-from gptjax.rundir import run_directory
+from gptjax.rundir import resuming, run_directory
 from gptjax.training import branching
 
 OLD = ROOT / "tests" / "golden" / "checkpoints" / "schema2"
@@ -88,7 +88,7 @@ def test_an_old_run_opens_and_goes_on_whatever_decided_no_number(old_run):
     plain = old_run({}).config()
     run = old_run(HARMLESS)
     assert run.config() == plain
-    run_directory.check_resume(run.config(), plain, (), run.removed_fields())
+    resuming.check_resume(run.config(), plain, (), run.removed_fields())
 
 
 def test_an_old_run_is_read_and_not_gone_on_with_where_numbers_would_come_out_otherwise(old_run):
@@ -96,8 +96,8 @@ def test_an_old_run_is_read_and_not_gone_on_with_where_numbers_would_come_out_ot
     run = old_run(DECIDING)
     assert run.config() == plain
     with pytest.raises(UserError, match=r"data.tokenizer_train_bytes \(5 -> 100000000\).*--allow_change=data.tok"):
-        run_directory.check_resume(run.config(), plain, (), run.removed_fields())
-    run_directory.check_resume(run.config(), plain, ("data.tokenizer_train_bytes",), run.removed_fields())
+        resuming.check_resume(run.config(), plain, (), run.removed_fields())
+    resuming.check_resume(run.config(), plain, ("data.tokenizer_train_bytes",), run.removed_fields())
     origin = branching.Origin(run, 6)
     with pytest.raises(UserError, match=r"data.tokenizer_train_bytes \(5 there, 100000000 here\)"):
         branching._check_config(origin, branching.config_at(origin), plain, ())

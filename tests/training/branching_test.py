@@ -298,6 +298,15 @@ def test_a_step_that_the_trunk_has_not_kept_is_refused_with_those_there_are(conf
     assert "is --workdir itself" in refusal(origin(tmp_path / "new"), config, store, tmp_path)
 
 
+def test_step_0_is_a_step_of_a_run_and_where_it_was_not_saved_that_is_said(config, trunk, store, tmp_path):
+    start = branching.asked(str(trunk), "0")
+    assert start.step == 0
+    said = refusal(start, config, store, tmp_path)
+    assert "it has 4, 8, 12" in said and "leave --branch_from out: step 0 is the start of a run of its own" in said
+    with pytest.raises(UserError, match="--branch_step=-1 is no step of a run"):
+        branching.asked(str(trunk), "-1")
+
+
 def test_another_text_or_tokenizer_is_refused(config, trunk, store, text, tmp_path):
     (tmp_path / "other.txt").write_text(text.read_text()[::-1])
     elsewhere = dict(path=str(tmp_path / "other.txt"), cache_dir=str(tmp_path))

@@ -1,7 +1,10 @@
 """A hook from outside: one class and one entry of hooks.HOOKS, and `gptjax train` runs it; the loop knows none by name."""
 
 import json
+import os
 import shutil
+import signal
+import sys
 
 import jax
 import numpy as np
@@ -99,3 +102,63 @@ def test_a_hook_may_refuse_a_run_before_its_first_step(made, command, tmp_path, 
     assert cli.main([*command, "--config.train.batch_size=24"]) == 2
     assert "gptjax: 24 rows are too many." in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+class Unwilling(hooks.Hook):
+    """Finds out too late that it cannot begin."""
+
+    def begin(self, training, step):
+        raise UserError("the probe is not plugged in.")
+
+    def close(self, state):
+        raise AssertionError("it never began")
+
+
+def test_a_hook_that_cannot_begin_ends_the_run_with_its_line_and_nothing_stays_open(made, command, capsys, monkeypatch):
+    monkeypatch.setitem(hooks.HOOKS, "unwilling", Unwilling)
+    before = sys.excepthook  # a Checkpointer has one of its own until it is closed
+    assert cli.main(command) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "gptjax: the probe is not plugged in."
+    assert made[0].closed and sys.excepthook is before
+
+
+class Steps(hooks.Hook):
+    """Which checkpoints there are when it is run at the end."""
+
+    def due(self, step):
+        return step == 6
+
+    def run(self, state, step, should_stop):
+        self.training.log.write("steps", step, saved=self.training.directory.steps())
+
+
+def test_the_last_step_is_on_disk_before_hooks_run_at_it(command, tmp_path, monkeypatch):
+    monkeypatch.setitem(hooks.HOOKS, "steps", Steps)
+    assert cli.main(command) == 0
+    [row] = metrics.read_metrics(tmp_path / "run" / "metrics.jsonl", "steps")
+    assert row["saved"] == [2, 4, 6]
+
+
+class Stopping(hooks.Hook):
+    """After the second step, asks the run to stop, which it does after the call that follows."""
+
+    def due(self, step):
+        return step == 2
+
+    def run(self, state, step, should_stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_told_to_stop_at_a_step_of_an_evaluation_makes_it_up_when_it_goes_on(command, tmp_path, monkeypatch):
+    whole = [*command[:-1], f"--workdir={tmp_path / 'whole'}"]
+    assert cli.main(whole) == 0
+    monkeypatch.setitem(hooks.HOOKS, "stopping", Stopping)
+    assert cli.main(command) == 75
+    assert ("eval", 3) not in kinds(tmp_path / "run")
+    assert cli.main(command) == 0
+    assert kinds(tmp_path / "run") == kinds(tmp_path / "whole")
+    losses = [
+        [row["loss"] for row in metrics.read_metrics(tmp_path / name / "metrics.jsonl", "eval")]
+        for name in ("run", "whole")
+    ]
+    assert losses[0] == losses[1]

@@ -62,6 +62,21 @@ def test_a_loss_that_nobody_named_is_refused_with_those_there_are(values, tmp_pa
     assert "train.loss='next_tokn' is not known; did you mean 'next_token'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "address, missing",
+    [
+        ("nowhere.losses:mine", "Python finds no module nowhere; put its folder into PYTHONPATH, or mend its entry."),
+        (f"{__name__}:smoothd", "has no smoothd; did you mean 'smoothed'?"),
+    ],
+)
+def test_an_entry_that_leads_nowhere_is_one_line(address, missing, values, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(losses.LOSSES, "mine", address)
+    config = runs.write_config(runs.changed(trained_values(values), train=dict(loss="mine")), tmp_path / "fields.py")
+    assert cli.main(["train", config, f"--workdir={tmp_path / 'run'}"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("gptjax: train.loss='mine' is ") and missing in lines[-1]
+
+
 # Batches of more than tokens: what a loss takes of a batch is between it and the data
 
 

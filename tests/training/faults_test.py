@@ -1,12 +1,15 @@
 """The table of faults in docs/checkpoints.md: what is done to a checkpoint or its disk for real, and what a run makes of
 it. States of a few arrays where no training is needed."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +31,7 @@ from gptjax.hosts.coordination import Alone
 from gptjax.optim import skipping
 from gptjax.rundir import metrics, run_directory, verification
 from gptjax.training import main
-from gptjax.training import resume as keeper
+from gptjax.training.resume import Keeper, items, read_state
 from gptjax.training.step import TrainState
 
 CONFIG = Config(train=TrainConfig(steps=90, batch_size=8)).replace(checkpoint={"keep": 9})
@@ -51,7 +54,7 @@ SHARDING = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices(
 
 def save(directory, steps, config=CONFIG, **options) -> None:
     saver = checkpoint.Checkpointer(directory / "checkpoints", config, **options)
-    keeping = keeper.Keeper(saver, config.checkpoint, Alone(), print)
+    keeping = Keeper(saver, config.checkpoint, Alone(), print)
     for step in steps:
         keeping.save(state_of(step), step, batch_hash=f"{step:016x}", rows_read=8 * step)
     keeping.settle(steps[-1])
@@ -70,7 +73,7 @@ def resume(directory, in_place=False, config=CONFIG, peers=ALONE):
     """(what a run goes on from, lines said, events)."""
     said, log = [], Log()
     checkpointer = checkpoint.Checkpointer(directory / "checkpoints", config, in_place=in_place)
-    keeping = keeper.Keeper(checkpointer, config.checkpoint, peers, said.append)
+    keeping = Keeper(checkpointer, config.checkpoint, peers, said.append)
     try:
         resumed = keeping.resume(run_directory.open_run(directory), ABSTRACT, SHARDING)
         keeping.log_to(log, 0 if resumed is None else resumed.step)
@@ -198,7 +201,7 @@ def rewind(directory, in_place, last: int):
     """(what a run that is going on turns back to, lines said, events)."""
     said, log = [], Log()
     checkpointer = checkpoint.Checkpointer(directory / "checkpoints", CONFIG, in_place=in_place)
-    keeping = keeper.Keeper(checkpointer, CONFIG.checkpoint, ALONE, said.append)
+    keeping = Keeper(checkpointer, CONFIG.checkpoint, ALONE, said.append)
     keeping.log_to(log, 35)
     try:
         return keeping.rewind(run_directory.open_run(directory), last, ABSTRACT, SHARDING), said, log
@@ -298,12 +301,12 @@ def with_skips(policy: str, window: int = 8, taken: int = 3) -> TrainState:
 )
 def test_a_run_whose_skip_policy_was_changed_goes_on_and_says_what_begins_anew(before, after, tmp_path):
     saver = checkpoint.Checkpointer(tmp_path / "checkpoints", CONFIG)
-    saver.save(keeper.items(with_skips(*before)), 20)
+    saver.save(items(with_skips(*before)), 20)
     saver.wait()
     wanted = with_skips(*after, taken=0)
     sharding = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), wanted)
     said, log = [], Log()
-    keeping = keeper.Keeper(saver, CONFIG.checkpoint, ALONE, said.append)
+    keeping = Keeper(saver, CONFIG.checkpoint, ALONE, said.append)
     resumed = keeping.resume(run_directory.open_run(tmp_path), jax.eval_shape(lambda: wanted), sharding)
     keeping.log_to(log, 20)
     saver.close()
@@ -322,7 +325,7 @@ def test_another_model_is_refused_by_the_name_of_an_array_and_nothing_is_set_asi
 
     reader = checkpoint.Checkpointer(directory / "checkpoints", in_place=in_place)
     with pytest.raises(UserError, match=r"params/embed has shape \(97, 32\) there and \(97, 48\) here") as error:
-        keeper.read_state(reader, 30, other(ABSTRACT), SHARDING)
+        read_state(reader, 30, other(ABSTRACT), SHARDING)
     assert type(error.value) is UserError
     with pytest.raises(UserError, match="the checkpoint has no params/missing"):
         reader.restore(30, {"params": {**ABSTRACT.params, "missing": ABSTRACT.params["embed"]}})
@@ -430,7 +433,7 @@ def test_a_step_that_is_being_saved_is_none_yet(directory, in_place):
     saver = checkpoint.Checkpointer(directory / "checkpoints", CONFIG, in_place=in_place)
     seen = []
     large = state_of(40)._replace(opt_state={"mu": jnp.ones((2**22,))})
-    saver.save(keeper.items(large), 40, batch_hash="0", rows_read=0)
+    saver.save(items(large), 40, batch_hash="0", rows_read=0)
     alive = True
     while saver.steps() == [10, 20, 30]:
         assert alive
@@ -486,6 +489,25 @@ def test_what_is_to_follow_a_failed_save_is_stop_or_continue():
         CONFIG.replace(checkpoint={"on_save_failure": "retry"})
 
 
+def test_what_a_failed_save_left_is_removed_while_its_threads_still_write_to_it(tmp_path):
+    checkpointer = checkpoint.Checkpointer(tmp_path, CONFIG)
+    late = tmp_path / f"20{validity.TEMPORARY}" / "params"
+
+    def write():
+        for number in range(200):
+            late.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # removed between the two
+                (late / str(number)).write_text("late")
+            time.sleep(0.001)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    checkpointer._clean(20)
+    writer.join()
+    checkpointer.close()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("policy", ["stop", "continue"])
 def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(small_disk, policy):
     directory = small_disk("4m") / "run"
@@ -493,7 +515,7 @@ def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(s
     said, log = [], Log()
     checkpointer = checkpoint.Checkpointer(directory / "checkpoints", CONFIG)
     settings = CONFIG.replace(checkpoint={"on_save_failure": policy}).checkpoint
-    keeping = keeper.Keeper(checkpointer, settings, Alone(), said.append)
+    keeping = Keeper(checkpointer, settings, Alone(), said.append)
     keeping.log_to(log, 10)
     filler = directory / "filler"
     with filler.open("wb", buffering=0) as file, pytest.raises(OSError):
@@ -570,7 +592,7 @@ import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 sys.path[:0] = sys.argv[2:]
-from gptjax.checkpoints import checkpointer as checkpoint, validity; from gptjax.hosts import distributed; from gptjax.training import resume as keeper; from gptjax.rundir import run_directory as rundir
+from gptjax.checkpoints import checkpointer as checkpoint, validity; from gptjax.hosts import distributed; from gptjax.training.resume import Keeper, items, read_state; from gptjax.rundir import run_directory as rundir
 from gptjax.errors import SaveFailed
 from gptjax.training.step import TrainState
 peers = distributed.start()
@@ -584,7 +606,7 @@ state = TrainState(count, {"w": array}, {"count": count}, None)
 directory = rundir.open_run(sys.argv[1])
 saver = checkpoint.Checkpointer(directory.checkpoints, faults_test.CONFIG, peers)
 for step in (10, 20, 30):
-    saver.save(keeper.items(state), step)
+    saver.save(items(state), step)
 saver.wait()
 if peers.index == 0:
     def own(step):
@@ -595,7 +617,7 @@ if peers.index == 0:
     own(20).write_bytes(bytes(255 - byte for byte in own(20).read_bytes()))
 peers.tell("damaged", None)
 said = []
-keeping = keeper.Keeper(saver, faults_test.CONFIG.checkpoint, peers, said.append)
+keeping = Keeper(saver, faults_test.CONFIG.checkpoint, peers, said.append)
 abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
 sharding = jax.tree.map(lambda a: a.sharding, state)
 resumed = keeping.resume(directory, abstract, sharding)

@@ -23,6 +23,7 @@ import math
 
 import numpy as np
 
+from gptjax.config.extras import library
 from gptjax.data.preparing import words
 from gptjax.errors import UserError, did_you_mean
 
@@ -121,8 +122,4 @@ def shingles(text: str, n: int) -> list[str]:
 
 @functools.cache
 def _rensa():
-    try:
-        from rensa import RMinHash
-    except ImportError as error:
-        raise UserError("--dedup=minhash needs the library rensa; pip install 'gptjax[data]'.") from error
-    return RMinHash
+    return library("rensa", "--dedup=minhash").RMinHash

@@ -34,6 +34,8 @@ class Cut(NamedTuple):
 
 
 class FillInTheMiddle(Objective):
+    """Bavarian et al. 2022: the middle of a document moves to its end, so that a model learns to fill a gap."""
+
     symbols = (PREFIX, MIDDLE, SUFFIX)
 
     @classmethod

@@ -30,6 +30,8 @@ def symbol(number: int) -> str:
 
 
 class SpanCorruption(Objective):
+    """Raffel et al. 2020 (T5): spans of tokens are hidden behind symbols, and predicted after the text."""
+
     judged_by_itself = True
 
     @classmethod

@@ -189,10 +189,7 @@ def _read_hf(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Docu
 @functools.lru_cache(maxsize=4)  # a second or more, for each unit
 def _dataset(path: str, split: str):
     """Raises UserError: `datasets` is not installed, or gives no such data set."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError("source hf needs Hugging Face's datasets; pip install datasets.") from error
+    datasets = library("datasets", "source hf")
     owner, slash, config = (
         path.rpartition("/") if path.count("/") == 2 and not os.path.exists(path) else (path, "", None)
     )

@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
+from gptjax.config.extras import library as library
 from gptjax.config.fields import DataConfig
 from gptjax.errors import UserError, first_line
-from gptjax.errors import library as library
 
 Record = TypeVar("Record")
 

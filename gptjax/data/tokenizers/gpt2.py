@@ -25,6 +25,8 @@ GPT2_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 
 
 class GPT2Tokenizer(Tokenizer):
+    """Byte-level byte-pair encoding of GPT-2 (Radford et al. 2019), from its encoder.json and vocab.bpe."""
+
     kind = "gpt2"
     file = _WANTED
 

@@ -12,11 +12,12 @@ import re
 
 import numpy as np
 
+from gptjax.config.extras import library
 from gptjax.config.fields import DataConfig
 from gptjax.data.tokenizers import lossless, merges
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, read_file, utf8
 from gptjax.data.tokenizers.byte_level import GPT2_CUT, LLAMA_CUT, chunks, to_bytes
-from gptjax.errors import UserError, first_line, library
+from gptjax.errors import UserError, first_line
 
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 # The splits of text into pieces of Llama 3 and Qwen 2, which differ in how many digits stay together.
@@ -28,6 +29,8 @@ _WHOLE = (("Isolated", False), ("Removed", True))  # behavior, invert: alike for
 
 
 class HuggingFaceTokenizer(Tokenizer):
+    """The byte-level byte-pair encoding that a tokenizer.json of Hugging Face holds."""
+
     kind = "hf"
     file = "a tokenizer.json"
     needs_file = True

@@ -122,9 +122,7 @@ def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
     with numerics.on_mesh(mesh):
         agreed = stack.enter_context(agreement.Agreement(Alone(), False))
         progress = terminal.Progress(io.StringIO())
-        loop = main.open_loop(run_session, directory, progress, Alone(), agreed, dog, time.monotonic())
-    stack.callback(loop.keeper.close)
-    stack.callback(loop.close)
+        loop = main.open_loop(run_session, directory, progress, Alone(), agreed, dog, time.monotonic(), stack)
     feed = stack.enter_context(Feed(run_session, NO_REWINDS, 0))
 
     def advance():

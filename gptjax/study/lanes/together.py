@@ -20,7 +20,7 @@ from gptjax.checkpoints import validity
 from gptjax.config import changes
 from gptjax.data.rows.pipeline import TrainRows
 from gptjax.errors import Diverged, UserError
-from gptjax.evaluation import held_out as evaluate
+from gptjax.evaluation import held_out
 from gptjax.hosts import agreement, interrupt, watchdog
 from gptjax.hosts.coordination import Alone
 from gptjax.parallel import sharding
@@ -126,7 +126,7 @@ class Together:
 
     def session_of(self, lane: int) -> session.Session:
         """What the run of a lane is made of; its program stands for that of all."""
-        joint, devices = self._program, self._program.mesh.size
+        joint = self._program
         program = dataclasses.replace(
             joint.alone,
             mesh=joint.mesh,
@@ -134,13 +134,8 @@ class Together:
             eval_batch_sharding=joint.eval_batch_sharding,
             init=lambda: self._lanes.state(lane),
         )
-        on_cpu = joint.mesh.devices.flat[0].platform == "cpu"  # whose peak was measured with all cores
         return dataclasses.replace(
-            self._first,
-            config=self._configs[lane],
-            rows=self._rows[self._order_R[lane]],
-            program=program,
-            peak_flops=self._first.peak_flops / (devices if on_cpu else 1),
+            self._first, config=self._configs[lane], rows=self._rows[self._order_R[lane]], program=program
         )
 
     # ---- from the start to the end
@@ -222,8 +217,9 @@ class Together:
             check_lock=self._locks[run.key].check,
             started=self._started,
         )
-        loop = Loop(training, run.keeper, start, self._hooks(run.lane))
+        loop = Loop(training, run.keeper, self._hooks(run.lane))
         stack.callback(self._close, loop)
+        loop.begin(start)
         return Member(run.key, run.lane, loop)
 
     def _close(self, what) -> None:
@@ -233,8 +229,8 @@ class Together:
     def _hooks(self, lane: int) -> list[hooks.Hook]:
         """Those of its config, but that held-out text is evaluated for all lanes at once."""
         config = self._configs[lane]
-        held_out = hooks.HeldOut(config, lambda state, prefix, should_stop: self.evaluation(prefix, lane))
-        return [held_out, *(hook for hook in hooks.chosen(config) if not isinstance(hook, hooks.HeldOut))]
+        hook_of_lane = hooks.HeldOut(config, lambda state, prefix, should_stop: self.evaluation(prefix, lane))
+        return [hook_of_lane, *(hook for hook in hooks.chosen(config) if not isinstance(hook, hooks.HeldOut))]
 
     @property
     def going(self) -> bool:
@@ -314,18 +310,18 @@ class Together:
                 self.codes[member.key] = errors.DIVERGED
                 self._members.remove(member)
 
-    def evaluation(self, prefix: str, lane: int) -> dict[str, evaluate.Evaluation] | None:
+    def evaluation(self, prefix: str, lane: int) -> dict[str, held_out.Evaluation] | None:
         """Of one lane; of all at once when the first asks. None: asked to stop meanwhile."""
         if prefix not in self._evaluated:
             params, size = self._lanes.params(prefix), self._configs[0].eval_batch_size
-            self._evaluated[prefix] = evaluate.sums_of_sources(
+            self._evaluated[prefix] = held_out.sums_of_sources(
                 self._program, params, self._first.eval_rows, size, should_stop=self._should_stop
             )
         found = self._evaluated[prefix]
         if found is None:
             return None
-        return evaluate.summarise_sources(
-            {name: evaluate.Sums(sums.loss_R[lane], sums.weight_R[lane], sums.bytes_R) for name, sums in found.items()}
+        return held_out.summarise_sources(
+            {name: held_out.Sums(sums.loss_R[lane], sums.weight_R[lane], sums.bytes_R) for name, sums in found.items()}
         )
 
     def _should_stop(self) -> bool:

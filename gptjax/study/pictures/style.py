@@ -5,7 +5,7 @@ import io
 import math
 import typing
 
-from gptjax.errors import library
+from gptjax.config.extras import library
 from gptjax.pages import numbers
 from gptjax.pages.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 
@@ -49,7 +49,7 @@ class Picture:
 
 def settings():
     """The context in which pictures are drawn and saved. Raises UserError where matplotlib is missing."""
-    matplotlib = library("matplotlib", "the pictures of a report", "study", verb="need")
+    matplotlib = library("matplotlib", "the pictures of a report", verb="need")
     return matplotlib.rc_context(_SETTINGS)
 
 

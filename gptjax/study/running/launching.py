@@ -92,10 +92,14 @@ class Script(Launcher):
 
 
 class QueuedResource(Script):
+    """TPU slices of a queued resource for each run, by launch/tpu_queued_resource.py."""
+
     script = "tpu_queued_resource.py"
 
 
 class Slurm(Script):
+    """A job of Slurm for each run, by launch/slurm.py."""
+
     script = "slurm.py"
     shares_disks = True
     survives = "jobs that were submitted go on; scancel --name=gptjax-KEY ends one"
@@ -108,6 +112,8 @@ class Slurm(Script):
 
 
 class Xpk(Script):
+    """A workload of a GKE cluster for each run, by launch/xpk.py."""
+
     script = "xpk.py"
     survives = "workloads that were submitted go on; xpk workload delete --workload=gptjax-KEY-ATTEMPT ends one"
 

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 
-from gptjax.data.preparing.cleaning.outcome import Outcome, check_order, check_range, kept, need, removed
+from gptjax.config.extras import library
+from gptjax.data.preparing.cleaning.outcome import Outcome, check_order, check_range, kept, removed
 from gptjax.data.preparing.words import count_words
 from gptjax.errors import UserError, did_you_mean
 
@@ -87,8 +88,5 @@ def _parts_of(text: str) -> str:
 
 @functools.cache
 def _identifier():
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError as error:
-        raise need("py3langid", "language") from error
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    langid = library("py3langid.langid", "cleaning step language")
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)

@@ -33,10 +33,6 @@ def removed(reason: str) -> Outcome:
     return Outcome([], {reason: 1})
 
 
-def need(library: str, step: str) -> UserError:
-    return UserError(f"cleaning step {step} needs the library {library}; pip install 'gptjax[data]'.")
-
-
 def check_range(step: str, **limits: tuple[float | None, float, float]) -> None:
     """Raises UserError: a parameter (value, least, greatest) lies outside; off (None) is always allowed."""
     for name, (value, least, greatest) in limits.items():

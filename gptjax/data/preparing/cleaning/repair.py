@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import re
 
-from gptjax.data.preparing.cleaning.outcome import Outcome, kept, need, removed
+from gptjax.config.extras import library
+from gptjax.data.preparing.cleaning.outcome import Outcome, kept, removed
 from gptjax.data.sources.markup import begins_as_html
 from gptjax.errors import UserError
 
@@ -40,11 +41,7 @@ class Html:
 
 @functools.cache
 def _trafilatura():
-    try:
-        from trafilatura import extract
-    except ImportError as error:
-        raise need(f"trafilatura ({error})".replace("\n", " "), "html") from error
-    return extract
+    return library("trafilatura", "cleaning step html").extract
 
 
 # What ftfy can do and is off: HTML entities, curly quotes, ligatures, full-width letters. Those are the author's.
@@ -81,8 +78,5 @@ class Unicode:
 
 @functools.cache
 def _fixer():
-    try:
-        import ftfy
-    except ImportError as error:
-        raise need("ftfy", "unicode") from error
+    ftfy = library("ftfy", "cleaning step unicode")
     return functools.partial(ftfy.fix_text, config=ftfy.TextFixerConfig(explain=False, normalization="NFC", **_OFF))
