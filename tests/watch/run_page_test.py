@@ -101,11 +101,23 @@ def test_the_page_shows_losses_with_errors_speed_norms_facts_and_the_sample(dire
     evaluated = [row for row in kept if row["kind"] == "eval"]
     assert held_out["x"] == [2, 4]
     assert held_out["error"] == pytest.approx([2 * row["standard_error"] for row in evaluated], rel=1e-5)
-    assert {"learning_rate", "speed", "mfu", "grad_norm", "param_norm"} < {one["id"] for one in read.data["charts"]}
+    assert {"learning_rate", "speed", "grad_norm", "param_norm"} < {one["id"] for one in read.data["charts"]}
     _, sample = [row for row in kept if row.get("event") == "sample"]
     for words in ("run done", "Step 2:", "Step 4:", "Step 4 of 4 (100.0%)", "2 layers, width 32, 4 heads of 8", "8 x cpu", "Goodput",
                   " ".join(sample["text"].split()), f"{evaluated[-1]['loss']:.4f} ± "):  # fmt: skip
         assert words in read.text, words
+
+
+def test_mfu_is_shown_where_it_is_logged_as_on_accelerators(copy):
+    write(copy, [row | ({"mfu": 0.4321} if row["kind"] == "train" else {}) for row in rows(copy)])
+    read = shown(copy)
+    assert "MFU 43.2%" in read.text and series(copy, "mfu")[0]["y"] == [0.4321] * 4
+    assert "MFU" not in shown_without_mfu(copy)
+
+
+def shown_without_mfu(copy) -> str:
+    write(copy, [{name: value for name, value in row.items() if name != "mfu"} for row in rows(copy)])
+    return shown(copy).text
 
 
 def test_the_page_needs_nothing_outside_it(directory):
