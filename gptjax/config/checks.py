@@ -320,6 +320,11 @@ def _check_cadence(config) -> None:
         f"checkpoint.every_minutes={config.checkpoint.every_minutes} must be positive; None turns it off.",
     )
     _at_least(1, config.eval, "eval", "every_steps", "batch_size", "max_tokens", "tasks_every_steps", "tasks_limit")
+    _at_least(1, config.eval, "eval", "sample_every_steps")
+    _require(
+        config.eval.sample_tokens or config.eval.sample_every_steps is None,
+        f"eval.sample_every_steps={config.eval.sample_every_steps}, but eval.sample_tokens=0 asks for no sample; set both.",
+    )
     _at_least(0, config.eval, "eval", "sample_tokens", "tasks_num_fewshot")
     _check_tasks(config)
     _require(
@@ -336,6 +341,7 @@ def _check_cadence(config) -> None:
         "checkpoint.every_steps": config.checkpoint.every_steps,
         "eval.every_steps": config.eval.every_steps,
         "eval.tasks_every_steps": config.eval.tasks_every_steps,
+        "eval.sample_every_steps": config.eval.sample_every_steps,
     }
     for key, steps in periods.items():
         _require(
