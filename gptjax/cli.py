@@ -49,11 +49,11 @@ WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirecto
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    argv = flags.joined(sys.argv[1:] if argv is None else argv)
-    named = next((word for word in argv if not word.startswith("-")), None)
-    args, rest = parser({named} & COMMANDS.keys()).parse_known_args(argv)
+    changes, words = flags.split_changes(sys.argv[1:] if argv is None else argv)
+    named = next((word for word in words if not word.startswith("-")), None)
+    args, unknown = parser({named} & COMMANDS.keys()).parse_known_args(words)
     try:
-        changes = flags.overrides(rest, accepts=hasattr(args, "config"), command=args.command)
+        flags.check_words(unknown, changes, args)
         if vars(args).get("separator") == []:  # as argparse of Python 3.11 reads --separator=--
             args.separator = "--"
         flags.take_run(args)

@@ -30,7 +30,7 @@ from gptjax.rundir import metrics
 from gptjax.storage import folder_kinds
 from gptjax.storage.writing import replace_whole
 
-TOOLS = ("test", "notebooks")  # extras of gptjax that decide no number
+TOOLS = ("test", "notebooks", "docs")  # extras of gptjax that decide no number
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,6 +125,20 @@ def test_a_platform_that_is_not_here_is_one_line(platform):
     assert "unset JAX_PLATFORMS, or use cpu" in line
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "runs/x", "--promt=To be"],
+        ["sample", "--workdir=runs/x", "--promt=To be"],
+        ["data", "--workdir=runs/x", "--stepp=1 2"],
+    ],
+)
+def test_a_wrong_flag_whose_value_has_a_space_in_it_is_no_run(words, capsys):
+    """argparse takes it for a word of its own."""
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err.startswith(f"gptjax: unknown argument '{words[-1]}' of gptjax {words[0]};")
+
+
 WHICH_PLATFORMS = (
     "from gptjax import start; start.start_jax(); import jax; print(jax.config.jax_platforms, jax.devices())"
 )

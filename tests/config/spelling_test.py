@@ -130,7 +130,7 @@ def trained(values, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "command", ["verify", "data --step=0", "sample --max_tokens=1 --prompt=a", "eval --max_tokens=64"]
+    "command", ["verify", "data --step=1", "sample --max_tokens=1 --prompt=a", "eval --max_tokens=64"]
 )
 def test_a_run_is_a_word_of_its_own_or_workdir(trained, command, capsys):
     name, *flags = command.split()
@@ -150,5 +150,5 @@ def test_a_run_that_is_given_twice_or_not_at_all_is_said_so(trained, capsys):
 
 
 def test_the_value_of_an_override_is_no_run(folder, capsys):
-    assert cli.main(["data", "--config=base.py", "--config.data.tokenizer", "saved", "--step=0"]) == 0
+    assert cli.main(["data", "--config=base.py", "--config.data.tokenizer", "saved", "--step=1"]) == 0
     assert "the cat sat" in capsys.readouterr().out
