@@ -234,3 +234,31 @@ def test_info_divides_parameters_over_the_mesh(capsys):
     assert sizes[0]["optimizer"] == pytest.approx(2 * sizes[0]["params"], rel=1e-6)
     for kind in ("params", "optimizer"):  # what tensor leaves whole, fsdp splits
         assert sizes[0][kind] / 64 <= sizes[1][kind] < 1.01 * sizes[0][kind] / 64
+
+
+def test_info_takes_the_machine_that_plan_does(capsys):
+    config, sizes = f"--config={CONFIGS / 'gpt3_13b.py'}", []
+    for arguments in (["--devices=64"], ["--topology=v5p:4x4x4"]):
+        assert cli.main(["info", config, "--json", *arguments]) == 0
+        sizes.append(json.loads(capsys.readouterr().out))
+    assert sizes[0]["bytes_per_device"] == sizes[1]["bytes_per_device"] and sizes[0]["mesh"] == sizes[1]["mesh"]
+    assert (sizes[1]["device_kind"], sizes[1]["num_devices"], sizes[1]["hbm_bytes"]) == ("TPU v5", 64, 95 * 2**30)
+    assert cli.main(["info", config, "--topology=v5p:4x4x4", "--num_slices=2"]) == 0
+    part = sum(sizes[0]["bytes_per_device"].values())
+    said = capsys.readouterr().out
+    assert "v5p:4x4x4 x 2 slices: 128 x TPU v5" in said and "replica=2" in said and "of its 95 GiB" in said and part
+
+
+@pytest.mark.parametrize(
+    "arguments,expected",
+    [
+        (["--topology=v5p:4x4"], "--topology=v5p:4x4: v5p slices are given as in --topology=v5p:4x4x4"),
+        (["--topology=v5x:4x4"], "'v5x' is not known; nearest: v5p"),
+        (["--topology=h100:8", "--num_slices=2"], "--num_slices=2 is for TPUs"),
+        (["--topology=cpu:8", "--devices=8"], "--devices and --topology both say how many devices there are"),
+        (["--num_slices=2"], "--num_slices=2 needs --topology=NAME"),
+    ],
+)
+def test_a_machine_that_info_cannot_take_is_one_line(arguments, expected, capsys):
+    assert cli.main(["info", QUICKSTART, "--config.model.vocab_size=256", *arguments]) == 2
+    assert expected in capsys.readouterr().err

@@ -33,7 +33,7 @@ def test_a_run_whose_loss_stays_above_that_of_guessing_is_warned_once():
         "as every run begins": np.linspace(1.02, 0.5, 500),
         "a learning rate of nearly 0": 1.02 + 0.03 * np.random.default_rng(0).standard_normal(500),
         "a large init": np.linspace(4, 0.9, 500),
-        "spikes": np.where(np.arange(500) % 50 == 49, 0.9, 3.0)[1:],
+        "spikes": np.append(1.0, np.where(np.arange(500) % 50 == 49, 0.9, 3.0)),
         "a harder text": np.append(np.full(100, 0.3), np.full(400, 0.9)),
         "not finite": np.full(500, np.nan),
     }.items(),
