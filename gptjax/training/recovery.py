@@ -33,9 +33,9 @@ def advice(config, rewinds: Rewinds) -> str:
     )
     others = []
     if config.optim.skip == "none":
-        others.append("leave such updates out with optim.skip='nonfinite' or 'outliers'")
+        others.append("skip such updates with optim.skip='nonfinite' or 'outliers'")
     if not config.train.max_rollbacks:
-        others.append("go back past the text that did it with train.max_rollbacks=3")
+        others.append("go back to a checkpoint and skip that text with train.max_rollbacks=3")
     return f"{tried}. Try a lower optim.peak_lr or a longer warmup" + "".join(f"; or {other}" for other in others) + "."
 
 
@@ -61,7 +61,7 @@ class WorseThanGuessing:
 
     def said(self, loss: float) -> str:
         return (
-            f"warning: the training loss has been above {self.limit:.3g} for {self.STEPS} steps and is {loss:.4g} now; a model"
-            f" that has learnt nothing has {self._uniform:.3g}. Training has probably diverged: stop it, and lower"
+            f"warning: the training loss has been above {self.limit:.3g} for {self.STEPS} steps and is {loss:.4g} now; a model that"
+            f" has learnt nothing has {self._uniform:.3g}. Training has probably diverged: stop it, and lower"
             f" optim.peak_lr={self._config.optim.peak_lr:g}."
         )

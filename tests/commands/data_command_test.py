@@ -181,7 +181,7 @@ def test_every_block_of_what_was_written_is_right(folder, capsys):
         p.stat().st_size for p in folder.glob("cache/tokens-*/**/*") if p.is_file() and p.name != "manifest.json"
     )
     assert sum(one["bytes"] for one in facts["sources"].values()) == on_disk
-    assert show(folder, "--verify", capsys=capsys).count("all as written") == 2
+    assert show(folder, "--verify", capsys=capsys).count("no mistakes") == 2
 
 
 @pytest.mark.parametrize("block, position", [(0, 5), (1, 0), (2, 2 * BLOCK + 3)])
@@ -256,7 +256,7 @@ def test_what_is_wrong_outside_blocks_is_named_by_its_file(folder, tmp_path):
         (["--config={f}/fields.py", "--verify", "--row=0"], "--row chooses what text is shown, --verify shows none"),
         (["--config={f}/fields.py", "--stats", "--verify"], "give one of them"),
         (["--config={f}/fields.py", "--picture=a.png"], "is of --stats"),
-        (["--config={f}/fields.py", "--stats", "--picture=a.gif"], "expected a name that ends in .png"),
+        (["--config={f}/fields.py", "--stats", "--picture=a.gif"], "use a name that ends in .png"),
         (["--config={f}/fields.py", "--stats", "--picture={f}/none/a.png"], "make it first"),
         (["--config={f}/fields.py", "--config.data.weights={{'short': 1, 'lung': 1}}"], "did you mean 'long'?"),
         (["--config={f}/fields.py", "--config.data.cache_dir={f}/other", "--verify"], "was not prepared yet"),

@@ -196,7 +196,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(folder, capfd):
     )
     out = capfd.readouterr().out
     assert "in 4 shards by 2 workers; tokenizer bytes of 257 tokens" in out
-    assert "12 documents of 12" in out and "1 left out, not to be read:\n  bad.jsonl:13 is not JSON" in out
+    assert "12 documents of 12" in out and "1 could not be read and were left out:\n  bad.jsonl:13 is not JSON" in out
     assert not (folder / "out").exists()
 
 

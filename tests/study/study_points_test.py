@@ -256,5 +256,5 @@ def test_a_folder_gives_finished_runs_of_the_grid_under_every_convention_and_say
     }
     assert rates == {1e-3: (2.0, False, 4.5), 2e-3: (None, True, 4.5)}
     assert gathered.notes == [
-        "tuning run lr0.004 is no point of its learning-rate curve: unfinished: stopped at step 0 of 6"
+        "tuning run lr0.004 is not used for its learning-rate curve: unfinished: stopped at step 0 of 6"
     ]
