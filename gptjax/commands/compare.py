@@ -30,7 +30,7 @@ def run(args) -> int:
     reading.check_flags(args)
     if args.protocol == "lambada":
         raise UserError(
-            "gptjax compare compares the losses of tokens, which --protocol=lambada does not give; leave it out."
+            "a comparison needs the losses of tokens, which --protocol=lambada does not give; leave it out."
         )
     with interrupt.StopRequest("stopping after this batch") as stop:  # before jax has threads that a signal could hit
         (run_a, why_a), (run_b, why_b) = _load(args, args.a, args.step_a), _load(args, args.b, args.step_b)
@@ -79,7 +79,7 @@ def _lines(found) -> list[str]:
     ]
     lines = [
         text,
-        f"{', '.join(windows)}; each pair is one of the {about['pairs']}; +- is a standard error; p: {about['test']}",
+        f"{', '.join(windows)}; losses are paired over {about['pairs']}; +- is a standard error; p: {about['test']}",
     ]
     for by_text in filter(None, (found.loss, found.bits_per_byte)):
         lines += [f"{name + '  ' if len(by_text) > 1 else ''}{one}" for name, one in by_text.items()]

@@ -66,7 +66,7 @@ def run(args) -> int:
 def _check_flags(args) -> None:
     """Raises UserError for flags that are not for one another."""
     if (args.config is None) == (args.workdir is None):
-        raise UserError("gptjax data needs either --config=FILE or --workdir=DIR, the directory of a run.")
+        raise UserError("give either --config=FILE or --workdir=DIR, the directory of a run.")
     if args.workdir is not None and args.overrides:
         raise UserError(
             f"--config.{args.overrides[0]} changes a config, but --workdir={args.workdir} is a run that has its own;"

@@ -19,7 +19,7 @@ SETTINGS = (  # that are no options of sampling: flag, type, help
 
 
 def add_flags(parser) -> None:
-    parser.add_argument("--workdir", required=True, metavar="DIR")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run directory, local or gs://")
     flags.add_checkpoint_flags(parser)
     parser.add_argument(
         "--prompt", action="append", help="text to continue; may be repeated (default: the start of a document)"

@@ -21,7 +21,7 @@ def add_flags(parser) -> None:
     parser.add_argument(
         "--columns",
         metavar="NAME=COLUMN,...",
-        help="of a CSV with other names: params=parameter_count,tokens=tokens_B*1e9,loss=eval/loss; all but params, loss"
+        help="names of the columns of a CSV file: params=parameter_count,tokens=tokens_B*1e9,loss=eval/loss; all but params, loss"
         " and tokens or flops may be left out",
     )
     parser.add_argument("--method", default="all", metavar="NAME", help=f"{' | '.join(METHODS)} | all")

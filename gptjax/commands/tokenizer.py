@@ -67,7 +67,7 @@ def add_flags(parser) -> None:
 
     encode = action("encode", _encode, "the tokens of a text")
     encode.add_argument("--tokenizer", required=True, metavar="SPEC", help=SPEC_HELP)
-    encode.add_argument("text", metavar="TEXT")
+    encode.add_argument("text", metavar="TEXT", help="the text to encode")
     encode.add_argument("--json", action="store_true", help="print JSON")
 
 

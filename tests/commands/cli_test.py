@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import shutil
@@ -71,20 +72,20 @@ def test_a_command_from_outside_is_a_module_and_a_line_of_the_table(capsys, tmp_
         ([*TRAIN, "--config.data.source=txt"], "expected one of"),
         ([*TRAIN, "--config.data.tokenizer=bpe"], "expected one of"),
         ([*TRAIN, "--confg.data.path=y"], "unknown argument '--confg.data.path=y'"),
-        ([*TRAIN, "--branch_from=y"], "--branch_step=N name a checkpoint together"),
-        ([*TRAIN, "--branch_step=3"], "--branch_step=N name a checkpoint together"),
+        ([*TRAIN, "--branch_from=y"], "--branch_step=N belong together"),
+        ([*TRAIN, "--branch_step=3"], "--branch_step=N belong together"),
         ([*TRAIN, "--branch_from=y", "--branch_step=last"], "--branch_step=last is no step of a run"),
         ([*TRAIN, "--branch_from=y", "--branch_step=0"], "--branch_step=0 is no step of a run"),
         (["bench", QUICKSTART, "--generate", "--config.model.context_length=79"], "use at least 80"),
         (["info", QUICKSTART, "--devices=0"], "--devices=0 is too small; use at least 1"),
         (["info", QUICKSTART, "--devices=-2"], "--devices=-2 is too small; use at least 1"),
         (["info", QUICKSTART, "--devices=3", "--config.mesh.tensor=2"], "needs a multiple of 2 devices"),
-        ([*PLAN, "--price=-1"], "--price=-1 is no price"),
+        ([*PLAN, "--price=-1"], "--price=-1 is not a price"),
         ([*PLAN, "--price=nan"], "--price=nan must be finite"),
         ([*PLAN, "--mesh=--"], "--mesh=--"),
         ([*PLAN, "--search", "--search_compiles=0"], "use at least 1"),
-        ([*PLAN, "--row", "--json"], "--row prints a row of one plan, --json more"),
-        ([*PLAN, "--row", "--search"], "--row prints a row of one plan, --search more"),
+        ([*PLAN, "--row", "--json"], "--row prints one line, --json prints more"),
+        ([*PLAN, "--row", "--search"], "--row prints one line, --search prints more"),
         ([*PLAN, "--mesh=fsdp=8,fsdp=4"], "gives fsdp twice; give each axis once"),
         (["eval", "--workdir=/nowhere/run"], "no such directory"),
         (["sample", f"--workdir={CONFIGS}"], "is not a run directory"),
@@ -119,7 +120,7 @@ def test_a_platform_that_is_not_here_is_one_line(platform):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("gptjax: ")]
-    assert line.startswith(f"gptjax: JAX_PLATFORMS={platform}: JAX finds no such device here")
+    assert line.startswith(f"gptjax: JAX_PLATFORMS={platform}: JAX finds no such device on this machine")
     assert "unset JAX_PLATFORMS, or use cpu" in line
 
 
@@ -262,3 +263,22 @@ def test_info_takes_the_machine_that_plan_does(capsys):
 def test_a_machine_that_info_cannot_take_is_one_line(arguments, expected, capsys):
     assert cli.main(["info", QUICKSTART, "--config.model.vocab_size=256", *arguments]) == 2
     assert expected in capsys.readouterr().err
+
+
+def _flags(parser, name: str) -> dict[str, str | None]:
+    """{"command flag": its help} of a parser and those of its commands."""
+    found = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command, sub in action.choices.items():
+                found |= _flags(sub, f"{name} {command}")
+        else:
+            found[f"{name} {'/'.join(action.option_strings) or action.dest}"] = action.help
+    return found
+
+
+def test_every_flag_of_every_command_says_what_it_does():
+    helps = _flags(cli.parser(), "gptjax")
+    assert len(helps) > 150 and not [flag for flag, help in helps.items() if not help]
+    fragments = [f"{flag}: {help}" for flag, help in helps.items() if str(help).startswith(("of ", "by "))]
+    assert not fragments, "what the value is, stands first"
