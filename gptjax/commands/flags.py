@@ -49,11 +49,11 @@ def split_changes(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def add_checkpoint_flags(parser) -> None:
-    parser.add_argument("--step", type=int, default=None, help="of the checkpoint (default: the newest)")
+    parser.add_argument("--step", type=int, default=None, help="the step of the checkpoint (default: the newest)")
     parser.add_argument("--ema", action="store_true", help="use the averaged parameters")
 
 
-def add_json_flag(parser, help: str = "machine-readable") -> None:
+def add_json_flag(parser, help: str = "print JSON") -> None:
     parser.add_argument("--json", action="store_true", help=help)
 
 

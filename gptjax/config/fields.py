@@ -226,7 +226,7 @@ class OptimConfig(_Shown):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class MeshConfig(_Shown):
-    """Devices of a slice along each axis, one of which may be -1 and takes what is left; and slices (`dcn_*`)."""
+    """Devices of a slice along each axis, one of which may be -1 and uses all remaining devices; and slices (`dcn_*`)."""
 
     AXES: typing.ClassVar = ("replica", "stage", "fsdp", "sequence", "tensor")  # the last gets neighbouring chips
     DCN_AXES: typing.ClassVar = ("replica", "fsdp")  # those that slices may lie along

@@ -129,7 +129,7 @@ class Sample(Hook):
                 raise UserError(f"eval.sample_prompt={prompt!r}: {error}") from None
             raise UserError(
                 f"eval.sample_tokens={self.config.eval.sample_tokens}, but the tokenizer {tokenizer.kind!r} has neither"
-                " end-of-text nor a line break that a sample could start from; set eval.sample_prompt, or 0."
+                " an end-of-text token nor a line break to start a sample from; set eval.sample_prompt, or 0."
             ) from None
 
     def due(self, step: int) -> bool:
