@@ -346,7 +346,7 @@ def test_another_program_is_said_and_recorded(config, trunk, store, tmp_path):
     code, *others = known["other_program"]
     assert code.startswith("gptjax's files, revision ") and others[0].startswith("jax 0.1 -> ")
     assert others[1:] == ["mesh.tensor 1 -> 2", "train.log_noise_scale True -> False"]
-    assert "its program was another (gptjax's files, revision" in branching.said(known)
+    assert "its program differed (gptjax's files, revision" in branching.said(known)
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_branch_may_be_started_again(config, trunk, scratch, tmp_path):

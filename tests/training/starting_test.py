@@ -120,7 +120,7 @@ def test_the_best_step_is_the_one_of_the_lowest_loss_that_has_a_checkpoint(train
         ),
         (
             {"train": {"start_from": None, "start_step": "4"}},
-            "train.start_step='4' is of train.start_from, which is None",
+            "train.start_step='4' needs train.start_from, which is None",
         ),
         (
             {"train": {"trainable": "blocks/mpl/*"}},
