@@ -526,7 +526,7 @@ def test_the_command_prints_json_without_nan_and_the_same_twice(tmp_path, capsys
     [
         (["--method=chinchilla"], "--method='chinchilla' is not known"),
         (["--bootstrap=1"], "--bootstrap=1 is too small for an interval"),
-        (["--budgets=many"], "--budgets=many is no list"),
+        (["--budgets=many"], "--budgets=many is not a list"),
         (["--budgets=-1e20"], "every budget must be positive"),
         (["--delta=0"], "--delta=0 must be positive"),
         (["--seed=-1"], "--seed=-1 is below 0"),
