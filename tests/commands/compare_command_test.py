@@ -37,7 +37,10 @@ def test_two_steps_of_a_run_differ_by_their_losses(trained, capsys):
         (["/nowhere/run"], "no such directory"),
         (["--step_b=all"], "takes one step of each run"),
         (["--step_b=5"], "no checkpoint of step 5; there are: 4, 6"),
-        (["--protocol=lambada", "--data=x"], "a comparison needs the losses of tokens, which --protocol=lambada does not give"),
+        (
+            ["--protocol=lambada", "--data=x"],
+            "a comparison needs the losses of tokens, which --protocol=lambada does not give",
+        ),
         (["--stride=99"], "--stride=99 must be from 1 to the context length"),
     ],
 )

@@ -252,8 +252,14 @@ def test_what_is_wrong_outside_blocks_is_named_by_its_file(folder, tmp_path):
         (["--config={f}/fields.py", "--config.data.sead=1"], "did you mean 'seed'?"),
         (["--config={f}/fields.py", "--step=31"], "give one from 1 to 30"),
         (["--config={f}/fields.py", "--row=8"], "give one from 0 to 7"),
-        (["--config={f}/fields.py", "--stats", "--step=1"], "--step chooses the text to show, but --stats shows no text"),
-        (["--config={f}/fields.py", "--verify", "--row=0"], "--row chooses the text to show, but --verify shows no text"),
+        (
+            ["--config={f}/fields.py", "--stats", "--step=1"],
+            "--step chooses the text to show, but --stats shows no text",
+        ),
+        (
+            ["--config={f}/fields.py", "--verify", "--row=0"],
+            "--row chooses the text to show, but --verify shows no text",
+        ),
         (["--config={f}/fields.py", "--stats", "--verify"], "give one of them"),
         (["--config={f}/fields.py", "--picture=a.png"], "needs --stats; add --stats"),
         (["--config={f}/fields.py", "--stats", "--picture=a.gif"], "use a name that ends in .png"),

@@ -107,7 +107,10 @@ def test_info_says_kind_sizes_and_bytes_per_token_of_a_source(trained, tmp_path,
         ),
         ([*TRAIN, "--out=FULL/thesis.tex"], "thesis.tex exists and is not an empty folder"),
         ([*TRAIN, "--out=NEW", "--special=caht"], "'caht' is no set of special symbols; did you mean 'chat'"),
-        ([*TRAIN, "--out=NEW", "--vocab_size=260", "--special=fim"], "--vocab_size=260 is too small: bytes and special symbols alone take 261"),
+        (
+            [*TRAIN, "--out=NEW", "--vocab_size=260", "--special=fim"],
+            "--vocab_size=260 is too small: bytes and special symbols alone take 261",
+        ),
         ([*TRAIN, "--out=NEW", "--vocab_size=290"], "--vocab_size=290 is too small for the characters of this text"),
         (
             [*TRAIN, "--out=NEW", "--vocab_size=290", "--separator=--"],

@@ -172,9 +172,7 @@ def test_a_directory_that_was_moved_or_removed_is_found_out(tmp_path):
     with pytest.raises(DirectoryMoved, match=f"moved to {tmp_path}/other"):
         lock.check()
     shutil.rmtree(tmp_path / "other")
-    with pytest.raises(
-        DirectoryMoved, match="was removed during training; run the same command again to start over"
-    ):
+    with pytest.raises(DirectoryMoved, match="was removed during training; run the same command again to start over"):
         lock.check()
     lock.release()
 

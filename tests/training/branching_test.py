@@ -320,7 +320,10 @@ def test_what_is_allowed_to_differ_is_recorded_and_said(config, trunk, store, tm
     )
     known = branching.lineage(run_directory.open_run(tmp_path / "new"), *arguments)["branched"]
     assert known["allowed"] == ["optim.weight_decay"] and known["other_program"] == []
-    assert "because optim.weight_decay differs, this is not the run that this config gives from scratch" in branching.said(known)
+    assert (
+        "because optim.weight_decay differs, this is not the run that this config gives from scratch"
+        in branching.said(known)
+    )
 
 
 def test_a_trunk_whose_schedule_was_changed_under_way_is_found_by_its_log(config, trunk, store, tmp_path):

@@ -503,7 +503,8 @@ def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(s
     keeping.save(state_of(20), 20)
     if policy == "stop":
         with pytest.raises(
-            SaveFailed, match="could not be written to .*there is that of step 10, whole by names and sizes; free some space"
+            SaveFailed,
+            match="could not be written to .*there is that of step 10, whole by names and sizes; free some space",
         ):
             keeping.settle(21)
         assert not said and not log
