@@ -46,7 +46,7 @@ class WorseThanGuessing:
     told, or falls from a large initialisation. It is told once; of a loss that is no cross-entropy of tokens nothing is said.
     """
 
-    STEPS, MARGIN = 50, 0.1
+    STEPS, MARGIN = 20, 0.1
 
     def __init__(self, config):
         self._config, self._uniform = config, math.log(config.model.vocab_size)
