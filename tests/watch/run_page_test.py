@@ -217,8 +217,27 @@ def test_the_parts_of_the_time_are_all_of_it_and_none_is_counted_twice(directory
     assert {"training", "starting and compiling", "evaluating", "saving", "sampling"} <= seconds.keys()
 
 
-def test_goodput_worked_by_hand():
-    """20 s to start; 10 steps of 1 s and a save of 3 s; a kill, 100 s later a start of 15 s; 9 steps in 10 of 12 s; an evaluation."""
+def test_the_last_save_and_the_last_evaluation_count_as_the_run_timed_them(directory):
+    found, kept = goodput.Goodput(), rows(directory)
+    for row in kept:
+        found.add(row)
+    [last] = [row for row in kept if row.get("event") == "rows_read"]
+    assert last["seconds/saving"] > 0 and last["seconds/evaluating"] > 0
+    for what in ("saving", "evaluating"):
+        timed = sum(row.get(f"seconds/{what}", 0.0) for row in kept)
+        assert found.seconds()[what] == pytest.approx(timed, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "evaluated, spent",
+    [
+        pytest.param(165.0, {"seconds/saving": 1.0, "seconds/evaluating": 4.0}, id="saved, then evaluated"),
+        pytest.param(164.0, {}, id="evaluated, then saved, as older versions did"),
+    ],
+)
+def test_goodput_worked_by_hand(evaluated, spent):
+    """20 s to start; 10 steps of 1 s and a save of 3 s; a kill, 100 s later a start of 15 s; 9 steps in 10 of 12 s; a save and an
+    evaluation."""
     log = [
         dict(kind="train", step=1, time=20.0, tokens=100),
         dict(kind="event", step=1, time=20.0, event="first_call", seconds=20.0),
@@ -226,8 +245,8 @@ def test_goodput_worked_by_hand():
         dict(kind="event", step=11, time=140.0, event="resumed"),
         dict(kind="event", step=12, time=148.0, event="first_call", seconds=15.0),
         dict(kind="train", step=21, time=160.0, tokens=2100, tokens_per_second=90.0),
-        dict(kind="eval", step=21, time=164.0, loss=2.0),
-        dict(kind="event", step=21, time=165.0, event="rows_read"),
+        dict(kind="eval", step=21, time=evaluated, loss=2.0),
+        dict(kind="event", step=21, time=165.0, event="rows_read") | spent,
         dict(kind="event", step=21, time=167.0, event="rolled_back"),
     ]
     found = goodput.Goodput()
