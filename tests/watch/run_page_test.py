@@ -1,5 +1,6 @@
 """The page of a run: what its directory holds, whatever state that is in, and nothing that a browser would run."""
 
+import ast
 import html.parser
 import json
 import math
@@ -8,10 +9,11 @@ import shutil
 
 import pytest
 import runs
+from places import ROOT
 
 from gptjax import cli
 from gptjax.rundir import metrics, run_directory, runlock
-from gptjax.watch import goodput, page
+from gptjax.watch import goodput, page, record
 from gptjax.watch.run_page import RunPage
 
 VOID = {"meta", "br"}
@@ -262,6 +264,34 @@ def test_goodput_worked_by_hand(evaluated, spent):
     }
     found.add(log[-1])
     assert found.seconds()["rolled back"] == 7.0, "from the last training row on, whatever it was spent on"
+
+
+def events_written() -> dict[str, str]:
+    """{event: a place} of all calls with event="..." and all dicts with "event": "..." of the package."""
+    known = {}
+    for file in (ROOT / "gptjax").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            pairs = zip(node.keys, node.values) if isinstance(node, ast.Dict) else ()
+            values = [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "event"]
+            if isinstance(node, ast.Call):
+                values += [keyword.value for keyword in node.keywords if keyword.arg == "event"]
+            for value in values:
+                if isinstance(value, ast.Constant):
+                    known[value.value] = f"{file.relative_to(ROOT)}:{value.lineno}"
+    return known
+
+
+def test_every_event_that_a_run_writes_has_its_words():
+    written = events_written()
+    assert {"resumed", "branched", "save_failed", "loss_above_uniform", "tasks_failed"} <= written.keys()
+    assert not {name: place for name, place in written.items() if name not in (*record.SAID, *record.SILENT)}
+
+
+def test_a_loss_above_that_of_guessing_is_marked_as_bad(copy):
+    event = rows(copy)[0] | {"kind": "event", "event": "loss_above_uniform", "loss": 7.25, "limit": 4.5}
+    write(copy, [*rows(copy), event])
+    [mark] = RunPage(copy).look().marks
+    assert mark["bad"] and mark["text"] == "the training loss stays above 4.5, worse than guessing, and is 7.25"
 
 
 def test_a_loss_that_stands_out_is_an_event_once(copy):
