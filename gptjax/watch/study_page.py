@@ -38,7 +38,9 @@ class StudyPage:
             "facts": view.section("About this study", view.facts({"directory": str(self.directory.path)})),
         }
         going_on = found["counts"][status.RUNNING] > 0 or status.is_held(self.directory)
-        return View(self.directory.path.name, parts, self._charts(found["runs"]), going_on)
+        over = not going_on and all(row["state"] in (*status.ENDED, status.FAILED) for row in found["runs"])
+        ended = "all runs of the study have ended" if over else ""
+        return View(self.directory.path.name, parts, self._charts(found["runs"]), going_on, ended=ended)
 
     def run_page(self, key: str) -> RunPage:
         """Raises UserError: the study has no run of this key."""

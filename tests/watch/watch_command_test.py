@@ -1,5 +1,6 @@
 """`gptjax watch`: where it writes, what it serves and to whom, the page of a study, and that its script draws."""
 
+import contextlib
 import dataclasses
 import http.client
 import json
@@ -78,22 +79,62 @@ def test_the_page_of_a_run_is_written_into_it_or_where_out_says(run, tmp_path, c
     assert "Step 2 of 4 (50.0%)" in (tmp_path / "page.html").read_text()
 
 
-def test_followed_it_is_written_and_read_again_until_training_ends(run, monkeypatch, capsys):
-    written, file = [], run.path / "watch.html"
+def follow(path, monkeypatch, happenings) -> list[bool]:
+    """Follows it while one of these happens in each pause. Returns whether the page was to be read again, in each pause."""
+    read_again, left = [], iter(happenings)
 
-    def next_step(seconds):
-        written.append((seconds, 'http-equiv="refresh"' in file.read_text()))
-        if len(written) == 1:
-            add_rows(run, (3,))
-        else:
-            held.__exit__(None, None, None)
+    def pause(seconds):
+        assert seconds == 10.0
+        read_again.append('http-equiv="refresh"' in (path / "watch.html").read_text())
+        next(left)()
 
-    held = runlock.hold(run.path)
-    held.__enter__()
-    monkeypatch.setattr(time, "sleep", next_step)
+    monkeypatch.setattr(time, "sleep", pause)
+    assert cli.main(["watch", str(path), "--follow"]) == 0
+    assert list(left) == [] and "refresh" not in (path / "watch.html").read_text()
+    return read_again
+
+
+def test_followed_it_is_written_and_read_again_until_the_run_is_done_also_while_nobody_trains(run, monkeypatch, capsys):
+    held = contextlib.ExitStack()
+    lock, free = lambda: held.enter_context(runlock.hold(run.path)), held.close
+    step = lambda number: add_rows(run, (number,))  # noqa: E731
+    happenings = [lambda: None, lock, lambda: step(3), free, lambda: None, lock, lambda: step(4), free]
+    assert follow(run.path, monkeypatch, happenings) == [True] * 8
+    assert "Step 4 of 4" in (run.path / "watch.html").read_text()
+    waits = f"no process trains {run.path} now; --follow waits until one does (Ctrl-C ends it)"
+    assert capsys.readouterr().out.splitlines()[1:] == [waits, waits, "the run is done; --follow ends"]
+
+
+def test_a_run_that_is_not_started_yet_is_waited_for_and_one_that_diverged_is_not(run, monkeypatch, capsys):
+    run.metrics.unlink()
+
+    def diverge():
+        add_rows(run, (1,))
+        with run.metrics.open("a") as log:
+            log.write(json.dumps({"kind": "event", "step": 1, "event": "diverged", "reason": "loss is nan"}) + "\n")
+
+    assert follow(run.path, monkeypatch, [lambda: None, diverge]) == [True] * 2
+    assert [line.partition(";")[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        f"no process trains {run.path} now", "the run diverged",
+    ]  # fmt: skip
+
+
+def test_a_study_is_followed_until_all_its_runs_have_ended(study, monkeypatch, capsys):
+    def end_all():
+        entries = ledger.read(study).entries
+        ledger.Ledger(entries[:3]).write(study)  # done, diverged and failed
+
+    assert follow(study.path, monkeypatch, [lambda: None, end_all]) == [True] * 2
+    assert "all runs of the study have ended; --follow ends" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_the_waiting(run, monkeypatch, capsys):
+    def stop(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", stop)
     assert cli.main(["watch", str(run.path), "--follow"]) == 0
-    assert written == [(10.0, True)] * 2 and "Step 3 of 4" in file.read_text()
-    assert "refresh" not in file.read_text(), "nothing more is to come"
+    assert "is no longer written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
