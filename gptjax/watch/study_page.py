@@ -1,5 +1,7 @@
 """The page of a study: the state of its runs, and the curves of all."""
 
+from urllib.parse import quote
+
 import numpy as np
 
 from gptjax.errors import UserError
@@ -57,7 +59,7 @@ class StudyPage:
         record, name = self._records.get(row["key"]), view.escaped(row["name"])
         training = record.train["loss"].last() if record else None
         cells = {
-            "run": f'<a href="?run={row["key"]}">{name}</a>' if self._links and record else name,
+            "run": f'<a href="?run={quote(row["key"], safe="")}">{name}</a>' if self._links and record else name,
             "state": view.badge(row["state"]),
             "progress": view.progress(row["fraction"]),
             "held-out loss": numbers.loss(row["loss"]),
