@@ -111,8 +111,7 @@ class Recorder:
             if len(epochs) > 1
             else {"epochs": [*epochs.values()][0]}
         )
-        spent = {f"seconds/{what}": seconds for what, seconds in paused.items()}
-        self._log.write("train", taken, **numbers, tokens=tokens, **speed, **spent, memory_bytes=memory, **seen)
+        self._log.write("train", taken, **numbers, tokens=tokens, **speed, **paused, memory_bytes=memory, **seen)
         self._progress.update(progress_line(taken, self._total_steps, numbers, speed))
 
 
@@ -146,8 +145,8 @@ class Throughput:
         self._tokens += tokens
 
     def take(self) -> tuple[float, dict[str, float]]:
-        """Tokens per second since the last take, and the seconds that were taken out, by what was done in them."""
-        now, paused = time.monotonic(), dict(self._paused)
+        """Tokens per second since the last take, and {"seconds/WHAT": seconds} of what the clock was stopped for."""
+        now, paused = time.monotonic(), {f"seconds/{what}": seconds for what, seconds in self._paused.items()}
         rate = self._tokens / max(now - self._since - sum(paused.values()), 1e-9)
         self._since, self._tokens = now, 0
         self._paused.clear()
