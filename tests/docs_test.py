@@ -180,7 +180,7 @@ def _quoted_from_the_screen(page: str) -> list[str]:
         elif "gptjax " in command:
             lines += block.splitlines()
     rows = [row for heading in TABLES_OF_ERRORS for row in _section(page, heading).splitlines() if row.startswith("|")]
-    return lines + [quoted for row in rows for quoted in row.split("`")[1::2]]
+    return list(dict.fromkeys(lines + [quoted for row in rows for quoted in row.split("`")[1::2]]))
 
 
 QUOTED = {path: _quoted_from_the_screen(page) for path, page in WRITTEN.items()}
