@@ -63,7 +63,7 @@ class Recorder:
             taken = first_step + i + 1
             self._own_hash = (self._own_hash + hash_S[i]) % 2**64
             self._judge(taken, numbers)
-            if self._worse.begins(taken, numbers["loss"]):
+            if self._worse.begins(numbers["loss"]):
                 self._progress.message(f"step {taken:>7}  {self._worse.said(numbers['loss'])}")
                 self._log.write(
                     "event", taken, event="loss_above_uniform", loss=numbers["loss"], limit=self._worse.limit

@@ -220,7 +220,7 @@ def test_without_process_0_the_others_end_and_say_so(values, tmp_path):
         at = time.monotonic()
         started[0].kill()
         assert started[1].ends_with(errors.PEER_LOST) - at < NOTICED
-        assert "process 0" in last_word(started[1]) and "coordinates" in last_word(started[1])
+        assert "process 0" in last_word(started[1]) and "the coordinator" in last_word(started[1])
 
 
 @pytest.mark.slow  # waits for the heartbeat timeout
@@ -355,7 +355,7 @@ def test_who_waits_for_a_text_without_process_0_ends_and_says_so(values, tmp_pat
         started[0].kill()
         fcntl.flock(lock, fcntl.LOCK_UN)
         assert started[1].ends_with(errors.PEER_LOST) - at < NOTICED
-        assert "process 0" in last_word(started[1]) and "coordinates" in last_word(started[1])
+        assert "process 0" in last_word(started[1]) and "the coordinator" in last_word(started[1])
 
 
 @pytest.mark.slow  # waits longer than the watchdog allows
