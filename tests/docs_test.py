@@ -1,7 +1,12 @@
 """The site of docs/: what is generated says everything that the code has, every page is in the navigation, links lead
-somewhere. `mkdocs build --strict`, which .ci/run calls, checks the rest."""
+somewhere, what is quoted from the screen is what the code prints. `mkdocs build --strict`, which .ci/run calls, checks the
+rest."""
 
+import ast
 import dataclasses
+import errno
+import functools
+import os
 import pathlib
 import re
 import shlex
@@ -139,3 +144,59 @@ def test_relative_links_of_a_page_lead_somewhere(path):
 def test_a_broken_link_is_found():
     text = "[a](data.md#rows) [b](reference/fields.md) [c](nowhere.md) [d](https://jax.dev)\n```\n[e](code)\n```\n"
     assert _broken_links("index.md", text, GENERATED) == ["nowhere.md"]
+
+
+LEFT_OPEN = re.compile(r"\n|{[^{}]*}")  # where a string ends a line, or has a place for str.format
+
+
+@functools.cache
+def _words_of_the_code() -> list[str]:
+    """What its strings and the constant parts of its f-strings say, line by line, the longest first. Single short words are
+    left out: they are in every sentence."""
+    trees = [ast.parse(file.read_text()) for room in ("gptjax", "launch") for file in (ROOT / room).rglob("*.py")]
+    strings = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    lines = {line.strip(" .") for string in strings if isinstance(string, str) for line in LEFT_OPEN.split(string)}
+    return sorted((line for line in lines if " " in line or len(line) > 6), key=len, reverse=True)
+
+
+def _words_of_nobody(quoted: str) -> list[str]:
+    """Stretches of three words or more that are in no string of the code. "..." stands for words that are left out."""
+    rest = quoted.removeprefix("gptjax: ").replace("...", "|").replace(os.strerror(errno.ENOSPC), "|")
+    for words in _words_of_the_code():
+        rest = rest.replace(words, "|")
+    return re.findall(r"(?<!\w)[A-Za-z][a-z']+(?:[,;]? [a-z][a-z']+){2,}", rest)
+
+
+OF_OTHERS = re.compile(r"gptjax (sample|data)|launch/")  # they print words of a model, of a text, of other programs
+TABLES_OF_ERRORS = ("What goes wrong, in one line", "What to do when a fit is refused")
+
+
+def _quoted_from_the_screen(page: str) -> list[str]:
+    """Lines of text blocks below commands of gptjax, all errors, and what tables of errors quote."""
+    lines, command = re.findall("^gptjax: .*", page, flags=re.MULTILINE), ""
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE):
+        if language != "text":
+            command = block if language == "sh" and not OF_OTHERS.search(block) else ""
+        elif "gptjax " in command:
+            lines += block.splitlines()
+    rows = [row for heading in TABLES_OF_ERRORS for row in _section(page, heading).splitlines() if row.startswith("|")]
+    return list(dict.fromkeys(lines + [quoted for row in rows for quoted in row.split("`")[1::2]]))
+
+
+QUOTED = {path: _quoted_from_the_screen(page) for path, page in WRITTEN.items()}
+QUOTED["../launch/README.md"] = _quoted_from_the_screen((ROOT / "launch/README.md").read_text())
+
+
+@pytest.mark.parametrize("path", [path for path in QUOTED if QUOTED[path]])
+def test_words_that_a_page_quotes_from_the_screen_are_words_of_the_code(path):
+    unknown = {line: _words_of_nobody(line) for line in QUOTED[path]}
+    assert not {line: words for line, words in unknown.items() if words}
+
+
+def test_a_quoted_line_that_the_code_no_longer_prints_is_found():
+    page = "```sh\ngptjax verify --workdir=DIR\n```\n\n```text\nthe newest checkpoint that counts is of step 4\n```\n"
+    page += "```text\ngptjax: no checkpoint yet, alas and alack\n```\n"
+    assert [_words_of_nobody(line) != [] for line in _quoted_from_the_screen(page)] == [True, True]
+    assert not _words_of_nobody(
+        "these are not as they were written: 600; the newest valid checkpoint is that of step 400"
+    )
