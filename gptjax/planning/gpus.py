@@ -1,6 +1,6 @@
 """GPUs that are not here, as XLA:GPU has to be told of them to compile for them: no GPU, driver or CUDA toolkit is needed.
 
-The compiler is a plugin of JAX (jax-cuda13-pjrt), the assembler NVIDIA's ptxas (nvidia-cuda-nvcc): the extra `gpu-plan`.
+The compiler is JAX's plugin for CUDA, the assembler NVIDIA's ptxas (nvidia-cuda-nvcc): the extra `gpu-plan`.
 What it makes here has the memory, the collectives and the schedule of what a GPU would run, but tiles of matrix products
 that were never tuned on the device: it is for reading, not for running.
 """
@@ -8,7 +8,6 @@ that were never tuned on the device: it is for reading, not for running.
 import contextlib
 import dataclasses
 import importlib.util
-import logging
 import pathlib
 import shutil
 import typing
@@ -82,7 +81,7 @@ TARGETS = {  # by the names of hardware.CHIPS
 def missing() -> str | None:
     """What is not installed that compiling for GPUs needs; None where all is there."""
     if importlib.util.find_spec("jax_plugins.xla_cuda13") is None:
-        return "jax-cuda13-pjrt"
+        return "jax-cuda13-plugin"
     return None if _ptxas() else "nvidia-cuda-nvcc"
 
 
@@ -101,8 +100,6 @@ def devices(family: str, per_host: int, hosts: int) -> typing.Sequence | None:
         return None
     from jax.experimental import topologies
 
-    # the plugin misses a part that only runs programs
-    logging.getLogger("jax_plugins.xla_cuda13").setLevel(logging.ERROR)
     shape = f"1x{hosts}x{per_host}"  # partitions, hosts, GPUs of a host
     return list(topologies.get_topology_desc("", "cuda", topology=shape, target_config=TARGETS[family].text()).devices)
 

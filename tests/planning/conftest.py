@@ -8,7 +8,7 @@ from gptjax.planning import gpus
 @pytest.fixture(autouse=True)
 def no_compiler_for_gpus(request, monkeypatch):
     if "gpu_compiler" not in request.fixturenames:
-        monkeypatch.setattr(gpus, "missing", lambda: "jax-cuda13-pjrt")
+        monkeypatch.setattr(gpus, "missing", lambda: "jax-cuda13-plugin")
 
 
 @pytest.fixture

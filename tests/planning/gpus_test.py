@@ -103,6 +103,14 @@ def test_a_small_step_compiles_for_every_gpu_on_hosts_in_their_order(gpu_compile
     assert facts["bytes"]["cudnn_workspace"] == 32 / 4 * 256 * 256 * 4
 
 
+def test_gathers_on_ampere_run_beside_matmuls(gpu_compiler):
+    """XLA leaves its latency-hiding scheduler off there: the step asks for it."""
+    facts = plan.plan(small(), topology.describe("a100-80:4"), plan.Options(say=lambda line: None))
+    moved = {(entry["kind"], entry["overlapped"]): entry["bytes"] for entry in facts["collectives"]}
+    for kind in ("all-gather", "reduce-scatter"):
+        assert moved.get((kind, True), 0) > 3 * moved.get((kind, False), 0), kind
+
+
 def test_what_does_not_fit_is_refused_by_us(gpu_compiler):
     config = small(train={"batch_size": 4096}, model={"context_length": 1024, "n_layers": 12})
     facts = plan.plan(config, topology.describe("a100-40:1"), plan.Options(say=lambda line: None))
