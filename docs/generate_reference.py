@@ -5,6 +5,7 @@ look at it. Nothing is written to disk: these pages exist while the site is buil
 """
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -27,6 +28,7 @@ def pages() -> dict[str, str]:
         "reference/fields.md": fields(),
         "reference/kinds.md": kinds(),
         "reference/exit_codes.md": exit_codes(),
+        "reference/code.md": code(),
         LAUNCHING[1]: (ROOT / "launch" / "README.md").read_text(),
     }
 
@@ -104,10 +106,10 @@ def fields() -> str:
     for section in dataclasses.fields(Config):
         text += f"\n\n## {section.name}\n\n{_description(section.type)}\n\n"
         rows = [
-            (f"`{f.name}`", f"`{_spelled(f.type)}`", f"`{f.default!r}`", f.metadata["meaning"], f.metadata["changes"])
+            (f"`{f.name}`", f.metadata["meaning"], f"`{f.default!r}`", f"`{_spelled(f.type)}`", f.metadata["changes"])
             for f in dataclasses.fields(section.type)
         ]
-        text += _table(("field", "type", "default", "meaning and unit", "a change changes"), rows)
+        text += _table(("field", "meaning and unit", "default", "type", "a change changes"), rows)
     return text
 
 
@@ -122,6 +124,15 @@ def _table(heads, rows) -> str:
 
 # ---- kinds
 
+MODELS = {
+    "gpt": "A decoder-only transformer: GPT-1, GPT-2, GPT-3, and with other fields a Llama.",
+    "lstm": "A stack of LSTM layers, to compare with.",
+}
+KERNELS = {
+    "xla": "Plain XLA, on every device and for every config.",
+    "cudnn": "cuDNN's flash attention, on GPUs.",
+    "splash": "Splash attention, a Pallas kernel, on TPUs.",
+}
 SOURCES = {
     "corpus": "Shakespeare's plays, which ship with gptjax. A document is a play.",
     "text": "Files of UTF-8 text. A document is a file, or what `data.separator` divides it into.",
@@ -143,8 +154,8 @@ PACKINGS = {
     "best_fit": "Whole documents, several in a row, which do not see each other. Only longer ones are cut.",
 }
 KINDS = [  # (heading, chosen by, the table, an attribute of an entry or a dict that tells what it is; else: its docstring)
-    ("Models", "`model.architecture`", "gptjax.config.catalogue:ARCHITECTURES", "model"),
-    ("Attention kernels", "`model.attention`", "gptjax.models.attention:KERNELS", "function"),
+    ("Models", "`model.architecture`", "gptjax.config.catalogue:ARCHITECTURES", MODELS),
+    ("Attention kernels", "`model.attention`", "gptjax.models.attention:KERNELS", KERNELS),
     ("Activations of the MLP", "`model.mlp`", "gptjax.models.layers:ACTIVATIONS", ACTIVATIONS),
     ("Norms", "`model.norm`", "gptjax.models.layers:NORMS", None),
     ("Optimizers", "`optim.name`", "gptjax.optim.optimizers:OPTIMIZERS", "direction"),
@@ -261,3 +272,32 @@ def exit_codes() -> str:
         if isinstance(kind, type) and issubclass(kind, errors.UserError)
     ]
     return text + _table(("exception", "what it says", "exit code"), kinds_of_error)
+
+
+# ---- the code
+
+CODE = """# The code
+
+`gptjax/` has one room (package) for each subject. A room imports only rooms before it in the order of `tests/house_test.py`.
+Each room says in its docstring what stands in which file.
+"""
+
+
+def code() -> str:
+    """The docstring of every room, and the first sentence of every module at the top."""
+    package = ROOT / "gptjax"
+    rows = [(f"`{file.name}`", _sentence(_docstring(file))) for file in sorted(package.glob("[a-z]*.py"))]
+    text = CODE + "\n" + _table(("file", "what it is"), rows) + "\n"
+    for file in sorted(package.rglob("*/__init__.py")):
+        room = file.parent.relative_to(package).as_posix()
+        text += f"\n{'#' * (2 + room.count('/'))} {room}/\n\n{_block(_docstring(file))}\n"
+    return text
+
+
+def _sentence(docstring: str) -> str:
+    """The first one, without its full stop."""
+    return " ".join(docstring.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+
+
+def _docstring(file: pathlib.Path) -> str:
+    return ast.get_docstring(ast.parse(file.read_text())) or ""

@@ -3,10 +3,18 @@
 run = gptjax.load("runs/quickstart")      a checkpoint in hand, see gptjax/run/run.py
 """
 
+import sys
+
+DOOR = ("load", "Run")  # imported when they are asked for
+
 
 def __getattr__(name: str):
-    if name in ("load", "Run"):
+    if name in DOOR:
         from gptjax.run import run
 
         return getattr(run, name)
-    raise AttributeError(f"module 'gptjax' has no attribute {name!r}")
+    raise AttributeError(f"module 'gptjax' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *DOOR]

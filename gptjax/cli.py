@@ -49,13 +49,14 @@ WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirecto
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = flags.joined(sys.argv[1:] if argv is None else argv)
     named = next((word for word in argv if not word.startswith("-")), None)
     args, rest = parser({named} & COMMANDS.keys()).parse_known_args(argv)
     try:
         changes = flags.overrides(rest, accepts=hasattr(args, "config"), command=args.command)
         if vars(args).get("separator") == []:  # as argparse of Python 3.11 reads --separator=--
             args.separator = "--"
+        flags.take_run(args)
         bounds.check_flags(vars(args))
         args.overrides = changes
         return args.run(args) or 0

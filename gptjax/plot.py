@@ -4,12 +4,20 @@ With --by_source: bits per byte of the held-out text of each source of one run. 
 """
 
 import argparse
+import io
+import itertools
+import pathlib
 import sys
 
+from etils import epath
+
+from gptjax import schedule
 from gptjax.config.extras import library
 from gptjax.errors import UserError
 from gptjax.rundir import metrics, run_directory
 from gptjax.storage import outputs
+
+KINDS = (".png", ".svg", ".pdf")
 
 
 def loss_curves(workdirs: list[str], out: str) -> None:
@@ -17,34 +25,41 @@ def loss_curves(workdirs: list[str], out: str) -> None:
 
     Raises UserError: a directory that is no run, no matplotlib.
     """
+    runs = [_read(workdir) for workdir in workdirs]
     figure, axes = _figure()
-    for workdir in workdirs:
-        directory = run_directory.open_run(workdir)
-        directory.config()  # raises UserError if this is no run
-        train = metrics.read_metrics(directory.metrics, "train")
-        held_out = [row for row in metrics.read_metrics(directory.metrics, "eval") if "loss" in row]
-        tokens_at = {row["step"]: row["tokens"] for row in train}
+    for name, (_, config, train, held_out) in zip(names_apart([str(run[0].path) for run in runs]), runs):
         [line] = axes.plot(
             [row["tokens"] for row in train],
             [float(row["loss"]) for row in train],
             linewidth=0.7,
             alpha=0.5,
-            label="training",
+            label=f"{name}, training",
         )
+        if not held_out:
+            continue
         axes.errorbar(
-            [tokens_at[row["step"]] for row in held_out],
-            [row["loss"] for row in held_out],
-            yerr=[2 * row["standard_error"] for row in held_out],
+            [schedule.tokens_before(config, row["step"]) for row in held_out],
+            [float(row["loss"]) for row in held_out],
+            yerr=[2 * float(row["standard_error"]) for row in held_out],
             fmt="o-",
             markersize=3,
             linewidth=1.2,
             color=line.get_color(),
-            label=f"{directory.path.name}, held out: {held_out[-1]['loss']:.3f}" if held_out else directory.path.name,
+            label=f"{name}, held out: {float(held_out[-1]['loss']):.3f}",
         )
     axes.set(xlabel="tokens", ylabel="loss (nats per token)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(out, dpi=120)
+    _save(figure, out)
+
+
+def names_apart(paths: list[str]) -> list[str]:
+    """A short name for each path, no two alike: as many of its last parts as that takes; of one that is given twice, twice
+    the same."""
+    for length in itertools.count(1):
+        names = ["/".join(path.split("/")[-length:]) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            return names
 
 
 def source_curves(workdir: str, out: str) -> None:
@@ -53,10 +68,7 @@ def source_curves(workdir: str, out: str) -> None:
     Raises UserError: a directory that is no run, a run whose text has one source, no matplotlib.
     """
     figure, axes = _figure()
-    directory = run_directory.open_run(workdir)
-    config = directory.config()
-    tokens_at = {row["step"]: row["tokens"] for row in metrics.read_metrics(directory.metrics, "train")}
-    held_out = [row for row in metrics.read_metrics(directory.metrics, "eval") if row["step"] in tokens_at]
+    directory, config, _, held_out = _read(workdir)
     names = [key.partition("/")[2] for key in (held_out[-1] if held_out else {}) if key.startswith("bits_per_byte/")]
     if not names:
         raise UserError(f"{workdir} has no held-out loss by source; --by_source is for a run of a data.mixture.")
@@ -64,7 +76,7 @@ def source_curves(workdir: str, out: str) -> None:
         bits = [row[f"bits_per_byte/{name}"] for row in held_out]
         relative = [row[f"standard_error/{name}"] / row[f"loss/{name}"] for row in held_out]
         axes.errorbar(
-            [tokens_at[row["step"]] for row in held_out],
+            [schedule.tokens_before(config, row["step"]) for row in held_out],
             bits,
             yerr=[2 * error * value for error, value in zip(relative, bits)],
             fmt="o-",
@@ -78,7 +90,28 @@ def source_curves(workdir: str, out: str) -> None:
     axes.set(xlabel="tokens", ylabel="bits per byte, held out", title=directory.path.name)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(out, dpi=120)
+    _save(figure, out)
+
+
+def _read(workdir: str) -> tuple:
+    """(RunDirectory, Config, training rows, held-out rows). Raises UserError: no run, or one that has logged nothing."""
+    directory = run_directory.open_run(workdir)
+    config = directory.config()
+    if not directory.metrics.exists() or not (train := metrics.read_metrics(directory.metrics, "train")):
+        raise UserError(f"{workdir} has logged no step yet; wait for the first one.")
+    return directory, config, train, [row for row in metrics.read_metrics(directory.metrics, "eval") if "loss" in row]
+
+
+def _save(figure, out: str) -> None:
+    """Local or gs://. The same numbers give the same bytes."""
+    from matplotlib import pyplot
+
+    drawn, kind = io.BytesIO(), pathlib.PurePath(out).suffix[1:]
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    with pyplot.rc_context({"svg.hashsalt": "gptjax"}):
+        figure.savefig(drawn, format=kind, dpi=120, metadata=dates)
+    pyplot.close(figure)
+    epath.Path(out).expanduser().write_bytes(drawn.getvalue())
 
 
 def _figure():
@@ -97,6 +130,8 @@ def main() -> int:
     try:
         if args.by_source and len(args.runs) > 1:
             raise UserError(f"--by_source is for one run, and {len(args.runs)} are given.")
+        if pathlib.PurePath(args.out).suffix not in KINDS:
+            raise UserError(f"--out={args.out}: expected a name that ends in {', '.join(KINDS)}.")
         outputs.check_file("--out", args.out)
         source_curves(args.runs[0], args.out) if args.by_source else loss_curves(args.runs, args.out)
     except UserError as error:

@@ -1,5 +1,8 @@
 """How a command starts: JAX as all commands use it, and one process where more would do harm."""
 
+import glob
+import importlib.metadata
+import importlib.util
 import os
 
 from gptjax.errors import UserError
@@ -18,6 +21,7 @@ def start_jax(config=None, keep_programs: bool = True) -> None:
 
     from gptjax.parallel import numerics
 
+    skip_absent_tpu()
     numerics.set_for_process()
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax warns of its own defaults, and logs what it also raises
 
@@ -29,6 +33,31 @@ def start_jax(config=None, keep_programs: bool = True) -> None:
     elif not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/gptjax/xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def skip_absent_tpu() -> None:
+    """Has JAX go straight to the CPU where libtpu is installed and there is no TPU: JAX would try it, and libtpu prints errors
+    that look fatal (E0000 ... unexpected worker hostname) before the CPU is taken all the same.
+
+    Nothing is changed where JAX_PLATFORMS says what to use, where JAX finds a TPU on the bus (it has then asked for it by name,
+    so that its errors are raised), where a device file of one is there, or where the plugin of a GPU is installed.
+    """
+    import jax
+
+    from gptjax.hosts import distributed
+
+    tpu_files = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
+    if jax.config.jax_platforms or distributed.on_tpu_vm(os.environ) or tpu_files or _other_plugins():
+        return
+    if importlib.util.find_spec("libtpu") is not None:
+        jax.config.update("jax_platforms", "cpu")
+
+
+def _other_plugins() -> bool:
+    """Whether JAX may find another accelerator: as it looks for plugins itself."""
+    return importlib.util.find_spec("jax_plugins") is not None or bool(
+        importlib.metadata.entry_points(group="jax_plugins")
+    )
 
 
 def refuse_several(command: str) -> None:

@@ -14,8 +14,11 @@ import sys
 import tempfile
 import time
 
-import nbformat
-from nbclient import NotebookClient
+try:
+    import nbformat
+    from nbclient import NotebookClient
+except ModuleNotFoundError as error:
+    sys.exit(f"executing notebooks needs {error.name}; pip install 'gptjax[notebooks,eval]'")
 
 HERE = pathlib.Path(__file__).parent
 MOST_BYTES = 300_000

@@ -4,6 +4,7 @@ somewhere. `mkdocs build --strict`, which .ci/run calls, checks the rest."""
 import dataclasses
 import pathlib
 import re
+import shlex
 import sys
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_config_field_is_in_the_reference_with_default_and_meaning(section, fi
         for line in _section(GENERATED["reference/fields.md"], section).splitlines()
         if f"| `{field.name}` |" in line
     ]
-    assert len(rows) == 1 and f"| `{field.default!r}` | {meaning} |" in rows[0]
+    assert len(rows) == 1 and f"| {meaning} | `{field.default!r}` |" in rows[0]
 
 
 def test_every_kind_says_what_it_is():
@@ -72,8 +73,48 @@ def test_every_exit_code_is_explained():
     )
 
 
+def test_every_room_is_in_the_map_of_the_code():
+    rooms = {file.parent.name for file in (ROOT / "gptjax").glob("*/__init__.py")}
+    assert "training" in rooms and not [
+        room for room in rooms if f"\n## {room}/\n" not in GENERATED["reference/code.md"]
+    ]
+
+
 def test_every_page_is_in_the_navigation_once():
     assert sorted(_navigation()) == sorted({**WRITTEN, **GENERATED})
+
+
+def _commands(page: str) -> list[str]:
+    """Command lines of gptjax in the shell blocks of a page; those with "..." are no whole ones."""
+    shells = re.findall(r"^```sh\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    lines = "\n".join(shells).replace("\\\n", " ").splitlines()
+    return [line for line in lines if re.match(r"(\w+=\S+ )*gptjax ", line) and "..." not in line]
+
+
+def _unknown_words(command: str) -> list[str]:
+    """Words of a command line that gptjax would refuse: flags there are not, and fields that no config has."""
+    words = shlex.split(command.partition("gptjax ")[2], comments=True)
+    try:
+        _, rest = cli.parser({words[0]}).parse_known_args(words)
+    except SystemExit:
+        return words
+    keys = {f"--config.{section}.{field.name}" for section, field in FIELDS}
+    return [word for word in rest if word.partition("=")[0] not in keys and not word.startswith("$")]
+
+
+WRONG_ON_PURPOSE = {"--config.optim.peak_rl=3e-4"}  # its error message is shown
+PAGES_WITH_COMMANDS = [path for path in sorted(WRITTEN) if _commands(WRITTEN[path])]
+
+
+@pytest.mark.parametrize("path", PAGES_WITH_COMMANDS)
+def test_commands_on_a_page_have_flags_and_fields_that_there_are(path):
+    assert not [command for command in _commands(WRITTEN[path]) if {*_unknown_words(command)} - WRONG_ON_PURPOSE]
+
+
+def test_a_command_that_gptjax_would_refuse_is_found():
+    assert _unknown_words("gptjax train --config=FILE --workdir=DIR --config.optim.peak_lr=1 $S") == []
+    assert _unknown_words("JAX_PLATFORMS=cpu gptjax info --config=FILE --config.optim.peak_rl=1  # no field")
+    assert _unknown_words("gptjax train --config=FILE --outdir=DIR")
 
 
 def _broken_links(path: str, text: str, pages) -> list[str]:

@@ -1,4 +1,6 @@
-"""A first study: five sizes, four budgets, two seeds, tuned learning rates, and a larger run that is predicted.
+"""A study with all its parts: five sizes, four budgets, two seeds, tuned learning rates, and a larger run that is predicted.
+
+The one to run first, in three minutes: configs/studies/first.py.
 
     gptjax study plan configs/studies/quickstart.py
     gptjax study run  configs/studies/quickstart.py --out=studies/quickstart

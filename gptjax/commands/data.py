@@ -18,9 +18,21 @@ _NAMED = 20  # mistakes that --verify prints
 
 def add_flags(parser) -> None:
     flags.add_config_flag(parser, required=False)
-    parser.add_argument("--workdir", metavar="DIR", help="instead: a run, of whose config and text any step is shown")
-    parser.add_argument("--step", type=int, metavar="N", help="whose rows are shown, counted from 0 (default: 0)")
-    parser.add_argument("--row", type=int, metavar="R", help=f"of the step's batch (default: the first {_SHOWN})")
+    flags.add_run_flag(
+        parser, required=False, help="instead of --config: a run, of whose config and text any step is shown"
+    )
+    parser.add_argument(
+        "--step",
+        type=int,
+        metavar="N",
+        help="show the rows of this step, counted from 1 as on the screen and in metrics.jsonl: step N was computed from them (default: 1)",
+    )
+    parser.add_argument(
+        "--row",
+        type=int,
+        metavar="R",
+        help=f"show this row of the step's batch, counted from 0 (default: the first {_SHOWN})",
+    )
     parser.add_argument(
         "--stats", action="store_true", help="sources, shares, packing, lengths of documents, what is read how often"
     )
@@ -52,7 +64,7 @@ def run(args) -> int:
 def _check_flags(args) -> None:
     """Raises UserError for flags that are not for one another."""
     if (args.config is None) == (args.workdir is None):
-        raise UserError("gptjax data is of --config=FILE or of a run, --workdir=DIR; give one of the two.")
+        raise UserError("gptjax data is of --config=FILE or of a run, --workdir=RUN; give one of the two.")
     if args.workdir is not None and args.overrides:
         raise UserError(
             f"--config.{args.overrides[0]} changes a config, but --workdir={args.workdir} is a run that has its own;"
@@ -100,7 +112,9 @@ def _rows(config, rows, tokenizer, args, rewinds) -> None:
     from gptjax.data.looking import inspection
 
     with _Report("hashing earlier rows") as report:
-        facts = inspection.step_facts(config, rows, tokenizer, args.step or 0, args.row, report, rewinds)
+        facts = inspection.step_facts(
+            config, rows, tokenizer, 1 if args.step is None else args.step, args.row, report, rewinds
+        )
     if args.json:
         print(json.dumps(facts, indent=2))
     else:

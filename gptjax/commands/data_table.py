@@ -49,8 +49,7 @@ def step(facts: dict, n_rows: int, marks: Style) -> str:
     lines = [
         f"step {facts['step']:,} of {facts['steps']:,}: rows {facts['first_row']:,} to {last:,} of the run"
         + (f", after rollbacks that left out {facts['rows_left_out']:,}" if facts["rows_left_out"] else ""),
-        f"batch hash {facts['batch_hash_before']} before it, {facts['batch_hash']} after it"
-        f" (in metrics.jsonl: after step {facts['step'] + 1:,})",
+        f"batch hash {facts['batch_hash_before']} before it, {facts['batch_hash']} after it (as in metrics.jsonl)",
         _legend(shown, marks),
         *(_row(row, marks) for row in shown),
     ]

@@ -6,13 +6,13 @@ import json
 import sys
 
 from gptjax import errors, start, terminal
-from gptjax.commands import reading, task_tables
+from gptjax.commands import flags, reading, task_tables
 from gptjax.errors import UserError
 from gptjax.hosts import interrupt
 
 
 def add_flags(parser) -> None:
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run directory, local or gs://")
+    flags.add_run_flag(parser)
     parser.add_argument(
         "--step",
         metavar="N|all|best",

@@ -8,7 +8,7 @@ from gptjax.config import bounds
 
 
 def add_flags(parser) -> None:
-    parser.add_argument("--workdir", required=True, metavar="RUN", help="the run directory, local or gs://")
+    flags.add_run_flag(parser)
     parser.add_argument(
         "--to",
         action=bounds.AsTyped,

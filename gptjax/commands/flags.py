@@ -10,6 +10,39 @@ def add_config_flag(parser, required: bool = True) -> None:
     parser.add_argument("--config", required=required, metavar="FILE", help=CONFIG_HELP)
 
 
+def add_run_flag(parser, required: bool = True, help: str = "the run directory, local or gs://") -> None:
+    """A run as a word of its own or as --workdir=RUN, as gptjax train takes it: args.workdir, once take_run has seen it."""
+    parser.add_argument("run_word", nargs="?", metavar="RUN", help=help)
+    parser.add_argument("--workdir", metavar="RUN", help="the same, as gptjax train takes it")
+    parser.set_defaults(needs_run=required)
+
+
+def take_run(args) -> None:
+    """Raises UserError: a command of add_run_flag was given no run, or two."""
+    if not hasattr(args, "needs_run"):
+        return
+    if args.run_word is not None and args.workdir is not None:
+        raise UserError(f"{args.run_word} and --workdir={args.workdir} are both given; give the run directory once.")
+    if args.run_word is not None:
+        args.workdir, args.typed["--workdir="] = args.run_word, ""
+    if args.workdir is None and args.needs_run:
+        raise UserError(
+            f"gptjax {args.command} needs a run directory; give it as in gptjax {args.command} runs/quickstart, or as"
+            f" --workdir=RUN."
+        )
+
+
+def joined(words: list[str]) -> list[str]:
+    """words with --config.a.b=VALUE for each --config.a.b VALUE, so that VALUE is not taken for a word of its own."""
+    made, words = [], list(words)
+    while words:
+        word = words.pop(0)
+        if word.startswith("--config.") and "=" not in word and words and not words[0].startswith("--"):
+            word = f"{word}={words.pop(0)}"
+        made.append(word)
+    return made
+
+
 def add_checkpoint_flags(parser) -> None:
     parser.add_argument("--step", type=int, default=None, help="of the checkpoint (default: the newest)")
     parser.add_argument("--ema", action="store_true", help="use the averaged parameters")
@@ -24,15 +57,11 @@ def overrides(rest: list[str], accepts: bool, command: str) -> list[str]:
 
     Raises UserError for any other word.
     """
-    changes, words = [], list(rest)
-    while words:
-        word = words.pop(0)
+    rest = joined(rest)
+    for word in rest:
         if not accepts or not word.startswith("--config."):
             raise UserError(f"unknown argument {word!r} of gptjax {command}; see gptjax {command} --help.")
-        if "=" not in word and words and not words[0].startswith("--"):
-            word = f"{word}={words.pop(0)}"
-        changes.append(word.removeprefix("--config."))
-    return changes
+    return [word.removeprefix("--config.") for word in rest]
 
 
 def load_config(args):

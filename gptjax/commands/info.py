@@ -11,6 +11,10 @@ def add_flags(parser) -> None:
     parser.add_argument(
         "--devices", type=int, metavar="N", help="devices to lay the mesh over (default: the fewest it fits)"
     )
+    parser.add_argument(
+        "--topology", metavar="NAME", help="instead: a machine as in gptjax plan, such as v5p:8x8x8, h100:8x16, cpu:8"
+    )
+    parser.add_argument("--num_slices", type=int, metavar="N", help="TPU slices of --topology (default: 1)")
     flags.add_json_flag(parser)
 
 
@@ -18,7 +22,11 @@ def run(args) -> None:
     config = flags.load_config(args)
     if args.devices is not None and args.devices < 1:
         raise UserError(f"--devices={args.devices} is too small; use at least 1.")
+    if args.devices is not None and args.topology is not None:
+        raise UserError("--devices and --topology both say how many devices there are; give one of the two.")
+    if args.num_slices is not None and (args.topology is None or args.num_slices < 1):
+        raise UserError(f"--num_slices={args.num_slices} needs --topology=NAME, and is at least 1.")
     from gptjax.planning import info
 
-    facts = info.info(config, args.devices)
+    facts = info.info(config, args.devices, args.topology, args.num_slices or 1)
     print(json.dumps(facts, indent=2) if args.json else info.table(facts))

@@ -221,8 +221,8 @@ def _summary(order, report: dict) -> str:
         return "\n\n".join(parts)
     parts.append(
         f"{holds} To train on it:\n"
-        "  gptjax train --config=configs/gpt2_small.py --workdir=RUN --config.data.source=prepared"
-        f" --config.data.path={order.out} --config.data.tokenizer=None"
+        "  gptjax train --config=configs/gpt2_small.py --workdir=RUN"
+        f" --config.data.source=prepared:{order.out} --config.data.tokenizer=None"
     )
     return "\n\n".join(parts)
 

@@ -19,7 +19,7 @@ SETTINGS = (  # that are no options of sampling: flag, type, help
 
 
 def add_flags(parser) -> None:
-    parser.add_argument("--workdir", required=True, metavar="DIR")
+    flags.add_run_flag(parser)
     flags.add_checkpoint_flags(parser)
     parser.add_argument(
         "--prompt", action="append", help="text to go on from; may be given again (default: the start of a document)"

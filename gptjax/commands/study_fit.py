@@ -10,7 +10,7 @@ from gptjax.errors import UserError, choose
 from gptjax.pages import numbers
 from gptjax.study.methods.catalogue import METHODS
 from gptjax.study.results import reasons
-from gptjax.terminal import Progress, columns, finite, si
+from gptjax.terminal import Progress, columns, finite
 
 
 def add_flags(parser) -> None:
@@ -185,18 +185,24 @@ def _law(name: str, fit: dict) -> list[str]:
     lines += [f"  refused: {reason}" for reason in fit["refused"]]
     eighty, ninety_five = fit["interval80"], fit["interval95"]
     rows = [
-        (constant, _number(fit[constant]), _interval(eighty[constant]), _interval(ninety_five[constant]))
-        for constant in ninety_five
+        (
+            name,
+            numbers.constant(name, fit[name], ninety_five[name]),
+            numbers.constant_bounds(name, eighty[name], fit[name], ninety_five[name]),
+            numbers.constant_bounds(name, ninety_five[name], fit[name]),
+        )
+        for name in ninety_five
     ]
     lines += _aligned([("", "value", "80%", "95%"), *rows])
     standing = [one for one in fit["optima"] if not one.get("refused")]
     best = [
         (
-            f"C={one['flops']:.3g}",
-            *("-" if one["law"][key] is None else si(one["law"][key]) for key in ("params", "tokens")),
-            _number(one["law"]["loss"]),
+            f"C={numbers.flops(one['flops'])}",
+            *(numbers.count(one["law"][key]) for key in ("params", "tokens")),
+            numbers.loss(one["law"]["loss"]),
+            numbers.count_bounds(one["interval95"]["params"]),
+            numbers.bounds(one["interval95"]["loss"]),
         )
-        + (_interval(one["interval95"]["params"], si), _interval(one["interval95"]["loss"]))
         for one in standing
     ]
     lines += _aligned([("best split", "N*", "D*", "L*", "N* 95%", "L* 95%"), *best])
@@ -204,7 +210,7 @@ def _law(name: str, fit: dict) -> list[str]:
     refused = [one for one in fit["optima"] if one.get("refused")]
     lines += [
         f"  no vertex at {group.shown('C=')}"
-        for group in reasons.grouped([(f"{one['flops']:.3g}", one["refused"]) for one in refused])
+        for group in reasons.grouped([(numbers.flops(one["flops"]), one["refused"]) for one in refused])
     ]
     lines.append(f"  held-out error: {_held(fit)}")
     if fit.get("residual") is not None:
@@ -219,11 +225,15 @@ def _parabolas(fit: dict) -> list[str]:
         return []
     rows = [
         (
-            f"C={one['flops']:.3g}",
-            " .. ".join(map(si, one["window"])),
+            f"C={numbers.flops(one['flops'])}",
+            " to ".join(map(numbers.count, one["window"])),
             f"{one['n_points']} of {one['n_points'] + one['n_outside']}",
         )
-        + (_number(one["residual"]), _number(one.get("seed_deviation")), "widened to 5 sizes" if one["widened"] else "")
+        + (
+            numbers.plain(one["residual"], 2),
+            numbers.plain(one.get("seed_deviation"), 2),
+            "widened to 5 sizes" if one["widened"] else "",
+        )
         for one in drawn
     ]
     return [
@@ -236,7 +246,7 @@ def _held(fit: dict) -> str:
     held = fit["holdout"]
     if fit["holdout_error"] is None:
         return "none: " + "; ".join(held["refused"])
-    what = f"{len(held['points'])} from {held['above_flops']:.3g} FLOPs on by {held['points_fitted']} points below"
+    what = f"{len(held['points'])} from {numbers.flops(held['above_flops'])} FLOPs on by {held['points_fitted']} points below"
     return f"{fit['holdout_error']:.3%} ({what}{''.join(f'; {reason}' for reason in held['refused'])})"
 
 
@@ -256,11 +266,11 @@ def _beside(results: dict) -> list[str]:
     for one in (results.get("learning_rate") or {}).get("sizes", ()):
         best = "all diverged" if one["best"] is None else f"{one['best']:g}"
         edge = ", at the edge of what was tried" if one["at_edge"] else ""
-        lines.append(f"learning rate of {one['size']}: {best}{edge}; sensitivity {_number(one['sensitivity'])}")
+        lines.append(f"learning rate of {one['size']}: {best}{edge}; sensitivity {numbers.plain(one['sensitivity'])}")
     lines += [*_critical_batch(results.get("critical_batch")), *_loss_to_loss(results.get("loss_to_loss"))]
     for one in results.get("prediction") or ():
         came = one["left_out"] or "not there" if one["outcome"] is None else f"measured {one['outcome']:.4f}"
-        lines.append(f"{one['run']}: predicted {one['loss']:.4f}, 95% {_interval(one['interval95'])}; {came}")
+        lines.append(f"{one['run']}: predicted {one['loss']:.4f}, 95% {numbers.bounds(one['interval95'])}; {came}")
     excluded = [(one["run"], one["reason"]) for one in results["points_excluded"]]
     return lines + [f"left out: {group.shown()}" for group in reasons.grouped(excluded)]
 
@@ -269,7 +279,7 @@ def _critical_batch(found: dict | None) -> list[str]:
     if found is None:
         return []
     lines = [
-        f"critical batch of {one['run']}: {one['refused'] or _number(one['noise_scale']) + ' ' + found['unit']}"
+        f"critical batch of {one['run']}: {one['refused'] or numbers.count(one['noise_scale']) + ' ' + found['unit']}"
         for one in found["points"]
     ]
     law = found["law"]
@@ -294,12 +304,3 @@ def _loss_to_loss(found: dict | None) -> list[str]:
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """Below their header; [] where there is nothing below it."""
     return [f"  {line}".rstrip() for line in columns(rows)] if len(rows) > 1 else []
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.5g}"
-
-
-def _interval(bounds, shown=lambda value: f"{value:.4g}") -> str:
-    low, high = bounds
-    return "-" if low is None or high is None else f"{shown(low)} .. {shown(high)}"

@@ -5,12 +5,13 @@ import json
 import os
 
 from gptjax import start
+from gptjax.commands import flags
 from gptjax.config import bounds
 from gptjax.errors import UserError
 
 
 def add_flags(parser) -> None:
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run directory, local or gs://")
+    flags.add_run_flag(parser)
     parser.add_argument("--step", default="all", metavar="N", help="of one checkpoint (default: all)")
     parser.add_argument("--json", action="store_true", help="machine-readable")
 

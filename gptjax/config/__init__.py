@@ -8,8 +8,10 @@ bounds           how large a number may be
 catalogue        which architectures there are, and what a config may ask of each
 text_kinds       which sources, objectives and tokenizers there are, and what a config may ask of each
 mixture_weights  the weights of a mixture's sources
+spelling         a source or a tokenizer in one word
 values           a Config from nested mappings, such as config.json
 config_file      a Config from what people write: a file, the command line, --mesh
 extras           packages that are imported where they are chosen, and what installs them
+file_errors      where a config file went wrong
 neutral          a config without its run: model, text and optimizer alone
 """

@@ -15,10 +15,12 @@ import typing
 
 from etils import epath
 
-from gptjax.config import bounds, removed
+from gptjax.config import bounds, removed, spelling
 from gptjax.config.fields import Config, MeshConfig
 from gptjax.config.values import from_dict, kind_of, mapping, typed
 from gptjax.errors import UserError, choose, did_you_mean
+
+SPELT = ("source", "path", "tokenizer")  # fields of `data` that take a SPEC
 
 
 def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
@@ -37,7 +39,11 @@ def load_config(path: str, overrides: typing.Sequence[str] = ()) -> Config:
             removed.check(key, _parse(text), removed.refuse)
             continue
         value = typed(kind_of(section, field, section_name), _parse(text), key, text)
-        mapping(values.setdefault(section_name, {}), section_name, section)[field] = value
+        fields = mapping(values.setdefault(section_name, {}), section_name, section)
+        if section_name == "data" and field in SPELT and spelling.in_fields(field, value) is not None:
+            for other in spelling.other_fields(field):  # of the text or tokenizer that was there before
+                fields.pop(other, None)
+        fields[field] = value
     return from_dict(values, removed.harmless if path.endswith(".json") else removed.refuse)
 
 
@@ -95,7 +101,9 @@ def run_file(path: str, flag: str, function: str, returns: str):
     except UserError:
         raise
     except Exception as error:  # whatever the user's file does wrong
-        raise UserError(f"{flag}={path} could not be run: {type(error).__name__}: {error}") from error
+        from gptjax.config import file_errors
+
+        raise UserError(f"{flag}={path} could not be run: {file_errors.described(error, path)}") from error
 
 
 def _config_values(path: str):

@@ -19,8 +19,17 @@ def setting(default, meaning: str, changes: str = "training") -> typing.Any:
     return dataclasses.field(default=default, metadata={"meaning": meaning, "changes": changes})
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class _Shown:
+    def __repr__(self) -> str:
+        """The fields that are not at their defaults; where all are, as nothing."""
+        differing = (
+            (f.name, getattr(self, f.name)) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
+        )
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in differing)})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ModelConfig(_Shown):
     """A decoder-only transformer, or an LSTM, which takes fewer of these (catalogue.py). The defaults are GPT-2 small."""
 
     architecture: str = setting("gpt", "kind of model: gpt | lstm")
@@ -110,13 +119,13 @@ class ModelConfig:
         return dataclasses.replace(self, architecture=name, **foreign | fields)
 
 
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
+@dataclasses.dataclass(frozen=True, repr=False)
+class DataConfig(_Shown):
     TRAIN_BYTES: typing.ClassVar = 100_000_000  # of text that a SentencePiece model is trained on, at most
 
     source: str = setting(
         "corpus",
-        "kind: corpus (ships with gptjax) | text | jsonl | parquet | arrayrecord | warc | tfds | hf | prepared",
+        "corpus (ships with gptjax) | text | jsonl | parquet | arrayrecord | warc | tfds | hf | prepared, or KIND:PATH",
     )
     path: str | None = setting(
         None, "a file, folder, glob, folder of `gptjax prepare`, or hf's NAME[/CONFIG]; alone: text", "place"
@@ -137,10 +146,11 @@ class DataConfig:
     val_fraction: float = setting(0.1, "part of the text that is held out")
     val_split: str = setting("tail", "which part: tail (the last characters) | document (documents chosen by hash)")
     tokenizer: str | None = setting(
-        None, "kind: bytes | chars | sentencepiece | gpt2 | hf; None: a prepared folder's, else sentencepiece"
+        None,
+        "bytes | chars | sentencepiece | gpt2 | hf, or KIND:PATH, or a folder; None: of `prepared`, or sentencepiece",
     )
     tokenizer_path: str | None = setting(
-        None, "a trained SentencePiece model, gpt2's vocabulary, hf's tokenizer.json", "place"
+        None, "of the kind: a SentencePiece model, gpt2's vocabulary, hf's tokenizer.json, a folder", "place"
     )
     tokenizer_vocab_size: int = setting(32000, "entries of a SentencePiece model trained here")
     packing: str = setting(
@@ -181,8 +191,8 @@ class DataConfig:
         return text_kinds.OBJECTIVES.get(self.objective, text_kinds.NEXT_TOKEN)  # another name is refused with the text
 
 
-@dataclasses.dataclass(frozen=True)
-class OptimConfig:
+@dataclasses.dataclass(frozen=True, repr=False)
+class OptimConfig(_Shown):
     name: str = setting("adamw", "optimizer: adamw | adafactor | lion | muon | sgd")
     peak_lr: float = setting(6e-4, "learning rate at the end of the warmup", "schedule")
     schedule: str = setting(
@@ -214,8 +224,8 @@ class OptimConfig:
     param_dtype: str = setting("float32", "of the parameters between steps, likewise")
 
 
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
+@dataclasses.dataclass(frozen=True, repr=False)
+class MeshConfig(_Shown):
     """Devices of a slice along each axis, one of which may be -1 and takes what is left; and slices (`dcn_*`)."""
 
     AXES: typing.ClassVar = ("replica", "stage", "fsdp", "sequence", "tensor")  # the last gets neighbouring chips
@@ -246,8 +256,8 @@ class MeshConfig:
         return 1 if stages == 1 else self.pipeline_microbatches or stages
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
+@dataclasses.dataclass(frozen=True, repr=False)
+class TrainConfig(_Shown):
     steps: int | None = setting(None, "optimizer steps in the run", "schedule")
     tokens: int | None = setting(None, "instead of steps; the last step may overshoot", "schedule")
     batch_size: int = setting(512, "sequences in a step", "schedule")
@@ -286,8 +296,8 @@ class TrainConfig:
     wandb_project: str | None = setting(None, "log to this project of Weights & Biases too; None: no", "nothing")
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
+@dataclasses.dataclass(frozen=True, repr=False)
+class CheckpointConfig(_Shown):
     every_steps: int | None = setting(1000, "steps from one checkpoint to the next; None: only at the end", "nothing")
     every_minutes: float | None = setting(None, "minutes after which there is one too; None: off", "nothing")
     keep: int = setting(2, "newest steps kept", "nothing")
@@ -300,8 +310,8 @@ class CheckpointConfig:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class EvalConfig:
+@dataclasses.dataclass(frozen=True, repr=False)
+class EvalConfig(_Shown):
     every_steps: int | None = setting(1000, "steps from one evaluation to the next; None: only at the end", "nothing")
     batch_size: int | None = setting(None, "sequences; None: train.batch_size / train.microbatches", "rounding")
     max_tokens: int | None = setting(None, "tokens of the held-out text; None: all of it", "result")
@@ -315,8 +325,8 @@ class EvalConfig:
     sample_tokens: int = setting(0, "tokens of a sample printed at the end of the run", "nothing")
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Config(_Shown):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()

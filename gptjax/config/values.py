@@ -8,7 +8,7 @@ import types
 import typing
 
 from gptjax.config import bounds, removed
-from gptjax.config.fields import Config
+from gptjax.config.fields import Config, DataConfig
 from gptjax.errors import UserError, did_you_mean, shorten
 
 
@@ -25,6 +25,10 @@ def from_dict(values, accepts=removed.refuse) -> Config:
     for name, fields in values.items():
         section = kind_of(Config, name, "config section")
         given = dict(mapping(fields, name, section).items())
+        if section is DataConfig:
+            from gptjax.config import spelling  # of no use to whoever names fields alone
+
+            given = spelling.spelt_out(given)
         for gone in [k for k in given if f"{name}.{k}" in removed.REMOVED]:
             removed.check(f"{name}.{gone}", given.pop(gone), accepts)
         sections[name] = section(**{k: typed(kind_of(section, k, name), v, f"{name}.{k}") for k, v in given.items()})

@@ -8,15 +8,18 @@ data sets.
 
 import dataclasses
 
+from gptjax.config.values import typed
 from gptjax.data.rows import objectives
 from gptjax.data.rows.pipeline import EvalRows
-from gptjax.errors import UserError, choose
+from gptjax.errors import UserError, choose, did_you_mean
 from gptjax.evaluation import held_out, protocols, scoring
 from gptjax.evaluation import texts as evaluation_text
 from gptjax.evaluation.held_out import Evaluation
 from gptjax.parallel import numerics
 
 RUNS_OWN = object()  # of max_tokens: as the run's config has it
+HOW_READ = ("text_field", "separator")
+SETTINGS = ("protocol", "stride", "max_tokens", *HOW_READ)  # that `reading_of` takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,13 @@ def reading_of(
     Raises UserError: text that cannot be had, a stride or protocol that cannot be.
     """
     config, tokenizer = run.config, run.tokenizer
+    stride = _count("stride", stride)
+    max_tokens = max_tokens if max_tokens is RUNS_OWN else _count("max_tokens", max_tokens)
+    for name in how:
+        if name not in HOW_READ:
+            raise UserError(f"{name!r} is no setting{did_you_mean(name, SETTINGS)}; expected: {', '.join(SETTINGS)}.")
+        if texts is None:
+            raise UserError(f"--{name} says how --data is read; give both.")
     if protocol is not None:
         _check_protocol_fits(run, protocol, texts, max_tokens)
     if texts is None:
@@ -73,6 +83,14 @@ def reading_of(
     if max_tokens is RUNS_OWN:
         max_tokens = config.eval.max_tokens if texts is None else None
     return windows_of(run, found, stride, max_tokens)
+
+
+def _count(name: str, value) -> int | None:
+    """Raises UserError: no whole number above 0, nor None."""
+    value = typed(int | None, value, f"--{name}")
+    if value is not None and value < 1:
+        raise UserError(f"--{name}={value} is too small; use at least 1.")
+    return value
 
 
 def windows_of(run, texts: dict[str, evaluation_text.Text], stride: int | None, max_tokens: int | None) -> Reading:
@@ -102,7 +120,7 @@ def _rows(run, text: evaluation_text.Text, name: str, stride: int | None, max_to
 
 def batch_rows(run, batch_size: int | None) -> int:
     """Rows that go through the model at once: as many as asked for, or as in training, and a multiple of the devices."""
-    size = run.mesh.size
+    size, batch_size = run.mesh.size, _count("batch_size", batch_size)
     return -(-(batch_size or run.config.eval_batch_size) // size) * size
 
 
@@ -123,6 +141,7 @@ def evaluate_run(run, texts=None, *, batch_size: int | None = None, **settings) 
     """{name: Evaluation} of a run on its held-out text, or on others; "all" first where there are several.
 
     settings: of `reading_of`. Raises UserError as it does."""
+    batch_size = _count("batch_size", batch_size)  # before text is read for long
     return evaluate_on(run, reading_of(run, texts, **settings), batch_size)
 
 

@@ -44,6 +44,8 @@ def named(specs) -> dict[str, str]:
         specs = [f"{name}={spec}" for name, spec in specs.items()]
     found = {}
     for spec in [specs] if isinstance(specs, str) else specs:
+        if not isinstance(spec, str):
+            raise UserError(f"--data: {spec!r} names no text; expected KIND:PATH, a folder or hf:NAME@SPLIT, as text.")
         given = re.fullmatch(r"([\w.-]+)=(.+)", spec)
         name, spec = given.groups() if given else (_short_name(spec), spec)
         if name in found or name == "all":

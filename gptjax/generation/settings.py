@@ -9,7 +9,7 @@ import dataclasses
 import pkgutil
 import typing
 
-from gptjax.config import bounds
+from gptjax.config import bounds, values
 from gptjax.errors import UserError, did_you_mean
 
 
@@ -127,16 +127,18 @@ class Settings:
     logprobs: bool = False  # log-probabilities of prompt and text, as the model gives them: before any setting
     options: dict = dataclasses.field(hash=False)  # {name of an option: its value}
 
-    def __init__(self, **values):
+    def __init__(self, **given):
         plain = {field.name: field.default for field in dataclasses.fields(self) if field.name != "options"}
         options = {name: option.default for name, option in OPTIONS.items()}
-        for name in values:
+        for name in given:
             if name not in plain | options:
                 near = did_you_mean(name, plain | options)
                 raise UserError(f"{name!r} is no setting{near}; expected some of: {', '.join(plain | options)}.")
-        plain |= {name: value for name, value in values.items() if name in plain}
-        plain["stop"] = (plain["stop"],) if isinstance(plain["stop"], str) else tuple(plain["stop"] or ())
-        options |= {name: value for name, value in values.items() if name in options}
+        if "stop" in given:
+            given["stop"] = (given["stop"],) if isinstance(given["stop"], str) else given["stop"] or ()
+        given = {name: _typed(name, value) for name, value in given.items()}
+        plain |= {name: value for name, value in given.items() if name in plain}
+        options |= {name: value for name, value in given.items() if name in options}
         for name, value in (plain | {"options": options}).items():
             object.__setattr__(self, name, value)
         bounds.check_flags(plain | options)
@@ -168,6 +170,17 @@ class Settings:
         """The options in use that may change which token is the likeliest."""
         in_use = [name for name, value in self.options.items() if OPTIONS[name].in_use(value)]
         return [name for name in in_use if not OPTIONS[name].drawing]
+
+
+def names() -> list[str]:
+    """Of all settings."""
+    return [*(field.name for field in dataclasses.fields(Settings) if field.name != "options"), *OPTIONS]
+
+
+def _typed(name: str, value):
+    """A setting in its type; NumPy's numbers and arrays are taken too. Raises UserError: it is of another type."""
+    kind = OPTIONS[name].kind | None if name in OPTIONS else typing.get_type_hints(Settings)[name]
+    return values.typed(kind, value.tolist() if hasattr(value, "tolist") else value, f"--{name}")
 
 
 def _require(condition, message: str) -> None:

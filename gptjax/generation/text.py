@@ -6,7 +6,7 @@ import typing
 
 import numpy as np
 
-from gptjax.errors import UserError
+from gptjax.errors import UserError, shorten
 from gptjax.generation import beam
 from gptjax.generation.engine import Engine, Row
 from gptjax.generation.settings import Settings
@@ -14,7 +14,7 @@ from gptjax.generation.settings import Settings
 WATCHED_CHUNK = 8  # tokens between two looks for stop strings; 1 where somebody reads along
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Completion:
     prompt: str
     text: str  # what follows the prompt, without the stop string
@@ -30,6 +30,12 @@ class Completion:
     def __str__(self) -> str:
         return self.prompt + self.text
 
+    def __repr__(self) -> str:
+        prompt, text = (shorten(repr(words), 100) for words in (self.prompt, self.text))
+        return (
+            f"Completion(prompt={prompt}, text={text}, {len(self.tokens)} tokens, finish_reason={self.finish_reason!r})"
+        )
+
 
 def generate(
     engine: Engine, tokenizer, prompts, settings: Settings | list[Settings], callback=None
@@ -41,7 +47,7 @@ def generate(
 
     Raises UserError: an empty prompt of a tokenizer without end-of-text, settings that don't go together.
     """
-    prompts = [prompts] if prompts is None or isinstance(prompts, str) or _are_ids(prompts) else list(prompts)
+    prompts = _listed(prompts)
     ids = [
         prompt_ids(tokenizer, p) if p is None or isinstance(p, str) else _ids(p, engine.config.vocab_size)
         for p in prompts
@@ -104,6 +110,17 @@ def prompt_ids(tokenizer, prompt: str | None) -> np.ndarray:
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     text = tokenizer.encode(prompt) if prompt else np.zeros(0, np.int32)
     return np.concatenate([np.array(start, np.int32), text])
+
+
+def _listed(prompts) -> list:
+    """The prompts one by one. Raises UserError: what is no prompt and no list of them."""
+    if prompts is None or isinstance(prompts, str):
+        return [prompts]
+    if isinstance(prompts, bytes | dict) or not hasattr(prompts, "__len__") or getattr(prompts, "shape", None) == ():
+        raise UserError(
+            f"prompts={shorten(repr(prompts), 80)} is no prompt; expected a text, token ids [L], or a list of these."
+        )
+    return [prompts] if _are_ids(prompts) else list(prompts)
 
 
 def _are_ids(prompts) -> bool:

@@ -135,7 +135,7 @@ def _detected(environ) -> Place | None:
     job_tasks = environ.get("SLURM_NTASKS", "1")
     if job_tasks != "1" and not slurm and not mpi:
         print(f"gptjax: SLURM_NTASKS={job_tasks}, but not started by srun: training in one process", file=sys.stderr)
-    if not slurm and not mpi and not _on_tpu_vm(environ):
+    if not slurm and not mpi and not on_tpu_vm(environ):
         return None
     from jax._src import clusters
 
@@ -217,7 +217,8 @@ def _slurm_device_ids(environ) -> list[int] | None:
     return list(range(int(gpus))) if one_a_node and gpus.isdigit() else None
 
 
-def _on_tpu_vm(environ) -> bool:
+def on_tpu_vm(environ) -> bool:
+    """Whether JAX found libtpu, and a TPU on the bus of this host."""
     if environ.get("JAX_PLATFORMS", "tpu").find("tpu") < 0:
         return False
     import jax  # noqa: F401  sets what is read in the next line

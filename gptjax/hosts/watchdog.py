@@ -74,6 +74,15 @@ class Watchdog:
             self._doing = before
             self.alive()
 
+    @property
+    def now_doing(self) -> str:
+        return self._doing
+
+    def call_seconds(self) -> float | None:
+        """Of a call of the train step, the median of the last ones; None before there are STEPS_KNOWN."""
+        seconds = list(self._seconds)
+        return statistics.median(seconds) if len(seconds) >= STEPS_KNOWN else None
+
     def limit(self) -> float:
         """Seconds that may pass from the last sign of life."""
         if self._doing != "training" or len(self._seconds) < STEPS_KNOWN:

@@ -134,7 +134,7 @@ class Block(nnx.Module):
 
 
 class GPT(language_model.LanguageModel):
-    """A decoder-only transformer. config: ModelConfig with vocab_size set; key: of the initialisation."""
+    """A language model over token ids. config: ModelConfig with vocab_size set; key: of the initialisation."""
 
     def __init__(self, config, key, kernel: str = "xla"):
         key_token, key_position, key_blocks, key_head = jax.random.split(key, 4)

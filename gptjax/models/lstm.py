@@ -154,7 +154,7 @@ recur.defvjp(_recur_forward, _recur_backward)
 
 
 class LSTM(language_model.LanguageModel):
-    """A stack of LSTM layers, to compare with. config: ModelConfig with vocab_size set; key: of the initialisation."""
+    """A language model over token ids. config: ModelConfig with vocab_size set; key: of the initialisation."""
 
     def __init__(self, config, key, kernel: str = "none"):
         key_token, key_blocks, key_head = jax.random.split(key, 3)

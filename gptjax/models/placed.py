@@ -18,7 +18,7 @@ from gptjax.parallel import meshes, numerics, sharding
 BESIDE_THE_INPUTS = ("token_BT", "weight_BL")  # of a batch
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Placed:
     """Functions of parameters, ready to run inside `numerics.on_mesh(mesh)`."""
 
@@ -31,6 +31,9 @@ class Placed:
     eval_batch_sharding: typing.Any  # of arrays [B, ...]
     evaluate: typing.Callable  # (params, batch) -> (loss_sum_B, weight_sum_B)
     weighted_loss: typing.Callable  # (params, batch) -> loss_BL
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.axes)} parameter arrays on {self.mesh.size} devices, attention {self.kernel})"
 
 
 @numerics.settings()

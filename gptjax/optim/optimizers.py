@@ -12,8 +12,6 @@ import math
 import typing
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.tree_util import tree_leaves_with_path
 from optax import contrib
@@ -22,7 +20,7 @@ from gptjax.config.fields import OptimConfig
 from gptjax.errors import UserError, choose
 from gptjax.models import architectures, parametrization
 from gptjax.models.parametrization import RateRule
-from gptjax.models.roles import Role, by_role
+from gptjax.models.roles import by_role
 from gptjax.optim import rounding
 
 
@@ -32,7 +30,7 @@ class Optimizer:
 
     direction(OptimConfig, {path: Role}) returns a tuple of optax transformations, one after the other, from gradients to
     what the step goes against: optax's scale_by_..., which point along the gradient. Not optax.adam(...) and the like,
-    which have a learning rate of their own and its sign: `check` refuses them. Weight decay does not belong to it either.
+    which have a learning rate of their own and its sign: probe.py refuses them. Weight decay does not belong to it either.
     """
 
     direction: typing.Callable[[OptimConfig, dict], tuple[optax.GradientTransformation, ...]]
@@ -103,6 +101,7 @@ def _to_adamw_rms(update, dims):
     return 0.2 * math.sqrt(max(fans)) * update
 
 
+# Each gives a direction alone: the learning rate of the schedule, its sign, muP's factors and weight decay come after it.
 OPTIMIZERS = {
     "adamw": Optimizer(adam, parametrization.ENTRYWISE, has_eps=True),
     "adafactor": Optimizer(adafactor, parametrization.ENTRYWISE, only_float32="factored moments take no room"),
@@ -175,32 +174,9 @@ def decay_mask(config, roles: dict, params) -> dict:
 def check(config) -> None:
     """Raises UserError: a Config's optimizer is unknown, does not go with its model, or makes no direction of gradients."""
     _chosen(config.optim, config.model)
-    _check_direction(config.optim.name, OPTIMIZERS[config.optim.name])
+    from gptjax.optim import probe
 
-
-@functools.lru_cache(maxsize=32)
-def _check_direction(name: str, optimizer: Optimizer) -> None:
-    """An optimizer with a learning rate of its own would train, and learn next to nothing. What it makes of a first
-    gradient tells: it points against that, since learning rates bring their sign along."""
-    roles = {("blocks", "probe"): Role("matrix", True, (1,), (2,), ("embed",), ("embed",))}
-    links = optimizer.direction(OptimConfig(name=name), roles)
-    if not isinstance(links, tuple) or not all(isinstance(link, optax.GradientTransformation) for link in links):
-        raise UserError(
-            f"optim.name={name!r}: its function returns {type(links).__name__}; expected a tuple of optax transformations,"
-            " such as (optax.scale_by_adam(),)."
-        )
-    direction, params = optax.chain(*links), {"blocks": {"probe": np.ones((1, 2, 2), np.float32)}}
-
-    def along_gradient(gradient):
-        updates, _ = direction.update(gradient, direction.init(params), params)
-        return sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(gradient)))
-
-    along = float(jax.jit(along_gradient)(params))
-    if not along > 0:
-        raise UserError(
-            f"optim.name={name!r} makes updates that point against the gradient, as optimizers do that have a learning rate of"
-            " their own; give its direction alone, such as optax.scale_by_adam() instead of optax.adam(rate)."
-        )
+    probe.probe(config.optim.name, OPTIMIZERS[config.optim.name])
 
 
 def narrow_moments(opt_state, params, key):

@@ -1,9 +1,14 @@
 """Numbers as a report prints them: as many digits as they are known to, with the interval they belong to."""
 
 import math
+import re
 
 NONE = "–"
 _SUFFIXES = ("", "k", "M", "B", "T")  # the field's: B is 1e9
+NOTHING = 1e-18  # a constant that a fit left at its bound of zero comes out as 3e-24, and is printed as 0
+THREE_DECIMALS = re.compile(
+    r"(joint_)?(a|b|alpha|beta|E|loss_E|exponent)(_\w+)?"
+)  # constants of order 1, as verdicts print them
 
 
 def plain(value, digits: int = 4) -> str:
@@ -12,9 +17,35 @@ def plain(value, digits: int = 4) -> str:
         return NONE
     if isinstance(value, bool) or not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    if value == 0 or 1e-3 <= abs(value) < 10**5:
+    if abs(value) < NOTHING:
+        return "0"
+    if 1e-3 <= abs(value) < 10**5:
         return _fixed(value, digits - 1 - _magnitude(value))
     return _scientific(value, digits - 1)
+
+
+def constant(name: str, value, wide=None) -> str:
+    """A constant of a law by its name: exponents and irreducible losses to three decimals, others as `uncertain`."""
+    if value is None or abs(value) < NOTHING or not _has_three_decimals(name, value):
+        return uncertain(value, wide)
+    return _fixed(value, 3)
+
+
+def constant_bounds(name: str, interval, value=None, wide=None) -> str:
+    """Its interval, likewise."""
+    if _last(interval) is None or not all(_has_three_decimals(name, bound) for bound in interval):
+        return bounds(interval, value, wide)
+    return f"[{', '.join(constant(name, bound) for bound in interval)}]"
+
+
+def constant_beside(name: str, value, wide) -> str:
+    """A constant and its interval in one cell."""
+    shown = constant(name, value, wide)
+    return shown if value is None or _last(wide) is None else f"{shown} {constant_bounds(name, wide, value)}"
+
+
+def _has_three_decimals(name: str, value: float) -> bool:
+    return THREE_DECIMALS.fullmatch(name) is not None and abs(value) < 100
 
 
 def setting(value) -> str:
@@ -29,7 +60,11 @@ def setting(value) -> str:
 def uncertain(value, wide) -> str:
     """`value` to the digits that its 95% interval leaves: the second of the interval's width is the last."""
     last = _last(wide)
-    return plain(value) if value is None or last is None else _to(value, last, _is_large(value, *wide))
+    return (
+        plain(value)
+        if value is None or last is None or abs(value) < NOTHING
+        else _to(value, last, _is_large(value, *wide))
+    )
 
 
 def bounds(interval, value=None, wide=None) -> str:
@@ -63,6 +98,11 @@ def count_bounds(interval) -> str:
 
 def count_beside(value, interval) -> str:
     return count(value) if _last(interval) is None else f"{count(value)} {count_bounds(interval)}"
+
+
+def number_of(count: int, one: str, more: str | None = None) -> str:
+    """'1 replicate', '2 replicates'."""
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
 
 
 def whole(value) -> str:
@@ -102,7 +142,7 @@ def _last(interval) -> int | None:
     if interval is None or None in interval or not all(map(math.isfinite, interval)):
         return None
     width = abs(interval[1] - interval[0])
-    return _magnitude(width) - 1 if width else _magnitude(interval[0]) - 3
+    return _magnitude(width) - 1 if width >= NOTHING else _magnitude(interval[0]) - 3
 
 
 def _is_large(*values: float) -> bool:
@@ -112,6 +152,10 @@ def _is_large(*values: float) -> bool:
 
 
 def _to(value: float, last: int, scientific: bool) -> str:
+    if abs(value) < NOTHING:
+        return "0"
+    if scientific and 1e-3 <= abs(value) < 10**5:  # beside one that takes a power of ten
+        return f"{float(f'{value:.2g}'):,g}"
     if scientific:
         return _scientific(value, min(max(_magnitude(value) - last, 1), 4))
     return _fixed(value, min(-last, 6))

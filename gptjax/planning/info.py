@@ -4,20 +4,25 @@ import math
 
 from jax.sharding import AbstractMesh
 
-from gptjax import flops, schedule
+from gptjax import flops, hardware, schedule
 from gptjax.parallel import meshes, sharding
+from gptjax.planning import topology
 from gptjax.terminal import columns, si
 from gptjax.training import program as programs
 
 
-def info(config, devices: int | None = None) -> dict:
+def info(config, devices: int | None = None, machine: str | None = None, num_slices: int = 1) -> dict:
     """Parameters, FLOPs, and bytes per device, as nested dicts of plain numbers.
 
-    devices: how many to lay the mesh over; None: the fewest it fits. Optimizer bytes include the moving average.
+    devices: how many to lay the mesh over; None: those of the machine, a name of planning/topology.py, else the fewest it
+    fits. Optimizer bytes include the moving average.
     Raises UserError for a config that no device count, optimizer or schedule could run.
     """
     config = resolved(config)
-    fixed = meshes.mesh_sizes(config.mesh, _fewest_devices(config.mesh) if devices is None else devices)
+    slices = _slices(machine, num_slices)
+    if devices is None:
+        devices = _fewest_devices(config.mesh) if machine is None else topology.device_count(machine, num_slices)
+    fixed = meshes.mesh_sizes(config.mesh, devices, slices)
     mesh = AbstractMesh(tuple(fixed.values()), meshes.AXES, axis_types=meshes.auto_axes())
     meshes.check_fit(config, fixed)
     schedule.learning_rate(config, 0)
@@ -33,11 +38,31 @@ def info(config, devices: int | None = None) -> dict:
         "train_steps": schedule.total_steps(config),
         "mesh": fixed,
         "remat": config.model.remat,
+        **({} if machine is None else _machine_facts(machine, num_slices, devices)),
         "bytes_per_device": {
             "params": params,
             "optimizer": optimizer,
             "activations": flops.activation_bytes(config, fixed),
         },
+    }
+
+
+def _slices(machine: str | None, num_slices: int) -> int | None:
+    """As `gptjax plan` has them: of GPUs what the config calls one."""
+    is_tpu = machine is not None and (chip := hardware.CHIPS.get(topology.parse(machine, num_slices)[0])) and chip.dims
+    return num_slices if is_tpu else None
+
+
+def _machine_facts(machine: str, num_slices: int, devices: int) -> dict:
+    chip = hardware.CHIPS.get(topology.parse(machine, num_slices)[0])
+    memory = None if chip is None else chip.hbm_bytes // chip.devices_per_chip
+    kind = "cpu" if chip is None else chip.device_kind
+    return {
+        "topology": machine,
+        "num_slices": num_slices,
+        "num_devices": devices,
+        "device_kind": kind,
+        "hbm_bytes": memory,
     }
 
 
@@ -71,10 +96,26 @@ def table(facts: dict) -> str:
             "run",
             f"{facts['train_steps']:,} steps, {facts['train_tokens']:,} tokens, {facts['train_flops']:.4g} FLOPs",
         ),
+        *_machine_rows(facts),
         ("mesh", f"{mesh}, remat {facts['remat']}"),
-        ("bytes per device", f"{si(sum(memory.values()))}B"),
+        ("bytes per device", f"{si(sum(memory.values()))}B{_share(facts)}"),
         ("  parameters", f"{memory['params']:,}"),
         ("  optimizer", f"{memory['optimizer']:,}"),
         ("  activations", f"{memory['activations']:,} (estimate)"),
     ]
     return "\n".join(columns(rows))
+
+
+def _machine_rows(facts: dict) -> list[tuple[str, str]]:
+    if "topology" not in facts:
+        return []
+    slices = f" x {facts['num_slices']} slices" if facts["num_slices"] > 1 else ""
+    return [("machine", f"{facts['topology']}{slices}: {facts['num_devices']:,} x {facts['device_kind']}")]
+
+
+def _share(facts: dict) -> str:
+    """Of the memory of a device, where it is known. What a step needs beside these, gptjax plan says."""
+    if not facts.get("hbm_bytes"):
+        return ""
+    part = sum(facts["bytes_per_device"].values()) / facts["hbm_bytes"]
+    return f", {part:.1%} of its {facts['hbm_bytes'] / hardware.GIB:.0f} GiB (what XLA needs beside them: gptjax plan)"

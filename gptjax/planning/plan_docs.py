@@ -64,16 +64,19 @@ TABLES = (
 INTRODUCTION = """# Plans
 
 Made by `python -m gptjax.planning.plan_docs docs/plans.md`, one `gptjax plan --config=configs/NAME.py TOPOLOGY --row` a row.
-Nothing here was run on a chip: the real train step is compiled ahead of time, and the compiled program is read.
 
-A TPU slice is described with the wrap-around links that it has, and the step is compiled with the options that training
-gives its kind of chip: the last table here, from `gptjax/parallel/tpu.py`. GPUs are described to XLA:GPU by their published
-properties; the tiles of its matrix products are tuned on the device only, so a GPU's program is read and never run.
+A plan compiles the real train step ahead of time, and reads the compiled program. Nothing here was run on a chip.
 
-Memory is that of a device at the peak, the program itself included. On GPUs cuDNN's workspace is an estimate, and CUDA's
-context and NCCL's buffers are left out. Seconds are a roofline of the compiled schedule: matmuls, HBM and links at the rates
-below, every collective that the schedule does not overlap waited for. MFU counts FLOPs as PaLM does. Compile time and memory
-are the compiler's here, in seconds of wall time.
+- A TPU slice is described with the wrap-around links that it has. The step is compiled with the options that training
+  gives its kind of chip (the last table, from `gptjax/parallel/tpu.py`).
+- A GPU is described to XLA:GPU by its published properties. The tiles of its matrix products can be tuned on the device
+  only, so this program is read and never run.
+- Memory is the peak on a device, with the program itself. On GPUs the workspace of cuDNN is an estimate; the context of
+  CUDA and the buffers of NCCL are left out.
+- Seconds are a roofline of the compiled schedule: matmuls, HBM and links at the rates below. The step waits for every
+  collective that the schedule does not overlap.
+- MFU counts FLOPs as the PaLM paper does (`6n_attn_full`).
+- Compile seconds (wall time) and GiB are those of the compiler on the machine that made this page.
 """
 
 

@@ -112,6 +112,21 @@ def set_environment(name: str, num_slices: int = 1) -> None:
 
 def describe(name: str, num_slices: int = 1) -> Topology:
     """The topology of a name. Raises UserError: an unknown family, a shape libtpu does not know, libtpu missing."""
+    family, shape = parse(name, num_slices)
+    if family == "cpu":
+        return _cpu(name, shape, num_slices)
+    return (_tpu if hardware.CHIPS[family].dims else _gpu)(name, family, shape, num_slices)
+
+
+def device_count(name: str, num_slices: int = 1) -> int:
+    """JAX devices of a topology, by its name alone: whether libtpu knows the slice is not asked. Raises UserError."""
+    family, shape = parse(name, num_slices)
+    each = 1 if family == "cpu" else hardware.CHIPS[family].devices_per_chip
+    return each * math.prod(shape) * num_slices
+
+
+def parse(name: str, num_slices: int = 1) -> tuple[str, tuple[int, ...]]:
+    """(family, shape) of a name. Raises UserError: no topology has this name."""
     family, colon, size = name.partition(":")
     if family != "cpu" and family not in hardware.CHIPS:
         near = difflib.get_close_matches(family, [*hardware.CHIPS, "cpu"], n=3, cutoff=0.3)
@@ -122,9 +137,20 @@ def describe(name: str, num_slices: int = 1) -> Topology:
     if not colon or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
         raise UserError(f"--topology={name}: expected {family}:SIZE, as in {_example(family)}.")
     shape = tuple(int(n) for n in size.split("x"))
-    if family == "cpu":
-        return _cpu(name, shape, num_slices)
-    return (_tpu if hardware.CHIPS[family].dims else _gpu)(name, family, shape, num_slices)
+    if family != "cpu":
+        _check_shape(name, family, shape, num_slices)
+    return family, shape
+
+
+def _check_shape(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> None:
+    if dims := hardware.CHIPS[family].dims:
+        if len(shape) != dims:
+            raise UserError(f"--topology={name}: {family} slices are given as in --topology={_example(family)}.")
+        return
+    if num_slices != 1:
+        raise UserError(f"--num_slices={num_slices} is for TPUs; give GPU hosts as --topology={family}:8xHOSTS.")
+    if len(shape) > 2 or shape[0] > GPUS_PER_HOST:
+        raise UserError(f"--topology={name}: expected {_example(family)}, at most {GPUS_PER_HOST} GPUs a host.")
 
 
 def _example(family: str) -> str:
@@ -154,10 +180,6 @@ def _cpu(name: str, shape: tuple[int, ...], num_slices: int) -> Topology:
 
 
 def _gpu(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> Topology:
-    if num_slices != 1:
-        raise UserError(f"--num_slices={num_slices} is for TPUs; give GPU hosts as --topology={family}:8xHOSTS.")
-    if len(shape) > 2 or shape[0] > GPUS_PER_HOST:
-        raise UserError(f"--topology={name}: expected {_example(family)}, at most {GPUS_PER_HOST} GPUs a host.")
     per_host, hosts = (*shape, 1)[:2]
     index = np.arange(per_host * hosts)
     place_D = np.stack([index % per_host, np.zeros_like(index)], axis=1)
@@ -165,8 +187,6 @@ def _gpu(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> Top
 
 
 def _tpu(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> Topology:
-    if len(shape) != hardware.CHIPS[family].dims:
-        raise UserError(f"--topology={name}: {family} slices are given as in --topology={_example(family)}.")
     os.environ.update({key: value for key, value in TPU_ENVIRONMENT.items() if key not in os.environ})  # libtpu's own
     library("libtpu", f"--topology={name}")
     from jax.experimental import topologies

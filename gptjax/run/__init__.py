@@ -3,4 +3,7 @@
 run             gptjax.load(path), and what can be asked of the Run that it gives
 inside          logits, attention, the residual stream, the logit lens
 token_loss      the loss of each token of a text, as numbers and in colours
+attention_maps  attention weights with their axes and tokens
+metrics_frame   the log of a run as tables
+arguments       what is said of an argument that cannot be
 """

@@ -5,11 +5,12 @@ config, mesh or text is needed. Its methods enter that mesh by themselves; what 
 Axes as in inside.py.
 """
 
+import collections.abc
 import dataclasses
 import functools
 import html
 import math
-import typing
+import os
 
 import jax
 import numpy as np
@@ -23,20 +24,17 @@ from gptjax.errors import UserError, choose
 from gptjax.evaluation import held_out, run_loss
 from gptjax.generation.engine import Engine
 from gptjax.generation.settings import Settings
+from gptjax.generation.settings import names as setting_names
 from gptjax.generation.text import Completion, generate, prompt_ids
 from gptjax.models import attention, placed
 from gptjax.models.layers import DTYPES
 from gptjax.parallel import numerics, sharding
 from gptjax.run import inside
+from gptjax.run.arguments import checked
+from gptjax.run.attention_maps import AttentionMaps
 from gptjax.run.token_loss import TokenLoss
 from gptjax.rundir import metrics, run_directory
-
-
-class AttentionMaps(typing.NamedTuple):
-    """The attention probabilities of every layer and head: of token l to token m, float32."""
-
-    tokens: list[str]
-    weight_NHLM: np.ndarray
+from gptjax.start import skip_absent_tpu
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -76,10 +74,14 @@ class Run:
         """What makes texts; compiled programs stay with it."""
         return Engine(self.graph, self.params, entries=self.tokenizer.vocab_size)
 
-    def generate(self, prompts=None, *, callback=None, **settings) -> list[Completion]:
+    @checked(further=setting_names)
+    def generate(
+        self, prompts=None, *, callback: collections.abc.Callable | None = None, **settings
+    ) -> list[Completion]:
         """Texts that go on from a prompt or each of a list, flat: num_return_sequences of the first, of the second, ...
 
-        prompts: texts or token ids; None: the start of a document. settings: of `generation.settings`.
+        prompts: texts or token ids; None: the start of a document. settings: as the flags of `gptjax sample` are called,
+        such as max_tokens=50, temperature=0.8, top_k=40, stop="\\n", seed=1, num_return_sequences=3, logprobs=True.
         callback(index, piece): is called with text as it comes; False from it ends that text.
         A prefix LM reads its prompt token by token here, as it reads what follows, not both ways as in training.
 
@@ -94,10 +96,18 @@ class Run:
         """Steps with a checkpoint that counts, oldest first, as they are now."""
         return self.directory.steps()
 
-    def evaluate(self, texts=None, **settings) -> dict[str, held_out.Evaluation]:
-        """{name: Evaluation} on the held-out text of the run, or on others: see `evaluation.evaluate_run`."""
-        return run_loss.evaluate_run(self, texts, **settings)
+    @checked(further=lambda: run_loss.SETTINGS)
+    def evaluate(
+        self, texts: str | list | tuple | dict | None = None, *, batch_size: int | None = None, **settings
+    ) -> dict[str, held_out.Evaluation]:
+        """{name: Evaluation} on the held-out text of the run, or on others, such as "text:book.txt"; of several texts also
+        "all", first.
 
+        settings: stride, max_tokens, protocol, text_field, separator, as the flags of `gptjax eval` (docs/evaluation.md).
+        """
+        return run_loss.evaluate_run(self, texts, batch_size=batch_size, **settings)
+
+    @checked()
     def at(self, step: int) -> "Run":
         """The same with the parameters of another step; nothing is compiled anew. Raises UserError as `load`."""
         number, params = loading.read(self.directory, step, self.item, self.dtype, self.program)
@@ -105,22 +115,21 @@ class Run:
 
     @property
     def metrics(self):
-        """metrics.jsonl as it is now: a pandas DataFrame with a row for each line, of kind "train", "eval", "tasks" or
-        "event"."""
-        import pandas
+        """metrics.jsonl as it is now: a pandas DataFrame with a row for each line.
 
-        rows = metrics.read_metrics(self.directory.metrics) if self.directory.metrics.exists() else []
-        not_finite = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # as JSON has to write them
-        return pandas.DataFrame(
-            [{k: not_finite.get(v, v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
-        )
+        `metrics.train`, `.eval`, `.tasks` and `.events` are the rows of one kind, as in `metrics.train.plot(y="loss")`."""
+        from gptjax.run.metrics_frame import Metrics
+
+        return Metrics(metrics.read_metrics(self.directory.metrics) if self.directory.metrics.exists() else [])
 
     # ---- inside the model
 
+    @checked()
     def tokens(self, text: str) -> np.ndarray:
         """int32 ids of a text as the model sees a document: after end-of-text, where the tokenizer has that."""
         return prompt_ids(self.tokenizer, text)
 
+    @checked()
     def loss(self, text: str) -> TokenLoss:
         """The loss of each token of a text.
 
@@ -142,6 +151,7 @@ class Run:
         ids, loss_L = ids[begun:], loss_L[begun:]
         return TokenLoss(ids, [self.tokenizer.spelling[i] for i in ids.tolist()], loss_L)
 
+    @checked()
     def logits(self, tokens) -> np.ndarray:
         """Float32 [L, V] of token ids [L], or [B, L, V] of [B, L]; of a text, those of `tokens(text)`.
 
@@ -149,8 +159,9 @@ class Run:
         """
         return self._inside(inside.logits, tokens, batch_dim=0, cut=lambda a, L: a[..., :L, :])
 
+    @checked()
     def attention(self, text) -> AttentionMaps:
-        """Of a text, or of token ids [L]."""
+        """Attention weights [layers, heads, query, key] of a text (of `tokens(text)`), or of token ids [L]."""
         ids = self._row(text)
         self._check_is_transformer("attention maps")
         weight = self._inside(inside.attention_weights, ids, batch_dim=1, cut=lambda a, L: a[..., :L, :L])
@@ -158,12 +169,14 @@ class Run:
         spelled = [self.tokenizer.spelling[i].decode("utf-8", errors="backslashreplace") for i in ids.tolist()]
         return AttentionMaps([names.get(i, piece) for i, piece in zip(ids.tolist(), spelled)], weight)
 
+    @checked()
     def residuals(self, text) -> np.ndarray:
         """Float32 [N + 1, L, D]: the residual stream of a text (of `tokens(text)`), or of token ids [L], after the
         embedding and after each layer."""
         self._check_is_transformer("residual stream")
         return self._inside(inside.residuals, self._row(text), batch_dim=1, cut=lambda a, L: a[..., :L, :])
 
+    @checked()
     def logit_lens(self, text) -> np.ndarray:
         """Float32 [N + 1, L, V]: the logits that the head makes of each of `residuals`; the last are the model's."""
         self._check_is_transformer("logit lens: it has no residual stream")
@@ -262,8 +275,11 @@ def _windows(length: int, context_length: int):
         fresh, stop = stop, min(length, stop + -(-context_length // 2))
 
 
+@checked(of_commands=True)
 @numerics.settings()
-def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, ema: bool = False) -> Run:
+def load(
+    path: str | os.PathLike, step: int | None = None, *, dtype: str | None = None, mesh=None, ema: bool = False
+) -> Run:
     """The run in a directory, local or gs://, with the parameters of a step, whatever mesh wrote them.
 
     step: None: the newest that is as it was written; of newer ones that are not it says so on stderr.
@@ -274,6 +290,7 @@ def load(path, step: int | None = None, *, dtype: str | None = None, mesh=None, 
     Raises UserError: no run there, no such step, no moving average kept, a mesh or dtype that cannot be; Damaged, which is
     one: the step asked for is not as it was written.
     """
+    skip_absent_tpu()
     directory = run_directory.open_run(path)
     config = directory.config()
     if ema and config.optim.ema_decay is None:

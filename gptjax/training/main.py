@@ -23,7 +23,7 @@ from gptjax.errors import UserError
 from gptjax.hosts import agreement, coordination, interrupt, watchdog
 from gptjax.parallel import numerics
 from gptjax.rundir import metrics, run_directory, runlock
-from gptjax.training import hooks, report, resume
+from gptjax.training import hooks, resume
 from gptjax.training.loop import Loop, Training
 from gptjax.training.resume import BEGINNING, Keeper
 from gptjax.training.session import Session, prepare, with_executable
@@ -80,6 +80,8 @@ def _train_together(config, directory, allowed_changes, executable_path, origin,
         _check_equal_text(peers, session, chosen, dog)
         with _sole_writer(directory, session, allowed_changes, origin, peers) as lock:
             resumed = _open_directory(directory, session, allowed_changes, origin, peers)
+            from gptjax.training import report
+
             for line in [*report.header(session, directory, resumed), *_device_lines(peers)]:
                 progress.message(line)
             return run_session(session, directory, progress, peers, stop, dog, started, lock, chosen)
@@ -132,6 +134,7 @@ def run_session(
         try:
             loop = open_loop(session, directory, progress, peers, agreed, dog, started, closing, lock, chosen)
             was_finished = loop.step >= loop.total_steps
+            stop.wish = functools.partial(_wish, dog, peers, session.config)
             with runlock.judging(lock):
                 code = loop.run()
                 if code == 0:
@@ -143,6 +146,15 @@ def run_session(
         finally:
             with dog.doing("closing"):
                 closing.close()
+
+
+def _wish(dog, peers, config) -> str:
+    """What follows a signal, for the user: calls that were dispatched cannot be taken back. One is running, one waits behind
+    it, and where several processes have to agree, one more may be dispatched."""
+    from gptjax.training import report
+
+    calls = 2 if peers.count == 1 else 3
+    return report.stopping(dog.now_doing, calls, config.train.steps_per_call, dog.call_seconds())
 
 
 def open_loop(
@@ -165,6 +177,8 @@ def open_loop(
 
 def say_ending(training: Training, was_finished: bool = False) -> None:
     """What lies in the directory of a run that has come to its end, and how one that had ended before is made longer."""
+    from gptjax.training import report
+
     for line in report.ending(training.session, training.directory):
         training.progress.message(line)
     if was_finished:

@@ -92,9 +92,8 @@ class Recorder:
         speed = {}
         if rate:
             left = (schedule.run_tokens(self._config) - tokens) / rate
-            speed = {"tokens_per_second": rate, "seconds_left": left}
-            mfu = self._session.mfu(rate)
-            speed |= {} if mfu is None else {"mfu": mfu}
+            speed = {"tokens_per_second": rate, "mfu": self._session.mfu(rate), "seconds_left": left}
+            speed = {name: value for name, value in speed.items() if value is not None}
         memory = self._session.memory_in_use()
         batch_hash = self.batch_hash()
         seen = {} if batch_hash is None else {"batch_hash": batch_hash}

@@ -16,6 +16,7 @@ def header(session, directory, resumed: bool) -> list[str]:
         f"run        {shown_path(directory)}{' (resuming)' if resumed else ''}",
         f"model      {model.shown_shape}, context {model.context_length}, vocabulary {model.vocab_size}, {model.dtype}",
         f"parameters {counts.total:,} ({counts.non_embedding:,} without embeddings)",
+        *_optimizer_lines(config.optim),
         *_trainable_lines(session),
         *_text_lines(session.store),
         f"training   {steps:,} steps of {config.train.batch_size} x {model.context_length} tokens:"
@@ -47,6 +48,13 @@ def compiler_lines(mesh) -> list[str]:
     ]
 
 
+def _optimizer_lines(config) -> list[str]:
+    """What is unusual about an optimizer, if anything is."""
+    from gptjax.optim import optimizers, probe
+
+    return [f"optimizer  {note}" for note in probe.said(config.name, optimizers.OPTIMIZERS[config.name])]
+
+
 def _trainable_lines(session) -> list[str]:
     """One where some parameters are frozen."""
     if session.config.train.trainable is None:
@@ -71,6 +79,17 @@ def shown_path(directory) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(directory.path)
 
 
+def stopping(doing: str, calls: int, steps_per_call: int, call_seconds: float | None) -> str:
+    """What a run does when it is asked to stop. doing: a word of the watchdog's. calls: those of the train step that have to
+    come to their end, at most; call_seconds: of each, where it is known."""
+    if doing != "training":
+        return f"{doing} goes on until it can be left; then a checkpoint is saved and the run stops"
+    seconds = None if call_seconds is None else calls * call_seconds
+    about = "" if seconds is None else f" (about {max(1, round(seconds))} s)"
+    steps = calls * steps_per_call
+    return f"up to {steps:,} steps that were begun are finished{about}; then a checkpoint is saved and the run stops"
+
+
 def ending(session, directory) -> list[str]:
     """What lies in the run directory, and what to do next."""
     writes_on, where = session.config.data.writes_on, shown_path(directory)
@@ -83,5 +102,6 @@ def ending(session, directory) -> list[str]:
         "next:",
         *([f"  gptjax sample --workdir={where}{prompt} --temperature=0.8"] if writes_on else []),
         f"  gptjax eval --workdir={where}",
+        f"  gptjax watch {where}",
         *([f"  tensorboard --logdir={where}"] if drawn else []),
     ]

@@ -114,7 +114,7 @@ def _check_tokenizer(origin: Origin, theirs: dict, tokenizer) -> None:
             str(origin),
             f"its tokenizer is another ({there.kind}, {there.vocab_size:,} entries, {there.hash[:12]}; here {tokenizer.kind},"
             f" {tokenizer.vocab_size:,} entries, {tokenizer.hash[:12]})",
-            f"set data.tokenizer=None and data.tokenizer_path={origin.run.tokenizer}",
+            f"set data.tokenizer={origin.run.tokenizer}",
         )
 
 

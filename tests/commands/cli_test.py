@@ -1,3 +1,5 @@
+import glob
+import importlib.util
 import json
 import os
 import shutil
@@ -121,6 +123,39 @@ def test_a_platform_that_is_not_here_is_one_line(platform):
     [line] = [line for line in done.stderr.splitlines() if line.startswith("gptjax: ")]
     assert line.startswith(f"gptjax: JAX_PLATFORMS={platform}: JAX finds no such device here")
     assert "unset JAX_PLATFORMS, or use cpu" in line
+
+
+WHICH_PLATFORMS = (
+    "from gptjax import start; start.start_jax(); import jax; print(jax.config.jax_platforms, jax.devices())"
+)
+
+
+def test_libtpu_without_a_tpu_is_not_tried_and_prints_nothing():
+    pytest.importorskip("libtpu", reason="needs the extra `tpu`")
+    if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*") or importlib.util.find_spec("jax_plugins"):
+        pytest.skip("this machine may have an accelerator")
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    run = ROOT / "tests" / "golden" / "checkpoints" / "schema2"
+    load = f"import gptjax; gptjax.load({str(run)!r})"
+    for command in (
+        ["-c", WHICH_PLATFORMS],
+        ["-c", load],
+        ["-m", "gptjax", "sample", f"--workdir={run}", "--prompt=a", "--max_tokens=1"],
+    ):
+        done = subprocess.run([sys.executable, *command], env=environment, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and "E0000" not in done.stderr and "TPU" not in done.stderr, done.stderr
+
+
+def test_platforms_that_are_asked_for_or_plugged_in_are_left_to_jax(tmp_path):
+    (tmp_path / "jax_plugins").mkdir()  # where JAX looks for the plugin of a GPU
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    for asked, given in (("None", {"PYTHONPATH": path}), ("cpu,tpu", {"JAX_PLATFORMS": "cpu,tpu"})):
+        code = WHICH_PLATFORMS.replace(", jax.devices()", "")
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment | given, cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.stdout == f"{asked}\n", done.stderr
 
 
 def test_what_is_no_fault_of_the_machine_is_raised():

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from runs import train_rows
 
 from gptjax import cli
 from gptjax.commands import data_table
@@ -67,7 +68,7 @@ def test_rows_as_json_are_those_that_training_reads(folder, capsys):
     config = load_config(str(folder / "fields.py"))
     store = prepare(config.data)
     rows = TrainRows(store, config.data, 32, objectives.NextToken())
-    facts = json.loads(show(folder, "--json", "--step=7", capsys=capsys))
+    facts = json.loads(show(folder, "--json", "--step=8", capsys=capsys))
     batch = rows.rows(56, 64)
     assert [row["tokens"] for row in facts["rows"]] == batch["token_BT"].tolist()
     for row, token_T in zip(facts["rows"], batch["token_BT"]):
@@ -93,8 +94,10 @@ def test_text_is_printed_as_it_is_with_marks_where_it_is_not_predicted(folder, c
     rows = json.loads(show(folder, "--json", capsys=capsys))["rows"]
     row = max(rows, key=lambda row: row["documents"])
     printed = show(folder, f"--row={row['row']}", capsys=capsys)
-    assert f"{json.loads(show(folder, '--json', capsys=capsys))['batch_hash']} after it (in metrics" in printed
-    assert "step 0 of 30: rows 0 to 7 of the run" in printed and "\033" not in printed
+    assert (
+        f"{json.loads(show(folder, '--json', capsys=capsys))['batch_hash']} after it (as in metrics.jsonl)" in printed
+    )
+    assert "step 1 of 30: rows 0 to 7 of the run" in printed and "\033" not in printed
     for part in row["parts"]:
         if part["kind"] == "text":
             assert (part["text"] if part["predicted"] else f"⟨{part['text']}⟩") in printed
@@ -247,7 +250,7 @@ def test_what_is_wrong_outside_blocks_is_named_by_its_file(folder, tmp_path):
         (["--workdir={f}/rum"], "did you mean 'run'?"),
         (["--workdir={f}/run", "--config.data.seed=1"], "is a run that has its own"),
         (["--config={f}/fields.py", "--config.data.sead=1"], "did you mean 'seed'?"),
-        (["--config={f}/fields.py", "--step=30"], "give one from 0 to 29"),
+        (["--config={f}/fields.py", "--step=31"], "give one from 1 to 30"),
         (["--config={f}/fields.py", "--row=8"], "give one from 0 to 7"),
         (["--config={f}/fields.py", "--stats", "--step=1"], "--step chooses what text is shown, --stats shows none"),
         (["--config={f}/fields.py", "--verify", "--row=0"], "--row chooses what text is shown, --verify shows none"),
@@ -297,3 +300,16 @@ def test_no_device_is_started(folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_step_n_is_the_step_of_the_log_whose_loss_its_rows_gave(trained, capsys):
+    """The hash of all rows up to and with those shown is the one logged in the row of that step."""
+    logged = {row["step"]: row["batch_hash"] for row in train_rows(trained)}
+    assert len(logged) == 6
+    for step, batch_hash in logged.items():
+        assert cli.main(["data", f"--workdir={trained}", f"--step={step}", "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["step"], facts["batch_hash"]) == (step, batch_hash)
+        assert facts["batch_hash_before"] == logged.get(step - 1, f"{0:016x}")
+    assert cli.main(["data", f"--workdir={trained}", "--step=0"]) == 2
+    assert "give one from 1 to 6, as the log counts them" in capsys.readouterr().err

@@ -210,7 +210,7 @@ def test_the_progress_line_and_the_table_say_how_it_went(folder, capfd):
     assert table[0].split() == ["split", "documents", "tokens", "bytes", "bytes/token"]
     counts = open_folder(folder / "out")[1].train
     assert table[1].split()[:3] == ["train", f"{counts.n_documents:,}", f"{counts.n_tokens:,}"]
-    assert "--config.data.source=prepared --config.data.path=out" in printed.out
+    assert "--config.data.source=prepared:out --config.data.tokenizer=None" in printed.out
 
 
 WRONG = ["--source=empty.txt", "--text_field=body", "--clean=length(min_characters=99999)"]

@@ -10,7 +10,7 @@ import pytest
 
 import gptjax
 from gptjax.config import changes
-from gptjax.config.fields import Config, MeshConfig
+from gptjax.config.fields import Config, MeshConfig, ModelConfig, TrainConfig
 
 SECTIONS = {section.name: section.type for section in dataclasses.fields(Config)}
 FIELDS = {f"{name}.{field.name}": field for name, kind in SECTIONS.items() for field in dataclasses.fields(kind)}
@@ -60,3 +60,10 @@ def test_something_reads_a_field(key):
 
 def test_a_field_that_nothing_reads_is_found():
     assert not any((called, "rope_thetas") in reads() for called in CALLED["model"])
+
+
+def test_a_config_is_shown_as_what_differs_from_the_defaults_and_can_be_typed_back():
+    config = Config(model=ModelConfig(n_layers=2), train=TrainConfig(steps=10))
+    assert repr(config) == "Config(model=ModelConfig(n_layers=2), train=TrainConfig(steps=10))"
+    names = {kind.__name__: kind for kind in (Config, ModelConfig, TrainConfig)}
+    assert eval(repr(config), names) == config

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 
 import pytest
 from places import ROOT
@@ -149,3 +150,43 @@ def test_a_mixture_that_cannot_be_is_refused_when_the_config_is_made(fields, mes
 
 
 # Every field has a reader
+
+
+# ---- what a user's file does wrong
+
+
+WRONG_FILES = {
+    "def get_config():\n    return undefined": "NameError: name 'undefined' is not defined (wrong.py, line 2: return undefined)",
+    "x = 1\ndef get_config(:\n    return 5": "SyntaxError: invalid syntax (wrong.py, line 2: def get_config(:)",
+    "import nonexistent_module": "ModuleNotFoundError: No module named 'nonexistent_module' (wrong.py, line 1: import",
+    "\n\nfrom os import nothing": "ImportError: cannot import name 'nothing' from 'os' ",
+    "def get_config():\n    return {}['depth']": "KeyError: 'depth' (wrong.py, line 2: return {}['depth'])",
+    "def get_config():\n    raise ValueError": "ValueError (wrong.py, line 2: raise ValueError)",
+    "import json\ndef get_config():\n    return json.loads('')": "(wrong.py, line 3: return json.loads(''))",
+    "import imported_config\ndef get_config():\n    return imported_config.make()": "(wrong.py, line 3: return"
+    " imported_config.make(); imported_config.py, line 2: return depth)",
+    "import imported_wrong": "(wrong.py, line 1: import imported_wrong; imported_wrong.py, line 2: (",
+}
+
+
+@pytest.mark.parametrize("code", WRONG_FILES)
+def test_what_a_config_file_does_wrong_is_said_with_its_line(code, tmp_path, monkeypatch):
+    (tmp_path / "wrong.py").write_text(code)
+    (tmp_path / "imported_config.py").write_text("def make():\n    return depth\n")
+    (tmp_path / "imported_wrong.py").write_text("x = 1\n(\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "imported_config", raising=False)
+    for path in ("wrong.py", str(tmp_path / "wrong.py")):
+        with pytest.raises(UserError) as caught:
+            load_config(path)
+        assert str(caught.value).startswith(f"--config={path} could not be run: ")
+        assert WRONG_FILES[code] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_study_file_says_its_line_too(tmp_path):
+    from gptjax.study.declare import declaration
+
+    (tmp_path / "study.py").write_text("def get_study():\n    return Study(base=3)\n")
+    with pytest.raises(UserError, match=r"'Study' is not defined \(.*study.py, line 2: return Study\(base=3\)\)"):
+        declaration.load(str(tmp_path / "study.py"))

@@ -67,7 +67,7 @@ def test_every_row_shown_is_the_one_that_training_reads(tmp_path, objective, pac
     read_hash = 0
     for step in range(schedule.total_steps(config)):
         batch, of_step = training_reads(config, rows, step)
-        facts = inspection.step_facts(config, rows, tokenizer, step, None)
+        facts = inspection.step_facts(config, rows, tokenizer, step + 1, None)
         assert facts["batch_hash_before"] == f"{read_hash:016x}"
         read_hash = (read_hash + of_step) % 2**64
         assert facts["batch_hash"] == facts["rows"][-1]["batch_hash"] == f"{read_hash:016x}"
@@ -75,7 +75,7 @@ def test_every_row_shown_is_the_one_that_training_reads(tmp_path, objective, pac
         assert [row["weights"] for row in facts["rows"]] == batch["weight_BL"].tolist()
         assert facts["batch_size"] == schedule.batch_size(config, step)
         assert facts["first_row"] == schedule.rows_before(config, step)
-    alone = inspection.step_facts(config, rows, tokenizer, step, 2)
+    alone = inspection.step_facts(config, rows, tokenizer, step + 1, 2)
     assert alone["rows"] == [facts["rows"][2]] and alone["batch_hash"] == facts["batch_hash"]
 
 
@@ -180,11 +180,12 @@ def test_earlier_rows_are_hashed_in_pieces(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "step, row, expected",
     [
-        (12, None, "--step=12: the run has 12 steps; give one from 0 to 11"),
+        (13, None, "--step=13: the run has 12 steps; give one from 1 to 12, as the log counts them"),
+        (0, None, "--step=0: the run has 12 steps"),
         (-1, None, "--step=-1: the run has 12 steps"),
-        (0, 2, "--row=2: step 0 has 2 rows; give one from 0 to 1"),
-        (11, 6, "--row=6: step 11 has 6 rows; give one from 0 to 5"),
-        (0, -1, "--row=-1: step 0 has 2 rows"),
+        (1, 2, "--row=2: step 1 has 2 rows; give one from 0 to 1"),
+        (12, 6, "--row=6: step 12 has 6 rows; give one from 0 to 5"),
+        (1, -1, "--row=-1: step 1 has 2 rows"),
     ],
 )
 def test_a_step_or_row_that_is_not_there_is_refused(tmp_path, step, row, expected):

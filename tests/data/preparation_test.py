@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import buckets
 import preparing
 import pytest
 from etils import epath
@@ -162,22 +163,8 @@ def test_what_cannot_be_read_is_left_out_named_and_counted(source, tmp_path, cap
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    """The folder that is gs://bucket, behind the library that epath asks for any store."""
-    import fsspec
-    from etils.epath import backend
-    from fsspec.implementations.dirfs import DirFileSystem
-
-    class Bucket(DirFileSystem):
-        protocol = ("gs", "gcs")
-
-        def __init__(self, **options):
-            super().__init__(path=str(tmp_path), fs=fsspec.filesystem("file"))
-
-    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gcs", Bucket)
-    backend.fsspec_backend._get_filesystem.cache_clear()
-    (tmp_path / "bucket").mkdir()
-    yield tmp_path / "bucket"
-    backend.fsspec_backend._get_filesystem.cache_clear()
+    with buckets.mounted(tmp_path, monkeypatch) as folder:
+        yield folder
 
 
 def in_this_process(make, tasks, n_workers, on_report):

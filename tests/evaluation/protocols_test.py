@@ -74,9 +74,9 @@ def test_lines_of_a_data_set_are_one_text(tmp_path):
 
 def test_a_protocol_is_for_a_whole_text_of_its_own(tmp_path):
     one = judging.made_run("bytes")
-    with pytest.raises(UserError, match="--protocol=wikitext2 is for a data set; give it with --data"):
+    with pytest.raises(UserError, match="^protocol=wikitext2 is for a data set; give it with texts"):
         one.evaluate(protocol="wikitext2")
-    with pytest.raises(UserError, match="counts the words of a whole text; leave out --max_tokens=5"):
+    with pytest.raises(UserError, match="counts the words of a whole text; leave out max_tokens=5"):
         one.evaluate("text:x", protocol="wikitext2", max_tokens=5)
     with pytest.raises(UserError, match="'wikitext9' is not known; did you mean"):
         run_loss.check_protocol("wikitext9")

@@ -147,7 +147,7 @@ def test_an_empty_text_is_refused(one, tmp_path):
 def test_a_model_judged_by_itself_takes_no_stride_and_no_protocol(one, book):
     config = dataclasses.replace(one.config, data=dataclasses.replace(one.config.data, objective="prefix_lm"))
     run = dataclasses.replace(one, config=config)
-    with pytest.raises(UserError, match="--stride=4: a model of data.objective='prefix_lm' is judged on whole windows"):
+    with pytest.raises(UserError, match="^stride=4: a model of data.objective='prefix_lm' is judged on whole windows"):
         run.evaluate(str(book), stride=4)
-    with pytest.raises(UserError, match="--protocol=ptb needs the loss of each next token"):
+    with pytest.raises(UserError, match="^protocol=ptb needs the loss of each next token"):
         run.evaluate(str(book), protocol="ptb")

@@ -416,12 +416,12 @@ def test_log_probabilities_are_the_models_own_whatever_the_settings(engine_of):
 
 
 BAD = {
-    "temperature": (dict(temperature=-1), "--temperature=-1 is negative"),
+    "temperature": (dict(temperature=-1), "--temperature=-1.0 is negative"),
     "top_k": (dict(top_k=0), "--top_k=0 is too small"),
     "top_p": (dict(top_p=1.5), r"--top_p=1.5 is not in \(0, 1\]"),
     "min_p": (dict(min_p=1.5), r"--min_p=1.5 is not in \[0, 1\]"),
     "max_tokens": (dict(max_tokens=0), "--max_tokens=0 is too small"),
-    "repetition": (dict(repetition_penalty=0), "--repetition_penalty=0 must be positive"),
+    "repetition": (dict(repetition_penalty=0), "--repetition_penalty=0.0 must be positive"),
     "frequency": (dict(frequency_penalty=float("nan")), "--frequency_penalty=nan must be finite"),
     "stop": (dict(stop=""), "--stop is an empty string"),
     "beams": (dict(num_beams=2, num_return_sequences=3), "--num_return_sequences=3 of --num_beams=2"),

@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from optax import contrib
 
 from gptjax.config.fields import Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 from gptjax.models import architectures, parametrization
 from gptjax.models.roles import Role, of_variable
-from gptjax.optim import optimizers, rounding
+from gptjax.optim import optimizers, probe, rounding
 
 
 def leaves(tree) -> dict[str, np.ndarray]:
@@ -206,7 +207,7 @@ def test_an_unknown_optimizer_raises_with_the_names_there_are():
     [
         (lambda config, roles: (optax.adam(1e-3),), "makes updates that point against the gradient"),
         (lambda config, roles: (optax.scale_by_adam(), optax.scale_by_learning_rate(0.1)), "give its direction alone"),
-        (lambda config, roles: (optax.set_to_zero(),), "give its direction alone"),
+        (lambda config, roles: (optax.set_to_zero(),), "makes no updates, .* give its direction alone"),
         (lambda config, roles: optax.scale_by_adam(), "its function returns GradientTransformation; expected a tuple"),
         (lambda config, roles: None, "its function returns NoneType; expected a tuple"),
     ],
@@ -218,6 +219,69 @@ def test_an_optimizer_that_gives_no_direction_is_refused(tiny_config, monkeypatc
     monkeypatch.setitem(optimizers.OPTIMIZERS, "mine", optimizers.Optimizer(direction, parametrization.ENTRYWISE))
     with pytest.raises(UserError, match=f"optim.name='mine'.* {said}"):
         optimizers.check(tiny_config.replace(optim={"name": "mine"}))
+
+
+OWN_RATE = {  # of optax: they bring a learning rate, and its sign
+    "adamw": optax.adamw(1e-3),
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.1, momentum=0.9),
+    "adam with a schedule": optax.adam(optax.cosine_decay_schedule(1e-3, 100)),
+    "lion": optax.lion(1e-4),
+    "lamb": optax.lamb(1e-3),
+    "adafactor": optax.adafactor(1e-3),
+    "muon": contrib.muon(1e-3),
+    "schedule-free": contrib.schedule_free_adamw(1e-3),
+    "prodigy": contrib.prodigy(),
+    "adopt": contrib.adopt(1e-3),
+}
+DIRECTIONS = {
+    "adam": optax.scale_by_adam(),
+    "sign": optax.scale_by_sign(),
+    "momentum": optax.trace(0.9),
+    "adadelta": optax.scale_by_adadelta(),
+    "radam": optax.scale_by_radam(),
+    "yogi": optax.scale_by_yogi(),
+    "novograd": optax.scale_by_novograd(),
+    "lamb": optax.chain(optax.scale_by_adam(), optax.scale_by_trust_ratio()),
+    "ademamix": contrib.scale_by_ademamix(),
+    "adopt, whose first update is zero": contrib.scale_by_adopt(),
+    "distance over gradients": optax.scale_by_distance_over_gradients(),
+    "schedule-free": optax.chain(contrib.schedule_free(optax.sgd(1.0), 1.0), optax.scale(-1.0)),
+    "adam's own rate taken out": optax.chain(optax.adam(1e-3), optax.scale(-1e3)),
+    "every second gradient": optax.chain(optax.scale_by_adam(), optax.apply_every(2)),
+}
+
+
+def entry(link):
+    return optimizers.Optimizer(lambda config, roles: (link,), parametrization.ENTRYWISE)
+
+
+@pytest.mark.parametrize("name", OWN_RATE)
+def test_an_optimizer_of_optax_with_its_own_learning_rate_is_refused(name):
+    with pytest.raises(
+        UserError, match="point against the gradient, as optimizers do that have a learning rate of their own"
+    ):
+        probe.probe("mine", entry(OWN_RATE[name]))
+
+
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_a_direction_of_optax_is_taken(name):
+    assert probe.probe("mine", entry(DIRECTIONS[name])).along > 0
+
+
+def test_an_optimizer_that_asks_for_more_than_a_step_gives_is_a_line(tiny_config):
+    with pytest.raises(UserError, match="fails on a first gradient .*'value'") as error:
+        probe.probe("mine", entry(contrib.momo(1.0)))
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_unusual_about_an_optimizer_is_said_when_a_run_starts():
+    for name in optimizers.OPTIMIZERS:
+        assert probe.said(name, optimizers.OPTIMIZERS[name]) == []
+    [small] = probe.said("mine", entry(optax.chain(optax.scale_by_adam(), optax.scale(1e-3))))
+    assert small.startswith("mine makes updates of 0.001 from gradients of 1, before the learning rate")
+    [decays] = probe.said("mine", entry(optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1))))
+    assert "moves parameters without a gradient (a weight decay of its own?), and optim.weight_decay is added" in decays
 
 
 # All of them

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import pathlib
 import shutil
@@ -263,3 +264,167 @@ def test_a_model_that_fills_in_sees_the_whole_text_and_has_no_loss(loaded):
     assert (first > 0).all() and np.allclose(first.sum(-1), 1, atol=1e-6)
     with pytest.raises(UserError, match="fills in what is missing"):
         run.loss("the cat")
+
+
+# ---- what is typed wrongly
+
+
+TYPED_WRONGLY = [
+    (lambda run: gptjax.load(GOLDEN / "schema2", stp=3), r"^gptjax.load has no argument 'stp'; did you mean 'step'\?"),
+    (lambda run: gptjax.load(), "^gptjax.load: missing a required argument: 'path'; it takes: path, step, dtype"),
+    (lambda run: gptjax.load(GOLDEN, 6, "float32"), "^gptjax.load: too many positional arguments; it takes: path"),
+    (lambda run: gptjax.load(5), "^path=5 is an int; expected str or PathLike"),
+    (lambda run: gptjax.load(GOLDEN, step="best"), "^step='best' is a str; expected int or None"),
+    (lambda run: gptjax.load(GOLDEN, step=True), "^step=True is a bool; expected int or None"),
+    (
+        lambda run: gptjax.load(GOLDEN, dtype=np.float32),
+        "^dtype=<class 'numpy.float32'> is a type; expected str or None",
+    ),
+    (lambda run: gptjax.load(GOLDEN, ema="yes"), "^ema='yes' is a str; expected bool"),
+    (
+        lambda run: run.generate("a", max_token=5),
+        r"^run.generate has no argument 'max_token'; did you mean 'max_tokens'\?",
+    ),
+    (
+        lambda run: run.generate(prompt="a"),
+        r"no argument 'prompt'; did you mean 'prompts'\?; it takes: prompts, callback",
+    ),
+    (lambda run: run.generate("a", temperatur=1), "did you mean 'temperature'"),
+    (lambda run: run.generate("a", max_tokens="5"), "^max_tokens='5' is a str; expected int"),
+    (lambda run: run.generate("a", max_tokens=0), "^max_tokens=0 is too small"),
+    (lambda run: run.generate("a", top_k=1.5), "^top_k=1.5 is a float; expected int or None"),
+    (lambda run: run.generate("a", temperature="hot"), "^temperature='hot' is a str; expected float or None"),
+    (lambda run: run.generate("a", temperature=-1), "^temperature=-1.0 is negative"),
+    (lambda run: run.generate("a", stop=5), "^stop=5 is an int; expected tuple"),
+    (lambda run: run.generate("a", stop=["b", 5]), r"^stop\[1\]=5 is an int; expected str"),
+    (lambda run: run.generate("a", seed="x"), "^seed='x' is a str; expected int or tuple"),
+    (lambda run: run.generate("a", logprobs="x"), "^logprobs='x' is a str; expected bool"),
+    (lambda run: run.generate("a", callback=5), "^callback=5 is an int; expected Callable or None"),
+    (lambda run: run.generate(5), "^prompts=5 is no prompt; expected a text, token ids"),
+    (lambda run: run.generate({"a": 1}), "^prompts={'a': 1} is no prompt"),
+    (lambda run: run.generate(b"ab"), "^prompts=b'ab' is no prompt"),
+    (lambda run: run.evaluate(batchsize=5), r"^run.evaluate has no argument 'batchsize'; did you mean 'batch_size'\?"),
+    (lambda run: run.evaluate(text="corpus"), "did you mean 'texts'"),
+    (lambda run: run.evaluate(5), "^texts=5 is an int; expected str or list"),
+    (lambda run: run.evaluate([5]), "^texts: 5 names no text; expected KIND:PATH"),
+    (lambda run: run.evaluate("text:x", max_tokens=-5), "^max_tokens=-5 is too small; use at least 1"),
+    (lambda run: run.evaluate("text:x", stride="x"), "^stride='x' is a str; expected int or None"),
+    (
+        lambda run: run.evaluate("text:x", protocol="wikitxt2"),
+        "protocol='wikitxt2' is not known; did you mean 'wikitext2'",
+    ),
+    (
+        lambda run: run.evaluate("text:x", protocol="lambada"),
+        "protocol='lambada' is not known.*expected one of: wikitext2",
+    ),
+    (lambda run: run.evaluate(text_field="body"), "^text_field says how texts is read; give both"),
+    (lambda run: run.loss(txt="a"), r"^run.loss has no argument 'txt'; did you mean 'text'\?; it takes: text"),
+    (lambda run: run.loss([1, 2]), r"^text=\[1, 2\] is a list; expected str"),
+    (lambda run: run.tokens(5), "^text=5 is an int; expected str"),
+    (lambda run: run.logits(text="a"), "^run.logits has no argument 'text'.*; it takes: tokens"),
+    (lambda run: run.attention(), "^run.attention: missing a required argument: 'text'"),
+    (lambda run: run.residuals(tokens="a"), "^run.residuals has no argument 'tokens'"),
+    (lambda run: run.logit_lens(tokens="a"), "^run.logit_lens has no argument 'tokens'"),
+    (lambda run: run.at("x"), "^step='x' is a str; expected int"),
+]
+
+
+@pytest.mark.parametrize("call,message", TYPED_WRONGLY, ids=[message for _, message in TYPED_WRONGLY])
+def test_an_argument_that_cannot_be_is_said_in_one_line(loaded, call, message):
+    with pytest.raises(UserError, match=message) as caught:
+        call(loaded)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_function_of_the_door_refuses_a_keyword_that_it_does_not_take(loaded):
+    methods = [getattr(loaded, name) for name, kind in vars(gptjax.Run).items() if name[0] != "_" and callable(kind)]
+    assert len(methods) > 8
+    for function in (gptjax.load, *methods):
+        with pytest.raises(UserError, match=f"{function.__name__} has no argument 'nonsense'"):
+            function(nonsense=1)
+
+
+def test_numbers_of_numpy_and_whole_floats_are_taken_for_what_they_are(loaded):
+    settings = dict(max_tokens=np.int64(3), temperature=np.float32(0.5), seed=np.arange(2), num_return_sequences=2.0)
+    plain = loaded.generate("the", max_tokens=3, temperature=0.5, seed=(0, 1), num_return_sequences=2)
+    assert [str(one) for one in loaded.generate("the", **settings)] == [str(one) for one in plain]
+    assert gptjax.load(GOLDEN / "schema2", np.int64(6)).step == 6
+
+
+def test_a_message_that_names_a_command_keeps_its_flags():
+    from gptjax.run.arguments import _without_dashes
+
+    assert (
+        _without_dashes("--step=3 of --data is not --stepping", ["step", "texts"])
+        == "step=3 of texts is not --stepping"
+    )
+    assert _without_dashes("see gptjax eval --step=3", ["step"]) == "see gptjax eval --step=3"
+
+
+def test_what_the_door_returns_is_shown_in_a_few_lines(loaded):
+    [completion] = loaded.generate("the cat sat " * 100, max_tokens=300)
+    shown = [completion, loaded.attention("the cat sat on t"), loaded.loss(TEXT), loaded.program, loaded.tokenizer]
+    for one in shown:
+        assert len(repr(one)) < 300 and "\n" not in repr(one) and " object at 0x" not in repr(one), repr(one)
+
+
+def test_attention_weights_say_their_axes_and_are_taken_for_an_array(loaded):
+    maps = loaded.attention("the cat")
+    assert repr(maps).startswith(
+        "AttentionMaps(float32 [2 layers, 2 heads, 7 queries, 7 keys], tokens: 't' 'h' 'e' ' ' 'c'"
+    )
+    assert gptjax.Run.attention.__doc__.startswith("Attention weights [layers, heads, query, key]")
+    assert maps.shape == (2, 2, 7, 7) and maps.dtype == np.float32 and len(maps) == 2
+    np.testing.assert_allclose(np.sum(maps, axis=-1), 1, rtol=1e-5)
+    assert np.array_equal(maps[1, 0], np.asarray(maps)[1, 0]) and np.asarray(maps, np.float64).dtype == np.float64
+    assert np.asarray(maps) is maps.weight_NHLM and np.array(maps) is not maps.weight_NHLM
+
+
+def test_names_of_the_door_are_completed_and_misspelled_ones_have_a_nearest():
+    assert {"load", "Run"} <= set(dir(gptjax))
+    with pytest.raises(AttributeError) as caught:
+        gptjax.laod  # noqa: B018
+    assert caught.value.name == "laod" and caught.value.obj is gptjax, "of which Python makes its suggestion"
+
+
+# ---- metrics
+
+
+ROWS = [
+    {"kind": "train", "step": 1, "loss": 3.0, "tokens": 8},
+    {"kind": "event", "step": 1, "event": "resumed", "processes": 2},
+    {"kind": "train", "step": 2, "loss": "nan", "tokens": 16},
+    {"kind": "eval", "step": 2, "loss": 2.5, "standard_error": 0.1, "tokens": 5},
+    {"kind": "tasks", "step": 2, "arithmetic/acc": 0.5},
+]
+
+
+@pytest.fixture
+def logged(copy):
+    (copy / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
+    return gptjax.load(copy).metrics
+
+
+def test_metrics_give_a_clean_frame_of_each_kind_of_row(logged):
+    assert list(logged.train.columns) == ["step", "loss", "tokens"] and list(logged.train.index) == [1, 2]
+    assert logged.train.tokens.dtype == np.int64 and np.isnan(logged.train.loss[2])
+    assert list(logged.eval.columns) == ["step", "loss", "standard_error", "tokens"] and logged.eval.loss[2] == 2.5
+    assert logged.events.event[1] == "resumed" and logged.tasks["arithmetic/acc"][2] == 0.5
+    assert len(logged) == 5, "the frame itself has all rows"
+
+
+def test_metrics_are_a_data_frame_all_the_same(logged):
+    import pandas
+
+    least = 2.6  # noqa: F841, which pandas reads
+    assert isinstance(logged, pandas.DataFrame) and type(logged[logged.kind == "train"]) is pandas.DataFrame
+    assert logged.query("loss > @least").loss.tolist() == [3.0]
+    assert logged.eval("loss > @least").tolist() == [True, False, False, False, False]
+    assert logged.copy().groupby("kind").loss.max()["eval"] == 2.5
+    assert logged.eval.query("loss < @least").step.tolist() == [2]
+
+
+def test_a_run_that_has_logged_nothing_has_empty_frames(copy):
+    (copy / "metrics.jsonl").unlink()
+    frame = gptjax.load(copy).metrics
+    assert [len(rows) for rows in (frame, frame.train, frame.eval, frame.tasks, frame.events)] == [0] * 5

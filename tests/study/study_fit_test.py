@@ -476,7 +476,7 @@ def test_the_table_says_the_critical_batch_and_how_losses_on_two_texts_go_togeth
     }  # fmt: skip
     assert study_fit._beside(results) == [
         "",
-        "critical batch of w8: 2048 tokens",
+        "critical batch of w8: 2.05k tokens",
         "critical batch of w9: no rows",
         "critical batch: 3e+05 L^-(4 +- 0.5) tokens",
         "L(b) = 0.8 (L(a) - 1.5)^1.1, 9 runs, 1.00% left",

@@ -17,7 +17,7 @@ def test_the_80_percent_interval_has_the_digits_of_the_95_percent_one():
 
 def test_a_value_without_an_interval_has_four_digits_and_none_is_a_dash():
     assert [numbers.plain(x) for x in (0.34784, 482.013, 2e13, 1.5e-5, 0.0, 97, None)] == [
-        "0.3478", "482.0", "2.000e13", "1.500e-5", "0.000", "97", "–"]  # fmt: skip
+        "0.3478", "482.0", "2.000e13", "1.500e-5", "0", "97", "–"]  # fmt: skip
     assert numbers.beside(0.34784, None) == numbers.beside(0.34784, [None, 0.5]) == "0.3478"
     assert numbers.bounds(None) == numbers.count(None) == numbers.loss(None) == "–"
 
@@ -35,3 +35,23 @@ def test_counts_round_up_into_the_next_suffix():
 def test_settings_have_no_more_digits_than_they_were_given():
     assert [numbers.setting(x) for x in (1e-3, 3e-5, 100, True, False, "wsd", None)] == [
         "0.001", "3e-5", "100", "yes", "no", "wsd", "–"]  # fmt: skip
+
+
+def test_a_constant_is_printed_alike_wherever_it_stands():
+    """E was 1.38 in one table, 1.377 in another, and 0.0 or 3.328e-24 where a fit left it at zero."""
+    wide = [0.8067, 1.699]
+    assert numbers.constant("E", 1.3767, wide) == numbers.constant("E", 1.3767) == "1.377"
+    assert numbers.constant_beside("E", 1.3767, wide) == "1.377 [0.807, 1.699]"
+    assert {numbers.constant("E", value, wide) for value in (0.0, 3.328e-24)} == {"0"}
+    assert numbers.constant_bounds("E", [3.328e-24, 1.2]) == "[0, 1.200]"
+    assert numbers.plain(0.0) == numbers.plain(3.328e-24) == numbers.uncertain(3.328e-24, [0.0, 1.0]) == "0"
+    assert numbers.constant("joint_alpha_N", 0.17136) == "0.171" and numbers.constant("N_c", 6.39e5) == "6.390e5"
+    assert numbers.constant_beside("A", 696.95, [2.984, 2.264e61]) == "700 [3, 2.3e61]"
+
+
+def test_one_of_a_thing_is_not_several():
+    assert [numbers.number_of(n, "replicate") for n in (1, 2, 1000)] == [
+        "1 replicate",
+        "2 replicates",
+        "1,000 replicates",
+    ]

@@ -30,6 +30,30 @@ def numbers(rows, *keys) -> list[np.ndarray]:
     return [np.array([row[key] for row in rows]) for key in keys]
 
 
+def legend(picture) -> list[str]:
+    return [text.get_text() for one in picture.figure.legends for text in one.get_texts()]
+
+
+def test_every_figure_has_a_legend_and_what_is_drawn_more_than_once_a_line_in_it(drawn):
+    assert all(len(set(legend(picture))) == len(legend(picture)) > 0 for picture in drawn.values())
+    assert {"80%, 95% interval", "best split"} < set(legend(drawn["frontier"]))
+    assert {"best", "diverged"} < set(legend(drawn["learning_rate"]))
+    assert {"as fitted", "refused"} < set(legend(drawn["sensitivity"]))
+
+
+def test_intervals_of_several_laws_are_lines_that_cover_nothing(drawn):
+    axes = drawn["split"].figure.axes[0]
+    assert not [one for one in axes.collections if one.get_gid() != "bars" and hasattr(one, "get_facecolor")
+                and one.get_paths() and len(one.get_paths()[0].vertices) > 8]  # fmt: skip
+    assert len(marks(drawn["split"], "95%")) == 2, "the two bounds of the parametric law"
+
+
+def test_the_frontier_shows_its_intervals_whole(results, drawn):
+    low, high = drawn["frontier"].figure.axes[0].get_ylim()
+    ends = [bound for one in results["parametric"]["optima"] for bound in one["interval95"]["loss"]]
+    assert low < min(ends) and max(ends) < high
+
+
 def test_results_with_everything_give_every_picture(drawn):
     assert drawn.keys() == pictures.NAMES
 
@@ -103,7 +127,7 @@ def test_residuals_are_what_the_law_leaves_in_percent(results, drawn):
     for panel, x in enumerate((N, D, study_results.LAW.loss(N, D))):
         [shown] = marks(drawn["residuals"], "residuals", panel)
         np.testing.assert_allclose(shown, [x, left], atol=1e-9)
-    assert "two standard deviations" in drawn["residuals"].caption
+    assert "two standard deviations between seeds" in legend(drawn["residuals"])
 
 
 def test_held_out_points_lie_at_predicted_and_measured_loss(results, drawn):
@@ -167,6 +191,8 @@ def test_legends_cover_no_data_and_every_axis_has_labels(drawn):
 
 def test_ticks_of_a_logarithmic_axis_are_round_and_few():
     assert style.ticks(1.1, 9) == [2, 5]
+    assert style.ticks(0.0038, 0.0084) == pytest.approx([0.004, 0.005, 0.006, 0.007, 0.008])
+    assert len(style.ticks(4.0e9, 4.3e9)) >= 2
     assert style.ticks(8, 1.2e3) == pytest.approx([10, 30, 100, 300, 1000])
     assert style.ticks(1e10, 2e17) == pytest.approx([1e10, 1e12, 1e14, 1e16])
 

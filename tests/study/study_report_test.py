@@ -108,9 +108,9 @@ def test_the_json_is_the_results(folder, results):
 
 def test_the_verdict_is_first_and_its_numbers_stand_beside_their_intervals(results):
     first = report.contents(results, {}, None)[0]
-    [table] = [block for block in first.blocks if getattr(block, "caption", "").startswith("What stands")]
+    [table] = [block for block in first.blocks if getattr(block, "caption", "").startswith("Results that stand")]
     assert first.title == "Verdict"
-    assert table.rows[0][1:] == ["0.513 [0.492, 0.533]", "0.487 [0.468, 0.507]", "1.82 [1.74, 1.89]"]
+    assert table.rows[0][1:] == ["0.513 [0.492, 0.533]", "0.487 [0.468, 0.507]", "1.817 [1.745, 1.890]"]
 
 
 def test_a_refused_law_has_no_headline_and_says_why(results):
@@ -222,14 +222,14 @@ def test_intervals_of_the_isoflop_law_stand_beside_the_law_s_numbers_not_the_ver
     [isoflop] = [one for one in report.contents(given, {}, None) if one.title.startswith("IsoFLOP")]
     captions = {block.caption.split(",")[0]: block for block in isoflop.blocks if getattr(block, "caption", "")}
     parabolas, split = (
-        captions["The parabola of each budget"],
-        captions["The best split by the power law through the vertices"],
+        captions["The parabola of each budget and its vertex"],
+        captions["Best split of each budget by the power law through the vertices"],
     )
     first, *_, last = (dict(zip(split.header, row)) for row in split.rows)
     vertex = fit["optima"][0]
     shown = dict(zip(parabolas.header, parabolas.rows[0]))
     assert shown["vertex N"] == numbers.count(vertex["params"]) != first["N*"] == numbers.count(law["params"])
-    assert (shown["left (nats)"], shown["seeds (nats)"]) == ("0.012", "0.0078")
+    assert (shown["residual (nats)"], shown["seed noise (nats)"]) == ("0.012", "0.0078")
     assert first["N* 95%"] == numbers.count_bounds(vertex["interval95"]["params"])
     assert len(parabolas.rows) == len(fit["optima"]) and last["loss"] == "2.0000"
 
@@ -245,7 +245,7 @@ def test_many_points_that_are_left_out_are_grouped_counted_and_folded_in_both_tw
     ]
     *_, group, each = isoflop.blocks
     assert group.items == ["222 (line 0, line 1, line 2, …): no vertex at … FLOPs: 1 sizes; 4 are needed"]
-    assert each.summary == "Each of them (222)" and len(each.block.items) == 222
+    assert each.summary == "All of them (222)" and len(each.block.items) == 222
     named = ("points", "points_excluded", "conventions", "verdict")  # without most of the pictures
     report.write({name: results[name] for name in named} | {"isoflop": fit}, tmp_path)
     text, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
@@ -259,8 +259,8 @@ def test_a_law_that_misses_its_points_or_contradicts_the_headline_does_not_stand
     verdict = {**results["verdict"], "standing": ["isoflop"]}
     first = report.contents({**results, "verdict": verdict}, {}, None)[0]
     tables = {block.caption: [row[0] for row in block.rows] for block in first.blocks if getattr(block, "rows", None)}
-    assert tables["What stands, with 95% intervals"] == ["IsoFLOP (approach 2)"]
-    assert tables["Fitted, but not to be quoted: see above"] == ["Parametric law (approach 3)"]
+    assert tables["Results that stand, with 95% intervals"] == ["IsoFLOP (approach 2)"]
+    assert tables["Fitted, but not to be quoted: see the reasons above"] == ["Parametric law (approach 3)"]
 
 
 def test_a_place_that_cannot_be_written_is_said_before_and_nothing_is_left_there(tmp_path):
@@ -271,3 +271,45 @@ def test_a_place_that_cannot_be_written_is_said_before_and_nothing_is_left_there
     report.check(tmp_path / "new" / "folder")
     report.check(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_refused_changes_with_one_reason_are_one_line_and_a_table_without_numbers_is_left_out(results):
+    """Thirteen rows said that some budgets have a usable vertex, beside no number."""
+    change = {"points_used": 4, "a": None, "b": None, "refused": ["1 of 3 budgets have a usable vertex; 3 are needed"]}
+    names = [f"change {i}" for i in range(12)]
+    refused = {**results["isoflop"], "a": None, "b": None, "refused": change["refused"]}
+    refused["sensitivity"] = [change | {"change": name} for name in names]
+    sections = report.contents({**results, "isoflop": refused, "parametric": None}, {}, None)
+    [sensitivity] = [one for one in sections if one.title == "Sensitivity"]
+    _, bullets = sensitivity.blocks
+    assert bullets.items == [f"12 (change 0, change 1, change 2, …): {change['refused'][0]}"]
+
+
+def test_what_all_runs_share_is_said_once_and_a_column_that_repeats_another_is_left_out(results):
+    points = [point | {"flops_exact": point["flops"], "stage": "grid"} for point in results["points"]]
+    [section] = [one for one in report.contents({"points": points}, {}, None) if one.title == "Runs (40)"]
+    said, folded = section.blocks
+    assert said.text == "All runs: a batch of 524,288 tokens, learning rate 0.0003, stage grid, status done."
+    header = folded.block.header
+    assert header == ["run", "N total", "N non-embedding", "D", "steps", "C (FLOPs)", "loss", "seed"]
+
+
+def test_several_reasons_of_a_refusal_stand_under_one_notice(results):
+    refused = study_results.parametric(results["points"], refused=["A is not determined", "alpha is not determined"])
+    sections = report.contents({**results, "parametric": refused}, {}, None)
+    [law] = [one for one in sections if one.title.startswith("Parametric")]
+    assert law.blocks[0].text == "Refused, for 2 reasons:" and law.blocks[1].items == refused["refused"]
+
+
+def test_a_long_cell_of_words_is_given_room_and_a_short_one_keeps_its_line():
+    from gptjax.pages import page
+    from gptjax.pages.blocks import Table
+
+    text = page.block(Table(["run", "note"], [["a" * 60, "b" * 60], ["c", "done"]], words=("note",)))
+    assert text.count('class="words prose"') == 1 and f'<td class="words prose">{"b" * 60}' in text
+
+
+def test_packages_are_folded_and_do_not_fill_the_page(results):
+    [made] = [one for one in report.contents({**results, "versions": {f"p{i}": "1" for i in range(40)}}, {}, None)
+              if one.title == "How this was made"]  # fmt: skip
+    assert made.blocks[-1].summary == "Packages (40)"

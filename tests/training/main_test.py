@@ -74,7 +74,11 @@ def test_sigterm_saves_exits_with_its_own_code_and_the_run_goes_on_bit_equal(
         patch.setitem(hooks.HOOKS, "terminated", Terminated)
         assert cli.main(command) == errors.SAVED_AND_STOPPED
     said = capfd.readouterr().err
-    assert "SIGTERM" in said and "run the same command again" in said and "Traceback" not in said
+    assert (
+        "SIGTERM: running a hook goes on until it can be left; then a checkpoint is saved" in said
+        and "run the same command again" in said
+        and "Traceback" not in said
+    )
     last_logged = train_rows(tmp_path / "run")[-1]["step"]
     assert run_directory.open_run(tmp_path / "run").steps()[-1] == last_logged < STEPS
     assert cli.main(command) == 0

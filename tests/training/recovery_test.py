@@ -94,7 +94,7 @@ def test_later_steps_read_the_text_that_an_undisturbed_run_reads_eleven_steps_la
         assert logged[step + 1] == f"{total:016x}", step
         if step in (3, 12, 20):
             capsys.readouterr()
-            assert cli.main(["data", f"--workdir={recovered}", f"--step={step}", "--json"]) == 0
+            assert cli.main(["data", f"--workdir={recovered}", f"--step={step + 1}", "--json"]) == 0
             facts = json.loads(capsys.readouterr().out)
             assert facts["batch_hash"] == logged[step + 1] and facts["rows_left_out"] == shift * B
             expected = rows.rows(first, first + B)["token_BT"].tolist()

@@ -168,9 +168,9 @@ def test_an_imported_model_is_trained_further(values, trained, tmp_path, capsys)
     other = runs.changed(ours, data=dict(tokenizer="bytes"))
     command = ["train", runs.write_config(other, tmp_path / "other.py"), f"--workdir={tmp_path / 'run'}"]
     assert cli.main([*command, "--config.model.vocab_size=None"]) == 2
-    mend = f"set data.tokenizer=None and data.tokenizer_path={imported}/tokenizer."
+    mend = f"set data.tokenizer={imported}/tokenizer."
     assert mend in capsys.readouterr().err
-    ours = runs.changed(ours, data=dict(tokenizer=None, tokenizer_path=f"{imported}/tokenizer"))
+    ours = runs.changed(ours, data=dict(tokenizer=f"{imported}/tokenizer"))
     command = ["train", runs.write_config(ours, tmp_path / "ours.py"), f"--workdir={tmp_path / 'run'}"]
     assert cli.main(command) == 0
     theirs, begun, later = params_of(imported, 0), params_of(tmp_path / "run", 0), params_of(tmp_path / "run", 1)

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 
+import buckets
 import pytest
 import studying
 
@@ -119,6 +120,20 @@ def test_a_port_in_use_is_said(run):
         port = server.server_address[1]
         with pytest.raises(UserError, match=f"--serve={port}: .*in use"):
             serving.serve(RunPage(run), port, print)
+
+
+def test_a_run_on_a_store_is_the_one_on_a_disk(run, tmp_path, monkeypatch, capsys):
+    with buckets.mounted(tmp_path, monkeypatch) as bucket:
+        shutil.copytree(run.path, bucket / "run")
+        shown = RunPage(run_directory.open_run("gs://bucket/run"))
+        here, there = RunPage(run).look(), shown.look()
+        assert there.charts == here.charts and there.parts["head"] == here.parts["head"]
+        with (bucket / "run" / "metrics.jsonl").open("a") as log:
+            log.write(run.metrics.read_text().splitlines()[-1].replace('"step": 2', '"step": 3') + "\n")
+        assert [one["series"][0]["x"] for one in shown.look().charts if one["id"] == "loss"] == [[1, 2, 3]]
+        assert cli.main(["watch", "gs://bucket/run"]) == 0
+        assert capsys.readouterr().out == "gs://bucket/run/watch.html\n"
+        assert "Step 3 of 4" in (bucket / "run" / "watch.html").read_text()
 
 
 # ---- the server

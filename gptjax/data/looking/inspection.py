@@ -32,16 +32,21 @@ def step_facts(
 ) -> dict:
     """Of a step: its rows in the run, the batch hash before and after it, and the facts of its rows, or of one.
 
-    rewinds: of a run that left text out. report: is called while earlier rows are hashed. Raises UserError: no such step of the run, no such row of the step.
+    step: counted from 1, as on the screen and in metrics.jsonl: the rows that the loss logged for this step is of.
+    rewinds: of a run that left text out. report: is called while earlier rows are hashed.
+    Raises UserError: no such step of the run, no such row of the step.
     """
     steps = schedule.total_steps(config)
-    if not 0 <= step < steps:
-        raise UserError(f"--step={step}: the run has {steps} steps; give one from 0 to {steps - 1}.")
-    size, first = schedule.batch_size(config, step), rewinds.first_row(config, step)
+    if not 1 <= step <= steps:
+        raise UserError(
+            f"--step={step}: the run has {steps} steps; give one from 1 to {steps}, as the log counts them."
+        )
+    index = step - 1  # as the schedule counts
+    size, first = schedule.batch_size(config, index), rewinds.first_row(config, index)
     if row is not None and not 0 <= row < size:
         raise UserError(f"--row={row}: step {step} has {size} rows; give one from 0 to {size - 1}.")
     chosen = range(size) if row is None else (row,)
-    before = hash_before(rows, rewinds.read_before(config, step), report)
+    before = hash_before(rows, rewinds.read_before(config, index), report)
     hash_B = np.array(before, np.uint64) + np.cumsum(rows.hashes(first, first + size), dtype=np.uint64)
     facts = row_facts(rows, tokenizer, first + chosen[0], first + chosen[-1] + 1)
     return {
@@ -49,7 +54,7 @@ def step_facts(
         "steps": steps,
         "batch_size": size,
         "first_row": first,
-        "rows_left_out": first - schedule.rows_before(config, step),
+        "rows_left_out": first - schedule.rows_before(config, index),
         "batch_hash_before": f"{before:016x}",
         "batch_hash": f"{int(hash_B[-1]):016x}",
         "rows": [

@@ -17,7 +17,7 @@ import collections
 import dataclasses
 import re
 
-from gptjax.config import text_kinds
+from gptjax.config import spelling, text_kinds
 from gptjax.config.fields import DataConfig
 from gptjax.data.sources import files
 from gptjax.errors import UserError, did_you_mean
@@ -31,22 +31,15 @@ NO_TEXT = (
 
 def from_spec(spec: str, base: DataConfig) -> DataConfig:
     """base with the source that spec names. Raises UserError: it names none, or a path whose kind cannot be told."""
-    head, colon, rest = spec.partition(":")
-    if spec in text_kinds.SOURCES and text_kinds.SOURCES[spec].needs is None:
-        return _with_source(base, spec)
     if not spec:
         raise UserError(f"source '': expected a path or one of: {', '.join(text_kinds.SOURCES)}.")
+    head, colon, rest = spec.partition(":")
+    if colon or (spec in text_kinds.SOURCES and text_kinds.SOURCES[spec].needs is None):
+        if (fields := spelling.source_fields(spec)) is not None:
+            return _with_source(base, **fields)
     if not colon or rest.startswith("//") or not re.fullmatch(r"\w+", head):
         return _with_source(base, _kind(spec), path=spec)
-    if head not in text_kinds.SOURCES:
-        return _with_source(base, _kind_of_odd_path(spec, head), path=spec)
-    kind = text_kinds.SOURCES[head]
-    if kind.needs is None or not rest:
-        expected = f"{head} alone" if kind.needs is None else f"{head}:{'NAME' if kind.split else 'PATH'}"
-        raise UserError(f"source {spec!r}: expected {expected}.")
-    if kind.split:
-        return _of_dataset(base, head, rest)
-    return _with_source(base, head, **{kind.needs: rest})
+    return _with_source(base, _kind_of_odd_path(spec, head), path=spec)
 
 
 def _with_source(base: DataConfig, source: str, **fields) -> DataConfig:
@@ -54,14 +47,6 @@ def _with_source(base: DataConfig, source: str, **fields) -> DataConfig:
     names = {name for kind in text_kinds.SOURCES.values() for name in (kind.needs, kind.split)}
     unset = {field.name: field.default for field in dataclasses.fields(base) if field.name in names}
     return dataclasses.replace(base, source=source, **unset | fields)
-
-
-def _of_dataset(base: DataConfig, kind: str, rest: str) -> DataConfig:
-    name, at, split = rest.rpartition("@") if "@" in rest else (rest, "", "train")
-    if not name or not split:
-        raise UserError(f"source '{kind}:{rest}': expected {kind}:NAME or {kind}:NAME@SPLIT.")
-    named = text_kinds.SOURCES[kind]
-    return _with_source(base, kind, **{named.needs: name, named.split: split})
 
 
 def _kind_of_odd_path(spec: str, head: str) -> str:

@@ -152,6 +152,9 @@ class Tokenizer(abc.ABC):
         ends = "" if self.ends is None else f" {json.dumps(self.ends)}"
         return hashlib.sha256(f"{self.base_hash}{ends} {json.dumps(self.added)}".encode()).hexdigest()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.kind}, {self.vocab_size:,} entries, {len(self.special)} of them special)"
+
     def __reduce__(self):
         return rebuilt, (type(self), self.definition, self.ends, self.added)  # what other libraries hold is not pickled
 

@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 
+from gptjax.config import spelling
 from gptjax.config.fields import DataConfig
 from gptjax.config.text_kinds import TOKENIZERS
 from gptjax.data.tokenizers import folder
 from gptjax.data.tokenizers.base import Tokenizer
-from gptjax.errors import UserError, choose, did_you_mean
+from gptjax.errors import UserError, did_you_mean, shorten
 from gptjax.storage import folder_kinds
 
 
@@ -22,10 +23,17 @@ def train_tokenizer(config: DataConfig, documents) -> Tokenizer:
 
 def tokenizer_class(config: DataConfig) -> type[Tokenizer]:
     """Raises UserError: an unknown kind."""
-    name = config.tokenizer
-    if name is None and config.tokenizer_path is not None:
-        name = folder.saved_kind(config.tokenizer_path)
-    return choose(TOKENIZERS, name or "sentencepiece", "data.tokenizer")
+    name, path = config.tokenizer, config.tokenizer_path
+    if name is None and path is not None:
+        name = folder.saved_kind(path)
+        if name is None and not path.endswith(".model") and folder_kinds.kind_of(path) != folder_kinds.FILE:
+            raise _none_there(path)
+    if name is not None and name not in TOKENIZERS:
+        raise UserError(
+            f"data.tokenizer={shorten(repr(name), 80)} is not known{did_you_mean(name, TOKENIZERS)}; expected one of:"
+            f" {', '.join(_shown(name) for name in sorted(TOKENIZERS))} or a folder that a tokenizer was saved in."
+        )
+    return TOKENIZERS[name or "sentencepiece"]
 
 
 def tokenizer_settings(config: DataConfig) -> dict:
@@ -63,18 +71,22 @@ def with_spec(config: DataConfig, spec: str) -> DataConfig:
 
 def _parsed(spec: str) -> tuple[str | None, str | None]:
     """(kind, path); the kind is None for a folder that a tokenizer was saved in."""
-    name, _, path = spec.partition(":")
-    if name in TOKENIZERS:
-        return name, path or None
-    if folder.saved_kind(spec) is not None:
-        return None, spec
+    name, path = spelling.tokenizer_parts(spec)
+    if name is not None or folder.saved_kind(spec) is not None:
+        return name, path
+    raise _none_there(spec)
+
+
+def _none_there(spec: str) -> UserError:
+    """Of a SPEC that is no kind, and no folder that a tokenizer was saved in."""
     kind = folder_kinds.kind_of(spec)
     if kind in folder_kinds.SAID and kind != folder_kinds.MISSING:
         its_own = (
             f"give the folder of its tokenizer, {spec}/tokenizer" if kind == folder_kinds.RUN else "give a tokenizer's"
         )
-        raise UserError(f"the tokenizer {spec!r} is {folder_kinds.said(spec)}; {its_own}.")
-    raise UserError(
+        return UserError(f"the tokenizer {spec!r} is {folder_kinds.said(spec)}; {its_own}.")
+    name = spec.partition(":")[0]
+    return UserError(
         f"the tokenizer {spec!r} is neither a kind nor a folder that a tokenizer was saved in"
         f"{did_you_mean(name, TOKENIZERS)}; expected {', '.join(_shown(name) for name in sorted(TOKENIZERS))} or a folder."
     )

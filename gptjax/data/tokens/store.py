@@ -92,7 +92,7 @@ def mixture_configs(config: DataConfig) -> dict[str, DataConfig]:
         if sources.source_name(one) != "prepared" and trains(one):
             raise UserError(
                 f"data.mixture: {name!r} is raw text, and data.tokenizer={one.tokenizer or 'sentencepiece'!r} would be made"
-                " from it alone; train one tokenizer for all (gptjax tokenizer train) and set data.tokenizer_path, or"
+                " from it alone; train one tokenizer for all (gptjax tokenizer train) and give its folder as data.tokenizer, or"
                 " use 'bytes' or 'gpt2'."
             )
     return configs

@@ -1,6 +1,7 @@
 """How far a law is to be believed: points it had not seen, the choices behind it, larger runs told beforehand."""
 
 from gptjax.pages import numbers
+from gptjax.study.methods import catalogue
 from gptjax.study.pictures import style
 from gptjax.study.pictures.style import Picture
 
@@ -13,7 +14,7 @@ def holdout(results: dict) -> Picture | None:
     held = [one for one in held if one.get("predicted") is not None]
     if not held:
         return None
-    figure, [[axes]] = style.figure(height=3.4, width=4.9)
+    figure, [[axes]] = style.figure(height=3.4, width=5.6)
     ends = [one[key] for one in held for key in ("loss", "predicted")]
     for one in held:
         style.bars(axes, one["loss"], one.get("interval80"), one.get("interval95"), style.BLUE)
@@ -26,7 +27,17 @@ def holdout(results: dict) -> Picture | None:
     axes.plot(span, span, color=style.SOFT, linewidth=0.8, zorder=1)
     axes.set(xlim=span, ylim=span, xlabel=f"predicted {LOSS.removeprefix('held-out ')}", ylabel=f"measured {LOSS}")
     axes.set_aspect("equal")
-    caption = "Extrapolation: points kept from the fit, measured against predicted. Bars: 80% and 95% intervals of the prediction."
+    keys = [
+        style.point_key(style.VERMILION, "held-out run"),
+        style.line_key(style.SOFT, "measured = predicted", linewidth=0.8),
+    ]
+    keys += (
+        [style.line_key(style.BLUE, "80%, 95% interval", linewidth=3)]
+        if any(one.get("interval95") for one in held)
+        else []
+    )
+    style.legend(figure, keys)
+    caption = "Extrapolation: runs that the fit did not see, their measured loss against the predicted one."
     return Picture("holdout", caption, figure)
 
 
@@ -37,7 +48,7 @@ def sensitivity(results: dict) -> Picture | None:
     changes = [one for one in fit.get("sensitivity") or [] if one.get("a") is not None]
     if not changes or fit.get("a") is None:
         return None
-    figure, [[axes]] = style.figure(height=0.9 + 0.2 * len(changes))
+    figure, [[axes]] = style.figure(height=1.2 + 0.2 * len(changes))
     for key, alpha in (("interval95", 0.16), ("interval80", 0.28)):
         interval = (fit.get(key) or {}).get("a") or [None]
         if None not in interval:
@@ -54,8 +65,11 @@ def sensitivity(results: dict) -> Picture | None:
     axes.grid(axis="y", color=style.FAINT, linewidth=0.4)
     axes.set_axisbelow(True)
     axes.set_xlabel("exponent $a$, in $N^* \\propto C^a$")
-    hollow = " Hollow: refused." if any(refused) else ""
-    caption = f"Sensitivity: the exponent under each change of the fit ({standing[0]}); line and bands: as fitted, 80% and 95%.{hollow}"
+    keys = [style.point_key(style.BLUE, "with the change"), style.line_key(style.VERMILION, "as fitted", linewidth=1)]
+    keys += [style.bands_key(style.VERMILION)] if axes.patches else []
+    keys += [style.point_key(style.BLUE, "refused", markerfacecolor="white")] if any(refused) else []
+    style.legend(figure, keys, below=True, columns=4)
+    caption = f"Sensitivity: the exponent of {catalogue.of(standing[0]).called} under each change of the fit."
     return Picture("sensitivity", caption, figure)
 
 
@@ -84,5 +98,5 @@ def prediction(results: dict) -> Picture | None:
     keys += [Line2D([], [], linestyle="", marker="D", **outcome, label="measured")] if came else []
     style.legend(figure, keys, below=True)
     return Picture(
-        "prediction", "Larger runs: the loss predicted before they were started, and the loss they reached.", figure
+        "prediction", "Larger runs: the loss predicted before they started, and the loss they reached.", figure
     )

@@ -106,10 +106,10 @@ def _isoflop_caption(fit: dict, refused: list[dict]) -> str:
         f" {numbers.window(fit)}, and its vertex."
     )
     if any(one.get("n_outside") for one in fit["optima"]):
-        caption += " Hollow: outside the window."
+        caption += " Hollow points lie outside the window and are not used."
     if refused:
         reasons = groups.grouped([(str(number), vertex["refused"]) for number, vertex in enumerate(refused, 1)])
-        caption += f" Dashed, with a cross: refused, not used ({'; '.join(group.shown() for group in reasons)})."
+        caption += f" Dashed parabolas with a cross were refused ({'; '.join(group.shown() for group in reasons)})."
     return caption
 
 
@@ -125,13 +125,14 @@ def frontier(results: dict) -> Picture | None:
     x = [one["flops"] for one in optima]
     intervals = [[(one.get(key) or {}).get("loss") for one in optima] for key in ("interval80", "interval95")]
     style.band(axes, x, *intervals, style.VERMILION)
-    handles.append(_law_line(axes, x, [one["loss"] for one in optima], fit))
+    handles += [_law_line(axes, x, [one["loss"] for one in optima], fit), style.bands_key(style.VERMILION)]
+    ends = [bound for interval in intervals[1] if interval and None not in interval for bound in interval]
     style.log_axis(axes, "x", x + [point["flops"] for point in points], style.power)
-    style.loss_axis(axes, "y", [point["loss"] for point in points] + [one["loss"] for one in optima])
+    style.loss_axis(axes, "y", [point["loss"] for point in points] + [one["loss"] for one in optima] + ends)
     axes.set(xlabel=_with_convention(FLOPS, results, "flops"), ylabel=LOSS)
     style.legend(figure, handles, "N")
     caption = "Compute frontier: every run, and the loss of the best split of each budget under the parametric law"
-    return Picture("frontier", f"{caption}{_refusal(fit)}. Bands: 80% and 95% intervals.", figure)
+    return Picture("frontier", f"{caption}.{_refusal(fit)}", figure)
 
 
 def _law_line(axes, x, y, fit: dict):
@@ -141,7 +142,7 @@ def _law_line(axes, x, y, fit: dict):
 
 
 def _cloud(axes, points: list[dict]) -> list:
-    """Points by size; handles of at most eight sizes for the legend."""
+    """Points by size; handles of at most twelve sizes for the legend."""
     sizes = sorted({point["params"] for point in points})
     colours, handles = style.ordered(len(sizes)), []
     for size, colour in zip(sizes, colours):
@@ -149,7 +150,7 @@ def _cloud(axes, points: list[dict]) -> list:
         [drawn] = axes.plot(*_columns(chosen, "flops", "loss"), "o", color=colour, markersize=3.4, alpha=0.85,
                             markeredgewidth=0, label=numbers.count(size))  # fmt: skip
         handles.append(drawn)
-    return handles[:: -(-len(handles) // 8)]
+    return handles[:: -(-len(handles) // 12)]
 
 
 def split(results: dict) -> Picture | None:
@@ -167,12 +168,11 @@ def split(results: dict) -> Picture | None:
         style.log_axis(axes, "y", seen)
         axes.set(xlabel="C (FLOPs)", ylabel=_with_convention(label, results, key))
         handles = [handle for handle, _ in drawn]
-    style.legend(figure, handles, below=True, columns=1)
-    caption = (
-        "The best split of a budget: parameters and tokens against compute. Bands and bars: 80% and 95%"
-        " intervals of the laws; diamonds: the vertices that the isoFLOP law goes through."
-    )
-    return Picture("split", caption + "".join(_refusal(fit, name) for name, fit in methods), figure)
+    style.legend(figure, [*handles, style.line_key(style.SOFT, "95% interval", ":")], below=True, columns=1)
+    caption = "The best split of a budget: parameters and tokens against compute, by each method."
+    if any(catalogue.of(name).shows_vertices for name, _ in methods):
+        caption += " Diamonds: the vertices of the isoFLOP parabolas, with bars for their 80% and 95% intervals."
+    return Picture("split", caption, figure)
 
 
 def _splits(fit: dict, key: str) -> list[dict]:
@@ -199,7 +199,7 @@ def _optima(axes, key: str, name: str, fit: dict) -> tuple:
             span = np.array([min(x), max(x)])
             axes.plot(span, scale * span**exponent, color=method.colour, linewidth=method.line_width, gid=f"{name} law")
     else:
-        style.band(axes, x, eighty, ninety_five, method.colour)
+        style.edges(axes, x, ninety_five, method.colour)
         look = dict(color=method.colour, linewidth=method.line_width, label=label, gid=name)
         [handle] = axes.plot(x, y, "--" if fit.get("refused") else "-", **look)
     ends = [bound for interval in ninety_five if interval and None not in interval for bound in interval]
@@ -224,9 +224,12 @@ def residuals(results: dict) -> Picture | None:
         if label != "predicted loss":
             style.log_axis(axes, "x", x, most=4)
     row[0].set_ylabel("ln L − ln L̂ (%)")
-    caption = "What the parametric law leaves unexplained, of the points it was fitted to"
-    grey = " Grey: two standard deviations between seeds." if noise else ""
-    return Picture("residuals", f"{caption}{_refusal(fit)}.{grey}", figure)
+    keys = [style.point_key(style.BLUE, "run")]
+    keys += [style.bands_key(style.FAINT, "two standard deviations between seeds")] if noise else []
+    style.legend(figure, keys, below=True)
+    caption = "Residuals of the parametric law: ln of measured over predicted loss, for the points it was fitted to"
+    refused = " This law was refused; its section says why." if fit.get("refused") else ""
+    return Picture("residuals", f"{caption}.{refused}", figure)
 
 
 def _law(fit: dict):
@@ -236,10 +239,8 @@ def _law(fit: dict):
     return None if any(fit.get(name) is None for name in names) else ParametricLaw(*(fit[name] for name in names))
 
 
-def _refusal(fit: dict, name: str = "") -> str:
-    if not fit.get("refused"):
-        return ""
-    return f" ({name}{', ' if name else ''}dashed: refused, see there)" if not name else f" {name}: refused, see there."
+def _refusal(fit: dict) -> str:
+    return " Dashed: this law was refused; its section says why." if fit.get("refused") else ""
 
 
 def _with_convention(label: str, results: dict, key: str) -> str:

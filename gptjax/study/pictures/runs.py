@@ -23,11 +23,13 @@ def learning_rate(results: dict) -> Picture | None:
     rates = [point["learning_rate"] for one in sizes for point in one["points"]]
     style.log_axis(axes, "x", rates, numbers.setting)
     axes.set(xlabel="peak learning rate", ylabel=LOSS)
+    handles.append(style.point_key(style.VERMILION, "best", markerfacecolor="none"))
+    if any(not _ended(point) for one in sizes for point in one["points"]):
+        handles.append(style.point_key(style.SOFT, "diverged", "^"))
     style.legend(figure, handles, "N (sensitivity)")
-    fallen = " Triangles: diverged." if any(not _ended(point) for one in sizes for point in one["points"]) else ""
     caption = (
-        "Learning rates by size; the best is ringed. In brackets the sensitivity: mean over learning rates of the loss,"
-        f" a diverged run counting as the loss at initialisation, less the least loss (Wortsman et al. 2023).{fallen}"
+        "Loss against learning rate, by size. The sensitivity in brackets is the mean loss over learning rates minus the"
+        " lowest loss; a diverged run counts with the loss at initialisation (Wortsman et al. 2023)."
     )
     return Picture("learning_rate", caption, figure)
 
@@ -66,15 +68,15 @@ def curves(results: dict) -> Picture | None:
         [line] = axes.plot(one["flops"], one["loss"], color=colours[one["params"]], linewidth=0.9, alpha=0.75,
                            label=numbers.count(one["params"]), gid="curve")  # fmt: skip
         handles[one["params"]] = line
-    keys = [handles[size] for size in sizes][:: -(-len(sizes) // 8)]
-    keys += _winners(axes, results.get("envelope") or {})
+    keys = [handles[size] for size in sizes][:: -(-len(sizes) // 12)]
+    winners = _winners(axes, results.get("envelope") or {})
+    keys += winners
     style.log_axis(axes, "x", [value for one in drawn for value in one["flops"]], style.power)
     style.loss_axis(axes, "y", [value for one in drawn for value in one["loss"]])
     axes.set(xlabel="training compute C (FLOPs)", ylabel=LOSS)
     style.legend(figure, keys, "N")
-    caption = "Held-out loss while training, by size"
-    envelope = "; the runs that were best at some compute (approach 1)" if len(keys) > len(sizes[:8]) else ""
-    return Picture("curves", f"{caption}{envelope}.", figure)
+    best = " Dotted: the runs that were best at some compute (approach 1)." if winners else ""
+    return Picture("curves", f"Held-out loss during training, by size.{best}", figure)
 
 
 def _winners(axes, fit: dict) -> list:
@@ -90,13 +92,16 @@ def loss_to_loss(results: dict) -> Picture | None:
     pair = results.get("loss_to_loss") or {}
     if not pair.get("points"):
         return None
-    figure, [[axes]] = style.figure(height=3.2, width=4.9)
+    figure, [[axes]] = style.figure(height=3.2, width=5.6)
     x, y = ([point[key] for point in pair["points"]] for key in ("x", "y"))
     axes.plot(x, y, "o", color=style.BLUE, markersize=4, alpha=0.85, markeredgewidth=0, gid="runs")
+    keys = [style.point_key(style.BLUE, "run")]
     if pair.get("curve"):
         axes.plot(pair["curve"]["x"], pair["curve"]["y"], color=style.VERMILION, linewidth=1.2, gid="law")
+        keys.append(style.line_key(style.VERMILION, "law", linewidth=1.2))
+    style.legend(figure, keys)
     axes.set(xlabel=f"loss on {pair['x']} (nats per token)", ylabel=f"loss on {pair['y']} (nats per token)")
-    return Picture("loss_to_loss", f"Loss to loss: {pair['y']} against {pair['x']}, a point a run.", figure)
+    return Picture("loss_to_loss", f"Loss on {pair['y']} against loss on {pair['x']}; each point is a run.", figure)
 
 
 def architectures(results: dict) -> Picture | None:
@@ -117,8 +122,11 @@ def architectures(results: dict) -> Picture | None:
     if places:
         _by_place(row[1], places, names)
     style.legend(figure, handles, below=True)
-    right = " Right: by place in the context; darker is larger." if places else ""
-    caption = "Architectures side by side (after Kaplan et al. 2020, figure 7): points are runs; the lines join those that none as small beats."
+    right = " Right: by position in the context; darker lines are larger models." if places else ""
+    caption = (
+        "Architectures side by side (after Kaplan et al. 2020, figure 7). Each point is a run. A line joins the runs that no"
+        " smaller run beats."
+    )
     return Picture("architectures", caption + right, figure)
 
 
@@ -151,4 +159,4 @@ def _by_place(axes, places: list[dict], names: list[str]) -> None:
         colour = style.KINDS[names.index(one["architecture"])]
         axes.plot(one["positions"], one["loss"], color=colour, alpha=alpha, linewidth=1.1, gid="place")
     style.log_axis(axes, "x", [place for one in places for place in one["positions"]])
-    axes.set_xlabel("place of the token in the context")
+    axes.set_xlabel("position in the context")

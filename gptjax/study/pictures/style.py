@@ -120,10 +120,15 @@ def loss_axis(axes, which: str, values) -> None:
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers within a logarithmic range: all of 1, 2, 5; else 1, 3; else powers of ten, if need be not each."""
+    """Round numbers within a logarithmic range: all of 1, 2, 5; else 1, 3; else powers of ten, if need be not each. A short
+    range has more digits."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    few = (tuple(range(1, 10)), tuple(i / 10 for i in range(10, 100)))
     for digits in ((1, 2, 5), (1, 3), (1,)):
         found = [d * 10.0**p for p in decades for d in digits if low <= d * 10.0**p <= high]
+        for more in few if len(found) < 2 else ():
+            shown = [d * 10.0**p for p in decades for d in more if low <= d * 10.0**p <= high]
+            found = shown[:: -(-len(shown) // most)] if len(shown) > len(found) and len(found) < 2 else found
         if len(found) <= most:
             return found
     return found[:: -(-len(found) // most)]
@@ -172,6 +177,36 @@ def band(axis, x, intervals80, intervals95, colour: str) -> None:
             at, low, high = zip(*given)
             between, lows = smooth(at, low)
             axis.fill_between(between, lows, smooth(at, high)[1], color=colour, alpha=alpha, linewidth=0)
+
+
+def edges(axis, x, intervals95, colour: str) -> None:
+    """The bounds of 95% as thin dotted lines, where bands of several laws would cover each other."""
+    given = [(at, *one) for at, one in zip(x, intervals95) if one is not None and None not in one]
+    if len(given) > 1:
+        at, *bounds = zip(*given)
+        for bound in bounds:
+            axis.plot(*smooth(at, bound), ":", color=colour, linewidth=0.9, gid="95%")
+
+
+def bands_key(colour: str, words: str = "80%, 95% interval"):
+    """The handle of `band` in a legend."""
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=colour, alpha=0.3, label=words)
+
+
+def point_key(colour: str, words: str, marker: str = "o", **look):
+    """The handle of single points in a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], linestyle="", marker=marker, markersize=4.5, color=colour, label=words, **look)
+
+
+def line_key(colour: str, words: str, linestyle="-", **look):
+    """The handle of a line in a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], linestyle=linestyle, color=colour, label=words, **look)
 
 
 def bars(axis, at, interval80, interval95, colour: str, horizontal: bool = True) -> None:

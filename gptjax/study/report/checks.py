@@ -1,8 +1,9 @@
 """How far the laws are to be believed: extrapolation, sensitivity, noise between seeds."""
 
 from gptjax.pages import numbers
-from gptjax.pages.blocks import Block, Figure, Paragraph, Section, Table
+from gptjax.pages.blocks import Block, Bullets, Figure, Paragraph, Section, Table, folded
 from gptjax.study.methods import catalogue
+from gptjax.study.results import reasons
 
 _CONSTANTS = ("E", "A", "B", "alpha", "beta", "a", "b")
 
@@ -13,29 +14,25 @@ def sections(results: dict, drawn: dict[str, str]) -> list[Section]:
 
 
 def _holdout(results: dict, drawn: dict[str, str]) -> Section:
-    blocks: list[Block] = []
-    for name, method in catalogue.by_rank().items():
-        fit = results.get(name) or {}
-        held = fit.get("holdout") or {}
-        if fit.get("holdout_error") is not None or held.get("refused"):
-            blocks.append(Paragraph(f"{method.title}: {_error(fit, held)}"))
+    rows = [
+        _error(method.title, results[name], results[name].get("holdout") or {})
+        for name, method in catalogue.by_rank().items()
+        if (results.get(name) or {}).get("holdout_error") is not None
+        or ((results.get(name) or {}).get("holdout") or {}).get("refused")
+    ]
+    header = ["method", "fitted below C", "held-out error", "note"]
+    caption = "Each law is fitted to the smaller budgets and predicts the loss of the larger ones"
+    blocks: list[Block] = [Table(header, rows, caption, words=("note",)).without_empty(numbers.NONE)] if rows else []
     points = ((results.get("parametric") or {}).get("holdout") or {}).get("points")
-    blocks += [_held(points)] if points else []
+    blocks += [folded(_held(points), "Held-out points and predictions of the parametric law")] if points else []
     if "holdout" in drawn:
         blocks.append(Figure("holdout", drawn["holdout"]))
     return Section("Extrapolation", blocks)
 
 
-def _error(fit: dict, held: dict) -> str:
-    if fit.get("holdout_error") is None:
-        return f"no held-out error: {'; '.join(held['refused'])}."
-    where = (
-        f" Fitted below C = {numbers.flops(held['above_flops'])}, predicted from there on."
-        if held.get("above_flops")
-        else ""
-    )
-    refused = f" That fit is itself refused a headline: {'; '.join(held['refused'])}." if held.get("refused") else ""
-    return f"held-out error {numbers.percent(fit['holdout_error'])} of the loss.{where}{refused}"
+def _error(title: str, fit: dict, held: dict) -> list[str]:
+    note = f"this fit is refused: {'; '.join(held['refused'])}" if held.get("refused") else numbers.NONE
+    return [title, numbers.flops(held.get("above_flops")), numbers.percent(fit.get("holdout_error")), note]
 
 
 def _held(points: list[dict]) -> Table:
@@ -54,9 +51,7 @@ def _held(points: list[dict]) -> Table:
         ]
         for one in points
     ]
-    return Table(header, rows, "Points kept from the fit, and what the parametric law says of them").without_empty(
-        numbers.NONE
-    )
+    return Table(header, rows, "Held-out points and predictions of the parametric law").without_empty(numbers.NONE)
 
 
 def _sensitivity(results: dict, drawn: dict[str, str]) -> Section:
@@ -64,25 +59,39 @@ def _sensitivity(results: dict, drawn: dict[str, str]) -> Section:
     for name, method in catalogue.by_rank().items():
         fit = results.get(name) or {}
         if fit.get("sensitivity"):
-            blocks.append(_changes(fit, method.title))
+            blocks += _changes(fit, method.title)
     if "sensitivity" in drawn:
         blocks.append(Figure("sensitivity", drawn["sensitivity"]))
     return Section("Sensitivity", blocks)
 
 
-def _changes(fit: dict, caption: str) -> Table:
-    header = ["change", "points", *_CONSTANTS, "refused"]
-    rows = [_change({"change": "none: as fitted", **fit}), *(_change(one) for one in fit["sensitivity"])]
-    return Table(header, rows, caption, words=("refused",)).without_empty(numbers.NONE)
+def _changes(fit: dict, title: str) -> list[Block]:
+    """A row for each change that gives numbers, and below it why some do not stand: many share a reason. Why the fit itself
+    was refused, its own section says."""
+    changes = [{"change": "none: as fitted", **fit}, *fit["sensitivity"]]
+    wide = fit.get("interval95") or {}
+    rows = [_change(one, wide) for one in changes if any(one.get(name) is not None for name in _CONSTANTS)]
+    header = ["change", "points", *_CONSTANTS, "status"]
+    table = [Table(header, rows, title, words=("status",)).without_empty(numbers.NONE)] if rows else []
+    refused = [(one["change"], reason) for one in fit["sensitivity"] for reason in _reasons(one)]
+    items = [group.shown() for group in reasons.grouped(refused)]
+    return [
+        *table,
+        *([Paragraph(f"{title}: these changes give a fit that is refused."), Bullets(items)] if items else []),
+    ]
 
 
-def _change(one: dict) -> list[str]:
+def _reasons(one: dict) -> list[str]:
     refused = one.get("refused") or []
+    return [refused] if isinstance(refused, str) else refused
+
+
+def _change(one: dict, wide: dict) -> list[str]:
     return [
         one["change"],
         numbers.NONE if one.get("points_used") is None else str(one["points_used"]),
-        *(numbers.plain(one.get(name)) for name in _CONSTANTS),
-        (refused if isinstance(refused, str) else "; ".join(refused)) or numbers.NONE,
+        *(numbers.constant(name, one.get(name), wide.get(name)) for name in _CONSTANTS),
+        "refused" if _reasons(one) else numbers.NONE,
     ]
 
 
@@ -90,11 +99,10 @@ def _seed_noise(results: dict) -> Section:
     noise = results.get("seed_noise") or {}
     if noise.get("standard_deviation") is None:
         return Section("Noise between seeds", [])
-    words = f"Standard deviation of the loss between seeds: {noise['standard_deviation']:.2g} nats per token"
-    words += f", {100 * noise['relative']:.2g}% of it" if noise.get("relative") is not None else ""
-    words += (
-        f"; {noise['runs']} runs in {noise['groups']} groups that differ in their seed alone"
-        if noise.get("groups")
-        else ""
+    share = f" ({100 * noise['relative']:.2g}% of it)" if noise.get("relative") is not None else ""
+    words = (
+        f"The standard deviation of the loss between seeds is {noise['standard_deviation']:.2g} nats per token{share}."
     )
-    return Section("Noise between seeds", [Paragraph(f"{words}.")])
+    if noise.get("groups"):
+        words += f" It comes from {noise['runs']} runs in {noise['groups']} groups; runs of a group differ in their seed alone."
+    return Section("Noise between seeds", [Paragraph(words)])

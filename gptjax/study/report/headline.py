@@ -3,18 +3,19 @@
 from gptjax.pages import numbers
 from gptjax.pages.blocks import Block, Bullets, Figure, Notice, Paragraph, Section, Table
 from gptjax.study.methods import catalogue
+from gptjax.study.results import reasons
 
 PARAMS = {
-    "total": "all parameters, embeddings included",
+    "total": "all parameters, including embeddings",
     "non_embedding": "parameters without token and position embeddings",
-    "matmul": "weights of matrix products, the head included",
+    "matmul": "weights of matrix products, including the head",
     "given": "as the file of points gives them",
 }
 FLOPS = {
-    "exact": "every FLOP of the model counted, forward and backward",
-    "6n": "6 a parameter and token",
-    "6n_attn_full": "6 a parameter and token, and attention between all pairs of tokens",
-    "6n_attn_causal": "6 a parameter and token, and attention to the tokens before",
+    "exact": "all FLOPs of the model, forward and backward",
+    "6n": "6 for each parameter and token",
+    "6n_attn_full": "6 for each parameter and token, plus attention between all pairs of tokens",
+    "6n_attn_causal": "6 for each parameter and token, plus attention to earlier tokens",
     "given": "as the file of points gives it",
 }
 
@@ -36,10 +37,10 @@ def _standing(results: dict) -> list[Block]:
     fitted = [name for name in catalogue.by_rank() if (results.get(name) or {}).get("a") is not None]
     whole = [name for name in fitted if not results[name]["refused"]]
     if not results.get("verdict"):
-        return [] if whole else [Notice("No law stands: there is no number here to quote.", good=False)]
+        return [] if whole else [Notice("No law stands: this study gives no number to quote.", good=False)]
     standing = [name for name in results["verdict"]["standing"] if name in whole]
     fallen = [name for name in whole if name not in standing]
-    captions = ("What stands, with 95% intervals", "Fitted, but not to be quoted: see above")
+    captions = ("Results that stand, with 95% intervals", "Fitted, but not to be quoted: see the reasons above")
     return [_exponents(results, names, caption) for names, caption in zip((standing, fallen), captions) if names]
 
 
@@ -58,18 +59,19 @@ def _exponents(results: dict, names: list[str], caption: str) -> Table:
 
 
 def _exponent(fit: dict, name: str) -> str:
-    return numbers.beside(fit.get(name), (fit.get("interval95") or {}).get(name))
+    return numbers.constant_beside(name, fit.get(name), (fit.get("interval95") or {}).get(name))
 
 
 def _fallen(results: dict) -> list[Block]:
     said = " ".join((results.get("verdict") or {}).get("reasons") or [])
-    items = [
-        f"{method.title}: {reason}"
+    refused = [
+        (method.title, reason)
         for name, method in catalogue.by_rank().items()
         for reason in (results.get(name) or {}).get("refused") or []
         if reason not in said
     ]
-    return [Paragraph("Refused, and so not quoted above:"), Bullets(items)] if items else []
+    items = [group.shown() for group in reasons.grouped(refused)]
+    return [Paragraph("These fits were refused and are not quoted above:"), Bullets(items)] if items else []
 
 
 def _told(results: dict, drawn: dict[str, str]) -> list[Block]:
@@ -78,7 +80,10 @@ def _told(results: dict, drawn: dict[str, str]) -> list[Block]:
         return []
     header = ["larger run", "N", "D", "C (FLOPs)", "predicted loss", "80%", "95%", "measured", "difference", "within"]
     table = Table(
-        header, [_told_row(one) for one in told], words=("within",), caption="Runs predicted before they were started"
+        header,
+        [_told_row(one) for one in told],
+        words=("within",),
+        caption="Runs whose loss was predicted before they started",
     )
     figure = [Figure("prediction", drawn["prediction"])] if "prediction" in drawn else []
     return [table.without_empty(numbers.NONE), *figure]
@@ -113,8 +118,8 @@ def conventions(results: dict) -> Section:
     items = [
         f"N, parameters: {_named(given.get('params'), PARAMS)}.",
         f"C, training compute: {_named(given.get('flops'), FLOPS)}.",
-        "D: tokens a run was trained on. Loss: held out, natural logarithm, per token.",
-        "Intervals: the middle 80% and 95% of refits in which each run has a new random weight, shared by all its points.",
+        "D, tokens: those a run was trained on. Loss: of held-out text, in nats per token.",
+        "Intervals: the middle 80% and 95% of many refits. Each refit gives every run a new random weight.",
         *_ratio(given.get("flops_per_param_token")),
         *(results.get("notes") or []),
     ]
@@ -125,11 +130,11 @@ def _ratio(flops_per_param_token) -> list[str]:
     if flops_per_param_token is None:
         return []
     return [
-        f"Over these runs C = {numbers.setting(flops_per_param_token)} N D, which the best split of a budget takes."
+        f"In these runs C = {numbers.setting(flops_per_param_token)} N D on average. The best splits use this ratio."
     ]
 
 
 def _named(name, table: dict) -> str:
     if name is None:
-        return "convention not said"
+        return "the convention is not known"
     return f"{name.replace('_', '-')}: {table[name]}" if name in table else name

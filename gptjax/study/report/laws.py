@@ -8,15 +8,7 @@ from gptjax.study.methods import catalogue
 from gptjax.study.results import reasons
 
 _SPLIT = ["C (FLOPs)", "N*", "N* 95%", "D*", "D* 95%", "D*/N*", "loss", "loss 95%"]
-_PARABOLA = ["C (FLOPs)", "vertex N", "vertex D", "vertex loss", "fitted from", "points", "sizes", "left (nats)", "seeds (nats)", ""]  # fmt: skip
-_HOW = {
-    "objective": "objective",
-    "delta": "Huber delta",
-    "starts": "starts",
-    "starts_at_optimum": "of them at the optimum",
-    "converged": "converged",
-    "replicates": "bootstrap replicates",
-}
+_PARABOLA = ["C (FLOPs)", "vertex N", "vertex D", "vertex loss", "fitted from", "points", "sizes", "residual (nats)", "seed noise (nats)", "note"]  # fmt: skip
 
 
 def sections(results: dict, drawn: dict[str, str]) -> list[Section]:
@@ -31,7 +23,9 @@ def sections(results: dict, drawn: dict[str, str]) -> list[Section]:
 
 def _section(method, fit: dict, drawn: dict[str, str], by_all: list[dict]) -> Section:
     refused = fit.get("refused") or []
-    blocks: list[Block] = [Notice(f"Refused: {reason}", good=False) for reason in refused]
+    blocks: list[Block] = [Notice(f"Refused: {refused[0]}", good=False)] if len(refused) == 1 else []
+    if len(refused) > 1:
+        blocks += [Notice(f"Refused, for {len(refused)} reasons:", good=False), Bullets(refused)]
     blocks += [Paragraph(method.form), *_constants(method, fit), *_how(fit)]
     blocks += [Figure(name, drawn[name]) for name in method.figures if name in drawn]
     blocks += [*_optima(fit), *_correlation(fit), *_left_out(fit, by_all)]
@@ -46,23 +40,35 @@ def _constants(method, fit: dict) -> list[Block]:
     rows = [
         [
             name,
-            numbers.uncertain(fit[name], ninety_five.get(name)),
-            numbers.bounds(eighty.get(name), fit[name], ninety_five.get(name)),
-            numbers.bounds(ninety_five.get(name), fit[name]),
+            numbers.constant(name, fit[name], ninety_five.get(name)),
+            numbers.constant_bounds(name, eighty.get(name), fit[name], ninety_five.get(name)),
+            numbers.constant_bounds(name, ninety_five.get(name), fit[name]),
         ]
         for name in names
     ]
-    caption = "Constants, refused a headline" if fit.get("refused") else "Constants"
+    caption = "Constants of a refused fit: not to be quoted" if fit.get("refused") else "Constants"
     return [Table(["constant", "value", "80% interval", "95% interval"], rows, caption)] if rows else []
 
 
 def _how(fit: dict) -> list[Block]:
-    said = [f"{label} {numbers.setting(fit[key])}" for key, label in _HOW.items() if fit.get(key) is not None]
-    said = [f"points used: {fit['points_used']}", *said] if fit.get("points_used") is not None else said
-    failures = fit.get("failures") or {}
-    said += [f"{count} replicates without a fit: {reason}" for reason, count in failures.items() if count]
-    text = "; ".join(said)
-    return [Paragraph(f"{text[0].upper()}{text[1:]}.")] if said else []
+    said = []
+    if fit.get("points_used") is not None:
+        said.append(f"Fitted to {numbers.number_of(fit['points_used'], 'point')}.")
+    if fit.get("starts") is not None:
+        reached = (
+            f"; {fit['starts_at_optimum']} reached the optimum" if fit.get("starts_at_optimum") is not None else ""
+        )
+        said.append(f"The optimizer was started from {numbers.number_of(fit['starts'], 'point')}{reached}.")
+    if fit.get("converged") is not None:
+        at = f" The objective is {numbers.setting(fit['objective'])}." if fit.get("objective") is not None else ""
+        said.append(f"It {'converged' if fit['converged'] else 'did not converge'}.{at}")
+    if fit.get("delta") is not None:
+        said.append(f"The Huber delta is {numbers.setting(fit['delta'])}.")
+    if fit.get("replicates"):
+        said.append(f"The intervals are of {numbers.number_of(fit['replicates'], 'bootstrap replicate')}.")
+    for reason, count in (fit.get("failures") or {}).items():
+        said += [f"{numbers.number_of(count, 'replicate')} had no fit: {reason}."] if count else []
+    return [Paragraph(" ".join(said))] if said else []
 
 
 def _optima(fit: dict) -> list[Block]:
@@ -76,16 +82,16 @@ def _optima(fit: dict) -> list[Block]:
     blocks: list[Block] = [Paragraph(f"Window: {numbers.window(fit)}.")]
     if refused:
         blocks += [Paragraph("Budgets without a vertex:"), Bullets([group.shown("C = ") for group in refused])]
-    table = Table(_PARABOLA, [_parabola(one) for one in measured], "The parabola of each budget, and its vertex")
-    blocks.append(folded(dataclasses.replace(table, words=("",)).without_empty(numbers.NONE), "Parabolas"))
+    table = Table(_PARABOLA, [_parabola(one) for one in measured], "The parabola of each budget and its vertex")
+    blocks.append(folded(dataclasses.replace(table, words=("note",)).without_empty(numbers.NONE), "Parabolas"))
     split = [_optimum({**one, **(one.get("law") or {})}) for one in standing]
-    table = Table(_SPLIT, split, "The best split by the power law through the vertices, which the intervals are of")
+    table = Table(_SPLIT, split, "Best split of each budget by the power law through the vertices")
     table = table.without_empty(numbers.NONE)
     return blocks + ([table] if len(table.header) > 1 else [])
 
 
 def _parabola(one: dict) -> list[str]:
-    """`seeds`: what runs differ by that differ in their seed alone, of those the parabola goes through."""
+    """Seed noise: what runs differ by that differ in their seed alone, of those the parabola goes through."""
     low, high = one["window"]
     vertex = [numbers.count(one.get("params")), numbers.count(one.get("tokens")), numbers.loss(one.get("loss"))]
     said = "refused" if one.get("refused") else f"widened to {one['n_sizes']} sizes" if one["widened"] else numbers.NONE
@@ -125,7 +131,7 @@ def _correlation(fit: dict) -> list[Block]:
         [name, *(numbers.NONE if (r := table[name].get(other)) is None else f"{r:+.2f}" for other in names)]
         for name in names
     ]
-    return [Table(["", *names], rows, "Correlation of the constants over replicates")]
+    return [Folded("Correlation of the constants over replicates", Table(["", *names], rows))]
 
 
 def _left_out(fit: dict, by_all: list[dict]) -> list[Block]:
@@ -134,8 +140,8 @@ def _left_out(fit: dict, by_all: list[dict]) -> list[Block]:
         return []
     pairs = [(one["run"], one["reason"]) for one in excluded]
     blocks: list[Block] = [
-        Paragraph(f"Points this method leaves out: {len(excluded)}."),
+        Paragraph(f"This method does not use {numbers.number_of(len(excluded), 'point')}:"),
         Bullets([group.shown() for group in reasons.grouped(pairs)]),
     ]
-    each = folded(Bullets([f"{run}: {reason}" for run, reason in pairs]), "Each of them")
+    each = folded(Bullets([f"{run}: {reason}" for run, reason in pairs]), "All of them")
     return blocks + ([each] if isinstance(each, Folded) else [])

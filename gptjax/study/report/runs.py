@@ -26,6 +26,15 @@ _COLUMNS = {
     "stage": ("stage", str),
     "status": ("status", str),
 }
+_MAY_BE_ALIKE = {
+    "batch_size": "a batch of {} tokens",
+    "learning_rate": "learning rate {}",
+    "seed": "seed {}",
+    "architecture": "architecture {}",
+    "stage": "stage {}",
+    "status": "status {}",
+}
+_SAME_KIND = {"params_given": ("params_total",), "flops_exact": ("flops",), "flops_6n": ("flops",)}
 
 
 def sections(results: dict, drawn: dict[str, str], directory) -> list[Section]:
@@ -46,8 +55,19 @@ def _learning_rates(results: dict, drawn: dict[str, str]) -> Section:
     sizes = (results.get("learning_rate") or {}).get("sizes") or []
     if not sizes:
         return Section("Learning rates", [])
-    header = ["N", "size", "best learning rate", "loss there", "sensitivity", "rates tried", "diverged", "at the edge"]
-    table = Table(header, [_size(one) for one in sizes], "Tuned per size", ("size",)).without_empty(numbers.NONE)
+    header = [
+        "N",
+        "size",
+        "best learning rate",
+        "its loss",
+        "sensitivity",
+        "rates tried",
+        "diverged",
+        "at the edge of those tried",
+    ]
+    table = Table(header, [_size(one) for one in sizes], "Tuned learning rate of each size", ("size",)).without_empty(
+        numbers.NONE
+    )
     figure = [Figure("learning_rate", drawn["learning_rate"])] if "learning_rate" in drawn else []
     return Section("Learning rates", [table, *figure])
 
@@ -80,7 +100,7 @@ def _critical_batch(results: dict) -> Section:
         for one in (given.get("points") or [] if isinstance(given, dict) else given)
     ]
     header = ["run", "N", "loss", "batch (tokens)", "gradient noise scale (tokens)"]
-    words = "Gradient noise scale tr S / |G|^2 (McCandlish et al. 2018): a batch well below it wastes no tokens."
+    words = "The gradient noise scale is tr S / |G|^2 (McCandlish et al. 2018). A batch well below it wastes no tokens."
     blocks = [Paragraph(words), Table(header, rows).without_empty(numbers.NONE)] if rows else []
     return Section("Critical batch", blocks)
 
@@ -91,10 +111,10 @@ def _loss_to_loss(results: dict, drawn: dict[str, str]) -> Section:
         law = (
             f"{numbers.plain(pair['scale'])} (L_x − {numbers.plain(pair['floor_x'])})^{numbers.plain(pair['exponent'])}"
         )
-        words = (
-            f"x: {pair['x']}, y: {pair['y']}; L_y = {numbers.plain(pair['floor_y'])} + {law}, of which the points are"
+        words = f"x is {pair['x']}, y is {pair['y']}. The law is L_y = {numbers.plain(pair['floor_y'])} + {law}."
+        blocks.append(
+            Paragraph(f"{words} The points lie {numbers.percent(pair['rms'])} off it (root mean square of ln L_y).")
         )
-        blocks.append(Paragraph(f"{words} {numbers.percent(pair['rms'])} off (root mean square of ln L_y)."))
     blocks += [Figure("loss_to_loss", drawn["loss_to_loss"])] if "loss_to_loss" in drawn else []
     return Section("Loss to loss", blocks)
 
@@ -106,16 +126,28 @@ def _loss_curves(results: dict, drawn: dict[str, str]) -> Section:
 
 
 def _runs(results: dict, directory) -> Section:
+    """What all runs have in common is a sentence, and a column that repeats another is left out: the rest fits a page."""
     points = results.get("points") or []
-    columns = {key: shown for key, shown in _COLUMNS.items() if any(point.get(key) is not None for point in points)}
+    given = {key: [point.get(key) for point in points] for key in _COLUMNS}
+    given = {key: values for key, values in given.items() if any(value is not None for value in values)}
+    columns = {key: _COLUMNS[key] for key in given if not _repeats(key, given)}
     if not any(key.startswith("params_") for key in columns):
         columns = {"params": ("N", numbers.whole), **columns}
+    alike = [key for key in columns if key in _MAY_BE_ALIKE and len(points) > 1 and len({*given[key]}) == 1]
+    shared = [_MAY_BE_ALIKE[key].format(_cell(given[key][0], columns.pop(key)[1])) for key in alike]
     rows = [
         [_link(point, results, directory), *(_cell(point.get(key), shown) for key, (_, shown) in columns.items())]
         for point in points
     ]
     table = Table(["run", *(name for name, _ in columns.values())], rows, words=("architecture", "stage", "status"))
-    return Section(f"Runs ({len(points)})", [folded(table, "All runs")] if points else [])
+    common = [Paragraph(f"All runs: {', '.join(shared)}.")] if shared else []
+    return Section(f"Runs ({len(points)})", [*common, folded(table, "All runs")] if points else [])
+
+
+def _repeats(key: str, given: dict[str, list]) -> bool:
+    """Whether a column has the numbers of one before it that counts the same otherwise."""
+    others = [other for other in given if other != key and other in _SAME_KIND.get(key, ()) and other in given]
+    return any(given[other] == given[key] for other in others)
 
 
 def _cell(value, shown) -> str:
@@ -146,7 +178,7 @@ def _left_out(results: dict) -> Section:
         for one in excluded
     ]
     table = Table(["run", "reason", "N", "D", "loss"], rows, words=("reason",)).without_empty(numbers.NONE)
-    blocks: list[Block] = [folded(table, "Each of them")] if rows else []
+    blocks: list[Block] = [folded(table, "All runs that were left out")] if rows else []
     if len(rows) > LONG:
         blocks.insert(
             0, Bullets([group.shown() for group in reasons.grouped([(one["run"], one["reason"]) for one in excluded])])
@@ -159,8 +191,10 @@ def _made(results: dict) -> Section:
     if results.get("command"):
         blocks.append(Code(results["command"]))
     rows = [[name, str(results[key])] for key, name in _MADE.items() if results.get(key)]
-    rows += [[name, str(version)] for name, version in (results.get("versions") or {}).items()]
-    return Section("How this was made", blocks + ([Table(["", "is"], rows, words=("is",))] if rows else []))
+    blocks += [Table(["what", "value"], rows, words=("value",))] if rows else []
+    versions = [[name, str(version)] for name, version in (results.get("versions") or {}).items()]
+    blocks += [folded(Table(["package", "version"], versions, words=("version",)), "Packages")] if versions else []
+    return Section("How this was made", blocks)
 
 
 _MADE = {"study": "study", "directory": "folder", "date": "date", "code": "code", "data": "data"}
