@@ -17,43 +17,58 @@ from gptjax.config.extras import of_the_install
 from gptjax.errors import SAVE_FAILED, USER_ERROR, UserError, of_the_machine
 
 COMMANDS = {  # name: (module, what it is for)
-    "train": ("gptjax.commands.train", "train a config, or go on with the run in --workdir"),
+    "train": ("gptjax.commands.train", "train a config, or continue the run in --workdir"),
     "info": ("gptjax.commands.info", "parameters, FLOPs and memory of a config, without running it"),
     "plan": (
         "gptjax.commands.plan",
-        "compile a config for a machine that is not here: memory, collectives, time, cost",
+        "compile a config for another machine: memory, collectives, time, cost",
     ),
-    "eval": ("gptjax.commands.eval", "loss, perplexity and bits per byte of a run on its held-out text, or on others"),
-    "compare": ("gptjax.commands.compare", "two runs on the same text: the difference, its error, and a p-value"),
+    "eval": (
+        "gptjax.commands.eval",
+        "loss, perplexity and bits per byte of a run on its held-out text, or on other text",
+    ),
+    "compare": (
+        "gptjax.commands.compare",
+        "compare two runs on the same text: the difference, its error, and a p-value",
+    ),
     "watch": (
         "gptjax.commands.watch",
-        "a page of a run or a study in a browser: losses, speed, events, samples, goodput",
+        "show a run or a study as a page in a browser: losses, speed, events, samples, goodput",
     ),
-    "sample": ("gptjax.commands.sample", "text from a run"),
-    "verify": ("gptjax.commands.verify", "whether a run's checkpoints and files are as they were written"),
-    "prepare": ("gptjax.commands.prepare", "make a folder of token shards from text: clean, deduplicate, tokenise"),
-    "data": ("gptjax.commands.data", "the text of any step of a run, what it reads in numbers, or its checksums"),
-    "tokenizer": ("gptjax.commands.tokenizer", "train a tokenizer, or show what one is and does"),
-    "import": ("gptjax.commands.import_", "make a run directory of a model of Hugging Face's transformers"),
-    "export": ("gptjax.commands.export", "write a run's model as Hugging Face's transformers reads it"),
-    "study": ("gptjax.commands.study", "scaling studies: many runs from one file, and the laws through them"),
+    "sample": ("gptjax.commands.sample", "generate text with a run"),
+    "verify": ("gptjax.commands.verify", "check that a run's checkpoints and files are as they were written"),
+    "prepare": ("gptjax.commands.prepare", "turn text into a folder of token shards: clean, deduplicate, tokenise"),
+    "data": (
+        "gptjax.commands.data",
+        "show the text of any step of a run, statistics of its text, or check its checksums",
+    ),
+    "tokenizer": ("gptjax.commands.tokenizer", "train a tokenizer, or show one and what it does"),
+    "import": ("gptjax.commands.import_", "make a run directory from a model of Hugging Face's transformers"),
+    "export": ("gptjax.commands.export", "write a run's model for Hugging Face's transformers"),
+    "study": ("gptjax.commands.study", "scaling studies: many runs from one file, and the laws fitted to them"),
     "parity": (
         "gptjax.commands.parity",
         "show that a config, in miniature, trains the same on every mesh of 8 devices",
     ),
-    "coordcheck": ("gptjax.commands.coordcheck", "whether training changes activations alike at every width or depth"),
-    "bench": ("gptjax.commands.bench", "compile time, tokens/s, MFU and memory of training and decoding a config"),
+    "coordcheck": (
+        "gptjax.commands.coordcheck",
+        "check that training changes activations equally at every width or depth",
+    ),
+    "bench": (
+        "gptjax.commands.bench",
+        "measure compile time, tokens/s, MFU and memory of training and decoding a config",
+    ),
 }
 WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    argv = flags.joined(sys.argv[1:] if argv is None else argv)
-    named = next((word for word in argv if not word.startswith("-")), None)
-    args, rest = parser({named} & COMMANDS.keys()).parse_known_args(argv)
+    changes, words = flags.split_changes(sys.argv[1:] if argv is None else argv)
+    named = next((word for word in words if not word.startswith("-")), None)
+    args, unknown = parser({named} & COMMANDS.keys()).parse_known_args(words)
     try:
-        changes = flags.overrides(rest, accepts=hasattr(args, "config"), command=args.command)
+        flags.check_words(unknown, changes, args)
         if vars(args).get("separator") == []:  # as argparse of Python 3.11 reads --separator=--
             args.separator = "--"
         flags.take_run(args)

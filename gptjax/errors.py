@@ -72,14 +72,16 @@ def of_the_machine(error: Exception) -> str | None:
     if frames and frames[-1].filename.replace(os.sep, "/").endswith("jax/_src/xla_bridge.py"):
         asked = os.environ.get("JAX_PLATFORMS")
         given = f"JAX_PLATFORMS={asked}: " if asked else ""
-        mend = "unset JAX_PLATFORMS, or use cpu" if asked else "set JAX_PLATFORMS=cpu to go without"
+        mend = "unset JAX_PLATFORMS, or use cpu" if asked else "set JAX_PLATFORMS=cpu to use the CPU"
         reason = first_line(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".")
         reason = "" if reason == type(error).__name__ else f" ({reason})"
-        return f"{given}JAX finds no such device here{reason}; {mend}, or install gptjax[gpu] or gptjax[tpu] for it."
+        return (
+            f"{given}JAX finds no such device on this machine{reason}; {mend}, or install gptjax[gpu] or gptjax[tpu]."
+        )
     of_xla = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
     if isinstance(error, MemoryError) or (of_xla and "RESOURCE_EXHAUSTED" in str(error)):
         return (
-            f"there is not enough memory here ({first_line(error)}); use a smaller train.batch_size, more"
+            f"this machine has not enough memory ({first_line(error)}); use a smaller train.batch_size, more"
             " train.microbatches, model.remat, or more devices: gptjax plan says what fits."
         )
     return None
@@ -124,9 +126,9 @@ def imported(address: str, key: str):
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there, and misses another
         raise UserError(
-            f"{key} is {address}, but Python finds no module {error.name}; put its folder into PYTHONPATH, or mend its entry."
+            f"{key} is {address}, but Python finds no module {error.name}; put its folder into PYTHONPATH, or correct the entry."
         ) from None
     if name and not hasattr(module, name):
         near = did_you_mean(name, vars(module))
-        raise UserError(f"{key} is {address}, but {module_name} has no {name}{near}; mend its entry.")
+        raise UserError(f"{key} is {address}, but {module_name} has no {name}{near}; correct the entry.")
     return getattr(module, name) if name else module

@@ -205,8 +205,8 @@ def _read(text: str) -> tuple[str, dict]:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
     raise UserError(
-        f"optim.schedule={shorten(repr(text), 80)} cannot be read; expected NAME or NAME(PARAMETER=VALUE, ...), with a name"
-        f" of: {', '.join(SCHEDULES)}."
+        f"optim.schedule={shorten(repr(text), 80)} cannot be read; expected NAME or NAME(PARAMETER=VALUE, ...), with one of"
+        f" these names: {', '.join(SCHEDULES)}."
     )
 
 
@@ -269,7 +269,7 @@ class Rewinds:
         """Of the last rollback, for people."""
         return (
             f"gptjax: {error.why} at step {error.step}: rollback {self.count} of {config.train.max_rollbacks}, to step"
-            f" {step}; the {self.windows[-1][1]:,} rows of text from there on are left out"
+            f" {step}; the next {self.windows[-1][1]:,} rows of text are skipped"
         )
 
     def as_dict(self) -> dict:

@@ -81,14 +81,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=Limits.max_stalled,
         metavar="N",
-        help="give up after so many starts in a row that gained no step (default %(default)s)",
+        help="give up after this many starts in a row without a new step (default: %(default)s)",
     )
     parser.add_argument(
         "--backoff_seconds",
         type=float,
         default=Limits.backoff_seconds,
         metavar="S",
-        help="pause before a restart; doubled while no step is gained (default %(default)s)",
+        help="seconds before a restart; doubled while there is no new step (default: %(default)s)",
     )
 
 
@@ -118,7 +118,7 @@ class Supervisor(interrupt.SignalHandler):
             stalled = 0 if step > before else stalled + 1
             where = f"the run ended with {describe(code)} at step {step}, having gained {step - before}"
             if stalled >= self._limits.max_stalled:
-                return self._give_up(f"{where}: {stalled} starts in a row gained no step")
+                return self._give_up(f"{where}: {stalled} starts in a row without a new step")
             if restarts >= self._limits.max_restarts:
                 return self._give_up(f"{where}: restarted {restarts} times, which is the limit")
             restarts += 1
@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m gptjax.supervisor",
         usage="%(prog)s --workdir=DIR [flags] -- COMMAND ...",
-        description="Runs COMMAND, and runs it again after a preemption or a crash, while the run in DIR gains steps.",
+        description="Runs COMMAND, and restarts it after a preemption or a crash, as long as the run in DIR makes new steps.",
         allow_abbrev=False,
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the run directory, local or gs://")

@@ -91,8 +91,10 @@ def load_config(words: list[str]):
     from gptjax.commands import flags
     from gptjax.config import config_file
 
-    args, rest = parse_train(words)
-    return config_file.load_config(args.config, flags.overrides(rest, accepts=True, command="train"))
+    changes, words = flags.split_changes(words)
+    args, unknown = parse_train(words)
+    flags.check_words(unknown, changes, args)
+    return config_file.load_config(args.config, changes)
 
 
 class TrainParser(argparse.ArgumentParser):
@@ -107,6 +109,7 @@ def parse_train(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     from gptjax.commands import train
 
     parser = TrainParser(add_help=False, allow_abbrev=False)
+    parser.set_defaults(command="train")  # for messages
     train.add_flags(parser, required=False)
     return parser.parse_known_args(words)
 

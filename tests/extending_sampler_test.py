@@ -73,5 +73,5 @@ def test_an_option_from_outside_that_is_not_of_drawing_changes_the_likeliest_tok
     first, second = np.argsort(-run.logits(tokens)[-1])[:2].tolist()
     likeliest, next_to_it = (run.generate(PROMPT, max_tokens=1, temperature=0, avoid=i)[0] for i in (None, first))
     assert likeliest.tokens.tolist() == [first] and next_to_it.tokens.tolist() == [second]
-    with pytest.raises(UserError, match="beam search takes no penalties .avoid."):
+    with pytest.raises(UserError, match="beam search cannot use penalties .avoid."):
         run.generate(PROMPT, num_beams=2, max_tokens=2, avoid=first)

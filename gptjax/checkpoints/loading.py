@@ -33,7 +33,7 @@ def read(directory, step: int | None, item: str, dtype: str | None, program) -> 
         if peers.leads:
             print(f"gptjax: step {number} of {directory.path} is left out: {reason}", file=sys.stderr)
     if known:
-        raise UserError(f"--workdir={directory.path} has no checkpoint that can be trusted; see gptjax verify.")
+        raise UserError(f"--workdir={directory.path} has no valid checkpoint; see gptjax verify.")
     raise UserError(f"--workdir={directory.path} has no checkpoint yet; train it further.")
 
 

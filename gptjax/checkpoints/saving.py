@@ -24,7 +24,7 @@ class CheckpointFailed(SaveFailed):
     def __init__(self, folder, reason: str):
         self.reason = f"a checkpoint could not be written to {folder}: {reason}"
         full = any(sign in reason for sign in DISK_FULL)
-        mend = "make room, then run the same command again" if full else "run the same command again to go on"
+        mend = "free some space, then run the same command again" if full else "run the same command again to continue"
         super().__init__(f"{self.reason}; {validity.said(folder)}; {mend}.")
 
 

@@ -33,19 +33,26 @@ TIMED = (  # the first that the flags choose is measured
 
 def add_flags(parser) -> None:
     flags.add_config_flag(parser)
-    parser.add_argument("--seconds", type=float, default=20.0, help="to measure each for")
-    parser.add_argument("--data", action="store_true", help="instead: rates of the loader, and of encoding its text")
     parser.add_argument(
-        "--tokenizer", action="append", metavar="SPEC", help="with --data: encode with this one (default: the text's)"
+        "--seconds", type=float, default=20.0, help="seconds to measure each for (default: %(default)g)"
+    )
+    parser.add_argument("--data", action="store_true", help="measure instead: the loader, and the encoding of its text")
+    parser.add_argument(
+        "--tokenizer",
+        action="append",
+        metavar="SPEC",
+        help="with --data: the tokenizer to encode with (default: that of the text)",
     )
     parser.add_argument(
-        "--generate", action="store_true", help="instead: tokens/s of text, beside Hugging Face's generate"
+        "--generate",
+        action="store_true",
+        help="measure instead: generating text, compared with Hugging Face's generate",
     )
     parser.add_argument(
         "--batched",
         type=int,
         metavar="R",
-        help="instead: tokens/s of R such runs in one process, and one after another",
+        help="measure instead: R such runs in one process, compared with the same runs one after another",
     )
     flags.add_json_flag(parser)
 
@@ -54,7 +61,7 @@ def run(args) -> None:
     config = flags.load_config(args)
     timed = next(one for one in TIMED if one.is_chosen(args))
     if args.tokenizer and not args.data:
-        raise UserError(f"--tokenizer={args.tokenizer[0]} is for gptjax bench --data; give that too.")
+        raise UserError(f"--tokenizer={args.tokenizer[0]} is only for gptjax bench --data; add --data.")
     if timed.uses_jax:
         start.start_jax(config)
     module = importlib.import_module(timed.module)

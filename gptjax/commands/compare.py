@@ -11,12 +11,16 @@ from gptjax.hosts import interrupt
 
 def add_flags(parser) -> None:
     parser.add_argument("a", metavar="A", help="a run directory")
-    parser.add_argument("b", metavar="B", help="another one, or the same with another step")
+    parser.add_argument("b", metavar="B", help="another run directory, or the same with another --step_b")
     for side in ("a", "b"):
-        parser.add_argument(f"--step_{side}", metavar="N|best", help=f"of {side.upper()} (default: the newest)")
+        parser.add_argument(
+            f"--step_{side}",
+            metavar="N|best",
+            help=f"the checkpoint of {side.upper()}: a step, or best (default: the newest)",
+        )
     reading.add_flags(parser)
     parser.add_argument("--ema", action="store_true", help="use the averaged parameters of both")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> int:
@@ -25,7 +29,9 @@ def run(args) -> int:
     start.start_jax()
     reading.check_flags(args)
     if args.protocol == "lambada":
-        raise UserError("gptjax compare pairs the losses of tokens; leave out --protocol=lambada.")
+        raise UserError(
+            "a comparison needs the losses of tokens, which --protocol=lambada does not give; leave it out."
+        )
     with interrupt.StopRequest("stopping after this batch") as stop:  # before jax has threads that a signal could hit
         (run_a, why_a), (run_b, why_b) = _load(args, args.a, args.step_a), _load(args, args.b, args.step_b)
         from gptjax.evaluation import compare
@@ -71,7 +77,10 @@ def _lines(found) -> list[str]:
     windows = [
         f"{which.upper()} windows of {about[which]['window']}, stride {about[which]['stride']}" for which in ("a", "b")
     ]
-    lines = [text, f"{', '.join(windows)}; pairs are {about['pairs']}; +- is a standard error; p: {about['test']}"]
+    lines = [
+        text,
+        f"{', '.join(windows)}; losses are paired over {about['pairs']}; +- is a standard error; p: {about['test']}",
+    ]
     for by_text in filter(None, (found.loss, found.bits_per_byte)):
         lines += [f"{name + '  ' if len(by_text) > 1 else ''}{one}" for name, one in by_text.items()]
     return [*lines, verdict(next(iter(found.main.values())))]
@@ -81,5 +90,5 @@ def verdict(one) -> str:
     if one.difference == 0 and one.standard_error == 0:
         return "A and B are the same on this text"
     if not one.p_value < 0.05:
-        return "which is better cannot be told from this text (p is not below 0.05)"
+        return "this text does not show which run is better (p is not below 0.05)"
     return f"{'B' if one.difference < 0 else 'A'} is better on this text"

@@ -17,18 +17,25 @@ from gptjax.terminal import Progress, finite
 def add_flags(parser) -> None:
     flags.add_config_flag(parser)
     parser.add_argument(
-        "--widths", default="64,128,256,512,1024", metavar="D,D", help="multiples of the size of a head"
+        "--widths",
+        default="64,128,256,512,1024",
+        metavar="D,D",
+        help="the widths to compare, multiples of the head size (default: %(default)s)",
     )
     parser.add_argument(
-        "--depths", metavar="N,N", help="instead: layers, at the config's width, as completep scales them"
+        "--depths",
+        metavar="N,N",
+        help="compare instead: these numbers of layers, at the config's width, as completep scales them",
     )
     parser.add_argument(
         "--form", metavar="NAME", help="mup | completep (default: the config's; mup, completep for depths)"
     )
-    parser.add_argument("--steps", type=int, default=10, metavar="N", help="of the optimizer")
-    parser.add_argument("--rows", type=int, default=4, metavar="B", help="sequences of a step")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
-    parser.add_argument("--out", metavar="PICTURE", help="draw it too, as .png, .svg or .pdf; needs '.[study]'")
+    parser.add_argument("--steps", type=int, default=10, metavar="N", help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=4, metavar="B", help="sequences in a step (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--out", metavar="PICTURE", help="also draw a picture: a .png, .svg or .pdf file; needs '.[study]'"
+    )
 
 
 def sizes(args) -> list[int]:
@@ -48,10 +55,10 @@ def run(args) -> int:
     start.start_jax(config)
     form = _form(args, config, of_depth)
     if args.steps < 1 or args.rows < 1:
-        raise UserError(f"--steps={args.steps} and --rows={args.rows}: both are at least 1.")
+        raise UserError(f"--steps={args.steps} and --rows={args.rows}: both must be at least 1.")
     if not config.model.has_attention:
         raise UserError(
-            f"coordcheck is of transformers; model.architecture={config.model.architecture!r} has one form alone."
+            f"coordcheck compares parametrizations of transformers; model.architecture={config.model.architecture!r} has only one."
         )
     if args.out is not None:
         _check_picture(args.out)
@@ -81,7 +88,7 @@ def _form(args, config, of_depth: bool) -> str:
 def _check_picture(path: str) -> None:
     """Raises UserError before minutes of training, not after."""
     if pathlib.Path(path).suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--out={path} is no picture; give a name that ends in .png, .svg or .pdf.")
+        raise UserError(f"--out={path} does not name a picture; use a name that ends in .png, .svg or .pdf.")
     library("matplotlib", "--out", otherwise=", or leave it out")
     outputs.check_file("--out", path)
 

@@ -18,9 +18,7 @@ _NAMED = 20  # mistakes that --verify prints
 
 def add_flags(parser) -> None:
     flags.add_config_flag(parser, required=False)
-    flags.add_run_flag(
-        parser, required=False, help="instead of --config: a run, of whose config and text any step is shown"
-    )
+    flags.add_run_flag(parser, required=False, help="a run directory, instead of --config: show the text of this run")
     parser.add_argument(
         "--step",
         type=int,
@@ -34,11 +32,15 @@ def add_flags(parser) -> None:
         help=f"show this row of the step's batch, counted from 0 (default: the first {_SHOWN})",
     )
     parser.add_argument(
-        "--stats", action="store_true", help="sources, shares, packing, lengths of documents, what is read how often"
+        "--stats",
+        action="store_true",
+        help="print statistics: sources, shares, packing, document lengths, how often text is read",
     )
-    parser.add_argument("--picture", metavar="FILE", help="with --stats: lengths of documents, as .png, .svg or .pdf")
-    parser.add_argument("--verify", action="store_true", help="read every block of the tokens against its checksums")
-    parser.add_argument("--json", action="store_true", help="machine-readable, with all rows of the step")
+    parser.add_argument(
+        "--picture", metavar="FILE", help="with --stats: draw the document lengths, as a .png, .svg or .pdf file"
+    )
+    parser.add_argument("--verify", action="store_true", help="check every block of the tokens against its checksum")
+    parser.add_argument("--json", action="store_true", help="print JSON, with all rows of the step")
 
 
 def run(args) -> int:
@@ -52,9 +54,7 @@ def run(args) -> int:
     if args.stats:
         if rewinds.count:
             n_rows = sum(n for _, n in rewinds.windows)
-            print(
-                f"the run left {n_rows:,} rows out (rollbacks); these numbers are of all it would read", file=sys.stderr
-            )
+            print(f"the run skipped {n_rows:,} rows after rollbacks; these numbers include them", file=sys.stderr)
         _statistics(config, store, rows, args)
         return 0
     _rows(config, rows, store.tokenizer, args, rewinds)
@@ -64,24 +64,26 @@ def run(args) -> int:
 def _check_flags(args) -> None:
     """Raises UserError for flags that are not for one another."""
     if (args.config is None) == (args.workdir is None):
-        raise UserError("gptjax data is of --config=FILE or of a run, --workdir=RUN; give one of the two.")
+        raise UserError("give either --config=FILE or a run directory, --workdir=RUN.")
     if args.workdir is not None and args.overrides:
         raise UserError(
             f"--config.{args.overrides[0]} changes a config, but --workdir={args.workdir} is a run that has its own;"
             " give --config=FILE instead."
         )
     if args.stats and args.verify:
-        raise UserError("--stats and --verify are two things to do; give one of them.")
+        raise UserError("--stats and --verify cannot be combined; give one of them.")
     rows = [f"--{name}" for name in ("step", "row") if getattr(args, name) is not None]
     if rows and (args.stats or args.verify):
-        raise UserError(f"{rows[0]} chooses what text is shown, --{'stats' if args.stats else 'verify'} shows none.")
+        raise UserError(
+            f"{rows[0]} chooses the text to show, but --{'stats' if args.stats else 'verify'} shows no text; leave one of them out."
+        )
     if args.picture is not None:
         _check_picture(args)
 
 
 def _check_picture(args) -> None:
     if not args.stats:
-        raise UserError(f"--picture={args.picture} is of --stats; give both.")
+        raise UserError(f"--picture={args.picture} needs --stats; add --stats.")
     from gptjax.commands import data_picture
 
     data_picture.check(args.picture)
@@ -146,16 +148,16 @@ def _verify(config, args) -> int:
     else:
         for name, result in results.items():
             n = len(result["bad"])
-            found = f"{n:,} mistake{'s' * (n > 1)}" if n else "all as written"
+            found = f"{n:,} mistake{'s' * (n > 1)}" if n else "no mistakes"
             print(
                 f"{name}: {result['files']} files, {result['blocks']:,} blocks, {result['bytes']:,} bytes: {found}"
                 f" ({result['folder']})"
             )
     for one in bad[:_NAMED]:
         block = "" if one["block"] is None else f", block {one['block']},"
-        print(f"gptjax: {one['file']}{block} {one['why']}; make its folder again.", file=sys.stderr)
+        print(f"gptjax: {one['file']}{block} {one['why']}; prepare its folder again.", file=sys.stderr)
     if len(bad) > _NAMED:
-        print(f"gptjax: and {len(bad) - _NAMED:,} more mistakes; --json has them all.", file=sys.stderr)
+        print(f"gptjax: {len(bad) - _NAMED:,} more mistakes; --json prints all of them.", file=sys.stderr)
     return 2 if bad else 0
 
 

@@ -15,7 +15,7 @@ _MANY = 24  # sources
 def check(path: str) -> None:
     """Raises UserError, before any work is done, where no picture could be made."""
     if not path.endswith(_ENDINGS):
-        raise UserError(f"--picture={path}: expected a name that ends in {', '.join(_ENDINGS)}.")
+        raise UserError(f"--picture={path}: use a name that ends in {', '.join(_ENDINGS)}.")
     if not pathlib.Path(path).expanduser().parent.is_dir():
         raise UserError(f"--picture={path}: there is no folder {pathlib.Path(path).parent}; make it first.")
     library("matplotlib", f"--picture={path}")
@@ -30,7 +30,7 @@ def lengths(facts: dict, path: str) -> None:
 
     sources = facts["sources"]
     if len(sources) > _MANY:
-        raise UserError(f"--picture: {len(sources)} sources are more than the {_MANY} that a picture has room for.")
+        raise UserError(f"--picture: there are {len(sources)} sources, but a picture has room for {_MANY} only.")
     columns = 1 if len(sources) <= 4 else 2
     lines = -(-len(sources) // columns)
     figure, axes = pyplot.subplots(

@@ -28,10 +28,10 @@ COLOR = Style(
     ("\033[2m", "\033[0m"),
 )
 _MEANING = {
-    "unpredicted": "read, but no loss is taken at it",
+    "unpredicted": "read, but not predicted (no loss)",
     "special": "special token",
-    "prefix": "prefix, which is seen whole",
-    "target": "to be predicted there",
+    "prefix": "prefix: every token of it sees all of it",
+    "target": "predicted at this place",
 }
 
 
@@ -88,7 +88,7 @@ def _row(row: dict, marks: Style) -> str:
     head = (
         f"\nrow {row['row']} ({row['run_row']:,} of the run): {row['source']}, epoch {row['epoch']}, {many}, from token"
         f" {row['offset']:,} of document {row['document']:,} on"
-        f"\n{row['predicted']:,} of {row['targets']:,} targets have a loss, {row['weight_0']:,} weight 0{padding};"
+        f"\n{row['predicted']:,} of {row['targets']:,} targets have a loss, {row['weight_0']:,} have none{padding};"
         f" batch hash {row['batch_hash']}"
     )
     text = "".join(_part(part, row, marks) for part in row["parts"])
@@ -255,9 +255,9 @@ def _pack_row(name: str, source: dict) -> tuple:
 
 def _objective(sample: dict) -> str:
     return (
-        "  Of the places for targets, efficiency is the part that has a loss: not a document's first token where another\n"
-        "  is before it, nor padding. Documents are cut where no row has them whole, tokens left out of an epoch's rows.\n"
-        f"  After the objective ({sample['name']}) efficiency is {_percent(sample['predicted_share'])}, in"
+        "  Efficiency is the share of target positions that have a loss. The first token of a document that follows another\n"
+        "  has none, nor has padding. A document is cut where no row holds it whole; tokens left out are in no row of an epoch.\n"
+        f"  With the objective ({sample['name']}), efficiency is {_percent(sample['predicted_share'])}, measured on"
         f" {sample['sampled_rows']} rows spread over the run."
     )
 

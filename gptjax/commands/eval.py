@@ -16,14 +16,16 @@ def add_flags(parser) -> None:
     parser.add_argument(
         "--step",
         metavar="N|all|best",
-        help="of the checkpoint: a number, all, or the best evaluated (default: the newest)",
+        help="the checkpoint: a step, all, or best, which has the lowest logged loss (default: the newest)",
     )
     reading.add_flags(parser)
     parser.add_argument("--ema", action="store_true", help="use the averaged parameters")
     parser.add_argument(
-        "--catch_up", action="store_true", help="make up evaluations that training missed, into metrics.jsonl"
+        "--catch_up",
+        action="store_true",
+        help="compute evaluations that training missed, and add them to metrics.jsonl",
     )
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     task_tables.add_flags(parser)
 
 
@@ -60,7 +62,7 @@ def _checked(args) -> None:
         changing = ("step", "data", "protocol", "stride", "batch_size", "max_tokens", "dtype", "mesh", "ema")
         given = [name for name in changing if getattr(args, name)]
         if given:
-            raise UserError(f"--catch_up evaluates as training would have; leave out --{given[0]}.")
+            raise UserError(f"--catch_up evaluates as training does, so it takes no --{given[0]}; leave that out.")
 
 
 # ---- evaluating
@@ -150,8 +152,8 @@ def _explained(args, facts: dict, steps: list[int]) -> list[str]:
 def convention_lines(convention: dict) -> list[str]:
     if convention["protocol"] == "lambada":
         return [
-            "the last word of each passage, from all before it (at most the context of"
-            f" {convention['window']} tokens); loss in nats/word; +- is a standard error, [] 95%"
+            "predicting the last word of each passage from the text before it (at most the context of"
+            f" {convention['window']} tokens); loss in nats/word; +- is a standard error, [] a 95% interval"
         ]
     text = "; ".join(f"{name}: {said}" for name, said in convention["text"].items())
     kind = f"{convention['tokenizer']} tokenizer of {convention['vocab_size']:,}"
@@ -159,7 +161,7 @@ def convention_lines(convention: dict) -> list[str]:
     return [
         text,
         f"loss in nats/token ({kind}); windows of {convention['window']} tokens, stride {convention['stride']}{apart};"
-        " +- is the standard error over windows, [] holds 95%",
+        " +- is the standard error over windows, [] a 95% interval",
     ]
 
 
@@ -192,4 +194,4 @@ def _catch_up(args, stop) -> None:
     else:
         print("\n".join(catch_up.said(found)))
     if found.left:
-        raise Stopped(f"{len(found.left)} evaluations are left: run the same command again to go on")
+        raise Stopped(f"{len(found.left)} evaluations are still missing; run the same command again to compute them")

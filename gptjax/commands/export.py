@@ -17,11 +17,15 @@ def add_flags(parser) -> None:
         metavar="FORMAT",
         help="hf: Hugging Face transformers",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to make")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to create")
     flags.add_checkpoint_flags(parser)
-    parser.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default: as it is stored)")
-    parser.add_argument("--max_shard_size", default="5GB", metavar="SIZE", help="of a file (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument(
+        "--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default: the dtype of the checkpoint)"
+    )
+    parser.add_argument(
+        "--max_shard_size", default="5GB", metavar="SIZE", help="largest size of a file (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> None:
@@ -40,7 +44,7 @@ def run(args) -> None:
     print(f"{args.out}: step {loaded.step} of {args.workdir} as {about['architecture']}, {about['dtype']}")
     if not about["tokenizer_files"]:
         print(
-            f"without a tokenizer: transformers has none like {loaded.tokenizer.kind!r};"
+            f"no tokenizer was written, because transformers has none like {loaded.tokenizer.kind!r};"
             f" encode with gptjax, from {loaded.directory.tokenizer}"
         )
     for note in about["notes"]:

@@ -32,36 +32,41 @@ def take_run(args) -> None:
         )
 
 
-def joined(words: list[str]) -> list[str]:
-    """words with --config.a.b=VALUE for each --config.a.b VALUE, so that VALUE is not taken for a word of its own."""
-    made, words = [], list(words)
-    while words:
-        word = words.pop(0)
-        if word.startswith("--config.") and "=" not in word and words and not words[0].startswith("--"):
-            word = f"{word}={words.pop(0)}"
-        made.append(word)
-    return made
+def split_changes(words: list[str]) -> tuple[list[str], list[str]]:
+    """(["optim.peak_lr=3e-4"] of every --config.optim.peak_lr=3e-4 or --config.optim.peak_lr 3e-4, the other words).
+
+    argparse, which knows none of these flags, would take a value with a space in it, or one that follows, for a RUN."""
+    changes, others, waiting = [], [], list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("--config."):
+            others.append(word)
+        elif "=" not in word and waiting and not waiting[0].startswith("--"):
+            changes.append(f"{word.removeprefix('--config.')}={waiting.pop(0)}")
+        else:
+            changes.append(word.removeprefix("--config."))
+    return changes, others
 
 
 def add_checkpoint_flags(parser) -> None:
-    parser.add_argument("--step", type=int, default=None, help="of the checkpoint (default: the newest)")
+    parser.add_argument("--step", type=int, default=None, help="the step of the checkpoint (default: the newest)")
     parser.add_argument("--ema", action="store_true", help="use the averaged parameters")
 
 
-def add_json_flag(parser, help: str = "machine-readable") -> None:
+def add_json_flag(parser, help: str = "print JSON") -> None:
     parser.add_argument("--json", action="store_true", help=help)
 
 
-def overrides(rest: list[str], accepts: bool, command: str) -> list[str]:
-    """["optim.peak_lr=3e-4"] from ["--config.optim.peak_lr=3e-4"]; the value may also follow as a word of its own.
-
-    Raises UserError for any other word.
-    """
-    rest = joined(rest)
-    for word in rest:
-        if not accepts or not word.startswith("--config."):
-            raise UserError(f"unknown argument {word!r} of gptjax {command}; see gptjax {command} --help.")
-    return [word.removeprefix("--config.") for word in rest]
+def check_words(unknown: list[str], changes: list[str], args) -> None:
+    """Raises UserError: words that argparse knows nothing of, or changes of a config for a command that takes none."""
+    word = getattr(args, "run_word", None)
+    unknown = unknown + [word] * (
+        word is not None and word.startswith("-")
+    )  # a wrong flag whose value has a space in it
+    if changes and not hasattr(args, "config"):
+        unknown = unknown + [f"--config.{changes[0]}"]
+    if unknown:
+        raise UserError(f"unknown argument {unknown[0]!r} of gptjax {args.command}; see gptjax {args.command} --help.")
 
 
 def load_config(args):

@@ -20,16 +20,16 @@ def add_flags(parser) -> None:
         metavar="FORMAT",
         help="hf: Hugging Face transformers",
     )
-    parser.add_argument("--workdir", required=True, metavar="RUN", help="the run directory to make, local or gs://")
+    parser.add_argument("--workdir", required=True, metavar="RUN", help="the run directory to create, local or gs://")
     parser.add_argument(
         "--tokenizer",
         metavar="SPEC",
-        help="gpt2:FOLDER, hf:FILE, ... or ids, to go without (default: the folder's own)",
+        help="gpt2:FOLDER, hf:FILE ..., or ids for none (default: the tokenizer in the folder)",
     )
     parser.add_argument(
-        "--allow_nonfinite", action="store_true", help="import weights that hold NaN or infinities, as they are"
+        "--allow_nonfinite", action="store_true", help="also import weights that contain NaN or infinity"
     )
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> None:

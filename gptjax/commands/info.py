@@ -9,12 +9,14 @@ from gptjax.errors import UserError
 def add_flags(parser) -> None:
     flags.add_config_flag(parser)
     parser.add_argument(
-        "--devices", type=int, metavar="N", help="devices to lay the mesh over (default: the fewest it fits)"
+        "--devices", type=int, metavar="N", help="number of devices for the mesh (default: the fewest that it fits)"
     )
     parser.add_argument(
-        "--topology", metavar="NAME", help="instead: a machine as in gptjax plan, such as v5p:8x8x8, h100:8x16, cpu:8"
+        "--topology",
+        metavar="NAME",
+        help="a machine, instead of --devices, as in gptjax plan: v5p:8x8x8, h100:8x16, cpu:8",
     )
-    parser.add_argument("--num_slices", type=int, metavar="N", help="TPU slices of --topology (default: 1)")
+    parser.add_argument("--num_slices", type=int, metavar="N", help="number of such TPU slices (default: 1)")
     flags.add_json_flag(parser)
 
 

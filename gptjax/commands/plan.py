@@ -14,20 +14,40 @@ def add_flags(parser) -> None:
     parser.add_argument(
         "--topology", required=True, metavar="NAME", help="v5p:8x8x8, v5e:8x8, h100:8x16 (GPUs a host x hosts), cpu:8"
     )
-    parser.add_argument("--num_slices", type=int, default=1, metavar="N", help="TPU slices, joined by DCN")
-    parser.add_argument("--mesh", metavar="AXES", help="such as fsdp=64,tensor=8; axes left out are 1")
+    parser.add_argument(
+        "--num_slices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of TPU slices, joined by the data center network (default: 1)",
+    )
+    parser.add_argument(
+        "--mesh", metavar="AXES", help="sizes of the mesh axes, such as fsdp=64,tensor=8; those left out are 1"
+    )
     parser.add_argument("--batch", type=int, metavar="N", help="train.batch_size, in sequences")
     parser.add_argument("--microbatches", type=int, metavar="N", help="train.microbatches")
     parser.add_argument("--remat", metavar="NAME", help="model.remat")
     parser.add_argument("--search", action="store_true", help="try meshes, microbatches and remat; list the best")
-    parser.add_argument("--search_compiles", type=int, default=3, metavar="N", help="of the best are compiled")
-    parser.add_argument("--price", type=float, metavar="USD", help="of a chip for an hour")
     parser.add_argument(
-        "--matmul_fraction", type=float, default=1.0, metavar="F", help="of the published peak that matmuls reach"
+        "--search_compiles",
+        type=int,
+        default=3,
+        metavar="N",
+        help="with --search: how many of the best are compiled (default: %(default)s)",
     )
-    parser.add_argument("--save_executable", metavar="FILE", help="for gptjax train --executable=FILE")
+    parser.add_argument("--price", type=float, metavar="USD", help="US dollars for a chip and hour")
+    parser.add_argument(
+        "--matmul_fraction",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="share of the published peak that matmuls reach (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--save_executable", metavar="FILE", help="save the compiled step here, for gptjax train --executable=FILE"
+    )
     parser.add_argument("--row", action="store_true", help="print a row of docs/plans.md only")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> int:
@@ -44,14 +64,14 @@ def run(args) -> int:
 
 def _check_flags(args) -> None:
     if args.num_slices < 1 or not 0 < args.matmul_fraction <= 1:
-        raise UserError("--num_slices is at least 1 and --matmul_fraction a fraction of the peak, such as 0.7.")
+        raise UserError("--num_slices must be at least 1, and --matmul_fraction a share of the peak such as 0.7.")
     if args.price is not None and not 0 <= args.price < math.inf:
-        raise UserError(f"--price={args.price:g} is no price; give US dollars for a chip and hour, such as 4.2.")
+        raise UserError(f"--price={args.price:g} is not a price; give US dollars for a chip and hour, such as 4.2.")
     if args.search_compiles < 1:
         raise UserError(f"--search_compiles={args.search_compiles} is too small; use at least 1.")
     if args.row and (args.json or args.search):
         raise UserError(
-            f"--row prints a row of one plan, --{'json' if args.json else 'search'} more; give one of the two."
+            f"--row prints one line, --{'json' if args.json else 'search'} prints more; give one of the two."
         )
 
 

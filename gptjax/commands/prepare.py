@@ -28,15 +28,18 @@ def add_flags(parser) -> None:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to fill, local or gs://")
     parser.add_argument(
-        "--num_shards", type=int, metavar="N", help="of each split (default: by the size of the source)"
+        "--num_shards",
+        type=int,
+        metavar="N",
+        help="number of shards of each split (default: by the size of the source)",
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a CPU)")
+    parser.add_argument("--workers", type=int, metavar="N", help="number of processes (default: one for each CPU)")
     parser.add_argument(
         "--val_fraction",
         type=float,
         default=VAL_FRACTION,
         metavar="F",
-        help="of the documents, held out by a hash of their text (default: %(default)s)",
+        help="share of the documents to hold out, chosen by a hash of their text (default: %(default)s)",
     )
     parser.add_argument(
         "--clean",
@@ -44,15 +47,19 @@ def add_flags(parser) -> None:
         help="such as unicode,language=en:0.5,gopher_quality; there are: html, unicode, language, length, gopher_quality,"
         " gopher_repetition, c4, pii, decontaminate=EVALUATION_TEXTS",
     )
-    parser.add_argument("--dedup", metavar="HOW", help="exact, or minhash[:SIMILARITY]: the first of equals stays")
-    parser.add_argument("--text_field", default="text", metavar="NAME", help="of jsonl, Parquet, TFDS: holds the text")
-    parser.add_argument("--separator", metavar="LINE", help="a line between the documents of a text file")
-    parser.add_argument("--tfds_dir", metavar="DIR", help="where TFDS keeps what it prepared")
-    parser.add_argument("--strict", action="store_true", help="stop at the first thing that cannot be read")
     parser.add_argument(
-        "--dry_run", action="store_true", help="write nothing: the plan, and what the first 10 MB become"
+        "--dedup", metavar="HOW", help="exact, or minhash[:SIMILARITY]: of equal documents keep only the first"
     )
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument(
+        "--text_field", default="text", metavar="NAME", help="the field of jsonl, Parquet or TFDS that holds the text"
+    )
+    parser.add_argument("--separator", metavar="LINE", help="the line that separates the documents of a text file")
+    parser.add_argument("--tfds_dir", metavar="DIR", help="the folder where TFDS keeps its datasets")
+    parser.add_argument("--strict", action="store_true", help="stop at the first document that cannot be read")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="write nothing; print the plan, and what becomes of the first 10 MB"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> None:
@@ -70,7 +77,7 @@ def run(args) -> None:
     except UserError as error:
         raise UserError(preparation.in_flags(str(error))) from error
     except KeyboardInterrupt:
-        print("\nstopped; what is done is kept: run the same command again to go on", file=sys.stderr)
+        print("\nstopped; finished shards are kept. Run the same command again to continue", file=sys.stderr)
         raise
     print(json.dumps(report, indent=2, ensure_ascii=False) if args.json else _summary(order, report))
 
@@ -85,7 +92,7 @@ def _order(args):
     base = DataConfig(text_field=args.text_field, separator=args.separator, tfds_dir=args.tfds_dir)
     config = sources.from_spec(args.source, base)
     if config.source == "prepared":
-        raise UserError(f"--source={args.source} is a folder of gptjax prepare; give the text that it was made from.")
+        raise UserError(f"--source={args.source} was made by gptjax prepare; give the text that it was made from.")
     shardmaker.make_cleaner(args.clean)  # its steps are known and ready, before anything is read
     if args.dedup is not None:
         from gptjax.data.preparing import dedup
@@ -112,7 +119,7 @@ def _check_numbers(args) -> None:
             raise UserError(f"--{name}={value} is too small; use at least 1.")
     if not 0 <= args.val_fraction < 1:
         raise UserError(
-            f"--val_fraction={args.val_fraction:g} is no fraction; use 0 (nothing held out) to less than 1."
+            f"--val_fraction={args.val_fraction:g} is not a share; use 0 (hold out nothing) or a number below 1."
         )
 
 
@@ -154,7 +161,7 @@ class Progress:
             if self._failures <= _SHOWN_FAILURES:
                 self.message(f"left out: {value['failure']}")
             if self._failures == _SHOWN_FAILURES:
-                self.message("left out: more is counted and named in report.json")
+                self.message("left out: more documents; report.json counts and names them")
             return
         for name in self._counts:
             self._counts[name] += value[name]
@@ -209,7 +216,7 @@ def _summary(order, report: dict) -> str:
         )
     parts += _failures(report["failures"])
     if report.get("made_before"):
-        parts.append(f"{order.out} was made by this command before; nothing was done")
+        parts.append(f"{order.out} is already complete, made by this same command; nothing to do")
     else:
         parts.append(_performance(report["performance"]))
     holds = f"{order.out} holds report.json, samples.md and performance.json."
@@ -248,7 +255,7 @@ def _failures(failures: dict) -> list[str]:
         return []
     shown = failures["messages"][:_SHOWN_FAILURES]
     more = failures["count"] - len(shown)
-    lines = [f"{failures['count']:,} left out, not to be read:", *shown]
+    lines = [f"{failures['count']:,} could not be read and were left out:", *shown]
     return ["\n  ".join(lines + ([f"and {more:,} more, see report.json"] if more else []))]
 
 

@@ -18,21 +18,34 @@ def add_flags(parser) -> None:
         "--data",
         action="append",
         metavar="[NAME=]SPEC",
-        help="instead of the run's held-out text: KIND:PATH (text, jsonl, parquet ...), a prepared folder (its held-out"
-        " split), hf:NAME@SPLIT; may be given several times",
+        help="text to use instead of the run's held-out text: KIND:PATH (text, jsonl, parquet ...), a prepared folder (its"
+        " held-out split) or hf:NAME@SPLIT; may be repeated",
     )
-    parser.add_argument("--protocol", metavar="NAME", help="of --data: wikitext2, wikitext103, ptb, lambada")
     parser.add_argument(
-        "--stride", type=int, metavar="N", help="tokens between two windows' starts (default: the context length)"
+        "--protocol", metavar="NAME", help="how --data is evaluated: wikitext2, wikitext103, ptb, lambada"
     )
-    parser.add_argument("--batch_size", type=int, metavar="N", help="windows at once (default: as in training)")
     parser.add_argument(
-        "--max_tokens", metavar="N|all", help="of each text (default: all; of the run's own text eval.max_tokens)"
+        "--stride",
+        type=int,
+        metavar="N",
+        help="tokens from the start of one window to the next (default: the context length)",
     )
-    parser.add_argument("--dtype", metavar="NAME", help="float32 or bfloat16 (default: as in training)")
-    parser.add_argument("--mesh", metavar="AXES", help="such as fsdp=4,tensor=2 (default: a copy on each device)")
-    parser.add_argument("--text_field", metavar="NAME", help="of jsonl, Parquet, TFDS: holds the text")
-    parser.add_argument("--separator", metavar="LINE", help="a line between the documents of a text file")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="windows in a batch (default: as in training)")
+    parser.add_argument(
+        "--max_tokens",
+        metavar="N|all",
+        help="tokens of each text (default: all; of the run's own text eval.max_tokens)",
+    )
+    parser.add_argument(
+        "--dtype", metavar="NAME", help="dtype of the computation: float32 or bfloat16 (default: as in training)"
+    )
+    parser.add_argument(
+        "--mesh",
+        metavar="AXES",
+        help="sizes of the mesh axes, such as fsdp=4,tensor=2 (default: a copy on each device)",
+    )
+    parser.add_argument("--text_field", metavar="NAME", help="the field of jsonl, Parquet or TFDS that holds the text")
+    parser.add_argument("--separator", metavar="LINE", help="the line that separates the documents of a text file")
 
 
 def check_flags(args) -> None:
@@ -43,11 +56,13 @@ def check_flags(args) -> None:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name}={getattr(args, name)} is too small; use at least 1.")
     if (args.text_field or args.separator) and not args.data:
-        raise UserError(f"--{'text_field' if args.text_field else 'separator'} says how --data is read; give both.")
+        raise UserError(
+            f"--{'text_field' if args.text_field else 'separator'} says how --data are read; give --data too."
+        )
     if args.protocol == "lambada" and (args.stride or args.max_tokens):
-        raise UserError("--protocol=lambada scores last words; leave out --stride and --max_tokens.")
+        raise UserError("--protocol=lambada predicts last words only; leave out --stride and --max_tokens.")
     if args.protocol is not None and not args.data:
-        raise UserError(f"--protocol={args.protocol} is for a data set; give it with --data.")
+        raise UserError(f"--protocol={args.protocol} is for a data set; give --data too.")
 
 
 def settings(args) -> dict:
@@ -94,8 +109,8 @@ def _best(directory, steps: list[int], name: str) -> tuple[list[int], str]:
     losses = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
     if not losses:
         raise UserError(
-            f"--step=best: metrics.jsonl has no {name} of a step with a checkpoint ({', '.join(map(str, steps))});"
-            " give a step, or make evaluations up with --catch_up."
+            f"--step=best: metrics.jsonl has no {name} for any step with a checkpoint ({', '.join(map(str, steps))});"
+            " give a step, or compute the missing evaluations with gptjax eval --catch_up."
         )
     best = min(losses, key=lambda step: (losses[step], step))
     among = f"of {len(losses)} evaluated {'steps' if len(losses) > 1 else 'step'} with a checkpoint"

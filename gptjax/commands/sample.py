@@ -10,11 +10,11 @@ from gptjax.errors import UserError
 from gptjax.generation.settings import OPTIONS, Settings
 
 SETTINGS = (  # that are no options of sampling: flag, type, help
-    ("max_tokens", int, "new tokens of a text (default: 200)"),
+    ("max_tokens", int, "tokens to generate (default: 200)"),
     ("num_return_sequences", int, "texts for each prompt (default: 1)"),
-    ("num_beams", int, "beam search with so many beams; nothing is drawn (default: 1, off)"),
-    ("length_penalty", float, "beam search: log-probability is divided by length to this power (default: 1)"),
-    ("seed", int, "of the first text; the next ones' follow (default: 0)"),
+    ("num_beams", int, "number of beams; above 1: beam search, without sampling (default: 1)"),
+    ("length_penalty", float, "beam search: the log-probability is divided by the length to this power (default: 1)"),
+    ("seed", int, "seed of the first text; the next text has the next seed (default: 0)"),
 )
 
 
@@ -22,9 +22,9 @@ def add_flags(parser) -> None:
     flags.add_run_flag(parser)
     flags.add_checkpoint_flags(parser)
     parser.add_argument(
-        "--prompt", action="append", help="text to go on from; may be given again (default: the start of a document)"
+        "--prompt", action="append", help="text to continue; may be repeated (default: the start of a document)"
     )
-    parser.add_argument("--prompts_file", metavar="FILE", help="a prompt on each line, instead")
+    parser.add_argument("--prompts_file", metavar="FILE", help="a file with a prompt on each line, instead of --prompt")
     parser.add_argument(
         "--num_samples",
         type=int,
@@ -35,15 +35,19 @@ def add_flags(parser) -> None:
     for name, kind, text in _flags():
         parser.add_argument(f"--{name}", type=kind, default=None, help=text)
     parser.add_argument(
-        "--stop", action="append", metavar="TEXT", help="ends a text, and is no part of it; may be given again"
+        "--stop", action="append", metavar="TEXT", help="end the text before this string; may be repeated"
     )
-    parser.add_argument("--mesh", metavar="AXES", help="such as fsdp=4,tensor=2 (default: one device)")
+    parser.add_argument(
+        "--mesh", metavar="AXES", help="sizes of the mesh axes, such as fsdp=4,tensor=2 (default: one device)"
+    )
     parser.add_argument(
         "--dtype", metavar="NAME", help="float32 or bfloat16, of parameters and matmuls (default: as trained)"
     )
-    parser.add_argument("--stream", action="store_true", help="print text as it comes; of one sequence")
-    parser.add_argument("--logprobs", action="store_true", help="with --json: log-probabilities of prompt and text")
-    parser.add_argument("--json", action="store_true", help="machine-readable, a line for each text")
+    parser.add_argument("--stream", action="store_true", help="print the text while it is generated; for one sequence")
+    parser.add_argument(
+        "--logprobs", action="store_true", help="with --json: also the log-probabilities of prompt and text"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, a line for each text")
 
 
 def _flags() -> list[tuple]:
@@ -59,11 +63,11 @@ def settings(args) -> dict:
     if args.prompt and args.prompts_file:
         raise UserError("--prompt and --prompts_file are both given; use one.")
     if args.logprobs and not args.json:
-        raise UserError("--logprobs has no place in plain text; give --json too.")
+        raise UserError("--logprobs needs --json; add --json.")
     if args.stream and (
         args.json or checked.num_beams > 1 or checked.num_return_sequences > 1 or len(args.prompt or ()) > 1
     ):
-        raise UserError("--stream prints one text as it comes: one --prompt, one sequence, no --num_beams, no --json.")
+        raise UserError("--stream prints one text: give one --prompt and one sequence, without --num_beams and --json.")
     return chosen
 
 
@@ -76,7 +80,7 @@ def run(args) -> None:
 
     prompts = _prompts(args)
     if args.stream and len(prompts) > 1:
-        raise UserError(f"--stream prints one text as it comes, but {args.prompts_file} has {len(prompts)} prompts.")
+        raise UserError(f"--stream prints one text, but {args.prompts_file} has {len(prompts)} prompts.")
     mesh = None if args.mesh is None else config_file.parse_mesh(args.mesh)
     loaded = run.load(args.workdir, args.step, dtype=args.dtype, mesh=mesh, ema=args.ema)
     if args.stream:

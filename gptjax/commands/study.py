@@ -4,9 +4,9 @@ from gptjax.commands import study_fit, study_plan, study_run, study_status
 
 ACTIONS = {  # name: (module, what it is for)
     "plan": (study_plan, "the runs of a study file: sizes, tokens, FLOPs, cost; starts nothing"),
-    "run": (study_run, "start the runs of a study file, or go on with them"),
-    "status": (study_status, "how far the runs of a study are"),
-    "fit": (study_fit, "scaling laws through the runs of a study, or the points of a CSV file"),
+    "run": (study_run, "start the runs of a study file, or continue them"),
+    "status": (study_status, "show the progress of a study's runs"),
+    "fit": (study_fit, "fit scaling laws to the runs of a study, or to the points of a CSV file"),
 }
 
 

@@ -14,35 +14,53 @@ from gptjax.terminal import Progress, columns, finite
 
 
 def add_flags(parser) -> None:
-    parser.add_argument("points", metavar="DIR|CSV", help="the --out of a study, or params,tokens,flops,loss[,...]")
+    parser.add_argument(
+        "points",
+        metavar="DIR|CSV",
+        help="the --out folder of a study, or a CSV file with the columns params,tokens,flops,loss[,...]",
+    )
     parser.add_argument(
         "--columns",
         metavar="NAME=COLUMN,...",
-        help="of a CSV with other names: params=parameter_count,tokens=tokens_B*1e9,loss=eval/loss; all but params, loss"
+        help="names of the columns of a CSV file: params=parameter_count,tokens=tokens_B*1e9,loss=eval/loss; all but params, loss"
         " and tokens or flops may be left out",
     )
     parser.add_argument("--method", default="all", metavar="NAME", help=f"{' | '.join(METHODS)} | all")
-    parser.add_argument("--family", metavar="NAME", help="of a study with several architectures (default: the largest)")
-    parser.add_argument("--params", metavar="NAME", help="convention of N: total | non_embedding | matmul")
-    parser.add_argument("--flops", metavar="NAME", help="convention of C: exact | 6n | 6n_attn_full | 6n_attn_causal")
+    parser.add_argument(
+        "--family", metavar="NAME", help="the architecture to fit, of a study with several (default: the largest)"
+    )
+    parser.add_argument("--params", metavar="NAME", help="how N is counted: total | non_embedding | matmul")
+    parser.add_argument("--flops", metavar="NAME", help="how C is counted: exact | 6n | 6n_attn_full | 6n_attn_causal")
     parser.add_argument(
         "--holdout",
         type=float,
         metavar="C",
-        help="predict points from C FLOPs on; below 1: so large a part of the points, at the top (default: top budget)",
+        help="hold out the points from C FLOPs on, and predict them; below 1: this share of the points, the largest (default: the top budget)",
     )
     parser.add_argument(
         "--window",
         default="auto",
         metavar="auto|all|X",
-        help="isoFLOP parabolas go through points within a factor of X of the optimum (default: the points choose)",
+        help="isoFLOP: fit parabolas to points within a factor of X of the optimum (default: chosen from the points)",
     )
-    parser.add_argument("--budgets", metavar="C,C", help="FLOPs to give the best N and D of, beside the points' own")
-    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="replicates of the intervals")
-    parser.add_argument("--delta", type=float, default=1e-3, metavar="X", help="of the Huber loss of ln L")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of starts and replicates")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
-    parser.add_argument("--report", metavar="DIR", help="also write a page, its Markdown twin and pictures there")
+    parser.add_argument("--budgets", metavar="C,C", help="also give the best N and D for these FLOPs")
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="bootstrap replicates for the intervals (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--delta", type=float, default=1e-3, metavar="X", help="delta of the Huber loss of ln L (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of starts and replicates (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--report", metavar="DIR", help="also write a report here: a page, the same in Markdown, and pictures"
+    )
 
 
 def run(args) -> int:
@@ -66,11 +84,13 @@ def run(args) -> int:
 def _request(args):
     """Raises UserError: a value that cannot be."""
     if args.bootstrap < 2:
-        raise UserError(f"--bootstrap={args.bootstrap} gives no interval; use at least 2, 1000 for a paper.")
+        raise UserError(
+            f"--bootstrap={args.bootstrap} is too small for an interval; use at least 2, and 1000 for a paper."
+        )
     for name in ("holdout", "delta"):
         value = getattr(args, name)
         if value is not None and not (math.isfinite(value) and value > 0):
-            raise UserError(f"--{name}={value:g} has to be positive.")
+            raise UserError(f"--{name}={value:g} must be positive.")
     if args.seed < 0:
         raise UserError(f"--seed={args.seed} is below 0; use a whole number from 0 on.")
     if args.method != "all":
@@ -92,9 +112,11 @@ def _budgets(text: str | None) -> tuple[float, ...]:
     try:
         values = tuple(float(word) for word in text.split(","))
     except ValueError as error:
-        raise UserError(f"--budgets={text} is no list of FLOPs; expected such as --budgets=1e21,1e22.") from error
+        raise UserError(
+            f"--budgets={text} is not a list of FLOPs; expected for example --budgets=1e21,1e22."
+        ) from error
     if not all(math.isfinite(value) and value > 0 for value in values):
-        raise UserError(f"--budgets={text}: every budget has to be positive.")
+        raise UserError(f"--budgets={text}: every budget must be positive.")
     return values
 
 
@@ -107,7 +129,7 @@ def _window(text: str) -> float | None:
     except ValueError:
         value = math.nan
     if not value > 1:
-        raise UserError(f"--window={text} is no window; use auto, all, or a factor above 1, such as 4.")
+        raise UserError(f"--window={text} is not a window; use auto, all, or a factor above 1 such as 4.")
     return value
 
 
@@ -116,7 +138,7 @@ def _columns(args):
 
     if args.columns is not None and not _is_table(args.points):
         raise UserError(
-            f"--columns={args.columns} names columns of a CSV file, which {args.points} is not; leave it out."
+            f"--columns={args.columns} names columns of a CSV file, but {args.points} is not one; leave it out."
         )
     return csv_columns.parse(args.columns)
 
@@ -214,7 +236,7 @@ def _law(name: str, fit: dict) -> list[str]:
     ]
     lines.append(f"  held-out error: {_held(fit)}")
     if fit.get("residual") is not None:
-        lines.append(f"  what is left of the loss: {fit['residual']:.3%} (standard deviation)")
+        lines.append(f"  residual: {fit['residual']:.3%} of the loss (standard deviation)")
     return lines + [f"  {_changed(one)}" for one in fit["sensitivity"]]
 
 

@@ -8,26 +8,32 @@ from gptjax.study.declare import declaration, plan
 
 
 def add_flags(parser) -> None:
-    parser.add_argument("study", metavar="STUDY", help="a study file, as those in configs/studies/")
-    parser.add_argument("--topology", metavar="NAME", help="chip-hours of each run there: v5p:2x2x1, h100:8x1 ...")
-    parser.add_argument("--price", type=float, metavar="USD", help="of a chip for an hour")
+    parser.add_argument("study", metavar="STUDY", help="a study file, such as those in configs/studies/")
     parser.add_argument(
-        "--matmul_fraction", type=float, default=1.0, metavar="F", help="of the published peak that matmuls reach"
+        "--topology", metavar="NAME", help="the machine for which to count chip-hours: v5p:2x2x1, h100:8x1 ..."
+    )
+    parser.add_argument("--price", type=float, metavar="USD", help="US dollars for a chip and hour")
+    parser.add_argument(
+        "--matmul_fraction",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="share of the published peak that matmuls reach (default: %(default)g)",
     )
     parser.add_argument(
         "--flops_per_second",
         type=float,
         metavar="R",
-        help="instead of --topology: exact FLOPs a machine was seen to do",
+        help="instead of --topology: FLOPs per second that a machine was seen to do",
     )
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     add_limits(parser)
 
 
 def add_limits(parser) -> None:
     """What a study may be at most."""
-    parser.add_argument("--max_flops", type=float, metavar="C", help="refuse a study of more exact FLOPs")
-    parser.add_argument("--max_cost", type=float, metavar="USD", help="refuse a dearer one")
+    parser.add_argument("--max_flops", type=float, metavar="C", help="refuse a study that needs more FLOPs")
+    parser.add_argument("--max_cost", type=float, metavar="USD", help="refuse a study that costs more")
 
 
 def run(args) -> int:
@@ -50,13 +56,15 @@ def _check_flags(args) -> None:
     for name in ("price", "max_flops", "max_cost", "flops_per_second"):
         value = getattr(args, name)
         if value is not None and not (math.isfinite(value) and value > 0):
-            raise UserError(f"--{name}={value:g} has to be positive.")
+            raise UserError(f"--{name}={value:g} must be positive.")
     if args.topology is not None and args.flops_per_second is not None:
-        raise UserError("--topology and --flops_per_second both say how fast a run is; give one.")
+        raise UserError("--topology and --flops_per_second both give the speed of a run; give one of them.")
     if not 0 < args.matmul_fraction <= 1:
-        raise UserError(f"--matmul_fraction={args.matmul_fraction:g} is no fraction of a peak; use one such as 0.7.")
+        raise UserError(f"--matmul_fraction={args.matmul_fraction:g} is not a share of a peak; use for example 0.7.")
     if args.price is not None and args.topology is None and args.flops_per_second is None:
-        raise UserError("--price is of a chip-hour, which takes --topology (or --flops_per_second) to count.")
+        raise UserError(
+            "--price is for chip-hours, and counting those needs --topology or --flops_per_second; give one."
+        )
 
 
 def _clock(args):
@@ -103,6 +111,6 @@ class _Compiled:
             )
         if found["step_seconds"] is None:
             raise UserError(
-                f"--topology={self.machine.name} has no published rates; give --flops_per_second, as a run there shows it."
+                f"--topology={self.machine.name} has no published rates; give --flops_per_second, measured by a run there."
             )
         return found["step_seconds"]

@@ -51,37 +51,42 @@ def _as_json(study) -> dict:
 
 
 def add_flags(parser) -> None:
-    parser.add_argument("study", metavar="STUDY", help="a study file, as those in configs/studies/")
+    parser.add_argument("study", metavar="STUDY", help="a study file, such as those in configs/studies/")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the study, local or gs://")
-    parser.add_argument("--max_flops", type=float, metavar="C", help="refuse a study of more exact FLOPs")
+    parser.add_argument("--max_flops", type=float, metavar="C", help="refuse a study that needs more FLOPs")
     parser.add_argument("--launcher", default="local", metavar="NAME", help=" | ".join(launching.LAUNCHERS))
     parser.add_argument(
         "--launcher_flag",
         action="append",
         metavar="FLAG",
-        help="for the launcher's script in launch/, as in --launcher_flag=--time=1:00:00; may be repeated",
+        help="a flag for the launcher's script in launch/, as in --launcher_flag=--time=1:00:00; may be repeated",
     )
     parser.add_argument(
         "--parallel", type=int, metavar="N", help="runs at a time (default: 1; on a CPU, as many as it has cores for)"
     )
     parser.add_argument(
-        "--batch_runs", default="auto", metavar="auto|off", help="small runs of one shape share a process, here"
+        "--batch_runs",
+        default="auto",
+        metavar="auto|off",
+        help="train small runs of one shape together in one process, on this machine",
     )
     code = parser.add_mutually_exclusive_group()
     code.add_argument(
-        "--accept_code", action="store_true", help="take finished runs of other code as they are, for good"
+        "--accept_code", action="store_true", help="accept finished runs of other code as they are, from now on"
     )
-    code.add_argument("--rerun_code", action="store_true", help="run again what was finished by other code")
-    parser.add_argument("--dry_run", action="store_true", help="print the commands that would be started now, and stop")
+    code.add_argument("--rerun_code", action="store_true", help="repeat runs that were finished by other code")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print the commands that would be started now, and start nothing"
+    )
 
 
 def run(args) -> int:
     from gptjax.study.running import runner
 
     if args.batch_runs not in ("auto", "off"):
-        raise UserError(f"--batch_runs={args.batch_runs!r} is not known; expected auto or off.")
+        raise UserError(f"--batch_runs={args.batch_runs!r} is not known; use auto or off.")
     if args.parallel is not None and args.parallel < 1:
-        raise UserError(f"--parallel={args.parallel} runs nothing; use at least 1.")
+        raise UserError(f"--parallel={args.parallel} is too small; use at least 1.")
     if args.max_flops is not None:
         plan.Limits(flops=args.max_flops).check(plan.plan(FileSource(args.study, batched=False).runs({}))["totals"])
     directory = open_directory(args.out)
@@ -110,7 +115,7 @@ def _check_out(directory: StudyDirectory) -> None:
     names = {entry.name for entry in directory.path.iterdir()} if kind != folder_kinds.FILE else {""}
     if not names <= {"writer.lock", "configs", "runs", "logs", ".study.json.partial"}:  # of one that was killed early
         raise UserError(
-            f"--out={directory.path} is {folder_kinds.said(directory.path)}; give the folder of a study, or a new one."
+            f"--out={directory.path} is {folder_kinds.said(directory.path)}; give the folder of this study, or a new folder."
         )
 
 
@@ -121,7 +126,7 @@ def _dry_run(directory: StudyDirectory, made: typing.Callable) -> list[str]:
     with tempfile.TemporaryDirectory() as empty:
         stand_in = open_directory(empty)
         lines = made(stand_in).dry_run()
-    said = f"# {directory.path} cannot be read here ({reason}): as if nothing had been run there"
+    said = f"# {directory.path} cannot be read here ({reason}): printed as if nothing had been run there"
     return [said, *(line.replace(str(stand_in.path), str(directory.path)) for line in lines)]
 
 

@@ -9,16 +9,16 @@ from gptjax.study.running.layout import open_directory
 
 
 def add_flags(parser) -> None:
-    parser.add_argument("out", metavar="DIR", help="the --out of gptjax study run")
-    parser.add_argument("--watch", action="store_true", help="show it anew every two seconds, until Ctrl-C")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("out", metavar="DIR", help="the --out folder of gptjax study run")
+    parser.add_argument("--watch", action="store_true", help="refresh the table every two seconds, until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> int:
     """0. Raises UserError: no study was run there."""
     directory = open_directory(args.out)
     if args.watch and args.json:
-        raise UserError("--watch shows the table and --json prints once; give one of the two.")
+        raise UserError("--watch and --json cannot be combined; give one of them.")
     if reason := unreadable(directory):
         raise UserError(f"{directory.path} cannot be read here: {reason}.")
     if args.watch:

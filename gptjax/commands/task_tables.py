@@ -12,26 +12,28 @@ FOR_TEXT = ("data", "protocol", "stride", "max_tokens", "text_field", "separator
 
 
 def add_flags(parser) -> None:
-    tasks = parser.add_argument_group("tasks of lm-evaluation-harness, instead of text")
+    tasks = parser.add_argument_group("evaluate on tasks of lm-evaluation-harness instead of text")
     tasks.add_argument(
         "--tasks",
         metavar="TASKS",
-        help="comma-separated task files, folders of them, names of tasks in Python and of lm-eval's",
+        help="comma-separated: task files, folders of them, names of tasks in Python or in lm-eval",
     )
     tasks.add_argument(
-        "--num_fewshot", metavar="K", help="examples before each question; several for a table, as in 0,1,32"
+        "--num_fewshot",
+        metavar="K",
+        help="number of examples before each question; several numbers give a table, as in 0,1,32",
     )
-    tasks.add_argument("--limit", type=int, metavar="N", help="documents of each task: the first N (default: all)")
+    tasks.add_argument("--limit", type=int, metavar="N", help="use the first N documents of each task (default: all)")
 
 
 def check_flags(args) -> None:
     """Raises UserError: a flag of tasks without them, or one of text with them."""
     for flag in FLAGS if args.tasks is None else ():
         if getattr(args, flag) is not None:
-            raise UserError(f"--{flag} is of tasks; give --tasks too, as in --tasks=configs/tasks.")
+            raise UserError(f"--{flag} is for tasks; give --tasks too, as in --tasks=configs/tasks.")
     for flag in () if args.tasks is None else FOR_TEXT:
         if getattr(args, flag):
-            raise UserError(f"--{flag} is of text, and --tasks bring their own; give one of the two.")
+            raise UserError(f"--{flag} is for text, but --tasks have text of their own; give one of the two.")
 
 
 def shots(text: str | None) -> tuple[int | None, ...]:

@@ -23,44 +23,52 @@ def add_flags(parser) -> None:
         sub.set_defaults(act=run, command=f"tokenizer {name}")
         return sub
 
-    train = action("train", _train, "train a SentencePiece model, byte-pair encoding with byte fallback, on a source")
+    train = action("train", _train, "train a SentencePiece model (byte-pair encoding with byte fallback) on a source")
     _add_source_flags(train, required=True)
-    train.add_argument("--vocab_size", type=int, required=True, metavar="N", help="tokens, special ones included")
-    train.add_argument("--out", required=True, metavar="DIR", help="a folder to make, local or gs://")
     train.add_argument(
-        "--train_bytes", type=float, default=DataConfig.TRAIN_BYTES, metavar="N", help="of text to train on, at most"
+        "--vocab_size", type=int, required=True, metavar="N", help="size of the vocabulary, special tokens included"
+    )
+    train.add_argument("--out", required=True, metavar="DIR", help="the folder to create, local or gs://")
+    train.add_argument(
+        "--train_bytes",
+        type=float,
+        default=DataConfig.TRAIN_BYTES,
+        metavar="N",
+        help="bytes of text to train on, at most (default: %(default)g)",
     )
     train.add_argument(
         "--val_fraction",
         type=float,
         default=0.005,
         metavar="F",
-        help="of gptjax prepare: documents that it holds out are not trained on (default: 0.005)",
+        help="leave out the documents that gptjax prepare holds out with this --val_fraction (default: 0.005)",
     )
-    train.add_argument("--digits", choices=("keep", "split"), default="keep", help="split: a token has one at most")
+    train.add_argument(
+        "--digits", choices=("keep", "split"), default="keep", help="split: at most one digit in a token"
+    )
     train.add_argument(
         "--special",
         default="",
         metavar="NAMES",
-        help="symbols that no text can spell: chat, fim, <|NAME|>, with commas",
+        help="comma-separated special symbols, which no text can spell: chat, fim, <|NAME|>",
     )
     train.add_argument(
         "--character_coverage",
         type=float,
         metavar="F",
-        help="of the text's characters get a token, the others are bytes (default: .9995, less for many characters)",
+        help="share of the text's characters that get a token; the others become bytes (default: .9995, less for many characters)",
     )
     info = action(
         "info", _info, "kind, vocabulary, special symbols and hash of a tokenizer; bytes per token of a source"
     )
     info.add_argument("tokenizer", metavar="SPEC", help=SPEC_HELP)
     _add_source_flags(info, required=False)
-    info.add_argument("--json", action="store_true", help="machine-readable")
+    info.add_argument("--json", action="store_true", help="print JSON")
 
     encode = action("encode", _encode, "the tokens of a text")
     encode.add_argument("--tokenizer", required=True, metavar="SPEC", help=SPEC_HELP)
-    encode.add_argument("text", metavar="TEXT")
-    encode.add_argument("--json", action="store_true", help="machine-readable")
+    encode.add_argument("text", metavar="TEXT", help="the text to encode")
+    encode.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_source_flags(parser, required: bool) -> None:
@@ -69,11 +77,13 @@ def _add_source_flags(parser, required: bool) -> None:
         required=required,
         action="append",
         metavar="SPEC",
-        help="corpus, a path, KIND:PATH, tfds:NAME@SPLIT; of several each gives an equal part",
+        help="corpus, a path, KIND:PATH, tfds:NAME@SPLIT; may be repeated: each source gives an equal part",
     )
-    parser.add_argument("--text_field", default="text", metavar="NAME", help="of jsonl, Parquet, TFDS: holds the text")
-    parser.add_argument("--separator", metavar="LINE", help="a line between the documents of a text file")
-    parser.add_argument("--tfds_dir", metavar="DIR", help="where TFDS keeps what it prepared")
+    parser.add_argument(
+        "--text_field", default="text", metavar="NAME", help="the field of jsonl, Parquet or TFDS that holds the text"
+    )
+    parser.add_argument("--separator", metavar="LINE", help="the line that separates the documents of a text file")
+    parser.add_argument("--tfds_dir", metavar="DIR", help="the folder where TFDS keeps its datasets")
 
 
 def run(args) -> int | None:
@@ -126,15 +136,15 @@ def _check_flags(args, symbols: tuple[str, ...]) -> None:
     least = 258 + len(symbols)  # bytes, end-of-text, SentencePiece's unknown
     if args.vocab_size <= least:
         raise UserError(
-            f"--vocab_size={args.vocab_size} is too small: {least} are bytes and special symbols; use more."
+            f"--vocab_size={args.vocab_size} is too small: bytes and special symbols alone take {least}; use more."
         )
     if not 0 <= args.val_fraction < 1:
-        raise UserError(f"--val_fraction={args.val_fraction:g} is no fraction; give one from 0 to 1, such as 0.005.")
+        raise UserError(f"--val_fraction={args.val_fraction:g} is not a share; use a number from 0 to 1 such as 0.005.")
     if not args.train_bytes >= 1:
         raise UserError(f"--train_bytes={args.train_bytes:g} is too small; use at least 1, such as 100e6.")
     if args.character_coverage is not None and not 0.98 <= args.character_coverage <= 1:
         raise UserError(
-            f"--character_coverage={args.character_coverage} is outside what SentencePiece takes, .98 to 1."
+            f"--character_coverage={args.character_coverage} is out of range; SentencePiece takes .98 to 1."
         )
     out = epath.Path(args.out).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -248,5 +258,5 @@ def _bytes_per_token(tokenizer, texts: list[str]) -> float:
     """Raises UserError: there is no text."""
     tokens = sum(len(tokenizer.encode(text)) for text in texts)
     if not tokens:
-        raise UserError("the source has no text, and so no bytes per token; name another --source.")
+        raise UserError("the source has no text; name another --source.")
     return _size(texts) / tokens

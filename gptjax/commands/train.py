@@ -13,10 +13,10 @@ def add_flags(parser, required: bool = True) -> None:
         "--allow_change",
         default="",
         metavar="KEYS",
-        help="config fields that may differ when a run goes on, comma-separated: train.steps makes a finished run longer",
+        help="comma-separated config fields that may change when a run continues; train.steps makes a finished run longer",
     )
     parser.add_argument(
-        "--branch_from", metavar="RUN_DIR", help="begin with a checkpoint of this run instead of step 0"
+        "--branch_from", metavar="RUN_DIR", help="start from a checkpoint of this run instead of step 0"
     )
     parser.add_argument("--branch_step", metavar="N", help="the step of that checkpoint")
 

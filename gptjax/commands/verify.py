@@ -12,8 +12,10 @@ from gptjax.errors import UserError
 
 def add_flags(parser) -> None:
     flags.add_run_flag(parser)
-    parser.add_argument("--step", default="all", metavar="N", help="of one checkpoint (default: all)")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument(
+        "--step", default="all", metavar="N", help="check the checkpoint of this step only (default: all)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> int:
@@ -41,7 +43,7 @@ def run(args) -> int:
 def _number(text: str) -> int:
     number = bounds.whole_number(text)
     if number is None:
-        raise UserError(f"--step={text} is no step; give a number, or all.")
+        raise UserError(f"--step={text} is not a step; give a number, or all.")
     return number
 
 
@@ -55,9 +57,9 @@ def _verdict(outcomes) -> str:
     bad = [outcome.name for outcome in outcomes if not outcome.good]
     steps = [outcome for outcome in outcomes if outcome.step is not None]
     newest = max((outcome.step for outcome in steps if outcome.good), default=None)
-    said = f"not as it should be: {', '.join(bad)}" if bad else "all is as it was written"
+    said = f"these are not as they were written: {', '.join(bad)}" if bad else "all files are as they were written"
     if not bad and any(outcome.state == "unverified" for outcome in steps):
-        said = "nothing wrong is to be seen, but steps without checksums cannot be verified"
+        said = "no fault was found, but steps without checksums cannot be verified"
     return f"{said}; " + (
-        "no checkpoint counts" if newest is None else f"the newest checkpoint that counts is of step {newest}"
+        "no checkpoint is valid" if newest is None else f"the newest valid checkpoint is that of step {newest}"
     )

@@ -6,6 +6,7 @@ import time
 
 from etils import epath
 
+from gptjax.commands import flags
 from gptjax.errors import UserError, did_you_mean
 from gptjax.storage import folder_kinds, outputs
 
@@ -14,9 +15,7 @@ NAME = "watch.html"
 
 
 def add_flags(parser) -> None:
-    parser.add_argument(
-        "path", metavar="RUN|STUDY", help="a run directory, or the --out of gptjax study run; local or gs://"
-    )
+    flags.add_run_flag(parser, help="a run directory, or the --out of gptjax study run; local or gs://")
     parser.add_argument("--out", metavar="FILE", help=f"the page (default: {NAME} in that directory)")
     parser.add_argument(
         "--follow",
@@ -41,7 +40,7 @@ def run(args) -> int:
     """0. Raises UserError: the folder is neither a run nor a study, or the page cannot be written or served."""
     if args.serve is not None and (args.out or args.follow):
         raise UserError("--serve writes no file; leave out --out and --follow.")
-    shown = _opened(args.path, links=args.serve is not None)
+    shown = _opened(args.workdir, links=args.serve is not None)
     if args.serve is not None:
         from gptjax.watch import serving
 

@@ -101,7 +101,7 @@ def _check_architecture(config) -> None:
         value = getattr(m, field)
         _require(
             value == defaults[field],
-            f"model.{field}={value!r} changes nothing in model.architecture={m.architecture!r};"
+            f"model.{field}={value!r} has no effect with model.architecture={m.architecture!r};"
             f" leave it out, or at its default {defaults[field]!r}.",
         )
     choose({name: None for other in catalogue.ARCHITECTURES.values() for name in other.remat}, m.remat, "model.remat")
@@ -126,7 +126,11 @@ def _check_parametrization(m) -> None:
         _require(
             given == used,
             f"model.{field}={getattr(m, field)} with model.parametrization={m.parametrization!r}; "
-            + (f"give model.{field} of the model that the numbers are of." if used else f"set model.{field} to None."),
+            + (
+                f"set model.{field} to that of the model whose optim numbers you use."
+                if used
+                else f"set model.{field} to None."
+            ),
         )
     _require(
         m.base_d_ff is None or m.parametrization != "standard",
@@ -155,11 +159,12 @@ def _check_data(d) -> None:
 
 def _check_mixture(d) -> None:
     if d.mixture is None:
-        _require(d.weights is None and not d.weight_stages, "data.weights are those of data.mixture; set that too.")
+        _require(d.weights is None and not d.weight_stages, "data.weights belong to data.mixture; set that too.")
         return
     _require(d.mixture, "data.mixture has no source; give {name: folder or 'KIND:PATH'}, or None.")
     _require(
-        "all" not in d.mixture, "data.mixture: 'all' is what evaluations call the whole; give the source another name."
+        "all" not in d.mixture,
+        "data.mixture: evaluations use the name 'all' for the whole text; give the source another name.",
     )
     _require(
         d.source == "corpus" and d.path is None,
@@ -219,10 +224,10 @@ def _check_mesh(config) -> None:
             size = getattr(mesh, axis)
             _require(
                 size == -1 or size >= 1,
-                f"mesh.{axis}={size} is not a size; use a positive number, or -1 for what is left.",
+                f"mesh.{axis}={size} is not a size; use a positive number, or -1 for all remaining devices.",
             )
         free = [axis for axis in axes if getattr(mesh, axis) == -1]
-        _require(len(free) <= 1, f"mesh has -1 for {' and '.join(free)}; only one axis can take what is left.")
+        _require(len(free) <= 1, f"mesh has -1 for {' and '.join(free)}; only one axis can use all remaining devices.")
 
 
 def _check_train(config) -> None:
@@ -264,11 +269,11 @@ def _check_train(config) -> None:
 def _check_start(t) -> None:
     _require(
         t.start_step is None or t.start_from is not None,
-        f"train.start_step={_shown(t.start_step)} is of train.start_from, which is None; give that too, or neither.",
+        f"train.start_step={_shown(t.start_step)} needs train.start_from, which is None; give both, or neither.",
     )
     _require(
         t.start_step in (None, "best") or bounds.whole_number(t.start_step) is not None,
-        f"train.start_step={_shown(t.start_step)} is no step of a run; give the number of a checkpoint, 'best', or None.",
+        f"train.start_step={_shown(t.start_step)} is not a step; give the step of a checkpoint, 'best', or None.",
     )
     _require(
         t.trainable is None or all(pattern.strip() for pattern in t.trainable.split(",")),
@@ -320,6 +325,11 @@ def _check_cadence(config) -> None:
         f"checkpoint.every_minutes={config.checkpoint.every_minutes} must be positive; None turns it off.",
     )
     _at_least(1, config.eval, "eval", "every_steps", "batch_size", "max_tokens", "tasks_every_steps", "tasks_limit")
+    _at_least(1, config.eval, "eval", "sample_every_steps")
+    _require(
+        config.eval.sample_tokens or config.eval.sample_every_steps is None,
+        f"eval.sample_every_steps={config.eval.sample_every_steps}, but eval.sample_tokens=0 asks for no sample; set both.",
+    )
     _at_least(0, config.eval, "eval", "sample_tokens", "tasks_num_fewshot")
     _check_tasks(config)
     _require(
@@ -336,6 +346,7 @@ def _check_cadence(config) -> None:
         "checkpoint.every_steps": config.checkpoint.every_steps,
         "eval.every_steps": config.eval.every_steps,
         "eval.tasks_every_steps": config.eval.tasks_every_steps,
+        "eval.sample_every_steps": config.eval.sample_every_steps,
     }
     for key, steps in periods.items():
         _require(

@@ -53,13 +53,15 @@ def parse_mesh(mesh: str | dict, called: str = "--mesh") -> dict[str, int]:
     called: what the user gave it as. Raises UserError: it is neither, an axis that there is not, a size that is none.
     """
     if not isinstance(mesh, str | dict):
-        raise UserError(f"{called}={mesh!r} is no mesh; expected text such as 'fsdp=4,tensor=2', or a dict of sizes.")
+        raise UserError(
+            f"{called}={mesh!r} is not a mesh; expected text such as 'fsdp=4,tensor=2', or a dict of sizes."
+        )
     sizes = _sizes_written(mesh, called) if isinstance(mesh, str) else mesh
     for axis, size in sizes.items():
         choose(dict.fromkeys(MeshConfig.AXES), axis, f"{called}: the axis")
         if not isinstance(size, int) or size < -1 or size == 0 or list(sizes.values()).count(-1) > 1:
             raise UserError(
-                f"{called}={mesh}: {axis}={size!r} is no size; expected 1, 2, ..., or -1, once, for all that is left."
+                f"{called}={mesh}: {axis}={size!r} is not a size; expected 1, 2, ..., or -1 for all remaining devices, at one axis only."
             )
     return dict.fromkeys(MeshConfig.AXES, 1) | sizes
 
@@ -96,7 +98,9 @@ def run_file(path: str, flag: str, function: str, returns: str):
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, function):
-            raise UserError(f"{flag}={path} defines no {function}(); such a file returns its {returns} from that.")
+            raise UserError(
+                f"{flag}={path} defines no {function}(); the file needs this function, which returns the {returns}."
+            )
         return getattr(module, function)()
     except UserError:
         raise
@@ -116,10 +120,10 @@ def _config_values(path: str):
     try:
         values = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"--config={path} is no JSON: {error}; give a run's config.json, or a Python file.") from error
+        raise UserError(f"--config={path} is not JSON: {error}; give a run's config.json, or a Python file.") from error
     if not isinstance(values, dict):
         raise UserError(
-            f"--config={path} holds no JSON object, but a {type(values).__name__}; give a run's config.json."
+            f"--config={path} holds a {type(values).__name__} instead of a JSON object; give a run's config.json."
         )
     return values
 

@@ -226,7 +226,7 @@ class OptimConfig(_Shown):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class MeshConfig(_Shown):
-    """Devices of a slice along each axis, one of which may be -1 and takes what is left; and slices (`dcn_*`)."""
+    """Devices of a slice along each axis, one of which may be -1 and uses all remaining devices; and slices (`dcn_*`)."""
 
     AXES: typing.ClassVar = ("replica", "stage", "fsdp", "sequence", "tensor")  # the last gets neighbouring chips
     DCN_AXES: typing.ClassVar = ("replica", "fsdp")  # those that slices may lie along
@@ -323,6 +323,9 @@ class EvalConfig(_Shown):
     tasks_num_fewshot: int | None = setting(None, "examples before a question; None: as the task's file says", "result")
     sample_prompt: str | None = setting(None, "text the end-of-run sample starts with; None: end-of-text", "nothing")
     sample_tokens: int = setting(0, "tokens of a sample printed at the end of the run", "nothing")
+    sample_every_steps: int | None = setting(
+        None, "steps from one sample to the next; None: only at the end", "nothing"
+    )
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -19,7 +19,7 @@ class Removed:
     instead: str  # what may be done now, for people
 
 
-STALL = "train.stall_seconds is the one allowance there is (None: off), of which the others follow"
+STALL = "train.stall_seconds (None: off) now sets all these limits"
 REMOVED = {
     "train.watchdog_factor": Removed(20.0, "nothing", STALL),
     "train.watchdog_seconds": Removed(300.0, "nothing", STALL),
@@ -54,7 +54,7 @@ def check(key: str, value, accepts: typing.Callable[[Word], bool]) -> None:
     field = REMOVED[key]
     if value != field.value and not accepts(WORDS[field.changes]):
         raise UserError(
-            f"{key}={value!r} cannot be set any more: it is always {field.value!r}; leave it out ({field.instead})."
+            f"{key}={value!r} can no longer be set: it is always {field.value!r}; leave it out ({field.instead})."
         )
 
 

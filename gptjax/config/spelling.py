@@ -11,8 +11,10 @@ In a Config it stands as the fields that it is short for. What lies at a path is
 import os
 import re
 
+from etils import epath
+
 from gptjax.config.text_kinds import SOURCES, TOKENIZERS
-from gptjax.errors import UserError, shorten
+from gptjax.errors import UserError, did_you_mean, shorten
 
 
 def spelt_out(given: dict) -> dict:
@@ -51,6 +53,15 @@ def source_fields(spec: str) -> dict[str, str] | None:
     return {"source": name, kind.needs: dataset, kind.split: split}
 
 
+def check_kind(spec: str) -> None:
+    """Raises UserError: a SPEC begins like KIND:PATH, and there is neither such a kind nor such a path."""
+    name, colon, rest = spec.partition(":")
+    is_kind = colon and not rest.startswith("//") and re.fullmatch(r"\w+", name)
+    if is_kind and name not in SOURCES and not epath.Path(spec).expanduser().exists():
+        near = did_you_mean(name, SOURCES)
+        raise UserError(f"source {spec!r}: {name!r} is no kind{near}; expected a path or one of: {', '.join(SOURCES)}.")
+
+
 def tokenizer_parts(spec: str) -> tuple[str | None, str | None]:
     """(kind, path) of KIND, KIND:PATH or PATH; the kind is None for the folder that a tokenizer was saved in."""
     name, _, path = spec.partition(":")
@@ -69,6 +80,7 @@ def in_fields(key: str, value) -> dict | None:
         return {"tokenizer": kind, "tokenizer_path": path} if kind or _is_path(value) else None
     if key == "path":
         return source_fields(value) if ":" in value and not os.path.exists(value) else None
+    check_kind(value)
     return source_fields(value) or ({"source": "corpus", "path": value} if _is_path(value) else None)
 
 

@@ -65,10 +65,10 @@ class Difference:
         return dataclasses.asdict(self) | {"shrinkage": self.shrinkage}
 
     def __str__(self) -> str:
-        times = f"{self.shrinkage:.1f} times smaller than unpaired" if math.isfinite(self.shrinkage) else "no spread"
+        times = f"{self.shrinkage:.1f} times smaller than unpaired" if math.isfinite(self.shrinkage) else "0"
         return (
             f"{self.unit}: A {self.a:.4f}  B {self.b:.4f}  B - A {self.difference:+.4f} +- {self.standard_error:.4f}"
-            f"  p {self.p_value:.2g}  ({self.pairs:,} pairs; error {times})"
+            f"  p {self.p_value:.2g}  ({self.pairs:,} pairs; its error is {times})"
         )
 
 
@@ -106,7 +106,7 @@ def pair(a: Predicted, b: Predicted, same_tokenizer: bool, span: int) -> Pairs:
     a, b = (Predicted(*(value_N[one.bytes_N > 0] for value_N in one)) for one in (a, b))
     (a_start, a_end), (b_start, b_end) = _extent(a.bytes_N), _extent(b.bytes_N)
     if a_end != b_end:
-        raise UserError(f"the tokens of A spell {a_end} bytes and those of B {b_end}; give both the same --data.")
+        raise UserError(f"A read {a_end} bytes of text and B read {b_end}; give both the same text with --data.")
     boundary_A = np.intersect1d(a_start, b_start)
     size_A = np.diff(boundary_A, append=a_end)
     a_A, b_A = (_of_atoms(one, start, boundary_A) for one, start in ((a, a_start), (b, b_start)))
@@ -148,7 +148,7 @@ def _numbers(place: np.ndarray, span: int) -> np.ndarray:
 
 def _check_any(kept) -> None:
     if not kept.any():
-        raise UserError("no token of the text is predicted by both runs; give a longer text.")
+        raise UserError("the two runs predict no token in common; give a longer text.")
 
 
 # ---- two runs
@@ -183,7 +183,7 @@ def compare(
     for run in (a, b):
         if run.config.data.sees_ahead:
             raise UserError(
-                f"a model of data.objective={run.config.data.objective!r} has no loss of each next token to pair."
+                f"a model of data.objective={run.config.data.objective!r} does not predict next tokens, so its losses cannot be compared."
             )
     same = a.tokenizer.base_hash == b.tokenizer.base_hash
     reading_a = run_loss.reading_of(a, texts, **settings)
@@ -270,7 +270,7 @@ def _summarise(pairs: dict[str, Pairs], same: bool, span: int, reading_a, readin
     rows_a, rows_b = (next(iter(reading.rows.values())) for reading in (reading_a, reading_b))
     convention = {
         "pairs": f"windows of {span} tokens" if same else f"stretches of the text of about {span} bytes",
-        "test": "paired t over pairs, two-sided",
+        "test": "two-sided paired t-test",
         "text": {name: text.said for name, text in reading_a.texts.items()},
         "a": {"window": rows_a.window, "stride": rows_a.stride},
         "b": {"window": rows_b.window, "stride": rows_b.stride},

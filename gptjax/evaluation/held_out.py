@@ -28,12 +28,14 @@ class Evaluation:
     words: int | None = None  # of the text as its data set has it, where a protocol counts them
 
     @property
+    @np.errstate(over="ignore")  # infinite where the loss is hundreds of nats
     def perplexity_interval(self) -> tuple[float, float]:
         """That of 95%: exp of the loss and 1.96 standard errors on each side."""
         spread = NORMAL_95 * self.standard_error
         return float(np.exp(self.loss - spread)), float(np.exp(self.loss + spread))
 
     @property
+    @np.errstate(over="ignore")
     def word_perplexity(self) -> float | None:
         """Per word of the data set but the first, whatever the tokenizer (Radford et al. 2019, section 3.1)."""
         return None if self.words is None else float(np.exp(self.loss * self.tokens / (self.words - 1)))
@@ -68,6 +70,7 @@ class Sums(typing.NamedTuple):
         return Sums(*(np.add.reduceat(np.asarray(a, np.float64), first_C, axis=-1) for a in self))
 
 
+@np.errstate(over="ignore")
 def summarise(sums: Sums) -> Evaluation:
     """The standard errors are those of a ratio of means over rows (Cochran 1977, section 2.11): tokens of a row are
     correlated, rows are taken as independent. End-of-text tokens count as tokens and spell no bytes.

@@ -82,7 +82,7 @@ def detokenised(specs: dict[str, str], tokenizer, config, protocol: str) -> dict
 def _raw(spec: str, config, protocol: str):
     one = source_config(spec, config)
     if one.source == "prepared":
-        raise UserError(f"--protocol={protocol} needs the text itself, and {one.path} holds tokens; give the data set.")
+        raise UserError(f"--protocol={protocol} needs the text itself, but {one.path} holds tokens; give the data set.")
     return one
 
 

@@ -69,7 +69,7 @@ def reading_of(
         if name not in HOW_READ:
             raise UserError(f"{name!r} is no setting{did_you_mean(name, SETTINGS)}; expected: {', '.join(SETTINGS)}.")
         if texts is None:
-            raise UserError(f"--{name} says how --data is read; give both.")
+            raise UserError(f"--{name} says how --data are read; give --data too.")
     if protocol is not None:
         _check_protocol_fits(run, protocol, texts, max_tokens)
     if texts is None:
@@ -100,12 +100,12 @@ def windows_of(run, texts: dict[str, evaluation_text.Text], stride: int | None, 
 
 def _check_protocol_fits(run, protocol: str, texts, max_tokens) -> None:
     if texts is None:
-        raise UserError(f"--protocol={protocol} is for a data set; give it with --data.")
+        raise UserError(f"--protocol={protocol} is for a data set; give --data too.")
     if max_tokens is not RUNS_OWN and max_tokens is not None:
         raise UserError(f"--protocol={protocol} counts the words of a whole text; leave out --max_tokens={max_tokens}.")
     if run.config.data.sees_ahead:
         raise UserError(
-            f"--protocol={protocol} needs the loss of each next token, and a model of"
+            f"--protocol={protocol} needs the loss of each next token, but a model of"
             f" data.objective={run.config.data.objective!r} is judged by that."
         )
 
@@ -149,7 +149,7 @@ def last_words(run, texts, *, batch_size: int | None = None, should_stop=lambda:
     """{name: LastWords} of data sets in LAMBADA's form. how: text_field, separator. None if should_stop() said so."""
     if not run.config.data.writes_on:
         raise UserError(
-            f"--protocol=lambada: a model of data.objective={run.config.data.objective!r} does not write on."
+            f"--protocol=lambada: a model of data.objective={run.config.data.objective!r} does not continue text."
         )
     found, base = {}, dataclasses.replace(run.config.data, **how)
     for name, spec in evaluation_text.named(texts).items():

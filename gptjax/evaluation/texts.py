@@ -45,7 +45,9 @@ def named(specs) -> dict[str, str]:
     found = {}
     for spec in [specs] if isinstance(specs, str) else specs:
         if not isinstance(spec, str):
-            raise UserError(f"--data: {spec!r} names no text; expected KIND:PATH, a folder or hf:NAME@SPLIT, as text.")
+            raise UserError(
+                f"--data: {spec!r} does not name a text; expected the text KIND:PATH, a folder, or hf:NAME@SPLIT."
+            )
         given = re.fullmatch(r"([\w.-]+)=(.+)", spec)
         name, spec = given.groups() if given else (_short_name(spec), spec)
         if name in found or name == "all":
@@ -74,7 +76,7 @@ def _other(spec: str, tokenizer, config: DataConfig) -> Text:
     said = f"the held-out split of {one.path}"
     if folders_own.base_hash == tokenizer.base_hash:
         return Text(text.val, said)
-    return Text(tokenise(documents_of(text.val, folders_own), tokenizer, said), f"{said}, tokenised anew")
+    return Text(tokenise(documents_of(text.val, folders_own), tokenizer, said), f"{said}, tokenised again")
 
 
 def source_config(spec: str, config: DataConfig) -> DataConfig:

@@ -34,12 +34,12 @@ def search(engine, prompt: np.ndarray, settings, eot_id: int | None) -> list[Hyp
     beams, context = settings.num_beams, engine.config.context_length
     if len(prompt) == 0 or len(prompt) + settings.max_tokens > context:
         raise UserError(
-            f"beam search has no room: {len(prompt)} tokens of prompt and --max_tokens={settings.max_tokens} in a context"
+            f"the context is too short for beam search: {len(prompt)} tokens of prompt and --max_tokens={settings.max_tokens} in a context"
             f" of {context}; both have to fit, and the prompt has at least one."
         )
     if settings.penalties:
         names = ", ".join(f"--{name}" for name in settings.penalties)
-        raise UserError(f"beam search takes no penalties ({names}); leave them out, or --num_beams.")
+        raise UserError(f"beam search cannot use penalties ({names}); leave them out, or --num_beams.")
     token_BL = np.tile(np.asarray(prompt, np.int32), (beams, 1))
     arguments = (engine.graph, engine.params, engine.layers)
     logprob_BV, cache = _begin(*arguments, token_BL, places=len(prompt) + settings.max_tokens, dtype=engine.cache_dtype)

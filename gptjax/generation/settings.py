@@ -53,7 +53,7 @@ class Option:
 SAMPLING = "gptjax.generation.sampling"
 OPTIONS: dict[str, Option] = {  # those of `drawing` apply after the others, both in the order of the table
     "temperature": Option(
-        "0: always the likeliest token (default: 1)",
+        "divide the logits by this; 0: always take the likeliest token (default: 1)",
         rule=f"{SAMPLING}:temperature",
         off=1.0,
         default=1.0,
@@ -62,7 +62,7 @@ OPTIONS: dict[str, Option] = {  # those of `drawing` apply after the others, bot
         drawing=True,
     ),
     "top_k": Option(
-        "draw from the k likeliest tokens only",
+        "sample from the k likeliest tokens only",
         cut=f"{SAMPLING}:top_k",
         off=bounds.INT32,
         kind=int,
@@ -71,7 +71,7 @@ OPTIONS: dict[str, Option] = {  # those of `drawing` apply after the others, bot
         drawing=True,
     ),
     "top_p": Option(
-        "draw from the likeliest tokens of total probability p only",
+        "sample from the likeliest tokens, up to a total probability of p",
         cut=f"{SAMPLING}:top_p",
         off=2.0,
         valid=lambda value: 0 < value <= 1,
@@ -79,7 +79,7 @@ OPTIONS: dict[str, Option] = {  # those of `drawing` apply after the others, bot
         drawing=True,
     ),
     "min_p": Option(
-        "draw from tokens at least p times as likely as the likeliest only",
+        "sample from tokens at least p times as likely as the likeliest",
         cut=f"{SAMPLING}:min_p",
         off=0.0,
         valid=lambda value: 0 <= value <= 1,
@@ -87,7 +87,7 @@ OPTIONS: dict[str, Option] = {  # those of `drawing` apply after the others, bot
         drawing=True,
     ),
     "repetition_penalty": Option(
-        "divides logits of tokens that were there before (default: 1, none)",
+        "lower the logits of tokens already in the text, by this factor (default: 1, off)",
         rule=f"{SAMPLING}:repetition_penalty",
         off=1.0,
         default=1.0,
@@ -95,14 +95,14 @@ OPTIONS: dict[str, Option] = {  # those of `drawing` apply after the others, bot
         expected="must be positive; 1 is none, 1.2 is usual.",
     ),
     "frequency_penalty": Option(
-        "taken from a token's logit for each time it is in the text (default: 0)",
+        "lower a token's logit by this for each time it is in the text (default: 0)",
         rule=f"{SAMPLING}:frequency_penalty",
         off=0.0,
         default=0.0,
         in_tasks=False,
     ),
     "presence_penalty": Option(
-        "taken from the logits of all tokens in the text (default: 0)",
+        "lower the logits of all tokens in the text by this (default: 0)",
         rule=f"{SAMPLING}:presence_penalty",
         off=0.0,
         default=0.0,
@@ -133,7 +133,7 @@ class Settings:
         for name in given:
             if name not in plain | options:
                 near = did_you_mean(name, plain | options)
-                raise UserError(f"{name!r} is no setting{near}; expected some of: {', '.join(plain | options)}.")
+                raise UserError(f"{name!r} is not a setting{near}; the settings are: {', '.join(plain | options)}.")
         if "stop" in given:
             given["stop"] = (given["stop"],) if isinstance(given["stop"], str) else given["stop"] or ()
         given = {name: _typed(name, value) for name, value in given.items()}
@@ -158,10 +158,10 @@ class Settings:
         for name, value in self.options.items():
             option = OPTIONS[name]
             _require(value is None or option.valid(value), f"--{name}={value} {option.expected}")
-        _require("" not in self.stop, "--stop is an empty string, which every text has; leave it out.")
+        _require("" not in self.stop, "--stop is an empty string, which every text contains; leave it out.")
         _require(
             self.num_beams == 1 or self.num_return_sequences <= self.num_beams,
-            f"--num_return_sequences={self.num_return_sequences} of --num_beams={self.num_beams}: a beam gives one text;"
+            f"--num_return_sequences={self.num_return_sequences} of --num_beams={self.num_beams}: each beam gives one text;"
             " use more beams.",
         )
 

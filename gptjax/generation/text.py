@@ -55,7 +55,7 @@ def generate(
     texts = [p or "" if p is None or isinstance(p, str) else tokenizer.decode(i) for p, i in zip(prompts, ids)]
     settings_of_each, seeds = _settings_and_seeds(settings, len(prompts))
     if any(each.num_beams > 1 and (callback is not None or each.stop) for each in settings_of_each):
-        raise UserError("beam search knows its texts at the end only: no streaming and no stop strings with it.")
+        raise UserError("beam search has its texts only at the end; leave out streaming and stop strings.")
     rows, watchers, completions = [], {}, []
     for prompt, token_L, each, row_seeds in zip(texts, ids, settings_of_each, seeds):
         if each.num_beams > 1:

@@ -282,10 +282,10 @@ def _differences(peers, facts: dict, rows: list[dict]) -> str:
         for index, row in enumerate(rows):
             if row[kind] != most:
                 changed = _changed(of(reference)[kind], of(index)[kind])
-                messages.append(f"{peers.name(index)} has another {kind} than {peers.name(reference)}: {changed}")
+                messages.append(f"{peers.name(index)} has a different {kind} from {peers.name(reference)}: {changed}")
     if len(messages) > 8:
         messages[8:] = [f"and {len(messages) - 8} more"]
-    return "; ".join(messages) + "; start all with the same." if messages else ""
+    return "; ".join(messages) + "; start all of them alike." if messages else ""
 
 
 def _changed(reference: dict, other: dict) -> str:

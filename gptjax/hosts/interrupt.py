@@ -75,4 +75,4 @@ class StopRequest(SignalHandler):
             self._untold.pop()
             wish = self.wish() if callable(self.wish) else self.wish
             # os.write, because the signal may have come in the middle of a write to sys.stderr
-            os.write(2, f"\n{signal.Signals(number).name}: {wish} (a second Ctrl-C stops without this)\n".encode())
+            os.write(2, f"\n{signal.Signals(number).name}: {wish} (press Ctrl-C again to stop without that)\n".encode())

@@ -144,7 +144,7 @@ class Peers(Group):
         if self._suspects:
             self._lost(f"{self._suspects}: lost")
         if self.index and (time.monotonic() - self._answered > 4 * BEAT_SECONDS or not self._coordinator_listens()):
-            self._lost(f"no sign of life from {self.name(0)}, which coordinates: lost")
+            self._lost(f"no sign of life from {self.name(0)}, the coordinator: lost")
         return False
 
     def _coordinator_listens(self) -> bool:
@@ -157,7 +157,7 @@ class Peers(Group):
 
 
 _ADVICE = {
-    PEER_LOST: "stopping here; run the same command again to go on",  # from a checkpoint, if there is one: nobody looked
+    PEER_LOST: "stopping here; run the same command again to continue",  # from a checkpoint, if there is one: nobody looked
     USER_ERROR: "stopping here too",
     MOVED: "stopping here too",
 }

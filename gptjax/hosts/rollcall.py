@@ -103,7 +103,7 @@ def _collect(server, count: int, deadline: float, hosts: dict[int, str], connect
                 f" {count}; {words.same_count}."
             )
         if index in hosts:
-            return f"two processes are number {index}: on {hosts[index]} and on {host}; {words.own_index}."
+            return f"two processes have the number {index}, one on {hosts[index]} and one on {host}; {words.own_index}."
         hosts[index] = host
     return None
 

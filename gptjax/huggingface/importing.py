@@ -105,14 +105,12 @@ def _read_json(file, folder) -> dict:
     try:
         return dict(json.loads(file.read_text()))
     except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON: {error}; copy the file anew.") from error
+        raise UserError(f"{file} is not JSON: {error}; copy the file again.") from error
 
 
 def _tokenizer(source, shape: ModelConfig, spec: str | None, contents: dict[str, dict]) -> tuple[Tokenizer, list]:
     """(tokenizer, notes). Raises UserError: the folder has none that can be used, or it is larger than the model."""
-    hint = (
-        "give --tokenizer=SPEC (gpt2:FOLDER, hf:FILE, ...), or --tokenizer=ids to go without one: texts are token ids"
-    )
+    hint = "give --tokenizer=SPEC (gpt2:FOLDER, hf:FILE, ...), or --tokenizer=ids to use none: then texts are token ids"
     try:
         if spec is None:
             tokenizer, notes = vocabulary.read(source)
@@ -215,7 +213,7 @@ class _Seen:
             at = np.unravel_index(finite.argmin(), array.shape)
             raise UserError(
                 f"{name} has {(~finite).sum()} values of {finite.size} that are not finite, the first {array[at]} at"
-                f" {[int(i) for i in at]}; copy the file anew, or give --allow_nonfinite to import it as it is."
+                f" {[int(i) for i in at]}; copy the file again, or give --allow_nonfinite to import it as it is."
             )
         self.nonfinite.append(name)
 

@@ -36,7 +36,7 @@ class Reader:
                 self._open[file] = _safe_open(self._folder / file)
             return self._open[file].get_tensor(name)
         except Exception as error:  # safetensors raises its own
-            raise UserError(f"{self._folder / file}: {name} cannot be read: {error}; copy the file anew.") from error
+            raise UserError(f"{self._folder / file}: {name} cannot be read: {error}; copy the file again.") from error
 
     def __enter__(self) -> "Reader":
         return self
@@ -74,7 +74,7 @@ def _files_of_index(folder) -> dict[str, str]:
         files = dict(json.loads((folder / INDEX).read_text())["weight_map"])
         outside = sorted({file for file in files.values() if not _stays_inside(file)})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{folder / INDEX} cannot be read: {error!r}; copy the file anew.") from error
+        raise UserError(f"{folder / INDEX} cannot be read: {error!r}; copy the file again.") from error
     if outside:
         raise UserError(
             f"{folder / INDEX} names {outside[0]!r}, which lies outside of its folder; expected files beside it: copy them"
@@ -86,7 +86,7 @@ def _files_of_index(folder) -> dict[str, str]:
     stored = {(name, file) for file in sorted(set(files.values())) for name in _names_in(folder, file)}
     if lacking := sorted(files.items() - stored):
         name, file = lacking[0]
-        raise UserError(f"{folder / file} has no {name}, which {INDEX} says it has; copy both files anew.")
+        raise UserError(f"{folder / file} has no {name}, which {INDEX} says it has; copy both files again.")
     return dict(sorted(stored)) | files  # transformers reads what the index leaves out, too
 
 
@@ -101,7 +101,7 @@ def _names_in(folder, file: str) -> list[str]:
     try:
         return list(_safe_open(folder / file).keys())
     except Exception as error:  # safetensors raises its own
-        raise UserError(f"{folder / file} cannot be read: {error}; copy the file anew.") from error
+        raise UserError(f"{folder / file} cannot be read: {error}; copy the file again.") from error
 
 
 class Writer:

@@ -21,7 +21,11 @@ nav { font-size: .9rem; color: var(--soft); margin-bottom: 1rem }
 nav a { margin-right: .9rem; white-space: nowrap; text-decoration: none }
 .notice { border-left: 4px solid var(--bad); background: var(--tint); padding: .55rem .8rem; font-weight: 600 }
 .notice.good { border-color: var(--good) }
-.wide { overflow-x: auto; margin: .8rem 0 }
+.wide { margin: .8rem 0 }
+.wide, figure div { overflow-x: auto; background: linear-gradient(to right, var(--paper) 40%, transparent) 0 0 / 2rem 100% local,
+  linear-gradient(to left, var(--paper) 40%, transparent) 100% 0 / 2rem 100% local,
+  linear-gradient(to right, var(--line), transparent) 0 0 / .7rem 100% scroll,
+  linear-gradient(to left, var(--line), transparent) 100% 0 / .7rem 100% scroll; background-repeat: no-repeat }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.35; font-variant-numeric: tabular-nums }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem }
 th, td { padding: .22rem .9rem .22rem 0; text-align: right; vertical-align: top; white-space: nowrap }
@@ -34,11 +38,11 @@ figure img { display: block; max-width: 100%; height: auto; background: #fff; bo
 figcaption { font-size: .875rem; color: var(--soft); margin-top: .4rem; max-width: 46rem }
 pre { overflow-x: auto; background: var(--tint); padding: .6rem .8rem; font-size: .8125rem }
 summary { cursor: pointer; color: var(--link); margin: .5rem 0 }
-@media (max-width: 40rem) { figure div { overflow-x: auto } figure img { max-width: none; width: 33rem }
+@media (max-width: 40rem) { figure img { max-width: none; width: 33rem }
   td.prose { min-width: 11rem } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; color: #000; background: #fff }
   nav { display: none } h2, h3, caption { break-after: avoid } figure, tr, .notice { break-inside: avoid }
-  .wide { overflow: visible } td.words { white-space: normal } table { font-size: 7.5pt }
+  .wide, figure div { overflow: visible; background: none } td.words { white-space: normal } table { font-size: 7.5pt }
   th, td { padding-right: .4rem } pre { white-space: pre-wrap }
   figure img { max-width: 14cm } a { color: inherit; text-decoration: none } }
 """.strip()

@@ -42,7 +42,7 @@ def dcn_sizes(mesh_config, n_slices: int | None = None) -> dict[str, int]:
     free = -1 in sizes.values()
     if n_slices % fixed if free else n_slices != fixed:
         shown = " x ".join(f"dcn_{axis}={size}" for axis, size in sizes.items())
-        raise UserError(f"mesh {shown} does not fit {n_slices} slices; set mesh.dcn_replica=-1 to take them all.")
+        raise UserError(f"mesh {shown} does not fit {n_slices} slices; set mesh.dcn_replica=-1 to use all of them.")
     return {axis: n_slices // fixed if size == -1 else size for axis, size in sizes.items()}
 
 
@@ -61,7 +61,7 @@ def _sizes_in_slice(mesh_config, n_devices: int, n_slices: int) -> dict[str, int
         return {axis: each // fixed if size == -1 else size for axis, size in sizes.items()}
     if fixed != each:
         raise UserError(
-            f"mesh {shown} is {fixed} devices, but there are {each}{where}; set one axis to -1 to take them all."
+            f"mesh {shown} is {fixed} devices, but there are {each}{where}; set one axis to -1 to use all of them."
         )
     return sizes
 

@@ -118,4 +118,4 @@ def _share(facts: dict) -> str:
     if not facts.get("hbm_bytes"):
         return ""
     part = sum(facts["bytes_per_device"].values()) / facts["hbm_bytes"]
-    return f", {part:.1%} of its {facts['hbm_bytes'] / hardware.GIB:.0f} GiB (what XLA needs beside them: gptjax plan)"
+    return f", {part:.1%} of its {facts['hbm_bytes'] / hardware.GIB:.0f} GiB; gptjax plan adds what the compiler needs"

@@ -123,7 +123,7 @@ def _time_rows(facts: dict) -> list[tuple[str, str]]:
 def _mfu(facts: dict) -> str:
     """PaLM's, and by exact FLOPs too where these are fewer by a tenth: then attention is much of the work."""
     mfu, exact = facts["mfu"], facts["mfu_exact"]
-    shown = f"{mfu:.1%}, FLOPs as PaLM counts them"
+    shown = f"{mfu:.1%}, FLOPs: 6N + attention, as in the PaLM paper"
     if mfu > 1.1 * exact:
         skipped = ", which the kernel skips" if facts["kernel"] != "xla" else ""
         shown += f", masked attention too{skipped}; {exact:.1%} by exact FLOPs"

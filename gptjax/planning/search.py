@@ -41,7 +41,7 @@ def search(config, machine: topology.Topology, options: plan.Options, compiles: 
     compiled: plans, those that fit first, fastest first. not_compiled: why XLA made no program of the others.
     """
     if machine.chip is None:
-        raise UserError("--search ranks by time, and a CPU has no published rates; give a TPU or GPU topology.")
+        raise UserError("--search ranks by time, but a CPU has no published rates; give a TPU or GPU topology.")
     config = info.resolved(config)
     candidates, refusals, tried = _candidates(config, machine, progress)
     fitting = [each for each in candidates if each.peak_bytes <= ROOM * machine.usable_bytes]
@@ -162,5 +162,7 @@ def table(results: dict) -> str:
     if refused:
         lines.append(f"  {len(refused)} more were refused: {refused[0]}")
     if not any(facts["fits"] for facts in compiled) and (compiled or not refused):
-        lines.append("  nothing that was planned fits; take more devices, or --search_compiles=N of more candidates.")
+        lines.append(
+            "  none of the planned candidates fits; use more devices, or compile more candidates with --search_compiles=N."
+        )
     return "\n".join(lines)

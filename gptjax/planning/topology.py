@@ -197,7 +197,7 @@ def _tpu(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> Top
         )
     except Exception as error:  # libtpu's own complaint
         raise UserError(
-            f"--topology={name} with {num_slices} slices is none that libtpu knows: {paragraph(error)}"
+            f"--topology={name} with {num_slices} slices is not known to libtpu: {paragraph(error)}"
         ) from error
     place_D, slice_D = _places(description.devices, len(shape))
     devices = hardware.CHIPS[family].devices_per_chip * math.prod(shape) * num_slices

@@ -189,7 +189,7 @@ class Run:
     def _row(self, text) -> np.ndarray:
         ids = self._ids(text)
         if ids.ndim != 1:
-            raise UserError(f"token ids of shape {ids.shape} are several texts; give one, as [L].")
+            raise UserError(f"token ids of shape {ids.shape} are several texts; give the ids of one text, [L].")
         return ids
 
     def _ids(self, tokens) -> np.ndarray:
@@ -317,6 +317,6 @@ def _program(config: Config, dtype: str | None, mesh) -> placed.Placed:
 def _check_writes_on(config: Config) -> None:
     if not config.data.writes_on:
         raise UserError(
-            f"a model of data.objective={config.data.objective!r} fills in what is missing in a text and cannot go on with one;"
-            " judge it with gptjax eval, or use a run of another objective."
+            f"a model of data.objective={config.data.objective!r} fills in what is missing in a text and cannot continue one;"
+            " evaluate it with gptjax eval, or use a run of another objective."
         )

@@ -48,6 +48,7 @@ class TokenLoss:
         return self.total / count if count else math.nan
 
     @property
+    @np.errstate(over="ignore")  # infinite where the loss is hundreds of nats
     def perplexity(self) -> float:
         return float(np.exp(self.mean))
 

@@ -153,7 +153,11 @@ def read_until(file: epath.Path, step: int, rollbacks: int) -> list[dict]:
     return [json.loads(line) for line in _parted(file, step, rollbacks)[0]]
 
 
-OF_STEPS = ("update_skipped", "rolled_back")  # events that a run's steps bring about, whoever takes them
+OF_STEPS = (
+    "update_skipped",
+    "rolled_back",
+    "loss_above_uniform",
+)  # events that a run's steps bring about, whoever takes them
 
 
 def take_over(source: epath.Path, target: epath.Path, step: int, rollbacks: int, event: dict) -> None:

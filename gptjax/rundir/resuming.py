@@ -34,8 +34,8 @@ def check(directory, config, store, allowed: tuple[str, ...]) -> None:
     before = directory.fingerprint()
     if before != store.fingerprint and "data" not in allowed:
         raise UserError(
-            f"the text or tokenizer is not the one this run was started with (fingerprint {before[:12]}, now"
-            f" {store.fingerprint[:12]}). Restore the text, or use a new --workdir. To go on with the other text,"
+            f"the text or tokenizer is not the one that this run was started with (fingerprint {before[:12]}, now"
+            f" {store.fingerprint[:12]}). Restore the text, or use a new --workdir. To continue with the other text,"
             f" {adding([*allowed, 'data'])}"
         )
 
@@ -54,7 +54,7 @@ def check_resume(
         shown = ", ".join(f"{key} ({before!r} -> {after!r})" for key, (before, after) in refused.items())
         rate = rate_change(old, new, taken)
         raise UserError(
-            f"this run was started with another config: {shown}. To begin another run, use a new --workdir. To go on with"
+            f"this run was started with another config: {shown}. To start another run, use a new --workdir. To continue"
             f" this one{f' ({rate})' if rate else ''}, {adding([*allowed, *refused])}"
         )
 
@@ -98,7 +98,7 @@ def rate_change(old, new, taken: int) -> str:
         return said
     return (
         f"{said}, since the decay then ends at step {schedule.total_steps(new):,};"
-        f" --config.optim.decay_steps={end} keeps the old end of the decay"
+        f" --config.optim.decay_steps={end} lets the decay end where it did"
     )
 
 
@@ -118,7 +118,7 @@ def finished(config) -> list[str]:
     command = with_flags(words, flags) if words[1:2] == ["train"] else with_flags([], flags)
     rate = rate_change(config, config.replace(train={field: longer}), steps)
     lines = [
-        f"finished   all {steps:,} steps of this run were taken before; there is nothing left to train",
+        f"finished   this run has already taken all its {steps:,} steps; there is nothing left to train",
         f"           to make the run longer, for example {longer:,} {field}: {command}",
     ]
     return lines + [f"           {rate[0].upper()}{rate[1:]}."] if rate else lines

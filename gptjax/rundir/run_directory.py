@@ -30,7 +30,7 @@ from gptjax.rundir import metrics
 from gptjax.storage import folder_kinds
 from gptjax.storage.writing import replace_whole
 
-TOOLS = ("test", "notebooks")  # extras of gptjax that decide no number
+TOOLS = ("test", "notebooks", "docs")  # extras of gptjax that decide no number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ class RunDirectory:
         if kind != folder_kinds.FILE and {path.name for path in self.path.iterdir()} <= folder_kinds.OF_A_START:
             return
         raise UserError(
-            f"--workdir={self.path} holds files but no run: it is {folder_kinds.said(self.path)}; use an empty or a new"
+            f"--workdir={self.path} has files in it but is not a run directory: it is {folder_kinds.said(self.path)}; use an empty or a new"
             " directory."
         )
 
@@ -136,10 +136,12 @@ class RunDirectory:
             value = json.loads(file.read_text())
             if isinstance(value, dict):
                 return value
-            reason = f"it holds {_json_kind(value)}, no JSON object"
+            reason = f"it holds {_json_kind(value)} instead of a JSON object"
         except (ValueError, RecursionError) as error:  # also of bytes that are no UTF-8, of brackets without end
             reason = first_line(error)
-        raise UserError(f"{file}, which says {what}, is damaged: {reason}; restore it from a copy, or start a new run.")
+        raise UserError(
+            f"{file}, which holds {what}, is damaged: {reason}; restore it from a copy, or start a new run."
+        )
 
     def _newest_saved_config(self) -> dict | None:
         """Of the newest checkpoint that counts; None: there is none, or it keeps no config (schema 1)."""
@@ -158,7 +160,7 @@ class RunDirectory:
         """Where the run came from. Raises UserError: it is missing, or damaged."""
         file = self.path / "manifest.json"
         if not file.exists():
-            raise UserError(f"{file} is missing, which says what the run came from; restore it.")
+            raise UserError(f"{file} is missing; it describes the origin of the run. Restore it.")
         return self._read_object("manifest.json", "what the run came from")
 
     def begin_manifest(self, config, store, command: list[str]) -> dict:
@@ -177,7 +179,7 @@ class RunDirectory:
         started = self.fingerprint()
         if started != store.fingerprint:
             raise UserError(
-                f"the text or tokenizer is not the one the run in {self.path} was started with (fingerprint"
+                f"the text or tokenizer is not the one that the run in {self.path} was started with (fingerprint"
                 f" {started[:12]}, now {store.fingerprint[:12]}); restore the text."
             )
 
@@ -196,8 +198,8 @@ class RunDirectory:
         wanted: what needs one."""
         if source := self.manifest().get("imported"):
             raise UserError(
-                f"the model in {self.path} was imported from {source['folder']}: it has parameters alone, no text of its"
-                f" own and no optimizer state, so that it cannot be {wanted}."
+                f"the model in {self.path} was imported from {source['folder']}: it has parameters only, no text of its"
+                f" own and no optimizer state. So it cannot be {wanted}."
             )
 
     def _neighbours(self) -> list[str]:

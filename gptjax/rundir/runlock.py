@@ -74,7 +74,7 @@ def judging(lock):
         if isinstance(error, SaveFailed):
             raise
         where = f": {error.filename}" if error.filename else ""
-        raise SaveFailed(f"{error.strerror or error}{where}; run the same command again to go on.") from error
+        raise SaveFailed(f"{error.strerror or error}{where}; run the same command again to continue.") from error
 
 
 def _taken(directory: epath.Path, lease: bool):
@@ -99,7 +99,7 @@ def _holder() -> dict:
 
 
 def _refuse(file: epath.Path, holder: dict) -> None:
-    who = "another process, which its writer.lock does not name"
+    who = "another process (its writer.lock names none)"
     if holder:
         who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')} since {holder.get('since', '?')}"
     raise UserError(
@@ -208,19 +208,19 @@ def _where_it_is(directory, descriptor: int) -> str:
     except OSError:  # not Linux
         place = None
     if place is None:
-        return f"--workdir={directory} was moved or removed while it was trained; give its new place to go on."
+        return f"--workdir={directory} was moved or removed during training; give its new path to continue."
     if not _same(place, descriptor):
-        return f"--workdir={directory} was removed while it was trained; run the same command again to start over."
+        return f"--workdir={directory} was removed during training; run the same command again to start over."
     return (
-        f"--workdir={directory} was moved to {place} while it was trained; {validity.said(place + '/checkpoints')}; run the"
-        f" same command with --workdir={place} to go on."
+        f"--workdir={directory} was moved to {place} during training; {validity.said(place + '/checkpoints')}; run the"
+        f" same command with --workdir={place} to continue."
     )
 
 
 def _taken_over(file, other: dict) -> str:
     return (
-        f"process {other.get('pid', '?')} on {other.get('host', '?')} has taken over --workdir={file.parent}; this one ends"
-        " here, so that not two write there."
+        f"process {other.get('pid', '?')} on {other.get('host', '?')} has taken over --workdir={file.parent}; this"
+        " process ends, because only one may write there."
     )
 
 

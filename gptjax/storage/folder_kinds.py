@@ -53,7 +53,7 @@ def said(path) -> str:
         return SAID[kind]
     path = epath.Path(path).expanduser()
     first = min((entry.name for entry in path.iterdir()), default="") if path.is_dir() else ""
-    return f"a folder of other files ({first})" if first else "a folder that cannot be read"
+    return f"a folder with other files ({first})" if first else "a folder that cannot be read"
 
 
 def _kind(path, names: set[str]) -> str:

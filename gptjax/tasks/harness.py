@@ -45,7 +45,7 @@ class GptjaxLM(TemplateLM):
         if not run.config.data.writes_on:
             raise UserError(
                 f"a model of data.objective={run.config.data.objective!r} fills in what is missing in a text and cannot"
-                " go on with one, as tasks ask; judge it with gptjax eval without --tasks."
+                " continue one, as tasks need; evaluate it with gptjax eval without --tasks."
             )
         self.run, self._should_stop, self._report = run, should_stop, report
         shards = run.mesh.shape["replica"] * run.mesh.shape["fsdp"]

@@ -72,7 +72,7 @@ class TaskSet:
 
     def __init__(self, specs: list[str], limit: int | None = None):
         if limit is not None and limit < 1:
-            raise UserError(f"a limit of {limit} documents leaves nothing to evaluate; use at least 1.")
+            raise UserError(f"a limit of {limit} documents is too small; use at least 1.")
         selection = task_files.select(specs)
         self.limit = limit
         with _quiet() as self.notes, _seeded():

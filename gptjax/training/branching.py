@@ -48,7 +48,7 @@ def asked(run: str | None, step: str | None) -> Origin | None:
     if run is None and step is None:
         return None
     if run is None or step is None:
-        raise UserError("--branch_from=RUN_DIR and --branch_step=N name a checkpoint together; give both, or neither.")
+        raise UserError("--branch_from=RUN_DIR and --branch_step=N belong together; give both, or neither.")
     if (number := bounds.whole_number(step)) is None:
         raise UserError(f"--branch_step={step} is no step of a run; give the number of a checkpoint of {run}.")
     return Origin(run_directory.open_run(run), number)
@@ -79,7 +79,7 @@ def _check_same_origin(directory, known: dict | None, origin: Origin) -> None:
     if not same:
         raise UserError(
             f"--branch_from={origin.run.path} --branch_step={origin.step}: the run in {directory.path} was {begun};"
-            " leave the flags out to go on with it, or use a new --workdir."
+            " leave the two flags out to continue that run, or use a new --workdir."
         )
 
 
@@ -129,20 +129,22 @@ def _refused(origin: Origin, why: str, mend: str, allow: tuple[str, ...] = ()) -
 def _check_there(origin: Origin, directory) -> None:
     path = origin.run.path
     if path == directory.path:
-        raise UserError(f"--branch_from={path} is --workdir itself; give the run of a trunk, or leave the flag out.")
+        raise UserError(
+            f"--branch_from={path} is --workdir itself; give the run to branch from, or leave the flag out."
+        )
     if folder_kinds.kind_of(path) != folder_kinds.RUN:
         lacks = "" if origin.run.exists() else "has no config.json, and "
-        said = f"it {lacks}is {folder_kinds.said(path)}; give that of a trunk."
+        said = f"it {lacks}is {folder_kinds.said(path)}; give the directory of the run to branch from."
         raise UserError(f"--branch_from={path} is not a run directory: {said}")
     origin.run.check_trained(f"branched from; a new run starts with its parameters by train.start_from={path}")
     try:
         origin.run.config()  # these files are of one run
         origin.run.read_tokenizer()
     except UserError as error:
-        raise _refused(origin, str(error).rstrip("."), "mend the trunk") from error
+        raise _refused(origin, str(error).rstrip("."), "repair that run") from error
     if origin.step not in (steps := origin.run.steps()):
         there = f"it has {', '.join(map(str, steps))}" if steps else "it has none"
-        mend = f"take one of them, or save it with checkpoint.keep_steps=({origin.step},) in the trunk's config"
+        mend = f"take one of them, or save it with checkpoint.keep_steps=({origin.step},) in that run's config"
         if origin.step == 0:
             mend = "take one of them, or leave --branch_from out: step 0 is the start of a run of its own"
         raise _refused(origin, f"there is no such checkpoint ({there})", mend)
@@ -162,7 +164,12 @@ def _check_config(origin: Origin, trunk, config, allowed: tuple[str, ...]) -> li
     if refused:
         shown = ", ".join(f"{key} ({telling[key][0]!r} there, {telling[key][1]!r} here)" for key in refused)
         why = f"it was trained with another config: {shown}"
-        raise _refused(origin, why, "only length and learning rate may differ; use another trunk", (*allowed, *refused))
+        raise _refused(
+            origin,
+            why,
+            "only the length and the learning rate may differ; branch from another run",
+            (*allowed, *refused),
+        )
     return list(telling)
 
 
@@ -175,9 +182,11 @@ def _check_text(origin: Origin, store, allowed: tuple[str, ...]) -> None:
     there, here = (manifest.get("data") or {}).get("fingerprint"), store.fingerprint
     tokenizers = manifest.get("tokenizer_hash"), store.tokenizer.hash
     if tokenizers[0] != tokenizers[1]:
-        raise _refused(origin, f"its tokenizer is another ({tokenizers[0]}, here {tokenizers[1]})", "use the trunk's")
+        raise _refused(
+            origin, f"its tokenizer differs ({tokenizers[0]}, here {tokenizers[1]})", "use the tokenizer of that run"
+        )
     if there != here and "data" not in allowed:
-        why = f"its text is another (fingerprint {str(there)[:12]}, here {here[:12]})"
+        why = f"its text differs (fingerprint {str(there)[:12]}, here {here[:12]})"
         raise _refused(origin, why, "restore the text", (*allowed, "data"))
 
 
@@ -185,14 +194,18 @@ def _check_steps(origin: Origin, trunk, config) -> None:
     """Each step before the branch does the same under both configs. Steps are named as the log does, from 1."""
     last = schedule.total_steps(config)
     if origin.step >= last:
-        raise _refused(origin, f"its config ends at step {last}", "branch earlier, or make train.steps longer")
+        raise _refused(origin, f"its config ends at step {last}", "branch earlier, or increase train.steps")
     facts = {"batch size": schedule.batch_size, "first row": schedule.rows_before, "learning rate": _taken_rate}
     for step in range(origin.step):
         for name, of in facts.items():
             if (there := of(trunk, step)) != (here := of(config, step)):
                 why = f"the {name} of step {step + 1} is {there} there and {here} here"
-                agreed = f"branch at step {step} or before" if step else "no step is the same"
-                raise _refused(origin, f"{why}, the first that differs", f"{agreed}, or mend the schedule")
+                agreed = (
+                    f"branch at step {step} or before" if step else "branch elsewhere, for not one step is the same"
+                )
+                raise _refused(
+                    origin, f"{why}; this is the first step that differs", f"{agreed}, or correct the schedule"
+                )
 
 
 def _taken_rate(config, step: int) -> np.float32:
@@ -212,7 +225,7 @@ def _check_log(origin: Origin, config, rewinds: Rewinds) -> None:
         for name, value in expected.items():
             if np.float32(row[name]) != np.float32(value):
                 why = f"the {name} of step {row['step']} is {row[name]} in its metrics.jsonl and {value} here"
-                raise _refused(origin, why, "its config was changed under way; use another trunk")
+                raise _refused(origin, why, "its config was changed during training; branch from another run")
 
 
 def _other_code(there: dict, here: dict) -> list[str]:
@@ -262,11 +275,13 @@ def said(known: dict) -> str:
     """Of a branch that begins, for people."""
     line = f"branched from step {known['step']} of {known['run']}"
     if known["allowed"]:
-        line += f"; another run than this config gives from scratch, since {', '.join(known['allowed'])} differs"
+        line += (
+            f"; because {', '.join(known['allowed'])} differs, this is not the run that this config gives from scratch"
+        )
     if known["other_program"]:
-        line += f"; its program was another ({', '.join(known['other_program'])}), which may change last digits"
+        line += f"; its program differed ({', '.join(known['other_program'])}), which may change the last digits"
     if known["rollbacks"]:
-        line += f"; the trunk rolled back {known['rollbacks']} times, and so would a run from scratch"
+        line += f"; that run rolled back {known['rollbacks']} times, as a run from scratch would"
     return line
 
 

@@ -102,16 +102,16 @@ class _Session:
 def said(found: Missing) -> list[str]:
     """Lines for the user."""
     if not (found.made or found.left or found.lost):
-        return ["no evaluation that was due is missing from metrics.jsonl"]
+        return ["metrics.jsonl has every evaluation that was due"]
     lines = []
     if found.made:
-        lines.append(f"made up and written to metrics.jsonl: {_steps(found.made)}")
+        lines.append(f"computed and added to metrics.jsonl: {_steps(found.made)}")
     if found.differs:
-        lines.append(f"{found.differs}: these numbers may differ from training's in their last digits")
+        lines.append(f"{found.differs}: these numbers may differ from those of training in their last digits")
     if found.left:
-        lines.append(f"still to be made up: {_steps(found.left)}")
+        lines.append(f"still missing: {_steps(found.left)}")
     if found.lost:
-        lines.append(f"lost, for there is no checkpoint: {_steps(found.lost)}")
+        lines.append(f"cannot be computed, because the checkpoint is gone: {_steps(found.lost)}")
     return lines
 
 

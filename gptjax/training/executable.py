@@ -64,7 +64,7 @@ def check_target(path: str) -> None:
         target = epath.Path(path)
         if target.is_dir():
             raise UserError(
-                f"--save_executable={path} is a folder; give a file in it, as in {path.rstrip('/') or '.'}/step.exe."
+                f"--save_executable={path} is a folder; give a file name, as in {path.rstrip('/') or '.'}/step.exe."
             )
         probe = writing.partial(target)
         probe.write_bytes(b"")
@@ -150,6 +150,6 @@ def check(path: str, found: dict, wanted: dict) -> None:
     ]
     if different:
         raise UserError(
-            f"--executable={path} was compiled for something else: {'; '.join(different)};"
-            " write it again with gptjax plan --save_executable, same config and overrides."
+            f"--executable={path} was compiled for another run: {'; '.join(different)};"
+            " write it again with gptjax plan --save_executable and the same config."
         )

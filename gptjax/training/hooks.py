@@ -113,7 +113,7 @@ class HeldOut(Hook):
 
 
 class Sample(Hook):
-    """A text of eval.sample_tokens tokens at the end."""
+    """A text of eval.sample_tokens tokens at the end, and every eval.sample_every_steps steps: always with the same seed."""
 
     doing = "sampling"
 
@@ -129,14 +129,21 @@ class Sample(Hook):
                 raise UserError(f"eval.sample_prompt={prompt!r}: {error}") from None
             raise UserError(
                 f"eval.sample_tokens={self.config.eval.sample_tokens}, but the tokenizer {tokenizer.kind!r} has neither"
-                " end-of-text nor a line break that a sample could start from; set eval.sample_prompt, or 0."
+                " an end-of-text token nor a line break to start a sample from; set eval.sample_prompt, or 0."
             ) from None
 
     def due(self, step: int) -> bool:
-        return False
+        every = self.config.eval.sample_every_steps
+        return every is not None and step % every == 0 and step < schedule.total_steps(self.config)
+
+    def run(self, state, step: int, should_stop) -> None:
+        self.training.progress.message(f"step {step:>7}  sample {self._sample(state, step)!r}")
 
     def end(self, state) -> list[str]:
-        """A prompt (none given: a line break, or end-of-text where the tokenizer has it) and its continuation."""
+        return ["", "a sample:", self._sample(state, schedule.total_steps(self.config)), ""]
+
+    def _sample(self, state, step: int) -> str:
+        """A prompt (none given: a line break, or end-of-text where the tokenizer has it) and its continuation, logged."""
         from gptjax.generation.engine import Engine
         from gptjax.generation.settings import Settings
         from gptjax.generation.text import generate
@@ -146,11 +153,9 @@ class Sample(Hook):
         if prompt is None and tokenizer.eot_id is None:
             prompt = "\n"
         engine = Engine(session.program.graph, state.params, entries=tokenizer.vocab_size)
-        settings = Settings(max_tokens=config.sample_tokens)
-        [completion] = generate(engine, tokenizer, prompt, settings)
-        step, said = schedule.total_steps(session.config), {"prompt": completion.prompt, "text": completion.text}
-        self.training.log.write("event", step, event="sample", **said)
-        return ["", "a sample:", str(completion), ""]
+        [made] = generate(engine, tokenizer, prompt, Settings(max_tokens=config.sample_tokens))
+        self.training.log.write("event", step, event="sample", prompt=made.prompt, text=made.text)
+        return str(made)
 
 
 def _profile(config) -> Hook | None:

@@ -131,7 +131,7 @@ class Loop:
             who = f"{agreed.reason}: " if agreed.reason else ""
             last = self.keeper.saved_step
             saved = f"saved step {last}" if last else "stopped before the first step"
-            progress.message(f"{who}{saved}; run the same command again to go on")
+            progress.message(f"{who}{saved}; run the same command again to continue")
             return errors.SAVED_AND_STOPPED
         progress.close()
         for hook in self.hooks:

@@ -24,6 +24,9 @@ class Recorder:
         self._session, self._config, self._rewinds = training.session, training.session.config, rewinds
         self._log, self._progress, self._peers = training.log, training.progress, training.peers
         self._total_steps = schedule.total_steps(self._config)
+        from gptjax.training import recovery
+
+        self._worse = recovery.WorseThanGuessing(self._config)
         self._unread = None  # (first step, learning rates, row hashes, read, timed) of the last call
         self._hash_before, self._own_hash = batch_hash, 0
         self.throughput = Throughput()
@@ -60,6 +63,11 @@ class Recorder:
             taken = first_step + i + 1
             self._own_hash = (self._own_hash + hash_S[i]) % 2**64
             self._judge(taken, numbers)
+            if self._worse.begins(taken, numbers["loss"]):
+                self._progress.message(f"step {taken:>7}  {self._worse.said(numbers['loss'])}")
+                self._log.write(
+                    "event", taken, event="loss_above_uniform", loss=numbers["loss"], limit=self._worse.limit
+                )
             if timed:
                 self.throughput.count(schedule.batch_size(self._config, taken - 1) * self._config.model.context_length)
             if taken % self._config.train.log_every == 0 or taken in (1, self._total_steps):

@@ -14,6 +14,8 @@ time. So what is left out need not be written when it is decided: a run killed a
 checkpoint, goes wrong in the same way and decides the same. Later checkpoints carry it in their manifest. Needs no JAX.
 """
 
+import math
+
 from gptjax.errors import Diverged
 from gptjax.schedule import Rewinds
 
@@ -31,7 +33,35 @@ def advice(config, rewinds: Rewinds) -> str:
     )
     others = []
     if config.optim.skip == "none":
-        others.append("leave such updates out with optim.skip='nonfinite' or 'outliers'")
+        others.append("skip such updates with optim.skip='nonfinite' or 'outliers'")
     if not config.train.max_rollbacks:
-        others.append("go back past the text that did it with train.max_rollbacks=3")
+        others.append("go back to a checkpoint and skip that text with train.max_rollbacks=3")
     return f"{tried}. Try a lower optim.peak_lr or a longer warmup" + "".join(f"; or {other}" for other in others) + "."
+
+
+class WorseThanGuessing:
+    """Whether a run does worse than one that learnt nothing, for so long that no batch and no warmup explains it: its loss is
+    above `limit` for STEPS steps in a row. That is MARGIN above ln(vocabulary), the loss of guessing all tokens alike, or above
+    the first loss, where that is larger. It begins once; of a loss that is no cross-entropy of tokens nothing is said.
+    """
+
+    STEPS, MARGIN = 50, 0.1
+
+    def __init__(self, config):
+        self._config, self._uniform = config, math.log(config.model.vocab_size)
+        self.limit, self._above, self._tells = self._uniform * (1 + self.MARGIN), 0, config.train.loss == "next_token"
+
+    def begins(self, taken: int, loss: float) -> bool:
+        if taken == 1:
+            self.limit = max(self._uniform, loss) * (1 + self.MARGIN)
+        self._above = self._above + 1 if loss > self.limit else 0
+        begins = self._tells and self._above == self.STEPS
+        self._tells = self._tells and not begins
+        return begins
+
+    def said(self, loss: float) -> str:
+        return (
+            f"warning: the training loss has been above {self.limit:.3g} for {self.STEPS} steps and is {loss:.4g} now; a model that"
+            f" has learnt nothing has {self._uniform:.3g}. Training has probably diverged: stop it, and lower"
+            f" optim.peak_lr={self._config.optim.peak_lr:g}."
+        )

@@ -31,7 +31,7 @@ def header(session, directory, resumed: bool) -> list[str]:
 def _mfu(session) -> str:
     if session.peak_flops is None:
         return f"not shown: {session.peak_source}"
-    return f"of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source}); FLOPs as PaLM counts them"
+    return f"of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source}); FLOPs: 6N + attention, as in the PaLM paper"
 
 
 def compiler_lines(mesh) -> list[str]:
@@ -44,7 +44,7 @@ def compiler_lines(mesh) -> list[str]:
     if device.device_kind in tpu.KINDS:
         return []
     return [
-        f"compiler   no options: {device.device_kind} is not in gptjax/parallel/tpu.py, which has {', '.join(tpu.KINDS)}"
+        f"compiler   default options, because gptjax/parallel/tpu.py does not list {device.device_kind}; it lists {', '.join(tpu.KINDS)}"
     ]
 
 
@@ -83,11 +83,11 @@ def stopping(doing: str, calls: int, steps_per_call: int, call_seconds: float | 
     """What a run does when it is asked to stop. doing: a word of the watchdog's. calls: those of the train step that have to
     come to their end, at most; call_seconds: of each, where it is known."""
     if doing != "training":
-        return f"{doing} goes on until it can be left; then a checkpoint is saved and the run stops"
+        return f"{doing} first has to reach a point where it can stop; then the run saves a checkpoint and stops"
     seconds = None if call_seconds is None else calls * call_seconds
     about = "" if seconds is None else f" (about {max(1, round(seconds))} s)"
     steps = calls * steps_per_call
-    return f"up to {steps:,} steps that were begun are finished{about}; then a checkpoint is saved and the run stops"
+    return f"the run finishes up to {steps:,} steps that are under way{about}, then saves a checkpoint and stops"
 
 
 def ending(session, directory) -> list[str]:
@@ -96,9 +96,9 @@ def ending(session, directory) -> list[str]:
     prompt = " --prompt='ROMEO:'" if "corpus" in session.store.sources else ""
     drawn = session.config.train.tensorboard
     return [
-        f"{where}/config.json, manifest.json: what was run, on which code and data",
+        f"{where}/config.json, manifest.json: the config, and the code and data of the run",
         f"{where}/metrics.jsonl{', tensorboard/' if drawn else ''}: the numbers of every logged step and evaluation",
-        f"{where}/checkpoints/, tokenizer/: all that evaluation, sampling and resuming need",
+        f"{where}/checkpoints/, tokenizer/: what evaluation, sampling and resuming need",
         "next:",
         *([f"  gptjax sample --workdir={where}{prompt} --temperature=0.8"] if writes_on else []),
         f"  gptjax eval --workdir={where}",

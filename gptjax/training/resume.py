@@ -109,8 +109,8 @@ class Keeper:
             self.saved_step = self._before = step
             if not keeps_skips(self._checkpointer, step, abstract):
                 self._tell(
-                    f"optim.skip or optim.skip_window was another at step {step}: what is known of updates left out begins"
-                    " anew, and none is judged an outlier before half a window is full",
+                    f"optim.skip or optim.skip_window differed at step {step}: the statistics of skipped updates start"
+                    " again, and no update counts as an outlier before half a window is full",
                     event="skips_begin_anew", checkpoint=step,
                 )  # fmt: skip
             return Resumed(step, state, self._checkpointer.meta(step))
@@ -125,7 +125,7 @@ class Keeper:
         """
         steps = self._peers.tell("rewind", validity.steps(directory.checkpoints) if self._peers.index == 0 else None)
         if steps and steps[0] > last:
-            raise NoWayBack(f"none of at most {last} steps is left to go back to (checkpoint.keep)")
+            raise NoWayBack(f"no checkpoint from step {last} or before is left (checkpoint.keep)")
         self.saved_step = self._before = None
         try:
             resumed = self.resume(directory, abstract, sharding, last)
@@ -143,7 +143,7 @@ class Keeper:
         unfinished = [standing for standing in known if standing.state == validity.INCOMPLETE]
         for standing in unfinished:
             self._tell(
-                f"the checkpoint of step {standing.step} does not count: {standing.reason}",
+                f"the checkpoint of step {standing.step} is not valid: {standing.reason}",
                 event="checkpoint_incomplete", checkpoint=standing.step, reason=standing.reason,
             )  # fmt: skip
         counting = [standing.step for standing in known if standing.counts]
@@ -164,7 +164,7 @@ class Keeper:
     def _rename(self, step: int, reason: str) -> None:
         place = self._checkpointer.set_aside(step, reason)
         self._tell(
-            f"the checkpoint of step {step} is set aside ({place}), the one before it is tried: {reason}",
+            f"the checkpoint of step {step} is set aside ({place}) and the one before it is tried: {reason}",
             event="checkpoint_set_aside", checkpoint=step, reason=reason, place=place,
         )  # fmt: skip
 
@@ -234,8 +234,8 @@ class Keeper:
         """Says so if somebody has taken away what was saved last."""
         if self._peers.index == 0 and self.saved_step and self.saved_step not in self._checkpointer.steps():
             self._tell(
-                f"the checkpoint of step {self.saved_step}, which was written, is gone; those that follow are written all"
-                " the same",
+                f"the checkpoint of step {self.saved_step}, which was written, is gone; later checkpoints will still be"
+                " written",
                 event="checkpoint_gone", at=step, checkpoint=self.saved_step,
             )  # fmt: skip
 
@@ -243,13 +243,13 @@ class Keeper:
         if last or self.checkpoint.on_save_failure == "stop":
             raise error
         self._tell(
-            f"{error.reason}; training goes on, and the next is tried when it is due (checkpoint.on_save_failure='continue').",
+            f"{error.reason}; training continues, and the next save is tried when it is due (checkpoint.on_save_failure='continue').",
             event="save_failed", at=step, reason=error.reason,
         )  # fmt: skip
 
 
 def _none_left(directory, bad: list[str]) -> str:
     return (
-        f"--workdir={directory.path} has no checkpoint left that can be trusted ({'; '.join(bad)}). Put a copy of a good one"
-        f" to {directory.checkpoints}/STEP, or delete {directory.checkpoints} to start over; gptjax verify shows more."
+        f"--workdir={directory.path} has no valid checkpoint left ({'; '.join(bad)}). Copy a good one"
+        f" to {directory.checkpoints}/STEP, or delete {directory.checkpoints} to start over; gptjax verify tells more."
     )

@@ -101,7 +101,7 @@ def best_step(run: run_directory.RunDirectory, name: str) -> int:
     if not losses:
         raise _refused(
             name,
-            "none of its checkpoints was evaluated on held-out text (train.start_step='best')",
+            "train.start_step='best' needs an evaluation on held-out text, and none of its checkpoints has one",
             "give a step, or None",
         )
     return min(losses, key=losses.get)
@@ -112,7 +112,7 @@ def _check_tokenizer(origin: Origin, theirs: dict, tokenizer) -> None:
         there = origin.run.read_tokenizer()
         raise _refused(
             str(origin),
-            f"its tokenizer is another ({there.kind}, {there.vocab_size:,} entries, {there.hash[:12]}; here {tokenizer.kind},"
+            f"its tokenizer differs ({there.kind}, {there.vocab_size:,} entries, {there.hash[:12]}; here {tokenizer.kind},"
             f" {tokenizer.vocab_size:,} entries, {tokenizer.hash[:12]})",
             f"set data.tokenizer={origin.run.tokenizer}",
         )
@@ -129,10 +129,10 @@ def _initialised(origin: Origin, abstract_params: dict, model: dict) -> list[str
     others = [f"{name} has shape {theirs[name]} there and {ours[name]} here"
               for name in ours if name in theirs and theirs[name] != ours[name]]  # fmt: skip
     if others:
-        raise _refused(str(origin), f"{listed(others)}{differing}", "give this model the shapes of that one")
+        raise _refused(str(origin), f"{listed(others)}{differing}", "use the same shapes for this model")
     homeless = sorted(theirs.keys() - ours.keys())
     if homeless:
-        raise _refused(str(origin), f"this model has no {listed(homeless)}{differing}", "give it those parts too")
+        raise _refused(str(origin), f"this model has no {listed(homeless)}{differing}", "add those parts to this model")
     return sorted(ours.keys() - theirs.keys())
 
 
@@ -174,7 +174,7 @@ def said(started: dict) -> str:
     """Of a run that starts so, for people."""
     line = f"starts from the parameters of step {started['step']} of {started['run']}"
     if started["initialised"]:
-        line += f"; initialised anew: {listed(started['initialised'])}"
+        line += f"; newly initialised: {listed(started['initialised'])}"
     if started["model"]:
-        line += f"; of the model, {consistency.shown(started['model'])}"
+        line += f"; differing in the model: {consistency.shown(started['model'])}"
     return line

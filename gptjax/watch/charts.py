@@ -11,7 +11,7 @@ from gptjax.watch.series import rounded
 STEPS = (  # (id, title, name of the series in a training row, colour, whether its axis starts at zero)
     ("learning_rate", "Learning rate", "learning_rate", palette.GREEN, True),
     ("speed", "Tokens per second", "tokens_per_second", palette.BLUE, True),
-    ("mfu", "Model FLOPs utilisation (MFU)", "mfu", palette.SKY, True),
+    ("mfu", "MFU (fraction of the peak)", "mfu", palette.SKY, True),
     ("grad_norm", "Gradient norm", "grad_norm", palette.ORANGE, True),
     ("param_norm", "Parameter norm", "param_norm", palette.PURPLE, False),
     ("update_norm", "Update norm", "update_norm", palette.YELLOW, True),

@@ -10,6 +10,7 @@ TRAINING, STARTING, EVALUATING, SAVING = "training", "starting and compiling", "
 SAMPLING, ROLLED_BACK, STOPPED, OTHER = "sampling", "rolled back", "stopped, or steps lost", "other"
 ORDER = (TRAINING, STARTING, EVALUATING, SAVING, SAMPLING, ROLLED_BACK, STOPPED, OTHER)
 _PAUSES = {"evaluating": EVALUATING, "evaluating tasks": EVALUATING, "saving": SAVING, "compiling": STARTING}
+_PAUSES |= {"sampling": SAMPLING}
 _AFTER_THE_LAST_STEP = {"eval": EVALUATING, "tasks": EVALUATING, "rows_read": SAVING, "save_failed": SAVING}
 _AFTER_THE_LAST_STEP |= {"sample": SAMPLING}
 

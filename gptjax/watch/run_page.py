@@ -103,9 +103,11 @@ def _time(record: Record) -> str:
 
 def _samples(record: Record, config, state: str) -> str:
     if not record.samples:
-        asked = config.eval.sample_tokens and state not in (DONE, DIVERGED)
-        later = "<p>A sample is written at the end of the run (eval.sample_tokens).</p>" if asked else ""
-        return view.section("Samples", later)
+        if not config.eval.sample_tokens or state in (DONE, DIVERGED):
+            return ""
+        every = config.eval.sample_every_steps
+        when = f"every {every:,} steps" if every else "at the end of the run; eval.sample_every_steps asks for more"
+        return view.section("Samples", f"<p>A sample is written {when}.</p>")
     shown = [
         f'<p>Step {row["step"]:,}:</p><pre class="sample"><b>{view.escaped(row.get("prompt", ""))}</b>'
         f"{view.escaped(row.get('text', ''))}</pre>"

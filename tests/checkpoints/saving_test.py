@@ -65,8 +65,8 @@ def test_a_save_that_one_process_cannot_make_fails_in_both_with_its_reason_and_t
         assert saved[0] == "10 saved" and saved[3:] == ["30 saved", "40 saved"], lines
         begun, written = saved[1], saved[2]
         assert begun.startswith("20 failed") and "process 0 (" in begun and "Not a directory" in begun
-        assert "there is that of step 10, whole by names and sizes; run the same command again to go on" in begun
-        assert written.startswith("30 failed") and "process 1 (" in written and "make room" not in written
+        assert "there is that of step 10, whole by names and sizes; run the same command again to continue" in begun
+        assert written.startswith("30 failed") and "process 1 (" in written and "free some space" not in written
         assert max(int(line.split()[2]) for line in (begun, written)) < 60, "nobody waits until Orbax gives up"
     left = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
     assert left == {"10", "30", "40"} and run_directory.open_run(tmp_path / "run").steps() == [10, 30, 40]
@@ -90,7 +90,7 @@ def test_a_run_of_two_whose_first_process_cannot_save_ends_with_its_reason_in_bo
 
 def test_advice_follows_from_the_reason_and_what_is_there_from_a_look(tmp_path):
     full = str(CheckpointFailed(tmp_path / "none", f"ENOSPC: {os.strerror(28)}"))
-    assert "there is no checkpoint; make room, then run the same command again" in full
+    assert "there is no checkpoint; free some space, then run the same command again" in full
     other = str(CheckpointFailed(tmp_path / "none", "PermissionError"))
-    assert "make room" not in other and "run the same command again to go on" in other
+    assert "free some space" not in other and "run the same command again to continue" in other
     assert pathlib.Path(tmp_path).exists() and not (tmp_path / "none").exists()

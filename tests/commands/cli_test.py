@@ -1,3 +1,4 @@
+import argparse
 import glob
 import json
 import os
@@ -72,20 +73,20 @@ def test_a_command_from_outside_is_a_module_and_a_line_of_the_table(capsys, tmp_
         ([*TRAIN, "--config.data.source=txt"], "expected one of"),
         ([*TRAIN, "--config.data.tokenizer=bpe"], "expected one of"),
         ([*TRAIN, "--confg.data.path=y"], "unknown argument '--confg.data.path=y'"),
-        ([*TRAIN, "--branch_from=y"], "--branch_step=N name a checkpoint together"),
-        ([*TRAIN, "--branch_step=3"], "--branch_step=N name a checkpoint together"),
+        ([*TRAIN, "--branch_from=y"], "--branch_step=N belong together"),
+        ([*TRAIN, "--branch_step=3"], "--branch_step=N belong together"),
         ([*TRAIN, "--branch_from=y", "--branch_step=last"], "--branch_step=last is no step of a run"),
         ([*TRAIN, "--branch_from=y", "--branch_step=-1"], "--branch_step=-1 is no step of a run"),
         (["bench", QUICKSTART, "--generate", "--config.model.context_length=79"], "use at least 80"),
         (["info", QUICKSTART, "--devices=0"], "--devices=0 is too small; use at least 1"),
         (["info", QUICKSTART, "--devices=-2"], "--devices=-2 is too small; use at least 1"),
         (["info", QUICKSTART, "--devices=3", "--config.mesh.tensor=2"], "needs a multiple of 2 devices"),
-        ([*PLAN, "--price=-1"], "--price=-1 is no price"),
+        ([*PLAN, "--price=-1"], "--price=-1 is not a price"),
         ([*PLAN, "--price=nan"], "--price=nan must be finite"),
         ([*PLAN, "--mesh=--"], "--mesh=--"),
         ([*PLAN, "--search", "--search_compiles=0"], "use at least 1"),
-        ([*PLAN, "--row", "--json"], "--row prints a row of one plan, --json more"),
-        ([*PLAN, "--row", "--search"], "--row prints a row of one plan, --search more"),
+        ([*PLAN, "--row", "--json"], "--row prints one line, --json prints more"),
+        ([*PLAN, "--row", "--search"], "--row prints one line, --search prints more"),
         ([*PLAN, "--mesh=fsdp=8,fsdp=4"], "gives fsdp twice; give each axis once"),
         (["eval", "--workdir=/nowhere/run"], "no such directory"),
         (["sample", f"--workdir={CONFIGS}"], "is not a run directory"),
@@ -120,8 +121,22 @@ def test_a_platform_that_is_not_here_is_one_line(platform):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("gptjax: ")]
-    assert line.startswith(f"gptjax: JAX_PLATFORMS={platform}: JAX finds no such device here")
+    assert line.startswith(f"gptjax: JAX_PLATFORMS={platform}: JAX finds no such device on this machine")
     assert "unset JAX_PLATFORMS, or use cpu" in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "runs/x", "--promt=To be"],
+        ["sample", "--workdir=runs/x", "--promt=To be"],
+        ["data", "--workdir=runs/x", "--stepp=1 2"],
+    ],
+)
+def test_a_wrong_flag_whose_value_has_a_space_in_it_is_no_run(words, capsys):
+    """argparse takes it for a word of its own."""
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err.startswith(f"gptjax: unknown argument '{words[-1]}' of gptjax {words[0]};")
 
 
 WHICH_PLATFORMS = (
@@ -279,3 +294,50 @@ def test_info_divides_parameters_over_the_mesh(capsys):
     assert sizes[0]["optimizer"] == pytest.approx(2 * sizes[0]["params"], rel=1e-6)
     for kind in ("params", "optimizer"):  # what tensor leaves whole, fsdp splits
         assert sizes[0][kind] / 64 <= sizes[1][kind] < 1.01 * sizes[0][kind] / 64
+
+
+def test_info_takes_the_machine_that_plan_does(capsys):
+    config, sizes = f"--config={CONFIGS / 'gpt3_13b.py'}", []
+    for arguments in (["--devices=64"], ["--topology=v5p:4x4x4"]):
+        assert cli.main(["info", config, "--json", *arguments]) == 0
+        sizes.append(json.loads(capsys.readouterr().out))
+    assert sizes[0]["bytes_per_device"] == sizes[1]["bytes_per_device"] and sizes[0]["mesh"] == sizes[1]["mesh"]
+    assert (sizes[1]["device_kind"], sizes[1]["num_devices"], sizes[1]["hbm_bytes"]) == ("TPU v5", 64, 95 * 2**30)
+    assert cli.main(["info", config, "--topology=v5p:4x4x4", "--num_slices=2"]) == 0
+    part = sum(sizes[0]["bytes_per_device"].values())
+    said = capsys.readouterr().out
+    assert "v5p:4x4x4 x 2 slices: 128 x TPU v5" in said and "replica=2" in said and "of its 95 GiB" in said and part
+
+
+@pytest.mark.parametrize(
+    "arguments,expected",
+    [
+        (["--topology=v5p:4x4"], "--topology=v5p:4x4: v5p slices are given as in --topology=v5p:4x4x4"),
+        (["--topology=v5x:4x4"], "'v5x' is not known; nearest: v5p"),
+        (["--topology=h100:8", "--num_slices=2"], "--num_slices=2 is for TPUs"),
+        (["--topology=cpu:8", "--devices=8"], "--devices and --topology both say how many devices there are"),
+        (["--num_slices=2"], "--num_slices=2 needs --topology=NAME"),
+    ],
+)
+def test_a_machine_that_info_cannot_take_is_one_line(arguments, expected, capsys):
+    assert cli.main(["info", QUICKSTART, "--config.model.vocab_size=256", *arguments]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def _flags(parser, name: str) -> dict[str, str | None]:
+    """{"command flag": its help} of a parser and those of its commands."""
+    found = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command, sub in action.choices.items():
+                found |= _flags(sub, f"{name} {command}")
+        else:
+            found[f"{name} {'/'.join(action.option_strings) or action.dest}"] = action.help
+    return found
+
+
+def test_every_flag_of_every_command_says_what_it_does():
+    helps = _flags(cli.parser(), "gptjax")
+    assert len(helps) > 150 and not [flag for flag, help in helps.items() if not help]
+    fragments = [f"{flag}: {help}" for flag, help in helps.items() if str(help).startswith(("of ", "by "))]
+    assert not fragments, "what the value is, stands first"

@@ -37,8 +37,11 @@ def test_two_steps_of_a_run_differ_by_their_losses(trained, capsys):
         (["/nowhere/run"], "no such directory"),
         (["--step_b=all"], "takes one step of each run"),
         (["--step_b=5"], "no checkpoint of step 5; there are: 4, 6"),
-        (["--protocol=lambada", "--data=x"], "pairs the losses of tokens; leave out --protocol=lambada"),
-        (["--stride=99"], "--stride=99 is not from 1 to the context length"),
+        (
+            ["--protocol=lambada", "--data=x"],
+            "a comparison needs the losses of tokens, which --protocol=lambada does not give",
+        ),
+        (["--stride=99"], "--stride=99 must be from 1 to the context length"),
     ],
 )
 def test_what_cannot_be_compared_is_said_in_one_line(trained, capsys, words, message):

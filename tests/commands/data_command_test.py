@@ -181,7 +181,7 @@ def test_every_block_of_what_was_written_is_right(folder, capsys):
         p.stat().st_size for p in folder.glob("cache/tokens-*/**/*") if p.is_file() and p.name != "manifest.json"
     )
     assert sum(one["bytes"] for one in facts["sources"].values()) == on_disk
-    assert show(folder, "--verify", capsys=capsys).count("all as written") == 2
+    assert show(folder, "--verify", capsys=capsys).count("no mistakes") == 2
 
 
 @pytest.mark.parametrize("block, position", [(0, 5), (1, 0), (2, 2 * BLOCK + 3)])
@@ -208,7 +208,7 @@ def test_an_altered_block_is_named(tmp_path, capsys, block, position):
     file.write_bytes(content)
     assert cli.main(["data", f"--config={tmp_path / 'fields.py'}", "--verify"]) == 2
     error = capsys.readouterr().err.splitlines()
-    assert len(error) == 21 and "and 10 more mistakes" in error[-1]
+    assert len(error) == 21 and "gptjax: 10 more mistakes" in error[-1]
 
 
 def test_blocks_of_another_version_are_told_from_altered_ones(folder, monkeypatch):
@@ -244,19 +244,25 @@ def test_what_is_wrong_outside_blocks_is_named_by_its_file(folder, tmp_path):
 @pytest.mark.parametrize(
     "flags, expected",
     [
-        ([], "give one of the two"),
-        (["--config={f}/fields.py", "--workdir={f}/run"], "give one of the two"),
+        ([], "give either --config=FILE or --workdir=DIR"),
+        (["--config={f}/fields.py", "--workdir={f}/run"], "give either --config=FILE or --workdir=DIR"),
         (["--config={f}/none.py"], "no such file"),
         (["--workdir={f}/rum"], "did you mean 'run'?"),
         (["--workdir={f}/run", "--config.data.seed=1"], "is a run that has its own"),
         (["--config={f}/fields.py", "--config.data.sead=1"], "did you mean 'seed'?"),
         (["--config={f}/fields.py", "--step=31"], "give one from 1 to 30"),
         (["--config={f}/fields.py", "--row=8"], "give one from 0 to 7"),
-        (["--config={f}/fields.py", "--stats", "--step=1"], "--step chooses what text is shown, --stats shows none"),
-        (["--config={f}/fields.py", "--verify", "--row=0"], "--row chooses what text is shown, --verify shows none"),
+        (
+            ["--config={f}/fields.py", "--stats", "--step=1"],
+            "--step chooses the text to show, but --stats shows no text",
+        ),
+        (
+            ["--config={f}/fields.py", "--verify", "--row=0"],
+            "--row chooses the text to show, but --verify shows no text",
+        ),
         (["--config={f}/fields.py", "--stats", "--verify"], "give one of them"),
-        (["--config={f}/fields.py", "--picture=a.png"], "is of --stats"),
-        (["--config={f}/fields.py", "--stats", "--picture=a.gif"], "expected a name that ends in .png"),
+        (["--config={f}/fields.py", "--picture=a.png"], "needs --stats; add --stats"),
+        (["--config={f}/fields.py", "--stats", "--picture=a.gif"], "use a name that ends in .png"),
         (["--config={f}/fields.py", "--stats", "--picture={f}/none/a.png"], "make it first"),
         (["--config={f}/fields.py", "--config.data.weights={{'short': 1, 'lung': 1}}"], "did you mean 'long'?"),
         (["--config={f}/fields.py", "--config.data.cache_dir={f}/other", "--verify"], "was not prepared yet"),
@@ -283,7 +289,7 @@ def test_a_run_whose_text_has_changed_is_refused(folder, tmp_path, capsys):
     run.write_json("manifest.json", json.loads((folder / "run" / "manifest.json").read_text()))
     assert cli.main(["data", f"--workdir={run.path}"]) == 2
     error = capsys.readouterr().err
-    assert "is not the one the run" in error and error.count("\n") == 1
+    assert "is not the one that the run" in error and error.count("\n") == 1
     (run.path / "manifest.json").write_text("{}")
     assert cli.main(["data", f"--workdir={run.path}"]) == 2
     assert "manifest.json does not say what text the run has" in capsys.readouterr().err

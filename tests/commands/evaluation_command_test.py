@@ -74,7 +74,7 @@ def test_the_best_step_is_the_lowest_logged_loss_among_the_steps_with_a_checkpoi
     assert steps == [4] and "lowest held-out loss in metrics.jsonl, 1.5000, of 2 evaluated steps" in why
     assert reading.chosen_steps(directory, "best", ema=True)[0] == [6]
     directory.metrics.write_text(json.dumps({"kind": "eval", "step": 4, "loss": "nan"}) + "\n")
-    with pytest.raises(UserError, match="has no loss of a step with a checkpoint .4, 6.*--catch_up"):
+    with pytest.raises(UserError, match="has no loss for any step with a checkpoint .4, 6.*--catch_up"):
         reading.chosen_steps(directory, "best", ema=False)
 
 
@@ -83,16 +83,16 @@ def test_the_best_step_is_the_lowest_logged_loss_among_the_steps_with_a_checkpoi
     [
         (["--step=5"], "has no checkpoint of step 5; there are: 4, 6"),
         (["--step=newest"], "--step=newest: expected a number, all or best"),
-        (["--stride=17"], "--stride=17 is not from 1 to the context length, 16"),
+        (["--stride=17"], "--stride=17 must be from 1 to the context length, 16"),
         (["--stride=0"], "--stride=0 is too small"),
         (["--mesh=fdsp=2"], "--mesh: the axis='fdsp' is not known; did you mean 'fsdp'"),
-        (["--mesh=fsdp=0"], "--mesh=fsdp=0: fsdp=0 is no size"),
+        (["--mesh=fsdp=0"], "--mesh=fsdp=0: fsdp=0 is not a size"),
         (["--max_tokens=few"], "--max_tokens=few: expected a number of tokens, or all"),
-        (["--protocol=wikitext2"], "is for a data set; give it with --data"),
+        (["--protocol=wikitext2"], "is for a data set; give --data too"),
         (["--protocol=wiki", "--data=x"], "--protocol='wiki' is not known"),
         (["--data=text:/nowhere/x.txt"], "/nowhere/x.txt"),
-        (["--text_field=body"], "says how --data is read; give both"),
-        (["--protocol=lambada", "--data=x", "--stride=4"], "scores last words; leave out"),
+        (["--text_field=body"], "says how --data are read; give --data too"),
+        (["--protocol=lambada", "--data=x", "--stride=4"], "predicts last words only; leave out"),
         (["--dtype=float16"], "dtype='float16' is not known"),
     ],
 )

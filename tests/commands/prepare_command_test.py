@@ -67,10 +67,10 @@ BAD = [
     ("--num_shards=13", "--num_shards=13 is more than the 12 documents of good.jsonl; use fewer"),
     ("--source=latin.txt --num_shards=0", "--num_shards=0 is too small; use at least 1"),
     ("--workers=0", "--workers=0 is too small; use at least 1"),
-    ("--val_fraction=1", "--val_fraction=1 is no fraction"),
+    ("--val_fraction=1", "--val_fraction=1 is not a share"),
     ("--val_fraction=nan", "--val_fraction=nan must be finite"),
     ("--val_fraction=0.999999", "--val_fraction=0.999999 holds out every document of good.jsonl; use a smaller one"),
-    ("--out=other", "--out=other is a folder of other files .thesis.tex.; give a folder that is new or empty"),
+    ("--out=other", "--out=other is a folder with other files .thesis.tex.; give a folder that is new or empty"),
     ("--out=good.jsonl", "--out=good.jsonl is a file"),
     ("--out=good.jsonl/x", "good.jsonl/x"),
     ("--config.data.seed=1", "unknown argument '--config.data.seed=1' of gptjax prepare"),
@@ -167,7 +167,7 @@ def test_a_full_disk_is_one_line_and_what_is_done_is_kept(folder):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 74
     assert err.splitlines()[-1].startswith(
-        f"gptjax: --out={folder}/out cannot be written: File too large; what is done is kept"
+        f"gptjax: --out={folder}/out cannot be written: File too large; finished shards are kept"
     ), err
     done = len(list((folder / "out" / "work").glob("shard-*.json")))
     assert done >= 5 and not (folder / "out" / "manifest.json").exists()
@@ -196,7 +196,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(folder, capfd):
     )
     out = capfd.readouterr().out
     assert "in 4 shards by 2 workers; tokenizer bytes of 257 tokens" in out
-    assert "12 documents of 12" in out and "1 left out, not to be read:\n  bad.jsonl:13 is not JSON" in out
+    assert "12 documents of 12" in out and "1 could not be read and were left out:\n  bad.jsonl:13 is not JSON" in out
     assert not (folder / "out").exists()
 
 

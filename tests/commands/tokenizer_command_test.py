@@ -103,11 +103,14 @@ def test_info_says_kind_sizes_and_bytes_per_token_of_a_source(trained, tmp_path,
     [
         (
             [*TRAIN, "--out=FULL"],
-            "FULL exists and is not an empty folder: it is a folder of other files .thesis.tex.; name another",
+            "FULL exists and is not an empty folder: it is a folder with other files .thesis.tex.; name another",
         ),
         ([*TRAIN, "--out=FULL/thesis.tex"], "thesis.tex exists and is not an empty folder"),
         ([*TRAIN, "--out=NEW", "--special=caht"], "'caht' is no set of special symbols; did you mean 'chat'"),
-        ([*TRAIN, "--out=NEW", "--vocab_size=260", "--special=fim"], "--vocab_size=260 is too small: 261 are bytes"),
+        (
+            [*TRAIN, "--out=NEW", "--vocab_size=260", "--special=fim"],
+            "--vocab_size=260 is too small: bytes and special symbols alone take 261",
+        ),
         ([*TRAIN, "--out=NEW", "--vocab_size=290"], "--vocab_size=290 is too small for the characters of this text"),
         (
             [*TRAIN, "--out=NEW", "--vocab_size=290", "--separator=--"],
@@ -118,7 +121,7 @@ def test_info_says_kind_sizes_and_bytes_per_token_of_a_source(trained, tmp_path,
             "--vocab_size=90000 is too large for this text; use [0-9]+ at most",
         ),
         ([*TRAIN, "--out=NEW", "--train_bytes=0"], "--train_bytes=0 is too small"),
-        ([*TRAIN, "--out=NEW", "--character_coverage=.5"], "--character_coverage=0.5 is outside .* .98 to 1"),
+        ([*TRAIN, "--out=NEW", "--character_coverage=.5"], "--character_coverage=0.5 is out of range; .* .98 to 1"),
         ([*TRAIN, "--out=NEW", "--source=nowhere.txt"], "nowhere.txt"),
         (
             [*TRAIN, "--out=NEW", "--vocabsize=3"],

@@ -125,9 +125,9 @@ def test_a_mixture_is_given_on_the_command_line():
 @pytest.mark.parametrize(
     "fields,message",
     [
-        ({"mixture": None}, "data.weights are those of data.mixture; set that too"),
+        ({"mixture": None}, "data.weights belong to data.mixture; set that too"),
         ({"mixture": {}}, "data.mixture has no source; give {name: folder or 'KIND:PATH'}, or None"),
-        ({"mixture": {"all": "a"}, "weights": None}, "data.mixture: 'all' is what evaluations call the whole"),
+        ({"mixture": {"all": "a"}, "weights": None}, "data.mixture: evaluations use the name 'all' for the whole text"),
         ({"path": "c"}, "data.mixture and data.source='corpus', data.path='c' are both set"),
         ({"source": "tfds", "tfds_name": "lm1b"}, "data.mixture and data.source='tfds'"),
         ({"weights": {"web": 1, "kode": 1}}, "data.weights has 'kode'; did you mean 'code'?"),

@@ -77,6 +77,7 @@ RUN = {  # a valid value that is not BASE's, of every field that is a run's; a d
         "tasks_num_fewshot": {"eval": {"tasks": "configs/tasks", "tasks_num_fewshot": 1}},
         "sample_prompt": "a",
         "sample_tokens": 5,
+        "sample_every_steps": {"eval": {"sample_tokens": 5, "sample_every_steps": 4}},
     },
     "optim": {"skip": "outliers"},
 }

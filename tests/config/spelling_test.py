@@ -111,6 +111,7 @@ def test_two_that_differ_or_half_of_one_are_refused(folder, fields, said):
             "data.tokenizer=./nowhere",
             "the tokenizer './nowhere' is neither a kind nor a folder that a tokenizer was saved in",
         ),
+        ("data.source=txt:book.txt", "source 'txt:book.txt': 'txt' is no kind; did you mean 'text'?"),
         ("data.source=jsnl", "data.source='jsnl' is not known; did you mean 'jsonl'?"),
     ],
 )
@@ -129,7 +130,7 @@ def trained(values, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "command", ["verify", "data --step=0", "sample --max_tokens=1 --prompt=a", "eval --max_tokens=64"]
+    "command", ["verify", "data --step=1", "sample --max_tokens=1 --prompt=a", "eval --max_tokens=64"]
 )
 def test_a_run_is_a_word_of_its_own_or_workdir(trained, command, capsys):
     name, *flags = command.split()
@@ -149,5 +150,5 @@ def test_a_run_that_is_given_twice_or_not_at_all_is_said_so(trained, capsys):
 
 
 def test_the_value_of_an_override_is_no_run(folder, capsys):
-    assert cli.main(["data", "--config=base.py", "--config.data.tokenizer", "saved", "--step=0"]) == 0
+    assert cli.main(["data", "--config=base.py", "--config.data.tokenizer", "saved", "--step=1"]) == 0
     assert "the cat sat" in capsys.readouterr().out

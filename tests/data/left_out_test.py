@@ -184,7 +184,7 @@ def test_training_on_a_small_text_leaves_out_what_cannot_be_read_and_says_so_whe
         made = store.prepare(dataclasses.replace(config, val_split=val_split)).sources["jsonl"]
         said = capfd.readouterr().err
         assert made.train.n_documents + made.val.n_documents == 10
-        assert said.count(f"left out: {lines}:") == 5 and "left out: 7 in all" in said
+        assert said.count(f"left out: {lines}:") == 5 and "left out: 7 documents in all" in said
         assert made.description["left_out"]["count"] == len(made.description["left_out"]["messages"]) == 7
         again = store.prepare(dataclasses.replace(config, val_split=val_split)).sources["jsonl"]
         said = capfd.readouterr().err
@@ -203,7 +203,7 @@ def test_a_tokenizer_is_trained_on_what_can_be_read(lines, capfd):
     config = DataConfig(source="jsonl", path=str(lines))
     assert sorted(sources.spread_documents(config)) == sorted(json.loads(story)["text"] for story in STORIES)
     said = capfd.readouterr().err.splitlines()
-    assert len(said) == 6 and said[-1] == "left out: 7 in all, not to be read"
+    assert len(said) == 6 and said[-1] == "left out: 7 documents in all that could not be read"
 
 
 def test_an_evaluation_is_of_all_of_its_text_or_stops_with_the_name_of_what_cannot_be_read(lines):

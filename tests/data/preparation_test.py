@@ -134,7 +134,7 @@ def test_a_finished_folder_is_left_as_it_is(source, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     prepare(source, tmp_path / "out", "--tokenizer=bytes", "--num_shards=2", "--workers=1")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
-    assert "was made by this command before; nothing was done" in capsys.readouterr().out
+    assert "is already complete, made by this same command; nothing to do" in capsys.readouterr().out
 
 
 def test_an_altered_shard_is_refused_by_name(source, tmp_path):
@@ -158,7 +158,7 @@ def test_what_cannot_be_read_is_left_out_named_and_counted(source, tmp_path, cap
     assert f"{tmp_path}/bad.jsonl:4 is not JSON" in failures["messages"][0]
     assert "bad.jsonl:5 has no field 'text'" in failures["messages"][1] and "--text_field" in failures["messages"][1]
     printed = capsys.readouterr()
-    assert "2 left out, not to be read:" in printed.out and "left out: " in printed.err
+    assert "2 could not be read and were left out:" in printed.out and "left out: " in printed.err
 
 
 @pytest.fixture
@@ -360,7 +360,7 @@ def test_ctrl_c_stops_in_two_lines_and_leaves_no_worker(long_source, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines()[-2:] == [
-        "stopped; what is done is kept: run the same command again to go on",
+        "stopped; finished shards are kept. Run the same command again to continue",
         "gptjax: interrupted",
     ]
     assert "Traceback" not in err

@@ -367,5 +367,5 @@ def test_a_run_does_not_go_on_with_another_mixture_but_with_other_readers(mixed)
 
 def test_a_run_does_not_go_on_with_another_text_of_a_source(mixed, undisturbed):
     swapped = mixed["data"]["mixture"] | {"web": mixed["data"]["mixture"]["books"]}
-    with pytest.raises(UserError, match="the text or tokenizer is not the one this run was started with"):
+    with pytest.raises(UserError, match="the text or tokenizer is not the one that this run was started with"):
         main.train(from_dict(runs.changed(mixed, data=dict(mixture=swapped))), str(undisturbed), ("data.mixture",))

@@ -61,9 +61,9 @@ def fail(task, report):
     [
         ("user", UserError, "^the line is bad$"),
         ("disk", OSError, "No space left on device: '/a/file'"),
-        ("memory", SaveFailed, "a worker has no memory left .use fewer --workers.; what is done is kept"),
+        ("memory", SaveFailed, "a worker has no memory left .use fewer --workers.; finished shards are kept"),
         ("killed", SaveFailed, "a worker was killed by SIGKILL .is the memory full.*run the same command again"),
-        ("exit", SaveFailed, "a worker ended with exit code 3; what is done is kept"),
+        ("exit", SaveFailed, "a worker ended with exit code 3; finished shards are kept"),
         ("end", workers.WorkerFailed, "^a worker failed: EOFError: the file ends too early$"),
         ("mistake", workers.WorkerFailed, "^a worker failed: KeyError: 'missing.nkey'$"),
     ],

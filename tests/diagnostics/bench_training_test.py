@@ -40,7 +40,7 @@ def test_of_a_device_with_a_published_peak_training_and_bench_show_the_same_frac
     [line] = [
         line for line in report.header(prepared, run_directory.open_run(tmp_path), False) if line.startswith("MFU")
     ]
-    assert line == "MFU        of 2 TFLOP/s per device (published for cpu); FLOPs as PaLM counts them"
+    assert line == "MFU        of 2 TFLOP/s per device (published for cpu); FLOPs: 6N + attention, as in the PaLM paper"
     assert "MFU 25.0%" in recorder.progress_line(1, 2, NUMBERS, SPEED | {"mfu": 0.25})
 
     results = bench_training.bench(config, seconds=0.0)

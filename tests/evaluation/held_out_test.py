@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import warnings
 
 import jax
 import numpy as np
@@ -109,3 +110,11 @@ def test_what_a_process_reads_of_a_batch_is_all_that_its_devices_hold(count):
     place = sharding.batch_sharding(meshes.make_mesh(config, jax.devices()[:count]), leading=1)
     ranges = placement.local_rows(8, place, dim=1)
     assert ranges == placement.own_rows(8, place, dim=1) == tuple((a, a + 8 // count) for a in range(0, 8, 8 // count))
+
+
+def test_a_loss_whose_perplexity_no_float_holds_is_infinite_without_a_word():
+    sums = held_out.Sums(np.full(4, 8000.0), np.full(4, 8.0), np.full(4, 8.0))
+    with warnings.catch_warnings(action="error"):
+        found = dataclasses.replace(held_out.summarise(sums), words=5)
+        assert found.loss == 1000 and found.perplexity == found.word_perplexity == math.inf
+        assert found.perplexity_interval == (math.inf, math.inf) and "perplexity inf" in str(found)

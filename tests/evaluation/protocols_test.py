@@ -74,7 +74,7 @@ def test_lines_of_a_data_set_are_one_text(tmp_path):
 
 def test_a_protocol_is_for_a_whole_text_of_its_own(tmp_path):
     one = judging.made_run("bytes")
-    with pytest.raises(UserError, match="^protocol=wikitext2 is for a data set; give it with texts"):
+    with pytest.raises(UserError, match="^protocol=wikitext2 is for a data set; give texts too"):
         one.evaluate(protocol="wikitext2")
     with pytest.raises(UserError, match="counts the words of a whole text; leave out max_tokens=5"):
         one.evaluate("text:x", protocol="wikitext2", max_tokens=5)

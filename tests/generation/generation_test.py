@@ -464,7 +464,11 @@ def test_what_does_not_go_together_is_refused(engine_of):
     for prompt, settings, message in (
         (np.zeros(0, np.int32), {}, "the prompt is empty"),
         ("c", dict(num_beams=2, stop="x", max_tokens=2), "no streaming and no stop strings"),
-        ("c", dict(num_beams=2, max_tokens=16), "beam search has no room: 1 tokens of prompt and --max_tokens=16"),
+        (
+            "c",
+            dict(num_beams=2, max_tokens=16),
+            "the context is too short for beam search: 1 tokens of prompt and --max_tokens=16",
+        ),
         ("c", dict(num_beams=2, max_tokens=2, presence_penalty=1.0), "takes no penalties"),
     ):
         with pytest.raises(UserError, match=message):

@@ -54,10 +54,14 @@ def test_the_user_is_told_while_the_main_thread_waits_in_c():
 @pytest.mark.parametrize(
     "doing,seconds,said",
     [
-        ("training", 4.8, "up to 20 steps that were begun are finished (about 10 s); then a checkpoint is saved"),
-        ("training", 0.001, "up to 20 steps that were begun are finished (about 1 s); then"),
-        ("training", None, "up to 20 steps that were begun are finished; then"),
-        ("evaluating", 4.8, "evaluating goes on until it can be left; then a checkpoint is saved and the run stops"),
+        ("training", 4.8, "the run finishes up to 20 steps that are under way (about 10 s), then saves a checkpoint"),
+        ("training", 0.001, "the run finishes up to 20 steps that are under way (about 1 s), then"),
+        ("training", None, "the run finishes up to 20 steps that are under way, then"),
+        (
+            "evaluating",
+            4.8,
+            "evaluating first has to reach a point where it can stop; then the run saves a checkpoint and stops",
+        ),
     ],
 )
 def test_a_run_says_what_it_finishes_before_it_stops_and_for_how_long(doing, seconds, said):

@@ -277,7 +277,7 @@ def test_an_unknown_architecture_is_refused():
     [
         (
             dict(model=dict(n_heads=4)),
-            "model.n_heads=4 changes nothing in model.architecture='lstm'; leave it out, or at",
+            "model.n_heads=4 has no effect with model.architecture='lstm'; leave it out, or at",
         ),
         (dict(model=dict(position="rope")), "model.position='rope' changes nothing"),
         (dict(model=dict(band_width=8)), "model.band_width=8 changes nothing .* default None"),

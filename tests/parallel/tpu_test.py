@@ -141,7 +141,9 @@ def test_a_kind_that_was_never_compiled_for_gets_no_options_and_the_run_says_so(
     monkeypatch.delitem(tpu.KINDS, "TPU v6 lite")
     assert programs.train_compiler_options(v6e) == {} and tpu.rings_of(list(v6e.devices.flat)) is None
     [line] = report.compiler_lines(v6e)
-    assert line.startswith("compiler   no options: TPU v6 lite is not in gptjax/parallel/tpu.py, which has TPU v4, ")
+    assert line.startswith(
+        "compiler   default options, because gptjax/parallel/tpu.py does not list TPU v6 lite; it lists TPU v4, "
+    )
     assert report.compiler_lines(meshes.make_mesh(CONFIG, jax.devices())) == []
 
 

@@ -104,3 +104,16 @@ def test_the_environment_is_that_of_a_machine_without_a_tpu(monkeypatch):
     assert os.environ["XLA_FLAGS"] == "--other=1 --xla_force_host_platform_device_count=8"
     topology.set_environment("v5e:2x2")
     assert {name: os.environ[name] for name in topology.TPU_ENVIRONMENT} == topology.TPU_ENVIRONMENT
+
+
+@pytest.mark.parametrize("name, num_slices", [("h100:8x2", 1), ("h100:4", 1), ("cpu:8", 1), ("cpu:2", 2)])
+def test_the_devices_of_a_name_are_those_that_are_described(name, num_slices):
+    assert topology.device_count(name, num_slices) == len(topology.describe(name, num_slices).slice_D)
+
+
+def test_devices_of_tpus_are_counted_without_libtpu():
+    assert [topology.device_count(*given) for given in (("v5p:4x4x8", 1), ("v5e:4x4", 2), ("tpu7x:2x2x1", 1))] == [
+        128,
+        32,
+        8,
+    ]

@@ -135,7 +135,7 @@ def test_who_removes_the_file_lets_no_second_writer_in(tmp_path):
     first = holder(tmp_path, "flock")
     try:
         (tmp_path / runlock.NAME).unlink()
-        with pytest.raises(UserError, match="by another process, which its writer.lock does not name; wait for it"):
+        with pytest.raises(UserError, match="by another process .its writer.lock names none.; wait for it"):
             take(tmp_path, "flock")
     finally:
         first.kill()
@@ -172,9 +172,7 @@ def test_a_directory_that_was_moved_or_removed_is_found_out(tmp_path):
     with pytest.raises(DirectoryMoved, match=f"moved to {tmp_path}/other"):
         lock.check()
     shutil.rmtree(tmp_path / "other")
-    with pytest.raises(
-        DirectoryMoved, match="was removed while it was trained; run the same command again to start over"
-    ):
+    with pytest.raises(DirectoryMoved, match="was removed during training; run the same command again to start over"):
         lock.check()
     lock.release()
 
@@ -224,14 +222,14 @@ def disturbed(values, tmp_path, monkeypatch, capfd):
 def test_a_run_whose_directory_is_moved_ends_with_a_code_of_its_own_and_says_where_it_is(disturbed, tmp_path):
     code, line = disturbed(lambda run: (tmp_path / "run").rename(tmp_path / "moved"))
     assert code == errors.MOVED and code in supervisor.FINAL
-    assert f"was moved to {tmp_path}/moved while it was trained; there " in line and "whole by names and sizes" in line
+    assert f"was moved to {tmp_path}/moved during training; there " in line and "whole by names and sizes" in line
     assert not (tmp_path / "run" / "config.json").exists(), "no other run was begun in its place"
 
 
 def test_a_run_whose_checkpoints_are_removed_says_what_is_there_and_saves_the_next(disturbed, tmp_path):
     code, line = disturbed(lambda run: shutil.rmtree(run.checkpoints))
     assert code == errors.SAVED_AND_STOPPED
-    assert "the checkpoint of step 5, which was written, is gone; those that follow" in line
+    assert "the checkpoint of step 5, which was written, is gone; later checkpoints will" in line
     run = run_directory.open_run(tmp_path / "run")
     after_removal, stopped = run.steps()
     assert after_removal == 10 and 13 <= stopped < 20
@@ -269,4 +267,4 @@ def test_a_file_that_goes_wrong_while_a_run_goes_on_is_no_mistake_in_the_command
 
     code, line = disturbed(replace)
     assert code == errors.SAVE_FAILED
-    assert "Is a directory: " in line and "metrics.jsonl; run the same command again to go on" in line
+    assert "Is a directory: " in line and "metrics.jsonl; run the same command again to continue" in line

@@ -65,7 +65,7 @@ def test_each_kind_is_told_by_what_lies_in_it(folders):
 def test_each_kind_has_words_and_only_gptjaxs_own_places(folders):
     for kind in folders.keys() - {folder_kinds.OTHER}:
         assert folder_kinds.said(folders[kind]) == folder_kinds.SAID[kind]
-    assert folder_kinds.said(folders[folder_kinds.OTHER]) == "a folder of other files (thesis.tex)"
+    assert folder_kinds.said(folders[folder_kinds.OTHER]) == "a folder with other files (thesis.tex)"
     assert "remove" not in " ".join(folder_kinds.SAID.values())
 
 

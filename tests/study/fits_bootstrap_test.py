@@ -118,7 +118,7 @@ def test_points_along_one_ratio_of_tokens_to_parameters_leave_the_exponents_open
     points = laws.points(laws.BESIROGLU, sizes, 20 * sizes, 0.002, np.random.default_rng(0))
     found = bootstrap.intervals(FIT, points, replicates=50)
     assert found.fit.refused or found.refused
-    assert any("not identified" in reason or "gave no fit" in reason for reason in found.fit.refused + found.refused)
+    assert any("cannot determine" in reason or "gave no fit" in reason for reason in found.fit.refused + found.refused)
 
 
 def test_intervals_that_reach_nought_or_span_magnitudes_leave_their_constant_open():
@@ -126,7 +126,7 @@ def test_intervals_that_reach_nought_or_span_magnitudes_leave_their_constant_ope
     assert identified.of_intervals(sure) == [] and identified.of_intervals({"a": (-1, 1)}) == []
     for name, wide in {"E": (0.1, 1.9), "A": (10, 1.1e4), "beta": (0.0, 0.4), "alpha": (-0.1, 0.4)}.items():
         (reason,) = identified.of_intervals(sure | {name: wide})
-        assert reason == f"{name} is not identified: its 95% interval is {wide[0]:.4g} to {wide[1]:.4g}"
+        assert reason == f"these runs cannot determine {name}: its 95% interval is {wide[0]:.4g} to {wide[1]:.4g}"
 
 
 def test_a_parabola_leaves_its_residuals_less_noise_than_a_law_through_all_points_does():
@@ -136,7 +136,7 @@ def test_a_parabola_leaves_its_residuals_less_noise_than_a_law_through_all_point
 def test_few_runs_are_named_whatever_their_points():
     points = dataclasses.replace(NOISY, run=tuple(f"r{i % 6}" for i in range(240)))
     found = bootstrap.intervals(FIT, points, replicates=50)
-    assert "intervals from 6 runs are no more than a hint; 8 or more are needed" in found.refused
+    assert "intervals from 6 runs are only a hint; use 8 runs or more" in found.refused
 
 
 def test_a_power_law_through_exact_points_is_that_law():

@@ -56,7 +56,7 @@ def test_winners_without_a_smaller_and_a_larger_rival_are_refused_and_not_fitted
 @pytest.mark.parametrize("few", [DENSE[:1], DENSE[::12], []])
 def test_too_few_winning_sizes_refuse_the_law(few):
     fit = envelope.fit(few)
-    assert "sizes win somewhere with smaller and larger runs beside them; a power law needs 3" in fit.refused[0]
+    assert "sizes are the best at some compute, between smaller and larger runs; a power law needs 3" in fit.refused[0]
     assert np.isnan(fit.a)
 
 
@@ -78,7 +78,7 @@ def test_intervals_hold_the_exponent_of_runs_that_differ():
     [
         (dict(loss=np.r_[TOKENS[:-1] * 0 + 3, np.nan]), "run n1e\\+07: loss is nan"),
         (dict(tokens=TOKENS[:-1]), r"flops, tokens and loss have \[199, 200\] values"),
-        (dict(flops=np.ones(200)), "the FLOPs of a curve have to grow"),
+        (dict(flops=np.ones(200)), "the FLOPs of a curve must grow"),
         (dict(params=0.0), "params is 0.0"),
     ],
 )

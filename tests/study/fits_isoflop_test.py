@@ -87,17 +87,17 @@ def test_a_vertex_is_that_of_the_parabola_and_no_run():
         (
             lambda x: 2 + 0.1 * (x - 21.9) ** 2,
             np.exp([18, 19, 20, 21, 22]),
-            "at the edge of the sizes that were run: run some beyond the largest",
+            "at the edge of the sizes that were run: add runs beyond the largest",
         ),
         (
             lambda x: 2 + 0.1 * (x - 18.4) ** 2,
             np.exp([18, 19, 20, 21, 22]),
-            "the lowest loss is that of the smallest size",
+            "the smallest size has the lowest loss",
         ),
         (
             lambda x: 2 + 0.1 * (x - 20.0) ** 2,
             np.exp([19, 20.5]),
-            "2 sizes; a parabola with something left over needs 4",
+            "2 sizes; a parabola that can be checked needs 4",
         ),
         (lambda x: 2 + 0.1 * (x - 20.0) ** 2, np.exp([19]), "1 sizes"),
         (lambda x: 2 + 0.1 * (x - 20.0) ** 2, np.exp([19, 19, 20, 20, 21, 21]), "3 sizes"),

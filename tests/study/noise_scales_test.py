@@ -38,7 +38,7 @@ def test_the_standard_error_covers_the_truth_as_often_as_it_says():
 
 @pytest.mark.parametrize(
     "signal_S,reason",
-    [([1.0], "1 step has no standard error"), ([1.0, -1.0, 0.5, -0.5], "is not told from its noise"), ([-1.0, -1.1], "is not told")],
+    [([1.0], "1 step has no standard error"), ([1.0, -1.0, 0.5, -0.5], "cannot be distinguished from its noise"), ([-1.0, -1.1], "cannot be distinguished")],
 )  # fmt: skip
 def test_a_ratio_that_says_nothing_is_refused_with_its_reason(signal_S, reason):
     found = noise_scales.average(rows_of(signal_S, [1.0] * len(signal_S)))

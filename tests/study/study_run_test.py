@@ -85,7 +85,7 @@ def test_killed_while_it_begins_and_in_the_middle_and_told_to_stop_it_ends_with_
     os.kill(process.pid, signal.SIGTERM)
     said, _ = process.communicate(timeout=studying.SECONDS)
     assert process.returncode == errors.SAVED_AND_STOPPED, said
-    assert "SIGTERM: stopped; run the same command again to go on" in said
+    assert "SIGTERM: stopped; run the same command again to continue" in said
     assert not studying.of_folder(out)
     [stopped] = studying.states(out).values()
     assert stopped.state == "partial" and 22 <= stopped.step < 40

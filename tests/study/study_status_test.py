@@ -237,7 +237,7 @@ def test_status_prints_a_row_for_every_run_and_names_what_is_on_disk_and_not_dec
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("a ") and " done " in line and "[####################]" in line for line in lines)
     assert "on disk, made by other code: a (other, done)" in lines
-    assert "on disk, not declared any more: c (gone, done)" in lines
+    assert "on disk, no longer declared: c (gone, done)" in lines
     assert cli.main(["study", "status", str(directory.path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["counts"]["done"] == 1 and facts["runs"][0]["key"] == found.entries[0].key
@@ -248,7 +248,7 @@ def test_a_folder_without_a_study_is_one_line_and_the_name_of_one_beside_it(stud
     directory, _ = study
     assert cli.main(["study", "status", str(directory.path) + "t"]) == errors.USER_ERROR
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "holds no study.json; did you mean 'out'?" in said
+    assert said.count("\n") == 1 and "has no study.json; did you mean 'out'?" in said
 
 
 def test_a_damaged_study_is_one_line(study, capsys):

@@ -51,7 +51,7 @@ def test_catching_up_again_does_nothing(run):
     text = run.metrics.read_text()
     assert catch_up.catch_up(run) == catch_up.Missing([], [], [])
     assert run.metrics.read_text() == text
-    assert catch_up.said(catch_up.find(run)) == ["no evaluation that was due is missing from metrics.jsonl"]
+    assert catch_up.said(catch_up.find(run)) == ["metrics.jsonl has every evaluation that was due"]
 
 
 def test_half_an_evaluation_is_completed_and_one_without_a_checkpoint_is_lost(run):
@@ -59,7 +59,7 @@ def test_half_an_evaluation_is_completed_and_one_without_a_checkpoint_is_lost(ru
     found = catch_up.find(run)
     assert (found.left, found.lost) == ([(6, "ema_")], [(2, "ema_")])
     said = catch_up.said(found)
-    assert said == ["still to be made up: step 6 (ema)", "lost, for there is no checkpoint: step 2 (ema)"]
+    assert said == ["still missing: step 6 (ema)", "cannot be computed, because the checkpoint is gone: step 2 (ema)"]
 
 
 def test_who_is_stopped_in_the_middle_has_what_was_made_and_goes_on(run):
@@ -100,8 +100,8 @@ def test_the_command_says_what_it_made_up(run, capsys):
     forget(run, lambda row: row["kind"] == "eval" and row["step"] in (2, 6))
     assert cli.main(["eval", f"--workdir={run.path}", "--catch_up"]) == 0
     output = capsys.readouterr().out
-    assert "made up and written to metrics.jsonl: step 6, step 6 (ema)" in output
-    assert "lost, for there is no checkpoint: step 2, step 2 (ema)" in output
+    assert "computed and added to metrics.jsonl: step 6, step 6 (ema)" in output
+    assert "cannot be computed, because the checkpoint is gone: step 2, step 2 (ema)" in output
     assert cli.main(["eval", f"--workdir={run.path}", "--catch_up", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["lost"] == [[2, ""], [2, "ema_"]]
     assert cli.main(["eval", f"--workdir={run.path}", "--catch_up", "--stride=4"]) == 2

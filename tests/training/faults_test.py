@@ -525,7 +525,8 @@ def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(s
     keeping.save(state_of(20), 20)
     if policy == "stop":
         with pytest.raises(
-            SaveFailed, match="could not be written to .*there is that of step 10, whole by names and sizes; make room"
+            SaveFailed,
+            match="could not be written to .*there is that of step 10, whole by names and sizes; free some space",
         ):
             keeping.settle(21)
         assert not said and not log
@@ -691,7 +692,9 @@ def test_verify_finds_a_sound_run_sound_and_says_how_much_it_read(trained, capsy
     stored = runs.saved_arrays(trained, 10).values()
     assert found[-1]["checked_bytes"] == sum(array.nbytes for array in stored)
     assert cli.main(["verify", f"--workdir={trained}"]) == 0
-    assert "all is as it was written; the newest checkpoint that counts is of step 10" in capsys.readouterr().out
+    assert (
+        "all files are as they were written; the newest valid checkpoint is that of step 10" in capsys.readouterr().out
+    )
 
 
 def forget_the_run(directory) -> None:
@@ -745,7 +748,7 @@ def test_verify_knows_unverified_and_set_aside_steps_and_files_that_are_gone_or_
 
 @pytest.mark.parametrize(
     "flags,message",
-    [(["--step=4"], "has no such step; there are: 10"), (["--step=x"], "--step=x is no step; give a number")],
+    [(["--step=4"], "has no such step; there are: 10"), (["--step=x"], "--step=x is not a step; give a number")],
 )
 def test_verify_refuses_a_step_that_is_none_in_one_line(trained, capsys, flags, message):
     assert cli.main(["verify", f"--workdir={trained}", *flags]) == errors.USER_ERROR

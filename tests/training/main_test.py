@@ -75,7 +75,7 @@ def test_sigterm_saves_exits_with_its_own_code_and_the_run_goes_on_bit_equal(
         assert cli.main(command) == errors.SAVED_AND_STOPPED
     said = capfd.readouterr().err
     assert (
-        "SIGTERM: running a hook goes on until it can be left; then a checkpoint is saved" in said
+        "SIGTERM: running a hook first has to reach a point where it can stop; then the run saves" in said
         and "run the same command again" in said
         and "Traceback" not in said
     )
@@ -222,7 +222,7 @@ def test_another_text_is_refused_on_resume(values, undisturbed, text, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text(text.read_text()[::-1])
     changed = from_dict({**values, "data": {**values["data"], "path": str(other)}})
-    with pytest.raises(UserError, match="not the one this run was started with"):
+    with pytest.raises(UserError, match="not the one that this run was started with"):
         main.train(changed, str(undisturbed), ("data.path",))
 
 
@@ -249,7 +249,9 @@ def test_a_run_is_not_evaluated_on_another_text_of_the_same_characters(undisturb
     (tmp_path / "other.txt").write_text(text.read_text()[::-1])
     runs.change_config(tmp_path / "run", data={"path": str(tmp_path / "other.txt")})
     loaded = run.load(tmp_path / "run")
-    with pytest.raises(UserError, match=r"the text or tokenizer is not the one the run in .*/run was started with"):
+    with pytest.raises(
+        UserError, match=r"the text or tokenizer is not the one that the run in .*/run was started with"
+    ):
         loaded.evaluate()
 
 
@@ -269,7 +271,7 @@ def test_a_run_carries_its_tokenizer_and_is_read_without_the_file_that_was_given
 
 def test_a_directory_with_other_files_is_refused(config, tmp_path):
     (tmp_path / "thesis.tex").write_text("\\begin{document}")
-    with pytest.raises(UserError, match="holds files but no run"):
+    with pytest.raises(UserError, match="has files in it but is not a run directory"):
         main.train(config, str(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 

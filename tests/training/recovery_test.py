@@ -108,7 +108,7 @@ def test_a_run_that_gave_up_goes_on_as_if_it_had_been_allowed_another_rollback(r
     once = runs.changed(spiky, train=dict(max_rollbacks=1))
     assert main.train(from_dict(once), str(workdir)) == errors.DIVERGED
     said = capfd.readouterr().err
-    assert "rollback 1 of 1, to step 12; the 64 rows of text" in said and "Traceback" not in said
+    assert "rollback 1 of 1, to step 12; the next 64 rows of text" in said and "Traceback" not in said
     assert (
         "the last checkpoint is of step 12 after 1 of train.max_rollbacks=1 rollbacks. Try a lower optim.peak_lr"
         in said

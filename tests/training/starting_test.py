@@ -108,18 +108,18 @@ def test_the_best_step_is_the_one_of_the_lowest_loss_that_has_a_checkpoint(train
 @pytest.mark.parametrize(
     "fields, said",
     [
-        ({"data": {"tokenizer": "bytes"}}, "its tokenizer is another (chars, 9 entries"),
+        ({"data": {"tokenizer": "bytes"}}, "its tokenizer differs (chars, 9 entries"),
         (
             {"model": {"d_ff": 32}},
             "blocks/mlp/down/weight has shape (1, 64, 16) there and (1, 32, 16) here, blocks/mlp/up/bias has shape (1, 64) there"
             " and (1, 32) here, blocks/mlp/up/weight has shape (1, 16, 64) there and (1, 16, 32) here"
-            " (model.d_ff was None and is 32); give this model the shapes of that one.",
+            " (model.d_ff was None and is 32); use the same shapes for this model.",
         ),
         ({"model": {"bias": False}}, "this model has no blocks/attention/out/bias, "),
         ({"train": {"start_step": "5"}}, "it has no checkpoint of train.start_step=5; there are: 4, 6."),
         (
             {"train": {"start_step": "last"}},
-            "train.start_step='last' is no step of a run; give the number of a checkpoint",
+            "train.start_step='last' is not a step; give the step of a checkpoint",
         ),
         (
             {"train": {"start_from": None, "start_step": "4"}},

@@ -56,7 +56,7 @@ def directory(values, tmp_path_factory):
         values,
         train=dict(steps=4),
         checkpoint=dict(every_steps=2),
-        eval=dict(every_steps=2, max_tokens=64, sample_tokens=8, sample_prompt="a"),
+        eval=dict(every_steps=2, max_tokens=64, sample_tokens=8, sample_prompt="a", sample_every_steps=2),
     )
     assert cli.main(["train", runs.write_config(short, folder / "fields.py"), f"--workdir={folder / 'run'}"]) == 0
     return run_directory.open_run(str(folder / "run"))
@@ -87,10 +87,10 @@ def series(directory, chart: str) -> list[dict]:
 def test_a_run_leaves_its_sample_its_devices_and_what_it_paused_for(directory):
     kept = rows(directory)
     [first] = [row for row in kept if row.get("event") == "first_call"]
-    [sample] = [row for row in kept if row.get("event") == "sample"]
-    assert first["devices"] == "8 x cpu" and len(sample["text"]) == 8 and sample["step"] == 4
+    samples = [row for row in kept if row.get("event") == "sample"]
+    assert first["devices"] == "8 x cpu" and [(row["step"], len(row["text"])) for row in samples] == [(2, 8), (4, 8)]
     [third] = [row for row in kept if row["kind"] == "train" and row["step"] == 3]
-    assert third["seconds/evaluating"] > 0 and third["seconds/saving"] > 0
+    assert all(third[f"seconds/{what}"] > 0 for what in ("evaluating", "saving", "sampling"))
 
 
 def test_the_page_shows_losses_with_errors_speed_norms_facts_and_the_sample(directory):
@@ -101,11 +101,23 @@ def test_the_page_shows_losses_with_errors_speed_norms_facts_and_the_sample(dire
     evaluated = [row for row in kept if row["kind"] == "eval"]
     assert held_out["x"] == [2, 4]
     assert held_out["error"] == pytest.approx([2 * row["standard_error"] for row in evaluated], rel=1e-5)
-    assert {"learning_rate", "speed", "mfu", "grad_norm", "param_norm"} < {one["id"] for one in read.data["charts"]}
-    [sample] = [row for row in kept if row.get("event") == "sample"]
-    for words in ("run done", "Step 4 of 4 (100.0%)", "2 layers, width 32, 4 heads of 8", "8 x cpu", "Goodput",
+    assert {"learning_rate", "speed", "grad_norm", "param_norm"} < {one["id"] for one in read.data["charts"]}
+    _, sample = [row for row in kept if row.get("event") == "sample"]
+    for words in ("run done", "Step 2:", "Step 4:", "Step 4 of 4 (100.0%)", "2 layers, width 32, 4 heads of 8", "8 x cpu", "Goodput",
                   " ".join(sample["text"].split()), f"{evaluated[-1]['loss']:.4f} ± "):  # fmt: skip
         assert words in read.text, words
+
+
+def test_mfu_is_shown_where_it_is_logged_as_on_accelerators(copy):
+    write(copy, [row | ({"mfu": 0.4321} if row["kind"] == "train" else {}) for row in rows(copy)])
+    read = shown(copy)
+    assert "MFU 43.2%" in read.text and series(copy, "mfu")[0]["y"] == [0.4321] * 4
+    assert "MFU" not in shown_without_mfu(copy)
+
+
+def shown_without_mfu(copy) -> str:
+    write(copy, [{name: value for name, value in row.items() if name != "mfu"} for row in rows(copy)])
+    return shown(copy).text
 
 
 def test_the_page_needs_nothing_outside_it(directory):
@@ -206,17 +218,17 @@ def test_the_parts_of_the_time_are_all_of_it_and_none_is_counted_twice(directory
 
 
 def test_goodput_worked_by_hand():
-    """20 s to start; 10 steps of 1 s and a save of 3 s; a kill, 100 s later a start of 15 s; 10 steps in 10 s, an evaluation."""
+    """20 s to start; 10 steps of 1 s and a save of 3 s; a kill, 100 s later a start of 15 s; 9 steps in 10 of 12 s; an evaluation."""
     log = [
         dict(kind="train", step=1, time=20.0, tokens=100),
         dict(kind="event", step=1, time=20.0, event="first_call", seconds=20.0),
         {"kind": "train", "step": 11, "time": 33.0, "tokens": 1100, "tokens_per_second": 100.0, "seconds/saving": 3.0},
         dict(kind="event", step=11, time=140.0, event="resumed"),
         dict(kind="event", step=12, time=148.0, event="first_call", seconds=15.0),
-        dict(kind="train", step=21, time=158.0, tokens=2100, tokens_per_second=90.0),
-        dict(kind="eval", step=21, time=162.0, loss=2.0),
-        dict(kind="event", step=21, time=163.0, event="rows_read"),
-        dict(kind="event", step=21, time=165.0, event="rolled_back"),
+        dict(kind="train", step=21, time=160.0, tokens=2100, tokens_per_second=90.0),
+        dict(kind="eval", step=21, time=164.0, loss=2.0),
+        dict(kind="event", step=21, time=165.0, event="rows_read"),
+        dict(kind="event", step=21, time=167.0, event="rolled_back"),
     ]
     found = goodput.Goodput()
     for row in log[:-1]:
@@ -227,6 +239,7 @@ def test_goodput_worked_by_hand():
         "evaluating": 4.0,
         "saving": 3.0 + 1.0,
         "stopped, or steps lost": 100.0,
+        "other": 2.0,
     }
     found.add(log[-1])
     assert found.seconds()["rolled back"] == 7.0, "from the last training row on, whatever it was spent on"

@@ -25,7 +25,9 @@ def verify(folder: str, report=lambda done, total: None) -> dict:
     """
     path = epath.Path(folder).expanduser()
     if not path.exists():
-        raise UserError(f"{path} is not there: this text was not prepared yet; gptjax data --config=FILE does it.")
+        raise UserError(
+            f"{path} is missing, because this text was not prepared yet; gptjax data --config=FILE prepares it."
+        )
     manifest = read_manifest(path)
     entries = dict(all_files(manifest))
     width = np.dtype(manifest["dtype"]).itemsize
@@ -60,7 +62,7 @@ def _check(file, entry: dict, record: int | None, done: int, total: int, report)
             sha256.update(data)
     as_written = sha256.hexdigest() == entry["sha256"]
     if bad and as_written:
-        why = f"is as it was written, but not in blocks of {BLOCK} tokens: by another version of gptjax"
+        why = f"is undamaged, but not stored in blocks of {BLOCK} tokens: by another version of gptjax"
         bad = [{"block": None, "why": why}]
     if not bad and not as_written:
         bad = [{"block": None, "why": "has another SHA-256"}]

@@ -221,7 +221,7 @@ def _make(order: Order, made: Plan, kind: str, make: Callable, progress) -> list
     except workers.WorkerFailed as error:
         path = epath.Path(order.out) / unfinished.WORK / "traceback.txt"
         path.write_text(error.trace)
-        raise UserError(f"{error} (a mistake in gptjax; {path} says where). What is done is kept.") from error
+        raise UserError(f"{error} (a fault in gptjax; {path} says where). Finished shards are kept.") from error
     progress.end()
     return [records[task.number] for task in made.tasks]
 

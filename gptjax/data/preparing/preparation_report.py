@@ -63,7 +63,7 @@ def samples(report: dict) -> str:
             f"`{sample['where']}`\n\n" + "\n".join("    " + line for line in sample["text"].splitlines())
             for sample in report["duplicates"]["samples"]
         ]
-    return "\n\n".join(parts or ["Nothing was cleaned or looked at for duplicates (--clean, --dedup)."]) + "\n"
+    return "\n\n".join(parts or ["No text was cleaned, and no duplicates were looked for (--clean, --dedup)."]) + "\n"
 
 
 def performance(read: list[dict], records: list[dict], cleaning_seconds: list[float]) -> dict:

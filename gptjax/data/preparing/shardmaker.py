@@ -106,7 +106,7 @@ def _do(make: Callable, recipe: Recipe, lock, task: Task, report: Callable) -> t
         raise
     except OSError as error:
         why = f"--out={recipe.folder} cannot be written: {error.strerror or error}"
-        raise SaveFailed(f"{why}; what is done is kept: mend that, and run the same command again.") from error
+        raise SaveFailed(f"{why}; finished shards are kept: correct this, and run the same command again.") from error
     tally.report()
     return task.number, record
 

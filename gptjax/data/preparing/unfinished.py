@@ -84,7 +84,7 @@ def check_same(folder, kept: dict, settings: dict) -> None:
     if changes:
         more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
         raise UserError(
-            f"--out={folder} was begun with other settings: {'; '.join(changes[:3])}{more}. Go on with those, give"
+            f"--out={folder} was begun with other settings: {'; '.join(changes[:3])}{more}. Use those settings, give"
             " another --out, or remove it."
         )
 

@@ -81,7 +81,7 @@ def _received(pipe, process) -> tuple:
         code = process.exitcode
         how = f"ended with exit code {code}" if code is None or code >= 0 else f"was killed by {_signal_name(-code)}"
         memory = " (is the memory full? use fewer --workers)" if code == -signal.SIGKILL else ""
-        raise SaveFailed(f"a worker {how}{memory}; what is done is kept: run the same command again.") from error
+        raise SaveFailed(f"a worker {how}{memory}; finished shards are kept: run the same command again.") from error
 
 
 def _signal_name(number: int) -> str:
@@ -110,7 +110,9 @@ def _work(pipe, make: Callable[[], Do]) -> None:
     except (UserError, OSError) as error:
         pipe.send(("error", error))
     except MemoryError:
-        full = "a worker has no memory left (use fewer --workers); what is done is kept: run the same command again."
+        full = (
+            "a worker has no memory left (use fewer --workers); finished shards are kept: run the same command again."
+        )
         pipe.send(("error", SaveFailed(full)))
     except Exception as error:
         pipe.send(("error", _failure(error)))

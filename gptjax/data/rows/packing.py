@@ -215,7 +215,7 @@ def _write_plan(tokens, row_tokens: int, folder: pathlib.Path, alive) -> None:
             alive()
         write(row_first=np.array([n_pieces]))
     if not n_pieces:
-        raise UserError("no document of the training text has two tokens, the least to predict one; use more text.")
+        raise UserError("no document of the training text has two tokens, but predicting one takes two; use more text.")
 
 
 def _pieces(span_D2: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndarray]:

@@ -170,7 +170,7 @@ class EvalRows:
         least = self._row_tokens if whole else 2
         if n_tokens < least:
             raise UserError(
-                f"{name} has {n_tokens} tokens, and {least} are the least to predict one; use a larger data.val_fraction"
+                f"{name} has {n_tokens} tokens, but predicting one takes {least}; use a larger data.val_fraction"
                 " (of a prepared folder: --val_fraction of gptjax prepare) or more text."
             )
         self._n_predicted = n_tokens - 1 if max_tokens is None else min(max_tokens, n_tokens - 1)
@@ -185,11 +185,11 @@ class EvalRows:
             return self.window
         if self._judge.judged_by_itself:
             raise UserError(
-                f"--stride={stride}: a model of data.objective={objective!r} is judged on whole windows; leave it out."
+                f"--stride={stride}: a model of data.objective={objective!r} is evaluated on whole windows; leave it out."
             )
         if not 1 <= stride <= context_length:
             raise UserError(
-                f"--stride={stride} is not from 1 to the context length, {context_length}: with more, tokens would be left out."
+                f"--stride={stride} must be from 1 to the context length, {context_length}; a larger one would leave tokens out."
             )
         return stride
 

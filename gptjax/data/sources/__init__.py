@@ -71,7 +71,7 @@ class Omissions:
     def end(self) -> None:
         """Says how many there were, if not all were named."""
         if self._said and self.count > min(len(self.messages), _SAID):
-            print(f"left out: {self.count:,} in all, not to be read", file=sys.stderr, flush=True)
+            print(f"left out: {self.count:,} documents in all that could not be read", file=sys.stderr, flush=True)
 
 
 _NAMED, _SAID = 100, 5
@@ -152,5 +152,5 @@ def _code(name: str, path: str | None = None) -> Source:
     """Imported now, since it is chosen. Raises UserError: there is no such source, or it has no text."""
     kind = choose(text_kinds.SOURCES, name, "data.source")
     if kind.code is None:
-        raise UserError(f"data.path={path} is a folder of gptjax prepare: it holds tokens, and no text to read.")
+        raise UserError(f"data.path={path} was made by gptjax prepare: it holds tokens instead of text.")
     return imported(kind.code, f"data.source={name!r}")

@@ -15,12 +15,11 @@ that come as lines are named by their files, such as the Pile's jsonl:pile/train
 
 import collections
 import dataclasses
-import re
 
 from gptjax.config import spelling, text_kinds
 from gptjax.config.fields import DataConfig
 from gptjax.data.sources import files
-from gptjax.errors import UserError, did_you_mean
+from gptjax.errors import UserError
 from gptjax.storage import folder_kinds
 
 NO_TEXT = (
@@ -33,13 +32,11 @@ def from_spec(spec: str, base: DataConfig) -> DataConfig:
     """base with the source that spec names. Raises UserError: it names none, or a path whose kind cannot be told."""
     if not spec:
         raise UserError(f"source '': expected a path or one of: {', '.join(text_kinds.SOURCES)}.")
-    head, colon, rest = spec.partition(":")
-    if colon or (spec in text_kinds.SOURCES and text_kinds.SOURCES[spec].needs is None):
+    if ":" in spec or (spec in text_kinds.SOURCES and text_kinds.SOURCES[spec].needs is None):
         if (fields := spelling.source_fields(spec)) is not None:
             return _with_source(base, **fields)
-    if not colon or rest.startswith("//") or not re.fullmatch(r"\w+", head):
-        return _with_source(base, _kind(spec), path=spec)
-    return _with_source(base, _kind_of_odd_path(spec, head), path=spec)
+    spelling.check_kind(spec)
+    return _with_source(base, _kind(spec), path=spec)
 
 
 def _with_source(base: DataConfig, source: str, **fields) -> DataConfig:
@@ -47,18 +44,6 @@ def _with_source(base: DataConfig, source: str, **fields) -> DataConfig:
     names = {name for kind in text_kinds.SOURCES.values() for name in (kind.needs, kind.split)}
     unset = {field.name: field.default for field in dataclasses.fields(base) if field.name in names}
     return dataclasses.replace(base, source=source, **unset | fields)
-
-
-def _kind_of_odd_path(spec: str, head: str) -> str:
-    """The kind of a path with a colon in it, if there is one."""
-    from etils import epath
-
-    if not epath.Path(spec).expanduser().exists():
-        near = did_you_mean(head, text_kinds.SOURCES)
-        raise UserError(
-            f"source {spec!r}: {head!r} is no kind{near}; expected a path or one of: {', '.join(text_kinds.SOURCES)}."
-        )
-    return _kind(spec)
 
 
 def kind_of_path(path: str) -> str:

@@ -51,7 +51,7 @@ def _numbers(file) -> dict[str, int]:
         numbers = json.loads(file.read_bytes())
         wrong = next((name for name, i in numbers.items() if type(i) is not int), None)
     except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is not numbered tokens ({error}); copy the file anew.") from error
+        raise UserError(f"{file} is not numbered tokens ({error}); copy the file again.") from error
     if wrong is not None:
         raise UserError(f"{file} gives {wrong[:40]!r} the number {numbers[wrong]!r}; expected whole numbers.")
     return numbers

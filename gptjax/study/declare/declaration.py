@@ -58,7 +58,9 @@ class Study:
         if min(getattr(self, given[0])) <= 0:
             raise UserError(f"{given[0]} of a study are positive; given: {getattr(self, given[0])}.")
         if self.cooldown is not None and not 0 < self.cooldown < 1:
-            raise UserError(f"cooldown={self.cooldown} of a study is no part of a run; use one in (0, 1), such as 0.2.")
+            raise UserError(
+                f"cooldown={self.cooldown} of a study is not a share of a run; use a number in (0, 1) such as 0.2."
+            )
 
     @property
     def length_name(self) -> str:

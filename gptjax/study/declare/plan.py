@@ -24,7 +24,7 @@ class Limits:
     def __post_init__(self):
         for flag, limit in (("max_flops", self.flops), ("max_cost", self.cost)):
             if limit is not None and not (math.isfinite(limit) and limit > 0):
-                raise UserError(f"--{flag}={limit:g} has to be positive.")
+                raise UserError(f"--{flag}={limit:g} must be positive.")
 
     def check(self, totals: dict) -> None:
         """Raises UserError: the runs of `totals` are more than that."""
@@ -34,7 +34,7 @@ class Limits:
                 " declare fewer or smaller runs, or raise it."
             )
         if self.cost is not None and totals["cost_usd"] is None:
-            raise UserError("--max_cost needs what a chip costs; give --topology and --price too.")
+            raise UserError("--max_cost needs the price of a chip; give --topology and --price too.")
         if self.cost is not None and totals["cost_usd"] > self.cost:
             raise UserError(
                 f"the study's runs cost {totals['cost_usd']:,.2f} dollars, more than --max_cost={self.cost:g};"
@@ -167,5 +167,7 @@ def _sums(totals: dict, rows: list[dict]) -> list[str]:
     path = f"{totals['critical_path_flops']:.4g} FLOPs"
     path += "" if totals["critical_path_hours"] is None else f", {totals['critical_path_hours']:.4g} hours"
     lines.append(f"critical path: {path}: {' -> '.join(totals['critical_path'])}")
-    lines.append("FLOPs are exact ones, of a branch those after its trunk; N counts all parameters, D tokens.")
+    lines.append(
+        "FLOPs are counted operation by operation, for a branch only those after its trunk; N counts all parameters, D all tokens."
+    )
     return lines

@@ -130,7 +130,7 @@ def _failure(refit, names: list[str], budgets: Sequence[float]) -> str | None:
     if not all(np.isfinite(refit.constants[name]) for name in names):
         return next(iter(refit.refused), "a constant is not finite")
     if not all(_is_finite(refit.optimum(flops)) for flops in budgets):
-        return "there is no best split: an exponent is not above 0"
+        return "there is no best split, because an exponent is not above 0"
     return refit.failure
 
 
@@ -164,8 +164,4 @@ def _left(failures, replicates: int) -> list[str]:
 
 def _few(run: Sequence[str]) -> list[str]:
     runs = len(set(run))
-    return (
-        [f"intervals from {runs} runs are no more than a hint; {FEW_RUNS} or more are needed"]
-        if runs < FEW_RUNS
-        else []
-    )
+    return [f"intervals from {runs} runs are only a hint; use {FEW_RUNS} runs or more"] if runs < FEW_RUNS else []

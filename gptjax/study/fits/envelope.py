@@ -86,7 +86,7 @@ def _winner(curves: list[Curve], flops: float) -> Winner | None:
     refused = None
     if best.params in (min(sizes), max(sizes)):
         side = "smaller" if best.params == min(sizes) else "larger"
-        refused = f"no {side} run was measured at this compute: it may not be the best size"
+        refused = f"no {side} run was measured at this compute, so this may not be the best size"
     return Winner(flops, best.run, best.params, tokens, loss, refused)
 
 
@@ -94,7 +94,7 @@ def _through(winners: list[Winner], weight: np.ndarray) -> EnvelopeFit:
     good = np.array([winner.refused is None and w > 0 for winner, w in zip(winners, weight)], bool)
     held, weight = [winner for winner, ok in zip(winners, good) if ok], weight[good]
     sizes = len({winner.params for winner in held})
-    reason = f"{sizes} sizes win somewhere with smaller and larger runs beside them; a power law needs {ENOUGH}"
+    reason = f"{sizes} sizes are the best at some compute, between smaller and larger runs; a power law needs {ENOUGH}"
     if sizes < ENOUGH:
         nothing = PowerLaw(np.nan, np.nan, np.nan)
         return EnvelopeFit(winners, nothing, nothing, nothing, np.nan, len(held), [reason])
@@ -118,5 +118,5 @@ def _checked(curve: Curve) -> Curve:
                 f"run {curve.run}: {name} is {bad[0]}, a curve needs a finite number above 0; cut it before"
             )
     if np.any(np.diff(arrays["flops"]) <= 0):
-        raise UserError(f"run {curve.run}: the FLOPs of a curve have to grow from one evaluation to the next")
+        raise UserError(f"run {curve.run}: the FLOPs of a curve must grow from one evaluation to the next")
     return dataclasses.replace(curve, **arrays)

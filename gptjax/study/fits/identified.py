@@ -10,6 +10,13 @@ LIMITS = {"E": 10.0, "alpha": 10.0, "beta": 10.0, "A": 1e3, "B": 1e3}  # upper o
 # at N = 1 and D = 1, five to ten decades from any point, where an uncertainty of 0.05 in the exponent is a factor of 3
 
 
+NO_TRACE = {  # what is said of a term that is SHARE of the loss at no point
+    "A/N^alpha": "the term A/N^alpha fitted to zero; these runs cannot determine how the loss depends on size",
+    "B/D^beta": "the term B/D^beta fitted to zero; these runs cannot determine how the loss depends on tokens",
+    "E": "the irreducible loss E fitted to zero; these runs cannot determine it",
+}
+
+
 def too_few(points) -> list[str]:
     """Why five constants cannot be asked of these points at all."""
     held = points.weight > 0
@@ -18,7 +25,7 @@ def too_few(points) -> list[str]:
     for name, symbol, lost in (("params", "N", "A and alpha"), ("tokens", "D", "B and beta")):
         distinct = len(np.unique(getattr(points, name)[held]))
         if distinct < 3:
-            reasons.append(f"{distinct} different {symbol}; {lost} beside E need at least 3")
+            reasons.append(f"{distinct} different values of {symbol}; {lost} besides E need at least 3")
     return reasons
 
 
@@ -29,14 +36,14 @@ def of_optimum(objective, x, law, loss, weight) -> list[str]:
     _, shares = objective.terms(np.asarray(x)[None])
     for share, term in zip(shares, ("A/N^alpha", "B/D^beta", "E")):
         if np.max(share[0][weight > 0]) < SHARE:
-            reasons.append(f"{term} is nowhere more than {SHARE:g} of the loss: not identified")
+            reasons.append(NO_TRACE[term])
     for name, exponent in (("alpha", law.alpha), ("beta", law.beta)):
         if not 0 < exponent < STEEP:
-            reasons.append(f"{name} = {exponent:.4g} lies outside 0 to {STEEP:g}: not identified")
+            reasons.append(f"{name} = {exponent:.4g} is not between 0 and {STEEP:g}; these runs cannot determine it")
     flat = objective.flat_direction(x, weight, FLAT)
     if flat is not None and not reasons:
         open_ = [name for name, part in zip(NAMES, np.abs(flat)) if part > 0.3]
-        reasons.append(f"the objective is flat along {', '.join(open_)}: not identified by these (N, D)")
+        reasons.append(f"these runs cannot determine {', '.join(open_)}: other values fit as well")
     return reasons
 
 
@@ -46,5 +53,5 @@ def of_intervals(interval95: dict[str, tuple[float, float]]) -> list[str]:
     for name, limit in LIMITS.items():
         low, high = interval95.get(name, (1.0, 1.0))
         if not (low > 0 and high < limit * low):
-            reasons.append(f"{name} is not identified: its 95% interval is {low:.4g} to {high:.4g}")
+            reasons.append(f"these runs cannot determine {name}: its 95% interval is {low:.4g} to {high:.4g}")
     return reasons

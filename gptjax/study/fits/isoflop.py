@@ -144,7 +144,7 @@ def _budget(points: Points, weight_RP: np.ndarray, ratios: tuple[float, ...]) ->
     sizes, span = len(np.unique(points.params)), float(points.flops.max() / points.flops.min())
     unfit = None
     if sizes < 4:
-        unfit = f"{sizes} sizes; a parabola with something left over needs 4"
+        unfit = f"{sizes} sizes; a parabola that can be checked needs 4"
     elif span > SPAN:
         unfit = f"no single budget: FLOPs from {points.flops.min():.4g} to {points.flops.max():.4g}"
     ratios = ratios[:1] if unfit else ratios
@@ -249,9 +249,9 @@ def _reason(budget: _Budget, weight_P, sizes: np.ndarray, bottom: float) -> str 
         return f"the vertex, N = {_exp(bottom):.4g}, lies outside the sizes of its window"
     side = "smallest" if 2 * bottom < run[0] + run[-1] else "largest"
     if min(bottom - run[0], run[-1] - bottom) < EDGE * (run[-1] - run[0]):
-        return f"the vertex, N = {_exp(bottom):.4g}, lies at the edge of the sizes that were run: run some beyond the {side}"
+        return f"the vertex, N = {_exp(bottom):.4g}, lies at the edge of the sizes that were run: add runs beyond the {side}"
     means = np.bincount(size_P, weight_P * budget.points.loss) / np.bincount(size_P, weight_P)
     if np.argmin(means) in (0, len(means) - 1):
         end = "smallest" if np.argmin(means) == 0 else "largest"
-        return f"the lowest loss is that of the {end} size: run some beyond it"
+        return f"the {end} size has the lowest loss: add runs beyond it"
     return None

@@ -20,7 +20,7 @@ UNLIMITED = (
 )
 ENOUGH = 3  # sizes (budgets, numbers of tokens): two lie on a power law whatever they are
 FLAT = 1e-9  # of the largest curvature
-NOT_CONVERGED = "the optimizer did not converge: the objective falls on without an optimum in reach"
+NOT_CONVERGED = "the fit did not converge"
 SINGLE = {"L_N": ("params", "tokens", "data"), "L_D": ("tokens", "params", "size")}
 
 
@@ -189,7 +189,7 @@ def _open(objective: Joint, x, law: JointLaw, weight) -> list[str]:
     """Constants that these points leave open."""
     _, shares = objective.terms(np.asarray(x)[None])
     reasons = [
-        f"{term} is nowhere more than 0.01% of the sum: not identified"
+        f"the term {term} fitted to zero; these runs cannot determine it"
         for share, term in zip(shares, ("(N_c/N)^(alpha_N/alpha_D)", "D_c/D"))
         if np.max(share[0][weight > 0]) < 1e-4
     ]
@@ -200,14 +200,16 @@ def _open(objective: Joint, x, law: JointLaw, weight) -> list[str]:
     ]
     flat = objective.flat_direction(x, weight, FLAT)
     return reasons + (
-        ["the objective has a flat direction: not identified"] if flat is not None and not reasons else []
+        ["these runs cannot determine the constants: other values fit as well"]
+        if flat is not None and not reasons
+        else []
     )
 
 
 def _unlimited(points: Points, joint: JointLaw, of: str, other: str, limit: str) -> SingleLaw:
     """L(N) through the runs that endless data would take less than UNLIMITED off; L(D) likewise."""
     if joint.refused:
-        return _none([f"which runs are not limited by {limit} cannot be told: the joint form is refused"])
+        return _none([f"the joint form was refused, so the runs that are not limited by {limit} are not known"])
     endless = {of: getattr(points, of), other: np.inf}
     excess = joint.loss(points.params, points.tokens) / joint.loss(endless["params"], endless["tokens"]) - 1
     free = np.flatnonzero((excess < UNLIMITED) & (points.weight > 0))

@@ -19,7 +19,7 @@ from gptjax.study.fits.points import Points
 
 DELTA = 1e-3  # Hoffmann et al. 2022, section 3.3
 STARTS = 100  # of the grid's 4500; nearly all end at the same optimum
-NOT_CONVERGED = "the optimizer did not converge: the objective falls on without an optimum in reach"
+NOT_CONVERGED = "the fit did not converge"
 CONSTANTS = ("E", "A", "B", "alpha", "beta")
 
 

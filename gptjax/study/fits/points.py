@@ -149,7 +149,7 @@ def repeated(rows: list[Row]) -> list[str]:
     for row in rows:
         losses.setdefault((row.run, row.seed, row.tokens, *row.params.values()), []).append(row.loss)
     return [
-        f"{len(found)} losses of run {run} at {tokens:.4g} tokens: all count, as one run measured so often"
+        f"{len(found)} losses of run {run} at {tokens:.4g} tokens: all of them count, as repeated measurements of one run"
         for (run, _, tokens, *_), found in losses.items()
         if len(found) > 1
     ]
@@ -172,8 +172,8 @@ def _unusable(row: Row, most_loss: float) -> str | None:
     if row.loss <= 0:
         return f"out of range: a loss of {row.loss:g} nats per token is not above 0"
     if row.loss > most_loss:
-        return f"out of range: the loss {row.loss:.4g} is above {most_loss:.4g}, that of guessing all tokens alike"
+        return f"out of range: the loss {row.loss:.4g} is above {most_loss:.4g}, the loss of guessing uniformly"
     ratio = next(iter(row.flops.values())) / (6 * next(iter(row.params.values())) * row.tokens)
     if not 1 / CONTRADICTION < ratio < CONTRADICTION:
-        return f"out of range: the FLOPs are {ratio:.3g} times 6 N D, so that one of N, D and C is wrong"
+        return f"out of range: the FLOPs are {ratio:.3g} times 6 N D, so one of N, D and C is wrong"
     return None

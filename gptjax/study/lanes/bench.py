@@ -56,7 +56,7 @@ def bench(config, runs: int, seconds: float) -> dict:
     """{"together", "alone": {devices: ...}} in tokens/s, and `ratio` of together to the fastest alone. Raises UserError:
     the config's runs cannot train together."""
     if runs < 2:
-        raise UserError(f"--batched={runs} is no group; give 2 runs or more.")
+        raise UserError(f"--batched={runs} is too small; use at least 2 runs.")
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         config = _endless(config)

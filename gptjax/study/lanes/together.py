@@ -173,7 +173,7 @@ class Together:
         while True:
             last = common_step([self.directory(key) for key in keys])
             if last in tried:
-                raise UserError(f"runs {', '.join(keys)} cannot go on from step {last} together; see gptjax verify.")
+                raise UserError(f"runs {', '.join(keys)} cannot continue together from step {last}; see gptjax verify.")
             tried.add(last)
             with contextlib.ExitStack() as inner:
                 runs = [self._open(key, last, inner) for key in keys]
@@ -339,7 +339,7 @@ def check(configs: dict) -> None:
         a, b = list(by_shape.values())[:2]
         changed = changes.differing(configs[a], configs[b])
         raise UserError(
-            f"runs {a} and {b} have no compiled step in common: {', '.join(changed)} differ; start them apart."
+            f"runs {a} and {b} cannot share a compiled step: {', '.join(changed)} differ; start them separately."
         )
 
 

@@ -25,7 +25,7 @@ def holdout(method, points: Points, options) -> dict:
     below, held = points.take([run not in runs for run in points.run]), points.take(above)
     facts = {"above_flops": float(held.flops.min()) if len(held) else options.holdout, "points_fitted": len(below)}
     if not len(held) or not len(below):
-        return _no_holdout("no points on one side of the held-out budget", facts)
+        return _no_holdout("the held-out budget has no points on one side", facts)
     options = dataclasses.replace(options, starts=STARTS)
     fit = method.fit(below, options)
     target = method.held_out(fit, held)
@@ -33,7 +33,7 @@ def holdout(method, points: Points, options) -> dict:
         return _no_holdout("no held-out budget has a vertex", facts)
     predicted = method.predict(fit, target)
     if not np.isfinite(predicted).all():
-        return _no_holdout("; ".join(fit.refused) or "the law below has no loss for them", facts)
+        return _no_holdout("; ".join(fit.refused) or "the law that was fitted below gives no loss for them", facts)
     columns = zip(target.run, target.params, target.tokens, target.flops, target.loss, predicted)
     intervals = method.held_out_intervals(below, target, options)
     shown = [
@@ -93,7 +93,7 @@ def _fewer_points(method, points: Points, options) -> dict[str, Points]:
     residual = method.residuals(method.fit(points, options), points)
     known = residual[np.isfinite(residual)]
     if not len(known):  # without a law nothing lies beside it
-        return {"outliers dropped, which only a law shows": points.take([])} | cut
+        return {"outliers dropped (only a law shows which)": points.take([])} | cut
     spread = 1.4826 * np.median(np.abs(known - np.median(known)))
     with np.errstate(invalid="ignore"):
         outlying = np.abs(residual - np.median(known)) > OUTLIER * spread

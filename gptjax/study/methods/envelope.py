@@ -18,7 +18,9 @@ class Envelope(Method):
     figures = ("curves",)
     label = "envelope (approach 1)"
     colour = palette.GREEN
-    caveat = "the envelope: losses on the way of a schedule lie above those of a schedule of that length"
+    caveat = (
+        "the envelope uses losses from the middle of a schedule, which lie above those of a schedule of that length"
+    )
 
     def reported(self, case, say):
         if not case.curves:

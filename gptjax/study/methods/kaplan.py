@@ -20,7 +20,7 @@ class Kaplan(Method):
     )  # fmt: skip
     label = "Kaplan, joint form"
     colour = palette.PURPLE
-    no_headline = "Kaplan's laws have no irreducible loss: their exponents alone make no headline"
+    no_headline = "Kaplan's laws have no irreducible loss, so their exponents are not used as the main result"
 
     def fit(self, points, options):
         return kaplan.fit(points, delta=options.delta)
@@ -35,4 +35,4 @@ class Kaplan(Method):
         law = results.get("parametric") or {}
         stands = law.get("E") is not None and not law["refused"]
         floor = f", which the parametric law puts at {law['E']:.2f} nats per token" if stands else ""
-        return [f"Kaplan's laws have no irreducible loss{floor}, and bend where it counts"]
+        return [f"Kaplan's laws have no irreducible loss{floor}, so they bend where it matters"]

@@ -14,15 +14,24 @@ def sections(results: dict, drawn: dict[str, str]) -> list[Section]:
 
 
 def _holdout(results: dict, drawn: dict[str, str]) -> Section:
-    rows = [
-        _error(method.title, results[name], results[name].get("holdout") or {})
+    tried = {
+        method.title: results[name]
         for name, method in catalogue.by_rank().items()
-        if (results.get(name) or {}).get("holdout_error") is not None
-        or ((results.get(name) or {}).get("holdout") or {}).get("refused")
+        if results.get(name) and (results[name].get("holdout_error") is not None or _refusals(results[name]))
+    }
+    rows = [
+        [
+            title,
+            numbers.flops((fit.get("holdout") or {}).get("above_flops")),
+            numbers.percent(fit.get("holdout_error")),
+            "refused" if _refusals(fit) else numbers.NONE,
+        ]
+        for title, fit in tried.items()
     ]
-    header = ["method", "fitted below C", "held-out error", "note"]
+    header = ["method", "fitted below C", "held-out error", "status"]
     caption = "Each law is fitted to the smaller budgets and predicts the loss of the larger ones"
-    blocks: list[Block] = [Table(header, rows, caption, words=("note",)).without_empty(numbers.NONE)] if rows else []
+    blocks: list[Block] = [Table(header, rows, caption, words=("status",)).without_empty(numbers.NONE)] if rows else []
+    blocks += _why([(title, reason) for title, fit in tried.items() for reason in _refusals(fit)])
     points = ((results.get("parametric") or {}).get("holdout") or {}).get("points")
     blocks += [folded(_held(points), "Held-out points and predictions of the parametric law")] if points else []
     if "holdout" in drawn:
@@ -30,9 +39,15 @@ def _holdout(results: dict, drawn: dict[str, str]) -> Section:
     return Section("Extrapolation", blocks)
 
 
-def _error(title: str, fit: dict, held: dict) -> list[str]:
-    note = f"this fit is refused: {'; '.join(held['refused'])}" if held.get("refused") else numbers.NONE
-    return [title, numbers.flops(held.get("above_flops")), numbers.percent(fit.get("holdout_error")), note]
+def _refusals(fit: dict) -> list[str]:
+    """Why the fit to the smaller budgets is refused."""
+    return (fit.get("holdout") or {}).get("refused") or []
+
+
+def _why(refused: list[tuple[str, str]], of: str = "") -> list[Block]:
+    """The reasons of what was refused, (name, reason), a line for all that share one."""
+    items = [group.shown() for group in reasons.grouped(refused)]
+    return [Paragraph(f"{of}Why these fits are refused:"), Bullets(items)] if items else []
 
 
 def _held(points: list[dict]) -> Table:
@@ -74,11 +89,7 @@ def _changes(fit: dict, title: str) -> list[Block]:
     header = ["change", "points", *_CONSTANTS, "status"]
     table = [Table(header, rows, title, words=("status",)).without_empty(numbers.NONE)] if rows else []
     refused = [(one["change"], reason) for one in fit["sensitivity"] for reason in _reasons(one)]
-    items = [group.shown() for group in reasons.grouped(refused)]
-    return [
-        *table,
-        *([Paragraph(f"{title}: these changes give a fit that is refused."), Bullets(items)] if items else []),
-    ]
+    return [*table, *_why(refused, f"{title}. ")]
 
 
 def _reasons(one: dict) -> list[str]:

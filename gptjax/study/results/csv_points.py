@@ -29,7 +29,7 @@ def read(path: str, columns: Columns | None = None) -> Gathered:
     rows, empty, notes = [], [], {}
     for number, cells in lines[1:]:
         if len(cells) != len(header):
-            raise UserError(f"{path}, line {number}: {len(cells)} values for {len(header)} columns; mend the line.")
+            raise UserError(f"{path}, line {number}: {len(cells)} values for {len(header)} columns; correct the line.")
         values = {name: source.value([cell.strip() for cell in cells]) for name, source in sources.items()}
         if columns.named and (missing := _missing(values)):
             empty.append({"run": values.get("run") or f"line {number}", "reason": f"unfinished: {missing} is empty"})
@@ -46,12 +46,14 @@ def _lines(path: str) -> list[tuple[int, list[str]]]:
     """(number, cells) of each line with anything in it."""
     file = epath.Path(path)
     if not file.exists():
-        raise UserError(f"{path}: no such file or directory; give the --out of a study, or a CSV file of points.")
+        raise UserError(
+            f"{path}: no such file or directory; give the --out folder of a study, or a CSV file of points."
+        )
     try:
         reader = csv.reader(io.StringIO(file.read_text().lstrip("\ufeff"), newline=""))
         return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file: {error}; expected lines of params,tokens,flops,loss.") from error
+        raise UserError(f"{path} is not a CSV file: {error}; expected lines of params,tokens,flops,loss.") from error
 
 
 def _missing(values: dict[str, str]) -> str | None:

@@ -40,7 +40,9 @@ def results(gathered: Gathered, request: Request, say: typing.Callable[[str], No
     for name in gathered.families:
         rows, whose = gathered.of(name).rows, f" of family {name}" if len(gathered.families) > 1 else ""
         if not any(row.weight > 0 for row in rows):
-            raise UserError(f"the weight of all {len(rows)} points{whose} is 0; give those that count one above 0.")
+            raise UserError(
+                f"the weight of all {len(rows)} points{whose} is 0; give the points that count a weight above 0."
+            )
     found = {name: _of_family(gathered.of(name), name, request, say) for name in gathered.families}
     common = {name: gathered.others[name] for name in ("study", "directory") if name in gathered.others}
     others = {name: one for name, one in found.items() if name != family}

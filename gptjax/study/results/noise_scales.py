@@ -72,7 +72,7 @@ def _doubt(signal_S) -> str | None:
         return f"{n} step has no standard error; log more (train.log_every)"
     mean, error = signal_S.mean(), signal_S.std(ddof=1) / math.sqrt(n)
     if mean <= 2 * error:
-        return f"the gradient is not told from its noise: |G|^2 is {mean:.3g} +- {error:.2g}; average over more steps"
+        return f"the gradient cannot be distinguished from its noise: |G|^2 is {mean:.3g} +- {error:.2g}; average over more steps"
     return None
 
 

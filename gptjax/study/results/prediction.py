@@ -35,12 +35,12 @@ def write(directory: StudyDirectory) -> dict:
 def _law(gathered, family: str):
     """(the law of a family with its replicates, standard deviation of what it leaves of ln L)."""
     if not gathered.rows:
-        raise UserError(f"no {family} run of the grid is finished: there is nothing to predict the larger runs by.")
+        raise UserError(f"no {family} run of the grid is finished, so the larger runs cannot be predicted yet.")
     points = gathered.points("total", "exact")
     found = bootstrap.intervals(parametric.fit, points, replicates=REPLICATES)
     if not len(found.samples["E"]):
         reasons = "; ".join([*found.fit.refused, *found.refused])
-        raise UserError(f"the {family} runs of the grid have no law to predict by: {reasons}.")
+        raise UserError(f"the {family} runs of the grid have no law for a prediction: {reasons}.")
     return found, residual_spread(found.fit, points)
 
 

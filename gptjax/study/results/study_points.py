@@ -46,7 +46,7 @@ def read(path: str) -> Gathered:
     targets, open_targets = _points([run for run in known if run.entry.stage == "target"], directory)
     tuning = [run for run in known if run.entry.stage == "tune"]
     notes = [
-        f"tuning run {run.entry.name} is no point of its learning-rate curve: {_reason(run)}"
+        f"tuning run {run.entry.name} is not used for its learning-rate curve: {_reason(run)}"
         for run in tuning
         if run.loss is None
     ]
@@ -69,7 +69,7 @@ def _best_rates(rows: list[Row]) -> tuple[list[Row], list[dict]]:
         setting = _setting(row)
         best[setting] = min(best.get(setting, row), row, key=lambda one: one.loss)
     worse = [row for row in rows if best[_setting(row)] is not row]
-    reason = "another learning rate is better for the same run: {:g}"
+    reason = "another learning rate was better for the same run: {:g}"
     return list(best.values()), [
         left_out(row, reason.format(best[_setting(row)].facts["learning_rate"])) for row in worse
     ]

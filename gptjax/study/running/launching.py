@@ -56,7 +56,7 @@ class Local(Launcher):
     def check(self, directory):
         if self.flags:
             raise UserError(
-                f"--launcher_flag={self.flags[0]} is for a launcher of launch/, and --launcher={self.name} has none."
+                f"--launcher_flag={self.flags[0]} is for a launcher of launch/, but --launcher={self.name} is not one of them."
             )
 
     def command(self, directory, key, attempt, words):

@@ -134,7 +134,9 @@ def _check_names(planned) -> None:
     names = [run.name for run in planned]
     for run in planned:
         if names.count(run.name) > 1:
-            raise UserError(f"the study has {names.count(run.name)} runs of the name {run.name!r}; give each its own.")
+            raise UserError(
+                f"the study has {names.count(run.name)} runs with the name {run.name!r}; give each its own."
+            )
         if run.stage not in STAGES:
             raise UserError(f"run {run.name!r} is of the stage {run.stage!r}; expected one of: {', '.join(STAGES)}.")
         if run.branch and run.branch.trunk not in names:

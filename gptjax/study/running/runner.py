@@ -67,7 +67,7 @@ class Runner:
         Raises UserError: another process runs the study, the study file is wrong, finished runs are of other code.
         """
         with contextlib.ExitStack() as stack:
-            stop = stack.enter_context(interrupt.StopRequest("the runs save, then this stops"))
+            stop = stack.enter_context(interrupt.StopRequest("the runs save a checkpoint, then this command stops"))
             self._hold(stack)
             self._declare()
             self._write()
@@ -291,7 +291,9 @@ class Runner:
     def _code_is_the_same(self) -> bool:
         if identity.code() != self._code and not self._code_changed:
             self._code_changed = True
-            self._progress.message("the code was changed meanwhile: no more runs are started with it; run this again.")
+            self._progress.message(
+                "the code has changed since this command began, so no more runs are started; run the command again."
+            )
         return not self._code_changed
 
     def _held_by_others(self) -> list[Entry]:
@@ -333,7 +335,7 @@ class Runner:
                 job.kill()
             raise
         self._progress.close()
-        self._say(f"{stop.name}: stopped; run the same command again to go on")
+        self._say(f"{stop.name}: stopped; run the same command again to continue")
         if left := self._settings.launcher.survives:
             self._say(left)
         return errors.SAVED_AND_STOPPED

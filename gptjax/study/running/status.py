@@ -106,7 +106,7 @@ def _of_another_run(directory: StudyDirectory, run: run_directory.RunDirectory, 
 
     if not run.exists():
         return ""  # whoever reads its config says so
-    file, move = directory.config(entry.key), "take it away, and it is run anew"
+    file, move = directory.config(entry.key), "remove it, and the run is repeated"
     try:
         trained = identity.counted(run.config())
         declared = identity.counted(config_file.load_config(str(file))) if file.exists() else trained

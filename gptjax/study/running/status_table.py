@@ -20,8 +20,8 @@ def facts(directory: StudyDirectory) -> dict:
         parent = directory.path.parent
         near = [p.name for p in parent.iterdir() if (p / "study.json").exists()] if parent.exists() else []
         raise UserError(
-            f"{directory.path} holds no study.json{did_you_mean(directory.path.name, near)}; it is"
-            f" {folder_kinds.said(directory.path)}; give the --out of a gptjax study run."
+            f"{directory.path} has no study.json{did_you_mean(directory.path.name, near)}; it is"
+            f" {folder_kinds.said(directory.path)}; give the --out folder of gptjax study run."
         )
     statuses = status.read(directory, found)
     return {
@@ -77,15 +77,13 @@ def table(found: dict) -> str:
         f"on disk, made by other code: {row['name']} ({row['key']}, {row['state']})" for row in found["other_code"]
     ]
     lines += [
-        f"on disk, not declared any more: {row['name'] or 'no name'} ({row['key']}, {row['state']})"
+        f"on disk, no longer declared: {row['name'] or 'no name'} ({row['key']}, {row['state']})"
         for row in found["not_declared"]
     ]
     if any(row["state"] in status.ENDED for row in found["other_code"]):
-        lines.append(
-            "gptjax study run --accept_code takes finished runs of other code as they are; --rerun_code does not."
-        )
+        lines.append("gptjax study run --accept_code accepts finished runs of other code; --rerun_code repeats them.")
     if found["code_changed"]:
-        lines.append("the code that decides numbers has changed since the study was run last.")
+        lines.append("code that can change results was modified since the study last ran.")
     return "\n".join(lines)
 
 
