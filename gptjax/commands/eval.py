@@ -62,7 +62,7 @@ def _checked(args) -> None:
         changing = ("step", "data", "protocol", "stride", "batch_size", "max_tokens", "dtype", "mesh", "ema")
         given = [name for name in changing if getattr(args, name)]
         if given:
-            raise UserError(f"--catch_up evaluates as training does, so it takes no --{given[0]}; leave that out.")
+            raise UserError(f"--catch_up evaluates as training does; leave out --{given[0]}.")
 
 
 # ---- evaluating

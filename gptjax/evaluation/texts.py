@@ -46,7 +46,7 @@ def named(specs) -> dict[str, str]:
     for spec in [specs] if isinstance(specs, str) else specs:
         if not isinstance(spec, str):
             raise UserError(
-                f"--data: {spec!r} does not name a text; expected the text KIND:PATH, a folder, or hf:NAME@SPLIT."
+                f"--data: {spec!r} does not name a text; expected KIND:PATH as in 'text:book.txt', a folder, or hf:NAME@SPLIT."
             )
         given = re.fullmatch(r"([\w.-]+)=(.+)", spec)
         name, spec = given.groups() if given else (_short_name(spec), spec)

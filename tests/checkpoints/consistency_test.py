@@ -125,7 +125,7 @@ def test_a_renamed_checkpoint_of_schema_1_does_not_count(tmp_path):
 def test_the_only_checkpoint_is_not_set_aside_for_its_name(run):
     shutil.rmtree(run / "checkpoints" / "4")
     (run / "checkpoints" / "6").rename(run / "checkpoints" / "9")
-    with pytest.raises(UserError, match="no checkpoint left that can be trusted .9: its manifest says step 6"):
+    with pytest.raises(UserError, match="no valid checkpoint left .9: its manifest says step 6"):
         main.train(run_directory.open_run(run).config(), str(run))
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["9"]
 
@@ -133,7 +133,7 @@ def test_the_only_checkpoint_is_not_set_aside_for_its_name(run):
 def test_a_run_whose_every_checkpoint_is_of_another_is_refused_and_none_is_set_aside(run):
     edit(run / "manifest.json", run_id="0" * 16)
     for read in (lambda: gptjax.load(run), lambda: main.train(run_directory.open_run(run).config(), str(run))):
-        with pytest.raises(UserError, match="no checkpoint .*that can be trusted"):
+        with pytest.raises(UserError, match="no valid checkpoint"):
             read()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["4", "6"]
 

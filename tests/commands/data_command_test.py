@@ -244,8 +244,11 @@ def test_what_is_wrong_outside_blocks_is_named_by_its_file(folder, tmp_path):
 @pytest.mark.parametrize(
     "flags, expected",
     [
-        ([], "give either --config=FILE or --workdir=DIR"),
-        (["--config={f}/fields.py", "--workdir={f}/run"], "give either --config=FILE or --workdir=DIR"),
+        ([], "give either --config=FILE or a run directory, --workdir=RUN"),
+        (
+            ["--config={f}/fields.py", "--workdir={f}/run"],
+            "give either --config=FILE or a run directory, --workdir=RUN",
+        ),
         (["--config={f}/none.py"], "no such file"),
         (["--workdir={f}/rum"], "did you mean 'run'?"),
         (["--workdir={f}/run", "--config.data.seed=1"], "is a run that has its own"),

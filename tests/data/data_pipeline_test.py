@@ -286,7 +286,7 @@ def test_with_a_stride_first_tokens_of_documents_stay_unpredicted():
 
 @pytest.mark.parametrize("stride", [0, 9])
 def test_a_stride_that_would_leave_tokens_out_is_refused(stride):
-    with pytest.raises(UserError, match=f"--stride={stride} is not from 1 to the context length, 8"):
+    with pytest.raises(UserError, match=f"--stride={stride} must be from 1 to the context length, 8"):
         eval_rows(tokens_of(30), np.ones(30), 8, False, stride=stride)
 
 

@@ -229,7 +229,7 @@ def test_a_mistake_in_the_code_of_a_worker_is_one_line_and_a_traceback_in_a_file
     assert main(["prepare", f"--source={source}", "--tokenizer=bytes", f"--out={tmp_path}/out"]) == 2
     file = tmp_path / "out" / "work" / "traceback.txt"
     line = capfd.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"gptjax: a worker failed: KeyError: 'missing' (a mistake in gptjax; {file} says where)")
+    assert line.startswith(f"gptjax: a worker failed: KeyError: 'missing' (a fault in gptjax; {file} says where)")
     assert file.exists()
 
 

@@ -242,7 +242,7 @@ def test_a_path_alone_may_be_a_prepared_folder_which_has_no_text(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     config = DataConfig(path=str(tmp_path))
     assert sources.source_name(config) == "prepared"
-    with pytest.raises(UserError, match="is a folder of gptjax prepare: it holds tokens"):
+    with pytest.raises(UserError, match="was made by gptjax prepare: it holds tokens"):
         next(sources.documents(config))
     with pytest.raises(UserError, match="expected one of: .*prepared, tfds, hf"):
         next(sources.documents(DataConfig(source="jsnl")))

@@ -129,13 +129,13 @@ def test_only_what_both_runs_predict_is_compared():
     b = Predicted(np.arange(6.0) * 2, np.array([False, True, True, False, True, True]), np.ones(6))
     found = compare.pair(a, b, same_tokenizer=True, span=3)
     assert found.a_P.tolist() == [1 + 2, 4 + 5] and found.b_P.tolist() == [6, 18] and found.tokens_P.tolist() == [2, 2]
-    with pytest.raises(UserError, match="no token of the text is predicted by both"):
+    with pytest.raises(UserError, match="the two runs predict no token in common"):
         compare.pair(a, b._replace(predicted_N=np.zeros(6, bool)), True, 3)
 
 
 def test_texts_of_different_lengths_are_no_pair():
     a = Predicted(np.zeros(3), np.ones(3, bool), np.array([1, 1, 1]))
-    with pytest.raises(UserError, match="the tokens of A spell 3 bytes and those of B 4"):
+    with pytest.raises(UserError, match="A read 3 bytes of text and B read 4"):
         compare.pair(a, a._replace(bytes_N=np.array([1, 1, 2])), False, 2)
 
 

@@ -97,7 +97,7 @@ def test_a_source_with_too_little_held_out_text_is_named():
     tokens = {n: Tokens([MemoryShard(np.zeros(n, np.int32))]) for n in (1, 50)}
     texts = {name: TextStore(tokens[50], tokens[n], "0" * 64, {}, name) for name, n in (("web", 50), ("code", 1))}
     config = from_dict({"train": {"steps": 1}})
-    with pytest.raises(UserError, match="the held-out text of 'code' has 1 tokens, and 2 are the least"):
+    with pytest.raises(UserError, match="the held-out text of 'code' has 1 tokens, but predicting one takes 2"):
         session.held_out_rows(config, TokenStore(ByteTokenizer(), texts), NextToken())
     alone = TokenStore(ByteTokenizer(), {"code": texts["code"]})
     with pytest.raises(UserError, match="^the held-out text has 1 tokens, .* of gptjax prepare. or more text"):

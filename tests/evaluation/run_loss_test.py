@@ -106,7 +106,7 @@ def test_of_a_prepared_folder_the_held_out_split_is_judged_whoever_tokenised_it(
     (tmp_path / "same.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in held_out))
     reading = run_loss.reading_of(one, f"prepared:{tmp_path}/folder")
     said = reading.convention(one)["text"]["folder"]
-    assert said.startswith(f"the held-out split of {tmp_path}/folder") and ("anew" in said) == (kind == "bytes")
+    assert said.startswith(f"the held-out split of {tmp_path}/folder") and ("again" in said) == (kind == "bytes")
     [folders] = run_loss.evaluate_on(one, reading).values()
     assert [folders] == list(one.evaluate(f"{tmp_path}/same.jsonl").values())
 
@@ -147,7 +147,9 @@ def test_an_empty_text_is_refused(one, tmp_path):
 def test_a_model_judged_by_itself_takes_no_stride_and_no_protocol(one, book):
     config = dataclasses.replace(one.config, data=dataclasses.replace(one.config.data, objective="prefix_lm"))
     run = dataclasses.replace(one, config=config)
-    with pytest.raises(UserError, match="^stride=4: a model of data.objective='prefix_lm' is judged on whole windows"):
+    with pytest.raises(
+        UserError, match="^stride=4: a model of data.objective='prefix_lm' is evaluated on whole windows"
+    ):
         run.evaluate(str(book), stride=4)
     with pytest.raises(UserError, match="^protocol=ptb needs the loss of each next token"):
         run.evaluate(str(book), protocol="ptb")

@@ -372,7 +372,7 @@ def test_a_second_ctrl_c_ends_all_at_once(values, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with one_reads_long(values, tmp_path, 0) as (started, _):
         started[0].send_signal(signal.SIGINT)
-        runs.wait_until(lambda: "stops at once" in started[0].output(), started[0])
+        runs.wait_until(lambda: "press Ctrl-C again" in started[0].output(), started[0])
         started[0].send_signal(signal.SIGINT)
         started[0].ends_with(130)
         assert last_word(started[0]) == "gptjax: stopped at once by Ctrl-C"

@@ -21,7 +21,7 @@ def test_a_first_signal_is_a_wish_a_second_ctrl_c_interrupts_and_the_handlers_be
         signal.raise_signal(signal.SIGINT)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     assert signal.set_wakeup_fd(-1) == -1
-    assert capfd.readouterr().err.count("SIGTERM: saving a checkpoint, then stopping (a second Ctrl-C") == 1
+    assert capfd.readouterr().err.count("SIGTERM: saving a checkpoint, then stopping (press Ctrl-C again") == 1
 
 
 def test_what_is_told_is_what_is_true_at_that_moment(capfd):

@@ -341,7 +341,7 @@ def test_an_imported_model_is_not_trained_further(imported):
     config = Config(
         model=ModelConfig(context_length=16, n_layers=1, d_model=8, n_heads=1), train=TrainConfig(steps=1, batch_size=8)
     )
-    with pytest.raises(UserError, match="parameters alone, no text of its own and no optimizer state"):
+    with pytest.raises(UserError, match="parameters only, no text of its own and no optimizer state"):
         main.train(config, workdir)
 
 

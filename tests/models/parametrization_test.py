@@ -305,8 +305,8 @@ def test_the_table_and_the_verdict_say_which_part_grows(tmp_path):
         (["--widths=64"], "expected at least two sizes"),
         (["--depths=2,x"], "--depths=2,x: expected at least two sizes"),
         (["--form=standard"], "--form='standard' is not known"),
-        (["--steps=0"], "both are at least 1"),
-        (["--out=a.txt"], "is no picture"),
+        (["--steps=0"], "both must be at least 1"),
+        (["--out=a.txt"], "does not name a picture"),
     ],
 )
 def test_a_wrong_flag_of_coordcheck_is_one_line(tmp_path, values, capsys, flags, said):

@@ -151,7 +151,7 @@ def test_a_kind_that_was_never_compiled_for_gets_no_options_and_the_run_says_so(
 def test_an_executable_compiled_with_other_options_or_for_other_cables_is_refused(v6e, field, other):
     wanted = executable.header(CONFIG, v6e, "splash")
     executable.check("step.exe", json.loads(json.dumps(wanted)), wanted)
-    with pytest.raises(UserError, match=f"compiled for something else: {field} is "):
+    with pytest.raises(UserError, match=f"compiled for another run: {field} is "):
         executable.check("step.exe", wanted | {field: other}, wanted)
 
 

@@ -232,7 +232,7 @@ def test_a_config_that_is_too_large_exits_1_and_says_by_how_much(command, capsys
         (["--topology=v5q:8x8"], "nearest: v5p, v5e"),
         (["--topology=v5e:2x2", "--mesh=fsdp"], "expected axes and sizes"),
         (["--topology=v5e:2x2", "--mesh=fdsp=4"], "did you mean 'fsdp'"),
-        (["--topology=v5e:2x2", "--num_slices=0"], "--num_slices is at least 1"),
+        (["--topology=v5e:2x2", "--num_slices=0"], "--num_slices must be at least 1"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, command, capsys):

@@ -20,7 +20,7 @@ GIGA = 10**9
         ("v5e:8by8", "expected v5e:SIZE, as in v5e:8x8"),
         ("h100:16x8", "at most 8 GPUs a host"),
         ("cpu:513", "is 513 CPU devices in one process; use at most 512"),
-        ("v5e:3x5", "none that libtpu knows"),
+        ("v5e:3x5", "is not known to libtpu"),
     ],
 )
 def test_a_machine_that_there_is_not_is_refused_with_what_there_is(name, message):

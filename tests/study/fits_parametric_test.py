@@ -230,7 +230,7 @@ def test_a_law_that_is_symmetric_along_its_points_has_a_flat_direction_that_is_n
     objective = parametric.Terms.of(points, 1e-3)
     x = objective.centred(np.array([*np.log([400, 400, 1.7]), 0.31, 0.31]))
     (reason,) = identified.of_optimum(objective, x, laws.SYMMETRIC, points.loss, points.weight)
-    assert reason.startswith("the objective is flat along") and "A, B" in reason or "alpha, beta" in reason
+    assert reason.startswith("these runs cannot determine") and "A, B" in reason or "alpha, beta" in reason
 
 
 def test_sizes_that_never_matter_leave_their_exponent_open():

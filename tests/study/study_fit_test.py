@@ -220,7 +220,7 @@ def test_kaplans_laws_alone_say_why_there_is_no_headline():
 
 def test_a_headline_by_training_curves_alone_says_what_they_hide():
     curves = verdict.verdict({"envelope": {"refused": [], "a": 0.5}})
-    assert curves["headline"] and "on the way of a schedule" in curves["reasons"][0]
+    assert curves["headline"] and "from the middle of a schedule" in curves["reasons"][0]
     assert not verdict.verdict({"isoflop": {"refused": [], "a": 0.5}})["reasons"]
 
 
@@ -525,10 +525,10 @@ def test_the_command_prints_json_without_nan_and_the_same_twice(tmp_path, capsys
     "flags, said",
     [
         (["--method=chinchilla"], "--method='chinchilla' is not known"),
-        (["--bootstrap=1"], "--bootstrap=1 gives no interval"),
-        (["--budgets=many"], "--budgets=many is no list"),
-        (["--budgets=-1e20"], "every budget has to be positive"),
-        (["--delta=0"], "--delta=0 has to be positive"),
+        (["--bootstrap=1"], "--bootstrap=1 is too small for an interval"),
+        (["--budgets=many"], "--budgets=many is not a list"),
+        (["--budgets=-1e20"], "every budget must be positive"),
+        (["--delta=0"], "--delta=0 must be positive"),
         (["--seed=-1"], "--seed=-1 is below 0"),
         (["--window=wide"], "--window=wide is not a window; use auto, all, or a factor above 1"),
         (["--window=1"], "--window=1 is not a window"),

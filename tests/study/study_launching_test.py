@@ -308,8 +308,8 @@ MISTAKES = {
     "--launcher_flag=--time=1": "--launcher=local has none",
     "--launcher=slurm --launcher_flag=--time=1:00:00 --launcher_flag=--nodes=0": "--launcher=slurm: --nodes=0; expected 1",
     "--launcher=xpk --out=gs://b/s --launcher_flag=--workload=mine": "would give all runs one name",
-    "--parallel=0": "--parallel=0 runs nothing",
-    "--batch_runs=on": "expected auto or off",
+    "--parallel=0": "--parallel=0 is too small",
+    "--batch_runs=on": "use auto or off",
     "--paralel=2": "unknown argument '--paralel=2' of gptjax study run; see gptjax study run --help.",
 }
 

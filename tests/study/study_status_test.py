@@ -305,7 +305,7 @@ def test_a_branch_is_another_run_than_the_same_config_from_scratch_and_outlives_
 
 def test_two_runs_of_one_name_and_a_trunk_that_there_is_not_are_one_line(config, texts):
     twice = [PlannedRun("a", "grid", {}, config)] * 2
-    with pytest.raises(UserError, match="2 runs of the name 'a'"):
+    with pytest.raises(UserError, match="2 runs with the name 'a'"):
         ledger.entries(twice, texts, CODE)
     with pytest.raises(UserError, match="branches from 'trunc', which is no run of the study; did you mean 'trunk'"):
         planned = [PlannedRun("trunk", "trunk", {}, config), PlannedRun("b", "grid", {}, config, Branch("trunc", 2))]

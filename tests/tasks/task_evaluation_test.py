@@ -86,8 +86,8 @@ def test_a_run_that_goes_on_evaluates_tasks_where_they_are_due_only(values, trai
 @pytest.mark.parametrize(
     "flags,message",
     [
-        (["--limit=3"], "--limit is of tasks; give --tasks too"),
-        ([f"--tasks={TASKS}", "--stride=3"], "--stride is of text, and --tasks bring their own"),
+        (["--limit=3"], "--limit is for tasks; give --tasks too"),
+        ([f"--tasks={TASKS}", "--stride=3"], "--stride is for text, but --tasks have text of their own"),
         ([f"--tasks={TASKS}", "--num_fewshot=1,x"], "--num_fewshot=1,x: expected numbers of examples"),
         ([f"--tasks={TASKS}", "--num_fewshot=500"], "has 40 examples to draw 500 shots from"),
     ],

@@ -114,7 +114,7 @@ def test_only_the_thread_that_evaluates_is_silent(capsys):
 
 
 def test_a_limit_that_leaves_nothing_is_refused():
-    with pytest.raises(UserError, match="a limit of 0 documents leaves nothing"):
+    with pytest.raises(UserError, match="a limit of 0 documents is too small"):
         tasks.TaskSet(SPECS, limit=0)
 
 

@@ -193,7 +193,7 @@ def test_a_killed_branch_goes_on_bit_equal_without_its_trunk(config, trunk, scra
     assert main.train(config, str(workdir), origin=origin(tmp_path / "trunk")) == 0  # a supervisor starts it so
     assert_same_run(scratch, workdir)
     assert main.train(config, str(workdir)) == 0
-    with pytest.raises(UserError, match="was branched from step 8 of .*/trunk; leave the flags out"):
+    with pytest.raises(UserError, match="was branched from step 8 of .*/trunk; leave the two flags out"):
         main.train(config, str(workdir), origin=origin(trunk, 4))
 
 
@@ -329,7 +329,10 @@ def test_what_is_allowed_to_differ_is_recorded_and_said(config, trunk, store, tm
     )
     known = branching.lineage(run_directory.open_run(tmp_path / "new"), *arguments)["branched"]
     assert known["allowed"] == ["optim.weight_decay"] and known["other_program"] == []
-    assert "another run than this config gives from scratch, since optim.weight_decay differs" in branching.said(known)
+    assert (
+        "because optim.weight_decay differs, this is not the run that this config gives from scratch"
+        in branching.said(known)
+    )
 
 
 def test_a_trunk_whose_schedule_was_changed_under_way_is_found_by_its_log(config, trunk, store, tmp_path):
@@ -355,7 +358,7 @@ def test_another_program_is_said_and_recorded(config, trunk, store, tmp_path):
     code, *others = known["other_program"]
     assert code.startswith("gptjax's files, revision ") and others[0].startswith("jax 0.1 -> ")
     assert others[1:] == ["mesh.tensor 1 -> 2", "train.log_noise_scale True -> False"]
-    assert "its program was another (gptjax's files, revision" in branching.said(known)
+    assert "its program differed (gptjax's files, revision" in branching.said(known)
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_branch_may_be_started_again(config, trunk, scratch, tmp_path):
@@ -389,12 +392,12 @@ def test_a_finished_branch_knows_its_trunk_by_the_checkpoint_wherever_it_lies_no
             "branched": known
         }
     for start in (origin(trunk, 4), origin(moved, 4), origin(tmp_path / "nowhere")):
-        with pytest.raises(UserError, match="was branched from step 8 of .*/trunk; leave the flags out"):
+        with pytest.raises(UserError, match="was branched from step 8 of .*/trunk; leave the two flags out"):
             branching.lineage(run_directory.open_run(branched), resolved, store, start, (), {})
 
 
 def test_a_run_that_began_in_another_way_is_not_made_a_branch(config, trunk, scratch):
     before = (scratch / "manifest.json").read_text()
-    with pytest.raises(UserError, match="the run in .*/scratch was not branched; leave the flags out"):
+    with pytest.raises(UserError, match="the run in .*/scratch was not branched; leave the two flags out"):
         main.train(config, str(scratch), origin=origin(trunk))
     assert (scratch / "manifest.json").read_text() == before

@@ -114,7 +114,7 @@ def test_another_config_or_mesh_is_named(ready, saved, changes, named):
     if named is None:
         executable.check("f", found, executable.header(changed, mesh, kernel))
         return
-    with pytest.raises(UserError, match=re.escape(f"compiled for something else: {named}")):
+    with pytest.raises(UserError, match=re.escape(f"compiled for another run: {named}")):
         executable.load(str(saved), changed, mesh, kernel)
 
 
@@ -174,7 +174,7 @@ def test_a_file_that_is_missing_or_something_else_is_one_line(ready, tmp_path):
         ("gs://bucket/step.exe", "cannot be written here (ImportError", "cannot be read here (ImportError"),
         ("none/step.exe", "cannot be written here (FileNotFoundError: No such file", "no such file; write one"),
         ("file/step.exe", "cannot be written here (NotADirectoryError: Not a directory)", "no such file; write one"),
-        (".", "is a folder; give a file in it", "no such file; write one"),
+        (".", "is a folder; give a file name", "no such file; write one"),
     ],
 )
 def test_a_path_that_cannot_be_written_or_read_is_one_line(ready, path, written, read, tmp_path, monkeypatch):

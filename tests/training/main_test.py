@@ -374,7 +374,7 @@ def test_a_run_stored_in_bfloat16_with_its_optimizer_on_the_host_resumes_evaluat
 @pytest.mark.parametrize(
     "prompt, message",
     [
-        (None, "eval.sample_tokens=5, but the tokenizer 'chars' has neither end-of-text nor a line break"),
+        (None, "eval.sample_tokens=5, but the tokenizer 'chars' has neither an end-of-text token nor a line break"),
         ("abz", "eval.sample_prompt='abz': the text has 'z'"),
     ],
 )

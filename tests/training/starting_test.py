@@ -77,7 +77,7 @@ def test_a_new_head_is_initialised_and_listed_and_trained_alone_on_another_mesh(
     mesh, head = dict(fsdp=4, tensor=2), dict(tied_head=False)
     changed = {"mesh": mesh, "model": head}
     code, workdir = start("head", train=dict(trainable="head"), **changed)
-    assert code == 0 and "initialised anew: head" in capsys.readouterr().err
+    assert code == 0 and "newly initialised: head" in capsys.readouterr().err
     assert run_directory.open_run(workdir).manifest()["started_from"]["initialised"] == ["head"]
     theirs, ours, later = params_of(trained, 6), params_of(workdir, 0), params_of(workdir, STEPS)
     assert ours.keys() - theirs.keys() == {"params['head']"}
@@ -123,7 +123,7 @@ def test_the_best_step_is_the_one_of_the_lowest_loss_that_has_a_checkpoint(train
         ),
         (
             {"train": {"start_from": None, "start_step": "4"}},
-            "train.start_step='4' is of train.start_from, which is None",
+            "train.start_step='4' needs train.start_from, which is None",
         ),
         (
             {"train": {"trainable": "blocks/mpl/*"}},
