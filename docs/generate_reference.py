@@ -106,11 +106,22 @@ def fields() -> str:
     for section in dataclasses.fields(Config):
         text += f"\n\n## {section.name}\n\n{_description(section.type)}\n\n"
         rows = [
-            (f"`{f.name}`", f.metadata["meaning"], f"`{f.default!r}`", f"`{_spelled(f.type)}`", f.metadata["changes"])
+            (
+                f"`{f.name}`",
+                _plain(f.metadata["meaning"]),
+                f"`{f.default!r}`",
+                f"`{_spelled(f.type)}`",
+                f.metadata["changes"],
+            )
             for f in dataclasses.fields(section.type)
         ]
         text += _table(("field", "meaning and unit", "default", "type", "a change changes"), rows)
     return text
+
+
+def _plain(text: str) -> str:
+    """Text whose braces Markdown does not take for attributes of the cell."""
+    return text.replace("{", r"\{").replace("}", r"\}")
 
 
 def _spelled(kind) -> str:

@@ -51,7 +51,7 @@ def test_actions_below_a_command_are_in_the_reference_with_their_flags():
 
 @pytest.mark.parametrize(("section", "field"), FIELDS, ids=lambda value: getattr(value, "name", value))
 def test_a_config_field_is_in_the_reference_with_default_and_meaning(section, field):
-    meaning = field.metadata["meaning"].replace("|", r"\|")
+    meaning = re.sub(r"[|{}]", r"\\\g<0>", field.metadata["meaning"])
     rows = [
         line
         for line in _section(GENERATED["reference/fields.md"], section).splitlines()

@@ -1,6 +1,7 @@
 """`gptjax watch`: the page of a run or a study, written to a file or served to a browser on this machine."""
 
 import argparse
+import itertools
 import sys
 import time
 
@@ -20,7 +21,8 @@ def add_flags(parser) -> None:
     parser.add_argument(
         "--follow",
         action="store_true",
-        help=f"write it again every {FOLLOW_SECONDS:.0f} seconds while training goes on",
+        help=f"write it again every {FOLLOW_SECONDS:.0f} seconds until the run is done or has diverged (a study: until all runs"
+        " have ended), or Ctrl-C; wait where no process trains",
     )
     parser.add_argument(
         "--serve", nargs="?", type=_port, const=0, metavar="PORT",
@@ -74,18 +76,21 @@ def _opened(path: str, links: bool):
 
 
 def _write(shown, out: epath.Path, follow: bool) -> int:
-    """Once, or until training ends or Ctrl-C."""
+    """Once, or until there is nothing more to come or Ctrl-C."""
     from gptjax.storage.writing import replace_whole
     from gptjax.watch import page
 
-    said = False
-    while True:
+    told = None  # the last line printed
+    for looks in itertools.count():
         view = shown.look()
-        again = follow and view.going_on
+        again = follow and not view.ended
         replace_whole(out, page.text(view, reload_seconds=FOLLOW_SECONDS if again else None))
-        if not said:
+        if looks == 0:
             print(out if "://" in str(out) else f"{out}  (open it in a browser)", flush=True)
-            said = True
+        line = _follow_line(shown.directory.path, view) if follow else None
+        if line != told and line:
+            print(line, flush=True)
+        told = line
         if not again:
             return 0
         try:
@@ -93,3 +98,12 @@ def _write(shown, out: epath.Path, follow: bool) -> int:
         except KeyboardInterrupt:
             print(f"gptjax: {out} is no longer written", file=sys.stderr)
             return 0
+
+
+def _follow_line(path, view) -> str | None:
+    """What whoever follows is told; None while training goes on."""
+    if view.ended:
+        return f"{view.ended}; --follow ends"
+    if not view.going_on:
+        return f"no process trains {path} now; --follow waits until one does (Ctrl-C ends it)"
+    return None

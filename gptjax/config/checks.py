@@ -258,10 +258,10 @@ def _check_train(config) -> None:
             f"train.vocab_chunks={t.vocab_chunks} does not divide the padded vocabulary of"
             f" {padded}; use {_nearest_divisor(padded, t.vocab_chunks)}.",
         )
-    if t.profile_steps:
-        first, last = t.profile_steps
+    if t.profile_steps is not None:
         _require(
-            1 <= first <= last, f"train.profile_steps={t.profile_steps} is not (first, last) with 1 <= first <= last."
+            len(t.profile_steps) == 2 and 1 <= t.profile_steps[0] <= t.profile_steps[1],
+            f"train.profile_steps={t.profile_steps} is not (first, last) with 1 <= first <= last; use None for no trace.",
         )
     _check_ramp(t)
 

@@ -66,6 +66,8 @@ class Difference:
 
     def __str__(self) -> str:
         times = f"{self.shrinkage:.1f} times smaller than unpaired" if math.isfinite(self.shrinkage) else "0"
+        if 0 < self.shrinkage < 1:
+            times = f"{1 / self.shrinkage:.1f} times larger than unpaired"
         return (
             f"{self.unit}: A {self.a:.4f}  B {self.b:.4f}  B - A {self.difference:+.4f} +- {self.standard_error:.4f}"
             f"  p {self.p_value:.2g}  ({self.pairs:,} pairs; its error is {times})"

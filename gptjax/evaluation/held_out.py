@@ -47,12 +47,19 @@ class Evaluation:
 
     def __str__(self) -> str:
         low, high = self.perplexity_interval
-        per_word = "" if self.words is None else f"  perplexity/word {self.word_perplexity:.2f} ({self.words:,} words)"
+        per_word = (
+            "" if self.words is None else f"  perplexity/word {_shown(self.word_perplexity)} ({self.words:,} words)"
+        )
         return (
             f"loss {self.loss:.4f} +- {self.standard_error:.4f}  bits/byte {self.bits_per_byte:.4f} +-"
-            f" {self.bits_per_byte_error:.4f}  perplexity {self.perplexity:.2f} [{low:.2f}, {high:.2f}]"
+            f" {self.bits_per_byte_error:.4f}  perplexity {_shown(self.perplexity)} [{_shown(low)}, {_shown(high)}]"
             f"  ({self.tokens:,} tokens, {self.bytes:,} bytes){per_word}"
         )
+
+
+def _shown(perplexity: float) -> str:
+    """Two decimals; of a model that says next to nothing right, a power of ten."""
+    return f"{perplexity:.2f}" if perplexity < 1e6 else f"{perplexity:.3g}"
 
 
 class Sums(typing.NamedTuple):

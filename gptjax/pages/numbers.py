@@ -158,7 +158,10 @@ def _to(value: float, last: int, scientific: bool) -> str:
         return f"{float(f'{value:.2g}'):,g}"
     if scientific:
         return _scientific(value, min(max(_magnitude(value) - last, 1), 4))
-    return _fixed(value, min(-last, 6))
+    fixed = _fixed(value, min(-last, 6))
+    return (
+        fixed if float(fixed.replace(",", "")) else f"{value:.1g}"
+    )  # less than the interval's last digit, and not nothing
 
 
 def _fixed(value: float, decimals: int) -> str:

@@ -29,6 +29,13 @@ def check(directory, config, store, allowed: tuple[str, ...]) -> None:
     """Raises UserError: the run in a RunDirectory cannot go on with this config, or with the text of this TokenStore."""
     steps = directory.steps()
     gone, taken = directory.removed_fields(), steps[-1] if steps else 0
+    total, field = schedule.total_steps(config), "tokens" if config.train.steps is None else "steps"
+    if total < taken:
+        raise UserError(
+            f"this run has taken {taken:,} steps, and train.{field}={getattr(config.train, field):g} ends it at step {total:,}:"
+            f" steps cannot be taken back. Give at least so many, or use a new --workdir; --branch_from={directory.path}"
+            f" --branch_step=N begins another run with a checkpoint of this one."
+        )
     check_resume(directory.config(), config, allowed, gone, taken)
     directory.check_tokenizer(store.tokenizer)
     before = directory.fingerprint()
@@ -98,7 +105,7 @@ def rate_change(old, new, taken: int) -> str:
         return said
     return (
         f"{said}, since the decay then ends at step {schedule.total_steps(new):,};"
-        f" --config.optim.decay_steps={end} lets the decay end where it did"
+        f" --config.optim.decay_steps={end}, with optim.decay_steps in {ALLOW} too, lets the decay end where it did"
     )
 
 

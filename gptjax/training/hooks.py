@@ -132,6 +132,10 @@ class Sample(Hook):
                 " an end-of-text token nor a line break to start a sample from; set eval.sample_prompt, or 0."
             ) from None
 
+    def begin(self, training, step: int) -> None:
+        super().begin(training, step)
+        self._began = step
+
     def due(self, step: int) -> bool:
         every = self.config.eval.sample_every_steps
         return every is not None and step % every == 0 and step < schedule.total_steps(self.config)
@@ -154,8 +158,17 @@ class Sample(Hook):
             prompt = "\n"
         engine = Engine(session.program.graph, state.params, entries=tokenizer.vocab_size)
         [made] = generate(engine, tokenizer, prompt, Settings(max_tokens=config.sample_tokens))
-        self.training.log.write("event", step, event="sample", prompt=made.prompt, text=made.text)
+        if not self._is_logged(step, made.prompt):
+            self.training.log.write("event", step, event="sample", prompt=made.prompt, text=made.text)
         return str(made)
+
+    def _is_logged(self, step: int, prompt: str) -> bool:
+        """In process 0, which logs. Only a finished run that is started again can have a sample of the step before it."""
+        file = self.training.directory.metrics
+        if self.training.peers.index != 0 or self._began != step or not file.exists():
+            return False
+        samples = [row for row in metrics.read_metrics(file, "event") if row["event"] == "sample"]
+        return any((row["step"], row["prompt"]) == (step, prompt) for row in samples)
 
 
 def _profile(config) -> Hook | None:

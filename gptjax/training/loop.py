@@ -116,13 +116,16 @@ class Loop:
     def finish(self) -> None:
         """After the last call: what is left to be read, saved and run. Raises Diverged."""
         self.recorder.drain()
-        self._save(last=True)  # first: a run killed while its hooks run has lost no step
+        with self.recorder.throughput.paused("saving"):
+            self._save(last=True)  # first: a run killed while its hooks run has lost no step
         for hook in self.hooks:
             if hook.due(self.step):
-                self._run_hook(hook)
+                with self.recorder.throughput.paused(hook.doing):
+                    self._run_hook(hook)
         counts = self.training.peers.gather("rows_read", self.rows_read)
         if counts is not None:  # what each process read of the text: 1/processes of it, unless they share rows
-            self.training.log.write("event", self.step, event="rows_read", by_process=counts)
+            _, spent = self.recorder.throughput.take()  # since the last training row
+            self.training.log.write("event", self.step, event="rows_read", by_process=counts, **spent)
 
     def end(self) -> int:
         """Says how the run has ended, or stopped, after `finish`. Returns the exit code."""

@@ -63,7 +63,7 @@ class Recorder:
             taken = first_step + i + 1
             self._own_hash = (self._own_hash + hash_S[i]) % 2**64
             self._judge(taken, numbers)
-            if self._worse.begins(taken, numbers["loss"]):
+            if self._worse.begins(numbers["loss"]):
                 self._progress.message(f"step {taken:>7}  {self._worse.said(numbers['loss'])}")
                 self._log.write(
                     "event", taken, event="loss_above_uniform", loss=numbers["loss"], limit=self._worse.limit
@@ -111,8 +111,7 @@ class Recorder:
             if len(epochs) > 1
             else {"epochs": [*epochs.values()][0]}
         )
-        spent = {f"seconds/{what}": seconds for what, seconds in paused.items()}
-        self._log.write("train", taken, **numbers, tokens=tokens, **speed, **spent, memory_bytes=memory, **seen)
+        self._log.write("train", taken, **numbers, tokens=tokens, **speed, **paused, memory_bytes=memory, **seen)
         self._progress.update(progress_line(taken, self._total_steps, numbers, speed))
 
 
@@ -146,8 +145,8 @@ class Throughput:
         self._tokens += tokens
 
     def take(self) -> tuple[float, dict[str, float]]:
-        """Tokens per second since the last take, and the seconds that were taken out, by what was done in them."""
-        now, paused = time.monotonic(), dict(self._paused)
+        """Tokens per second since the last take, and {"seconds/WHAT": seconds} of what the clock was stopped for."""
+        now, paused = time.monotonic(), {f"seconds/{what}": seconds for what, seconds in self._paused.items()}
         rate = self._tokens / max(now - self._since - sum(paused.values()), 1e-9)
         self._since, self._tokens = now, 0
         self._paused.clear()

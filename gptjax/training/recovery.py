@@ -42,17 +42,19 @@ def advice(config, rewinds: Rewinds) -> str:
 class WorseThanGuessing:
     """Whether a run does worse than one that learnt nothing, for so long that no batch and no warmup explains it: its loss is
     above `limit` for STEPS steps in a row. That is MARGIN above ln(vocabulary), the loss of guessing all tokens alike, or above
-    the first loss, where that is larger. It begins once; of a loss that is no cross-entropy of tokens nothing is said.
+    the first loss that was seen since the run began, went on or went back, where that is larger: what was high then has been
+    told, or falls from a large initialisation. It is told once; of a loss that is no cross-entropy of tokens nothing is said.
     """
 
-    STEPS, MARGIN = 50, 0.1
+    STEPS, MARGIN = 20, 0.1
 
     def __init__(self, config):
         self._config, self._uniform = config, math.log(config.model.vocab_size)
-        self.limit, self._above, self._tells = self._uniform * (1 + self.MARGIN), 0, config.train.loss == "next_token"
+        self.limit, self._above, self._tells = None, 0, config.train.loss == "next_token"
 
-    def begins(self, taken: int, loss: float) -> bool:
-        if taken == 1:
+    def begins(self, loss: float) -> bool:
+        """Takes the loss of the next step. True: now it is so long."""
+        if self.limit is None:
             self.limit = max(self._uniform, loss) * (1 + self.MARGIN)
         self._above = self._above + 1 if loss > self.limit else 0
         begins = self._tells and self._above == self.STEPS

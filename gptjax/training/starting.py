@@ -76,7 +76,7 @@ def _origin(train, directory) -> Origin:
         run.config()  # these files are of one run
         run.read_tokenizer()
     except UserError as error:
-        raise _refused(train.start_from, str(error).rstrip("."), "mend that run") from error
+        raise _refused(train.start_from, str(error).rstrip("."), "repair that run") from error
     steps = run.steps()
     if not steps:
         raise _refused(train.start_from, "it has no checkpoint", "train it further, or give another run")

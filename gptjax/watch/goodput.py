@@ -1,7 +1,8 @@
 """Where the time of a run went, from the times in its metrics.jsonl alone.
 
 From one training row to the next, steps took tokens / (tokens per second); what the recorder stopped its clock for stands
-in the later row as `seconds/WHAT`. Whatever came after the last training row is timed by its own row.
+in the later row as `seconds/WHAT`. The event `rows_read` holds those since the last training row. It does not in logs of older
+versions: there, and after that event, a row marks the end of what it is about.
 """
 
 import collections
@@ -59,10 +60,9 @@ class Goodput:
     def _train(self, row: dict) -> None:
         if self._clock_step is not None:
             gap = left = row["time"] - self._time
-            for name, value in row.items():
-                if name.startswith("seconds/"):
-                    self._seconds[_PAUSES.get(name.removeprefix("seconds/"), OTHER)] += value
-                    left -= value
+            paused = _paused(row)
+            left -= paused.total()
+            self._seconds += paused
             training = min(self._seconds_of_steps(row), gap)
             self._seconds[TRAINING] += training
             self._seconds[OTHER] += max(0.0, left - training)
@@ -84,11 +84,23 @@ class Goodput:
     def _since_last_step(self) -> collections.Counter:
         found, time = collections.Counter(), self._time
         for row in self._open:
-            what = _AFTER_THE_LAST_STEP.get(row.get("event", row["kind"]), OTHER)
-            found[what] += max(0.0, row["time"] - time)
+            if paused := _paused(row):  # since the last training row, whatever rows stand between
+                found = paused + collections.Counter({OTHER: row["time"] - self._time - paused.total()})
+            else:
+                what = _AFTER_THE_LAST_STEP.get(row.get("event", row["kind"]), OTHER)
+                found[what] += max(0.0, row["time"] - time)
             time = row["time"]
         return found
 
     def _close(self) -> None:
         self._seconds += self._since_last_step()
         self._time, self._open = (self._open[-1]["time"] if self._open else self._time), []
+
+
+def _paused(row: dict) -> collections.Counter:
+    """Seconds by what the recorder's clock was stopped for, as a row says; empty where it says nothing."""
+    paused = collections.Counter()
+    for name, seconds in row.items():
+        if name.startswith("seconds/"):
+            paused[_PAUSES.get(name.removeprefix("seconds/"), OTHER)] += seconds
+    return paused

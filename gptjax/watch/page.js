@@ -291,23 +291,31 @@ function drawAll() {
   });
 }
 
-let number = 0;
+let start = null, number = 0; // of the server, and of its last look that was shown here
+
+async function newsSince(since) {
+  const query = new URLSearchParams(location.search);
+  query.set("since", since);
+  const answer = await fetch(`/data?${query}`);
+  if (!answer.ok) throw new Error(await answer.text());
+  return answer.json();
+}
 
 async function askForNews() {
-  const query = new URLSearchParams(location.search);
-  query.set("since", number);
   try {
-    const answer = await fetch(`/data?${query}`);
-    if (!answer.ok) throw new Error(await answer.text());
-    const news = await answer.json();
+    let news = await newsSince(number);
+    if (start !== null && news.start !== start) news = await newsSince(0); // the server was started again, and counts anew
+    start = news.start;
     number = news.number;
     for (const [name, inner] of Object.entries(news.parts)) {
       const part = document.getElementById(name);
-      if (part.innerHTML !== inner) part.innerHTML = inner;
+      if (part && part.innerHTML !== inner) part.innerHTML = inner;
     }
     const known = Object.fromEntries(data.charts.map((chart) => [chart.id, chart]));
     const changed = Object.keys(news.charts).length || news.marks.length !== data.marks.length || news.ids.length !== data.charts.length;
-    data.charts = news.ids.map((id) => news.charts[id] || known[id]);
+    const charts = news.ids.map((id) => news.charts[id] || known[id]);
+    data.charts = charts.filter(Boolean);
+    if (data.charts.length < charts.length) number = 0; // one is not known here: ask for all next time
     data.marks = news.marks;
     if (changed) drawAll();
     connection("");

@@ -27,6 +27,13 @@ def _reason(row: dict, before: str) -> str:
     return f"{before}: {row.get('reason', 'no reason is given')}"
 
 
+def _above_uniform(row: dict) -> str:
+    loss, limit = (
+        f"{value:.4g}" if (value := number(row.get(name))) is not None else "?" for name in ("loss", "limit")
+    )
+    return f"the training loss stays above {limit}, worse than guessing, and is {loss}"
+
+
 SAID = {  # event: (words, whether something went wrong)
     "resumed": lambda row: ("resumed", False),
     "branched": lambda row: ("branched from another run", False),
@@ -34,6 +41,7 @@ SAID = {  # event: (words, whether something went wrong)
     "rolled_back": lambda row: (_reason(row, f"rolled back from step {row.get('failed_step')}"), True),
     "diverged": lambda row: (_reason(row, "diverged"), True),
     "update_skipped": lambda row: (_reason(row, "update skipped"), True),
+    "loss_above_uniform": lambda row: (_above_uniform(row), True),
     "save_failed": lambda row: (_reason(row, "saving failed"), True),
     "checkpoint_gone": lambda row: (f"the checkpoint of step {row.get('checkpoint')} is gone", True),
     "checkpoint_incomplete": lambda row: (_reason(row, f"the checkpoint of step {row.get('checkpoint')} is incomplete"), True),

@@ -17,6 +17,7 @@ NOT_STARTED, STARTING, TRAINING, FINISHING, STOPPED, DIVERGED, DONE = STATES = (
     "not started", "starting", "training", "finishing", "stopped", "diverged", "done",
 )  # fmt: skip
 GOING_ON = (STARTING, TRAINING, FINISHING)
+ENDED = {DONE: "the run is done", DIVERGED: "the run diverged"}
 
 
 class RunPage:
@@ -40,7 +41,8 @@ class RunPage:
             "facts": view.section("About this run", _facts(self.directory, config, record)),
         }
         drawn = charts.of_run(record)
-        return View(self.directory.path.name, parts, drawn, state in GOING_ON, charts.marks(record))
+        ended = ENDED.get(state, "")
+        return View(self.directory.path.name, parts, drawn, state in GOING_ON, charts.marks(record), ended)
 
 
 def _state(record: Record, total: int, held: bool) -> str:

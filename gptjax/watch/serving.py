@@ -1,6 +1,7 @@
 """A page and its data over HTTP, to this machine alone: `/` and `/data`, nothing else, and no file of the disk."""
 
 import http.server
+import secrets
 import socket
 import sys
 import threading
@@ -17,11 +18,11 @@ POLL_SECONDS = 3.0
 
 class Source:
     """What there is to see, read at most once in POLL_SECONDS however many ask, with the number of the look at which each
-    part changed last. shown: its `look()` gives a View."""
+    part changed last. shown: its `look()` gives a View. Numbers of looks begin again with each Source, and `start` is another."""
 
     def __init__(self, shown, seconds: float = POLL_SECONDS):
         self._shown, self._seconds, self._lock = shown, seconds, threading.Lock()
-        self._looked, self._number = None, 0
+        self._looked, self._number, self.start = None, 0, secrets.token_hex(8)
         self._known = {}  # (kind, name) -> (number of the look that changed it, its value)
 
     def view(self):
@@ -29,8 +30,8 @@ class Source:
             return self._look()
 
     def news(self, since: int) -> dict:
-        """{"number", "parts", "charts", "marks", "ids"}: what changed after the look of that number, and the charts there
-        are."""
+        """{"start", "number", "parts", "charts", "marks", "ids", "going_on"}: what changed after the look of that number, and
+        the charts there are."""
         with self._lock:
             view = self._look()
             news = {kind: {} for kind in ("parts", "charts")}
@@ -38,7 +39,8 @@ class Source:
                 if number > since:
                     news[kind][name] = value
             ids = [chart["id"] for chart in view.charts]
-            return news | {"number": self._number, "marks": view.marks, "ids": ids, "going_on": view.going_on}
+            look = {"start": self.start, "number": self._number}
+            return news | look | {"marks": view.marks, "ids": ids, "going_on": view.going_on}
 
     def _look(self):
         now = time.monotonic()
@@ -47,6 +49,9 @@ class Source:
             self._looked, self._number = (now, view), self._number + 1
             values = {("parts", name): inner for name, inner in view.parts.items() if name != "charts"}
             values |= {("charts", chart["id"]): chart for chart in view.charts}
+            self._known = {
+                name: known for name, known in self._known.items() if name in values
+            }  # one gone may come back
             for name, value in values.items():
                 if self._known.get(name, (0, None))[1] != value:
                     self._known[name] = self._number, value

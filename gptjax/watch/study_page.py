@@ -1,5 +1,7 @@
 """The page of a study: the state of its runs, and the curves of all."""
 
+from urllib.parse import quote
+
 import numpy as np
 
 from gptjax.errors import UserError
@@ -38,7 +40,9 @@ class StudyPage:
             "facts": view.section("About this study", view.facts({"directory": str(self.directory.path)})),
         }
         going_on = found["counts"][status.RUNNING] > 0 or status.is_held(self.directory)
-        return View(self.directory.path.name, parts, self._charts(found["runs"]), going_on)
+        over = not going_on and all(row["state"] in (*status.ENDED, status.FAILED) for row in found["runs"])
+        ended = "all runs of the study have ended" if over else ""
+        return View(self.directory.path.name, parts, self._charts(found["runs"]), going_on, ended=ended)
 
     def run_page(self, key: str) -> RunPage:
         """Raises UserError: the study has no run of this key."""
@@ -55,7 +59,7 @@ class StudyPage:
         record, name = self._records.get(row["key"]), view.escaped(row["name"])
         training = record.train["loss"].last() if record else None
         cells = {
-            "run": f'<a href="?run={row["key"]}">{name}</a>' if self._links and record else name,
+            "run": f'<a href="?run={quote(row["key"], safe="")}">{name}</a>' if self._links and record else name,
             "state": view.badge(row["state"]),
             "progress": view.progress(row["fraction"]),
             "held-out loss": numbers.loss(row["loss"]),

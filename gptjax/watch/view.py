@@ -9,14 +9,16 @@ from gptjax import terminal
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """parts: name -> HTML, in the order of the page; the part "charts" is where the charts stand. going_on: whether a later
-    look can show more. marks: vertical lines in charts over steps."""
+    """parts: name -> HTML, in the order of the page; the part "charts" is where the charts stand. going_on: whether a
+    process trains now. marks: vertical lines in charts over steps. ended: why nothing more is to come, as "the run is done"; ""
+    where more can come."""
 
     title: str
     parts: dict[str, str]
     charts: list[dict]
     going_on: bool
     marks: list[dict] = dataclasses.field(default_factory=list)
+    ended: str = ""
 
 
 def escaped(words) -> str:

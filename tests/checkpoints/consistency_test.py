@@ -116,7 +116,7 @@ def test_a_run_goes_on_from_the_step_before_a_renamed_one_as_if_undisturbed(run,
 def test_a_renamed_checkpoint_of_schema_1_does_not_count(tmp_path):
     place = shutil.copytree(GOLDEN / "schema1", tmp_path / "run")
     (place / "checkpoints" / "6").rename(place / "checkpoints" / "7")
-    with pytest.raises(UserError, match="its metadata|its manifest says step 6, its folder 7|can be trusted"):
+    with pytest.raises(UserError, match="its metadata|its manifest says step 6, its folder 7|no valid checkpoint"):
         gptjax.load(place)
     [standing] = validity.standings(place / "checkpoints")
     assert (standing.state, standing.counts) == ("misplaced", False)

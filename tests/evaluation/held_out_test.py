@@ -112,6 +112,11 @@ def test_what_a_process_reads_of_a_batch_is_all_that_its_devices_hold(count):
     assert ranges == placement.own_rows(8, place, dim=1) == tuple((a, a + 8 // count) for a in range(0, 8, 8 // count))
 
 
+def test_a_perplexity_of_eighty_digits_is_shown_as_a_power_of_ten():
+    hopeless = held_out.Evaluation(183.58, 0.01, 108.0, 0.01, float(np.exp(183.58)), 100, 250)
+    assert f"perplexity {np.exp(183.58):.3g} [" in str(hopeless) and len(str(hopeless)) < 160
+
+
 def test_a_loss_whose_perplexity_no_float_holds_is_infinite_without_a_word():
     sums = held_out.Sums(np.full(4, 8000.0), np.full(4, 8.0), np.full(4, 8.0))
     with warnings.catch_warnings(action="error"):

@@ -220,7 +220,7 @@ def test_without_process_0_the_others_end_and_say_so(values, tmp_path):
         at = time.monotonic()
         started[0].kill()
         assert started[1].ends_with(errors.PEER_LOST) - at < NOTICED
-        assert "process 0" in last_word(started[1]) and "coordinates" in last_word(started[1])
+        assert "process 0" in last_word(started[1]) and "the coordinator" in last_word(started[1])
 
 
 @pytest.mark.slow  # waits for the heartbeat timeout
@@ -287,10 +287,10 @@ def test_processes_with_another_config_code_or_package_are_named_with_what_diffe
             assert process.ends_with(errors.USER_ERROR) - at < 60
             message = last_word(process)
             host = os.uname().nodename
-            assert f"process 1 ({host}) has another config than process 0 ({host})" in message
+            assert f"process 1 ({host}) has a different config from process 0 ({host})" in message
             assert "optim.peak_lr (0.003 -> 0.001)" in message
-            assert f"process 1 ({host}) has another code" in message and "gptjax/optim/optimizers.py" in message
-            assert f"process 1 ({host}) has another packages" in message and "numerology (None -> 1.0)" in message
+            assert f"process 1 ({host}) has a different code" in message and "gptjax/optim/optimizers.py" in message
+            assert f"process 1 ({host}) has a different packages" in message and "numerology (None -> 1.0)" in message
             assert "Traceback" not in process.output()
     assert not (tmp_path / "run").exists()
 
@@ -325,7 +325,7 @@ def test_a_process_that_reads_another_text_is_named(values, text, tmp_path):
     with runs.processes(values, tmp_path / "run", tmp_path, 2, 1, **there) as started:
         for process in started:
             process.ends_with(errors.USER_ERROR)
-            assert "has another text than process 0" in last_word(process)
+            assert "has a different text from process 0" in last_word(process)
 
 
 @contextlib.contextmanager
@@ -355,7 +355,7 @@ def test_who_waits_for_a_text_without_process_0_ends_and_says_so(values, tmp_pat
         started[0].kill()
         fcntl.flock(lock, fcntl.LOCK_UN)
         assert started[1].ends_with(errors.PEER_LOST) - at < NOTICED
-        assert "process 0" in last_word(started[1]) and "coordinates" in last_word(started[1])
+        assert "process 0" in last_word(started[1]) and "the coordinator" in last_word(started[1])
 
 
 @pytest.mark.slow  # waits longer than the watchdog allows

@@ -180,9 +180,9 @@ def test_every_way_to_logits_has_the_multiplier():
     "fields, said",
     [
         ({"parametrization": "mu"}, "model.parametrization='mu' is not known"),
-        ({"parametrization": "mup"}, "give model.base_width"),
+        ({"parametrization": "mup"}, "set model.base_width"),
         ({"base_width": 16}, "set model.base_width to None"),
-        ({"parametrization": "completep", "base_width": 16}, "give model.base_depth"),
+        ({"parametrization": "completep", "base_width": 16}, "set model.base_depth"),
         ({"parametrization": "mup", "base_width": 16, "base_depth": 2}, "set model.base_depth to None"),
         ({"base_d_ff": 64}, "set model.base_d_ff to None"),
         ({"attention_scale": "cubic"}, "model.attention_scale='cubic' is not known"),

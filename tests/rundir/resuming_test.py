@@ -36,6 +36,18 @@ def typed(trained, tmp_path, monkeypatch):
     return lambda *flags: give("train", config, f"--workdir={tmp_path / 'a run'}", *flags)
 
 
+@pytest.mark.parametrize("allowed", [(), ("--allow_change=train.steps",)])
+def test_a_run_is_not_made_shorter_than_it_is(typed, tmp_path, capfd, allowed):
+    """It said that all of fewer steps were taken, and wrote them into config.json."""
+    before = (tmp_path / "a run" / "config.json").read_text()
+    assert typed("--config.train.steps=4", *allowed) == 2
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        "gptjax: this run has taken 6 steps, and train.steps=4 ends it at step 4: steps cannot be taken back."
+    )
+    assert (tmp_path / "a run" / "config.json").read_text() == before
+
+
 def test_the_command_that_a_refusal_names_makes_a_finished_run_longer(typed, tmp_path, capfd):
     assert typed("--config.train.steps=8", "--config.checkpoint.keep=2") == 2
     said = capfd.readouterr().err

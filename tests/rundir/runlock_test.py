@@ -165,7 +165,7 @@ def test_a_directory_that_was_moved_or_removed_is_found_out(tmp_path):
     lock = take(place, "flock")
     place.rename(tmp_path / "other")
     with pytest.raises(
-        DirectoryMoved, match=f"moved to {tmp_path}/other during training; .* no checkpoint; run .*={tmp_path}/other"
+        DirectoryMoved, match=f"moved to {tmp_path}/other during .* no checkpoint; run .*={tmp_path}/other"
     ):
         lock.check()
     place.mkdir()  # another one in its place

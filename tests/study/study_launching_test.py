@@ -305,7 +305,7 @@ MISTAKES = {
     "--launcher=slrm": "--launcher='slrm' is not known; did you mean 'slurm'?",
     "--launcher=slurm": "--launcher=slurm: the following arguments are required: --time.",
     "--launcher=xpk": "is on no disk that the machines of --launcher=xpk share; use --out=gs://BUCKET/DIR.",
-    "--launcher_flag=--time=1": "--launcher=local has none",
+    "--launcher_flag=--time=1": "--launcher=local is not one of them",
     "--launcher=slurm --launcher_flag=--time=1:00:00 --launcher_flag=--nodes=0": "--launcher=slurm: --nodes=0; expected 1",
     "--launcher=xpk --out=gs://b/s --launcher_flag=--workload=mine": "would give all runs one name",
     "--parallel=0": "--parallel=0 is too small",

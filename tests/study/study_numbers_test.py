@@ -10,6 +10,10 @@ def test_a_value_has_the_digits_its_interval_leaves():
     assert numbers.uncertain(1.81723, [1.8169, 1.8174]) == "1.81723"
 
 
+def test_what_is_less_than_the_last_digit_of_its_interval_is_not_nothing():
+    assert numbers.beside(0.031, [0.0002, 4.1]) == "0.03 [0.0002, 4.1]"
+
+
 def test_the_80_percent_interval_has_the_digits_of_the_95_percent_one():
     wide = [1.74, 1.89]
     assert numbers.bounds([1.7809, 1.8535], 1.8172, wide) == "[1.78, 1.85]"

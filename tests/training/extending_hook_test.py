@@ -162,3 +162,17 @@ def test_a_run_told_to_stop_at_a_step_of_an_evaluation_makes_it_up_when_it_goes_
         for name in ("run", "whole")
     ]
     assert losses[0] == losses[1]
+
+
+def test_a_finished_run_that_is_started_again_logs_no_second_sample_unless_the_prompt_is_new(command, tmp_path, capsys):
+    def samples(prompt: str) -> list[tuple[int, str]]:
+        again = [*command, "--config.eval.sample_tokens=3", f"--config.eval.sample_prompt={prompt}"]
+        assert cli.main(again) == 0
+        rows = metrics.read_metrics(tmp_path / "run" / "metrics.jsonl", "event")
+        return [(row["step"], row["prompt"]) for row in rows if row["event"] == "sample"]
+
+    assert samples("a") == [(6, "a")]
+    capsys.readouterr()
+    assert samples("a") == [(6, "a")]
+    assert "a sample:\na" in capsys.readouterr().err, "it is shown again"
+    assert samples("b") == [(6, "a"), (6, "b")]

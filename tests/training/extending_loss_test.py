@@ -65,7 +65,10 @@ def test_a_loss_that_nobody_named_is_refused_with_those_there_are(values, tmp_pa
 @pytest.mark.parametrize(
     "address, missing",
     [
-        ("nowhere.losses:mine", "Python finds no module nowhere; put its folder into PYTHONPATH, or mend its entry."),
+        (
+            "nowhere.losses:mine",
+            "Python finds no module nowhere; put its folder into PYTHONPATH, or correct the entry.",
+        ),
         (f"{__name__}:smoothd", "has no smoothd; did you mean 'smoothed'?"),
     ],
 )

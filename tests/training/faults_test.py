@@ -30,7 +30,7 @@ from gptjax.errors import NoWayBack, SaveFailed, UserError
 from gptjax.hosts.coordination import Alone
 from gptjax.optim import skipping
 from gptjax.rundir import metrics, run_directory, verification
-from gptjax.training import main
+from gptjax.training import hooks, main
 from gptjax.training.resume import Keeper, items, read_state
 from gptjax.training.step import TrainState
 
@@ -279,7 +279,7 @@ def test_two_steps_without_a_manifest_and_no_other_are_no_run_to_start_over(dire
     for step in (10, 20):
         shutil.rmtree(directory / "checkpoints" / str(step))
     resumed, said, _ = resume(directory, in_place)
-    assert resumed is None and "step 30 does not count" in said[0]
+    assert resumed is None and "step 30 is not valid" in said[0]
 
 
 def with_skips(policy: str, window: int = 8, taken: int = 3) -> TrainState:
@@ -419,7 +419,7 @@ def test_a_save_that_is_killed_leaves_what_there_was(directory, in_place):
     assert run_directory.open_run(directory).steps() == [10, 20, 30]
     resumed, said, _ = resume(directory, in_place)
     assert_state(resumed, 30)
-    assert any("step 40 does not count" in line for line in said) == in_place
+    assert any("step 40 is not valid" in line for line in said) == in_place
     names = {path.name for path in (directory / "checkpoints").iterdir()}
     assert names == {"10", "20", "30"} | ({"40"} if in_place else set()), (
         "a run that starts clears away what is no step"
@@ -532,7 +532,7 @@ def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(s
         assert not said and not log
     else:
         keeping.settle(21)
-        assert "could not be written" in said[0] and "training goes on" in said[0]
+        assert "could not be written" in said[0] and "training continues" in said[0]
         assert [row["event"] for row in log] == ["save_failed"] and log[0]["step"] == 21
     assert keeping.saved_step is None
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["10"], "what was half written is gone"
@@ -545,12 +545,25 @@ def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(s
     assert_state(resume(directory)[0], 10)
 
 
-def test_a_run_that_may_go_on_with_a_full_disk_trains_to_its_end_before_it_fails(values, trained, small_disk, capfd):
+def test_a_run_that_may_go_on_with_a_full_disk_trains_to_its_end_before_it_fails(
+    values, trained, small_disk, tmp_path, monkeypatch, capfd
+):
     config = from_dict(values).replace(
         checkpoint={"on_save_failure": "continue", "keep": 1}, eval={"every_steps": None}
     )
     step = sum(path.stat().st_blocks * 512 for path in trained.rglob("*"))
-    workdir = small_disk(f"{int(step * 1.6) // 1024}k") / "run"
+    workdir, disk = tmp_path / "run", small_disk(f"{int(step * 1.6) // 1024}k")
+
+    class Elsewhere(hooks.Hook):
+        """Has the checkpoints alone on the small disk: the log has room at any moment."""
+
+        def begin(self, training, step):
+            (workdir / "checkpoints").symlink_to(disk)
+
+        def due(self, step):
+            return False
+
+    monkeypatch.setitem(hooks.HOOKS, "elsewhere", Elsewhere)
     with pytest.raises(SaveFailed, match="could not be written"):
         main.train(config, str(workdir))
     assert run_directory.open_run(workdir).steps() == [10]
@@ -558,7 +571,7 @@ def test_a_run_that_may_go_on_with_a_full_disk_trains_to_its_end_before_it_fails
     failed = [row for row in metrics.read_metrics(workdir / "metrics.jsonl", "event") if row["event"] == "save_failed"]
     assert [row["step"] for row in failed] == [30, 40, 40], "when it was noticed"
     said = capfd.readouterr().err
-    assert said.count("training goes on") == 3 and "Traceback" not in said
+    assert said.count("training continues") == 3 and "Traceback" not in said
 
 
 def test_a_directory_that_cannot_be_written_to_is_one_line_before_the_first_step(values, small_disk, tmp_path, capsys):

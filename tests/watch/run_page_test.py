@@ -1,5 +1,6 @@
 """The page of a run: what its directory holds, whatever state that is in, and nothing that a browser would run."""
 
+import ast
 import html.parser
 import json
 import math
@@ -8,10 +9,11 @@ import shutil
 
 import pytest
 import runs
+from places import ROOT
 
 from gptjax import cli
 from gptjax.rundir import metrics, run_directory, runlock
-from gptjax.watch import goodput, page
+from gptjax.watch import goodput, page, record
 from gptjax.watch.run_page import RunPage
 
 VOID = {"meta", "br"}
@@ -217,8 +219,27 @@ def test_the_parts_of_the_time_are_all_of_it_and_none_is_counted_twice(directory
     assert {"training", "starting and compiling", "evaluating", "saving", "sampling"} <= seconds.keys()
 
 
-def test_goodput_worked_by_hand():
-    """20 s to start; 10 steps of 1 s and a save of 3 s; a kill, 100 s later a start of 15 s; 9 steps in 10 of 12 s; an evaluation."""
+def test_the_last_save_and_the_last_evaluation_count_as_the_run_timed_them(directory):
+    found, kept = goodput.Goodput(), rows(directory)
+    for row in kept:
+        found.add(row)
+    [last] = [row for row in kept if row.get("event") == "rows_read"]
+    assert last["seconds/saving"] > 0 and last["seconds/evaluating"] > 0
+    for what in ("saving", "evaluating"):
+        timed = sum(row.get(f"seconds/{what}", 0.0) for row in kept)
+        assert found.seconds()[what] == pytest.approx(timed, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "evaluated, spent",
+    [
+        pytest.param(165.0, {"seconds/saving": 1.0, "seconds/evaluating": 4.0}, id="saved, then evaluated"),
+        pytest.param(164.0, {}, id="evaluated, then saved, as older versions did"),
+    ],
+)
+def test_goodput_worked_by_hand(evaluated, spent):
+    """20 s to start; 10 steps of 1 s and a save of 3 s; a kill, 100 s later a start of 15 s; 9 steps in 10 of 12 s; a save and an
+    evaluation."""
     log = [
         dict(kind="train", step=1, time=20.0, tokens=100),
         dict(kind="event", step=1, time=20.0, event="first_call", seconds=20.0),
@@ -226,8 +247,8 @@ def test_goodput_worked_by_hand():
         dict(kind="event", step=11, time=140.0, event="resumed"),
         dict(kind="event", step=12, time=148.0, event="first_call", seconds=15.0),
         dict(kind="train", step=21, time=160.0, tokens=2100, tokens_per_second=90.0),
-        dict(kind="eval", step=21, time=164.0, loss=2.0),
-        dict(kind="event", step=21, time=165.0, event="rows_read"),
+        dict(kind="eval", step=21, time=evaluated, loss=2.0),
+        dict(kind="event", step=21, time=165.0, event="rows_read") | spent,
         dict(kind="event", step=21, time=167.0, event="rolled_back"),
     ]
     found = goodput.Goodput()
@@ -243,6 +264,34 @@ def test_goodput_worked_by_hand():
     }
     found.add(log[-1])
     assert found.seconds()["rolled back"] == 7.0, "from the last training row on, whatever it was spent on"
+
+
+def events_written() -> dict[str, str]:
+    """{event: a place} of all calls with event="..." and all dicts with "event": "..." of the package."""
+    known = {}
+    for file in (ROOT / "gptjax").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            pairs = zip(node.keys, node.values) if isinstance(node, ast.Dict) else ()
+            values = [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "event"]
+            if isinstance(node, ast.Call):
+                values += [keyword.value for keyword in node.keywords if keyword.arg == "event"]
+            for value in values:
+                if isinstance(value, ast.Constant):
+                    known[value.value] = f"{file.relative_to(ROOT)}:{value.lineno}"
+    return known
+
+
+def test_every_event_that_a_run_writes_has_its_words():
+    written = events_written()
+    assert {"resumed", "branched", "save_failed", "loss_above_uniform", "tasks_failed"} <= written.keys()
+    assert not {name: place for name, place in written.items() if name not in (*record.SAID, *record.SILENT)}
+
+
+def test_a_loss_above_that_of_guessing_is_marked_as_bad(copy):
+    event = rows(copy)[0] | {"kind": "event", "event": "loss_above_uniform", "loss": 7.25, "limit": 4.5}
+    write(copy, [*rows(copy), event])
+    [mark] = RunPage(copy).look().marks
+    assert mark["bad"] and mark["text"] == "the training loss stays above 4.5, worse than guessing, and is 7.25"
 
 
 def test_a_loss_that_stands_out_is_an_event_once(copy):

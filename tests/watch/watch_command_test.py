@@ -1,8 +1,10 @@
 """`gptjax watch`: where it writes, what it serves and to whom, the page of a study, and that its script draws."""
 
+import contextlib
 import dataclasses
 import http.client
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -78,22 +80,62 @@ def test_the_page_of_a_run_is_written_into_it_or_where_out_says(run, tmp_path, c
     assert "Step 2 of 4 (50.0%)" in (tmp_path / "page.html").read_text()
 
 
-def test_followed_it_is_written_and_read_again_until_training_ends(run, monkeypatch, capsys):
-    written, file = [], run.path / "watch.html"
+def follow(path, monkeypatch, happenings) -> list[bool]:
+    """Follows it while one of these happens in each pause. Returns whether the page was to be read again, in each pause."""
+    read_again, left = [], iter(happenings)
 
-    def next_step(seconds):
-        written.append((seconds, 'http-equiv="refresh"' in file.read_text()))
-        if len(written) == 1:
-            add_rows(run, (3,))
-        else:
-            held.__exit__(None, None, None)
+    def pause(seconds):
+        assert seconds == 10.0
+        read_again.append('http-equiv="refresh"' in (path / "watch.html").read_text())
+        next(left)()
 
-    held = runlock.hold(run.path)
-    held.__enter__()
-    monkeypatch.setattr(time, "sleep", next_step)
+    monkeypatch.setattr(time, "sleep", pause)
+    assert cli.main(["watch", str(path), "--follow"]) == 0
+    assert list(left) == [] and "refresh" not in (path / "watch.html").read_text()
+    return read_again
+
+
+def test_followed_it_is_written_and_read_again_until_the_run_is_done_also_while_nobody_trains(run, monkeypatch, capsys):
+    held = contextlib.ExitStack()
+    lock, free = lambda: held.enter_context(runlock.hold(run.path)), held.close
+    step = lambda number: add_rows(run, (number,))  # noqa: E731
+    happenings = [lambda: None, lock, lambda: step(3), free, lambda: None, lock, lambda: step(4), free]
+    assert follow(run.path, monkeypatch, happenings) == [True] * 8
+    assert "Step 4 of 4" in (run.path / "watch.html").read_text()
+    waits = f"no process trains {run.path} now; --follow waits until one does (Ctrl-C ends it)"
+    assert capsys.readouterr().out.splitlines()[1:] == [waits, waits, "the run is done; --follow ends"]
+
+
+def test_a_run_that_is_not_started_yet_is_waited_for_and_one_that_diverged_is_not(run, monkeypatch, capsys):
+    run.metrics.unlink()
+
+    def diverge():
+        add_rows(run, (1,))
+        with run.metrics.open("a") as log:
+            log.write(json.dumps({"kind": "event", "step": 1, "event": "diverged", "reason": "loss is nan"}) + "\n")
+
+    assert follow(run.path, monkeypatch, [lambda: None, diverge]) == [True] * 2
+    assert [line.partition(";")[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        f"no process trains {run.path} now", "the run diverged",
+    ]  # fmt: skip
+
+
+def test_a_study_is_followed_until_all_its_runs_have_ended(study, monkeypatch, capsys):
+    def end_all():
+        entries = ledger.read(study).entries
+        ledger.Ledger(entries[:3]).write(study)  # done, diverged and failed
+
+    assert follow(study.path, monkeypatch, [lambda: None, end_all]) == [True] * 2
+    assert "all runs of the study have ended; --follow ends" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_the_waiting(run, monkeypatch, capsys):
+    def stop(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", stop)
     assert cli.main(["watch", str(run.path), "--follow"]) == 0
-    assert written == [(10.0, True)] * 2 and "Step 3 of 4" in file.read_text()
-    assert "refresh" not in file.read_text(), "nothing more is to come"
+    assert "is no longer written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -179,6 +221,15 @@ def test_it_answers_with_the_page_and_with_what_is_new(client, run):
     assert "Step 3 of 4" in news["parts"]["head"] and "samples" not in news["parts"]
 
 
+def test_a_chart_that_went_away_is_sent_whole_when_it_comes_back(client, run):
+    first, rows = json.loads(client.get("/data")[2]), run.metrics.read_bytes()
+    run.metrics.write_bytes(b"")
+    gone = json.loads(client.get(f"/data?since={first['number']}")[2])
+    run.metrics.write_bytes(rows)
+    back = json.loads(client.get(f"/data?since={gone['number']}")[2])
+    assert gone["ids"] == [] and back["charts"] == first["charts"] != {}
+
+
 @pytest.mark.parametrize(
     "path", ["/config.json", "/../config.json", "/metrics.jsonl", "//etc/passwd", "/data/", "/watch.html"]
 )
@@ -241,12 +292,30 @@ def test_a_served_study_leads_to_the_page_of_each_run_and_to_no_other_folder(stu
     client.server.server_close()
 
 
+def test_the_link_to_a_run_is_quoted_whatever_its_key(study):
+    key = 'a"&<b>'
+    entry = dataclasses.replace(ledger.read(study).entries[3], key=key)
+    shutil.copytree(study.run(f"{3:012x}"), study.run(key))
+    ledger.Ledger((entry,)).write(study)
+    shown = StudyPage(study, links=True)
+    assert '<a href="?run=a%22%26%3Cb%3E">partial</a>' in shown.look().parts["runs"]
+
+
 def test_the_command_writes_the_page_of_a_study(study):
     assert cli.main(["watch", str(study.path)]) == 0
     assert "5 runs" in (study.path / "watch.html").read_text()
 
 
 # ---- the script
+
+
+def drawn_by_chromium(file, *flags: str) -> str:
+    """The page of a file after its script."""
+    with tempfile.TemporaryDirectory() as profile:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+                 f"--user-data-dir={profile}", *flags]  # fmt: skip
+        command = ["chromium", *flags, "--dump-dom", f"file://{file}"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=studying.SECONDS).stdout
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
@@ -259,13 +328,57 @@ def test_the_script_draws_a_line_for_each_series_within_its_axes(run, tmp_path):
     view: View = dataclasses.replace(views, charts=charts, marks=[{"x": 600, "text": "t", "bad": True}])
     file = tmp_path / "page.html"
     file.write_text(page.text(view))
-    with tempfile.TemporaryDirectory() as profile:
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-                 f"--user-data-dir={profile}"]  # fmt: skip
-        command = ["chromium", *flags, "--dump-dom", f"file://{file}"]
-        drawn = subprocess.run(command, capture_output=True, text=True, timeout=studying.SECONDS).stdout
+    drawn = drawn_by_chromium(file)
     assert drawn.count("<svg") == len(charts) == 3
     [many] = [part.partition("<script")[0] for part in drawn.split('data-id="') if part.startswith("many")]
     assert many.count('stroke="#123456"') == 1 and many.count('fill="#123456"') == 1, "a line within its band"
     assert many.count("<circle") == 2 and many.count("not-finite") == 1 and many.count('class="mark bad"') == 1
     assert "a &amp; b" in many and "NaN" not in many and "Infinity" not in many
+
+
+ANSWERS = """<script>
+const answers = %s; // of one server after the other: {number asked for: news}
+let turn = 0;
+window.fetch = async (url) => {
+  const since = new URLSearchParams(url.split("?")[1]).get("since");
+  const news = answers[turn === 0 ? 0 : 1][since];
+  turn += 1;
+  return { ok: true, json: async () => structuredClone(news) };
+};
+</script>"""
+
+
+def page_after(answers: list[dict], view: View, tmp_path) -> str:
+    """The page of a view, after these servers have answered it in turn: the first once."""
+    text = re.sub(r"<meta http-equiv=.Content-Security-Policy.*?>", "", page.text(view, poll_seconds=0.01))
+    file = tmp_path / "page.html"
+    file.write_text(text.replace("<script", ANSWERS % page.as_json(answers) + "<script", 1))
+    drawn = drawn_by_chromium(file, "--virtual-time-budget=1000")
+    return re.sub("<script.*?</script>", "", drawn, flags=re.DOTALL)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_an_open_page_goes_on_when_its_server_was_started_again(run, tmp_path):
+    view, before = RunPage(run).look(), serving.Source(RunPage(run), seconds=0)
+    for _ in range(5):
+        before.view()
+    first = before.news(0)
+    add_rows(run, (3,))
+    after = serving.Source(RunPage(run))
+    answers = [
+        {"0": first},
+        {"0": after.news(0), str(first["number"]): after.news(first["number"]), "1": after.news(1)},
+    ]
+    assert first["number"] == 6 and answers[1]["6"]["charts"] == {} and first["start"] != after.start
+    drawn = page_after(answers, view, tmp_path)
+    assert "Step 3 of 4" in drawn and 'id="connection"' not in drawn
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_a_chart_that_an_open_page_does_not_know_is_asked_for_and_ends_nothing(run, tmp_path):
+    view, source = RunPage(run).look(), serving.Source(RunPage(run))
+    whole = source.news(0)
+    unknown = {"charts": {}, "parts": {}, "ids": [*whole["ids"], "new"]}
+    new = {"charts": {"new": whole["charts"]["loss"] | {"id": "new", "title": "New"}}, "ids": [*whole["ids"], "new"]}
+    drawn = page_after([{"0": whole | unknown}, {"0": whole | new, "1": whole | unknown}], view, tmp_path)
+    assert "<h3>New</h3>" in drawn and 'id="connection"' not in drawn
