@@ -42,15 +42,13 @@ def skip_absent_accelerators() -> None:
     and print errors that look fatal (E0000 ... unexpected worker hostname; a traceback of a missing cuDNN) before it takes
     the CPU all the same. `gptjax plan` needs these plugins on machines without accelerators.
 
-    Nothing is changed where JAX_PLATFORMS says what to use, where JAX finds a TPU on the bus (it has then asked for it by name,
-    so that its errors are raised), where a device of either kind is there in any sense, or where JAX has another plugin.
+    Nothing is changed where JAX_PLATFORMS says what to use, where a TPU or a GPU is there in any sense, also one whose plugin is
+    missing (JAX says so, but not where it was told to take the CPU), or where JAX has a plugin of another accelerator.
     """
     import jax
 
-    if jax.config.jax_platforms:
-        return
     plugins = _plugins()
-    if plugins and not any(_THERE.get(plugin, lambda: True)() for plugin in plugins):
+    if plugins and plugins <= {"tpu", "cuda"} and not (jax.config.jax_platforms or _has_tpu() or _has_nvidia()):
         jax.config.update("jax_platforms", "cpu")
 
 
@@ -77,7 +75,6 @@ def _has_nvidia() -> bool:
 
 
 NVIDIA = "0x10de"  # the vendor's number on the PCI bus
-_THERE = {"tpu": _has_tpu, "cuda": _has_nvidia}
 
 
 def refuse_several(command: str) -> None:

@@ -139,6 +139,19 @@ def test_a_wrong_flag_whose_value_has_a_space_in_it_is_no_run(words, capsys):
     assert capsys.readouterr().err.startswith(f"gptjax: unknown argument '{words[-1]}' of gptjax {words[0]};")
 
 
+@pytest.mark.parametrize("there", ["_has_tpu", "_has_nvidia"])
+def test_where_an_accelerator_is_jax_is_left_to_say_what_it_misses(there):
+    """libtpu alone beside a GPU: JAX warns that the GPU's plugin is missing, unless it was told to take the CPU."""
+    code = "\n".join([
+        "from gptjax import start; import jax",
+        f"start.{there} = lambda: True; start._plugins = lambda: {{'tpu'}}",
+        "start.skip_absent_accelerators(); print(jax.config.jax_platforms)",
+    ])  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "None\n", done.stderr
+
+
 WHICH_PLATFORMS = (
     "from gptjax import start; start.start_jax(); import jax; print(jax.config.jax_platforms, jax.devices())"
 )
