@@ -102,6 +102,15 @@ CHIPS = {
     "a100-80": Chip(
         "A100", Peak(312 * TERA, 80 * GIB), 2039 * GIGA, 0, 300 * GIGA, 25 * GIGA, "NVIDIA A100 data sheet, DGX A100"
     ),
+    "b200": Chip(
+        "B200",
+        Peak(2250 * TERA, 180 * GIB),
+        7700 * GIGA,
+        0,
+        900 * GIGA,
+        50 * GIGA,
+        "NVIDIA HGX B200 and DGX B200 data sheets",
+    ),
 }
 
 # Devices beside those: other names of theirs, and chips whose links nobody needs here, since runs are only timed on them.
@@ -120,7 +129,6 @@ OTHER_GPUS = {
     "GH200 480GB": Peak(989 * TERA, 96 * GIB),
     "H200 NVL": Peak(835 * TERA, 141 * GIB),
     "GB200": Peak(2500 * TERA, 186 * GIB),
-    "B200": Peak(2250 * TERA, 180 * GIB),
 }
 
 

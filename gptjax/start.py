@@ -4,6 +4,8 @@ import glob
 import importlib.metadata
 import importlib.util
 import os
+import pathlib
+import pkgutil
 
 from gptjax.errors import UserError
 
@@ -21,7 +23,7 @@ def start_jax(config=None, keep_programs: bool = True) -> None:
 
     from gptjax.parallel import numerics
 
-    skip_absent_tpu()
+    skip_absent_accelerators()
     numerics.set_for_process()
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax warns of its own defaults, and logs what it also raises
 
@@ -35,29 +37,44 @@ def start_jax(config=None, keep_programs: bool = True) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def skip_absent_tpu() -> None:
-    """Has JAX go straight to the CPU where libtpu is installed and there is no TPU: JAX would try it, and libtpu prints errors
-    that look fatal (E0000 ... unexpected worker hostname) before the CPU is taken all the same.
+def skip_absent_accelerators() -> None:
+    """Has JAX go straight to the CPU where plugins of TPUs or NVIDIA GPUs are installed and there is neither: JAX would try them,
+    and print errors that look fatal (E0000 ... unexpected worker hostname; a traceback of a missing cuDNN) before it takes
+    the CPU all the same. `gptjax plan` needs these plugins on machines without accelerators.
 
-    Nothing is changed where JAX_PLATFORMS says what to use, where JAX finds a TPU on the bus (it has then asked for it by name,
-    so that its errors are raised), where a device file of one is there, or where the plugin of a GPU is installed.
+    Nothing is changed where JAX_PLATFORMS says what to use, where a TPU or a GPU is there in any sense, also one whose plugin is
+    missing (JAX says so, but not where it was told to take the CPU), or where JAX has a plugin of another accelerator.
     """
     import jax
 
-    from gptjax.hosts import distributed
-
-    tpu_files = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
-    if jax.config.jax_platforms or distributed.on_tpu_vm(os.environ) or tpu_files or _other_plugins():
-        return
-    if importlib.util.find_spec("libtpu") is not None:
+    plugins = _plugins()
+    if plugins and plugins <= {"tpu", "cuda"} and not (jax.config.jax_platforms or _has_tpu() or _has_nvidia()):
         jax.config.update("jax_platforms", "cpu")
 
 
-def _other_plugins() -> bool:
-    """Whether JAX may find another accelerator: as it looks for plugins itself."""
-    return importlib.util.find_spec("jax_plugins") is not None or bool(
-        importlib.metadata.entry_points(group="jax_plugins")
-    )
+def _plugins() -> set[str]:
+    """Of the accelerators that JAX may find, by where it looks itself: tpu, cuda, and other plugins by their names."""
+    names = {entry.name for entry in importlib.metadata.entry_points(group="jax_plugins")}
+    if namespace := importlib.util.find_spec("jax_plugins"):
+        names |= {module.name for module in pkgutil.iter_modules(namespace.submodule_search_locations)}
+    plugins = {"cuda" if name.startswith("xla_cuda") else name for name in names}
+    return plugins | ({"tpu"} if importlib.util.find_spec("libtpu") else set())
+
+
+def _has_tpu() -> bool:
+    from gptjax.hosts import distributed
+
+    return distributed.on_tpu_vm(os.environ) or bool(glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*"))
+
+
+def _has_nvidia() -> bool:
+    """Whether there is a GPU of NVIDIA's, also one whose driver is missing: JAX has to say so then."""
+    files = [*glob.glob("/dev/nvidia*"), *glob.glob("/dev/nvhost*"), *glob.glob("/dev/dxg")]  # Jetson; Windows' Linux
+    vendors = (pathlib.Path(file).read_text().strip() for file in glob.glob("/sys/bus/pci/devices/*/vendor"))
+    return bool(files) or NVIDIA in vendors
+
+
+NVIDIA = "0x10de"  # the vendor's number on the PCI bus
 
 
 def refuse_several(command: str) -> None:

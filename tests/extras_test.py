@@ -17,7 +17,7 @@ from gptjax.data.tokenizers.byte_level import byte_of_character
 from gptjax.errors import UserError
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TOOLS = {"test", "gpu", "docs"}  # extras that hold nothing which gptjax imports by name
+TOOLS = {"test", "gpu", "gpu-plan", "docs"}  # extras that hold nothing which gptjax imports by name
 
 
 def packages_of(requirements: list[str]) -> set[str]:

@@ -106,10 +106,10 @@ def print_plan(config, args) -> int:
 
 def _check_saving(args, machine) -> None:
     """Raises UserError, before anything is compiled, where no executable would be written."""
-    if machine.devices is None:
+    if machine.platform == "gpu":
         raise UserError(
-            f"--save_executable={args.save_executable} needs a compiled step, and for GPUs as --topology={args.topology}"
-            " nothing is compiled without one; leave it out, or plan for a TPU."
+            f"--save_executable={args.save_executable} is for TPUs: a step that is compiled for --topology={args.topology} without"
+            " the device has untuned tiles, and would run slowly; leave it out."
         )
     if args.search:
         raise UserError("--save_executable is of one plan, not of --search; give it with the mesh that was found.")

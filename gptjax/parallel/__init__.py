@@ -6,5 +6,5 @@ placement       which rows of a batch lie on which device
 context         sequences split over devices
 pipeline        layers split over devices, through which microbatches go
 numerics        the settings of JAX that every program has
-tpu             how kinds of TPU differ beside their rates
+tpu, gpu        how kinds of TPU and of GPU differ beside their rates
 """

@@ -3,8 +3,9 @@
 info            what a config is and costs, from shapes alone
 plan            the real step, compiled for a machine that is not here
 plan_table      a plan for people
-plan_docs       docs/plans.md
+plan_docs       docs/plans.md: plans of shipped sizes
 topology        machines by name
+gpus            GPUs that are not here, as their compiler has to be told of them
 hlo             a compiled program, read from its text
 costs           FLOPs and bytes of one instruction
 collectives     what a program sends, over which axis, and what runs meanwhile

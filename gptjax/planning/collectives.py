@@ -2,7 +2,7 @@
 
 The text of a compiled program is scheduled, so what overlaps can be read off. The rule:
 
-  - `X-start` ... `X-done`, and TPU's asynchronous collective fusions (the instructions of one schedule that carry the
+  - `X-start` ... `X-done` that XLA:GPU has not marked as synchronous, and TPU's asynchronous collective fusions (the instructions of one schedule that carry the
     same channel: the first starts it, the last waits for it, those between are matmuls fused with its steps) run
     beside whatever stands between them; so does what slices send each other over DCN, from `send` to `recv-done`;
     so do collectives in a computation that an `X-start` calls, as those that a SparseCore carries out on TPU 7x;
@@ -45,7 +45,8 @@ def events(program: hlo.Program, where: hlo.Computation, mesh_shape: dict[str, i
         if opcode in KINDS:
             found[name] = [Event("sync", _collective(instruction, where, mesh_shape))]
         elif opcode.removesuffix("-start") in KINDS:
-            found[name] = started[name] = [Event("start", _collective(instruction, where, mesh_shape))]
+            role = "sync" if '"is_sync":true' in instruction.attributes else "start"
+            found[name] = started[name] = [Event(role, _collective(instruction, where, mesh_shape))]
         elif opcode.endswith(("-update", "-done")) and instruction.operands[0] in started:
             role = "step" if opcode.endswith("-update") else "done"
             found[name] = started[name] = [Event(role, e.collective) for e in started[instruction.operands[0]]]

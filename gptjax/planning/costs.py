@@ -24,6 +24,8 @@ def matmul_flops(program: hlo.Program, instruction: hlo.Instruction, where: hlo.
         return _convolution_flops(instruction, where)
     if hlo.is_kernel(instruction):
         return _splash_flops(instruction, where)
+    if hlo.is_cudnn_attention(instruction):
+        return _cudnn_flops(instruction, where)
     return 0.0
 
 
@@ -86,6 +88,26 @@ def _splash_flops(kernel: hlo.Instruction, where: hlo.Computation) -> float:
     rows, columns = grid[-2:]
     fraction = sum(min(row + 1, columns) for row in range(rows)) / rows**2 if columns > 1 else 1.0
     return 2.0 * SPLASH_PRODUCTS[part] * math.prod(queries) * keys[-2] * fraction
+
+
+CUDNN_BLOCK = (
+    128  # queries and keys that cuDNN's flash attention takes at a time: what a mask hides of whole blocks is left out
+)
+
+
+def _cudnn_flops(kernel: hlo.Instruction, where: hlo.Computation) -> float:
+    """Of cuDNN's attention: two products of a block of queries and keys forward, five backward, in the blocks that a causal
+    mask and a window leave. Operands are [B, L, H, K] and [B, M, G, K]."""
+    queries, keys = (hlo.operand_array(where, name).shape for name in kernel.operands[:2])
+    blocks = -(-keys[1] // CUDNN_BLOCK)
+    causal = '"mask_type": "CAUSAL"' in kernel.attributes
+    window = int(kernel.attribute(r'"sliding_window_length": (\d+)') or 0)
+    furthest = (
+        min(blocks, -(-window // CUDNN_BLOCK) + 1) if window else blocks
+    )  # blocks of keys that a block of queries sees
+    seen = sum(min(row + 1 if causal else blocks, furthest) for row in range(blocks)) / blocks**2
+    products = 5 if "Backward" in kernel.attribute(r'custom_call_target="([^"]*)"') else 2
+    return 2.0 * products * math.prod(queries) * keys[1] * seen
 
 
 def hbm_bytes(program: hlo.Program, instruction: hlo.Instruction, where: hlo.Computation) -> float:

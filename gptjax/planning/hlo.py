@@ -281,6 +281,10 @@ def is_kernel(instruction: Instruction) -> bool:
     return instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes
 
 
+def is_cudnn_attention(instruction: Instruction) -> bool:
+    return instruction.opcode == "custom-call" and 'custom_call_target="__cudnn$fmha' in instruction.attributes
+
+
 def begun(start: Instruction, where: Computation) -> Instruction:
     """The operation that an asynchronous one (copy-start, slice-start, fusion-start) begins, as if it stood there.
 

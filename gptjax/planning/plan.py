@@ -1,12 +1,13 @@
 """What a config will need and cost on a machine that is not here: the real train step, compiled for it ahead of time.
 
-    config, topology -> mesh -> program.build(...).train, lowered on shapes alone -> compiled by libtpu
+    config, topology -> mesh -> program.build(...).train, lowered on shapes alone -> compiled by libtpu or XLA:GPU
     compiled program -> bytes, FLOPs, collectives (`hlo.py`, `collectives.py`) -> seconds (`roofline.py`)
 
-GPUs cannot be compiled for without one: there `estimate.py` counts. A CPU topology is compiled and counted, but has no
-published rates, so no roofline.
+For GPUs XLA:GPU compiles where it is installed (`gpus.py`); elsewhere `estimate.py` counts. A CPU topology is compiled and
+counted, but has no published rates, so no roofline.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -22,7 +23,7 @@ from gptjax import flops, hardware
 from gptjax.errors import UserError, paragraph
 from gptjax.models import attention
 from gptjax.parallel import meshes, numerics
-from gptjax.planning import collectives, costs, estimate, hlo, info, roofline, topology
+from gptjax.planning import collectives, costs, estimate, gpus, hlo, info, roofline, topology
 from gptjax.training import executable
 from gptjax.training import program as programs
 
@@ -165,19 +166,24 @@ def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dic
     options.say(f"compiling the train step for {machine.name}, {machine.num_devices} devices ...")
     cpu_seconds = time.process_time()
     try:
-        compiled, seconds = compile_step(config, program)
+        with gpus.with_cudnn() if machine.platform == "gpu" else contextlib.nullcontext():
+            compiled, seconds = compile_step(config, program)
     except DoesNotFit as error:
         return _too_large(config, program, error)
     params, optimizer = estimate.state_bytes(config, program)
     memory = compiled.memory_analysis()
     parts = _held(memory, params, optimizer, peak_is_known=machine.platform == "tpu")
+    if machine.platform == "gpu" and program.kernel == "cudnn":
+        parts["cudnn_workspace"] = gpus.attention_workspace(config, dict(mesh.shape))
     peak = sum(parts.values())
     text = hlo.parse(compiled.as_text())
     found = {
         "bytes": parts,
         "peak_bytes": peak,
         "all_temporaries_bytes": memory.temp_size_in_bytes,
-        "fits": True if machine.chip else None,  # XLA refuses what does not: DoesNotFit
+        "fits": peak <= machine.usable_bytes
+        if machine.chip
+        else None,  # libtpu refuses what does not; XLA:GPU never does
         "compile_seconds": seconds,
         "compile_cpu_seconds": time.process_time() - cpu_seconds,
         "compile_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -186,7 +192,7 @@ def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dic
         "compiled_flops_per_step": _program_flops(text) / config.train.steps_per_call * machine.num_devices,
         "estimated_peak_bytes": sum(estimate.memory(config, dict(mesh.shape), params, optimizer).values()),
         "checks": checks(config, dict(mesh.shape), program.kernel, text),
-        "source": "compiled",
+        "source": "compiled, without the device" if machine.platform == "gpu" else "compiled",
     }
     if options.save_executable:
         found["executable_bytes"] = executable.save(options.save_executable, compiled, config, mesh, program.kernel)
@@ -320,7 +326,7 @@ def _estimated(config, machine: topology.Topology, sizes: dict[str, int], option
         "kernel": kernel,
         "kernel_reason": reason,
         "collectives": entries,
-        "source": "estimated: GPUs cannot be compiled for without the device",
+        "source": f"estimated; {gpus.INSTALL} compiles for GPUs",
         **{name: line.get(name) for name in ROOFLINE_KEYS},
         **_pace(config, machine, line["step_seconds"], options),
     }
@@ -344,7 +350,7 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     logits = [a for a in logits if a.dtype == "f32" and np.prod(a.shape) >= tokens * chunk]
     whole = [a for a in logits if np.prod(a.shape) >= tokens * vocabulary and train.vocab_chunks > 1]
     return {
-        "kernels": sum(hlo.is_kernel(i) for i, _, _ in hlo.walk(text)),
+        "kernels": sum(hlo.is_kernel(i) or hlo.is_cudnn_attention(i) for i, _, _ in hlo.walk(text)),
         "scores": shown(scores[0]) if scores else None,
         "logits": shown(logits[0]) if logits else None,
         "whole_logits": shown(whole[0]) if whole else None,

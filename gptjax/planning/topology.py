@@ -2,11 +2,12 @@
 
 A TPU topology comes from libtpu, which describes and compiles for any slice on any x86 Linux host. Its chips form a
 torus; a dimension is a ring only where the slice's cables close it (`tpu.KINDS`). libtpu is told so: by itself it takes
-every row for an open one. GPUs of a host stand behind a switch.
+every row for an open one. GPUs of a host stand behind a switch; XLA:GPU compiles for them where it is installed (`gpus`).
 """
 
 import dataclasses
 import difflib
+import functools
 import math
 import os
 import re
@@ -18,6 +19,7 @@ from gptjax import hardware
 from gptjax.config.extras import library
 from gptjax.errors import UserError, paragraph
 from gptjax.parallel import tpu
+from gptjax.planning import gpus
 
 TPU_ENVIRONMENT = {  # what libtpu would otherwise ask of a metadata server that is not there
     "TPU_SKIP_MDS_QUERY": "1",
@@ -39,7 +41,7 @@ class Topology:
     family: str  # a key of hardware.CHIPS, or cpu
     shape: tuple[int, ...]  # chips along each dimension of a slice; GPUs of a host and hosts
     num_slices: int
-    devices: typing.Sequence | None  # None: cannot be compiled for without the device
+    devices: typing.Sequence | None  # None: cannot be compiled for here
     place_D: np.ndarray  # [devices, dims + 1]: coordinates, then the device on its chip
     slice_D: np.ndarray  # [devices]: slice, or host of GPUs
 
@@ -86,7 +88,8 @@ class Topology:
 
     def arrange(self, mesh) -> "Topology":
         """The same with devices in the order of a mesh."""
-        place_D, slice_D = _places(mesh.devices.flat, len(self.shape))
+        places = _gpu_places if self.platform == "gpu" else functools.partial(_places, dims=len(self.shape))
+        place_D, slice_D = places(mesh.devices.flat)
         return dataclasses.replace(self, place_D=place_D, slice_D=slice_D)
 
     def reorder(self, order_D: np.ndarray) -> "Topology":
@@ -180,7 +183,7 @@ def _gpu(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> Top
     per_host, hosts = (*shape, 1)[:2]
     index = np.arange(per_host * hosts)
     place_D = np.stack([index % per_host, np.zeros_like(index)], axis=1)
-    return Topology(name, family, shape, 1, None, place_D, index // per_host)
+    return Topology(name, family, shape, 1, gpus.devices(family, per_host, hosts), place_D, index // per_host)
 
 
 def _tpu(name: str, family: str, shape: tuple[int, ...], num_slices: int) -> Topology:
@@ -212,6 +215,12 @@ def libtpu_options(family: str, shape: tuple[int, ...], num_slices: int) -> dict
     if family == "v4":  # as Cloud TPU runs it: the two cores of a chip are one device
         options["chip_config_name"] = "megacore"
     return options
+
+
+def _gpu_places(devices) -> tuple[np.ndarray, np.ndarray]:
+    """Of descriptions, whose coordinates are (partition, host, GPU of the host)."""
+    coordinates = np.array([device.coords for device in devices])
+    return np.stack([coordinates[:, 2], np.zeros(len(devices), int)], axis=1), coordinates[:, 1]
 
 
 def _places(devices, dims: int) -> tuple[np.ndarray, np.ndarray]:

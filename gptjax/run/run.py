@@ -34,7 +34,7 @@ from gptjax.run.arguments import checked
 from gptjax.run.attention_maps import AttentionMaps
 from gptjax.run.token_loss import TokenLoss
 from gptjax.rundir import metrics, run_directory
-from gptjax.start import skip_absent_tpu
+from gptjax.start import skip_absent_accelerators
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -290,7 +290,7 @@ def load(
     Raises UserError: no run there, no such step, no moving average kept, a mesh or dtype that cannot be; Damaged, which is
     one: the step asked for is not as it was written.
     """
-    skip_absent_tpu()
+    skip_absent_accelerators()
     directory = run_directory.open_run(path)
     config = directory.config()
     if ema and config.optim.ema_decay is None:

@@ -81,12 +81,14 @@ def init_compiler_options(mesh) -> dict | None:
 
 
 def train_compiler_options(mesh) -> dict | None:
-    """Those of the mesh's kind of TPU; None elsewhere, and where shapes stand for devices."""
-    if not isinstance(mesh, jax.sharding.Mesh) or mesh.devices.flat[0].platform != "tpu":
+    """Those of the mesh's kind of TPU or GPU; None elsewhere, and where shapes stand for devices."""
+    if not isinstance(mesh, jax.sharding.Mesh) or mesh.devices.flat[0].platform == "cpu":
         return None
-    from gptjax.parallel import tpu
+    device = mesh.devices.flat[0]
+    from gptjax.parallel import gpu, tpu
 
-    return tpu.compiler_options(mesh.devices.flat[0].device_kind)
+    kinds = {"tpu": tpu, "gpu": gpu}
+    return kinds[device.platform].compiler_options(device.device_kind) if device.platform in kinds else None
 
 
 def shard_state(config, abstract_state: TrainState, model: placed.Placed) -> TrainState:

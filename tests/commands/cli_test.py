@@ -1,6 +1,5 @@
 import argparse
 import glob
-import importlib.util
 import json
 import os
 import shutil
@@ -140,6 +139,19 @@ def test_a_wrong_flag_whose_value_has_a_space_in_it_is_no_run(words, capsys):
     assert capsys.readouterr().err.startswith(f"gptjax: unknown argument '{words[-1]}' of gptjax {words[0]};")
 
 
+@pytest.mark.parametrize("there", ["_has_tpu", "_has_nvidia"])
+def test_where_an_accelerator_is_jax_is_left_to_say_what_it_misses(there):
+    """libtpu alone beside a GPU: JAX warns that the GPU's plugin is missing, unless it was told to take the CPU."""
+    code = "\n".join([
+        "from gptjax import start; import jax",
+        f"start.{there} = lambda: True; start._plugins = lambda: {{'tpu'}}",
+        "start.skip_absent_accelerators(); print(jax.config.jax_platforms)",
+    ])  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "None\n", done.stderr
+
+
 WHICH_PLATFORMS = (
     "from gptjax import start; start.start_jax(); import jax; print(jax.config.jax_platforms, jax.devices())"
 )
@@ -147,7 +159,7 @@ WHICH_PLATFORMS = (
 
 def test_libtpu_without_a_tpu_is_not_tried_and_prints_nothing():
     pytest.importorskip("libtpu", reason="needs the extra `tpu`")
-    if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*") or importlib.util.find_spec("jax_plugins"):
+    if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*") or glob.glob("/dev/nvidia*"):
         pytest.skip("this machine may have an accelerator")
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     run = ROOT / "tests" / "golden" / "checkpoints" / "schema2"
@@ -161,16 +173,27 @@ def test_libtpu_without_a_tpu_is_not_tried_and_prints_nothing():
         assert done.returncode == 0 and "E0000" not in done.stderr and "TPU" not in done.stderr, done.stderr
 
 
-def test_platforms_that_are_asked_for_or_plugged_in_are_left_to_jax(tmp_path):
-    (tmp_path / "jax_plugins").mkdir()  # where JAX looks for the plugin of a GPU
+@pytest.mark.parametrize(
+    "plugin, given, platforms",
+    [
+        ("xla_mine", {}, None),  # an accelerator that only its own plugin knows
+        ("xla_cuda13", {}, "cpu"),
+        ("xla_cuda13", {"JAX_PLATFORMS": "cpu,tpu"}, "cpu,tpu"),
+    ],
+)
+def test_platforms_that_are_asked_for_or_may_be_there_are_left_to_jax(plugin, given, platforms, tmp_path):
+    if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*") or glob.glob("/dev/nvidia*"):
+        pytest.skip("this machine may have an accelerator")
+    (tmp_path / "jax_plugins" / plugin).mkdir(parents=True)  # where JAX looks for plugins
+    (tmp_path / "jax_plugins" / plugin / "__init__.py").touch()
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    for asked, given in (("None", {"PYTHONPATH": path}), ("cpu,tpu", {"JAX_PLATFORMS": "cpu,tpu"})):
-        code = WHICH_PLATFORMS.replace(", jax.devices()", "")
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment | given, cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.stdout == f"{asked}\n", done.stderr
+    code = WHICH_PLATFORMS.replace(", jax.devices()", "")
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | {"PYTHONPATH": path} | given, cwd=ROOT, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.stdout == f"{platforms}\n", done.stderr
 
 
 def test_what_is_no_fault_of_the_machine_is_raised():

@@ -198,8 +198,8 @@ def test_mfu_is_shown_by_exact_flops_too_where_masked_attention_is_much_of_the_w
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--topology=h100:8"], "for GPUs as --topology=h100:8 nothing is compiled without one"),
-        (["--topology=h100:8", "--search"], "for GPUs as --topology=h100:8 nothing is compiled without one"),
+        (["--topology=h100:8"], "compiled for --topology=h100:8 without the device has untuned tiles"),
+        (["--topology=h100:8", "--search"], "compiled for --topology=h100:8 without the device has untuned tiles"),
         (["--topology=cpu:4", "--search"], "--save_executable is of one plan, not of --search"),
         (["--topology=cpu:4"], "/step.exe cannot be written here (FileNotFoundError"),
     ],

@@ -28,7 +28,7 @@ def test_a_machine_that_there_is_not_is_refused_with_what_there_is(name, message
         topology.describe(name)
 
 
-def test_gpus_are_hosts_of_eight_and_cannot_be_compiled_for():
+def test_gpus_are_hosts_of_eight_and_cannot_be_compiled_for_without_the_compiler():
     machine = topology.describe("h100:8x16")
     assert (machine.num_chips, machine.platform, machine.devices) == (128, "gpu", None)
     assert machine.slice_D[7:9].tolist() == [0, 1]
