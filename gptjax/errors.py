@@ -87,9 +87,9 @@ def of_the_machine(error: Exception) -> str | None:
     return None
 
 
-def did_you_mean(name: str, known, otherwise: str = "") -> str:
+def did_you_mean(name: str, known, otherwise: str = "", likeness: float = 0.5) -> str:
     """ "; did you mean 'x'?" of the nearest name there is, else `otherwise`: at the end of a message its full stop."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)
     return f"; did you mean {near[0]!r}?" if near else otherwise
 
 

@@ -89,7 +89,7 @@ def run_file(path: str, flag: str, function: str, returns: str):
     """What a function of a Python file returns. Raises UserError, in terms of the flag that named the file."""
     file = pathlib.Path(path)
     if not file.is_file():
-        raise UserError(f"{flag}={path}: no such file{did_you_mean(file.name, _siblings(file), '.')}")
+        raise UserError(f"{flag}={path}: no such file{did_you_mean(file.name, _siblings(file), '.', likeness=0.75)}")
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     if spec is None:
         raise UserError(f"{flag}={path} is not a Python file; expected NAME.py with a {function}().")
