@@ -80,7 +80,8 @@ TARGETS = {  # by the names of hardware.CHIPS
 
 def missing() -> str | None:
     """What is not installed that compiling for GPUs needs; None where all is there."""
-    if importlib.util.find_spec("jax_plugins.xla_cuda13") is None:
+    plugins = importlib.util.find_spec("jax_plugins")
+    if plugins is None or importlib.util.find_spec("jax_plugins.xla_cuda13") is None:
         return "jax-cuda13-plugin"
     return None if _ptxas() else "nvidia-cuda-nvcc"
 
