@@ -27,7 +27,7 @@ from gptjax.checkpoints import checksums, saving, validity
 from gptjax.errors import Damaged, UserError, first_line
 from gptjax.hosts.coordination import Alone
 
-CLEAN_TRIES, CLEAN_SECONDS = 40, 0.05  # of removing what a failed save has left, and between two of them
+CLEAN_TRIES, CLEAN_SECONDS = 20, 0.1  # of removing what a failed save has left, and between two of them
 CHUNK_BYTES = 64 * 2**20  # what a reader has to hold of an array at a time
 READ_ERRORS = (ValueError, KeyError, OSError)  # of Orbax and TensorStore, for a file that is not as it was
 
@@ -119,6 +119,7 @@ class Checkpointer:
         """{name: (shape, dtype, what checksums.finish takes)}. Process 0 makes room, and sees whether it can write there: what
         it finds out in the middle of Orbax's save, the others would wait for."""
         if self._peers.index == 0:
+            validity.remove_unfinished(self._directory)  # what a failed save wrote after it was cleaned up
             validity.remove(self._folder(step))
             temporary = self._directory / f"{step}{validity.TEMPORARY}"
             temporary.rmtree(missing_ok=True)
