@@ -136,11 +136,13 @@ class Run:
         A text longer than the context is read in windows that begin half a context apart, the last with its end: each
         token is predicted once, from at least half a context before it.
 
-        Raises UserError: the objective does not teach to go on with a text.
+        Raises UserError: the objective does not teach to continue a text, or the text has no token to predict.
         """
         _check_writes_on(self.config)
         ids = self.tokens(text)
         begun = int(self.tokenizer.bos_id is not None)  # with a token that is not the text's
+        if len(ids) < 2:
+            raise UserError(f"run.loss: the text has {len(ids) - begun} tokens, and none to predict; give a longer text.")
         loss_L = np.full(len(ids), np.nan, np.float32)
         for start, stop, fresh in _windows(len(ids), self.config.model.context_length):
             row = self._padded(ids[None, start:stop], extra=1)

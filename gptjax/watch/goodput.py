@@ -2,7 +2,8 @@
 
 From one training row to the next, steps took tokens / (tokens per second); what the recorder stopped its clock for stands
 in the later row as `seconds/WHAT`. The event `rows_read` holds those since the last training row. It does not in logs of older
-versions: there, and after that event, a row marks the end of what it is about.
+versions: there, and after that event, a row marks the end of what it is about. The time between the end of a run and the command
+that makes it longer counts as nothing: nobody waited for it.
 """
 
 import collections
@@ -25,6 +26,7 @@ class Goodput:
         self._clock_step = None  # at which the recorder's clock was started; None: the first call is not over
         self._step = self._tokens = 0  # of the last training row
         self._open = []  # rows since then
+        self._finished = False  # whether all steps that the run then had were taken
 
     def add(self, row: dict) -> None:
         event = row.get("event")
@@ -42,6 +44,7 @@ class Goodput:
             self._train(row)
         elif self._clock_step is not None:
             self._open.append(row)
+            self._finished = row.get("finished", self._finished)
 
     def seconds(self) -> dict[str, float]:
         """{what: seconds}, in ORDER, of what took any."""
@@ -51,9 +54,9 @@ class Goodput:
     def _first_call(self, row: dict) -> None:
         """`seconds` of it count from the start of the command."""
         began = row["time"] - row["seconds"]
-        if self._time is not None:
+        if self._time is not None and not self._finished:
             self._count(STOPPED, began)
-        self._time = began
+        self._time, self._finished = began, False
         self._count(STARTING, row["time"])
         self._clock_step = row["step"]
 

@@ -306,6 +306,7 @@ TYPED_WRONGLY = [
     (lambda run: run.evaluate(batchsize=5), r"^run.evaluate has no argument 'batchsize'; did you mean 'batch_size'\?"),
     (lambda run: run.evaluate(text="corpus"), "did you mean 'texts'"),
     (lambda run: run.evaluate(5), "^texts=5 is an int; expected str or list"),
+    (lambda run: run.loss(""), "^run.loss: the text has 0 tokens, and none to predict; give a longer text.$"),
     (lambda run: run.evaluate([5]), "^texts: 5 does not name a text; expected KIND:PATH"),
     (lambda run: run.evaluate("text:x", max_tokens=-5), "^max_tokens=-5 is too small; use at least 1"),
     (lambda run: run.evaluate("text:x", stride="x"), "^stride='x' is a str; expected int or None"),

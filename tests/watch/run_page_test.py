@@ -230,6 +230,20 @@ def test_the_last_save_and_the_last_evaluation_count_as_the_run_timed_them(direc
         assert found.seconds()[what] == pytest.approx(timed, rel=1e-9)
 
 
+@pytest.mark.parametrize("finished, stopped", [(True, 0.0), (False, 985.0)])
+def test_nobody_waits_for_a_run_that_has_taken_all_its_steps(finished, stopped):
+    """Made longer after 1000 s, of which the start takes 15."""
+    found = goodput.Goodput()
+    for row in (
+        dict(kind="event", step=1, time=20.0, event="first_call", seconds=20.0),
+        dict(kind="event", step=1, time=21.0, event="rows_read", finished=finished),
+        dict(kind="event", step=1, time=1010.0, event="resumed"),
+        dict(kind="event", step=2, time=1021.0, event="first_call", seconds=15.0),
+    ):
+        found.add(row)
+    assert found.seconds().get("stopped, or steps lost", 0.0) == stopped
+
+
 @pytest.mark.parametrize(
     "evaluated, spent",
     [
