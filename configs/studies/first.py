@@ -1,11 +1,10 @@
-"""A first study, in three minutes: seven widths, three budgets, two seeds, and the best size for each budget.
+"""A first study, in four minutes: seven widths, three budgets, two seeds, and the best size for each budget.
 
     gptjax study run configs/studies/first.py --out=studies/first
     gptjax study fit studies/first --report=studies/first/report
 
-Hardware: two CPU cores; pictures need pip install 'gptjax[study]'. From empty caches the runs took 4:33 minutes of CPU and
-the report 0:12, so that two idle cores need under three minutes. That is reckoned: with eight to ten processes of others
-beside it, the two commands took 7:22 and 0:31. Every loss was the same to the last digit in three such runs.
+Hardware: two CPU cores; pictures need pip install 'gptjax[study]'. From empty caches, with nothing
+else running, the two commands took 4:09 and 0:15 minutes. Every loss was the same to the last digit in three runs.
 
 Expect: 2.04 to 2.76 nats per character, and isoFLOP parabolas with their minima inside, by which N* grows as C^0.392 (95%: 0.300
 to 0.539): 3.5k parameters at 8e9 FLOPs, 5.3k at 2.4e10, 8.2k at 7.2e10. The parametric law and Kaplan's are refused, as three
