@@ -53,6 +53,18 @@ def add_checkpoint_flags(parser) -> None:
     parser.add_argument("--ema", action="store_true", help="use the averaged parameters")
 
 
+def add_cost_flags(parser) -> None:
+    """What a plan's time and cost are reckoned with."""
+    parser.add_argument("--price", type=float, metavar="USD", help="US dollars for a chip and hour")
+    parser.add_argument(
+        "--matmul_fraction",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="share of the published peak that matmuls reach (default: %(default)g)",
+    )
+
+
 def add_json_flag(parser, help: str = "print JSON") -> None:
     parser.add_argument("--json", action="store_true", help=help)
 

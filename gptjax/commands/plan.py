@@ -35,14 +35,7 @@ def add_flags(parser) -> None:
         metavar="N",
         help="with --search: how many of the best are compiled (default: %(default)s)",
     )
-    parser.add_argument("--price", type=float, metavar="USD", help="US dollars for a chip and hour")
-    parser.add_argument(
-        "--matmul_fraction",
-        type=float,
-        default=1.0,
-        metavar="F",
-        help="share of the published peak that matmuls reach (default: %(default)g)",
-    )
+    flags.add_cost_flags(parser)
     parser.add_argument(
         "--save_executable", metavar="FILE", help="save the compiled step here, for gptjax train --executable=FILE"
     )

@@ -3,6 +3,7 @@
 import json
 import math
 
+from gptjax.commands import flags
 from gptjax.errors import UserError
 from gptjax.study.declare import declaration, plan
 
@@ -12,14 +13,7 @@ def add_flags(parser) -> None:
     parser.add_argument(
         "--topology", metavar="NAME", help="the machine for which to count chip-hours: v5p:2x2x1, h100:8x1 ..."
     )
-    parser.add_argument("--price", type=float, metavar="USD", help="US dollars for a chip and hour")
-    parser.add_argument(
-        "--matmul_fraction",
-        type=float,
-        default=1.0,
-        metavar="F",
-        help="share of the published peak that matmuls reach (default: %(default)g)",
-    )
+    flags.add_cost_flags(parser)
     parser.add_argument(
         "--flops_per_second",
         type=float,

@@ -142,7 +142,9 @@ class Run:
         ids = self.tokens(text)
         begun = int(self.tokenizer.bos_id is not None)  # with a token that is not the text's
         if len(ids) < 2:
-            raise UserError(f"run.loss: the text has {len(ids) - begun} tokens, and none to predict; give a longer text.")
+            raise UserError(
+                f"run.loss: the text has {len(ids) - begun} tokens, and none to predict; give a longer text."
+            )
         loss_L = np.full(len(ids), np.nan, np.float32)
         for start, stop, fresh in _windows(len(ids), self.config.model.context_length):
             row = self._padded(ids[None, start:stop], extra=1)

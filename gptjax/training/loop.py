@@ -126,7 +126,9 @@ class Loop:
         if counts is not None:  # what each process read of the text: 1/processes of it, unless they share rows
             _, spent = self.recorder.throughput.take()  # since the last training row
             finished = self.step >= self.total_steps
-            self.training.log.write("event", self.step, event="rows_read", by_process=counts, finished=finished, **spent)
+            self.training.log.write(
+                "event", self.step, event="rows_read", by_process=counts, finished=finished, **spent
+            )
 
     def end(self) -> int:
         """Says how the run has ended, or stopped, after `finish`. Returns the exit code."""
