@@ -78,7 +78,7 @@ class Checkpointer:
         self._directory = epath.Path(directory)
         self._config, self._peers, self._run = config, peers or Alone(), run
         self._in_place = "://" in str(directory) if in_place is None else in_place
-        self._thread: threading.Thread | None = None
+        self._thread: threading.Thread | None = None  # that waits for the step `_saving`
         self._failure: BaseException | None = None
         self._stages = saving.Stages(self._directory, self._peers)
         self._reader = ocp.CompositeCheckpointHandler()
@@ -86,9 +86,7 @@ class Checkpointer:
         if config is not None:
             self._hook = sys.excepthook
             sys.excepthook = self._quiet = _without_closed_loops(sys.excepthook)
-            place = ocp.path.atomicity
-            kind = place.CommitFileTemporaryPath if self._in_place else place.AtomicRenameTemporaryPath
-            self._writer = self._stages.writer(temporary_path_class=kind)
+            self._writer = self._stages.writer(self._in_place)
 
     def steps(self) -> list[int]:
         """Steps that count (validity.py), oldest first: none that is being written."""
@@ -110,8 +108,9 @@ class Checkpointer:
             begun = self._stages.together("begun", lambda: self._begin(step, items))
             self._stages.together("started", lambda: self._start(step, items, data))
         except saving.CheckpointFailed:
-            self._clean(step)
+            self._give_up(step)
             raise
+        self._saving = step
         self._thread = threading.Thread(target=self._finish, args=(step, begun, data, then), name="manifest")
         self._thread.start()
 
@@ -119,10 +118,10 @@ class Checkpointer:
         """{name: (shape, dtype, what checksums.finish takes)}. Process 0 makes room, and sees whether it can write there: what
         it finds out in the middle of Orbax's save, the others would wait for."""
         if self._peers.index == 0:
-            validity.remove_unfinished(self._directory)  # what a failed save wrote after it was cleaned up
+            with contextlib.suppress(OSError):  # it may go on, in a folder that no other save writes into
+                validity.remove_unfinished(self._directory)  # what a failed save wrote after it was cleaned up
             validity.remove(self._folder(step))
-            temporary = self._directory / f"{step}{validity.TEMPORARY}"
-            temporary.rmtree(missing_ok=True)
+            temporary = self._directory / self._stages.temporary_name(step)
             temporary.mkdir(parents=True)
             temporary.rmdir()
         return {name: (leaf.shape, str(leaf.dtype), checksums.begin(leaf)) for name, leaf in named(items).items()}
@@ -152,11 +151,18 @@ class Checkpointer:
         except BaseException as error:
             self._failure = error
             self._stages.say_failed(error)
-            self._clean(step)
 
     def remove_old(self, keep: int, keep_every: int | None, keep_steps: tuple[int, ...]) -> None:
         """Deletes the steps that are not kept (validity.remove_old). By process 0."""
         validity.remove_old(self._directory, keep, keep_every, keep_steps)
+
+    def _give_up(self, step: int) -> None:
+        """Of a save that has failed, in all processes, which know it. What is there is removed when nobody's writer is at
+        work any more: TensorStore waits without end for a write whose folder has been taken away."""
+        with contextlib.suppress(Exception):  # known; else Orbax would raise it in the next save
+            self._writer.wait_until_finished()
+        self._peers.agree("save given up", "")
+        self._clean(step)
 
     def _clean(self, step: int) -> None:
         """Removes what a failed save has left, which would fill the disk. TensorStore's threads may still write for a moment
@@ -186,7 +192,11 @@ class Checkpointer:
             return
         self._thread.join()
         error, self._thread, self._failure = self._failure, None, None
-        self._stages.settle("saved", error)
+        try:
+            self._stages.settle("saved", error)
+        except saving.CheckpointFailed:
+            self._give_up(self._saving)
+            raise
 
     def close(self) -> None:
         """After the last save is on disk, or has failed, which is said here if nobody waited for it."""

@@ -70,10 +70,18 @@ class Stages:
         if reason := self._peers.read(self._key()):
             raise SaveFailed(reason)
 
-    def writer(self, **options):
-        """Orbax's AsyncCheckpointer for all of them."""
+    def temporary_name(self, step: int) -> str:
+        """Of the folder that this save writes into, until it is whole. Each has its own: TensorStore's threads may still
+        write for a save that has failed, and would make its folder again in the middle of the next one."""
+        return f"{step}{validity.TEMPORARY}-{self._save}"
+
+    def writer(self, in_place: bool):
+        """Orbax's AsyncCheckpointer for all of them. in_place: of Checkpointer."""
         import orbax.checkpoint as ocp
 
+        place = ocp.path.atomicity
+        kind = place.CommitFileTemporaryPath if in_place else self._renamed(place.AtomicRenameTemporaryPath)
+        options = {"temporary_path_class": kind}
         if self._peers.count == 1:
             return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), **options)
         several = ocp.options.MultiprocessingOptions(active_processes=set(range(self._peers.count)))
@@ -84,6 +92,17 @@ class Stages:
             async_options=ocp.options.AsyncOptions(barrier_sync_fn=self._wait_for_writers),
             **options,
         )
+
+    def _renamed(self, base: type) -> type:
+        """Orbax's class of a folder that is renamed when it is whole, with the name that this save's has."""
+        stages = self
+
+        class OfThisSave(base):
+            @classmethod
+            def from_final(cls, final_path, **options):
+                return cls(final_path.parent / stages.temporary_name(int(final_path.name)), final_path, **options)
+
+        return OfThisSave
 
     def _wait_for_writers(self, *, key: str, timeout_ms: int) -> None:
         """In Orbax's thread. Raises SaveFailed if one of them has failed, PeerLost if one takes longer."""

@@ -1,4 +1,5 @@
-"""Saves of two real processes of which one cannot do its part: a file in its way, a full quota of file sizes."""
+"""Saves of two real processes of which one cannot do its part: a file in its way, a full quota of file sizes, a write that
+comes late, an array that cannot be summed."""
 
 import os
 import pathlib
@@ -12,10 +13,10 @@ from gptjax.checkpoints.saving import CheckpointFailed
 from gptjax.rundir import run_directory
 
 SAVES = """
-import resource, sys, time
+import resource, sys, threading, time
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from gptjax.checkpoints import checkpointer as checkpoint; from gptjax.hosts import distributed; from gptjax.training.resume import items; from gptjax.rundir import run_directory as rundir
+from gptjax.checkpoints import checkpointer as checkpoint, checksums; from gptjax.hosts import distributed; from gptjax.training.resume import items; from gptjax.rundir import run_directory as rundir
 from gptjax.config.fields import Config, TrainConfig
 from gptjax.errors import SaveFailed
 from gptjax.training.step import TrainState
@@ -53,6 +54,30 @@ if peers.index == 1:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 save(30)
 save(40)
+
+def write_late(end=time.monotonic() + 2):
+    while time.monotonic() < end:
+        try:
+            late = folder / "50.orbax-checkpoint-tmp" / "params.orbax-checkpoint-tmp"
+            late.mkdir(parents=True, exist_ok=True)
+            (late / str(time.monotonic())).write_text("late")
+        except OSError:
+            pass  # removed between the two
+writer = threading.Thread(target=write_late)
+if peers.index == 1:
+    writer.start()
+save(50)
+if peers.index == 1:
+    writer.join()
+finish = checksums.finish
+def not_in_one(parts):
+    if peers.index == 1:
+        raise OSError("no sum")
+    return finish(parts)
+checksums.finish = not_in_one
+save(60)
+checksums.finish = finish
+save(70)
 saver.close()
 peers.finish()
 """
@@ -61,15 +86,18 @@ peers.finish()
 def test_a_save_that_one_process_cannot_make_fails_in_both_with_its_reason_and_the_next_one_succeeds(tmp_path):
     first, second = runs.lines_of_two(SAVES, str(tmp_path / "run"))
     for lines in (first, second):
-        saved = [line for line in lines if line.startswith(("10 ", "20 ", "30 ", "40 "))]
-        assert saved[0] == "10 saved" and saved[3:] == ["30 saved", "40 saved"], lines
+        saved = [line for line in lines if line[:3] in {f"{step} " for step in range(10, 80, 10)}]
+        assert saved[0] == "10 saved" and saved[3:6] == ["30 saved", "40 saved", "50 saved"], lines
+        assert saved[6].startswith("60 failed") and "process 1 (" in saved[6] and "no sum" in saved[6]
+        assert saved[7:] == ["70 saved"], lines
         begun, written = saved[1], saved[2]
         assert begun.startswith("20 failed") and "process 0 (" in begun and "Not a directory" in begun
         assert "there is that of step 10, whole by names and sizes; run the same command again to continue" in begun
         assert written.startswith("30 failed") and "process 1 (" in written and "free some space" not in written
-        assert max(int(line.split()[2]) for line in (begun, written)) < 60, "nobody waits until Orbax gives up"
-    left = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
-    assert left == {"10", "30", "40"} and run_directory.open_run(tmp_path / "run").steps() == [10, 30, 40]
+        assert max(int(line.split()[2]) for line in (begun, written, saved[6])) < 60, "nobody waits until Orbax gives up"
+    left = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert left == ["10", "30", "40", "50", "70"]
+    assert run_directory.open_run(tmp_path / "run").steps() == [10, 30, 40, 50, 70]
 
 
 @pytest.mark.slow  # without a run: above
