@@ -82,7 +82,7 @@ def run(args) -> None:
     if args.stream and len(prompts) > 1:
         raise UserError(f"--stream prints one text, but {args.prompts_file} has {len(prompts)} prompts.")
     mesh = None if args.mesh is None else config_file.parse_mesh(args.mesh)
-    loaded = run.load(args.workdir, args.step, dtype=args.dtype, mesh=mesh, ema=args.ema)
+    loaded = run.read(args.workdir, args.step, dtype=args.dtype, mesh=mesh, ema=args.ema)
     if args.stream:
         print(prompts[0] or "", end="", flush=True)
         loaded.generate(prompts, callback=lambda _, piece: print(piece, end="", flush=True), **chosen)
