@@ -6,6 +6,7 @@ in one line and exit code 74.
 """
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -64,6 +65,7 @@ WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirecto
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
+    gc.set_threshold(20_000, 10, 10)  # imports and traces make a million objects and hardly a cycle: 0.2 s of a start
     changes, words = flags.split_changes(sys.argv[1:] if argv is None else argv)
     typed_flags = {}
     try:

@@ -34,7 +34,7 @@ def start_jax(config=None, keep_programs: bool = True) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
     elif not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/gptjax/xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def skip_absent_accelerators() -> None:

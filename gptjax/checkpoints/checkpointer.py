@@ -16,6 +16,7 @@ checksums are dispatched before the state is donated, and waited for by a thread
 """
 
 import contextlib
+import functools
 import sys
 import threading
 import time
@@ -72,21 +73,30 @@ class Checkpointer:
     """
 
     def __init__(self, directory, config=None, peers=None, in_place: bool | None = None, run: dict | None = None):
-        import orbax.checkpoint as ocp
-
-        self._ocp = ocp
         self._directory = epath.Path(directory)
         self._config, self._peers, self._run = config, peers or Alone(), run
         self._in_place = "://" in str(directory) if in_place is None else in_place
         self._thread: threading.Thread | None = None  # that waits for the step `_saving`
         self._failure: BaseException | None = None
         self._stages = saving.Stages(self._directory, self._peers)
-        self._reader = ocp.CompositeCheckpointHandler()
-        self._writer = None
         if config is not None:
             self._hook = sys.excepthook
             sys.excepthook = self._quiet = _without_closed_loops(sys.excepthook)
-            self._writer = self._stages.writer(self._in_place)
+
+    @functools.cached_property
+    def _ocp(self):
+        """Orbax, from the first save or restore on: a new run's first step need not wait for its import."""
+        import orbax.checkpoint
+
+        return orbax.checkpoint
+
+    @functools.cached_property
+    def _reader(self):
+        return self._ocp.CompositeCheckpointHandler()
+
+    @functools.cached_property
+    def _writer(self):
+        return self._stages.writer(self._in_place)
 
     def steps(self) -> list[int]:
         """Steps that count (validity.py), oldest first: none that is being written."""
@@ -204,11 +214,13 @@ class Checkpointer:
             self._thread.join()
             if self._failure is not None:
                 print(f"gptjax: a checkpoint could not be written: {first_line(self._failure)}", file=sys.stderr)
-        if self._writer is not None:
+        made = vars(self)
+        if "_writer" in made:
             self._writer.close()
-            if sys.excepthook is self._quiet:  # not that of another, opened since
-                sys.excepthook = self._hook
-        self._reader.close()
+        if self._config is not None and sys.excepthook is self._quiet:  # not that of another, opened since
+            sys.excepthook = self._hook
+        if "_reader" in made:
+            self._reader.close()
 
     # ---- restoring
 

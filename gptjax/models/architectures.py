@@ -30,14 +30,15 @@ def split(module) -> tuple:
     return graph, nnx.to_pure_dict(state), axes
 
 
-def _shapes(config, kernel: str):
-    return nnx.eval_shape(lambda: make(config, jax.random.key(0), kernel))
-
-
+@functools.lru_cache(maxsize=64)  # tracing a model takes a tenth of a second of each start
 @numerics.settings()
+def _shapes(config, kernel: str, model_class):
+    return nnx.eval_shape(lambda: model_class(config, jax.random.key(0), kernel))
+
+
 def abstract(config, kernel: str = "xla") -> tuple:
     """split() of a model whose parameters are shapes only: nothing is allocated."""
-    return split(_shapes(config, kernel))
+    return split(_shapes(config, kernel, catalogue.model_class(config.architecture)))
 
 
 def roles(config) -> dict:
@@ -47,7 +48,6 @@ def roles(config) -> dict:
 
 
 @functools.lru_cache(maxsize=64)
-@numerics.settings()
 def _roles(config, model_class) -> dict:
-    _, state = nnx.split(_shapes(config, "xla"))
+    _, state = nnx.split(_shapes(config, "xla", model_class))
     return {path: roles_of_parameters.of_variable(path, variable) for path, variable in nnx.to_flat_state(state)}

@@ -9,6 +9,7 @@ run is compared when they are read (consistency.py).
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import math
@@ -272,6 +273,7 @@ def code_and_packages() -> dict:
     }
 
 
+@functools.cache  # looked up twice by a run that starts, in a twentieth of a second
 def package_versions() -> dict[str, str]:
     """{name: version} of gptjax, of what its distribution and jax's name as their dependencies (extras too, such as
     libtpu and tokenizers), as far as they are installed here."""

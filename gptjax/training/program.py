@@ -52,7 +52,8 @@ def build(config, mesh, kernel: str, kernel_reason: str = "as given") -> Program
     flops.check_counts(config.model, sum(leaf.size for leaf in jax.tree.leaves(model.abstract_params)))
     trainable.check(config, model.abstract_params)
     init = functools.partial(init_state, config, kernel)
-    abstract_state = jax.eval_shape(init)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # as it is run: so it is traced once for both
+        abstract_state = jax.eval_shape(init)
     state_sharding = shard_state(config, abstract_state, model)
     param_spec = jax.tree.map(lambda s: s.spec, state_sharding.params)
     replicated, train_batch = sharding.replicated(mesh), sharding.batch_sharding(mesh, leading=1)

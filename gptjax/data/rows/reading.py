@@ -126,19 +126,19 @@ class Reader:
     """`get(call)` of Calls, call after call from `first` on. Use it in a `with`. workers: processes that read ahead."""
 
     def __init__(self, calls: Calls, first: int, workers: int):
-        import grain
-
-        dataset = grain.MapDataset.source(calls)
-        self._dataset, self._iterator, self._started = dataset, None, False
+        self._calls, self._iterator, self._started = calls, None, False
         if workers:
+            import grain  # a quarter of a second that a reader without processes does not need
+
             _parse_flags()
+            dataset = grain.MapDataset.source(calls)
             ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
             processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
             self._iterator = iter(dataset[first:].to_iter_dataset(ahead).mp_prefetch(processes, _end_with_parent))
 
     def get(self, call: int) -> dict:
         if self._iterator is None:
-            return self._dataset[call]
+            return self._calls[call % len(self._calls)]  # as Grain reads ahead of the last one
         with contextlib.nullcontext() if self._started else _signals_kept_from_children():
             read = self._next()
             self._started = True
@@ -164,7 +164,7 @@ class Reader:
         """Ends the processes."""
         if self._iterator is not None:
             self._iterator.close()
-            self._iterator = self._dataset = None  # at the interpreter's end Grain's destructors fail with a traceback
+            self._iterator = None  # at the interpreter's end Grain's destructors fail with a traceback
 
 
 AHEAD = 2  # values: one that waits, and one that is computed
