@@ -71,7 +71,7 @@ class ModelConfig(_Shown):
     dtype: str = setting("bfloat16", "of the matmuls: bfloat16 | float32; parameters: see optim.param_dtype")
     attention: str = setting("auto", "kernel: auto | xla | cudnn | splash", "rounding")
     remat: str = setting(
-        "none", "recomputed backward: none | dots | attention | full | offload (full, inputs on host)", "rounding"
+        "none", "recomputed backward: none | dots | attention | mlp | full | offload (full, inputs on host)", "rounding"
     )
     scan_unroll: int = setting(1, "periods of layers in an iteration of the scan; more: faster on a CPU", "rounding")
 
