@@ -86,7 +86,7 @@ class ModelConfig(_Shown):
     )
     remat: str = setting(
         "none",
-        "what the backward pass computes again: none | dots | attention | full | offload (full, with inputs on the host)",
+        "what the backward pass computes again: none | dots | attention | mlp | full | offload (full, inputs on host)",
         "rounding",
     )
     scan_unroll: int = setting(

@@ -84,6 +84,12 @@ class Linear(nnx.Module):
         bias = None if self.bias is None else self.bias[...]
         return LINEAR[sharding.platform()](x, self.weight[...], bias, len(self.inputs))
 
+    def part(self, x, index):
+        """The map to the outputs at an index of their second dimension."""
+        before = (slice(None),) * (len(self.inputs) + 1)
+        bias = None if self.bias is None else self.bias[:, index]
+        return LINEAR[sharding.platform()](x, self.weight[(*before, index)], bias, len(self.inputs))
+
 
 class LayerNorm(nnx.Module):
     """Ba et al. 2016, over the last dimension, in float32. The shift goes with model.bias."""

@@ -10,7 +10,7 @@ FREE = frozenset(  # name or view what exists
 )
 SLICES = frozenset(("dynamic-slice", "slice", "gather"))
 # Those that run a computation which walk() does not open.
-BODIES = frozenset(("fusion", "fusion-start", "async-start", "call-start"))
+BODIES = frozenset(("fusion", "fusion-start", "async-start", "call-start", "custom-call-start"))
 
 
 def matmul_flops(program: hlo.Program, instruction: hlo.Instruction, where: hlo.Computation) -> float:

@@ -42,7 +42,7 @@ def traffic(config, sizes: dict[str, int]) -> list[Moved]:
         gradient = counts.total / (shards * sizes["fsdp"]) * itemsize
         moved.append(Moved("all-reduce", "replica", 4 * layers * parts, gradient * parts, True))
     if tensor > 1:
-        passes = 4 + (model.remat in ("full", "attention"))
+        passes = 4 + (model.remat in ("full", "attention", "mlp"))
         activations = tokens * model.d_model * itemsize
         times = passes * layers * parts  # gathered before the split matmuls, scattered after them
         moved += [Moved(kind, "tensor", times, times * activations, False) for kind in ("all-gather", "reduce-scatter")]

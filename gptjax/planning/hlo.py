@@ -296,6 +296,17 @@ def begun(start: Instruction, where: Computation) -> Instruction:
     return dataclasses.replace(start, opcode=opcode, arrays=tuple(a for a in results if a.space != SEMAPHORES))
 
 
+def begins(instruction: Instruction, where: Computation) -> Instruction | None:
+    """The X-start whose work this instruction sets going; None where it sets none going.
+
+    That is the X-start itself. One without operands, as libtpu 0.0.52 prints a SparseCore's, only makes ready: its work
+    begins at the X-update that hands the operands over.
+    """
+    if instruction.opcode.endswith("-update") and len(instruction.operands) > 1:
+        return where.by_name[instruction.operands[0]]
+    return instruction if instruction.opcode.endswith("-start") and instruction.operands else None
+
+
 def operand_array(where: Computation, name: str) -> Array:
     found = where.by_name[name].arrays
     return found[0] if found else Array("f32", ())

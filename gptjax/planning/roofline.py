@@ -99,8 +99,10 @@ class _Player:
                     self._compute(line, instruction, where)
             elif opcode in ("while", "call", "conditional"):
                 self._inner(line, instruction, where)
+            elif (start := hlo.begins(instruction, where)) is not None:
+                beside.begin(line, instruction, self._started(start, where))
             elif opcode.endswith("-start"):
-                beside.begin(line, instruction, self._started(instruction, where))
+                continue  # its work begins later
             elif opcode.endswith(("-update", "-done")):
                 beside.wait(line, instruction)
             else:
@@ -111,7 +113,7 @@ class _Player:
 
     def _started(self, instruction, where) -> Timeline:
         """What an asynchronous operation does that is no collective."""
-        if instruction.opcode in ("async-start", "call-start"):
+        if instruction.opcode in ("async-start", "call-start", "custom-call-start"):
             return self.play(self.program.computations[instruction.calls])
         line = Timeline()
         self._compute(line, hlo.begun(instruction, where), where)

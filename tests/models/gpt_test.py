@@ -332,7 +332,7 @@ def loss_gradient(graph, params, key):
     return jax.grad(lambda p: nnx.merge(graph, p).token_loss(TOKEN_BT, key=key)[0].mean())(params)
 
 
-MORE_REMAT = [("gpt2", "dots"), ("gpt2", "full"), ("lstm", "full")]  # the LSTM's is in parity_test too
+MORE_REMAT = [("gpt2", "dots"), ("gpt2", "mlp"), ("gpt2", "full"), ("lstm", "full")]  # the LSTM's is in parity_test too
 
 
 @pytest.mark.parametrize(

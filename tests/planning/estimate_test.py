@@ -87,12 +87,14 @@ def test_a_stage_keeps_the_activations_of_its_own_layers():
 
 
 def test_recomputed_flops_are_the_forward_pass_less_what_nobody_needs():
-    none, dots, kept, full = (CONFIG.replace(model={"remat": r}) for r in ("none", "dots", "attention", "full"))
+    names = ("none", "dots", "mlp", "attention", "full")
+    none, dots, mlp, kept, full = (CONFIG.replace(model={"remat": name}) for name in names)
     assert flops.recomputed_flops_per_sequence(none) == 0
     attention = 4 * 1024 * 4 * 512 * 513 // 2
     assert flops.recomputed_flops_per_sequence(dots) == attention
     assert flops.recomputed_flops_per_sequence(full) == attention + 2 * 4 * 8 * 1024**2 * 512  # no MLP output
     assert flops.recomputed_flops_per_sequence(kept) == 2 * 4 * 5 * 1024**2 * 512  # the MLP up and attention's output
+    assert flops.recomputed_flops_per_sequence(mlp) == 2 * 4 * 1024**2 * 512  # attention's output
     chunked = none.replace(train={"vocab_chunks": 2})
     assert flops.recomputed_flops_per_sequence(chunked) == 2 * 1024 * 1024 * 512
 
