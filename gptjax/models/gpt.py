@@ -295,6 +295,7 @@ class GPT(language_model.LanguageModel):
         position_BL = jnp.broadcast_to(place_BL, token_BL.shape)
         if pad_B is not None:
             position_BL = jnp.maximum(position_BL - pad_B[:, None], 0)
+        begins = isinstance(start, int) and start == 0  # nothing in the cache is seen but these tokens
         first = jax.tree.leaves(cache)[0]
         assert token_BL.shape[1] <= first.shape[_order(first).index("M")], "more tokens than the cache has positions"
 
@@ -302,8 +303,12 @@ class GPT(language_model.LanguageModel):
             x_BLD, cache = carry
 
             def attend(q, k, v):
-                updated = tuple(_written(old, a.astype(old.dtype), start, index) for old, a in zip(cache, (k, v)))
-                keys, values = (_read(a, index).astype(q.dtype) for a in updated)
+                new = tuple(a.astype(old.dtype) for old, a in zip(cache, (k, v)))
+                updated = tuple(_written(old, a, start, index) for old, a in zip(cache, new))
+                seen = new if begins else (_read(a, index) for a in updated)
+                keys, values = (a.astype(q.dtype) for a in seen)
+                if begins:
+                    return self._attend_prompt(q, keys, values, window, pad_B), updated
                 return attention.cached_attention(q, keys, values, start, window=window, pad_B=pad_B), updated
 
             x_BLD, cache = block(x_BLD, attend, position_BL)
@@ -319,6 +324,16 @@ class GPT(language_model.LanguageModel):
                 extended.append(of_layer)
             cache = tuple(extended)
         return self.finish(x_BLD), cache
+
+    def _attend_prompt(self, q_BLHK, k_BLGK, v_BLGK, window, pad_B):
+        """Attention of the first tokens of rows to one another, by a kernel that can keep their padding apart; elsewhere all
+        scores are in memory at a time."""
+        length, kernel = q_BLHK.shape[1], attention.KERNELS[self.kernel]
+        fused = self.kernel != "xla" and kernel.segments and length % kernel.block == 0
+        if not fused or sharding.mesh_axis_size("sequence") > 1:
+            return attention.cached_attention(q_BLHK, k_BLGK, v_BLGK, 0, window=window, pad_B=pad_B)
+        segment_BL = None if pad_B is None else (jnp.arange(length) >= pad_B[:, None]).astype(jnp.int32)
+        return attention.attend(self.kernel, q_BLHK, k_BLGK, v_BLGK, window=window, segment_BL=segment_BL)
 
     @staticmethod
     def lay_out(cache):
@@ -350,7 +365,8 @@ def _order(cache) -> str:
 
 
 def _read(cache, layer):
-    """Keys or values [B, M, G, K] of a layer, or of a cache that is one layer's. Nothing is moved: attention reads them where they lie."""
+    """Keys or values [B, M, G, K] of a layer, or of a cache that is one layer's. Nothing is moved: XLA reads them as they
+    lie."""
     order = _order(cache).removeprefix("N")
     return (cache if layer is None else cache[layer]).transpose([order.index(dim) for dim in "BMGK"])
 
