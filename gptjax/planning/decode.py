@@ -132,39 +132,59 @@ def prefill_flops(model, text: Text) -> float:
 
 def compile_programs(program: placed.Placed, text: Text) -> Compiled:
     """What Engine.run calls for such rows. Raises DoesNotFit."""
-    setup, weights, prompts, options = prefill_arguments(program, text)
     with numerics.on_mesh(program.mesh):
-        prefill = plan.compile_lowered(decoding.prefill.lower(setup, weights, prompts, **options))
-        shapes = jax.eval_shape(lambda w, p: decoding.prefill(setup, w, p, **options)[0], weights, prompts)
-        state = jax.tree.map(_placed, shapes, prefill.output_shardings[0])
-        arguments = decode_arguments(state, text)
-        decode = plan.compile_lowered(decoding.decode.lower(setup, weights, *arguments, logprobs=False))
+        prefill = plan.compile_lowered(lower_prefill(program, text))
+        state = jax.tree.map(_placed, _state(program, text), prefill.output_shardings[0])
+        decode = plan.compile_lowered(lower_decode(program, text, state))
     return Compiled(prefill, decode, state)
 
 
-def prefill_arguments(program: placed.Placed, text: Text) -> tuple:
-    """(setup, weights, prompts, options) of a call of decoding.prefill."""
-    shape, B = jax.ShapeDtypeStruct, text.batch
-    model = nnx.merge(program.graph, program.abstract_params).config
-    setup = decoding.Setup(program.graph, model.dtype, model.vocab_size, sampling.table())
-    dtype = DTYPES[text.dtype] if program.stored is None else None
-    params = jax.tree.map(
-        lambda leaf, place: shape(leaf.shape, dtype or leaf.dtype, sharding=place),
-        program.abstract_params,
-        program.param_sharding,
-    )
-    token_BL, count_B = shape((B, text.prompt_tokens), np.int32), shape((B,), np.int32)
-    prompts = decoding.Prompts(token_BL, count_B, count_B, shape((B,), np.bool_), None)
-    return setup, decoding.Weights(params, None), prompts, {"places": text.length, "of_prompt": False}
+def lower_prefill(program: placed.Placed, text: Text):
+    """The engine's prefill of the prompts, lowered on the mesh in context."""
+    return decoding.prefill.lower(_setup(program), _weights(program, text), _prompts(text), **_options(text))
 
 
-def decode_arguments(state: decoding.State, text: Text) -> tuple:
-    """(wanted, state, count) of a call of decoding.decode after a prefill."""
+def lower_decode(program: placed.Placed, text: Text, state: decoding.State):
+    """The engine's decode of the new tokens from the state after a prefill, in placed shapes."""
     shape, B = jax.ShapeDtypeStruct, text.batch
     rows = [engine.Row(np.zeros(1, np.int32), 0)] * B
     wanted = engine.wanted_of(rows, B)._replace(pad_B=np.zeros(B, np.int32))
     wanted = jax.tree.map(lambda a: shape(a.shape, a.dtype), wanted)
-    return wanted, state._replace(done_B=shape((B,), np.bool_)), shape((), np.int32)
+    everywhere = sharding.replicated(program.mesh)
+    state = state._replace(
+        done_B=shape((B,), np.bool_, sharding=everywhere)
+    )  # which the engine makes anew for each call
+    arguments = (_setup(program), _weights(program, text), wanted, state, shape((), np.int32))
+    return decoding.decode.lower(*arguments, logprobs=False)
+
+
+def _state(program: placed.Placed, text: Text) -> decoding.State:
+    def state(weights, prompts):
+        return decoding.prefill(_setup(program), weights, prompts, **_options(text))[0]
+
+    return jax.eval_shape(state, _weights(program, text), _prompts(text))
+
+
+def _setup(program: placed.Placed) -> decoding.Setup:
+    model = nnx.merge(program.graph, program.abstract_params).config
+    return decoding.Setup(program.graph, model.dtype, model.vocab_size, sampling.table())
+
+
+def _options(text: Text) -> dict:
+    return {"places": text.length, "of_prompt": False}
+
+
+def _weights(program: placed.Placed, text: Text) -> decoding.Weights:
+    """As gptjax sample --dtype loads them, in placed shapes."""
+    dtype = DTYPES[text.dtype] if program.stored is None else None
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype), program.abstract_params)
+    return decoding.Weights(jax.tree.map(_placed, shapes, program.param_sharding), None)
+
+
+def _prompts(text: Text) -> decoding.Prompts:
+    shape, B = jax.ShapeDtypeStruct, text.batch
+    token_BL, count_B = shape((B, text.prompt_tokens), np.int32), shape((B,), np.int32)
+    return decoding.Prompts(token_BL, count_B, count_B, shape((B,), np.bool_), None)
 
 
 def _placed(leaf, place):
@@ -173,7 +193,7 @@ def _placed(leaf, place):
 
 def _held(program: placed.Placed, compiled: Compiled, text: Text, machine: topology.Topology) -> dict:
     """Bytes on a device, and what a token of each row needs of them."""
-    weights = prefill_arguments(program, text)[1].params
+    weights = _weights(program, text).params
     cache = compiled.state.cache
     held = {"weights": _size(weights), "cache": _size(cache)}
     memories = [each.memory_analysis() for each in (compiled.prefill, compiled.decode)]
@@ -234,7 +254,7 @@ def _timed(machine: topology.Topology, facts: dict, compiled: Compiled, options:
 
 def _refused(program: placed.Placed, text: Text, error: plan.DoesNotFit) -> dict:
     """Where XLA refuses a program there is nothing to read but how much it wanted."""
-    weights = _size(prefill_arguments(program, text)[1].params)
+    weights = _size(_weights(program, text).params)
     parts = {"weights": weights, "temporaries": error.used - (0 if error.temporaries_only else weights)}
     refused = {"bytes": parts, "peak_bytes": sum(parts.values()), "fits": False, "compile_seconds": None}
     return refused | {"token_seconds": None, "source": "refused by the compiler"}

@@ -6,7 +6,7 @@ from gptjax.terminal import columns, si
 
 GIB = hardware.GIB
 COLUMNS = (
-    "config | topology | chips | mesh | weights | rows x length | peak GiB | free | weights + cache GiB | moved / needed"
+    "config, weights | topology | chips | mesh | rows x length | peak GiB | free | weights + cache GiB | moved / needed"
     " | ms a token | tokens/s a chip | prefill s | prefill MFU | compile s"
 )
 
@@ -71,13 +71,11 @@ def heading() -> str:
 def row(name: str, facts: dict) -> str:
     """A row of docs/plans.md."""
     known = facts["token_seconds"] is not None
-    name = f"{name} int8" if facts["dtype"] == "int8" else name
     cells = [
-        name,
+        f"{name} {facts['dtype']}",
         facts["topology"],
         str(facts["num_chips"]),
         plan_table.mesh(facts),
-        facts["dtype"],
         f"{facts['batch_size']} x {facts['length']}",
         f"{facts['peak_bytes'] / GIB:.1f}",
         f"{1 - facts['peak_bytes'] / facts['usable_bytes']:.0%}",
