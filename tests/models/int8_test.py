@@ -112,7 +112,8 @@ def test_a_run_is_loaded_as_bytes_and_so_are_its_other_steps(capsys):
     assert 0 < np.abs(exact - rough).max() < 0.1 * exact.std()
     again = bytes_.at(bytes_.step)
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all() and a.dtype == b.dtype, bytes_.params, again.params))
-    assert cli.main(["sample", str(GOLDEN), "--dtype=int8", "--max_tokens=3", "--temperature=0"]) in (0, None)
+    prompt = f"--prompt={plain.tokenizer.decode([3, 1])}"
+    assert cli.main(["sample", str(GOLDEN), "--dtype=int8", prompt, "--max_tokens=3", "--temperature=0"]) in (0, None)
     assert capsys.readouterr().out
 
 
