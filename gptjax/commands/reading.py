@@ -35,7 +35,9 @@ def add_flags(parser) -> None:
         help="tokens of each text (default: all; of the run's own text eval.max_tokens)",
     )
     parser.add_argument(
-        "--dtype", metavar="NAME", help="dtype of the computation: float32 or bfloat16 (default: as in training)"
+        "--dtype",
+        metavar="NAME",
+        help="dtype of the computation: float32 or bfloat16; int8: weights of the layers in int8 (default: as in training)",
     )
     parser.add_argument(
         "--mesh",

@@ -41,7 +41,9 @@ def add_flags(parser) -> None:
         "--mesh", metavar="AXES", help="sizes of the mesh axes, such as fsdp=4,tensor=2 (default: one device)"
     )
     parser.add_argument(
-        "--dtype", metavar="NAME", help="float32 or bfloat16, of parameters and matmuls (default: as trained)"
+        "--dtype",
+        metavar="NAME",
+        help="float32 or bfloat16, of parameters and matmuls; int8, of the weights of the layers (default: as trained)",
     )
     parser.add_argument("--stream", action="store_true", help="print the text while it is generated; for one sequence")
     parser.add_argument(

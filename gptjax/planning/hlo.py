@@ -185,8 +185,10 @@ def _tiled(shape: tuple[int, ...], layout: str) -> tuple[int, ...] | None:
     return tuple(tiled)
 
 
-def trip_count(program: Program, loop: Instruction, where: Computation) -> int:
-    """How often a while loop runs. Raises UserError if the text does not say: no count is guessed."""
+def trip_count(program: Program, loop: Instruction, where: Computation, calls_loop: int | None = None) -> int:
+    """How often a while loop runs. Raises UserError if the text does not say: no count is guessed.
+
+    calls_loop: of a loop of the whole program, such as decode's over tokens, which ends when its arguments say so."""
     known = loop.attribute(r'known_trip_count[^0-9]*"?n"?:"?(\d+)')
     if known:
         return int(known)
@@ -194,7 +196,10 @@ def trip_count(program: Program, loop: Instruction, where: Computation) -> int:
     index, limit = _compared(program, condition, loop, where)
     first = _initial(where, loop, index)
     stride = _stride(program, loop, index)
-    if None in (limit, first, stride) or stride <= 0:
+    unknown = None in (limit, first, stride) or stride <= 0
+    if unknown and calls_loop is not None and where is program.entry:
+        return calls_loop
+    if unknown:
         raise UserError(f"the trip count of the loop {loop.name} is not in the compiled program: no costs add up.")
     return max(0, -(-(limit - first) // stride))
 

@@ -63,22 +63,28 @@ def plan(config, machine: topology.Topology, options: Options) -> dict:
 
 def _facts(config, machine: topology.Topology, sizes: dict[str, int]) -> dict:
     """What is known before anything is compiled."""
-    chip = machine.chip
     work = estimate.step_flops(config)
+    return {
+        **of_machine(machine),
+        "mesh": sizes,
+        "remat": config.model.remat,
+        "microbatches": config.train.microbatches,
+        "batch_size": config.train.batch_size,
+        "flops_per_step": work["exact"],
+        "recomputed_flops_per_step": work["recomputed"],
+    }
+
+
+def of_machine(machine: topology.Topology) -> dict:
+    chip = machine.chip
     return {
         "topology": machine.name,
         "num_slices": machine.num_slices,
         "num_chips": machine.num_chips,
         "num_devices": machine.num_devices,
         "device_kind": chip.device_kind if chip else "cpu",
-        "mesh": sizes,
-        "remat": config.model.remat,
-        "microbatches": config.train.microbatches,
-        "batch_size": config.train.batch_size,
         "usable_bytes": machine.usable_bytes,
         "hbm_bytes": chip.hbm_bytes // chip.devices_per_chip if chip else None,
-        "flops_per_step": work["exact"],
-        "recomputed_flops_per_step": work["recomputed"],
     }
 
 
@@ -103,12 +109,19 @@ def in_mesh_order(config, machine: topology.Topology, sizes: dict[str, int]) -> 
 
 def make_mesh(config, machine: topology.Topology):
     """The mesh that training makes of these devices. Raises UserError where JAX finds no way to lay it out."""
-    try:
+    with laying_out(config.mesh, machine):
         return meshes.make_mesh(config, machine.devices)
+
+
+@contextlib.contextmanager
+def laying_out(mesh_config, machine: topology.Topology):
+    """Raises UserError where JAX, inside the `with`, finds no way to lay out a mesh on the machine."""
+    try:
+        yield
     except (NotImplementedError, ValueError, AssertionError) as error:
         if isinstance(error, UserError):
             raise
-        sizes = mesh_sizes(config, machine)
+        sizes = meshes.mesh_sizes(mesh_config, machine.num_devices, _slices(machine))
         shown = ",".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1)
         raise UserError(
             f"mesh {shown} cannot be laid out on {machine.name} x {machine.num_slices} slices:"
@@ -142,12 +155,16 @@ def compile_step(config, program: programs.Program):
     """(compiled train step, seconds it took). Raises DoesNotFit."""
     started = time.monotonic()
     with numerics.on_mesh(program.mesh):
-        lowered = program.train.lower(*abstract_arguments(config, program))
-        try:
-            compiled = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            raise _refusal(error) from error
+        compiled = compile_lowered(program.train.lower(*abstract_arguments(config, program)))
     return compiled, time.monotonic() - started
+
+
+def compile_lowered(lowered):
+    """The compiled program. Raises DoesNotFit, or UserError for another reason why XLA did not compile it."""
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        raise _refusal(error) from error
 
 
 def _refusal(error: Exception) -> Exception:
@@ -200,7 +217,19 @@ def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dic
 
 
 def _held(memory, params: float, optimizer: float, peak_is_known: bool) -> dict[str, float]:
-    """Bytes on a device by what they are for, at the program's peak.
+    """Bytes on a device by what they are for, at the program's peak."""
+    arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {
+        "parameters": params,
+        "optimizer": optimizer,
+        "other_arguments": arguments - params - optimizer,  # the batch, and the padding of tiles
+        "temporaries": temporaries(memory, peak_is_known),  # gradients, activations, what is gathered
+        "program": memory.generated_code_size_in_bytes,
+    }
+
+
+def temporaries(memory, peak_is_known: bool) -> float:
+    """Bytes of a program's temporaries that live at once.
 
     libtpu's peak is of arguments, results and those temporaries that live at once, without the program itself, and
     `temp_size_in_bytes` of the room given to all temporaries. Either can be the larger: the room by a fifth where much
@@ -208,16 +237,9 @@ def _held(memory, params: float, optimizer: float, peak_is_known: bool) -> dict[
     says of its peak leaves temporaries out (a product of two of them, jax 0.10.2 and 0.12).
     """
     arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    temporaries = memory.temp_size_in_bytes
-    if peak_is_known:
-        temporaries = min(temporaries, memory.peak_memory_in_bytes - arguments)
-    return {
-        "parameters": params,
-        "optimizer": optimizer,
-        "other_arguments": arguments - params - optimizer,  # the batch, and the padding of tiles
-        "temporaries": temporaries,  # gradients, activations, what is gathered
-        "program": memory.generated_code_size_in_bytes,
-    }
+    if not peak_is_known:
+        return memory.temp_size_in_bytes
+    return min(memory.temp_size_in_bytes, memory.peak_memory_in_bytes - arguments)
 
 
 def _program_flops(text: hlo.Program) -> float:
@@ -230,6 +252,18 @@ def _timed(config, machine: topology.Topology, sizes: dict[str, int], text: hlo.
     if machine.chip is None:
         return {"collectives": collectives.listed(text, sizes, calls)} | _no_time()
     line = roofline.play(text, machine, sizes, options.matmul_fraction)
+    parts = {name: getattr(line, name) / calls for name in ROOFLINE_KEYS}
+    times = _pace(config, machine, line.seconds / calls, options)
+    return {
+        "collectives": sent(line, calls),
+        "hbm_traffic_bytes": line.hbm_bytes / calls,
+        **parts,
+        **times,
+    }
+
+
+def sent(line: roofline.Timeline, calls: int) -> list[dict]:
+    """The collectives of a Timeline, of each of so many steps in it; those that are waited for most come first."""
     entries = []
     for (kind, axis, link, overlapped), moved in line.traffic.items():
         entries.append(
@@ -245,10 +279,7 @@ def _timed(config, machine: topology.Topology, sizes: dict[str, int], text: hlo.
                 "largest": moved.largest[1],
             }
         )
-    entries.sort(key=lambda entry: -entry["exposed_seconds"])
-    parts = {name: getattr(line, name) / calls for name in ROOFLINE_KEYS}
-    times = _pace(config, machine, line.seconds / calls, options)
-    return {"collectives": entries, "hbm_traffic_bytes": line.hbm_bytes / calls, **parts, **times}
+    return sorted(entries, key=lambda entry: -entry["exposed_seconds"])
 
 
 def _no_time() -> dict:

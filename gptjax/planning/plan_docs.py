@@ -9,11 +9,12 @@ import importlib.metadata
 import pathlib
 import subprocess
 import sys
+import typing
 
 from gptjax import hardware
 from gptjax.errors import UserError
 from gptjax.parallel import tpu
-from gptjax.planning import plan_table
+from gptjax.planning import decode_table, plan_table
 from gptjax.storage import outputs
 
 
@@ -23,9 +24,19 @@ class Table:
 
     title: str
     packages: tuple[str, ...]  # whose versions decide the rows
-    plans: dict[str, str]  # config: what follows it on the command line
+    plans: dict[str, str]  # config, or what else the row begins with: what follows it on the command line
+    heading: typing.Callable = plan_table.heading
+    about: str = ""  # what the rows say that others don't
 
 
+TEXT = """One `gptjax plan --decode --config=configs/NAME.py TOPOLOGY --row` a row: the engine's own prefill and decode
+(`gptjax/generation/decoding.py`), not another model of them. Rows have 2,048 tokens, half of them prompt. Weights stay where
+they are: `tensor` over as many chips as the heads divide over, copies on the rest.
+
+- Moved / needed: bytes of HBM that the compiled decode step reads and writes on a device for a token of each row, over those
+  of its weights and its whole cache. What a call of 64 tokens does once is shared by them. Less than 1: the head stays in
+  the chip's own memory from one token to the next.
+- The prefill's MFU counts every matrix for every token of the prompts, causal attention, and the head for the last token."""
 TABLES = (
     Table(
         "TPUs",
@@ -60,6 +71,19 @@ TABLES = (
             "gpt2_xl": "--topology=a100-40:8",
         },
     ),
+    Table(
+        "Text on TPUs",
+        ("jax", "libtpu"),
+        {
+            "gpt3_1_3b bfloat16": "--decode --topology=v5e:2x2 --batch=8",
+            "gpt3_1_3b int8": "--decode --topology=v5e:2x2 --batch=8 --dtype=int8",
+            "gpt3_13b bfloat16": "--decode --topology=v5p:2x2x2 --batch=32",
+            "gpt3_175b bfloat16": "--decode --topology=v5p:4x4x4 --batch=32",
+            "gpt3_175b int8": "--decode --topology=v5p:4x4x4 --batch=32 --dtype=int8",
+        },
+        decode_table.heading,
+        TEXT,
+    ),
 )
 INTRODUCTION = """# Plans
 
@@ -84,7 +108,9 @@ def document(rows: dict[str, list[str]], compiled_by: dict[str, str]) -> str:
     """rows, and the lines that say what compiled them: by the titles of TABLES."""
     parts = [INTRODUCTION]
     for table in TABLES:
-        parts += [f"## {table.title}", "", compiled_by[table.title], "", plan_table.heading(), *rows[table.title], ""]
+        about = [table.about, ""] if table.about else []
+        parts += [f"## {table.title}", "", *about, compiled_by[table.title], ""]
+        parts += [table.heading(), *rows[table.title], ""]
     parts += ["## Published rates", "", plan_table.rates(), "", "## Kinds of TPU", "", *_kinds(), ""]
     return "\n".join(parts)
 
@@ -108,7 +134,8 @@ def compilers(table: Table) -> str:
 
 def planned(name: str, arguments: str) -> str:
     """The row of a config. Raises UserError with what gptjax plan said if it could not plan."""
-    command = [sys.executable, "-m", "gptjax", "plan", f"--config=configs/{name}.py", *arguments.split(), "--row"]
+    config = name.split()[0]
+    command = [sys.executable, "-m", "gptjax", "plan", f"--config=configs/{config}.py", *arguments.split(), "--row"]
     done = subprocess.run(command, capture_output=True, text=True)
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     if not rows:
