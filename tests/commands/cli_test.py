@@ -2,6 +2,7 @@ import argparse
 import glob
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,24 @@ def test_where_an_accelerator_is_jax_is_left_to_say_what_it_misses(there):
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "None\n", done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+@pytest.mark.parametrize("chosen,faults_again", [({}, False), ({"MALLOC_MMAP_THRESHOLD_": "100000"}, True)])
+def test_on_a_cpu_freed_memory_is_kept_for_the_next_arrays_unless_the_environment_says_otherwise(chosen, faults_again):
+    """Pages of the system's that are mapped when as much memory is taken a second time."""
+    code = "\n".join([
+        "import resource; from gptjax import start; start.start_jax()",
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt",
+        "array = bytearray(64 << 20); del array; before = faults()",
+        "array = bytearray(64 << 20); print(faults() - before)",
+    ])  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment |= {"JAX_PLATFORMS": "cpu"} | chosen
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = (64 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert (int(done.stdout) > pages // 2) == faults_again, done.stdout
 
 
 WHICH_PLATFORMS = (
