@@ -1,4 +1,4 @@
-"""Attention: the maths in plain XLA, the table of the kernels there are, and the choice between them.
+"""Attention: the maps to queries, keys and values, the maths in plain XLA, the table of kernels, and the choice of one.
 
 Axes: B batch, L queries, M keys, H query heads, G key/value heads (H = G * R), K head size.
 A token sees itself and earlier tokens, in its own document (`segment_BL`, for packed rows), and only the last
@@ -24,6 +24,43 @@ from gptjax.parallel import sharding
 
 KEPT = "attention"  # the name, for remat policies, of what a kernel keeps for its backward pass beside q, k and v
 MASKED = -1e30  # finite: -inf would turn a row without visible keys into NaN
+
+
+def one_product(qkv: layers.Linear, x_BLD):
+    """Queries [B, L, G, R, K], keys and values [B, L, G, K], by one matmul that is split."""
+    return split_qkv(checkpoint_name(sharding.constrain(qkv(x_BLD), "batch", "length", "heads", None, None), "qkv"))
+
+
+def three_products(qkv: layers.Linear, x_BLD):
+    """The same by a matmul each: of the weights, not of the activations, parts are cut out and put together again.
+
+    On TPU each then leaves its matmul in the order of axes that the kernel reads; split, all of q, k and v are written
+    again in both passes, and their gradients once more.
+    """
+    R = qkv.outputs[1] - 2
+    parts = (qkv.part(x_BLD, slice(0, R)), qkv.part(x_BLD, R), qkv.part(x_BLD, R + 1))
+    axes = ("batch", "length", "heads", None, None)
+    return [checkpoint_name(sharding.constrain(part, *axes[: part.ndim]), "qkv") for part in parts]
+
+
+PROJECTIONS = {"cpu": one_product, "gpu": one_product, "tpu": three_products}  # the fastest form on each platform
+
+
+@jax.custom_vjp
+def split_qkv(qkv):
+    """[B, L, G, R + 2, K] -> queries [B, L, G, R, K], keys and values [B, L, G, K].
+
+    Its gradient is one concatenation. That of slicing would be three padded arrays, added.
+    """
+    return qkv[:, :, :, :-2], qkv[:, :, :, -2], qkv[:, :, :, -1]
+
+
+def _join_qkv(_, parts):
+    q, k, v = parts
+    return (jnp.concatenate([q, k[:, :, :, None], v[:, :, :, None]], axis=3),)
+
+
+split_qkv.defvjp(lambda qkv: (split_qkv(qkv), None), _join_qkv)
 
 
 def visible(query_L, key_M, window: int | None):

@@ -63,7 +63,7 @@ class Attention(nnx.Module):
         """attend(q_BLHK, k_BLGK, v_BLGK) -> (o_BLHK, extra). Returns the output [B, L, D] and extra."""
         config = self.config
         x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
-        q_BLGRK, k_BLGK, v_BLGK = PROJECTIONS[sharding.platform()](self.qkv, x_BLD)
+        q_BLGRK, k_BLGK, v_BLGK = attention.PROJECTIONS[sharding.platform()](self.qkv, x_BLD)
         q_BLHK = q_BLGRK.reshape(*x_BLD.shape[:2], config.n_heads, config.head_size)
         if config.qk_norm:
             q_BLHK, k_BLGK = self.q_norm(q_BLHK), self.k_norm(k_BLGK)
@@ -73,43 +73,6 @@ class Attention(nnx.Module):
         q_BLHK = parametrization.scaled(q_BLHK, parametrization.query_multiplier(config))
         o_BLHK, extra = attend(q_BLHK, k_BLGK, v_BLGK)
         return sharding.constrain(self.out(o_BLHK), "batch", "residual", "width"), extra
-
-
-def one_product(qkv: layers.Linear, x_BLD):
-    """Queries [B, L, G, R, K], keys and values [B, L, G, K], by one matmul that is split."""
-    return split_qkv(checkpoint_name(sharding.constrain(qkv(x_BLD), "batch", "length", "heads", None, None), "qkv"))
-
-
-def three_products(qkv: layers.Linear, x_BLD):
-    """The same by a matmul each: of the weights, not of the activations, parts are cut out and put together again.
-
-    On TPU each then leaves its matmul in the order of axes that the kernel reads; split, all of q, k and v are written
-    again in both passes, and their gradients once more.
-    """
-    R = qkv.outputs[1] - 2
-    parts = (qkv.part(x_BLD, slice(0, R)), qkv.part(x_BLD, R), qkv.part(x_BLD, R + 1))
-    axes = ("batch", "length", "heads", None, None)
-    return [checkpoint_name(sharding.constrain(part, *axes[: part.ndim]), "qkv") for part in parts]
-
-
-PROJECTIONS = {"cpu": one_product, "gpu": one_product, "tpu": three_products}  # the fastest form on each platform
-
-
-@jax.custom_vjp
-def split_qkv(qkv):
-    """[B, L, G, R + 2, K] -> queries [B, L, G, R, K], keys and values [B, L, G, K].
-
-    Its gradient is one concatenation. That of slicing would be three padded arrays, added.
-    """
-    return qkv[:, :, :, :-2], qkv[:, :, :, -2], qkv[:, :, :, -1]
-
-
-def _join_qkv(_, parts):
-    q, k, v = parts
-    return (jnp.concatenate([q, k[:, :, :, None], v[:, :, :, None]], axis=3),)
-
-
-split_qkv.defvjp(lambda qkv: (split_qkv(qkv), None), _join_qkv)
 
 
 class MLP(nnx.Module):
@@ -126,7 +89,9 @@ class MLP(nnx.Module):
 
     def __call__(self, x_BLD):
         x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
-        hidden_BLF = sharding.constrain(self.activation(checkpoint_name(self.up(x_BLD), "mlp")), "batch", "length", "mlp")
+        hidden_BLF = sharding.constrain(
+            self.activation(checkpoint_name(self.up(x_BLD), "mlp")), "batch", "length", "mlp"
+        )
         return sharding.constrain(self.down(hidden_BLF), "batch", "residual", "width")
 
 

@@ -8,11 +8,13 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 
 from gptjax.config.fields import Config, MeshConfig, TrainConfig
-from gptjax.models import gpt, layers
+from gptjax.models import attention, layers
 from gptjax.parallel import meshes, sharding
 from gptjax.planning import topology
 
-FORMS = [(table, dict(table)) for table in (layers.LINEAR, gpt.PROJECTIONS)]  # as they are before a test changes them
+FORMS = [
+    (table, dict(table)) for table in (layers.LINEAR, attention.PROJECTIONS)
+]  # as they are before a test changes them
 TOKEN_BT = np.random.default_rng(0).integers(0, 65, (8, 17)).astype(np.int32)
 
 
