@@ -160,7 +160,9 @@ ENTRY %main (a: bf16[8,128]) -> bf16[64,128] {
 
 
 # The same gather and an all-reduce as libtpu prints what v5p's SparseCores do: the update hands the operand over.
-MADE_READY = CALLED.split("%scattered")[0] + """
+MADE_READY = (
+    CALLED.split("%scattered")[0]
+    + """
 %sum (s: bf16[64,128]) -> bf16[64,128] {
   %s = bf16[64,128]{1,0} parameter(0)
   ROOT %all-reduce.1 = bf16[64,128]{1,0} all-reduce(%s), channel_id=2, replica_groups=[1,8]<=[8], to_apply=%add
@@ -176,6 +178,7 @@ ENTRY %main (x: bf16[8,128]) -> bf16[64,128] {
   ROOT %rd = bf16[64,128]{1,0} custom-call-done(%ru)
 }
 """
+)
 
 
 def test_a_sparsecores_collective_starts_where_it_is_handed_its_operand():
