@@ -64,11 +64,12 @@ OFFLOADED = UNFUSED | {
 
 DOCS = "rings: docs.cloud.google.com/tpu/docs/"
 REFUSED = "libtpu 0.0.50.1 refuses fused gathers, takes the rest, as 0.0.42.1 does"
-V4 = Kind(UNFUSED, cubes, f"{REFUSED}; {DOCS}v4")
-V5E = Kind(FUSED, rows_of_a_pod, "plans of the 125M to 2.7B; rings: MaxText's table of slices")
-V5P = Kind(OFFLOADED, cubes, f"{REFUSED}; {DOCS}v5p")
-V6E = Kind(OFFLOADED, rows_of_a_pod, f"{REFUSED}; rings: MaxText's table of slices")
-TPU7X = Kind(UNFUSED, cubes, f"{REFUSED}; rings: not published in so many words, taken as v5p's")
+SPARSECORES = "SparseCores: programs of libtpu 0.0.42.1 and 0.0.52"
+V4 = Kind(UNFUSED, cubes, f"{REFUSED}; {SPARSECORES}, which wait for theirs; {DOCS}v4")
+V5E = Kind(FUSED, rows_of_a_pod, "plans of the 125M to 2.7B; it has no SparseCores; rings: MaxText's table of slices")
+V5P = Kind(OFFLOADED, cubes, f"{REFUSED}; {SPARSECORES}; {DOCS}v5p")
+V6E = Kind(OFFLOADED, rows_of_a_pod, f"{REFUSED}; {SPARSECORES}; rings: MaxText's table of slices")
+TPU7X = Kind(UNFUSED, cubes, f"{REFUSED}; SparseCores unasked; rings: not published in so many words, taken as v5p's")
 KINDS = {
     "TPU v4": V4,
     "TPU v5 lite": V5E,
