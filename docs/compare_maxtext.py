@@ -20,7 +20,7 @@ from gptjax.planning import topology
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SAME = (
-    "base.yml dataset_type=synthetic enable_checkpointing=false skip_jax_distributed_system=true enable_dropout=false"
+    "dataset_type=synthetic enable_checkpointing=false skip_jax_distributed_system=true enable_dropout=false"
     " model_name=gpt3-6b override_model_config=true max_target_length=2048 trainable_position_size=2048"
     " vocab_size=50304 head_dim=128 attention=flash opt_type=adamw compile_topology_num_slices=1 run_name=compared"
 )
@@ -79,6 +79,7 @@ def flags(whose: str, topology_name: str) -> list[str]:
 
 def compiled_by_maxtext(arguments: list[str]):
     """(the compiled train step, its mesh): what MaxText's command prints a summary of."""
+    import maxtext
     from maxtext.trainers.pre_train import train_compile
 
     kept, compiles = [], train_compile.jit_and_compile
@@ -88,7 +89,9 @@ def compiled_by_maxtext(arguments: list[str]):
         return kept[-1][0]
 
     train_compile.jit_and_compile = keeping
-    train_compile.main(["train_compile", *arguments])
+    train_compile.main(
+        ["train_compile", str(pathlib.Path(maxtext.__file__).parent / "configs" / "base.yml"), *arguments]
+    )
     return kept[-1]
 
 
