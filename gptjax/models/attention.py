@@ -35,8 +35,11 @@ def three_products(qkv: layers.Linear, x_BLD):
     """The same by a matmul each: of the weights, not of the activations, parts are cut out and put together again.
 
     On TPU each then leaves its matmul in the order of axes that the kernel reads; split, all of q, k and v are written
-    again in both passes, and their gradients once more.
+    again in both passes, and their gradients once more. With fewer tokens than the width, as in generation, weights are
+    what is larger.
     """
+    if x_BLD.shape[0] * x_BLD.shape[1] < x_BLD.shape[2]:
+        return one_product(qkv, x_BLD)
     R = qkv.outputs[1] - 2
     parts = (qkv.part(x_BLD, slice(0, R)), qkv.part(x_BLD, R), qkv.part(x_BLD, R + 1))
     axes = ("batch", "length", "heads", None, None)

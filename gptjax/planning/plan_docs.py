@@ -45,12 +45,12 @@ TABLES = (
             "gpt3_125m": "--topology=v5e:2x4",
             "gpt3_350m": "--topology=v5e:4x4",
             "gpt3_760m": "--topology=v5e:4x4",
-            "gpt3_1_3b": "--topology=v5e:8x8",
+            "gpt3_1_3b": "--topology=v5e:8x8 --remat=mlp",
             "gpt3_2_7b": "--topology=v5e:8x8",
             "gpt3_6_7b": "--topology=v5p:4x4x4",
             "gpt3_13b": "--topology=v5p:4x4x4",
             "gpt3_175b": "--topology=v5p:8x8x8",
-            "gpt2_xl": "--topology=v5e:8x8 --microbatches=1 --remat=attention",
+            "gpt2_xl": "--topology=v5e:8x8 --microbatches=1 --remat=mlp",
         },
     ),
     Table(
@@ -117,11 +117,12 @@ def document(rows: dict[str, list[str]], compiled_by: dict[str, str]) -> str:
 
 def _kinds() -> list[str]:
     """What gptjax/parallel/tpu.py says of each chip, a row each."""
-    lines = ["| chip | gathers fused with matmuls | rings | source |", "|---|---|---|---|"]
+    lines = ["| chip | gathers fused with matmuls | by SparseCores | rings | source |", "|---|---|---|---|---|"]
     for name, chip in hardware.CHIPS.items():
         if kind := tpu.KINDS.get(chip.device_kind):
-            fused = "yes" if kind.compiler_options[tpu.FUSED_GATHERS] else "no"
-            lines.append(f"| {name} | {fused} | {kind.rings.__doc__.rstrip('.')} | {kind.source} |")
+            options = (tpu.FUSED_GATHERS, f"{tpu.OFFLOAD}_all_gather")
+            fused, offloaded = ("yes" if kind.compiler_options.get(option) else "no" for option in options)
+            lines.append(f"| {name} | {fused} | {offloaded} | {kind.rings.__doc__.rstrip('.')} | {kind.source} |")
     return lines
 
 

@@ -72,3 +72,12 @@ def test_the_form_is_that_of_the_devices_that_the_mesh_is_of_also_where_they_are
         assert sharding.platform() == "tpu" and contracted() == [(2, 16, 2, 3, 4)]
     with jax.set_mesh(jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))):
         assert sharding.platform() == "cpu" and contracted() == [(32, 24)]
+
+
+@pytest.mark.parametrize("length, products", [(1, 1), (8, 3)])
+def test_on_tpus_queries_keys_and_values_are_products_of_their_own_unless_weights_are_more_than_tokens(
+    length, products
+):
+    linear = layers.Linear(jax.random.key(0), (8,), (2, 3, 4), ("embed", "heads", "qkv", "head_dim"), 1.0, bias=True)
+    jaxpr = jax.make_jaxpr(lambda x: gpt.PROJECTIONS["tpu"](linear, x))(jnp.zeros((1, length, 8)))
+    assert str(jaxpr).count("dot_general") == products
