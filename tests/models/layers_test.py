@@ -79,5 +79,5 @@ def test_on_tpus_queries_keys_and_values_are_products_of_their_own_unless_weight
     length, products
 ):
     linear = layers.Linear(jax.random.key(0), (8,), (2, 3, 4), ("embed", "heads", "qkv", "head_dim"), 1.0, bias=True)
-    jaxpr = jax.make_jaxpr(lambda x: gpt.PROJECTIONS["tpu"](linear, x))(jnp.zeros((1, length, 8)))
+    jaxpr = jax.make_jaxpr(lambda x: attention.PROJECTIONS["tpu"](linear, x))(jnp.zeros((1, length, 8)))
     assert str(jaxpr).count("dot_general") == products
