@@ -134,15 +134,22 @@ def _read_of(program: hlo.Program, fused: hlo.Computation, index: int) -> float:
     parameter = fused.parameters.get(index)
     if parameter is None:
         return 0
-    total, whole = 0.0, parameter.arrays[0].tiled_bytes if parameter.arrays else 0
-    for user in fused.users.get(parameter.name, ()):
-        if user.opcode in SLICES and user.operands[0] == parameter.name:
+    return _read_by_users(program, fused, parameter.name, parameter.arrays[0].tiled_bytes if parameter.arrays else 0)
+
+
+def _read_by_users(program: hlo.Program, fused: hlo.Computation, read: str, whole: float) -> float:
+    """Bytes that the users of an array of a fused computation read of it. A bitcast only names it anew."""
+    total = 0.0
+    for user in fused.users.get(read, ()):
+        if user.opcode in SLICES and user.operands[0] == read:
             total += user.arrays[0].tiled_bytes
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == read:
             total += 0  # updated in place
+        elif user.opcode == "bitcast" and not user.root:
+            total += _read_by_users(program, fused, user.name, whole)
         elif user.opcode == "fusion":
             inner = program.computations[user.calls]
-            total += sum(_read_of(program, inner, i) for i, name in enumerate(user.operands) if name == parameter.name)
+            total += sum(_read_of(program, inner, i) for i, name in enumerate(user.operands) if name == read)
         elif user.opcode != "tuple":
             return whole
     return min(total, whole)
