@@ -54,7 +54,7 @@ def mask_padding(logit, vocab_size: int, entry_v=None):
 
 def logits(x, head_VD, softcap: float | None = None):
     """Float32 logits [..., V] of activations [..., D], padding included."""
-    flat = x if sharding.length_is_split() else x.reshape(-1, x.shape[-1])  # see layers.flat_linear
+    flat = x if sharding.length_is_split(at_head=True) else x.reshape(-1, x.shape[-1])  # see layers.flat_linear
     logit = jnp.einsum("...d,vd->...v", flat, head_VD.astype(x.dtype), preferred_element_type=jnp.float32)
     if softcap:
         logit = softcap * jnp.tanh(logit / softcap)
