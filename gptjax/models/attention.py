@@ -143,7 +143,8 @@ def _block_forward(window, dropout_rate, q_BLHK, k_BMGK, v_BMGK, visibility, key
     return (out_BLHK, log_sum_BGRL), (q_BLHK, k_BMGK, v_BMGK, visibility, key, out_BLHK, log_sum_BGRL)
 
 
-def _block_backward(window, dropout_rate, saved, cotangents):
+def block_backward(window, dropout_rate, saved, cotangents):
+    """Gradients of `block_attention`'s arguments: saved are these, its output and its log-sum."""
     q_BLHK, k_BMGK, v_BMGK, visibility, key, out_BLHK, log_sum_BGRL = saved
     d_out_BLHK, d_log_sum_BGRL = cotangents
     G, scale = k_BMGK.shape[2], 1 / math.sqrt(q_BLHK.shape[-1])
@@ -164,7 +165,7 @@ def _block_backward(window, dropout_rate, saved, cotangents):
     return ungroup(d_q_BGRLK), d_k_BMGK, d_v_BMGK, None, None
 
 
-block_attention.defvjp(_block_forward, _block_backward)
+block_attention.defvjp(_block_forward, block_backward)
 
 
 class QueryBlock(typing.NamedTuple):
@@ -320,6 +321,25 @@ def choose_kernel(config, platform: str, sequence: int | None = None) -> tuple[s
     fastest = FASTEST.get(platform, "xla")
     obstacle = _obstacle(fastest, config, platform, sequence)
     return ("xla", f"{fastest} {obstacle}") if obstacle else (fastest, f"the fastest on {platform}")
+
+
+def advice(config, platform: str, kernel: str, sequence: int) -> str | None:
+    """What to set where the config alone keeps an accelerator's own kernel from running, and what that costs; else None."""
+    name, model = FASTEST.get(platform, "xla"), config.model
+    fastest = KERNELS[name]
+    cures = {
+        "model.attention_dropout=0": model.attention_dropout and not fastest.dropout,
+        "data.mask_documents=False": config.data.mask_documents and not fastest.segments,
+        "model.dtype=bfloat16": model.dtype == "float32" and not fastest.float32,
+        "mesh.sequence=1": sequence > 1 and fastest.context_parallel is None,
+    }
+    needed = [cure for cure, applies in cures.items() if applies]
+    if kernel != "xla" or model.attention != "auto" or not needed:
+        return None
+    return (
+        f"without the {name} kernel the attention scores of all heads go through the device's memory; GPT-2 small's step on 8"
+        f" H100 then takes twice as long, by its plan. To use the kernel, set {' and '.join(needed)}."
+    )
 
 
 def _obstacle(name: str, config, platform: str, sequence: int) -> str | None:

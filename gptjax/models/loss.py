@@ -58,7 +58,7 @@ def logits(x, head_VD, softcap: float | None = None):
     Tokens are flat where layers.flat_linear has them so. On TPU the gradient of flat logits is written twice, in two
     orders of axes: 1.3 times the time of the loss.
     """
-    keeps_shape = sharding.length_is_split() or sharding.platform() == "tpu"
+    keeps_shape = sharding.length_is_split(at_head=True) or sharding.platform() == "tpu"
     tokens = x if keeps_shape else x.reshape(-1, x.shape[-1])
     logit = jnp.einsum("...d,vd->...v", tokens, head_VD.astype(x.dtype), preferred_element_type=jnp.float32)
     if softcap:

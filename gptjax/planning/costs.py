@@ -146,6 +146,8 @@ def _read_by_users(program: hlo.Program, fused: hlo.Computation, name: str, whol
             total += user.arrays[0].tiled_bytes
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
             total += 0  # updated in place
+        elif user.opcode == "bitcast" and not user.root:
+            total += _read_by_users(program, fused, user.name, whole)
         elif user.opcode == "fusion" and _is_view(user, name):
             total += _read_by_users(program, fused, user.name, whole)
         elif user.opcode == "fusion":

@@ -63,12 +63,13 @@ def plan(config, machine: topology.Topology, options: Options) -> dict:
 
 def _facts(config, machine: topology.Topology, sizes: dict[str, int]) -> dict:
     """What is known before anything is compiled."""
-    work = estimate.step_flops(config)
+    work = estimate.step_flops(config, attention.choose_kernel(config, machine.platform, sizes["sequence"])[0])
     return {
         **of_machine(machine),
         "mesh": sizes,
         "remat": config.model.remat,
         "microbatches": config.train.microbatches,
+        "pipeline_bubble": estimate.bubble(config, sizes["stage"]),
         "batch_size": config.train.batch_size,
         "flops_per_step": work["exact"],
         "recomputed_flops_per_step": work["recomputed"],
@@ -206,8 +207,11 @@ def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dic
         "compile_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "kernel": program.kernel,
         "kernel_reason": program.kernel_reason,
+        "kernel_advice": attention.advice(config, machine.platform, program.kernel, mesh.shape["sequence"]),
         "compiled_flops_per_step": _program_flops(text) / config.train.steps_per_call * machine.num_devices,
-        "estimated_peak_bytes": sum(estimate.memory(config, dict(mesh.shape), params, optimizer).values()),
+        "estimated_peak_bytes": sum(
+            estimate.memory(config, dict(mesh.shape), params, optimizer, program.kernel).values()
+        ),
         "checks": checks(config, dict(mesh.shape), program.kernel, text),
         "source": "compiled, without the device" if machine.platform == "gpu" else "compiled",
     }
@@ -335,8 +339,8 @@ def _too_large(config, program: programs.Program, error: DoesNotFit) -> dict:
 def _estimated(config, machine: topology.Topology, sizes: dict[str, int], options: Options) -> dict:
     kernel, reason = attention.choose_kernel(config, machine.platform, sizes["sequence"])
     params, optimizer = estimate.state_bytes(config, _abstract_program(config, sizes, kernel))
-    parts = estimate.memory(config, sizes, params, optimizer)
-    line = estimate.timeline(config, sizes, machine, parts, options.matmul_fraction)
+    parts = estimate.memory(config, sizes, params, optimizer, kernel)
+    line = estimate.timeline(config, sizes, machine, parts, options.matmul_fraction, kernel)
     entries = [
         {
             "kind": moved.kind,
@@ -356,6 +360,7 @@ def _estimated(config, machine: topology.Topology, sizes: dict[str, int], option
         "compile_seconds": None,
         "kernel": kernel,
         "kernel_reason": reason,
+        "kernel_advice": attention.advice(config, machine.platform, kernel, sizes["sequence"]),
         "collectives": entries,
         "source": f"estimated; {gpus.INSTALL} compiles for GPUs",
         **{name: line.get(name) for name in ROOFLINE_KEYS},
@@ -371,11 +376,15 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     heads = model.n_heads // sizes["tensor"] if model.has_attention else 0
     vocabulary = model.padded_vocab_size // sizes["tensor"]
     tokens = rows * length // (sizes["sequence"] * stages)  # at the head, where stages split the length too
-    rows //= config.mesh.pipeline_parts(stages)
+    parts = config.mesh.pipeline_parts(stages)
+    rows //= parts
+    iterations = [parts * config.mesh.pipeline_repeats + stages - 1] if stages > 1 else []
     shapes = sorted(hlo.buffer_shapes(text), key=lambda a: -a.bytes)
-    scores = [
-        a for a in shapes if _is_scores(a.shape, rows, heads, length, length // sizes["sequence"], model.n_layers)
-    ]
+    scores = [a for a in shapes if _is_scores(a.shape, rows, heads, length, length // sizes["sequence"])]
+    if model.d_model == length:  # then stacks of the layers' weights, [N, T, T], and inputs, [N, B, L, T], look alike
+        stacks = [[model.n_layers // stages], [*iterations, model.n_layers // stages]]
+        kinds = [length, length], [rows, length // sizes["sequence"], length]
+        scores = [a for a in scores if not _is_stack(a.shape, [stack + kind for stack in stacks for kind in kinds])]
     chunk = vocabulary // train.vocab_chunks
     logits = [a for a in shapes if (chunk in a.shape or vocabulary in a.shape) and model.d_model not in a.shape]
     logits = [a for a in logits if a.dtype == "f32" and np.prod(a.shape) >= tokens * chunk]
@@ -388,15 +397,17 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     }
 
 
-def _is_scores(shape: tuple[int, ...], rows: int, heads: int, length: int, queries: int, n_layers: int) -> bool:
-    """Whether an array can be one of all heads' attention scores, a device's queries x T each.
-
-    Where the width is T too, stacks of the layers' weights [N, T, T] and inputs [N, B, T, T] look alike: they are none.
-    """
+def _is_scores(shape: tuple[int, ...], rows: int, heads: int, length: int, queries: int) -> bool:
+    """Whether an array can be one of all heads' attention scores, a device's queries x T each."""
     shape = tuple(size for size in shape if size > 1)
-    stacked = len(shape) > 2 and shape[0] == n_layers and (len(shape) == 3 or shape[1] == rows)
     square = shape.count(length) >= (2 if queries == length else 1) and queries in shape
-    return square and np.prod(shape) >= rows * heads * queries * length and heads > 1 and not stacked
+    return square and np.prod(shape) >= rows * heads * queries * length and heads > 1
+
+
+def _is_stack(shape: tuple[int, ...], stacks: list[list[int]]) -> bool:
+    """Whether an array has the dimensions of one of these, in any order: XLA:GPU turns some stacks round."""
+    sizes = sorted(size for size in shape if size > 1)
+    return any(sizes == sorted(size for size in stack if size > 1) for stack in stacks)
 
 
 def shown(array: hlo.Array) -> str:

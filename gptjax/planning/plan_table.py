@@ -15,6 +15,7 @@ def table(facts: dict) -> str:
     rows = [
         ("machine", machine(facts)),
         ("mesh", f"{mesh(facts)}, remat {facts['remat']}, {facts['microbatches']} microbatches"),
+        *_pipeline_rows(facts),
         *memory_rows(facts),
         *_flops_rows(facts),
         *_check_rows(facts),
@@ -27,6 +28,14 @@ def table(facts: dict) -> str:
 def mesh(facts: dict) -> str:
     sizes = {axis: size for axis, size in facts["mesh"].items() if size > 1}
     return " x ".join(f"{axis}={size}" for axis, size in sizes.items()) or "one device"
+
+
+def _pipeline_rows(facts: dict) -> list[tuple[str, str]]:
+    """What a pipeline's stages do while they wait: the one program of all devices computes there too, on nothing."""
+    if not facts.get("pipeline_bubble"):
+        return []
+    times = f"{1 + facts['pipeline_bubble']:.2f} times the FLOPs and activations of the layers, because stages that wait compute too"
+    return [("  pipeline", f"{times}; a larger mesh.pipeline_microbatches makes it less")]
 
 
 def machine(facts: dict) -> str:
@@ -71,15 +80,16 @@ def _flops_rows(facts: dict) -> list[tuple[str, str]]:
 
 def _check_rows(facts: dict) -> list[tuple[str, str]]:
     found = facts.get("checks")
+    warning = [("  warning", facts["kernel_advice"])] if facts.get("kernel_advice") else []
     if found is None:
-        return [("attention", f"{facts['kernel']} kernel")]
+        return [("attention", f"{facts['kernel']} kernel"), *warning]
     scores = f"T x T TENSOR {found['scores']}" if found["scores"] else "no T x T tensor"
     kernel = f"{facts['kernel']} kernel, {found['kernels']} calls of it in the program"
     kernel = kernel if found["kernels"] else f"{facts['kernel']} ({facts['kernel_reason']}), no kernel in the program"
     loss = f"largest logits {found['logits']}" if found["logits"] else "no float32 logits in memory"
     if found["whole_logits"]:
         loss = f"WHOLE LOGITS {found['whole_logits']}"
-    return [("attention", f"{kernel}, {scores}"), ("loss", loss)]
+    return [("attention", f"{kernel}, {scores}"), *warning, ("loss", loss)]
 
 
 def collective_rows(entries: list[dict], name: str, unit: str) -> list[tuple[str, str]]:

@@ -119,6 +119,17 @@ def test_a_fusion_that_updates_one_layer_of_a_stack_moves_that_layer_only():
     assert costs.hbm_bytes(program, program.entry.root, program.entry) == 3 * layer + 4  # read, added, written; index
 
 
+def test_a_stack_that_a_fusion_names_anew_before_it_takes_a_layer_is_read_for_that_layer_only():
+    """XLA:GPU does so with stacks that lie in another order."""
+    renamed = FUSED.replace("dynamic-slice(%p0,", "dynamic-slice(%q,").replace(
+        "  %zero", "  %q = f32[96,8,128]{2,1,0} bitcast(%p0)\n  %zero"
+    )
+    program = hlo.parse(renamed)
+    assert costs.hbm_bytes(program, program.entry.root, program.entry) == 3 * 8 * 128 * 4 + 4
+    whole = hlo.parse(renamed.replace("f32[1,8,128]{2,1,0} dynamic-slice", "f32[96,8,128]{2,1,0} negate"))
+    assert costs.hbm_bytes(whole, whole.entry.root, whole.entry) >= 96 * 8 * 128 * 4, "a name alone hides no reading"
+
+
 @pytest.mark.parametrize(
     "window, labels, left, right, out, flops",
     [
