@@ -60,9 +60,12 @@ def whole_linear(x, weight, bias, n_inputs: int):
 
 
 def linear_of_bytes(x, weight, scale, bias, n_inputs: int):
-    """The linear map of a weight in int8: the product of x and the bytes in the dtype of x, times the scale of each output."""
+    """The linear map of a weight in int8: the product of x and the bytes in the dtype of x, times the scale of each output.
+
+    A product in float32 would be twice as many bytes where devices add their parts of it up.
+    """
     dims = tuple(range(x.ndim - n_inputs, x.ndim)), tuple(range(n_inputs))
-    y = jax.lax.dot_general(x, weight.astype(x.dtype), (dims, ((), ())), preferred_element_type=jnp.float32) * scale
+    y = jax.lax.dot_general(x, weight.astype(x.dtype), (dims, ((), ()))).astype(jnp.float32) * scale
     return (y if bias is None else y + bias.astype(jnp.float32)).astype(x.dtype)
 
 
