@@ -29,7 +29,7 @@ def get_config():
     config.optim = dict(peak_lr=6.0e-4, warmup_tokens=375e6, decay_tokens=260e9, final_lr_fraction=0.1)
     config.optim.update(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
     config.mesh = dict(fsdp=-1)
-    config.train = dict(tokens=300e9, batch_size=256, microbatches=4, vocab_chunks=6)
+    config.train = dict(tokens=300e9, batch_size=256, microbatches=2, vocab_chunks=6)
     config.train.update(batch_ramp_start=16, batch_ramp_increment=16, batch_ramp_tokens=4e9)
     config.checkpoint = dict(every_steps=2000, keep_every=100_000)
     config.eval = dict(every_steps=2000, max_tokens=8_388_608)

@@ -2,7 +2,7 @@
 
     gptjax train --config=configs/gpt3_175b.py --workdir=runs/gpt3_175b
 
-Hardware: 512 TPU v5p, 256 data shards of 2 (tensor) chips. docs/plans.md plans it on TPUs.
+Hardware: 512 TPU v5p. docs/plans.md plans it on TPUs.
 In the first steps of the ramp shards without a sequence of their own get one of weight 0.
 Time: 3.14e23 training FLOPs (table D.1) are 39 days at 40% of the bfloat16 peak. Result: not run here, and the
 paper prints no loss.
@@ -28,7 +28,7 @@ def get_config():
     config.data.update(tokenizer="gpt2", mask_documents=False)
     config.optim = dict(peak_lr=0.6e-4, warmup_tokens=375e6, decay_tokens=260e9, final_lr_fraction=0.1)
     config.optim.update(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
-    config.mesh = dict(fsdp=-1, tensor=2)
+    config.mesh = dict(fsdp=-1)
     config.train = dict(tokens=300e9, batch_size=1536, vocab_chunks=6)
     config.train.update(batch_ramp_start=16, batch_ramp_increment=76, batch_ramp_tokens=12e9)
     config.checkpoint = dict(every_steps=500, keep_every=10_000)

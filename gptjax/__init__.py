@@ -1,11 +1,12 @@
 """gptjax: pretrain GPTs in JAX. `gptjax --help` lists the commands; importing this imports nothing heavy.
 
 run = gptjax.load("runs/quickstart")      a checkpoint in hand, see gptjax/run/run.py
+gptjax.compare(run, "runs/other")         two of them on the same text
 """
 
 import sys
 
-DOOR = ("load", "Run")  # imported when they are asked for
+DOOR = ("load", "compare", "Run")  # imported when they are asked for
 
 
 def __getattr__(name: str):

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from gptjax.commands import flags
 from gptjax.config import bounds
 from gptjax.config.extras import of_the_install
-from gptjax.errors import SAVE_FAILED, USER_ERROR, UserError, of_the_machine
+from gptjax.errors import SAVE_FAILED, USER_ERROR, UserError, did_you_mean, of_the_machine
 
 COMMANDS = {  # name: (module, what it is for)
     "train": ("gptjax.commands.train", "train a config, or continue the run in --workdir"),
@@ -67,9 +67,13 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     gc.set_threshold(20_000, 10, 10)  # imports and traces make a million objects and hardly a cycle: 0.2 s of a start
     changes, words = flags.split_changes(sys.argv[1:] if argv is None else argv)
-    named = next((word for word in words if not word.startswith("-")), None)
-    args, unknown = parser({named} & COMMANDS.keys()).parse_known_args(words)
+    typed_flags = {}
     try:
+        named = next((word for word in words if not word.startswith("-")), None)
+        if named is not None and named not in COMMANDS:
+            raise UserError(f"gptjax has no command {named!r}{did_you_mean(named, COMMANDS, '; see gptjax --help.')}")
+        args, unknown = parser({named} & COMMANDS.keys()).parse_known_args(words)
+        typed_flags = args.typed
         flags.check_words(unknown, changes, args)
         if vars(args).get("separator") == []:  # as argparse of Python 3.11 reads --separator=--
             args.separator = "--"
@@ -79,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         return args.run(args) or 0
     except UserError as error:
         said = str(error)
-        for flag, typed in args.typed.items():
+        for flag, typed in typed_flags.items():
             said = said.replace(flag, typed)
         print(f"gptjax: {said}", file=sys.stderr)
         return error.exit_code
@@ -99,11 +103,38 @@ def main(argv: list[str] | None = None) -> int:
         return USER_ERROR
 
 
-def parser(with_flags: Collection[str] = COMMANDS.keys()) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """argparse's, whose errors are one line; a flag that was mistyped is told before one that is missing by that."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        self._words = [] if args is None else list(args)
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if not hasattr(namespace, "known_flags"):  # else of the command within this one
+            namespace.known_flags = list(self._option_string_actions)
+        return namespace, unknown
+
+    def error(self, message):
+        """Raises UserError."""
+        known = self._option_string_actions
+        unknown = [word for word in self._words if word.startswith("--") and word.partition("=")[0] not in known]
+        if message.startswith("the following arguments are required") and unknown:
+            flags.refuse_flag(unknown[0], self.prog, known)
+        command = "" if self.prog == "gptjax" else f"{self.prog}: "
+        raise UserError(f"{command}{message}; see {self.prog} --help.")
+
+
+class ShowVersion(argparse.Action):
+    def __call__(self, parser, *_):
+        from importlib import metadata
+
+        print(f"gptjax {metadata.version('gptjax')}")
+        parser.exit()
+
+
+def parser(with_flags: Collection[str] = COMMANDS.keys()) -> Parser:
     """Knows every command, and the flags of these alone, whose modules it imports."""
-    top = argparse.ArgumentParser(
-        prog="gptjax", description="Pretrain GPTs in JAX, and use what comes out.", allow_abbrev=False
-    )
+    top = Parser(prog="gptjax", description="Pretrain GPTs in JAX, and use what comes out.", allow_abbrev=False)
+    top.add_argument("--version", action=ShowVersion, nargs=0, help="show the version and exit")
     top.set_defaults(typed={})  # {a flag as errors name it: as it was typed}
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (address, purpose) in COMMANDS.items():

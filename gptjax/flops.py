@@ -143,20 +143,20 @@ def mfu(tokens_per_second: float, flops_per_token: float, peak_flops_per_second:
 def activation_bytes(config: Config, mesh_sizes: typing.Mapping[str, int]) -> int:
     """Estimated bytes that one device holds for the backward pass of one microbatch.
 
-    mesh_sizes: devices along every mesh axis. Tokens on the device times (what its layers keep + what is recomputed at
-    a time + norm and logits at the top), see `kept_bytes`. Left out: gradients in flight, gathered parameters, what a
-    pipeline holds while it fills, XLA's own temporaries.
+    mesh_sizes: devices along every mesh axis. Tokens on the device times (what its layers keep + norm at the top + the
+    larger of what is recomputed at a time and the logits, which do not live at once), see `kept_bytes`. Left out: gradients
+    in flight, gathered parameters, what a pipeline holds while it fills, XLA's own temporaries.
     """
     model, train = config.model, config.train
     tensor, n_layers = mesh_sizes["tensor"], model.n_layers // mesh_sizes["stage"]
     rows = -(-train.batch_size // (train.microbatches * mesh_sizes["replica"] * mesh_sizes["fsdp"]))
     tokens = rows * -(-model.context_length // mesh_sizes["sequence"])
-    layers = n_layers * kept_bytes(model, model.remat, tensor)
+    layers, recomputed = n_layers * kept_bytes(model, model.remat, tensor), 0
     if model.remat != "none":  # a period of layers is recomputed at a time, from its input
         inputs = n_layers // model.layer_period * DTYPE_BYTES[model.dtype] * model.d_model // tensor
-        inputs *= model.remat != "offload"  # which are on the host
-        layers += inputs + model.layer_period * kept_bytes(model, "none", tensor)
-    return tokens * (layers + _top_bytes(config, tensor))
+        layers += inputs * (model.remat != "offload")  # which are on the host
+        recomputed = model.layer_period * kept_bytes(model, "none", tensor)
+    return tokens * (layers + _top_bytes(model) + max(recomputed, _logit_bytes(config, tensor)))
 
 
 def kept_bytes(model: ModelConfig, remat: str, tensor: int = 1) -> int:
@@ -168,9 +168,12 @@ def kept_bytes(model: ModelConfig, remat: str, tensor: int = 1) -> int:
     return counts_of(model).kept_bytes(model, remat, itemsize, tensor)
 
 
-def _top_bytes(config: Config, tensor: int) -> int:
-    """Bytes per token outside the layers: last norm, embedding mask, a chunk of float32 logits and its gradient."""
-    model = config.model
+def _top_bytes(model: ModelConfig) -> int:
+    """Bytes per token that are kept outside the layers: last norm, embedding mask."""
     norm = DTYPE_BYTES[model.dtype] * counts_of(model).top_entries(model)
-    mask = model.d_model if model.embed_dropout else 0
-    return norm + mask + 2 * 4 * -(-model.padded_vocab_size // (config.train.vocab_chunks * tensor))
+    return norm + (model.d_model if model.embed_dropout else 0)
+
+
+def _logit_bytes(config: Config, tensor: int) -> int:
+    """Bytes per token of a chunk of float32 logits and of its gradient."""
+    return 2 * 4 * -(-config.model.padded_vocab_size // (config.train.vocab_chunks * tensor))

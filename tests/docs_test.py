@@ -101,7 +101,7 @@ def _unknown_words(command: str) -> list[str]:
     words = shlex.split(command.partition("gptjax ")[2], comments=True)
     try:
         _, rest = cli.parser({words[0]}).parse_known_args(words)
-    except SystemExit:
+    except (SystemExit, errors.UserError):
         return words
     keys = {f"--config.{section}.{field.name}" for section, field in FIELDS}
     return [word for word in rest if word.partition("=")[0] not in keys and not word.startswith("$")]

@@ -37,6 +37,22 @@ def read(directory, step: int | None, item: str, dtype: str | None, program) -> 
     raise UserError(f"--workdir={directory.path} has no checkpoint yet; train it further.")
 
 
+def best_step(directory, ema: bool = False) -> tuple[int, str]:
+    """(the step of a RunDirectory with the lowest held-out loss of those that have a checkpoint, how that was found). ema:
+    of the averaged parameters. Raises UserError: none of them was evaluated."""
+    name = "ema_loss" if ema else "loss"
+    losses = directory.held_out_losses(name)
+    if not losses:
+        there = ", ".join(map(str, directory.steps())) or "there is none"
+        raise UserError(
+            f"--step=best: metrics.jsonl has no {name} for any step with a checkpoint ({there}); give a step, or compute the"
+            " missing evaluations with gptjax eval --catch_up."
+        )
+    best = min(losses, key=lambda step: (losses[step], step))
+    among = f"of {len(losses)} evaluated {'steps' if len(losses) > 1 else 'step'} with a checkpoint"
+    return best, f"the lowest held-out {name} in metrics.jsonl, {losses[best]:.4f}, {among}"
+
+
 def _read(folder, peers, arguments):
     """The parameters in a folder. Raises Damaged, in all processes, if they are so for one; likewise anything else."""
     params, failure = None, None

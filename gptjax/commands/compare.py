@@ -54,7 +54,7 @@ def run(args) -> int:
         print(json.dumps(terminal.finite(sides | found.as_dict()), indent=2))
     else:
         print(f"A: {args.a}, step {run_a.step} ({why_a})\nB: {args.b}, step {run_b.step} ({why_b})")
-        print("\n".join(_lines(found)))
+        print(found)
     return 0
 
 
@@ -68,27 +68,4 @@ def _load(args, workdir: str, step: str | None):
         raise UserError("gptjax compare takes one step of each run; give a number or best.")
     [number], why = reading.chosen_steps(run_directory.open_run(workdir), step, args.ema)
     mesh = config_file.parse_mesh(args.mesh or reading.COPIES)
-    return run.load(workdir, number, dtype=args.dtype, mesh=mesh, ema=args.ema), why
-
-
-def _lines(found) -> list[str]:
-    about = found.convention
-    text = "; ".join(f"{name}: {said}" for name, said in about["text"].items())
-    windows = [
-        f"{which.upper()} windows of {about[which]['window']}, stride {about[which]['stride']}" for which in ("a", "b")
-    ]
-    lines = [
-        text,
-        f"{', '.join(windows)}; losses are paired over {about['pairs']}; +- is a standard error; p: {about['test']}",
-    ]
-    for by_text in filter(None, (found.loss, found.bits_per_byte)):
-        lines += [f"{name + '  ' if len(by_text) > 1 else ''}{one}" for name, one in by_text.items()]
-    return [*lines, verdict(next(iter(found.main.values())))]
-
-
-def verdict(one) -> str:
-    if one.difference == 0 and one.standard_error == 0:
-        return "A and B are the same on this text"
-    if not one.p_value < 0.05:
-        return "this text does not show which run is better (p is not below 0.05)"
-    return f"{'B' if one.difference < 0 else 'A'} is better on this text"
+    return run.read(workdir, number, dtype=args.dtype, mesh=mesh, ema=args.ema), why

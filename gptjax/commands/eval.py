@@ -134,7 +134,7 @@ class Shared:
         from gptjax.run import run
 
         mesh = config_file.parse_mesh(self._args.mesh or reading.COPIES)
-        loaded = run.load(self._args.workdir, number, dtype=self._args.dtype, mesh=mesh, ema=self._args.ema)
+        loaded = run.read(self._args.workdir, number, dtype=self._args.dtype, mesh=mesh, ema=self._args.ema)
         self._program = self._program or loaded.program
         return dataclasses.replace(loaded, program=self._program)
 

@@ -36,7 +36,7 @@ def run(args) -> None:
     from gptjax.run import run
 
     size = exporting.parse_bytes(args.max_shard_size)
-    loaded = run.load(args.workdir, args.step, ema=args.ema)
+    loaded = run.read(args.workdir, args.step, ema=args.ema)
     about = exporting.export_run(loaded, args.out, args.dtype, size)
     if args.json:
         print(json.dumps({"workdir": args.workdir, "step": loaded.step, "out": args.out, **about}, indent=2))

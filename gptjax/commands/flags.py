@@ -1,6 +1,6 @@
 """Flags that several commands have, and changes of a config, which every command with --config takes."""
 
-from gptjax.errors import UserError
+from gptjax.errors import UserError, did_you_mean
 
 CONFIG_HELP = "a config file; change a field with --config.SECTION.FIELD=VALUE, as in --config.optim.peak_lr=3e-4"
 EXCHANGE_FORMATS = ("hf",)  # that models are imported from and exported to
@@ -78,7 +78,14 @@ def check_words(unknown: list[str], changes: list[str], args) -> None:
     if changes and not hasattr(args, "config"):
         unknown = unknown + [f"--config.{changes[0]}"]
     if unknown:
-        raise UserError(f"unknown argument {unknown[0]!r} of gptjax {args.command}; see gptjax {args.command} --help.")
+        refuse_flag(unknown[0], f"gptjax {args.command}", getattr(args, "known_flags", []))
+
+
+def refuse_flag(word: str, command: str, known) -> None:
+    """Raises UserError: a word of the command line that is none of the known flags of a command."""
+    otherwise = f"; see {command} --help."
+    near = did_you_mean(word.partition("=")[0], known, otherwise, likeness=0.7)
+    raise UserError(f"unknown argument {word!r} of {command}{near}")
 
 
 def load_config(args):

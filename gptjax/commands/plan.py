@@ -1,4 +1,7 @@
-"""`gptjax plan`: one plan or a search, printed as a table, a row or JSON. Exit code 1 where the config does not fit."""
+"""`gptjax plan`: a plan of training or of making text, or a search, printed as a table, a row or JSON.
+
+Exit code 1 where the config does not fit.
+"""
 
 import math
 import sys
@@ -24,7 +27,9 @@ def add_flags(parser) -> None:
     parser.add_argument(
         "--mesh", metavar="AXES", help="sizes of the mesh axes, such as fsdp=64,tensor=8; those left out are 1"
     )
-    parser.add_argument("--batch", type=int, metavar="N", help="train.batch_size, in sequences")
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help="train.batch_size, in sequences; with --decode: rows of text"
+    )
     parser.add_argument("--microbatches", type=int, metavar="N", help="train.microbatches")
     parser.add_argument("--remat", metavar="NAME", help="model.remat")
     parser.add_argument("--search", action="store_true", help="try meshes, microbatches and remat; list the best")
@@ -34,6 +39,20 @@ def add_flags(parser) -> None:
         default=3,
         metavar="N",
         help="with --search: how many of the best are compiled (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--decode", action="store_true", help="plan making text (prefill and decode) instead of training"
+    )
+    parser.add_argument(
+        "--length",
+        type=int,
+        metavar="N",
+        help="with --decode: tokens of a row, half of them prompt (default: the context)",
+    )
+    parser.add_argument(
+        "--dtype",
+        metavar="NAME",
+        help="with --decode: of the weights, bfloat16, float32 or int8 (default: bfloat16)",
     )
     flags.add_cost_flags(parser)
     parser.add_argument(
@@ -62,14 +81,55 @@ def _check_flags(args) -> None:
         raise UserError(f"--price={args.price:g} is not a price; give US dollars for a chip and hour, such as 4.2.")
     if args.search_compiles < 1:
         raise UserError(f"--search_compiles={args.search_compiles} is too small; use at least 1.")
+    _check_text_flags(args)
     if args.row and (args.json or args.search):
         raise UserError(
             f"--row prints one line, --{'json' if args.json else 'search'} prints more; give one of the two."
         )
 
 
+def _check_text_flags(args) -> None:
+    """Raises UserError: a flag of training with --decode, or one of text without."""
+    training = ("microbatches", "remat", "search", "save_executable")
+    if args.decode and (wrong := [name for name in training if getattr(args, name)]):
+        raise UserError(f"--{wrong[0]} is of training, and --decode plans making text; leave one of the two out.")
+    if not args.decode and (wrong := [name for name in ("length", "dtype") if getattr(args, name) is not None]):
+        instead = {"length": "--config.model.context_length", "dtype": "--config.model.dtype"}[wrong[0]]
+        raise UserError(f"--{wrong[0]} is of text; give --decode too, or for training {instead}=VALUE.")
+
+
+def print_text_plan(config, args) -> int:
+    """Plans making text as the command line asks for it. Returns the exit code."""
+    from gptjax.planning import decode, decode_table, plan, topology
+
+    options = plan.Options(args.price, args.matmul_fraction, None, Progress().message)
+    machine = topology.describe(args.topology, args.num_slices)
+    context = 1 << (config.model.context_length.bit_length() - 1)
+    text = decode.Text(args.batch or 1, args.length or context, args.dtype or "bfloat16")
+    given = args.mesh is not None or any(change.startswith("mesh.") for change in args.overrides)
+    facts = decode.plan_text(config, machine, options, text, config.mesh if given else None)
+    if args.json:
+        print(plan.to_json(facts))
+    elif args.row:
+        print(decode_table.row(_name(args), facts))
+    else:
+        print(decode_table.table(facts))
+    if not facts["fits"]:
+        excess = _excess(facts, "fewer rows, a shorter --length, --dtype=int8 or more devices")
+        print(f"gptjax: {excess}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _name(args) -> str:
+    """Of the config in a row."""
+    return args.config.rsplit("/", 1)[-1].removesuffix(".py")
+
+
 def print_plan(config, args) -> int:
     """Plans what the command line asks for. Returns the exit code."""
+    if args.decode:
+        return print_text_plan(config, args)
     from gptjax.planning import plan, plan_table, topology
 
     progress = Progress()
@@ -87,12 +147,12 @@ def print_plan(config, args) -> int:
     if args.json:
         print(plan.to_json(facts))
     elif args.row:
-        name = args.config.rsplit("/", 1)[-1].removesuffix(".py")
-        print(plan_table.row(name, facts))
+        print(plan_table.row(_name(args), facts))
     else:
         print(plan_table.table(facts))
     if facts["fits"] is False:
-        print(f"gptjax: {_excess(facts)}", file=sys.stderr)
+        excess = _excess(facts, "--search, more microbatches, --remat=full or more devices")
+        print(f"gptjax: {excess}", file=sys.stderr)
         return 1
     return 0
 
@@ -111,11 +171,11 @@ def _check_saving(args, machine) -> None:
     executable.check_target(args.save_executable)
 
 
-def _excess(facts: dict) -> str:
+def _excess(facts: dict, cures: str) -> str:
     from gptjax.planning import plan_table
 
     peak, limit = facts["peak_bytes"], facts["usable_bytes"]
     return (
         f"does not fit: {plan_table.gib(peak)} a device, {plan_table.gib(peak - limit)} more than the"
-        f" {plan_table.gib(limit)} it may fill; try --search, more microbatches, --remat=full or more devices."
+        f" {plan_table.gib(limit)} it may fill; try {cures}."
     )

@@ -1,13 +1,11 @@
 """How a run is chosen, how text is read, and how far it is: what `gptjax eval` and `gptjax compare` share."""
 
-import math
 import sys
 import time
 
 from gptjax import terminal
 from gptjax.config import bounds
 from gptjax.errors import UserError
-from gptjax.rundir import metrics
 
 QUIET_SECONDS = 2.0  # of an evaluation, before a progress line is shown
 COPIES = "replica=-1"  # the mesh where no other is given: the model on each device
@@ -37,7 +35,9 @@ def add_flags(parser) -> None:
         help="tokens of each text (default: all; of the run's own text eval.max_tokens)",
     )
     parser.add_argument(
-        "--dtype", metavar="NAME", help="dtype of the computation: float32 or bfloat16 (default: as in training)"
+        "--dtype",
+        metavar="NAME",
+        help="dtype of the computation: float32 or bfloat16; int8: weights of the layers in int8 (default: as in training)",
     )
     parser.add_argument(
         "--mesh",
@@ -93,7 +93,10 @@ def chosen_steps(directory, which: str | None, ema: bool) -> tuple[list[int], st
     if which == "all":
         return steps, "all with a checkpoint"
     if which == "best":
-        return _best(directory, steps, "ema_loss" if ema else "loss")
+        from gptjax.checkpoints import loading
+
+        best, why = loading.best_step(directory, ema)
+        return [best], why
     if (number := bounds.whole_number(which)) is None:
         raise UserError(f"--step={which}: expected a number, all or best.")
     if number not in steps:
@@ -101,20 +104,6 @@ def chosen_steps(directory, which: str | None, ema: bool) -> tuple[list[int], st
             f"--workdir={directory.path} has no checkpoint of step {which}; there are: {', '.join(map(str, steps))}."
         )
     return [number], "as asked"
-
-
-def _best(directory, steps: list[int], name: str) -> tuple[list[int], str]:
-    rows = metrics.read_metrics(directory.metrics, "eval") if directory.metrics.exists() else []
-    losses = {row["step"]: float(row[name]) for row in rows if name in row and row["step"] in steps}
-    losses = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
-    if not losses:
-        raise UserError(
-            f"--step=best: metrics.jsonl has no {name} for any step with a checkpoint ({', '.join(map(str, steps))});"
-            " give a step, or compute the missing evaluations with gptjax eval --catch_up."
-        )
-    best = min(losses, key=lambda step: (losses[step], step))
-    among = f"of {len(losses)} evaluated {'steps' if len(losses) > 1 else 'step'} with a checkpoint"
-    return [best], f"the lowest held-out {name} in metrics.jsonl, {losses[best]:.4f}, {among}"
 
 
 class Watch:

@@ -41,7 +41,9 @@ def add_flags(parser) -> None:
         "--mesh", metavar="AXES", help="sizes of the mesh axes, such as fsdp=4,tensor=2 (default: one device)"
     )
     parser.add_argument(
-        "--dtype", metavar="NAME", help="float32 or bfloat16, of parameters and matmuls (default: as trained)"
+        "--dtype",
+        metavar="NAME",
+        help="float32 or bfloat16, of parameters and matmuls; int8, of the weights of the layers (default: as trained)",
     )
     parser.add_argument("--stream", action="store_true", help="print the text while it is generated; for one sequence")
     parser.add_argument(
@@ -82,7 +84,7 @@ def run(args) -> None:
     if args.stream and len(prompts) > 1:
         raise UserError(f"--stream prints one text, but {args.prompts_file} has {len(prompts)} prompts.")
     mesh = None if args.mesh is None else config_file.parse_mesh(args.mesh)
-    loaded = run.load(args.workdir, args.step, dtype=args.dtype, mesh=mesh, ema=args.ema)
+    loaded = run.read(args.workdir, args.step, dtype=args.dtype, mesh=mesh, ema=args.ema)
     if args.stream:
         print(prompts[0] or "", end="", flush=True)
         loaded.generate(prompts, callback=lambda _, piece: print(piece, end="", flush=True), **chosen)

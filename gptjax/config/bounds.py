@@ -67,6 +67,7 @@ FLAGS = {  # of commands; those that stand for a field of a config are checked w
     "vocab_size": (2**24, "32 times the largest vocabulary published"),
     "train_bytes": TEXT,
     "max_tokens": LONGEST,
+    "length": LONGEST,
     "top_k": (2**24, "no more than a vocabulary has"),
     "num_beams": (2**16, "rows of one batch, each with a cache of its own"),
     "num_return_sequences": (2**20, "texts that wait in the memory of this host"),

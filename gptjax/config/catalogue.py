@@ -20,7 +20,7 @@ class Architecture:
     counts: str
     has_attention: bool = True  # whether layers attend, so that tokens and layers can be split over devices
     sees_ahead: bool = True  # whether a token can see later ones, as some objectives ask
-    remat: tuple[str, ...] = ("none", "dots", "attention", "full", "offload")  # policies that its layers have
+    remat: tuple[str, ...] = ("none", "dots", "attention", "mlp", "full", "offload")  # policies that its layers have
     foreign: tuple[str, ...] = ()  # fields of ModelConfig that change nothing in it
 
 

@@ -77,11 +77,13 @@ def _sizes_written(text: str, called: str) -> dict[str, int]:
 
 
 def plan_overrides(args) -> list[str]:
-    """Overrides that the short flags of `gptjax plan` stand for. --mesh names all axes that are not 1."""
+    """Overrides that the short flags of `gptjax plan` stand for. --mesh names all axes that are not 1. With --decode the
+    batch is no field: it is rows of text."""
     overrides = []
     if args.mesh is not None:
         overrides += [f"mesh.{axis}={size}" for axis, size in parse_mesh(args.mesh).items()]
-    short = {"train.batch_size": args.batch, "train.microbatches": args.microbatches, "model.remat": args.remat}
+    batch = None if args.decode else args.batch
+    short = {"train.batch_size": batch, "train.microbatches": args.microbatches, "model.remat": args.remat}
     return overrides + [f"{key}={value}" for key, value in short.items() if value is not None]
 
 

@@ -42,38 +42,56 @@ class ModelConfig(_Shown):
     head_dim: int | None = setting(None, "width of a head; None: d_model / n_heads")
     d_ff: int | None = setting(None, "width of the MLP; None: 4 * d_model")
     norm: str = setting("layernorm", "normalisation: layernorm | rmsnorm")
-    norm_position: str = setting("pre", "before or after what a layer adds: pre (GPT-2, GPT-3) | post (GPT-1)")
-    norm_eps: float = setting(1e-5, "added to the variance before its root")
-    final_norm: bool = setting(True, "a norm before the head")
+    norm_position: str = setting(
+        "pre", "place of the norm: pre (before attention and MLP; GPT-2, GPT-3) | post (after the residual sum; GPT-1)"
+    )
+    norm_eps: float = setting(1e-5, "added to the variance before its square root")
+    final_norm: bool = setting(True, "whether there is a norm before the output matrix")
     mlp: str = setting("gelu_tanh", "activation of the MLP: gelu_tanh | gelu | relu2 | swiglu")
-    position: str = setting("learned", "how positions are told: learned | rope")
+    position: str = setting("learned", "how the model knows positions: learned (an embedding each) | rope (rotary)")
     rope_theta: float = setting(10000.0, "base period of the rotary embedding, in tokens")
-    bias: bool = setting(True, "a bias on every linear map and LayerNorm")
-    tied_head: bool = setting(True, "the output matrix is the token embedding")
-    qk_norm: bool = setting(False, "RMS-normalise queries and keys per head")
+    bias: bool = setting(True, "whether every linear map and LayerNorm has a bias")
+    tied_head: bool = setting(True, "whether the output matrix is the token embedding")
+    qk_norm: bool = setting(False, "whether queries and keys of each head are RMS-normalised")
     logit_softcap: float | None = setting(None, "c: logits become c * tanh(logits / c)")
-    band_width: int | None = setting(None, "tokens seen by every second layer (GPT-3's sparse layers); None: all dense")
-    embed_dropout: float = setting(0.0, "part of the entries of the embeddings that is zeroed")
-    attention_dropout: float = setting(0.0, "part of the attention weights, likewise")
-    residual_dropout: float = setting(0.0, "part of what each layer adds, likewise; lstm: of each layer's output")
+    band_width: int | None = setting(
+        None, "tokens that every second layer sees (GPT-3's sparse layers); None: every layer sees all"
+    )
+    embed_dropout: float = setting(0.0, "share of the entries of the embeddings that dropout zeroes")
+    attention_dropout: float = setting(0.0, "share of the attention weights that dropout zeroes")
+    residual_dropout: float = setting(
+        0.0, "share of each layer's output that dropout zeroes; lstm: of each LSTM layer's output"
+    )
     init_std: float = setting(0.02, "standard deviation of the initial matrices")
     position_init_std: float = setting(0.02, "standard deviation of the initial learned positions")
-    scale_residual_init: bool = setting(True, "std of the maps into the residual stream times 1/sqrt(2 n_layers)")
+    scale_residual_init: bool = setting(
+        True, "whether matrices that write to the residual stream start at init_std / sqrt(2 n_layers)"
+    )
     parametrization: str = setting(
-        "standard", "standard | mup | completep: what width and depth do to the numbers of optim"
+        "standard", "how learning rates and initial values depend on width and depth: standard | mup | completep"
     )
-    base_width: int | None = setting(None, "mup, completep: d_model at which those numbers hold")
-    base_depth: int | None = setting(None, "completep: n_layers, likewise")
-    base_d_ff: int | None = setting(None, "mup, completep: d_ff there; None: in proportion to width")
+    base_width: int | None = setting(None, "mup, completep: the d_model that the values of optim were tuned for")
+    base_depth: int | None = setting(None, "completep: the n_layers that the values of optim were tuned for")
+    base_d_ff: int | None = setting(
+        None, "mup, completep: the d_ff that they were tuned for; None: in proportion to the width"
+    )
     attention_scale: str | None = setting(
-        None, "of q k: sqrt (1/sqrt(head_dim)) | linear (1/head_dim); None: by parametrization"
+        None, "factor of q k: sqrt (1/sqrt(head_dim)) | linear (1/head_dim); None: by parametrization"
     )
-    dtype: str = setting("bfloat16", "of the matmuls: bfloat16 | float32; parameters: see optim.param_dtype")
-    attention: str = setting("auto", "kernel: auto | xla | cudnn | splash", "rounding")
+    dtype: str = setting(
+        "bfloat16", "number format of the matmuls: bfloat16 | float32; that of the parameters is optim.param_dtype"
+    )
+    attention: str = setting(
+        "auto", "attention kernel: auto (the fastest that runs here) | xla | cudnn | splash", "rounding"
+    )
     remat: str = setting(
-        "none", "recomputed backward: none | dots | attention | full | offload (full, inputs on host)", "rounding"
+        "none",
+        "what the backward pass computes again: none | dots | attention | mlp | full | offload (full, inputs on host)",
+        "rounding",
     )
-    scan_unroll: int = setting(1, "periods of layers in an iteration of the scan; more: faster on a CPU", "rounding")
+    scan_unroll: int = setting(
+        1, "layers that one turn of the loop over layers computes; more is faster on a CPU", "rounding"
+    )
 
     @property
     def has_attention(self) -> bool:
@@ -130,41 +148,50 @@ class DataConfig(_Shown):
     path: str | None = setting(
         None, "a file, folder, glob, folder of `gptjax prepare`, or hf's NAME[/CONFIG]; alone: text", "place"
     )
-    text_field: str = setting("text", "jsonl, parquet, tfds, hf: the field that holds the document")
-    separator: str | None = setting(None, "text: a line that parts two documents; None: one document a file")
+    text_field: str = setting("text", "jsonl, parquet, tfds, hf: the field that holds the text of a document")
+    separator: str | None = setting(None, "text: a line that separates two documents; None: each file is one document")
     tfds_name: str | None = setting(None, 'tfds: the dataset, such as "lm1b" or "wikipedia/20230601.en:1.0.0"')
-    tfds_split: str = setting("train", "tfds: the split that is trained on")
-    tfds_dir: str | None = setting(None, "tfds: where its datasets lie; None: TFDS's own default", "place")
-    hf_split: str = setting("train", "hf: the split that is trained on")
+    tfds_split: str = setting("train", "tfds: the split to train on")
+    tfds_dir: str | None = setting(None, "tfds: the folder of its datasets; None: TFDS's own default", "place")
+    hf_split: str = setting("train", "hf: the split to train on")
     mixture: dict[str, str] | None = setting(None, 'instead of source: {name: "KIND:PATH" or a folder}', "place")
     weights: dict[str, float] | None = setting(
-        None, "of the mixture's rows, on any scale; None: as many as each source has"
+        None, "share of each source of the mixture in the rows, on any scale; None: in proportion to their rows"
     )
     weight_stages: tuple[tuple[int, dict[str, float]], ...] = setting(
-        (), "(tokens, weights): others from so many tokens on"
+        (), "(tokens, weights): the weights from that many trained tokens on"
     )
-    val_fraction: float = setting(0.1, "part of the text that is held out")
-    val_split: str = setting("tail", "which part: tail (the last characters) | document (documents chosen by hash)")
+    val_fraction: float = setting(0.1, "share of the text that is held out for evaluation")
+    val_split: str = setting(
+        "tail", "which text is held out: tail (the last characters) | document (documents chosen by hash)"
+    )
     tokenizer: str | None = setting(
         None,
         "bytes | chars | sentencepiece | gpt2 | hf, or KIND:PATH, or a folder; None: of `prepared`, or sentencepiece",
     )
     tokenizer_path: str | None = setting(
-        None, "of the kind: a SentencePiece model, gpt2's vocabulary, hf's tokenizer.json, a folder", "place"
+        None, "file or folder of the tokenizer: a SentencePiece model, gpt2's vocabulary, hf's tokenizer.json", "place"
     )
-    tokenizer_vocab_size: int = setting(32000, "entries of a SentencePiece model trained here")
+    tokenizer_vocab_size: int = setting(32000, "entries of a SentencePiece tokenizer that is trained here")
     packing: str = setting(
-        "concat", "rows: concat (documents end to end, cut) | best_fit (whole documents, kept apart)"
+        "concat",
+        "how documents fill rows: concat (end to end, cut where a row ends) | best_fit (whole documents, kept apart)",
     )
-    mask_documents: bool = setting(False, "concat: packed documents don't see each other, positions restart")
-    objective: str = setting("next_token", "what is learnt: next_token | fim | prefix_lm | masked_lm | span_corruption")
-    fim_rate: float = setting(0.5, "fim: the part of documents whose middle moves to the end")
-    fim_spm_rate: float = setting(0.5, "fim: the part of those that begin with the suffix")
-    mask_rate: float = setting(0.15, "masked_lm, span_corruption: the part of tokens that is hidden")
+    mask_documents: bool = setting(
+        False, "concat: whether documents in one row do not see each other, and positions start again in each"
+    )
+    objective: str = setting(
+        "next_token", "what the model learns to predict: next_token | fim | prefix_lm | masked_lm | span_corruption"
+    )
+    fim_rate: float = setting(0.5, "fim: share of the documents whose middle moves to the end")
+    fim_spm_rate: float = setting(0.5, "fim: share of those documents that start with the suffix")
+    mask_rate: float = setting(0.15, "masked_lm, span_corruption: share of the tokens that is hidden")
     span_length: float = setting(3.0, "span_corruption: mean length of a hidden span, in tokens")
-    cache_dir: str = setting("~/.cache/gptjax", "where tokens are kept between runs", "nothing")
+    cache_dir: str = setting("~/.cache/gptjax", "folder that keeps tokens between runs", "nothing")
     seed: int = setting(0, "seed of the order of the rows")
-    prefetch_workers: int = setting(0, "processes that read batches ahead; 0: a thread of this one", "nothing")
+    prefetch_workers: int = setting(
+        0, "processes that read batches ahead; 0: a thread of the training process does", "nothing"
+    )
 
     @property
     def documents_apart(self) -> bool:
@@ -201,27 +228,43 @@ class OptimConfig(_Shown):
     warmup_steps: int | None = setting(
         None, "steps over which the learning rate rises from 0; None: no warmup", "schedule"
     )
-    warmup_tokens: int | None = setting(None, "instead of warmup_steps, in tokens", "schedule")
+    warmup_tokens: int | None = setting(None, "the warmup in tokens, instead of warmup_steps", "schedule")
     decay_steps: int | None = setting(
         None, "step at which the decay ends, warmup included; None: the end of the run", "schedule"
     )
-    decay_tokens: int | None = setting(None, "instead of decay_steps, in tokens", "schedule")
-    final_lr_fraction: float = setting(0.1, "part of peak_lr that is kept after the decay", "schedule")
-    cooldown_fraction: float = setting(0.2, "wsd: the part of the decay span that cools down", "schedule")
-    beta1: float = setting(0.9, "adamw, lion, muon's AdamW part: decay of the first average")
-    beta2: float = setting(0.95, "the same: decay of the second average")
-    eps: float = setting(1e-8, "adamw, muon's AdamW part: added to the root of the second average")
-    momentum: float = setting(0.95, "sgd, muon: decay of the average of gradients")
-    muon_lr_ratio: float = setting(0.1, "muon: learning rate of its AdamW part over peak_lr")
-    weight_decay: float = setting(0.1, "decoupled, on matrices; never on biases and gains")
-    decay_embeddings: bool = setting(False, "decay the embeddings too, a tied head with them")
-    clip_norm: float | None = setting(1.0, "largest norm of the global gradient; None: no clipping")
-    skip: str = setting("none", "updates left out: none | nonfinite (loss or gradient) | outliers (of either, too)")
-    skip_sigma: float = setting(6.0, "outliers: standard deviations above the mean")
-    skip_window: int = setting(128, "outliers: updates that mean and deviation are taken over")
-    ema_decay: float | None = setting(None, "of a moving average of the parameters, kept in float32; None: none")
-    moment_dtype: str = setting("float32", "of the moments between steps: float32 | bfloat16, rounded stochastically")
-    param_dtype: str = setting("float32", "of the parameters between steps, likewise")
+    decay_tokens: int | None = setting(None, "the end of the decay in tokens, instead of decay_steps", "schedule")
+    final_lr_fraction: float = setting(0.1, "share of peak_lr that is left after the decay", "schedule")
+    cooldown_fraction: float = setting(0.2, "wsd: share of the decay span in which the learning rate falls", "schedule")
+    beta1: float = setting(
+        0.9, "adamw, muon's AdamW part: decay rate of the average of gradients; lion: its weight in an update"
+    )
+    beta2: float = setting(
+        0.95,
+        "adamw, muon's AdamW part: decay rate of the average of squared gradients; lion: of gradients",
+    )
+    eps: float = setting(1e-8, "adamw, muon's AdamW part: added to the square root of the average of squared gradients")
+    momentum: float = setting(0.95, "sgd, muon: decay rate of the average of gradients")
+    muon_lr_ratio: float = setting(0.1, "muon: learning rate of its AdamW part, as a share of peak_lr")
+    weight_decay: float = setting(0.1, "decoupled weight decay of matrices; biases and gains never decay")
+    decay_embeddings: bool = setting(False, "whether the embeddings decay too, and with them a tied head")
+    clip_norm: float | None = setting(
+        1.0, "largest norm of the whole gradient; a larger one is scaled down; None: no clipping"
+    )
+    skip: str = setting(
+        "none",
+        "which updates are left out: none | nonfinite (loss or gradient) | outliers (of either, and nonfinite)",
+    )
+    skip_sigma: float = setting(6.0, "outliers: standard deviations above the mean from which a value is an outlier")
+    skip_window: int = setting(128, "outliers: number of past updates that mean and deviation are taken over")
+    ema_decay: float | None = setting(
+        None, "decay rate of a moving average of the parameters, kept in float32; None: no average is kept"
+    )
+    moment_dtype: str = setting(
+        "float32", "number format of the optimizer's moments between steps: float32 | bfloat16 (rounded stochastically)"
+    )
+    param_dtype: str = setting(
+        "float32", "number format of the parameters between steps: float32 | bfloat16 (rounded stochastically)"
+    )
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -231,24 +274,28 @@ class MeshConfig(_Shown):
     AXES: typing.ClassVar = ("replica", "stage", "fsdp", "sequence", "tensor")  # the last gets neighbouring chips
     DCN_AXES: typing.ClassVar = ("replica", "fsdp")  # those that slices may lie along
 
-    replica: int = setting(1, "devices: data parallel, parameters copied", "rounding")
-    stage: int = setting(1, "devices: pipeline parallel, layers sharded", "rounding")
-    fsdp: int = setting(-1, "devices: data parallel, parameters sharded", "rounding")
-    sequence: int = setting(1, "devices: context parallel, tokens of a sequence sharded", "rounding")
-    tensor: int = setting(1, "devices: tensor parallel, heads, MLP and vocabulary sharded", "rounding")
+    replica: int = setting(1, "devices along replica: data parallel, each holds all parameters", "rounding")
+    stage: int = setting(1, "devices along stage: pipeline parallel, each holds some layers", "rounding")
+    fsdp: int = setting(-1, "devices along fsdp: data parallel, parameters are sharded", "rounding")
+    sequence: int = setting(
+        1, "devices along sequence: context parallel, the tokens of a sequence are sharded", "rounding"
+    )
+    tensor: int = setting(1, "devices along tensor: tensor parallel, heads, MLP and vocabulary are sharded", "rounding")
     dcn_replica: int = setting(-1, "slices along replica; -1: all that dcn_fsdp leaves", "rounding")
     dcn_fsdp: int = setting(1, "slices along fsdp", "rounding")
     pipeline_microbatches: int | None = setting(
-        None, "parts of a batch that go through stages; None: one for each", "rounding"
+        None, "parts of a batch that pass through the stages one after another; None: one for each stage", "rounding"
     )
     pipeline_repeats: int = setting(
-        1, "times a microbatch goes round the stages, each of which has so many pieces", "rounding"
+        1,
+        "times that a part passes through all stages, each of which then holds that many pieces of the model",
+        "rounding",
     )
     offload_optimizer: bool = setting(
-        False, "optimizer state waits in pinned memory of the host between updates", "rounding"
+        False, "whether the optimizer's state waits in the host's pinned memory between updates", "rounding"
     )
     cpu_devices: int = setting(
-        1, "JAX devices that a CPU host is split into; one for each core: all work runs on all cores", "rounding"
+        1, "JAX devices that a CPU host is split into; one for each core keeps all cores at work", "rounding"
     )
 
     def pipeline_parts(self, stages: int) -> int:
@@ -259,54 +306,72 @@ class MeshConfig(_Shown):
 @dataclasses.dataclass(frozen=True, repr=False)
 class TrainConfig(_Shown):
     steps: int | None = setting(None, "optimizer steps in the run", "schedule")
-    tokens: int | None = setting(None, "instead of steps; the last step may overshoot", "schedule")
+    tokens: int | None = setting(
+        None, "length of the run in tokens, instead of steps; the last step may go over it", "schedule"
+    )
     batch_size: int = setting(512, "sequences in a step", "schedule")
     batch_ramp_start: int | None = setting(None, "sequences in the first step; None: no ramp", "schedule")
     batch_ramp_increment: int | None = setting(None, "sequences added at a time", "schedule")
     batch_ramp_tokens: int | None = setting(None, "tokens until the full batch is reached", "schedule")
-    microbatches: int = setting(1, "a step's batch is run in so many parts, gradients summed")
+    microbatches: int = setting(
+        1, "parts of a step's batch that are computed one after another, their gradients summed"
+    )
     steps_per_call: int = setting(1, "optimizer steps in one dispatch to the device")
-    vocab_chunks: int = setting(1, "the loss holds float32 logits of vocab/vocab_chunks entries at a time")
-    loss: str = setting("next_token", "what is minimised: a name in losses.LOSSES")
-    z_loss: float | None = setting(None, "next_token: weight of mean(logsumexp(logits)^2)")
+    vocab_chunks: int = setting(
+        1, "parts of the vocabulary that the loss goes through one by one: it holds float32 logits of one part"
+    )
+    loss: str = setting("next_token", "what is minimised: a name of training.losses.LOSSES")
+    z_loss: float | None = setting(None, "next_token: weight of mean(logsumexp(logits)^2) in the loss; None: none")
     seed: int = setting(0, "seed of initialisation and dropout")
     start_from: str | None = setting(
-        None, "a run directory: its parameters are those at the start, instead of random ones"
+        None, "a run directory whose parameters this run starts from, instead of random ones"
     )
     start_step: str | None = setting(
-        None, "of its checkpoints: a number, or best (lowest held-out loss); None: the newest"
+        None, "which of its checkpoints: a number, or best (the lowest held-out loss); None: the newest"
     )
     trainable: str | None = setting(
-        None, "parameters by names or globs, comma-separated; the rest is frozen; None: all"
+        None, "parameters that are trained, by names or globs with commas between; the others are frozen; None: all"
     )
-    max_skips: int = setting(10, "updates left out in a row that end the run, or turn it back", "recovery")
-    max_rollbacks: int = setting(0, "times a diverging run goes back to a checkpoint and past that text", "recovery")
+    max_skips: int = setting(
+        10, "updates left out in a row after which the run ends, or goes back to a checkpoint", "recovery"
+    )
+    max_rollbacks: int = setting(
+        0, "times that a diverging run goes back to a checkpoint and leaves out the text after it", "recovery"
+    )
     log_every: int = setting(10, "steps from one line of the log to the next", "nothing")
-    log_activations: bool = setting(False, "log per-layer activation RMS and largest attention logit", "measurement")
-    log_noise_scale: bool = setting(
-        False, "log what noise_scale.py makes the critical batch of; needs microbatches >= 2", "measurement"
+    log_activations: bool = setting(
+        False, "whether the log has the RMS of each layer's activations and the largest attention logit", "measurement"
     )
-    profile_steps: tuple[int, int] | None = setting(None, "(first, last) step of a profiler trace", "nothing")
+    log_noise_scale: bool = setting(
+        False,
+        "whether the log has the gradient noise scale and the critical batch; needs microbatches >= 2",
+        "measurement",
+    )
+    profile_steps: tuple[int, int] | None = setting(None, "(first, last) step that the profiler traces", "nothing")
     stall_seconds: float | None = setting(
         3600.0,
-        "without a sign of life before a run ends, compiling, evaluating, saving; a step less (watchdog.py); None: off",
+        "seconds without a sign of life after which the run ends itself; None: never",
         "nothing",
     )
-    tensorboard: bool = setting(True, "write TensorBoard files too", "nothing")
-    wandb_project: str | None = setting(None, "log to this project of Weights & Biases too; None: no", "nothing")
+    tensorboard: bool = setting(True, "whether TensorBoard files are written too", "nothing")
+    wandb_project: str | None = setting(None, "project of Weights & Biases to log to; None: none", "nothing")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class CheckpointConfig(_Shown):
     every_steps: int | None = setting(1000, "steps from one checkpoint to the next; None: only at the end", "nothing")
-    every_minutes: float | None = setting(None, "minutes after which there is one too; None: off", "nothing")
-    keep: int = setting(2, "newest steps kept", "nothing")
-    keep_every: int | None = setting(None, "and every step divisible by this, for good", "nothing")
+    every_minutes: float | None = setting(
+        None, "minutes after which a checkpoint is saved too; None: only by steps", "nothing"
+    )
+    keep: int = setting(2, "number of newest checkpoints that are kept", "nothing")
+    keep_every: int | None = setting(
+        None, "checkpoints of steps divisible by this are kept for good; None: no others", "nothing"
+    )
     keep_steps: tuple[int, ...] = setting(
-        (), "these are saved, and kept for good: where other runs branch off", "result"
+        (), "steps whose checkpoint is saved and kept for good: where other runs branch off", "result"
     )
     on_save_failure: str = setting(
-        "stop", "stop (exit code 74) | continue, and try again when the next is due", "nothing"
+        "stop", "what follows a failed save: stop (exit code 74) | continue (and try again at the next)", "nothing"
     )
 
 
@@ -314,15 +379,23 @@ class CheckpointConfig(_Shown):
 class EvalConfig(_Shown):
     every_steps: int | None = setting(1000, "steps from one evaluation to the next; None: only at the end", "nothing")
     batch_size: int | None = setting(None, "sequences; None: train.batch_size / train.microbatches", "rounding")
-    max_tokens: int | None = setting(None, "tokens of the held-out text; None: all of it", "result")
+    max_tokens: int | None = setting(None, "tokens of the held-out text that an evaluation reads; None: all", "result")
     tasks: str | None = setting(
-        None, "of lm-eval, by comma: task files, folders of them, names (gptjax eval --tasks)", "result"
+        None, "tasks of lm-eval with commas between: task files, folders of them, names (gptjax eval --tasks)", "result"
     )
-    tasks_every_steps: int | None = setting(None, "steps from tasks to tasks; None: only at the end", "nothing")
-    tasks_limit: int | None = setting(None, "documents of each task, the first ones; None: all", "result")
-    tasks_num_fewshot: int | None = setting(None, "examples before a question; None: as the task's file says", "result")
-    sample_prompt: str | None = setting(None, "text the end-of-run sample starts with; None: end-of-text", "nothing")
-    sample_tokens: int = setting(0, "tokens of a sample printed at the end of the run", "nothing")
+    tasks_every_steps: int | None = setting(
+        None, "steps from one evaluation on tasks to the next; None: only at the end", "nothing"
+    )
+    tasks_limit: int | None = setting(None, "documents of each task that are read, from its first; None: all", "result")
+    tasks_num_fewshot: int | None = setting(
+        None, "examples before each question; None: as the task's file says", "result"
+    )
+    sample_prompt: str | None = setting(
+        None, "text that the samples continue; None: the start of a document", "nothing"
+    )
+    sample_tokens: int = setting(
+        0, "tokens of a sample that is printed while training and at its end; 0: none", "nothing"
+    )
     sample_every_steps: int | None = setting(
         None, "steps from one sample to the next; None: only at the end", "nothing"
     )

@@ -156,7 +156,7 @@ def _check_any(kept) -> None:
 # ---- two runs
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Comparison:
     loss: dict[str, Difference] | None  # of each text, "all" first where there are several; None: two tokenizers
     bits_per_byte: dict[str, Difference]
@@ -172,6 +172,28 @@ class Comparison:
             found = getattr(self, name)
             values[name] = None if found is None else {text: one.as_dict() for text, one in found.items()}
         return values
+
+    def __repr__(self) -> str:
+        about = self.convention
+        text = "; ".join(f"{name}: {said}" for name, said in about["text"].items())
+        windows = [
+            f"{side.upper()} windows of {about[side]['window']}, stride {about[side]['stride']}" for side in ("a", "b")
+        ]
+        lines = [
+            f"{about['whose']}{text}",
+            f"{', '.join(windows)}; losses are paired over {about['pairs']}; +- is a standard error; p: {about['test']}",
+        ]
+        for by_text in filter(None, (self.loss, self.bits_per_byte)):
+            lines += [f"{name + '  ' if len(by_text) > 1 else ''}{one}" for name, one in by_text.items()]
+        return "\n".join([*lines, _verdict(next(iter(self.main.values())))])
+
+
+def _verdict(one: Difference) -> str:
+    if one.difference == 0 and one.standard_error == 0:
+        return "A and B are the same on this text"
+    if not one.p_value < 0.05:
+        return "this text does not show which run is better (p is not below 0.05)"
+    return f"{'B' if one.difference < 0 else 'A'} is better on this text"
 
 
 def compare(
@@ -200,7 +222,8 @@ def compare(
             if found[-1] is None:
                 return None
         pairs[name] = pair(*found, same, span)
-    return _summarise(pairs, same, span, reading_a, reading_b)
+    whose = "held-out text of A: " if texts is None else ""
+    return _summarise(pairs, same, span, reading_a, reading_b, whose)
 
 
 def _reading_of_b(b, a, reading_a, texts, same: bool, settings: dict) -> run_loss.Reading:
@@ -255,7 +278,7 @@ def predicted(run, rows, batch_size: int | None, should_stop, report) -> Predict
     return Predicted(loss_N, predicted_N, np.asarray(run.tokenizer.token_bytes, np.int64)[ids])
 
 
-def _summarise(pairs: dict[str, Pairs], same: bool, span: int, reading_a, reading_b) -> Comparison:
+def _summarise(pairs: dict[str, Pairs], same: bool, span: int, reading_a, reading_b, whose: str) -> Comparison:
     if len(pairs) > 1:
         columns = zip(*pairs.values())
         pooled = Pairs(*(None if column[0] is None else np.concatenate(column) for column in columns))
@@ -273,6 +296,7 @@ def _summarise(pairs: dict[str, Pairs], same: bool, span: int, reading_a, readin
     convention = {
         "pairs": f"windows of {span} tokens" if same else f"stretches of the text of about {span} bytes",
         "test": "two-sided paired t-test",
+        "whose": whose,
         "text": {name: text.said for name, text in reading_a.texts.items()},
         "a": {"window": rows_a.window, "stride": rows_a.stride},
         "b": {"window": rows_b.window, "stride": rows_b.stride},

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -86,7 +85,5 @@ def _begin(graph, params, layers, token_BL, *, places, dtype):
 def _step(graph, params, layers, cache, order_B, token_B, place):
     """The log-probabilities after token_B, of the beams order_B."""
     gpt = nnx.merge(graph, params)
-    rows = 1 if layers is None else 0  # the dimension of the cache that is rows
-    cache = jax.tree.map(lambda a: jnp.take(a, order_B, axis=rows), cache)
-    x_B1D, cache = gpt.extend(token_B[:, None], cache, place, None, layers)
+    x_B1D, cache = gpt.extend(token_B[:, None], gpt.take_rows(cache, order_B), place, None, layers)
     return jax.nn.log_softmax(gpt.logits(x_B1D[:, 0])), cache

@@ -8,9 +8,11 @@
     attention            attention in plain XLA; the table of kernels, and which one a config runs
     context_attention    attention over sequences that the mesh splits
     splash               the TPU flash kernel that ships with JAX
+    int8                 weights of the layers as bytes with scales, for making text
     loss                 cross-entropy, holding the logits of a part of the vocabulary at a time
     parametrization      what width and depth do to initialisation, learning rates and multipliers: standard, mup, completep
     placed               a model on a mesh, for reading: evaluation, notebooks and scoring take this much of a config
+    int8                 weights of linear maps as bytes, for making text
     roles                what a parameter is to an optimizer, stated beside its shape
 
 Which architectures there are, and how to add one: config/catalogue.py.

@@ -1,8 +1,8 @@
 """A model of the config: made from a key, or as a graph and plain arrays, with what each parameter states of itself.
 
 A model is an nnx.Module(config, key, kernel) with the methods of gpt.GPT: `token_loss`, `activations`, `logits`,
-`empty_cache`, `extend`, `apart`, `put_row`, `lay_out`, and its stacked layers in `blocks`. Which there are, and how to
-add one: catalogue.py.
+`empty_cache`, `extend`, `apart`, `put_row`, `take_rows`, `lay_out`, and its stacked layers in `blocks`. Which there are,
+and how to add one: catalogue.py.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Attention: the maths in plain XLA, the table of the kernels there are, and the choice between them.
+"""Attention: the maps to queries, keys and values, the maths in plain XLA, the table of kernels, and the choice of one.
 
 Axes: B batch, L queries, M keys, H query heads, G key/value heads (H = G * R), K head size.
 A token sees itself and earlier tokens, in its own document (`segment_BL`, for packed rows), and only the last
@@ -24,6 +24,46 @@ from gptjax.parallel import sharding
 
 KEPT = "attention"  # the name, for remat policies, of what a kernel keeps for its backward pass beside q, k and v
 MASKED = -1e30  # finite: -inf would turn a row without visible keys into NaN
+
+
+def one_product(qkv: layers.Linear, x_BLD):
+    """Queries [B, L, G, R, K], keys and values [B, L, G, K], by one matmul that is split."""
+    return split_qkv(checkpoint_name(sharding.constrain(qkv(x_BLD), "batch", "length", "heads", None, None), "qkv"))
+
+
+def three_products(qkv: layers.Linear, x_BLD):
+    """The same by a matmul each: of the weights, not of the activations, parts are cut out and put together again.
+
+    On TPU each then leaves its matmul in the order of axes that the kernel reads; split, all of q, k and v are written
+    again in both passes, and their gradients once more. With fewer tokens than the width, as in generation, weights are
+    what is larger.
+    """
+    if x_BLD.shape[0] * x_BLD.shape[1] < x_BLD.shape[2]:
+        return one_product(qkv, x_BLD)
+    R = qkv.outputs[1] - 2
+    parts = (qkv.part(x_BLD, slice(0, R)), qkv.part(x_BLD, R), qkv.part(x_BLD, R + 1))
+    axes = ("batch", "length", "heads", None, None)
+    return [checkpoint_name(sharding.constrain(part, *axes[: part.ndim]), "qkv") for part in parts]
+
+
+PROJECTIONS = {"cpu": one_product, "gpu": one_product, "tpu": three_products}  # the fastest form on each platform
+
+
+@jax.custom_vjp
+def split_qkv(qkv):
+    """[B, L, G, R + 2, K] -> queries [B, L, G, R, K], keys and values [B, L, G, K].
+
+    Its gradient is one concatenation. That of slicing would be three padded arrays, added.
+    """
+    return qkv[:, :, :, :-2], qkv[:, :, :, -2], qkv[:, :, :, -1]
+
+
+def _join_qkv(_, parts):
+    q, k, v = parts
+    return (jnp.concatenate([q, k[:, :, :, None], v[:, :, :, None]], axis=3),)
+
+
+split_qkv.defvjp(lambda qkv: (split_qkv(qkv), None), _join_qkv)
 
 
 def visible(query_L, key_M, window: int | None):
@@ -103,7 +143,8 @@ def _block_forward(window, dropout_rate, q_BLHK, k_BMGK, v_BMGK, visibility, key
     return (out_BLHK, log_sum_BGRL), (q_BLHK, k_BMGK, v_BMGK, visibility, key, out_BLHK, log_sum_BGRL)
 
 
-def _block_backward(window, dropout_rate, saved, cotangents):
+def block_backward(window, dropout_rate, saved, cotangents):
+    """Gradients of `block_attention`'s arguments: saved are these, its output and its log-sum."""
     q_BLHK, k_BMGK, v_BMGK, visibility, key, out_BLHK, log_sum_BGRL = saved
     d_out_BLHK, d_log_sum_BGRL = cotangents
     G, scale = k_BMGK.shape[2], 1 / math.sqrt(q_BLHK.shape[-1])
@@ -124,7 +165,7 @@ def _block_backward(window, dropout_rate, saved, cotangents):
     return ungroup(d_q_BGRLK), d_k_BMGK, d_v_BMGK, None, None
 
 
-block_attention.defvjp(_block_forward, _block_backward)
+block_attention.defvjp(_block_forward, block_backward)
 
 
 class QueryBlock(typing.NamedTuple):
@@ -280,6 +321,25 @@ def choose_kernel(config, platform: str, sequence: int | None = None) -> tuple[s
     fastest = FASTEST.get(platform, "xla")
     obstacle = _obstacle(fastest, config, platform, sequence)
     return ("xla", f"{fastest} {obstacle}") if obstacle else (fastest, f"the fastest on {platform}")
+
+
+def advice(config, platform: str, kernel: str, sequence: int) -> str | None:
+    """What to set where the config alone keeps an accelerator's own kernel from running, and what that costs; else None."""
+    name, model = FASTEST.get(platform, "xla"), config.model
+    fastest = KERNELS[name]
+    cures = {
+        "model.attention_dropout=0": model.attention_dropout and not fastest.dropout,
+        "data.mask_documents=False": config.data.mask_documents and not fastest.segments,
+        "model.dtype=bfloat16": model.dtype == "float32" and not fastest.float32,
+        "mesh.sequence=1": sequence > 1 and fastest.context_parallel is None,
+    }
+    needed = [cure for cure, applies in cures.items() if applies]
+    if kernel != "xla" or model.attention != "auto" or not needed:
+        return None
+    return (
+        f"without the {name} kernel the attention scores of all heads go through the device's memory; GPT-2 small's step on 8"
+        f" H100 then takes twice as long, by its plan. To use the kernel, set {' and '.join(needed)}."
+    )
 
 
 def _obstacle(name: str, config, platform: str, sequence: int) -> str | None:

@@ -24,6 +24,7 @@ REMAT = {  # what the forward pass keeps for the backward pass; the rest is comp
     "none": jax.checkpoint_policies.everything_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "attention": jax.checkpoint_policies.save_only_these_names("qkv", attention.KEPT),
+    "mlp": jax.checkpoint_policies.save_only_these_names("qkv", attention.KEPT, "mlp"),
     "full": jax.checkpoint_policies.nothing_saveable,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
@@ -32,6 +33,12 @@ REMAT = {  # what the forward pass keeps for the backward pass; the rest is comp
         offload_dst=sharding.HOST_MEMORY,
     ),
 }
+
+# Dimensions of a cache of keys or values in the order in which they lie. Stacked, the place that a token writes is outside:
+# XLA for TPUs would put a cache in any other order into this one when a call of decode begins, and back when it ends.
+# Layers apart are a CPU's: there the places of a head lie together, as its matrix products read them; with the heads of a
+# place together every token would copy the cache (a fifth of the CPU time of a GPT of 6 x 384, 8 rows of 256 tokens).
+STACKED, APART = "NMGBK", "BGMK"
 
 
 class Attention(nnx.Module):
@@ -57,8 +64,7 @@ class Attention(nnx.Module):
         """attend(q_BLHK, k_BLGK, v_BLGK) -> (o_BLHK, extra). Returns the output [B, L, D] and extra."""
         config = self.config
         x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
-        qkv = sharding.constrain(self.qkv(x_BLD), "batch", "length", "heads", None, None)
-        q_BLGRK, k_BLGK, v_BLGK = split_qkv(checkpoint_name(qkv, "qkv"))
+        q_BLGRK, k_BLGK, v_BLGK = attention.PROJECTIONS[sharding.platform()](self.qkv, x_BLD)
         q_BLHK = q_BLGRK.reshape(*x_BLD.shape[:2], config.n_heads, config.head_size)
         if config.qk_norm:
             q_BLHK, k_BLGK = self.q_norm(q_BLHK), self.k_norm(k_BLGK)
@@ -68,23 +74,6 @@ class Attention(nnx.Module):
         q_BLHK = parametrization.scaled(q_BLHK, parametrization.query_multiplier(config))
         o_BLHK, extra = attend(q_BLHK, k_BLGK, v_BLGK)
         return sharding.constrain(self.out(o_BLHK), "batch", "residual", "width"), extra
-
-
-@jax.custom_vjp
-def split_qkv(qkv):
-    """[B, L, G, R + 2, K] -> queries [B, L, G, R, K], keys and values [B, L, G, K].
-
-    Its gradient is one concatenation. That of slicing would be three padded arrays, added.
-    """
-    return qkv[:, :, :, :-2], qkv[:, :, :, -2], qkv[:, :, :, -1]
-
-
-def _join_qkv(_, parts):
-    q, k, v = parts
-    return (jnp.concatenate([q, k[:, :, :, None], v[:, :, :, None]], axis=3),)
-
-
-split_qkv.defvjp(lambda qkv: (split_qkv(qkv), None), _join_qkv)
 
 
 class MLP(nnx.Module):
@@ -101,7 +90,9 @@ class MLP(nnx.Module):
 
     def __call__(self, x_BLD):
         x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
-        hidden_BLF = sharding.constrain(self.activation(self.up(x_BLD)), "batch", "length", "mlp")
+        hidden_BLF = sharding.constrain(
+            self.activation(checkpoint_name(self.up(x_BLD), "mlp")), "batch", "length", "mlp"
+        )
         return sharding.constrain(self.down(hidden_BLF), "batch", "residual", "width")
 
 
@@ -269,15 +260,15 @@ class GPT(language_model.LanguageModel):
         return parametrization.scaled(x_BLD, parametrization.logit_multiplier(self.config))
 
     def empty_cache(self, batch: int, length: int, dtype=None, apart: bool = False):
-        """Keys and values of `length` positions in a dtype (None: that of the matmuls): each [N, B, M, G, K].
+        """Keys and values of `length` positions in a dtype (None: that of the matmuls): each of the order STACKED.
 
-        apart: of each layer instead, each [B, M, G, K], for `extend` with layers taken apart.
+        apart: of each layer instead, each of the order APART, for `extend` with layers taken apart.
         """
-        shape = (batch, length, self.config.kv_heads, self.config.head_size)
-        pair = lambda shape: tuple(jnp.zeros(shape, dtype or DTYPES[self.config.dtype]) for _ in range(2))  # noqa: E731
-        return (
-            tuple(pair(shape) for _ in range(self.config.n_layers)) if apart else pair((self.config.n_layers, *shape))
-        )
+        config, dtype = self.config, dtype or DTYPES[self.config.dtype]
+        sizes = {"N": config.n_layers, "B": batch, "M": length, "G": config.kv_heads, "K": config.head_size}
+        shape = tuple(sizes[dim] for dim in (APART if apart else STACKED))
+        pair = lambda: (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))  # noqa: E731
+        return tuple(pair() for _ in range(config.n_layers)) if apart else pair()
 
     def extend(self, token_BL, cache, start, pad_B=None, layers=None):
         """Final activations [B, L, D] of tokens at places start, start+1, ... of the cache, and the cache with them in it.
@@ -290,14 +281,20 @@ class GPT(language_model.LanguageModel):
         position_BL = jnp.broadcast_to(place_BL, token_BL.shape)
         if pad_B is not None:
             position_BL = jnp.maximum(position_BL - pad_B[:, None], 0)
-        assert token_BL.shape[1] <= jax.tree.leaves(cache)[0].shape[-3], "more tokens than the cache has positions"
+        begins = isinstance(start, int) and start == 0  # nothing in the cache is seen but these tokens
+        first = jax.tree.leaves(cache)[0]
+        assert token_BL.shape[1] <= first.shape[_order(first).index("M")], "more tokens than the cache has positions"
 
         def layer(carry, block, window, index):
             x_BLD, cache = carry
 
             def attend(q, k, v):
-                updated = tuple(_written(old, a.astype(old.dtype), start, index) for old, a in zip(cache, (k, v)))
-                keys, values = ((a if index is None else a[index]).astype(q.dtype) for a in updated)
+                new = tuple(a.astype(old.dtype) for old, a in zip(cache, (k, v)))
+                updated = tuple(_written(old, a, start, index) for old, a in zip(cache, new))
+                seen = new if begins else (_read(a, index) for a in updated)
+                keys, values = (a.astype(q.dtype) for a in seen)
+                if begins:
+                    return self._attend_prompt(q, keys, values, window, pad_B), updated
                 return attention.cached_attention(q, keys, values, start, window=window, pad_B=pad_B), updated
 
             x_BLD, cache = block(x_BLD, attend, position_BL)
@@ -314,30 +311,60 @@ class GPT(language_model.LanguageModel):
             cache = tuple(extended)
         return self.finish(x_BLD), cache
 
+    def _attend_prompt(self, q_BLHK, k_BLGK, v_BLGK, window, pad_B):
+        """Attention of the first tokens of rows to one another, by a kernel that can keep their padding apart; elsewhere all
+        scores are in memory at a time."""
+        length, kernel = q_BLHK.shape[1], attention.KERNELS[self.kernel]
+        fused = self.kernel != "xla" and kernel.segments and length % kernel.block == 0
+        if not fused or sharding.mesh_axis_size("sequence") > 1:
+            return attention.cached_attention(q_BLHK, k_BLGK, v_BLGK, 0, window=window, pad_B=pad_B)
+        segment_BL = None if pad_B is None else (jnp.arange(length) >= pad_B[:, None]).astype(jnp.int32)
+        return attention.attend(self.kernel, q_BLHK, k_BLGK, v_BLGK, window=window, segment_BL=segment_BL)
+
     @staticmethod
     def lay_out(cache):
         """The cache, laid out on the mesh in context by rows and heads."""
-        axes = ("batch", None, "heads", None)
-        return jax.tree.map(lambda a: sharding.constrain(a, *(None,) * (a.ndim - len(axes)), *axes), cache)
+        axes = {"B": "batch", "G": "heads"}
+        return jax.tree.map(lambda a: sharding.constrain(a, *map(axes.get, _order(a))), cache)
 
     @staticmethod
     def put_row(cache, one_row, row, pad):
         """The cache with what another holds of a single row, from its place `pad` on, at the first places of row `row`."""
 
         def put(into, new):
-            rows_dim, places_dim = into.ndim - 4, into.ndim - 3
+            rows_dim, places_dim = (_order(into).index(dim) for dim in "BM")
             new = jnp.roll(new, -pad, axis=places_dim)
             new = jax.lax.slice_in_dim(new, 0, min(new.shape[places_dim], into.shape[places_dim]), axis=places_dim)
             return jax.lax.dynamic_update_slice_in_dim(into, new, row, axis=rows_dim)
 
         return jax.tree.map(put, cache, one_row)
 
+    @staticmethod
+    def take_rows(cache, order_B):
+        """The cache with its rows in this order; one may come twice."""
+        return jax.tree.map(lambda a: jnp.take(a, order_B, axis=_order(a).index("B")), cache)
+
+
+def _order(cache) -> str:
+    """Of the dimensions of a cache of keys or values."""
+    return APART if cache.ndim == len(APART) else STACKED
+
+
+def _read(cache, layer):
+    """Keys or values [B, M, G, K] of a layer, or of a cache that is one layer's. Nothing is moved: XLA reads them as they
+    lie."""
+    order = _order(cache).removeprefix("N")
+    return (cache if layer is None else cache[layer]).transpose([order.index(dim) for dim in "BMGK"])
+
 
 def _written(cache, new_BLGK, start, layer):
-    """A cache of keys or values, [B, M, G, K] or with layers in front, with those of tokens at places start, start+1, ..."""
+    """A cache of keys or values with those of tokens at places start, start+1, ... in it."""
+    order, at_layer = _order(cache).removeprefix("N"), () if layer is None else (layer,)
     if jnp.ndim(start) == 0:
-        at = (0, start, 0, 0) if layer is None else (layer, 0, start, 0, 0)
-        return jax.lax.dynamic_update_slice(cache, new_BLGK if layer is None else new_BLGK[None], at)
+        new = new_BLGK.transpose(["BMGK".index(dim) for dim in order])
+        at = (*at_layer, *(start if dim == "M" else 0 for dim in order))
+        return jax.lax.dynamic_update_slice(cache, new if layer is None else new[None], at)
     rows, length = new_BLGK.shape[:2]
-    at = (jnp.arange(rows)[:, None], start[:, None] + jnp.arange(length))
-    return cache.at[at if layer is None else (layer, *at)].set(new_BLGK)
+    places = {"B": jnp.arange(rows)[:, None], "M": start[:, None] + jnp.arange(length)}
+    at = (*at_layer, *(places.get(dim, slice(None)) for dim in order))
+    return cache.at[at].set(new_BLGK)

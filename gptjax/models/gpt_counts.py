@@ -76,10 +76,12 @@ def recomputed_flops(model: ModelConfig) -> int:
     matrices = layer_parameters(model)[0] - (model.ff_size * width if model.norm_position == "pre" else 0)
     layers = 2 * model.n_layers * matrices * length
     qkv = 2 * model.n_layers * width * (model.n_heads + 2 * model.kv_heads) * model.head_size * length
+    up = 2 * model.n_layers * width * _up_projections(model) * model.ff_size * length
     recomputed = {
         "none": 0,
         "dots": attention,
         "attention": layers - qkv,
+        "mlp": layers - qkv - up,
         "full": layers + attention,
         "offload": layers + attention,
     }
@@ -108,6 +110,7 @@ def kept_bytes(model: ModelConfig, remat: str, itemsize: int, tensor: int = 1) -
         "none": itemsize * (2 * width + 2 * residual + qkv + qk_norm + q + up + mlp) + masks + scores,
         "dots": itemsize * (qkv + residual + up + last),  # outputs of linear maps
         "attention": itemsize * (qkv + q) + scores,  # q, k, v and what the kernel keeps; the MLP is computed again
+        "mlp": itemsize * (qkv + q + up) + scores,  # the same, and what the activation works on
         "full": 0,
         "offload": 0,
     }

@@ -23,6 +23,7 @@ recomputed = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}  # of the matmuls
+READING_DTYPES = (*DTYPES, "int8")  # that a model is loaded in: int8 is of weights only, see int8.py
 
 
 def normal(key, shape, std: float):
@@ -58,6 +59,16 @@ def whole_linear(x, weight, bias, n_inputs: int):
     return y if bias is None else y + bias.astype(y.dtype)
 
 
+def linear_of_bytes(x, weight, scale, bias, n_inputs: int):
+    """The linear map of a weight in int8: the product of x and the bytes in the dtype of x, times the scale of each output.
+
+    A product in float32 would be twice as many bytes where devices add their parts of it up.
+    """
+    dims = tuple(range(x.ndim - n_inputs, x.ndim)), tuple(range(n_inputs))
+    y = jax.lax.dot_general(x, weight.astype(x.dtype), (dims, ((), ()))).astype(jnp.float32) * scale
+    return (y if bias is None else y + bias.astype(jnp.float32)).astype(x.dtype)
+
+
 LINEAR = {"cpu": flat_linear, "gpu": whole_linear, "tpu": whole_linear}  # the fastest form on each platform
 
 
@@ -75,14 +86,32 @@ class Linear(nnx.Module):
             "outputs": tuple(dim for dim in range(n_inputs, len(axes)) if axes[dim] != side_by_side),
         }
         self.weight = nnx.Param(normal(key, (*inputs, *outputs), std), axes=axes, kind="matrix", **dims)
+        self.scale = None  # of each output, where the weight is in int8
         if bias:
             self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32), axes=axes[n_inputs:], kind="vector")
         else:
             self.bias = None
 
     def __call__(self, x):
-        bias = None if self.bias is None else self.bias[...]
-        return LINEAR[sharding.platform()](x, self.weight[...], bias, len(self.inputs))
+        return self.part(x, ...)
+
+    def part(self, x, index):
+        """The map to the outputs at an index of their second dimension; ...: to all."""
+        outputs = ... if index is ... else (slice(None), index)
+        weight = self.weight[... if index is ... else (*[slice(None)] * len(self.inputs), *outputs)]
+        bias = None if self.bias is None else self.bias[outputs]
+        if self.scale is not None:
+            return linear_of_bytes(x, weight, self.scale[outputs], bias, len(self.inputs))
+        return LINEAR[sharding.platform()](x, weight, bias, len(self.inputs))
+
+    def hold_bytes(self) -> None:
+        """Gives it a weight in int8 and scales, all 0, in place of its weight, which may be stacked."""
+        weight, n_inputs, n_outputs = self.weight[...], len(self.inputs), len(self.outputs)
+        stacked, about = weight.ndim - n_inputs - n_outputs, self.weight.get_metadata()
+        self.weight = nnx.Param(jnp.zeros(weight.shape, jnp.int8), **about)
+        shape = (*weight.shape[:stacked], *self.outputs)
+        scale = nnx.Param(jnp.zeros(shape, jnp.float32), axes=about["axes"][n_inputs:], kind="vector")
+        self.scale = nnx.data(scale)  # None until now, which is no data
 
 
 class LayerNorm(nnx.Module):

@@ -273,3 +273,8 @@ class LSTM(language_model.LanguageModel):
             return jax.lax.dynamic_update_slice_in_dim(into, new, row, axis=into.ndim - 2)
 
         return jax.tree.map(put, cache, one_row)
+
+    @staticmethod
+    def take_rows(cache, order_B):
+        """The cache with its rows in this order; one may come twice."""
+        return jax.tree.map(lambda a: jnp.take(a, order_B, axis=a.ndim - 2), cache)

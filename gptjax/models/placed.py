@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 
 from gptjax.hosts import compiling
-from gptjax.models import architectures, attention
+from gptjax.models import architectures, attention, int8
 from gptjax.parallel import meshes, numerics, sharding
 
 BESIDE_THE_INPUTS = ("token_BT", "weight_BL")  # of a batch
@@ -26,11 +26,13 @@ class Placed:
     kernel: str  # of attention
     graph: typing.Any  # with parameters, what nnx.merge makes the model of
     axes: dict  # {path of a parameter: its logical axes}
-    abstract_params: dict  # ShapeDtypeStructs, float32
+    abstract_params: dict  # ShapeDtypeStructs, float32 where `stored` is None
     param_sharding: dict  # NamedShardings
     eval_batch_sharding: typing.Any  # of arrays [B, ...]
     evaluate: typing.Callable  # (params, batch) -> (loss_sum_B, weight_sum_B)
     weighted_loss: typing.Callable  # (params, batch) -> loss_BL
+    # Of whose parameters these are made; None: they are as a checkpoint has them.
+    stored: "Placed | None" = dataclasses.field(default=None, kw_only=True)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.axes)} parameter arrays on {self.mesh.size} devices, attention {self.kernel})"
@@ -43,7 +45,11 @@ def place(model_config, mesh_config, mesh, kernel: str, vocab_chunks: int = 1) -
     mesh_config: how microbatches go through the stages of a pipeline, where the mesh has some. vocab_chunks: see
     `loss.cross_entropy`.
     """
-    graph, params, axes = architectures.abstract(model_config, kernel)
+    return _of_parts(*architectures.abstract(model_config, kernel), mesh_config, mesh, kernel, vocab_chunks)
+
+
+def _of_parts(graph, params, axes: dict, mesh_config, mesh, kernel: str, vocab_chunks: int) -> Placed:
+    """The Placed model of architectures.split()."""
     by_path = sharding.param_shardings(axes, mesh)
     param_sharding = jax.tree_util.tree_map_with_path(lambda path, _: by_path[tuple(k.key for k in path)], params)
     layout = {
@@ -64,11 +70,22 @@ def place(model_config, mesh_config, mesh, kernel: str, vocab_chunks: int = 1) -
     )
 
 
-def of_run(config, mesh_config, devices) -> Placed:
-    """The model of a run's Config on another mesh than it was trained on. Raises UserError: it does not fit there."""
+def of_run(config, mesh_config, devices, dtype: str | None = None) -> Placed:
+    """The model of a run's Config, for reading and for making text, on another mesh than it was trained on.
+
+    dtype: one of layers.READING_DTYPES; None: matmuls as trained. Raises UserError: the model does not fit there.
+    """
+    matmuls = config.model.dtype if dtype in (None, "int8") else dtype
+    config = config.replace(model=dict(attention="auto", attention_dropout=0.0, remat="none", dtype=matmuls))
     mesh = meshes.for_reading(config, mesh_config, devices)
     kernel, _ = attention.choose_kernel(config, devices[0].platform, mesh.shape["sequence"])
-    return place(config.model, mesh_config, mesh, kernel, config.train.vocab_chunks)
+    layout = (mesh_config, mesh, kernel, config.train.vocab_chunks)
+    plain = place(config.model, *layout)
+    if dtype != "int8":
+        return plain
+    return dataclasses.replace(
+        _of_parts(*int8.parts(config.model, plain.graph, plain.abstract_params), *layout), stored=plain
+    )
 
 
 def token_loss(params, batch: dict, *, graph, mesh_config, **options):

@@ -30,7 +30,7 @@ def run(piece, x, rows, layers, schedule: sharding.Schedule):
     def stage(x_b, layers_R, index):
         """One stage on the microbatch it has now. index counts the pieces of work a stage has begun."""
         microbatch, repeat = index % M, jnp.clip(index // M, 0, R - 1)
-        here = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, repeat, keepdims=False), layers_R)
+        here = jax.tree.map(lambda a: _piece(a, repeat), layers_R)
         rows_b = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, microbatch, keepdims=False), rows_Mb)
         return piece(x_b, rows_b, here, microbatch)
 
@@ -51,6 +51,15 @@ def run(piece, x, rows, layers, schedule: sharding.Schedule):
     nothing_yet = _place(jnp.zeros((S, *x_Mb.shape[1:]), x.dtype), "stage")
     (x_Mb, _), _ = jax.lax.scan(iteration, (x_Mb, nothing_yet), jnp.arange(M * R + S - 1))
     return join_batch(x_Mb)
+
+
+def _piece(a, repeat):
+    """[R, ...] -> [...]: a stage's layers of one time round.
+
+    The only piece is the same in every iteration. Sliced out all the same, the backward pass would keep it of each: so
+    many float32 copies of the stage's weights.
+    """
+    return a[0] if len(a) == 1 else jax.lax.dynamic_index_in_dim(a, repeat, keepdims=False)
 
 
 def split_batch(a, microbatches: int):

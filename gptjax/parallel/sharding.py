@@ -74,9 +74,13 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
-def length_is_split() -> bool:
-    """Whether the mesh in context splits the tokens of a sequence, so that they don't merge with the batch."""
-    return mesh_axis_size("sequence") * mesh_axis_size("tensor") > 1
+def length_is_split(at_head: bool = False) -> bool:
+    """Whether the mesh in context splits the tokens of a sequence, so that they don't merge with the batch.
+
+    at_head: at the output matrix, where the stages of a pipeline split them too.
+    """
+    split = mesh_axis_size("sequence") * mesh_axis_size("tensor") > 1
+    return split or (at_head and mesh_axis_size("stage") > 1)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -42,15 +42,36 @@ OVERLAP = {
 # For all but v5e libtpu 0.0.50.1 (jax 0.12) refuses fused gathers, which may end in "incorrect results, hang, SDC"
 # there; 0.0.42.1 (jax 0.10) takes them without a word.
 UNFUSED = OVERLAP | {FUSED_GATHERS: False}
-FUSED = OVERLAP | {FUSED_GATHERS: True}
+# v5e has no other way to run a gradient's all-reduce beside a matmul. Combined to one at the end of a layer's backward
+# pass, as XLA does by itself, all would wait: those of a MB and more stay apart. One matmul may run beside several, or
+# the last of a layer would wait. No public launcher sets that one: if a v5e hangs, leave it out first.
+FUSED = OVERLAP | {
+    FUSED_GATHERS: True,
+    f"{FUSION}_fuse_all_reduce": True,
+    "xla_tpu_async_collective_fusion_fuse_multiple_collectives": True,
+    "xla_enable_async_all_reduce": True,
+    "xla_jf_crs_combiner_threshold_in_bytes": 1_000_000,
+}
+# SparseCores carry out collectives while the TensorCore goes on, and scatter gradients over slices of any shape; left
+# to the TensorCore of v5p and v6e all gathers wait, and gradients are reduced whole.
+OFFLOAD = "xla_tpu_enable_sparse_core_collective_offload"
+OFFLOADED = UNFUSED | {
+    f"{OFFLOAD}_all_gather": True,
+    f"{OFFLOAD}_2d_all_gather": True,
+    f"{OFFLOAD}_3d_all_gather": True,
+    f"{OFFLOAD}_all_reduce": True,
+    f"{OFFLOAD}_reduce_scatter": True,
+    f"{OFFLOAD}_nd_reduce_scatter": True,
+}
 
 DOCS = "rings: docs.cloud.google.com/tpu/docs/"
 REFUSED = "libtpu 0.0.50.1 refuses fused gathers, takes the rest, as 0.0.42.1 does"
-V4 = Kind(UNFUSED, cubes, f"{REFUSED}; {DOCS}v4")
-V5E = Kind(FUSED, rows_of_a_pod, "plans of the 125M to 2.7B; rings: MaxText's table of slices")
-V5P = Kind(UNFUSED, cubes, f"{REFUSED}; {DOCS}v5p")
-V6E = Kind(UNFUSED, rows_of_a_pod, f"{REFUSED}; rings: MaxText's table of slices")
-TPU7X = Kind(UNFUSED, cubes, f"{REFUSED}; rings: not published in so many words, taken as v5p's")
+SPARSECORES = "SparseCores: programs of libtpu 0.0.42.1 and 0.0.52"
+V4 = Kind(UNFUSED, cubes, f"{REFUSED}; {SPARSECORES}, which wait for theirs; {DOCS}v4")
+V5E = Kind(FUSED, rows_of_a_pod, "plans of the 125M to 2.7B; it has no SparseCores; rings: MaxText's table of slices")
+V5P = Kind(OFFLOADED, cubes, f"{REFUSED}; {SPARSECORES}; {DOCS}v5p")
+V6E = Kind(OFFLOADED, rows_of_a_pod, f"{REFUSED}; {SPARSECORES}; rings: MaxText's table of slices")
+TPU7X = Kind(UNFUSED, cubes, f"{REFUSED}; SparseCores unasked; rings: not published in so many words, taken as v5p's")
 KINDS = {
     "TPU v4": V4,
     "TPU v5 lite": V5E,

@@ -3,6 +3,8 @@
 info            what a config is and costs, from shapes alone
 plan            the real step, compiled for a machine that is not here
 plan_table      a plan for people
+decode          the engine's prefill and decode, compiled likewise
+decode_table    such a plan for people
 plan_docs       docs/plans.md: plans of shipped sizes
 topology        machines by name
 gpus            GPUs that are not here, as their compiler has to be told of them

@@ -53,9 +53,9 @@ def events(program: hlo.Program, where: hlo.Computation, mesh_shape: dict[str, i
         elif opcode == "fusion":
             for channel, collective in _of_fusion(program, instruction, mesh_shape).items():
                 channels.setdefault(channel, []).append((name, collective))
-        elif opcode in costs.BODIES:
-            outer = hlo.begun(instruction, where)
-            begun = [Event("start", _fused(*part, outer, mesh_shape)) for part in _inside(program, instruction)]
+        elif (start := hlo.begins(instruction, where)) is not None and start.opcode in costs.BODIES:
+            kept = program.computations[start.calls].root.arrays
+            begun = [Event("start", _fused(*part, kept, mesh_shape)) for part in _inside(program, start)]
             if begun:
                 found[name] = started[name] = begun
     for chain in channels.values():
@@ -103,14 +103,14 @@ def _of_fusion(program: hlo.Program, fusion: hlo.Instruction, mesh_shape: dict[s
     found = {}
     for part, inner in _inside(program, fusion):
         channel = part.attribute(r"channel_id=(\d+)") or f"{fusion.name} {part.name}"
-        found.setdefault(channel, _fused(part, inner, fusion, mesh_shape))
+        found.setdefault(channel, _fused(part, inner, fusion.arrays, mesh_shape))
     return found
 
 
-def _fused(part, inner, outer, mesh_shape) -> Collective:
-    """The collective in a fusion; an all-reduce of which each device keeps its share is a reduce-scatter."""
+def _fused(part, inner, results: tuple[hlo.Array, ...], mesh_shape) -> Collective:
+    """The collective in a fusion or call; an all-reduce of which each device keeps its share is a reduce-scatter."""
     collective = _collective(part, inner, mesh_shape)
-    kept = sum(a.bytes for a in outer.arrays)
+    kept = sum(a.bytes for a in results)
     scattered = part.opcode == "all-reduce" and kept * len(collective.group) <= collective.payload
     return dataclasses.replace(collective, kind="reduce-scatter") if scattered else collective
 

@@ -10,7 +10,7 @@ FREE = frozenset(  # name or view what exists
 )
 SLICES = frozenset(("dynamic-slice", "slice", "gather"))
 # Those that run a computation which walk() does not open.
-BODIES = frozenset(("fusion", "fusion-start", "async-start", "call-start"))
+BODIES = frozenset(("fusion", "fusion-start", "async-start", "call-start", "custom-call-start"))
 
 
 def matmul_flops(program: hlo.Program, instruction: hlo.Instruction, where: hlo.Computation) -> float:
@@ -134,18 +134,34 @@ def _read_of(program: hlo.Program, fused: hlo.Computation, index: int) -> float:
     parameter = fused.parameters.get(index)
     if parameter is None:
         return 0
-    total, whole = 0.0, parameter.arrays[0].tiled_bytes if parameter.arrays else 0
-    for user in fused.users.get(parameter.name, ()):
-        if user.opcode in SLICES and user.operands[0] == parameter.name:
+    whole = parameter.arrays[0].tiled_bytes if parameter.arrays else 0
+    return min(_read_by_users(program, fused, parameter.name, whole), whole)
+
+
+def _read_by_users(program: hlo.Program, fused: hlo.Computation, name: str, whole: float) -> float:
+    """Bytes that the users of a parameter, or of another view of it, read."""
+    total = 0.0
+    for user in fused.users.get(name, ()):
+        if user.opcode in SLICES and user.operands[0] == name:
             total += user.arrays[0].tiled_bytes
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
             total += 0  # updated in place
+        elif user.opcode == "bitcast" and not user.root:
+            total += _read_by_users(program, fused, user.name, whole)
+        elif user.opcode == "fusion" and _is_view(user, name):
+            total += _read_by_users(program, fused, user.name, whole)
         elif user.opcode == "fusion":
             inner = program.computations[user.calls]
-            total += sum(_read_of(program, inner, i) for i, name in enumerate(user.operands) if name == parameter.name)
+            total += sum(_read_of(program, inner, i) for i, operand in enumerate(user.operands) if operand == name)
         elif user.opcode != "tuple":
             return whole
-    return min(total, whole)
+    return total
+
+
+def _is_view(fusion: hlo.Instruction, name: str) -> bool:
+    """Whether a fusion within a fusion is its operand in other tiles, as of int8: its place is the operand's own."""
+    aliased = fusion.attribute(r"output_to_operand_aliasing=\{\{\}: \((\d+), \{\}\)")
+    return aliased is not None and len(fusion.arrays) == 1 and fusion.operands[int(aliased)] == name
 
 
 def _written_of(fused: hlo.Computation, results: tuple[hlo.Array, ...]) -> float:

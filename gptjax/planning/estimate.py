@@ -2,15 +2,27 @@
 
 The same numbers prune a search before anything is compiled. What is assumed: weights are gathered and gradients
 scattered over `fsdp` once in each of forward and backward pass and microbatch, beside matmuls; activations are
-gathered and scattered over `tensor` twice a layer and pass with nothing else running; the optimizer reads and writes its whole state.
+gathered and scattered over `tensor` twice a layer and pass with nothing else running; matmuls, and what else is moved
+through HBM, follow one another; the optimizer reads and writes its whole state.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
 from gptjax import flops, schedule
-from gptjax.planning import topology
+from gptjax.models import attention
+from gptjax.planning import gpus, topology
+
+# Of a (query, key) pair in XLA's attention: its logit and the gradient of its probability in float32, and what goes into
+# matmuls of both in bfloat16. The traffic is fitted to the plans of GPT-2 on GPUs, docs/plans.md.
+SCORE_BYTES = 2 * (4 + 2)
+SCORE_TRAFFIC = 90  # bytes of HBM a pair, forward and backward together
+# Of what a layer keeps for its backward pass: written and read, read again there, its gradient written and read for the
+# products of both operands and for the sums of biases and norms.
+TIMES_MOVED = 8
+LOGIT_PASSES = 7  # float32 logits are written and read twice, made again, read, and their gradient written and read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +54,7 @@ def traffic(config, sizes: dict[str, int]) -> list[Moved]:
         gradient = counts.total / (shards * sizes["fsdp"]) * itemsize
         moved.append(Moved("all-reduce", "replica", 4 * layers * parts, gradient * parts, True))
     if tensor > 1:
-        passes = 4 + (model.remat in ("full", "attention"))
+        passes = 4 + (model.remat in ("full", "attention", "mlp"))
         activations = tokens * model.d_model * itemsize
         times = passes * layers * parts  # gathered before the split matmuls, scattered after them
         moved += [Moved(kind, "tensor", times, times * activations, False) for kind in ("all-gather", "reduce-scatter")]
@@ -67,19 +79,70 @@ def state_bytes(config, program) -> tuple[float, float]:
     return params, optimizer
 
 
-def memory(config, sizes: dict[str, int], params: float, optimizer: float) -> dict[str, float]:
-    """Bytes on one device by what they are for; gradients in the parameters' dtype, two layers' weights gathered."""
+def memory(config, sizes: dict[str, int], params: float, optimizer: float, kernel: str = "none") -> dict[str, float]:
+    """Bytes on one device by what they are for, with a kernel of attention.
+
+    Two layers' weights are gathered. Gradients come in the dtype of the matmuls; where microbatches are summed, in the
+    parameters' dtype beside them.
+    """
     shards = sizes["tensor"] * sizes["stage"]
     layer = flops.parameters(config.model).matrices / config.model.n_layers / sizes["tensor"]
-    gathered = 2 * layer * flops.DTYPE_BYTES[config.model.dtype] if sizes["fsdp"] > 1 else 0
+    itemsize = flops.DTYPE_BYTES[config.model.dtype]
+    gathered = 2 * layer * itemsize if sizes["fsdp"] > 1 else 0
     summed = config.train.microbatches > 1
+    kept = flops.activation_bytes(config, sizes) - recomputed_outputs(config, sizes, kernel)
     return {
         "parameters": params,
         "optimizer": optimizer,
-        "gradients": _trained_share(config) * params * (1 if summed else flops.DTYPE_BYTES[config.model.dtype] / 4),
-        "activations": flops.activation_bytes(config, sizes),
+        "gradients": _trained_share(config) * params * (summed + itemsize / 4),
+        "activations": kept * (1 + bubble(config, sizes["stage"])),  # a waiting stage keeps as much as a working one
+        "attention": attention_bytes(config, sizes, kernel),
         "gathered": gathered + 4 * flops.parameters(config.model).token_embedding / shards / config.train.vocab_chunks,
     }
+
+
+def recomputed_outputs(config, sizes: dict[str, int], kernel: str) -> float:
+    """Bytes of attention's outputs that remat="attention" counts as kept and cuDNN's kernel makes again: they have no name."""
+    if kernel != "cudnn" or config.model.remat != "attention":
+        return 0.0
+    rows, heads, _ = _attended(config, sizes)
+    layers, output = (
+        config.model.n_layers // sizes["stage"],
+        flops.DTYPE_BYTES[config.model.dtype] * config.model.head_size,
+    )
+    parts = config.mesh.pipeline_parts(sizes["stage"])
+    return float(layers * parts * rows * config.model.context_length * heads * (output + 4))  # and their log-sums
+
+
+def attention_bytes(config, sizes: dict[str, int], kernel: str) -> float:
+    """Bytes that a kernel of attention takes on a device, beside what layers keep.
+
+    cudnn: its workspace. xla: all (query, key) pairs of a layer's blocks of queries, which XLA holds at once; and where a
+    layer keeps all, the keys and values that each block sees: block i of n a part i / n of them, (n + 1) / 2 times the whole.
+    """
+    if kernel == "cudnn":
+        return gpus.attention_workspace(config, sizes)
+    if kernel != "xla":
+        return 0.0
+    model = config.model
+    rows, heads, pairs = _attended(config, sizes)
+    blocks = len(attention.query_blocks(model.context_length, None))
+    keys = 2 * rows * model.context_length // sizes["sequence"] * model.kv_heads // sizes["tensor"] * model.head_size
+    layers = model.n_layers // sizes["stage"] if model.remat == "none" else 1
+    again = layers * keys * (blocks + 1) / 2 - layers * keys if sizes["sequence"] == 1 else 0
+    return rows * heads * pairs * SCORE_BYTES + again * flops.DTYPE_BYTES[model.dtype]
+
+
+def _attended(config, sizes: dict[str, int]) -> tuple[int, int, int]:
+    """(rows, heads, (query, key) pairs of a head) that a device attends with at a time."""
+    model, train = config.model, config.train
+    rows = train.batch_size // (train.microbatches * sizes["replica"] * sizes["fsdp"])
+    if (shards := sizes["sequence"]) > 1:  # chunks of queries to chunks of keys: see context_attention.py
+        pairs = (2 * shards + 1) * (model.context_length // (2 * shards)) ** 2
+    else:
+        blocks = attention.query_blocks(model.context_length, None)
+        pairs = sum((block.end - block.start) * block.end_key for block in blocks)
+    return rows // config.mesh.pipeline_parts(sizes["stage"]), model.n_heads // sizes["tensor"], pairs
 
 
 def _trained_share(config) -> float:
@@ -92,27 +155,43 @@ def _trained_share(config) -> float:
     return trainable.share(architectures.abstract(config.model)[1], config)
 
 
-def step_flops(config) -> dict[str, float]:
+def step_flops(config, kernel: str = "none") -> dict[str, float]:
     """FLOPs of a step on all devices: useful ones, and those that run again."""
-    rows = config.train.batch_size
-    return {
-        "exact": float(rows * flops.train_flops_per_sequence(config.model)),
-        "recomputed": float(rows * flops.recomputed_flops_per_sequence(config)),
-    }
+    model, rows = config.model, config.train.batch_size
+    again = flops.recomputed_flops_per_sequence(config)
+    if kernel == "cudnn" and model.remat == "attention":  # see recomputed_outputs
+        again += flops.counts_of(model).mixing_flops(model)
+    return {"exact": float(rows * flops.train_flops_per_sequence(model)), "recomputed": float(rows * again)}
+
+
+def hbm_traffic(config, sizes: dict[str, int], kernel: str) -> float:
+    """Bytes that a device reads and writes in a step beside those of matmuls: activations, logits, XLA's scores."""
+    model, train = config.model, config.train
+    tokens = config.tokens_per_step / math.prod(sizes.values())
+    layers = TIMES_MOVED * model.n_layers * flops.kept_bytes(model, "none")
+    logits = LOGIT_PASSES * 4 * model.padded_vocab_size
+    moved = tokens * (layers + logits)
+    if kernel == "xla":
+        rows, heads, pairs = _attended(config, sizes)
+        times = train.microbatches * config.mesh.pipeline_parts(sizes["stage"]) * model.n_layers // sizes["stage"]
+        moved += times * rows * heads * pairs * SCORE_TRAFFIC
+    return moved
 
 
 def timeline(
-    config, sizes: dict[str, int], machine: topology.Topology, bytes_held: dict, fraction: float = 1.0
+    config,
+    sizes: dict[str, int],
+    machine: topology.Topology,
+    bytes_held: dict,
+    fraction: float = 1.0,
+    kernel: str = "none",
 ) -> dict:
     """Seconds of a step and of its parts. machine: its devices in the mesh's order."""
     chip = machine.chip
     bandwidth = chip.hbm_bandwidth / chip.devices_per_chip
-    count = machine.num_devices
-    work = step_flops(config)
-    matmul = sum(work.values()) / count / (chip.flops_per_second / chip.devices_per_chip * fraction)
-    tokens = config.tokens_per_step / count
-    activations = 3 * 2 * tokens * config.model.n_layers * flops.kept_bytes(config.model, "none")
-    compute = max(matmul, activations / bandwidth)
+    work = step_flops(config, kernel)
+    matmul = sum(work.values()) / machine.num_devices / (chip.flops_per_second / chip.devices_per_chip * fraction)
+    compute = matmul + hbm_traffic(config, sizes, kernel) / bandwidth
     update = 2 * (bytes_held["parameters"] + bytes_held["optimizer"]) / bandwidth
     entries, hidden, exposed = [], 0.0, 0.0
     for moved in traffic(config, sizes):

@@ -126,4 +126,5 @@ def attention_workspace(config, sizes: dict[str, int]) -> float:
     """
     model, train = config.model, config.train
     rows = train.batch_size // (train.microbatches * sizes["replica"] * sizes["fsdp"])
+    rows //= config.mesh.pipeline_parts(sizes["stage"])
     return 4.0 * rows * model.context_length * model.n_heads // sizes["tensor"] * model.head_size

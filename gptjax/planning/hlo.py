@@ -185,8 +185,10 @@ def _tiled(shape: tuple[int, ...], layout: str) -> tuple[int, ...] | None:
     return tuple(tiled)
 
 
-def trip_count(program: Program, loop: Instruction, where: Computation) -> int:
-    """How often a while loop runs. Raises UserError if the text does not say: no count is guessed."""
+def trip_count(program: Program, loop: Instruction, where: Computation, calls_loop: int | None = None) -> int:
+    """How often a while loop runs. Raises UserError if the text does not say: no count is guessed.
+
+    calls_loop: of a loop of the whole program, such as decode's over tokens, which ends when its arguments say so."""
     known = loop.attribute(r'known_trip_count[^0-9]*"?n"?:"?(\d+)')
     if known:
         return int(known)
@@ -194,7 +196,10 @@ def trip_count(program: Program, loop: Instruction, where: Computation) -> int:
     index, limit = _compared(program, condition, loop, where)
     first = _initial(where, loop, index)
     stride = _stride(program, loop, index)
-    if None in (limit, first, stride) or stride <= 0:
+    unknown = None in (limit, first, stride) or stride <= 0
+    if unknown and calls_loop is not None and where is program.entry:
+        return calls_loop
+    if unknown:
         raise UserError(f"the trip count of the loop {loop.name} is not in the compiled program: no costs add up.")
     return max(0, -(-(limit - first) // stride))
 
@@ -294,6 +299,17 @@ def begun(start: Instruction, where: Computation) -> Instruction:
     before = sum(len(where.by_name[name].arrays) for name in start.operands)
     results = start.arrays[:1] if opcode == "copy" else start.arrays[before:]
     return dataclasses.replace(start, opcode=opcode, arrays=tuple(a for a in results if a.space != SEMAPHORES))
+
+
+def begins(instruction: Instruction, where: Computation) -> Instruction | None:
+    """The X-start whose work this instruction sets going; None where it sets none going.
+
+    That is the X-start itself. One without operands, as libtpu 0.0.52 prints a SparseCore's, only makes ready: its work
+    begins at the X-update that hands the operands over.
+    """
+    if instruction.opcode.endswith("-update") and len(instruction.operands) > 1:
+        return where.by_name[instruction.operands[0]]
+    return instruction if instruction.opcode.endswith("-start") and instruction.operands else None
 
 
 def operand_array(where: Computation, name: str) -> Array:

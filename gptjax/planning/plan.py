@@ -63,22 +63,29 @@ def plan(config, machine: topology.Topology, options: Options) -> dict:
 
 def _facts(config, machine: topology.Topology, sizes: dict[str, int]) -> dict:
     """What is known before anything is compiled."""
+    work = estimate.step_flops(config, attention.choose_kernel(config, machine.platform, sizes["sequence"])[0])
+    return {
+        **of_machine(machine),
+        "mesh": sizes,
+        "remat": config.model.remat,
+        "microbatches": config.train.microbatches,
+        "pipeline_bubble": estimate.bubble(config, sizes["stage"]),
+        "batch_size": config.train.batch_size,
+        "flops_per_step": work["exact"],
+        "recomputed_flops_per_step": work["recomputed"],
+    }
+
+
+def of_machine(machine: topology.Topology) -> dict:
     chip = machine.chip
-    work = estimate.step_flops(config)
     return {
         "topology": machine.name,
         "num_slices": machine.num_slices,
         "num_chips": machine.num_chips,
         "num_devices": machine.num_devices,
         "device_kind": chip.device_kind if chip else "cpu",
-        "mesh": sizes,
-        "remat": config.model.remat,
-        "microbatches": config.train.microbatches,
-        "batch_size": config.train.batch_size,
         "usable_bytes": machine.usable_bytes,
         "hbm_bytes": chip.hbm_bytes // chip.devices_per_chip if chip else None,
-        "flops_per_step": work["exact"],
-        "recomputed_flops_per_step": work["recomputed"],
     }
 
 
@@ -103,12 +110,19 @@ def in_mesh_order(config, machine: topology.Topology, sizes: dict[str, int]) -> 
 
 def make_mesh(config, machine: topology.Topology):
     """The mesh that training makes of these devices. Raises UserError where JAX finds no way to lay it out."""
-    try:
+    with laying_out(config.mesh, machine):
         return meshes.make_mesh(config, machine.devices)
+
+
+@contextlib.contextmanager
+def laying_out(mesh_config, machine: topology.Topology):
+    """Raises UserError where JAX, inside the `with`, finds no way to lay out a mesh on the machine."""
+    try:
+        yield
     except (NotImplementedError, ValueError, AssertionError) as error:
         if isinstance(error, UserError):
             raise
-        sizes = mesh_sizes(config, machine)
+        sizes = meshes.mesh_sizes(mesh_config, machine.num_devices, _slices(machine))
         shown = ",".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1)
         raise UserError(
             f"mesh {shown} cannot be laid out on {machine.name} x {machine.num_slices} slices:"
@@ -142,12 +156,16 @@ def compile_step(config, program: programs.Program):
     """(compiled train step, seconds it took). Raises DoesNotFit."""
     started = time.monotonic()
     with numerics.on_mesh(program.mesh):
-        lowered = program.train.lower(*abstract_arguments(config, program))
-        try:
-            compiled = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            raise _refusal(error) from error
+        compiled = compile_lowered(program.train.lower(*abstract_arguments(config, program)))
     return compiled, time.monotonic() - started
+
+
+def compile_lowered(lowered):
+    """The compiled program. Raises DoesNotFit, or UserError for another reason why XLA did not compile it."""
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        raise _refusal(error) from error
 
 
 def _refusal(error: Exception) -> Exception:
@@ -189,8 +207,11 @@ def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dic
         "compile_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "kernel": program.kernel,
         "kernel_reason": program.kernel_reason,
+        "kernel_advice": attention.advice(config, machine.platform, program.kernel, mesh.shape["sequence"]),
         "compiled_flops_per_step": _program_flops(text) / config.train.steps_per_call * machine.num_devices,
-        "estimated_peak_bytes": sum(estimate.memory(config, dict(mesh.shape), params, optimizer).values()),
+        "estimated_peak_bytes": sum(
+            estimate.memory(config, dict(mesh.shape), params, optimizer, program.kernel).values()
+        ),
         "checks": checks(config, dict(mesh.shape), program.kernel, text),
         "source": "compiled, without the device" if machine.platform == "gpu" else "compiled",
     }
@@ -200,7 +221,19 @@ def _compiled(config, machine: topology.Topology, mesh, options: Options) -> dic
 
 
 def _held(memory, params: float, optimizer: float, peak_is_known: bool) -> dict[str, float]:
-    """Bytes on a device by what they are for, at the program's peak.
+    """Bytes on a device by what they are for, at the program's peak."""
+    arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {
+        "parameters": params,
+        "optimizer": optimizer,
+        "other_arguments": arguments - params - optimizer,  # the batch, and the padding of tiles
+        "temporaries": temporaries(memory, peak_is_known),  # gradients, activations, what is gathered
+        "program": memory.generated_code_size_in_bytes,
+    }
+
+
+def temporaries(memory, peak_is_known: bool) -> float:
+    """Bytes of a program's temporaries that live at once.
 
     libtpu's peak is of arguments, results and those temporaries that live at once, without the program itself, and
     `temp_size_in_bytes` of the room given to all temporaries. Either can be the larger: the room by a fifth where much
@@ -208,16 +241,9 @@ def _held(memory, params: float, optimizer: float, peak_is_known: bool) -> dict[
     says of its peak leaves temporaries out (a product of two of them, jax 0.10.2 and 0.12).
     """
     arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    temporaries = memory.temp_size_in_bytes
-    if peak_is_known:
-        temporaries = min(temporaries, memory.peak_memory_in_bytes - arguments)
-    return {
-        "parameters": params,
-        "optimizer": optimizer,
-        "other_arguments": arguments - params - optimizer,  # the batch, and the padding of tiles
-        "temporaries": temporaries,  # gradients, activations, what is gathered
-        "program": memory.generated_code_size_in_bytes,
-    }
+    if not peak_is_known:
+        return memory.temp_size_in_bytes
+    return min(memory.temp_size_in_bytes, memory.peak_memory_in_bytes - arguments)
 
 
 def _program_flops(text: hlo.Program) -> float:
@@ -230,6 +256,18 @@ def _timed(config, machine: topology.Topology, sizes: dict[str, int], text: hlo.
     if machine.chip is None:
         return {"collectives": collectives.listed(text, sizes, calls)} | _no_time()
     line = roofline.play(text, machine, sizes, options.matmul_fraction)
+    parts = {name: getattr(line, name) / calls for name in ROOFLINE_KEYS}
+    times = _pace(config, machine, line.seconds / calls, options)
+    return {
+        "collectives": sent(line, calls),
+        "hbm_traffic_bytes": line.hbm_bytes / calls,
+        **parts,
+        **times,
+    }
+
+
+def sent(line: roofline.Timeline, calls: int) -> list[dict]:
+    """The collectives of a Timeline, of each of so many steps in it; those that are waited for most come first."""
     entries = []
     for (kind, axis, link, overlapped), moved in line.traffic.items():
         entries.append(
@@ -245,10 +283,7 @@ def _timed(config, machine: topology.Topology, sizes: dict[str, int], text: hlo.
                 "largest": moved.largest[1],
             }
         )
-    entries.sort(key=lambda entry: -entry["exposed_seconds"])
-    parts = {name: getattr(line, name) / calls for name in ROOFLINE_KEYS}
-    times = _pace(config, machine, line.seconds / calls, options)
-    return {"collectives": entries, "hbm_traffic_bytes": line.hbm_bytes / calls, **parts, **times}
+    return sorted(entries, key=lambda entry: -entry["exposed_seconds"])
 
 
 def _no_time() -> dict:
@@ -304,8 +339,8 @@ def _too_large(config, program: programs.Program, error: DoesNotFit) -> dict:
 def _estimated(config, machine: topology.Topology, sizes: dict[str, int], options: Options) -> dict:
     kernel, reason = attention.choose_kernel(config, machine.platform, sizes["sequence"])
     params, optimizer = estimate.state_bytes(config, _abstract_program(config, sizes, kernel))
-    parts = estimate.memory(config, sizes, params, optimizer)
-    line = estimate.timeline(config, sizes, machine, parts, options.matmul_fraction)
+    parts = estimate.memory(config, sizes, params, optimizer, kernel)
+    line = estimate.timeline(config, sizes, machine, parts, options.matmul_fraction, kernel)
     entries = [
         {
             "kind": moved.kind,
@@ -325,6 +360,7 @@ def _estimated(config, machine: topology.Topology, sizes: dict[str, int], option
         "compile_seconds": None,
         "kernel": kernel,
         "kernel_reason": reason,
+        "kernel_advice": attention.advice(config, machine.platform, kernel, sizes["sequence"]),
         "collectives": entries,
         "source": f"estimated; {gpus.INSTALL} compiles for GPUs",
         **{name: line.get(name) for name in ROOFLINE_KEYS},
@@ -340,11 +376,15 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     heads = model.n_heads // sizes["tensor"] if model.has_attention else 0
     vocabulary = model.padded_vocab_size // sizes["tensor"]
     tokens = rows * length // (sizes["sequence"] * stages)  # at the head, where stages split the length too
-    rows //= config.mesh.pipeline_parts(stages)
+    parts = config.mesh.pipeline_parts(stages)
+    rows //= parts
+    iterations = [parts * config.mesh.pipeline_repeats + stages - 1] if stages > 1 else []
     shapes = sorted(hlo.buffer_shapes(text), key=lambda a: -a.bytes)
-    scores = [
-        a for a in shapes if _is_scores(a.shape, rows, heads, length, length // sizes["sequence"], model.n_layers)
-    ]
+    scores = [a for a in shapes if _is_scores(a.shape, rows, heads, length, length // sizes["sequence"])]
+    if model.d_model == length:  # then stacks of the layers' weights, [N, T, T], and inputs, [N, B, L, T], look alike
+        stacks = [[model.n_layers // stages], [*iterations, model.n_layers // stages]]
+        kinds = [length, length], [rows, length // sizes["sequence"], length]
+        scores = [a for a in scores if not _is_stack(a.shape, [stack + kind for stack in stacks for kind in kinds])]
     chunk = vocabulary // train.vocab_chunks
     logits = [a for a in shapes if (chunk in a.shape or vocabulary in a.shape) and model.d_model not in a.shape]
     logits = [a for a in logits if a.dtype == "f32" and np.prod(a.shape) >= tokens * chunk]
@@ -357,15 +397,17 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     }
 
 
-def _is_scores(shape: tuple[int, ...], rows: int, heads: int, length: int, queries: int, n_layers: int) -> bool:
-    """Whether an array can be one of all heads' attention scores, a device's queries x T each.
-
-    Where the width is T too, stacks of the layers' weights [N, T, T] and inputs [N, B, T, T] look alike: they are none.
-    """
+def _is_scores(shape: tuple[int, ...], rows: int, heads: int, length: int, queries: int) -> bool:
+    """Whether an array can be one of all heads' attention scores, a device's queries x T each."""
     shape = tuple(size for size in shape if size > 1)
-    stacked = len(shape) > 2 and shape[0] == n_layers and (len(shape) == 3 or shape[1] == rows)
     square = shape.count(length) >= (2 if queries == length else 1) and queries in shape
-    return square and np.prod(shape) >= rows * heads * queries * length and heads > 1 and not stacked
+    return square and np.prod(shape) >= rows * heads * queries * length and heads > 1
+
+
+def _is_stack(shape: tuple[int, ...], stacks: list[list[int]]) -> bool:
+    """Whether an array has the dimensions of one of these, in any order: XLA:GPU turns some stacks round."""
+    sizes = sorted(size for size in shape if size > 1)
+    return any(sizes == sorted(size for size in stack if size > 1) for stack in stacks)
 
 
 def shown(array: hlo.Array) -> str:

@@ -9,11 +9,12 @@ import importlib.metadata
 import pathlib
 import subprocess
 import sys
+import typing
 
 from gptjax import hardware
 from gptjax.errors import UserError
 from gptjax.parallel import tpu
-from gptjax.planning import plan_table
+from gptjax.planning import decode_table, plan_table
 from gptjax.storage import outputs
 
 
@@ -23,9 +24,19 @@ class Table:
 
     title: str
     packages: tuple[str, ...]  # whose versions decide the rows
-    plans: dict[str, str]  # config: what follows it on the command line
+    plans: dict[str, str]  # config, or what else the row begins with: what follows it on the command line
+    heading: typing.Callable = plan_table.heading
+    about: str = ""  # what the rows say that others don't
 
 
+TEXT = """One `gptjax plan --decode --config=configs/NAME.py TOPOLOGY --row` a row: the engine's own prefill and decode
+(`gptjax/generation/decoding.py`), not another model of them. Rows have 2,048 tokens, half of them prompt. Weights stay where
+they are: `tensor` over as many chips as the heads divide over, copies on the rest.
+
+- Moved / needed: bytes of HBM that the compiled decode step reads and writes on a device for a token of each row, over those
+  of its weights and its whole cache. What a call of 64 tokens does once is shared by them. Less than 1: the head stays in
+  the chip's own memory from one token to the next.
+- The prefill's MFU counts every matrix for every token of the prompts, causal attention, and the head for the last token."""
 TABLES = (
     Table(
         "TPUs",
@@ -34,12 +45,12 @@ TABLES = (
             "gpt3_125m": "--topology=v5e:2x4",
             "gpt3_350m": "--topology=v5e:4x4",
             "gpt3_760m": "--topology=v5e:4x4",
-            "gpt3_1_3b": "--topology=v5e:8x8",
+            "gpt3_1_3b": "--topology=v5e:8x8 --remat=mlp",
             "gpt3_2_7b": "--topology=v5e:8x8",
             "gpt3_6_7b": "--topology=v5p:4x4x4",
             "gpt3_13b": "--topology=v5p:4x4x4",
             "gpt3_175b": "--topology=v5p:8x8x8",
-            "gpt2_xl": "--topology=v5e:8x8 --microbatches=1 --remat=attention",
+            "gpt2_xl": "--topology=v5e:8x8 --microbatches=1 --remat=mlp",
         },
     ),
     Table(
@@ -59,6 +70,19 @@ TABLES = (
             "gpt2_large": "--topology=a100-40:8",
             "gpt2_xl": "--topology=a100-40:8",
         },
+    ),
+    Table(
+        "Text on TPUs",
+        ("jax", "libtpu"),
+        {
+            "gpt3_1_3b bfloat16": "--decode --topology=v5e:2x2 --batch=8",
+            "gpt3_1_3b int8": "--decode --topology=v5e:2x2 --batch=8 --dtype=int8",
+            "gpt3_13b bfloat16": "--decode --topology=v5p:2x2x2 --batch=32",
+            "gpt3_175b bfloat16": "--decode --topology=v5p:4x4x4 --batch=32",
+            "gpt3_175b int8": "--decode --topology=v5p:4x4x4 --batch=32 --dtype=int8",
+        },
+        decode_table.heading,
+        TEXT,
     ),
 )
 INTRODUCTION = """# Plans
@@ -80,22 +104,50 @@ A plan compiles the real train step ahead of time, and reads the compiled progra
 """
 
 
+ESTIMATES = """## Estimates for GPUs
+
+Without the extra `gpu-plan`, a plan for GPUs is an estimate (`gptjax/planning/estimate.py`). Its memory is within 15% of
+every row for GPUs above; `tests/planning/estimate_test.py` holds it there. What it counts beside the state and what layers keep:
+
+- cuDNN's attention has no name for its output, by which `remat="attention"` could keep it. So the forward kernel runs
+  again in the backward pass, and the output takes no memory.
+- The workspace of cuDNN's backward pass: the gradient of the queries in float32.
+- A recomputed layer or a chunk of logits with its gradient, the larger of the two: they do not live at once.
+- With several microbatches, the gradient of one in bfloat16, beside their sum in float32.
+- XLA's own attention, which runs where dropout of attention weights or packed documents rule cuDNN out, takes 12 bytes for
+  each pair of a query and a key of a layer. With `remat="none"` it also keeps the keys and values that each of up to 8
+  blocks of queries sees: 4.5 times as much as the keys and values themselves.
+- A stage of a pipeline keeps activations also of those iterations in which it waits.
+
+Its time counts matmuls, and what else goes through HBM, one after the other: 8 times what layers keep, 7 passes over the
+logits, and for XLA's attention 90 bytes for a pair of a query and a key.
+
+The time is below the roofline of the compiled program by more than 15% in two kinds of rows. From 64 GPUs on
+(GPT-3 6.7B to 175B) the program waits for the network, because XLA does not overlap all gathers with matmuls as the
+estimate does. With `remat="dots"` (GPT-2 medium to xl) XLA's attention moves more through HBM in each of its fusions
+than the fitted bytes of a pair.
+"""
+
+
 def document(rows: dict[str, list[str]], compiled_by: dict[str, str]) -> str:
     """rows, and the lines that say what compiled them: by the titles of TABLES."""
     parts = [INTRODUCTION]
     for table in TABLES:
-        parts += [f"## {table.title}", "", compiled_by[table.title], "", plan_table.heading(), *rows[table.title], ""]
-    parts += ["## Published rates", "", plan_table.rates(), "", "## Kinds of TPU", "", *_kinds(), ""]
+        about = [table.about, ""] if table.about else []
+        parts += [f"## {table.title}", "", *about, compiled_by[table.title], ""]
+        parts += [table.heading(), *rows[table.title], ""]
+    parts += [ESTIMATES, "## Published rates", "", plan_table.rates(), "", "## Kinds of TPU", "", *_kinds(), ""]
     return "\n".join(parts)
 
 
 def _kinds() -> list[str]:
     """What gptjax/parallel/tpu.py says of each chip, a row each."""
-    lines = ["| chip | gathers fused with matmuls | rings | source |", "|---|---|---|---|"]
+    lines = ["| chip | gathers fused with matmuls | by SparseCores | rings | source |", "|---|---|---|---|---|"]
     for name, chip in hardware.CHIPS.items():
         if kind := tpu.KINDS.get(chip.device_kind):
-            fused = "yes" if kind.compiler_options[tpu.FUSED_GATHERS] else "no"
-            lines.append(f"| {name} | {fused} | {kind.rings.__doc__.rstrip('.')} | {kind.source} |")
+            options = (tpu.FUSED_GATHERS, f"{tpu.OFFLOAD}_all_gather")
+            fused, offloaded = ("yes" if kind.compiler_options.get(option) else "no" for option in options)
+            lines.append(f"| {name} | {fused} | {offloaded} | {kind.rings.__doc__.rstrip('.')} | {kind.source} |")
     return lines
 
 
@@ -108,7 +160,8 @@ def compilers(table: Table) -> str:
 
 def planned(name: str, arguments: str) -> str:
     """The row of a config. Raises UserError with what gptjax plan said if it could not plan."""
-    command = [sys.executable, "-m", "gptjax", "plan", f"--config=configs/{name}.py", *arguments.split(), "--row"]
+    config = name.split()[0]
+    command = [sys.executable, "-m", "gptjax", "plan", f"--config=configs/{config}.py", *arguments.split(), "--row"]
     done = subprocess.run(command, capture_output=True, text=True)
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     if not rows:

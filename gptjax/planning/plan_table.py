@@ -13,12 +13,13 @@ COLUMNS = (
 def table(facts: dict) -> str:
     """The whole plan."""
     rows = [
-        ("machine", _machine(facts)),
+        ("machine", machine(facts)),
         ("mesh", f"{mesh(facts)}, remat {facts['remat']}, {facts['microbatches']} microbatches"),
-        *_memory_rows(facts),
+        *_pipeline_rows(facts),
+        *memory_rows(facts),
         *_flops_rows(facts),
         *_check_rows(facts),
-        *_collective_rows(facts),
+        *collective_rows(facts["collectives"], "collectives", "a step and device"),
         *_time_rows(facts),
     ]
     return "\n".join(columns(rows))
@@ -29,7 +30,15 @@ def mesh(facts: dict) -> str:
     return " x ".join(f"{axis}={size}" for axis, size in sizes.items()) or "one device"
 
 
-def _machine(facts: dict) -> str:
+def _pipeline_rows(facts: dict) -> list[tuple[str, str]]:
+    """What a pipeline's stages do while they wait: the one program of all devices computes there too, on nothing."""
+    if not facts.get("pipeline_bubble"):
+        return []
+    times = f"{1 + facts['pipeline_bubble']:.2f} times the FLOPs and activations of the layers, because stages that wait compute too"
+    return [("  pipeline", f"{times}; a larger mesh.pipeline_microbatches makes it less")]
+
+
+def machine(facts: dict) -> str:
     slices = "" if facts["num_slices"] == 1 else f" x {facts['num_slices']} slices"
     return f"{facts['topology']}{slices}: {facts['num_chips']} chips, {facts['num_devices']} x {facts['device_kind']}"
 
@@ -38,7 +47,7 @@ def gib(count: float) -> str:
     return f"{count / GIB:,.2f} GiB"
 
 
-def _memory_rows(facts: dict) -> list[tuple[str, str]]:
+def memory_rows(facts: dict) -> list[tuple[str, str]]:
     peak, parts = facts["peak_bytes"], {name: gib(size) for name, size in facts["bytes"].items()}
     allocated = facts.get("all_temporaries_bytes")
     if allocated is not None and allocated > facts["bytes"]["temporaries"]:
@@ -71,30 +80,36 @@ def _flops_rows(facts: dict) -> list[tuple[str, str]]:
 
 def _check_rows(facts: dict) -> list[tuple[str, str]]:
     found = facts.get("checks")
+    warning = [("  warning", facts["kernel_advice"])] if facts.get("kernel_advice") else []
     if found is None:
-        return [("attention", f"{facts['kernel']} kernel")]
+        return [("attention", f"{facts['kernel']} kernel"), *warning]
     scores = f"T x T TENSOR {found['scores']}" if found["scores"] else "no T x T tensor"
     kernel = f"{facts['kernel']} kernel, {found['kernels']} calls of it in the program"
     kernel = kernel if found["kernels"] else f"{facts['kernel']} ({facts['kernel_reason']}), no kernel in the program"
     loss = f"largest logits {found['logits']}" if found["logits"] else "no float32 logits in memory"
     if found["whole_logits"]:
         loss = f"WHOLE LOGITS {found['whole_logits']}"
-    return [("attention", f"{kernel}, {scores}"), ("loss", loss)]
+    return [("attention", f"{kernel}, {scores}"), *warning, ("loss", loss)]
 
 
-def _collective_rows(facts: dict) -> list[tuple[str, str]]:
-    rows = [("collectives", "a step and device: count, bytes, link, seconds on it, of those nothing else running")]
-    for entry in facts["collectives"]:
+def collective_rows(entries: list[dict], name: str, unit: str) -> list[tuple[str, str]]:
+    rows = [(name, f"{unit}: count, bytes, link, seconds on it, of those nothing else running")]
+    for entry in entries:
         times = ""
         if entry.get("seconds") is not None:
-            times = f"  {entry['link']}  {entry['seconds']:.4f} s"
+            times = f"  {entry['link']}  {_short(entry['seconds'])}"
             if "exposed_seconds" in entry:
-                times += f"  {entry['exposed_seconds']:.4f} s"
+                times += f"  {_short(entry['exposed_seconds'])}"
             times += "  overlapped" if entry["overlapped"] else ""
         largest = f"  {entry['largest']}" if entry.get("largest") else ""
-        name = f"  {entry['kind']} {entry['axis']}"
-        rows.append((name, f"{entry['count']:,.0f} x  {si(entry['bytes'])}B{times}{largest}"))
-    return rows if facts["collectives"] else []
+        rows.append(
+            (f"  {entry['kind']} {entry['axis']}", f"{entry['count']:,.0f} x  {si(entry['bytes'])}B{times}{largest}")
+        )
+    return rows if entries else []
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.4f} s" if seconds >= 0.01 or seconds == 0 else f"{1e6 * seconds:.0f} us"
 
 
 def _time_rows(facts: dict) -> list[tuple[str, str]]:
@@ -148,8 +163,8 @@ def rates() -> str:
     return "\n".join(lines)
 
 
-def heading() -> str:
-    names = [name.strip() for name in COLUMNS.split("|")]
+def heading(header: str = COLUMNS) -> str:
+    names = [name.strip() for name in header.split("|")]
     return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
 
 

@@ -8,6 +8,7 @@ and slices brought from HBM to the chip's own memory or back, and what a SparseC
 """
 
 import dataclasses
+import typing
 
 import numpy as np
 
@@ -53,9 +54,21 @@ class Traffic:
         self.largest = max(self.largest, (other.largest[0] * times, other.largest[1]))
 
 
-def play(program: hlo.Program, machine: topology.Topology, mesh_shape: dict, matmul_fraction: float = 1.0) -> Timeline:
-    """The Timeline of one run of a program on a machine whose devices are in the mesh's order."""
-    return _Player(program, machine, mesh_shape, matmul_fraction).play(program.entry)
+def play(
+    program: hlo.Program,
+    machine: topology.Topology,
+    mesh_shape: dict,
+    matmul_fraction: float = 1.0,
+    *,
+    calls_loop: int | None = None,
+    branch: typing.Callable = max,
+) -> Timeline:
+    """The Timeline of one run of a program on a machine whose devices are in the mesh's order.
+
+    calls_loop: see `hlo.trip_count`. branch: max or min, which of several branches runs: the slowest or the fastest.
+    """
+    player = _Player(program, machine, mesh_shape, matmul_fraction, calls_loop, branch)
+    return player.play(program.entry)
 
 
 @dataclasses.dataclass
@@ -80,8 +93,9 @@ class _Beside:
 
 
 class _Player:
-    def __init__(self, program, machine, mesh_shape, matmul_fraction):
+    def __init__(self, program, machine, mesh_shape, matmul_fraction, calls_loop, branch):
         chip = machine.chip
+        self.calls_loop, self.branch = calls_loop, branch
         self.program, self.machine, self.mesh_shape = program, machine, mesh_shape
         self.peak = chip.flops_per_second / chip.devices_per_chip * matmul_fraction
         self.bandwidth = chip.hbm_bandwidth / chip.devices_per_chip
@@ -99,8 +113,10 @@ class _Player:
                     self._compute(line, instruction, where)
             elif opcode in ("while", "call", "conditional"):
                 self._inner(line, instruction, where)
+            elif (start := hlo.begins(instruction, where)) is not None:
+                beside.begin(line, instruction, self._started(start, where))
             elif opcode.endswith("-start"):
-                beside.begin(line, instruction, self._started(instruction, where))
+                continue  # its work begins later
             elif opcode.endswith(("-update", "-done")):
                 beside.wait(line, instruction)
             else:
@@ -111,7 +127,7 @@ class _Player:
 
     def _started(self, instruction, where) -> Timeline:
         """What an asynchronous operation does that is no collective."""
-        if instruction.opcode in ("async-start", "call-start"):
+        if instruction.opcode in ("async-start", "call-start", "custom-call-start"):
             return self.play(self.program.computations[instruction.calls])
         line = Timeline()
         self._compute(line, hlo.begun(instruction, where), where)
@@ -120,12 +136,12 @@ class _Player:
     def _inner(self, line: Timeline, instruction, where) -> None:
         if instruction.opcode == "while":
             body = self.program.computations[instruction.attribute(r"body=%([^\s,]+)")]
-            line.add(self.play(body), hlo.trip_count(self.program, instruction, where))
+            line.add(self.play(body), hlo.trip_count(self.program, instruction, where, self.calls_loop))
         elif instruction.opcode == "call":
             line.add(self.play(self.program.computations[instruction.calls]), 1)
         else:
             played = [self.play(self.program.computations[name]) for name in hlo.branches(instruction)]
-            line.add(max(played, key=lambda branch: branch.seconds), 1)
+            line.add(self.branch(played, key=lambda line: line.seconds), 1)
 
     def _compute(self, line: Timeline, instruction, where) -> None:
         flops = costs.matmul_flops(self.program, instruction, where)

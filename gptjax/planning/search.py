@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh
 
 from gptjax.config import catalogue
 from gptjax.errors import UserError
+from gptjax.models import attention
 from gptjax.parallel import meshes
 from gptjax.planning import estimate, info, plan, plan_table, topology
 from gptjax.training import program as programs
@@ -135,8 +136,9 @@ def _state_bytes(config) -> tuple[float, float]:
 
 def _estimate(config, sizes: dict[str, int], machine: topology.Topology, unit: tuple[float, float]) -> Candidate:
     shards = sizes["fsdp"] * sizes["tensor"] * sizes.get("stage", 1)
-    held = estimate.memory(config, sizes, unit[0] / shards, unit[1] / shards)
-    line = estimate.timeline(config, sizes, machine, held)
+    kernel, _ = attention.choose_kernel(config, machine.platform, sizes["sequence"])
+    held = estimate.memory(config, sizes, unit[0] / shards, unit[1] / shards, kernel)
+    line = estimate.timeline(config, sizes, machine, held, kernel=kernel)
     return Candidate(config, sizes, sum(held.values()), line["step_seconds"])
 
 

@@ -10,13 +10,12 @@ import typing
 from gptjax.config import values
 from gptjax.errors import UserError, did_you_mean
 
-FLAGS = {"data": "texts"}  # flags of the command line whose argument has another name in Python
+FLAGS = {"data": "texts", "workdir": "path"}  # flags of the command line whose argument has another name in Python
 
 
-def checked(further: collections.abc.Callable[[], collections.abc.Iterable[str]] = tuple, of_commands: bool = False):
+def checked(further: collections.abc.Callable[[], collections.abc.Iterable[str]] = tuple):
     """A decorator. The function then raises UserError for an argument that it does not take, one that is missing, and one
-    that is not of the type in its annotation. further(): the names that its **keywords may have. of_commands: whether
-    commands call it too, so that what it raises itself names their flags."""
+    that is not of the type in its annotation. further(): the names that its **keywords may have."""
 
     def decorate(function):
         signature = inspect.signature(function)
@@ -38,7 +37,7 @@ def checked(further: collections.abc.Callable[[], collections.abc.Iterable[str]]
             try:
                 return function(*bound.args, **bound.kwargs)
             except UserError as error:
-                error.args = error.args if of_commands else (_without_dashes(str(error), names),)
+                error.args = (_without_dashes(str(error), names),)
                 raise
 
         return call
@@ -64,8 +63,7 @@ def of_kind(kind, value, name: str):
 
 
 def _without_dashes(said: str, names: list[str]) -> str:
-    """A message of the command line with names as Python has them; of one that tells a command nothing is changed."""
+    """A message of the command line with names as Python has them; in a command that it tells nothing is changed."""
     known = {name: name for name in names} | {flag: name for flag, name in FLAGS.items() if name in names}
-    if "gptjax " in said:
-        return said
-    return re.sub(r"--(\w+)", lambda flag: known.get(flag.group(1), flag.group()), said)
+    before, command, rest = said.partition("gptjax ")
+    return re.sub(r"--(\w+)", lambda flag: known.get(flag.group(1), flag.group()), before) + command + rest

@@ -17,17 +17,18 @@ import numpy as np
 from flax import nnx
 
 from gptjax.checkpoints import loading
-from gptjax.config import config_file
+from gptjax.config import bounds, config_file
 from gptjax.config.fields import Config, MeshConfig, ModelConfig
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError, choose
+from gptjax.evaluation import compare as comparing
 from gptjax.evaluation import held_out, run_loss
 from gptjax.generation.engine import Engine
 from gptjax.generation.settings import Settings
 from gptjax.generation.settings import names as setting_names
 from gptjax.generation.text import Completion, generate, prompt_ids
-from gptjax.models import attention, placed
-from gptjax.models.layers import DTYPES
+from gptjax.models import attention, int8, placed
+from gptjax.models.layers import READING_DTYPES
 from gptjax.parallel import numerics, sharding
 from gptjax.run import inside
 from gptjax.run.arguments import checked
@@ -48,7 +49,7 @@ class Run:
     params: dict
     step: int
     item: str = "params"  # or "ema": what params are
-    dtype: str | None = None  # what params were cast to
+    dtype: str | None = None  # what params were converted to; None: nothing
 
     @property
     def graph(self):
@@ -110,7 +111,7 @@ class Run:
     @checked()
     def at(self, step: int) -> "Run":
         """The same with the parameters of another step; nothing is compiled anew. Raises UserError as `load`."""
-        number, params = loading.read(self.directory, step, self.item, self.dtype, self.program)
+        number, params = _read(self.directory, step, self.item, self.dtype, self.program)
         return dataclasses.replace(self, params=params, step=number)
 
     @property
@@ -279,32 +280,57 @@ def _windows(length: int, context_length: int):
         fresh, stop = stop, min(length, stop + -(-context_length // 2))
 
 
-@checked(of_commands=True)
-@numerics.settings()
+@checked()
 def load(
-    path: str | os.PathLike, step: int | None = None, *, dtype: str | None = None, mesh=None, ema: bool = False
+    path: str | os.PathLike, step: int | str | None = None, *, dtype: str | None = None, mesh=None, ema: bool = False
 ) -> Run:
     """The run in a directory, local or gs://, with the parameters of a step, whatever mesh wrote them.
 
-    step: None: the newest that is as it was written; of newer ones that are not it says so on stderr.
-    dtype: "float32" or "bfloat16", of parameters and matmuls; None: parameters as they are stored, matmuls as in training.
+    step: a number; "best": the one of the lowest held-out loss in metrics.jsonl; None: the newest that is as it was
+    written; of newer ones that are not it says so on stderr.
+    dtype: "float32" or "bfloat16", of parameters and matmuls; "int8": of the weights of the layers, with a scale for each
+    output, and matmuls as in training; None: parameters as they are stored, matmuls as in training.
     mesh: such as "fsdp=4,tensor=2" or {"fsdp": 4, "tensor": 2}, of the first devices there are; None: one device.
     ema: the moving average. Memory: what stays loaded and 0.3 GB at most (docs/checkpoints.md).
 
     Raises UserError: no run there, no such step, no moving average kept, a mesh or dtype that cannot be; Damaged, which is
     one: the step asked for is not as it was written.
     """
+    return read(path, step, dtype=dtype, mesh=mesh, ema=ema)
+
+
+@checked(further=lambda: run_loss.SETTINGS)
+def compare(a, b, texts=None, *, batch_size: int | None = None, **settings) -> comparing.Comparison:
+    """Two runs, or two steps of one, on the same text: the difference, its standard error and a p-value, as `gptjax compare`
+    prints them. a, b: Runs, or paths that `load` takes. texts: as of `Run.evaluate`; None: the held-out text of a.
+
+    Raises UserError: text that cannot be had, or a model that is not judged by its next tokens.
+    """
+    run_a, run_b = (one if isinstance(one, Run) else load(one) for one in (a, b))
+    return comparing.compare(run_a, run_b, texts, batch_size=batch_size, **settings)
+
+
+@numerics.settings()
+def read(path, step: int | str | None = None, *, dtype: str | None = None, mesh=None, ema: bool = False) -> Run:
+    """`load` for commands, whose flags its errors name."""
+    if isinstance(step, str) and step != "best":
+        number = bounds.whole_number(step)
+        if number is None:
+            raise UserError(f"--step={step}: expected a number or best.")
+        step = number
     skip_absent_accelerators()
     directory = run_directory.open_run(path)
     config = directory.config()
+    if step == "best":
+        step = loading.best_step(directory, ema)[0]
     if ema and config.optim.ema_decay is None:
         raise UserError(f"--ema: the run in {path} kept no moving average (optim.ema_decay=None).")
     if dtype is not None:
-        choose(DTYPES, dtype, "dtype")
+        choose(dict.fromkeys(READING_DTYPES), dtype, "dtype")
     program = _program(config, dtype, mesh)
     item = "ema" if ema else "params"
     tokenizer = directory.read_tokenizer()
-    number, params = loading.read(directory, step, item, dtype, program)
+    number, params = _read(directory, step, item, dtype, program)
     return Run(directory, config, tokenizer, program, params, number, item, dtype)
 
 
@@ -314,8 +340,15 @@ def _program(config: Config, dtype: str | None, mesh) -> placed.Placed:
     count = math.prod(sizes.values())
     devices = jax.devices() if count < 0 else jax.devices()[:count]
     devices = jax.local_devices()[:1] if mesh is None else devices
-    changes = dict(attention="auto", attention_dropout=0.0, remat="none", dtype=dtype or config.model.dtype)
-    return placed.of_run(config.replace(model=changes), MeshConfig(**sizes), devices)
+    return placed.of_run(config, MeshConfig(**sizes), devices, dtype)
+
+
+def _read(directory, step: int | None, item: str, dtype: str | None, program: placed.Placed) -> tuple[int, dict]:
+    """(its number, the parameters of the program) of a step."""
+    if program.stored is None:
+        return loading.read(directory, step, item, dtype, program)
+    number, params = loading.read(directory, step, item, None, program.stored)
+    return number, int8.converted(params, program.abstract_params, program.param_sharding)
 
 
 def _check_writes_on(config: Config) -> None:

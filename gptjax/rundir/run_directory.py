@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import math
 import platform
 import re
 import subprocess
@@ -217,6 +218,14 @@ class RunDirectory:
     def steps(self) -> list[int]:
         """Steps with a checkpoint that counts (validity.py), oldest first, without loading Orbax."""
         return validity.steps(self.checkpoints)
+
+    def held_out_losses(self, name: str = "loss") -> dict[int, float]:
+        """{step: the finite loss that was logged on held-out text} of the steps with a checkpoint. name: "loss", or
+        "ema_loss" of the averaged parameters."""
+        rows = metrics.read_metrics(self.metrics, "eval") if self.metrics.exists() else []
+        counting = set(self.steps())
+        losses = {row["step"]: float(row[name]) for row in rows if name in row and row["step"] in counting}
+        return {step: loss for step, loss in losses.items() if math.isfinite(loss)}  # "nan" is logged as text
 
 
 def _json_kind(value) -> str:

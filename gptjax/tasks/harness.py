@@ -65,7 +65,7 @@ class GptjaxLM(TemplateLM):
                 f"--model_args has {', '.join(arguments) or 'nothing'}; give workdir=DIR, and step=N if you like."
             )
         size = arguments.pop("batch_size", (additional_config or {}).get("batch_size"))
-        return cls(run.load(arguments.pop("workdir"), **arguments), batch_size=None if size is None else int(size))
+        return cls(run.read(arguments.pop("workdir"), **arguments), batch_size=None if size is None else int(size))
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> "GptjaxLM":

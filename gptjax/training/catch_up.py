@@ -87,7 +87,7 @@ class _Session:
     def evaluate(self, number: int, prefix: str, options: dict) -> dict | None:
         """As training would have logged it. None if should_stop() said so."""
         sizes = {"replica": -1} if self._program is None else dict(self._program.mesh.shape)
-        loaded = run.load(self._directory.path, number, mesh=sizes, ema=bool(prefix))
+        loaded = run.read(self._directory.path, number, mesh=sizes, ema=bool(prefix))
         if self._program is None:
             self._program = loaded.program
         if self._rows is None:

@@ -3,6 +3,7 @@
 import pathlib
 
 from gptjax import flops, schedule
+from gptjax.models import attention
 from gptjax.training import trainable
 
 
@@ -23,6 +24,7 @@ def header(session, directory, resumed: bool) -> list[str]:
         f" {tokens:,} tokens, {flops.train_flops(config):.3g} FLOPs",
         f"devices    {session.devices}, mesh {axes}",
         f"attention  {session.program.kernel} ({session.program.kernel_reason})",
+        *attention_lines(config, mesh, session.program.kernel),
         *compiler_lines(mesh),
         f"MFU        {_mfu(session)}",
     ]
@@ -32,6 +34,12 @@ def _mfu(session) -> str:
     if session.peak_flops is None:
         return f"not shown: {session.peak_source}"
     return f"of {session.peak_flops / 1e12:.4g} TFLOP/s per device ({session.peak_source}); FLOPs: 6N + attention, as in the PaLM paper"
+
+
+def attention_lines(config, mesh, kernel: str) -> list[str]:
+    """A warning where the config keeps the device's own attention kernel from running."""
+    advice = attention.advice(config, mesh.devices.flat[0].platform, kernel, mesh.shape["sequence"])
+    return [] if advice is None else [f"warning    {advice}"]
 
 
 def compiler_lines(mesh) -> list[str]:

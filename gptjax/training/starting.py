@@ -15,7 +15,6 @@ came from stands in manifest.json under "started_from". To go on with a run's st
 import dataclasses
 import hashlib
 import json
-import math
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from gptjax.checkpoints import consistency, loading, validity
 from gptjax.config import bounds
 from gptjax.errors import UserError
-from gptjax.rundir import metrics, run_directory
+from gptjax.rundir import run_directory
 from gptjax.storage import folder_kinds
 from gptjax.training.branching import Origin, config_at, digest
 
@@ -94,17 +93,14 @@ def _origin(train, directory) -> Origin:
 def best_step(run: run_directory.RunDirectory, name: str) -> int:
     """The step of the lowest held-out loss that was logged, of those with a checkpoint. Raises UserError: none of them has
     one."""
-    rows = metrics.read_metrics(run.metrics, "eval") if run.metrics.exists() else []
-    steps = set(run.steps())
-    losses = {row["step"]: float(row["loss"]) for row in rows if row["step"] in steps and "loss" in row}
-    losses = {step: loss for step, loss in losses.items() if math.isfinite(loss)}  # "nan" is logged as text
+    losses = run.held_out_losses()
     if not losses:
         raise _refused(
             name,
             "train.start_step='best' needs an evaluation on held-out text, and none of its checkpoints has one",
             "give a step, or None",
         )
-    return min(losses, key=losses.get)
+    return min(losses, key=lambda step: (losses[step], step))
 
 
 def _check_tokenizer(origin: Origin, theirs: dict, tokenizer) -> None:

@@ -94,7 +94,9 @@ def test_a_save_that_one_process_cannot_make_fails_in_both_with_its_reason_and_t
         assert begun.startswith("20 failed") and "process 0 (" in begun and "Not a directory" in begun
         assert "there is that of step 10, whole by names and sizes; run the same command again to continue" in begun
         assert written.startswith("30 failed") and "process 1 (" in written and "free some space" not in written
-        assert max(int(line.split()[2]) for line in (begun, written, saved[6])) < 60, "nobody waits until Orbax gives up"
+        assert max(int(line.split()[2]) for line in (begun, written, saved[6])) < 60, (
+            "nobody waits until Orbax gives up"
+        )
     left = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
     assert left == ["10", "30", "40", "50", "70"]
     assert run_directory.open_run(tmp_path / "run").steps() == [10, 30, 40, 50, 70]

@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from places import ROOT
@@ -64,7 +65,7 @@ def test_a_command_from_outside_is_a_module_and_a_line_of_the_table(capsys, tmp_
         ([*TRAIN, "--config.model.mlp=gelu_tan"], "did you mean 'gelu_tanh'"),
         ([*TRAIN, "--config.model.position=alibi"], "expected one of: learned, rope"),
         ([*TRAIN, "--config.model.dtype=fp16"], "expected one of: bfloat16, float32"),
-        ([*TRAIN, "--config.model.remat=some"], "expected one of: none, dots, attention, full, offload"),
+        ([*TRAIN, "--config.model.remat=some"], "expected one of: none, dots, attention, mlp, full, offload"),
         ([*TRAIN, "--config.model.attention=flash"], "expected one of: xla, cudnn, splash"),
         ([*TRAIN, "--config.model.attention=cudnn"], "runs on gpu, not on cpu"),
         ([*TRAIN, "--config.model.n_heads=7"], "does not divide model.d_model"),
@@ -242,9 +243,34 @@ def test_a_library_of_an_extra_that_is_not_installed_is_named_with_its_extra(tmp
 
 
 def test_a_flag_that_is_missing_exits_2(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["train", QUICKSTART])
-    assert stop.value.code == 2 and "--workdir" in capsys.readouterr().err
+    assert cli.main(["train", QUICKSTART]) == 2
+    told = capsys.readouterr().err
+    assert told == "gptjax: gptjax train: the following arguments are required: --workdir; see gptjax train --help.\n"
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"gptjax {metadata.version('gptjax')}\n"
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["trian", QUICKSTART], "gptjax has no command 'trian'; did you mean 'train'?"),
+        (
+            ["train", QUICKSTART, "--workdri=x"],
+            "unknown argument '--workdri=x' of gptjax train; did you mean '--workdir'?",
+        ),
+        (
+            ["sample", "x", "--step=last"],
+            "gptjax sample: argument --step: invalid int value: 'last'; see gptjax sample --help.",
+        ),
+        ([], "the following arguments are required: COMMAND; see gptjax --help."),
+    ],
+)
+def test_a_word_that_argparse_refuses_is_one_line(words, told, capsys):
+    assert cli.main(words) == 2 and capsys.readouterr().err == f"gptjax: {told}\n"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+import gptjax
 from gptjax import cli
 
 
@@ -13,6 +14,12 @@ def test_a_run_against_itself_is_the_same(trained, capsys):
     code, output, _ = compare(capsys, trained, trained)
     assert code == 0 and output.splitlines()[0] == f"A: {trained}, step 6 (the newest)"
     assert output.splitlines()[-1] == "A and B are the same on this text"
+
+
+def test_in_python_it_is_the_same_comparison_of_paths_or_runs(trained, capsys):
+    output = compare(capsys, trained, trained, "--step_a=4")[1].splitlines()
+    found = gptjax.compare(gptjax.load(trained, 4), trained)
+    assert repr(found).splitlines() == output[2:] and output[2].startswith("held-out text of A: ")
 
 
 def test_two_steps_of_a_run_differ_by_their_losses(trained, capsys):

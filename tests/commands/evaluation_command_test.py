@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+import gptjax
 from gptjax import cli, errors
 from gptjax.commands import reading
 from gptjax.errors import UserError
@@ -73,6 +74,7 @@ def test_the_best_step_is_the_lowest_logged_loss_among_the_steps_with_a_checkpoi
     steps, why = reading.chosen_steps(directory, "best", ema=False)
     assert steps == [4] and "lowest held-out loss in metrics.jsonl, 1.5000, of 2 evaluated steps" in why
     assert reading.chosen_steps(directory, "best", ema=True)[0] == [6]
+    assert gptjax.load(directory.path, "best").step == 4
     directory.metrics.write_text(json.dumps({"kind": "eval", "step": 4, "loss": "nan"}) + "\n")
     with pytest.raises(UserError, match="has no loss for any step with a checkpoint .4, 6.*--catch_up"):
         reading.chosen_steps(directory, "best", ema=False)

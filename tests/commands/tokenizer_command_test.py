@@ -125,7 +125,7 @@ def test_info_says_kind_sizes_and_bytes_per_token_of_a_source(trained, tmp_path,
         ([*TRAIN, "--out=NEW", "--source=nowhere.txt"], "nowhere.txt"),
         (
             [*TRAIN, "--out=NEW", "--vocabsize=3"],
-            "unknown argument '--vocabsize=3' of gptjax tokenizer train; see gptjax tokenizer train --help.",
+            "unknown argument '--vocabsize=3' of gptjax tokenizer train; did you mean '--vocab_size'?",
         ),
         (["tokenizer", "encode", "--tokenizer=FULL", "x"], "is neither a kind nor a folder"),
         (["tokenizer", "encode", "--tokenizer=chars", "x"], "'chars' is made from a text"),

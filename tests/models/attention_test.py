@@ -304,6 +304,34 @@ def test_auto_falls_back_to_xla_and_says_why(kernel, platform, asked, reason):
         assert (chosen, given) == (attention.FASTEST[platform], f"the fastest on {platform}")
 
 
+@pytest.mark.parametrize(
+    "platform,asked,cure",
+    [
+        ("gpu", {"model": {"attention_dropout": 0.1}}, "model.attention_dropout=0."),
+        ("tpu", {"model": {"attention_dropout": 0.1}}, "model.attention_dropout=0."),
+        ("gpu", {"data": {"mask_documents": True}}, "data.mask_documents=False."),
+        (
+            "gpu",
+            {"model": {"attention_dropout": 0.1}, "mesh": {"sequence": 2}},
+            "attention_dropout=0 and mesh.sequence=1.",
+        ),
+        ("tpu", {"data": {"mask_documents": True}}, None),  # splash can
+        ("gpu", {"model": {"n_heads": 4}}, None),  # no setting of a run, but another model
+        ("gpu", {"model": {"attention": "xla", "attention_dropout": 0.1}}, None),  # asked for by name
+        ("cpu", {"model": {"attention_dropout": 0.1}}, None),
+    ],
+)
+def test_what_keeps_a_kernel_from_running_is_told_with_what_to_set(platform, asked, cure):
+    asked = config(**asked)
+    kernel, _ = attention.choose_kernel(asked, platform)
+    advice = attention.advice(asked, platform, kernel, asked.mesh.sequence)
+    assert advice is None if cure is None else advice.endswith(cure) and "twice as long" in advice
+    if cure is not None:
+        cured = asked.replace(model={"attention_dropout": 0.0}, data={"mask_documents": False}, mesh={"sequence": 1})
+        assert attention.choose_kernel(cured, platform)[0] == attention.FASTEST[platform]
+        assert attention.advice(cured, platform, attention.FASTEST[platform], 1) is None
+
+
 @pytest.mark.parametrize("platform,kernel", [("cpu", "xla"), ("gpu", "cudnn"), ("tpu", "splash")])
 def test_auto_takes_the_fastest_kernel_of_the_platform(platform, kernel):
     assert attention.choose_kernel(config(), platform) == (kernel, f"the fastest on {platform}")

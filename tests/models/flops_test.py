@@ -274,6 +274,8 @@ def test_a_layer_keeps_the_bytes_of_korthikanti_et_al():
         ("none", 0.2, {"mlp": "swiglu", "n_kv_heads": 1, "norm": "rmsnorm", "dtype": "float32"}),
         ("dots", 0, {}),
         ("dots", 0, {"norm_position": "post", "final_norm": False}),
+        ("mlp", 0, {}),
+        ("mlp", 0, {"mlp": "swiglu", "n_kv_heads": 2}),
         ("attention", 0, {}),
         ("attention", 0, {"n_kv_heads": 2, "norm": "rmsnorm", "position": "rope"}),
         ("full", 0, {}),
@@ -346,7 +348,7 @@ def test_activation_bytes_fall_with_microbatches_and_with_every_mesh_axis():
 def test_each_stronger_remat_keeps_fewer_bytes():
     one = {"replica": 1, "stage": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
     config = Config(model=ModelConfig(vocab_size=50257), train=TrainConfig(steps=1, vocab_chunks=6))
-    policies = ("none", "dots", "attention", "full")
+    policies = ("none", "mlp", "dots", "attention", "full")
     kept = [flops.activation_bytes(config.replace(model={"remat": remat}), one) for remat in policies]
     assert kept == sorted(set(kept), reverse=True)
 

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
-from conftest import VARIANTS
+from conftest import TINY, VARIANTS
 from flax import nnx
 
 from gptjax import flops
 from gptjax.config.fields import Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.errors import UserError
-from gptjax.models import architectures
+from gptjax.models import architectures, attention, splash
 from gptjax.models import gpt as model
 from gptjax.parallel import meshes
 from gptjax.training import program as programs
@@ -294,6 +294,23 @@ def test_layers_taken_apart_and_rows_padded_in_front_give_the_same_logits(make_v
             np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(whole).max())
 
 
+def test_a_prompt_is_read_by_a_kernel_that_keeps_its_padding_apart(monkeypatch):
+    """As by attention over the cache, which then holds the same: the TPU's kernel, interpreted."""
+    assert attention.KERNELS["splash"].function == "gptjax.models.splash:splash_attention"
+    monkeypatch.setattr(splash, "splash_attention", functools.partial(splash.splash_attention, interpret=True))
+    config = dataclasses.replace(TINY, context_length=256, band_width=40)
+    pad_B, token_BL = np.array([0, 90]), np.random.default_rng(0).integers(65, size=(2, 128))
+    found = []
+    for name in ("splash", "xla"):
+        gpt = architectures.make(config, jax.random.key(0), kernel=name)
+        found.append(gpt.extend(token_BL, gpt.empty_cache(2, 256), 0, pad_B))
+    (x, cache), (expected, expected_cache) = found
+    for row, pad in enumerate(pad_B):
+        np.testing.assert_allclose(x[row, pad:], expected[row, pad:], atol=2e-5)
+        for a, b in zip(cache, expected_cache):  # N, M, G, B, K
+            np.testing.assert_allclose(a[:, pad:, :, row], b[:, pad:, :, row], atol=2e-5)
+
+
 # Dropout, precision, recomputation
 
 
@@ -332,7 +349,7 @@ def loss_gradient(graph, params, key):
     return jax.grad(lambda p: nnx.merge(graph, p).token_loss(TOKEN_BT, key=key)[0].mean())(params)
 
 
-MORE_REMAT = [("gpt2", "dots"), ("gpt2", "full"), ("lstm", "full")]  # the LSTM's is in parity_test too
+MORE_REMAT = [("gpt2", "dots"), ("gpt2", "mlp"), ("gpt2", "full"), ("lstm", "full")]  # the LSTM's is in parity_test too
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,20 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 
 from gptjax.config.fields import Config, MeshConfig, TrainConfig
-from gptjax.models import layers
+from gptjax.models import attention, layers
 from gptjax.parallel import meshes, sharding
 from gptjax.planning import topology
 
+FORMS = [
+    (table, dict(table)) for table in (layers.LINEAR, attention.PROJECTIONS)
+]  # as they are before a test changes them
 TOKEN_BT = np.random.default_rng(0).integers(0, 65, (8, 17)).astype(np.int32)
 
 
-def loss_and_gradient(tiny, form, monkeypatch, mesh=None):
-    """Of a model on the CPU with a form of its linear maps, jitted anew."""
-    monkeypatch.setitem(layers.LINEAR, "cpu", form)
+def loss_and_gradient(tiny, platform, monkeypatch, mesh=None):
+    """Of a model on the CPU with the linear maps of a platform, jitted anew."""
+    for table, forms in FORMS:
+        monkeypatch.setitem(table, "cpu", forms[platform])
 
     def loss(params):
         return nnx.merge(tiny.graph, params).token_loss(TOKEN_BT)[0].mean()
@@ -44,12 +48,12 @@ def test_the_forms_of_linear_maps_give_the_same_where_eight_devices_split_heads_
 
 
 def check_forms(tiny, monkeypatch, mesh=None):
-    (flat_loss, flat), (loss, gradient) = (
-        loss_and_gradient(tiny, form, monkeypatch, mesh) for form in (layers.flat_linear, layers.whole_linear)
-    )
-    assert float(loss) == pytest.approx(float(flat_loss), rel=5e-7)
-    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(flat)):
-        np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())
+    flat_loss, flat = loss_and_gradient(tiny, "cpu", monkeypatch, mesh)
+    for platform in ("gpu", "tpu"):
+        loss, gradient = loss_and_gradient(tiny, platform, monkeypatch, mesh)
+        assert float(loss) == pytest.approx(float(flat_loss), rel=5e-7)
+        for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(flat)):
+            np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())
 
 
 def test_the_form_is_that_of_the_devices_that_the_mesh_is_of_also_where_they_are_not_here():
@@ -68,3 +72,12 @@ def test_the_form_is_that_of_the_devices_that_the_mesh_is_of_also_where_they_are
         assert sharding.platform() == "tpu" and contracted() == [(2, 16, 2, 3, 4)]
     with jax.set_mesh(jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))):
         assert sharding.platform() == "cpu" and contracted() == [(32, 24)]
+
+
+@pytest.mark.parametrize("length, products", [(1, 1), (8, 3)])
+def test_on_tpus_queries_keys_and_values_are_products_of_their_own_unless_weights_are_more_than_tokens(
+    length, products
+):
+    linear = layers.Linear(jax.random.key(0), (8,), (2, 3, 4), ("embed", "heads", "qkv", "head_dim"), 1.0, bias=True)
+    jaxpr = jax.make_jaxpr(lambda x: attention.PROJECTIONS["tpu"](linear, x))(jnp.zeros((1, length, 8)))
+    assert str(jaxpr).count("dot_general") == products

@@ -37,6 +37,21 @@ def test_loss_and_normaliser_equal_a_float64_log_softmax(chunks, softcap):
         np.testing.assert_allclose(value, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_tokens_that_keep_their_shape_as_on_tpus_cost_what_flat_ones_do(chunks, monkeypatch):
+    def loss_and_gradient():
+        function = functools.partial(weighted, target=target, weight=np.ones((2, 3, 5)), chunks=chunks, softcap=None)
+        value, pullback = jax.vjp(function, x, head_VD)
+        return jax.make_jaxpr(function)(x, head_VD), value, *pullback(jnp.ones_like(value))
+
+    x, head_VD, target = inputs()
+    (flat_jaxpr, *flat), _ = loss_and_gradient(), monkeypatch.setattr(loss.sharding, "platform", lambda: "tpu")
+    jaxpr, *whole = loss_and_gradient()
+    assert str(jaxpr) != str(flat_jaxpr)
+    for value, expected in zip(whole, flat, strict=True):
+        np.testing.assert_allclose(value, expected, atol=2e-6 * np.abs(expected).max())
+
+
 def test_uniform_logits_cost_the_logarithm_of_the_true_vocabulary():
     x, head_VD, target = inputs()
     for chunks in (1, 4):

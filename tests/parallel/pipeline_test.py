@@ -1,6 +1,7 @@
 """A pipeline runs all layers on all rows, in order, whatever its schedule."""
 
 import functools
+import math
 import re
 
 import jax
@@ -11,7 +12,9 @@ import pytest
 from gptjax.config.fields import Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.errors import UserError
 from gptjax.models import gpt as model
+from gptjax.models import loss
 from gptjax.parallel import meshes, pipeline, sharding
+from gptjax.planning import hlo
 
 
 def config_of(batch_size=16, layers=8, train=(), **mesh):
@@ -80,6 +83,37 @@ def test_a_circular_schedule_shortens_the_wait_at_both_ends():
         return int(lengths[-1])
 
     assert (iterations(1), iterations(3)) == (4 + 3, 4 * 3 + 3)
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_stages_share_the_logits_and_none_has_those_of_a_whole_text(chunks):
+    """Rows merged with the tokens that are split over the stages would be gathered, with all their logits."""
+
+    def mean_loss(x_BLD, head_VD, target_BL):
+        return loss.cross_entropy(x_BLD, head_VD, target_BL, vocab_size=320, chunks=chunks)[0].mean()
+
+    x_BLD, head_VD, target_BL = jnp.ones((8, 16, 32)), jnp.ones((320, 32)), jnp.ones((8, 16), jnp.int32)
+    with jax.set_mesh(mesh_of(stage=2, fsdp=2)):
+        places = (jax.P("fsdp"), jax.P(None, "fsdp"), jax.P("fsdp"))
+        gradient = jax.jit(jax.grad(mean_loss, (0, 1)), in_shardings=places)
+        compiled = hlo.parse(gradient.lower(x_BLD, head_VD, target_BL).compile().as_text())
+    arrays = [array.shape for array in hlo.buffer_shapes(compiled)]
+    tokens = {math.prod(shape) * chunks // 320 for shape in arrays if 320 // chunks in shape and 32 not in shape}
+    assert max(tokens) == 8 * 16 // 4
+
+
+def test_a_stage_that_goes_round_once_keeps_one_copy_of_its_layers_for_the_backward_pass():
+    def total(stacked, repeats):
+        schedule = sharding.Schedule(4, repeats)
+        return pipeline.run(squaring_layers, jnp.ones((16, 7)), jnp.ones(16), stacked, schedule).sum()
+
+    def squaring_layers(x_bL, rows, stacked, microbatch):
+        return jax.lax.scan(lambda x_bL, w_LL: (x_bL @ w_LL, None), x_bL, stacked)[0]
+
+    with jax.set_mesh(mesh_of(stage=2)):
+        traced = jax.make_jaxpr(jax.grad(functools.partial(total, repeats=1)))(jnp.ones((48, 7, 7)))
+    arrays = [[int(size) for size in shape.split(",")] for shape in re.findall(r"f32\[([\d,]+)\]", str(traced))]
+    assert max(math.prod(shape) for shape in arrays if shape[-2:] == [7, 7]) == 48 * 7 * 7, "and not of 5 iterations"
 
 
 def test_microbatches_split_by_residue_and_join_again():

@@ -45,7 +45,8 @@ def test_every_kind_of_tpu_takes_the_options_of_its_train_step(family):
     """
     mesh = plan.make_mesh(CONFIG, topology.describe(SMALLEST[family]))
     asked = programs.train_compiler_options(mesh)
-    assert asked[tpu.FUSED_GATHERS] is (family == "v5e") and len(asked) == 7
+    assert asked[tpu.FUSED_GATHERS] is (family == "v5e")
+    assert asked.get(f"{tpu.OFFLOAD}_all_gather", False) is (family in ("v5p", "v6e"))
     assert "all-gather" in collectives(layers_over_all(mesh.devices, width=512).compile(asked))
 
 

@@ -159,6 +159,40 @@ ENTRY %main (a: bf16[8,128]) -> bf16[64,128] {
 """
 
 
+# The same gather and an all-reduce as libtpu prints what v5p's SparseCores do: the update hands the operand over.
+MADE_READY = (
+    CALLED.split("%scattered")[0]
+    + """
+%sum (s: bf16[64,128]) -> bf16[64,128] {
+  %s = bf16[64,128]{1,0} parameter(0)
+  ROOT %all-reduce.1 = bf16[64,128]{1,0} all-reduce(%s), channel_id=2, replica_groups=[1,8]<=[8], to_apply=%add
+}, execution_thread="sparsecore"
+
+ENTRY %main (x: bf16[8,128]) -> bf16[64,128] {
+  %x = bf16[8,128]{1,0} parameter(0)
+  %gs = ((), (), (s32[64]{0}, s32[8]{0:S(2)})) custom-call-start(), custom_call_target="TODO", called_computations={%gather}
+  %gu = ((bf16[8,128]{1,0}), bf16[64,128]{1,0}, (s32[64]{0})) custom-call-update(%gs, %x)
+  %rs = ((), (), (s32[64]{0}, s32[8]{0:S(2)})) custom-call-start(), custom_call_target="TODO", called_computations={%sum}
+  %gd = bf16[64,128]{1,0} custom-call-done(%gu)
+  %ru = ((bf16[64,128]{1,0}), bf16[64,128]{1,0}, (s32[64]{0})) custom-call-update(%rs, %gd)
+  ROOT %rd = bf16[64,128]{1,0} custom-call-done(%ru)
+}
+"""
+)
+
+
+def test_a_sparsecores_collective_starts_where_it_is_handed_its_operand():
+    program = hlo.parse(MADE_READY)
+    events = collectives.events(program, program.entry, {"fsdp": 8})
+    roles = {name: [(event.role, event.collective.kind) for event in of_one] for name, of_one in events.items()}
+    assert roles == {
+        "gu": [("start", "all-gather")],
+        "gd": [("done", "all-gather")],
+        "ru": [("start", "all-reduce")],  # small as the buffers of its start are, it keeps all that it sums
+        "rd": [("done", "all-reduce")],
+    }
+
+
 def test_collectives_within_calls_fusions_and_loops_are_all_counted():
     found = collectives.listed(hlo.parse(CALLED), {"fsdp": 8})
     size = 64 * 128 * 2

@@ -10,7 +10,7 @@ from gptjax.planning import plan_docs
 CONFIGS = ROOT / "configs"
 
 
-TPUS, GPUS = plan_docs.TABLES
+TPUS, GPUS, TEXTS = plan_docs.TABLES
 HEADING = f"# Plans\n\n## TPUs\n\n{plan_docs.compilers(TPUS)}\n"
 
 
@@ -55,9 +55,11 @@ def test_rows_of_two_compilers_do_not_stand_in_one_table(tmp_path, capsys):
 
 def test_the_document_says_what_compiled_its_rows_and_where_gathers_are_fused():
     lines = {table.title: plan_docs.compilers(table) for table in plan_docs.TABLES}
-    text = plan_docs.document({"TPUs": [], "GPUs": []}, lines)
+    text = plan_docs.document({table.title: [] for table in plan_docs.TABLES}, lines)
     assert f"libtpu {importlib.metadata.version('libtpu')}." in text
-    assert [f"| {name} | yes |" in text for name in ("v4", "v5e", "v5p", "v6e", "tpu7x")] == [False, True] + [False] * 3
+    kinds = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+    assert [f"| {name} | yes | no |" in text for name in kinds] == [False, True, False, False, False]
+    assert [f"| {name} | no | yes |" in text for name in kinds] == [False, False, True, True, False]
 
 
 def test_a_wrong_name_is_answered_with_the_names(capsys):

@@ -97,6 +97,15 @@ def test_pace_and_cost_follow_from_the_step(facts):
     assert 0 < facts["mfu"] < 1
 
 
+def test_the_table_says_what_a_pipeline_s_waiting_stages_cost(facts):
+    assert "pipeline_microbatches" not in plan_table.table(facts)
+    text = plan_table.table(facts | {"pipeline_bubble": 0.5})
+    assert "1.50 times the FLOPs" in text and "mesh.pipeline_microbatches makes it less" in text
+    mesh = {"stage": 2, "fsdp": 4, "tensor": 1, "pipeline_microbatches": 4}
+    config = CONFIG.replace(mesh=mesh, train={"batch_size": 32})
+    assert plan.plan(config, topology.describe("h100:8"), plan.Options())["pipeline_bubble"] == 1 / 4
+
+
 def test_the_table_names_the_assumption_the_kernel_and_the_room(facts):
     text = plan_table.table(facts)
     for part in ("matmuls at 100% of the published peak", "splash kernel", "no T x T tensor", "fits,", "$"):
@@ -113,6 +122,27 @@ def test_scores_of_all_heads_and_whole_logits_are_found():
     found = plan.checks(config, {"replica": 1, "fsdp": 2, "sequence": 1, "tensor": 2}, "splash", hlo.parse(text))
     assert found["scores"] == "f32[4,2,256,256]" and found["whole_logits"] == "f32[1024,640]"
     assert found["kernels"] == 0
+
+
+@pytest.mark.parametrize(
+    "axis, shape, found",
+    [
+        ("stage", "[5,2,1,4,256,256]", False),  # inputs of 2 layers of a stage in 5 iterations: 4 rows of 256, wide 256
+        ("stage", "[256,5,2,1,4,256]", False),  # the same, as XLA:GPU lays them out
+        ("stage", "[2,256,256]", False),  # weights
+        ("stage", "[4,8,256,256]", True),  # of 8 heads
+        ("stage", "[5,2,4,8,256,256]", True),
+        ("sequence", "[4,16,128,256]", False),  # inputs of 4 layers, half a text of each row
+        ("sequence", "[16,8,128,256]", True),
+    ],
+)
+def test_stacks_that_are_as_wide_as_the_text_is_long_are_no_scores(axis, shape, found):
+    parameter, out = f"  %a = f32{shape}{{0}} parameter(0)\n", "  ROOT %b = f32[1] custom-call(%a)\n"
+    program = hlo.parse(f"HloModule m\n\nENTRY %main (a: f32[1]) -> f32[1] {{\n{parameter}{out}}}\n")
+    config = CONFIG.replace(model={"d_model": 256, "n_heads": 8}, train={"batch_size": 32})
+    config = config.replace(mesh={"pipeline_microbatches": 4, "stage": 2, "tensor": 1})
+    sizes = {"replica": 1, "stage": 1, "fsdp": 1, "sequence": 1, "tensor": 1} | {axis: 2}
+    assert bool(plan.checks(config, sizes, "splash", program)["scores"]) is found
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,12 @@ BEGUN = {  # bytes between HBM and chip: instructions that start and end
         f"%s = (({STACK}), {quarter(1)}, s32[]{{:S(2)}}) async-start(%v), calls=%wrapped",
         f"%d = {quarter(1)} async-done(%s)",
     ),
+    "a custom call of a SparseCore, handed over later": (
+        QUARTER,
+        "%s0 = ((), (), (s32[64]{0}, s32[8]{0:S(2)})) custom-call-start(), called_computations={%wrapped}\n"
+        f"  %s = (({STACK}), {quarter(1)}, (s32[64]{{0}})) custom-call-update(%s0, %v)",
+        f"%d = {quarter(1)} custom-call-done(%s)",
+    ),
     "a call of a SparseCore": (
         QUARTER,
         f"%s = (({STACK}), {quarter(1)}, s32[]{{:S(2)}}) call-start(%v), to_apply=%wrapped",

@@ -172,7 +172,7 @@ def test_a_checksum_that_differs_is_seen_where_the_file_can_be_read(damaged):
 @pytest.mark.parametrize(
     "given,message",
     [
-        ({"path": "nowhere"}, "--workdir=.*nowhere: no such directory"),
+        ({"path": "nowhere"}, "^path=.*nowhere: no such directory"),
         ({"path": GOLDEN}, "is not a run directory: it has no config.json"),
         ({"step": 3}, "has no checkpoint of step 3; there are: 6"),
         ({"dtype": "float16"}, "dtype='float16' is not known.*expected one of: bfloat16, float32"),
@@ -274,8 +274,8 @@ TYPED_WRONGLY = [
     (lambda run: gptjax.load(), "^gptjax.load: missing a required argument: 'path'; it takes: path, step, dtype"),
     (lambda run: gptjax.load(GOLDEN, 6, "float32"), "^gptjax.load: too many positional arguments; it takes: path"),
     (lambda run: gptjax.load(5), "^path=5 is an int; expected str or PathLike"),
-    (lambda run: gptjax.load(GOLDEN, step="best"), "^step='best' is a str; expected int or None"),
-    (lambda run: gptjax.load(GOLDEN, step=True), "^step=True is a bool; expected int or None"),
+    (lambda run: gptjax.load(GOLDEN, step="last"), "^step=last: expected a number or best"),
+    (lambda run: gptjax.load(GOLDEN, step=True), "^step=True is a bool; expected int or str or None"),
     (
         lambda run: gptjax.load(GOLDEN, dtype=np.float32),
         "^dtype=<class 'numpy.float32'> is a type; expected str or None",
@@ -340,7 +340,7 @@ def test_an_argument_that_cannot_be_is_said_in_one_line(loaded, call, message):
 def test_every_function_of_the_door_refuses_a_keyword_that_it_does_not_take(loaded):
     methods = [getattr(loaded, name) for name, kind in vars(gptjax.Run).items() if name[0] != "_" and callable(kind)]
     assert len(methods) > 8
-    for function in (gptjax.load, *methods):
+    for function in (gptjax.load, gptjax.compare, *methods):
         with pytest.raises(UserError, match=f"{function.__name__} has no argument 'nonsense'"):
             function(nonsense=1)
 

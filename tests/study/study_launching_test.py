@@ -310,7 +310,7 @@ MISTAKES = {
     "--launcher=xpk --out=gs://b/s --launcher_flag=--workload=mine": "would give all runs one name",
     "--parallel=0": "--parallel=0 is too small",
     "--batch_runs=on": "use auto or off",
-    "--paralel=2": "unknown argument '--paralel=2' of gptjax study run; see gptjax study run --help.",
+    "--paralel=2": "unknown argument '--paralel=2' of gptjax study run; did you mean '--parallel'?",
 }
 
 

@@ -1,0 +1,77 @@
+"""Weights as int8, for making text: of each linear map in the layers a byte for an entry and a float32 scale for each output.
+
+A weight is off by half of its output's scale at most, and a scale is 1/127 of the largest weight of its output. A map
+multiplies by the bytes in the dtype of the matmuls, and then by the scales (layers.linear_of_bytes). Embeddings, head, norms
+and biases stay what they were, in the dtype of the matmuls. Nothing here is for training: bytes have no gradient.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gptjax.errors import UserError
+from gptjax.hosts import compiling
+from gptjax.models import architectures, layers
+
+LARGEST = 127  # -128 is not used, so that a weight and its negative are as exact
+
+
+def parts(config, graph, abstract_params) -> tuple:
+    """architectures.split() of the model of a ModelConfig, in shapes, with such weights in place of its own.
+
+    Raises UserError: it is of an architecture without attention.
+    """
+    if not config.has_attention:
+        raise UserError(
+            f"dtype='int8' is not for model.architecture={config.architecture!r}, which reads its weights in other ways"
+            " than as linear maps; use 'bfloat16' or 'float32'."
+        )
+
+    def model():
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, layers.DTYPES[config.dtype]), abstract_params)
+        gpt = nnx.merge(graph, zeros)
+        for _, module in nnx.iter_modules(gpt):
+            if isinstance(module, layers.Linear):
+                module.hold_bytes()
+        return gpt
+
+    return architectures.split(nnx.eval_shape(model))
+
+
+def converted(params: dict, abstract_params: dict, shardings: dict) -> dict:
+    """The parameters of `parts`, laid out so, made of a model's own, which are left empty: of each there is only one form in
+    memory at a time."""
+    kinds, places = _by_path(abstract_params), _by_path(shardings)
+    weights, made = _by_path(params), {}
+    params.clear()
+    for path in list(weights):
+        weight, scale_path = weights.pop(path), (*path[:-1], "scale")
+        if path[-1] == "weight" and scale_path in kinds:
+            n_inputs = weight.ndim - kinds[scale_path].ndim
+            made[path], made[scale_path] = _conversion(n_inputs, places[path], places[scale_path])(weight)
+        else:
+            made[path] = weight.astype(kinds[path].dtype)
+    return jax.tree_util.tree_map_with_path(lambda path, _: made[_keys(path)], abstract_params)
+
+
+@functools.lru_cache(maxsize=64)
+def _conversion(n_inputs: int, weight_sharding, scale_sharding):
+    """weight [N, *inputs, *outputs] -> (its bytes, scale [N, *outputs])."""
+
+    def convert(weight):
+        inputs = tuple(range(1, 1 + n_inputs))
+        largest = jnp.abs(weight.astype(jnp.float32)).max(inputs, keepdims=True)
+        scale = jnp.where(largest > 0, largest, 1.0) / LARGEST
+        return jnp.round(weight.astype(jnp.float32) / scale).astype(jnp.int8), scale.squeeze(inputs)
+
+    return compiling.jit(convert, out_shardings=(weight_sharding, scale_sharding))
+
+
+def _by_path(tree: dict) -> dict:
+    return {_keys(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _keys(path) -> tuple[str, ...]:
+    return tuple(key.key for key in path)
