@@ -36,7 +36,8 @@ class Setup:
 
 class Weights(typing.NamedTuple):
     params: dict
-    layers: tuple | None  # apart, see model.apart
+    layers: tuple | None = None  # apart, see model.apart
+    head_DV: typing.Any = None  # the output matrix, transposed; None: the parameters' own
 
 
 class Prompts(typing.NamedTuple):
@@ -82,6 +83,11 @@ def layers_apart(graph, params):
     return nnx.merge(graph, params).apart()
 
 
+@functools.partial(compiling.jit, static_argnames="graph")
+def transposed_head(graph, params):
+    return nnx.merge(graph, params).head_VD.T
+
+
 @functools.partial(compiling.jit, static_argnames=("setup", "places", "of_prompt"))
 def prefill(setup: Setup, weights: Weights, prompts: Prompts, *, places: int, of_prompt: bool):
     """The state after the prompts, in a cache of so many places, and the log-probabilities of their tokens but the first,
@@ -90,7 +96,7 @@ def prefill(setup: Setup, weights: Weights, prompts: Prompts, *, places: int, of
     batch, length = prompts.token_BL.shape
     cache = gpt.empty_cache(batch, places, DTYPES[setup.cache_dtype], apart=weights.layers is not None)
     x_BLD, cache = gpt.extend(prompts.token_BL, cache, 0, prompts.pad_B, weights.layers)
-    logit_BV = gpt.logits(x_BLD[:, -1])
+    logit_BV = gpt.logits(x_BLD[:, -1], weights.head_DV)
     state = State(jnp.int32(length), prompts.made_B, prompts.done_B, logit_BV, cache, prompts.counts)
     state = _lay_out(gpt, state)
     if not of_prompt:
@@ -123,7 +129,7 @@ def decode(setup: Setup, weights: Weights, wanted: Wanted, state: State, count, 
         done_B = s.done_B | (token_B == wanted.eot_B) | (made_B >= wanted.limit_B)
         place = s.place + (live_B if s.place.ndim else 1)
         counts = None if s.counts is None else s.counts.with_tokens(token_B)
-        return column + 1, State(place, made_B, done_B, gpt.logits(x_B1D[:, 0]), cache, counts), new
+        return column + 1, State(place, made_B, done_B, gpt.logits(x_B1D[:, 0], weights.head_DV), cache, counts), new
 
     _, state, new = jax.lax.while_loop(unfinished, step, (jnp.int32(0), state, new))
     return _lay_out(gpt, state), new

@@ -27,7 +27,7 @@ class Slots:
         self._engine = engine
         self._rows: list[Row | None] = [None] * count
         self._full = np.zeros(count, np.int64)  # new tokens of each row with which it fills its cache
-        self._state = decoding.empty(engine.setup, engine.weights, rows=count)
+        self._state = decoding.empty(engine.setup, engine.weights(count), rows=count)
 
     @property
     def free(self) -> int:
@@ -76,7 +76,7 @@ class Slots:
         one, pad_B = self._engine.prefill([row], places_for=0, with_counts=True)
         self._full[slot] = len(row.new) + self._engine.config.context_length - len(self._engine.shown(row))
         which = np.int32(slot), np.int32(pad_B[0])
-        self._state = decoding.put(self._engine.setup, self._engine.weights, self._state, one, *which)
+        self._state = decoding.put(self._engine.setup, self._engine.weights(len(self._rows)), self._state, one, *which)
 
     def _wanted(self) -> decoding.Wanted:
         nobody = Row(np.zeros(0, np.int32), seed=0)

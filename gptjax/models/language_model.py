@@ -68,9 +68,10 @@ class LanguageModel(nnx.Module):
         """Float32 logits [B, L, vocab_size]."""
         return self.logits(self.activations(token_BL, **options)[0])
 
-    def logits(self, x_BLD):
-        """Float32 logits [..., vocab_size] of final activations [..., D]."""
-        return loss.logits(x_BLD, self.head_VD, self.config.logit_softcap)[..., : self.config.vocab_size]
+    def logits(self, x_BLD, head_DV=None):
+        """Float32 logits [..., vocab_size] of final activations [..., D]. head_DV: a copy of the output matrix, transposed."""
+        head_VD = self.head_VD if head_DV is None else head_DV.T
+        return loss.logits(x_BLD, head_VD, self.config.logit_softcap)[..., : self.config.vocab_size]
 
     def apart(self) -> tuple:
         """The layers one by one, each with arrays of its own: for `extend`, where a slice of the stack would be copied."""

@@ -66,12 +66,12 @@ def test_a_later_override_wins_and_the_rest_of_the_file_stands():
         ("train.log_noise_scale=true", "compares a step's microbatches, but train.microbatches=1; use at least 2"),
         ("checkpoint.keep_steps=(10,610)", "checkpoint.keep_steps has 610, but the run's steps are 1 to 600"),
         ("checkpoint.keep_steps=(0,)", "checkpoint.keep_steps has 0, but"),
-        ("checkpoint.keep_steps=(15,)", "not a multiple of train.steps_per_call=10; use 20"),
+        ("train.steps_per_call=10 checkpoint.keep_steps=(15,)", "not a multiple of train.steps_per_call=10; use 20"),
     ],
 )
 def test_a_wrong_override_is_refused_with_what_to_do(override, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        shipped("quickstart", override)
+        shipped("quickstart", *override.split())
 
 
 @pytest.mark.parametrize(
