@@ -77,6 +77,15 @@ def test_no_program_copies_the_cache_or_gathers_weights(compiled):
     assert largest < 2 * 1024 * 1024, "less than a matrix of a layer"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_a_token_of_gpt3_s_1_3b_moves_weights_and_cache_once(dtype):
+    """A quarter of its layers, of which the program has one in a loop."""
+    config = config_file.load_config(str(ROOT / "configs" / "gpt3_1_3b.py"), ["model.n_layers=6"])
+    facts = decode.plan_text(config, topology.describe("v5e:2x2"), OPTIONS, decode.Text(32, 2048, dtype))
+    assert 0.9 < facts["bytes_ratio"] < 1.15 and facts["fits"]
+
+
 def test_what_is_planned_is_what_the_engine_runs(make_variant, monkeypatch):
     """To the letter: the programs of two rows on two devices, as the engine lowers them and as the planner does."""
     tiny = make_variant("gpt2", context_length=32)
