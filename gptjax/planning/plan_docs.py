@@ -34,8 +34,8 @@ TEXT = """One `gptjax plan --decode --config=configs/NAME.py TOPOLOGY --row` a r
 they are: `tensor` over as many chips as the heads divide over, copies on the rest.
 
 - Moved / needed: bytes of HBM that the compiled decode step reads and writes on a device for a token of each row, over those
-  of its weights and its whole cache. What a call of 64 tokens does once is shared by them. Less than 1: the head stays in
-  the chip's own memory from one token to the next.
+  of its weights and its whole cache. What a call of 64 tokens does once is shared by them. Less than 1: some weights, such
+  as the head, stay in the chip's own memory from one token to the next.
 - The prefill's MFU counts every matrix for every token of the prompts, causal attention, and the head for the last token."""
 TABLES = (
     Table(
