@@ -43,12 +43,11 @@ OVERLAP = {
 # there; 0.0.42.1 (jax 0.10) takes them without a word.
 UNFUSED = OVERLAP | {FUSED_GATHERS: False}
 # v5e has no other way to run a gradient's all-reduce beside a matmul. Combined to one at the end of a layer's backward
-# pass, as XLA does by itself, all would wait: those of a MB and more stay apart. One matmul may run beside several, or
-# the last of a layer would wait. No public launcher sets that one: if a v5e hangs, leave it out first.
+# pass, as XLA does by itself, all would wait: those of a MB and more stay apart. xla_tpu_async_collective_fusion_fuse_
+# multiple_collectives would hide the last of a layer too (docs/speed.md); no public launcher sets it, and nobody ran it.
 FUSED = OVERLAP | {
     FUSED_GATHERS: True,
     f"{FUSION}_fuse_all_reduce": True,
-    "xla_tpu_async_collective_fusion_fuse_multiple_collectives": True,
     "xla_enable_async_all_reduce": True,
     "xla_jf_crs_combiner_threshold_in_bytes": 1_000_000,
 }
