@@ -42,7 +42,7 @@ TABLES = (
         "TPUs",
         ("jax", "libtpu"),
         {
-            "gpt3_125m": "--topology=v5e:2x4",
+            "gpt3_125m": "--topology=v5e:2x4 --remat=mlp",
             "gpt3_350m": "--topology=v5e:4x4",
             "gpt3_760m": "--topology=v5e:4x4",
             "gpt3_1_3b": "--topology=v5e:8x8 --remat=mlp",
