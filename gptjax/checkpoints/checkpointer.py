@@ -169,10 +169,14 @@ class Checkpointer:
     def _give_up(self, step: int) -> None:
         """Of a save that has failed, in all processes, which know it. What is there is removed when nobody's writer is at
         work any more: TensorStore waits without end for a write whose folder has been taken away."""
-        with contextlib.suppress(Exception):  # known; else Orbax would raise it in the next save
-            self._writer.wait_until_finished()
+        self._end_writer()
         self._peers.agree("save given up", "")
         self._clean(step)
+
+    def _end_writer(self) -> None:
+        """Of a save whose failure is known: Orbax would raise it again, in the next save or when it is closed."""
+        with contextlib.suppress(Exception):
+            self._writer.wait_until_finished()
 
     def _clean(self, step: int) -> None:
         """Removes what a failed save has left, which would fill the disk. TensorStore's threads may still write for a moment
@@ -214,6 +218,9 @@ class Checkpointer:
             self._thread.join()
             if self._failure is not None:
                 print(f"gptjax: a checkpoint could not be written: {first_line(self._failure)}", file=sys.stderr)
+                self._end_writer()
+                if self._peers.count == 1:  # else the writers of others may be at work, and the next run removes it
+                    self._clean(self._saving)
         made = vars(self)
         if "_writer" in made:
             self._writer.close()

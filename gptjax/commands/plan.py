@@ -105,25 +105,14 @@ def print_text_plan(config, args) -> int:
     options = plan.Options(args.price, args.matmul_fraction, None, Progress().message)
     machine = topology.describe(args.topology, args.num_slices)
     context = 1 << (config.model.context_length.bit_length() - 1)
-    text = decode.Text(args.batch or 1, args.length or context, args.dtype or "bfloat16")
+    text = decode.Text(
+        1 if args.batch is None else args.batch,
+        context if args.length is None else args.length,
+        args.dtype or "bfloat16",
+    )
     given = args.mesh is not None or any(change.startswith("mesh.") for change in args.overrides)
     facts = decode.plan_text(config, machine, options, text, config.mesh if given else None)
-    if args.json:
-        print(plan.to_json(facts))
-    elif args.row:
-        print(decode_table.row(_name(args), facts))
-    else:
-        print(decode_table.table(facts))
-    if not facts["fits"]:
-        excess = _excess(facts, "fewer rows, a shorter --length, --dtype=int8 or more devices")
-        print(f"gptjax: {excess}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _name(args) -> str:
-    """Of the config in a row."""
-    return args.config.rsplit("/", 1)[-1].removesuffix(".py")
+    return _print_facts(args, facts, decode_table, "fewer rows, a shorter --length, --dtype=int8 or more devices")
 
 
 def print_plan(config, args) -> int:
@@ -144,15 +133,21 @@ def print_plan(config, args) -> int:
         print(plan.to_json(results) if args.json else search.table(results))
         return 0 if any(found["fits"] for found in results["compiled"]) else 1
     facts = plan.plan(config, machine, options)
+    return _print_facts(args, facts, plan_table, "--search, more microbatches, --remat=full or more devices")
+
+
+def _print_facts(args, facts: dict, tables, cures: str) -> int:
+    """Prints a plan as it was asked for, with the row and table of a module of tables. Returns the exit code."""
+    from gptjax.planning import plan
+
     if args.json:
         print(plan.to_json(facts))
     elif args.row:
-        print(plan_table.row(_name(args), facts))
+        print(tables.row(args.config.rsplit("/", 1)[-1].removesuffix(".py"), facts))
     else:
-        print(plan_table.table(facts))
+        print(tables.table(facts))
     if facts["fits"] is False:
-        excess = _excess(facts, "--search, more microbatches, --remat=full or more devices")
-        print(f"gptjax: {excess}", file=sys.stderr)
+        print(f"gptjax: {_excess(facts, cures)}", file=sys.stderr)
         return 1
     return 0
 

@@ -12,7 +12,6 @@
     loss                 cross-entropy, holding the logits of a part of the vocabulary at a time
     parametrization      what width and depth do to initialisation, learning rates and multipliers: standard, mup, completep
     placed               a model on a mesh, for reading: evaluation, notebooks and scoring take this much of a config
-    int8                 weights of linear maps as bytes, for making text
     roles                what a parameter is to an optimizer, stated beside its shape
 
 Which architectures there are, and how to add one: config/catalogue.py.

@@ -204,6 +204,8 @@ TPU = "--topology=v5e:2x2"
         ([TPU, "--decode", "--length=1000"], "use a power of two from 32 to 2048"),
         ([TPU, "--decode", "--length=4096"], "use a power of two from 32 to 2048"),
         ([TPU, "--decode", "--batch=6"], "--batch=6: the engine makes 1, 2, 4, ... or 64 rows at a time"),
+        ([TPU, "--decode", "--batch=0"], "--batch=0: the engine makes"),
+        ([TPU, "--decode", "--length=0"], "--length=0: prompt and new tokens"),
         ([TPU, "--decode", "--batch=128"], "--batch=128: the engine makes"),
         ([TPU, "--decode", "--dtype=int4"], "--dtype='int4' is not known; did you mean 'int8'"),
         ([TPU, "--decode", "--search"], "--search is of training"),

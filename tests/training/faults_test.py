@@ -508,6 +508,18 @@ def test_what_a_failed_save_left_is_removed_while_its_threads_still_write_to_it(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_failed_save_that_nobody_waited_for_is_told_and_removed_when_closed(tmp_path, monkeypatch, capsys):
+    def refuse(parts):
+        raise OSError("no sum")
+
+    checkpointer = checkpoint.Checkpointer(tmp_path, CONFIG)
+    monkeypatch.setattr(checkpoint.checksums, "finish", refuse)
+    checkpointer.save(items(state_of(20)), 20)
+    checkpointer.close()
+    assert "a checkpoint could not be written: no sum" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("policy", ["stop", "continue"])
 def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(small_disk, policy):
     directory = small_disk("4m") / "run"
