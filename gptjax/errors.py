@@ -1,9 +1,15 @@
 """Errors that a user can mend, the exit codes that commands end with, and the look-up by name that raises them."""
 
+import ast
+import contextlib
+import dataclasses
 import difflib
+import functools
 import importlib
+import math
 import os
 import traceback
+import typing
 
 # Exit codes.
 USER_ERROR = 2
@@ -132,3 +138,74 @@ def imported(address: str, key: str):
         near = did_you_mean(name, vars(module))
         raise UserError(f"{key} is {address}, but {module_name} has no {name}{near}; correct the entry.")
     return getattr(module, name) if name else module
+
+
+# ---- choices with parameters: NAME, or NAME(PARAMETER=VALUE, ...)
+
+
+def make_chosen(text: str, table: dict, key: str):
+    """The object that a config field names, such as "cosine" or "power(exponent=2)".
+
+    table: {name: class, or its address}; a class that is a dataclass has its fields as parameters. key: the field.
+
+    Raises UserError: text that is no such choice, a name that is not in the table, parameters that the class does not take
+    or that are missing.
+    """
+    name, given = written_call(text, table, key)
+    kind = choose(table, name, key)
+    kind = imported(kind, f"{key}={name!r}") if isinstance(kind, str) else kind
+    fields = {field.name: field for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+    types = typing.get_type_hints(kind)
+    with naming(text, key):
+        for parameter in given:
+            if parameter not in fields:
+                near, has = did_you_mean(parameter, fields), ", ".join(fields) or "none"
+                raise UserError(f"{name} has no parameter {parameter!r}{near}; it has: {has}.")
+        for parameter, field in fields.items():
+            if parameter not in given and field.default is dataclasses.MISSING:
+                raise UserError(f"{parameter} is missing; write {name}({parameter}=VALUE).")
+        return kind(**{parameter: _typed(parameter, types[parameter], value) for parameter, value in given.items()})
+
+
+@contextlib.contextmanager
+def naming(text: str, key: str):
+    """What is raised inside says which choice it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}={shorten(repr(text), 80)}: {error}") from error
+
+
+def written_call(text: str, table: dict, key: str) -> tuple[str, dict]:
+    """("power", {"exponent": 2}) of "power(exponent=2)". Raises UserError for what is written otherwise."""
+    call = _parsed_call(text)
+    if call is None:
+        raise UserError(
+            f"{key}={shorten(repr(text), 80)} cannot be read; expected NAME or NAME(PARAMETER=VALUE, ...), with one of"
+            f" these names: {', '.join(table)}."
+        )
+    return call
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed_call(text: str) -> tuple[str, dict] | None:
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        if isinstance(node, ast.Name):
+            return node.id, {}
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+            given = {each.arg: ast.literal_eval(each.value) for each in node.keywords}
+            if None not in given:  # of a **
+                return node.func.id, given
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        pass
+    return None
+
+
+def _typed(parameter: str, kind: type, value):
+    """A parameter as the type of its field: a whole number serves as a float. Raises UserError."""
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise UserError(f"{parameter}={value!r} is no {kind.__name__}.")
+    return value

@@ -4,15 +4,13 @@ Everything is a pure function of the config and the step number, in exact intege
 run, a longer run and a test all agree. Steps count from 0; "after step s" means s + 1 steps are taken.
 """
 
-import ast
 import bisect
-import contextlib
 import dataclasses
 import functools
 import math
 import typing
 
-from gptjax.errors import Diverged, UserError, choose, did_you_mean, shorten
+from gptjax.errors import Diverged, UserError, make_chosen, naming, written_call
 
 # Of wsd: how far beyond its start rounding alone can put a position that is at the start of the cooldown: three halves
 # of float64's epsilon. The square root would make 1e-8 of it, and a branch would leave its trunk before the cooldown.
@@ -159,64 +157,14 @@ def check(optim) -> None:
 
     A name that is not in the table is said where a rate is asked for: who reads a run needs none.
     """
-    if _read(optim.schedule)[0] in SCHEDULES:
-        chosen = of(optim.schedule)
-        with _named(optim.schedule):
-            chosen.check(optim)
+    if written_call(optim.schedule, SCHEDULES, "optim.schedule")[0] in SCHEDULES:
+        with naming(optim.schedule, "optim.schedule"):
+            of(optim.schedule).check(optim)
 
 
 def of(text: str) -> Schedule:
     """The schedule that optim.schedule names. Raises UserError: there is none of the name, or it takes no such parameter."""
-    name, given = _read(text)
-    kind = choose(SCHEDULES, name, "optim.schedule")
-    fields = {field.name: field for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
-    types = typing.get_type_hints(kind)
-    with _named(text):
-        for parameter in given:
-            if parameter not in fields:
-                near, has = did_you_mean(parameter, fields), ", ".join(fields) or "none"
-                raise UserError(f"{name} has no parameter {parameter!r}{near}; it has: {has}.")
-        for parameter, field in fields.items():
-            if parameter not in given and field.default is dataclasses.MISSING:
-                raise UserError(f"{parameter} is missing; write {name}({parameter}=VALUE).")
-        return kind(**{parameter: _typed(parameter, types[parameter], value) for parameter, value in given.items()})
-
-
-@contextlib.contextmanager
-def _named(text: str):
-    """What is raised inside says which schedule it is about."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"optim.schedule={shorten(repr(text), 80)}: {error}") from error
-
-
-@functools.lru_cache(maxsize=64)
-def _read(text: str) -> tuple[str, dict]:
-    """("power", {"exponent": 2}) of "power(exponent=2)". Raises UserError for what is written otherwise."""
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-        if isinstance(node, ast.Name):
-            return node.id, {}
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-            given = {each.arg: ast.literal_eval(each.value) for each in node.keywords}
-            if None not in given:  # of a **
-                return node.func.id, given
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        pass
-    raise UserError(
-        f"optim.schedule={shorten(repr(text), 80)} cannot be read; expected NAME or NAME(PARAMETER=VALUE, ...), with one of"
-        f" these names: {', '.join(SCHEDULES)}."
-    )
-
-
-def _typed(parameter: str, kind: type, value):
-    """A parameter as the type of its field: a whole number serves as a float. Raises UserError."""
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise UserError(f"{parameter}={value!r} is no {kind.__name__}.")
-    return value
+    return make_chosen(text, SCHEDULES, "optim.schedule")
 
 
 def learning_rate(config, step: int) -> float:
