@@ -173,9 +173,9 @@ def main() -> int:
                 done[file] = _make(package, out, out / file)
             except (OSError, subprocess.CalledProcessError, tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
                 done.pop(file, None)
-                print(f"{package.source}: {package.name} is left out: {_one_line(error)}", file=sys.stderr, flush=True)
+                print(f"{package.source}: {package.name} is left out: {one_line(error)}", file=sys.stderr, flush=True)
                 continue
-            _write(manifest, json.dumps({"files": dict(sorted(done.items()))}, indent=1) + "\n")
+            write_whole(manifest, json.dumps({"files": dict(sorted(done.items()))}, indent=1) + "\n")
         entry = done[file]
         print(
             f"[{i}/{len(PACKAGES)} {time.monotonic() - start:4.0f} s] {file}: {entry['documents']:,} documents,"
@@ -191,8 +191,8 @@ def main() -> int:
 
 def _make(package: Package, out: pathlib.Path, file: pathlib.Path) -> dict:
     """The manifest's entry of a file, which it writes. Raises what fetching or reading the package raises."""
-    archive = _fetch(package, out / "packages")
-    documents = [(name, text) for name, text in package.read(_members(archive, package.files)) if text.strip()]
+    archive = fetch(package, out / "packages")
+    documents = [(name, text) for name, text in package.read(members_of(archive, package.files)) if text.strip()]
     if not documents:
         raise ValueError(f"{archive.name} has no document whose path matches {package.files}")
     if file.name.endswith(".txt"):
@@ -202,7 +202,7 @@ def _make(package: Package, out: pathlib.Path, file: pathlib.Path) -> dict:
         content = "".join(lines).encode(errors="replace")
     if file.name.endswith(".gz"):
         content = gzip.compress(content, 6, mtime=0)
-    _write(file, content)
+    write_whole(file, content)
     return {
         "source": package.source,
         "package": package.name,
@@ -215,10 +215,10 @@ def _make(package: Package, out: pathlib.Path, file: pathlib.Path) -> dict:
     }
 
 
-def _fetch(package: Package, folder: pathlib.Path) -> pathlib.Path:
+def fetch(package: Package, folder: pathlib.Path) -> pathlib.Path:
     """The package's archive in folder, fetched now or before."""
     bare = re.split("==|@", package.name)[0]
-    pattern = {"apt": f"{bare}_*.deb", "pip": f"{bare}-*.whl", "npm": f"{bare}-*.tgz"}[package.client]
+    pattern = {"apt": f"{bare}_*.deb", "pip": f"{bare.replace('-', '_')}-*.whl", "npm": f"{bare}-*.tgz"}[package.client]
     if not list(folder.glob(pattern)):
         command = {
             "apt": ["apt-get", "download", "--quiet=2", package.name],
@@ -242,7 +242,7 @@ def _fetch(package: Package, folder: pathlib.Path) -> pathlib.Path:
     return found[0]
 
 
-def _members(archive: pathlib.Path, files: str) -> Iterator[Member]:
+def members_of(archive: pathlib.Path, files: str) -> Iterator[Member]:
     """The files whose path matches, in order of their paths, gunzipped. Links are not followed."""
     wanted = re.compile(files)
     if archive.suffix == ".whl":
@@ -274,7 +274,7 @@ def _is_complete(file: pathlib.Path, entry: dict | None) -> bool:
     return entry is not None and file.exists() and file.stat().st_size == entry["bytes"]
 
 
-def _write(file: pathlib.Path, content: str | bytes) -> None:
+def write_whole(file: pathlib.Path, content: str | bytes) -> None:
     """The file whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
@@ -282,7 +282,7 @@ def _write(file: pathlib.Path, content: str | bytes) -> None:
     os.replace(part, file)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         said = (
             error.stderr if isinstance(error.stderr, str) else (error.stderr or b"").decode(errors="replace")
