@@ -98,9 +98,7 @@ class Yarn(_Scaling):
 
     @property
     def gain(self) -> float:
-        if self.attention_factor is not None:
-            return self.attention_factor
-        return 0.1 * math.log(max(self.factor, 1.0)) + 1
+        return yarn_gain(self.factor) if self.attention_factor is None else self.attention_factor
 
     def rates(self, theta: float, half: int) -> np.ndarray:
         if theta <= 1:
@@ -115,6 +113,11 @@ class Yarn(_Scaling):
 
     def _dim_that_turns(self, times: float, theta: float, half: int) -> float:
         return half * math.log(self.original_context_length / (2 * math.pi * times)) / math.log(theta)
+
+
+def yarn_gain(factor: float, share: float = 1.0) -> float:
+    """What YaRN multiplies rotated queries and keys with, so that their products stay as peaked in longer contexts."""
+    return 0.1 * share * math.log(max(factor, 1.0)) + 1
 
 
 def _blend(rate_K: np.ndarray, factor: float, kept_K: np.ndarray) -> np.ndarray:
