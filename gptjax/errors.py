@@ -204,6 +204,7 @@ def _parsed_call(text: str) -> tuple[str, dict] | None:
 
 def _typed(parameter: str, kind: type, value):
     """A parameter as the type of its field: a whole number serves as a float. Raises UserError."""
+    kind = next((each for each in typing.get_args(kind) if each is not type(None)), kind)  # of `float | None`
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):

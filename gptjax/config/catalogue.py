@@ -34,7 +34,8 @@ ARCHITECTURES = {
         remat=("none", "full"),
         foreign=(
             *("n_heads", "n_kv_heads", "head_dim", "d_ff", "norm", "norm_position", "norm_eps", "final_norm", "mlp"),
-            *("position", "rope_theta", "qk_norm", "band_width", "attention", "attention_dropout"),
+            *("position", "rope_theta", "rope_scaling", "rope_pattern", "qk_norm", "band_width", "window_pattern"),
+            *("attention", "attention_dropout", "linear_bias", "scale_embedding"),
             *("init_std", "position_init_std", "scale_residual_init"),
             *("parametrization", "base_width", "base_depth", "base_d_ff"),
             "attention_scale",

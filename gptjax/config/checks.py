@@ -13,6 +13,7 @@ from gptjax.config.mixture_weights import check_weights
 from gptjax.errors import UserError, choose, shorten
 
 MOST_RAMP_SIZES = 1000
+OF_LAYERS = ("band_width", "window_pattern", "rope_pattern", "rope_scaling", "linear_bias")  # see layer_patterns
 
 
 def check(config) -> None:
@@ -87,10 +88,10 @@ def _check_attention(m) -> None:
         m.position != "rope" or m.head_size % 2 == 0,
         f"model.position='rope' rotates pairs, but a head has {m.head_size} dimensions; use an even model.head_dim.",
     )
-    _require(
-        m.n_layers % m.layer_period == 0,
-        f"model.band_width bands every second layer, but model.n_layers={m.n_layers} is odd; use an even number.",
-    )
+    if any(getattr(m, field) != getattr(type(m), field) for field in OF_LAYERS):
+        from gptjax.config import layer_patterns
+
+        layer_patterns.check(m)
 
 
 def _check_architecture(config) -> None:

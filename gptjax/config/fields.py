@@ -8,6 +8,7 @@ whether a value makes sense. How it is read from a file and changed on the comma
 """
 
 import dataclasses
+import math
 import typing
 
 from gptjax.config import catalogue, checks, text_kinds
@@ -41,22 +42,33 @@ class ModelConfig(_Shown):
     n_kv_heads: int | None = setting(None, "heads of keys and values (grouped-query attention); None: n_heads")
     head_dim: int | None = setting(None, "width of a head; None: d_model / n_heads")
     d_ff: int | None = setting(None, "width of the MLP; None: 4 * d_model")
-    norm: str = setting("layernorm", "normalisation: layernorm | rmsnorm")
+    norm: str = setting("layernorm", "normalisation: layernorm | rmsnorm | rmsnorm_plus_one (its gain is 1 + w; Gemma)")
     norm_position: str = setting(
         "pre", "place of the norm: pre (before attention and MLP; GPT-2, GPT-3) | post (after the residual sum; GPT-1)"
     )
     norm_eps: float = setting(1e-5, "added to the variance before its square root")
     final_norm: bool = setting(True, "whether there is a norm before the output matrix")
-    mlp: str = setting("gelu_tanh", "activation of the MLP: gelu_tanh | gelu | relu2 | swiglu")
+    mlp: str = setting("gelu_tanh", "activation of the MLP: gelu_tanh | gelu | relu2 | swiglu | geglu (tanh)")
     position: str = setting("learned", "how the model knows positions: learned (an embedding each) | rope (rotary)")
     rope_theta: float = setting(10000.0, "base period of the rotary embedding, in tokens")
+    rope_scaling: str | None = setting(
+        None, "rotary rates for longer contexts: linear(factor=F) | dynamic(...) | llama3(...) | yarn(...); None: plain"
+    )
+    rope_pattern: str = setting(
+        "R", "which layers rotate, a letter a layer, repeated: R (rotary) | N (no positions; SmolLM3 has RRRN)"
+    )
     bias: bool = setting(True, "whether every linear map and LayerNorm has a bias")
+    linear_bias: str | None = setting(
+        None, "which linear maps have a bias, names with a comma between: qkv | out | mlp; None: as bias says"
+    )
     tied_head: bool = setting(True, "whether the output matrix is the token embedding")
     qk_norm: bool = setting(False, "whether queries and keys of each head are RMS-normalised")
     logit_softcap: float | None = setting(None, "c: logits become c * tanh(logits / c)")
-    band_width: int | None = setting(
-        None, "tokens that every second layer sees (GPT-3's sparse layers); None: every layer sees all"
+    band_width: int | None = setting(None, "tokens that an S layer of window_pattern sees; None: every layer sees all")
+    window_pattern: str = setting(
+        "LS", "what layers see, a letter a layer, repeated: L (all) | S (band_width tokens); GPT-3 has LS, Mistral S"
     )
+    scale_embedding: bool = setting(False, "whether embeddings of tokens are multiplied by sqrt(d_model) (Gemma)")
     embed_dropout: float = setting(0.0, "share of the entries of the embeddings that dropout zeroes")
     attention_dropout: float = setting(0.0, "share of the attention weights that dropout zeroes")
     residual_dropout: float = setting(
@@ -117,8 +129,8 @@ class ModelConfig(_Shown):
 
     @property
     def layer_period(self) -> int:
-        """Layers after which the attention pattern repeats."""
-        return 1 if self.band_width is None else 2
+        """Layers after which window_pattern and rope_pattern repeat."""
+        return math.lcm(1 if self.band_width is None else len(self.window_pattern), len(self.rope_pattern))
 
     @property
     def max_dropout(self) -> float:

@@ -158,9 +158,9 @@ def parts(graph, params, token_BL) -> dict[str, jax.Array]:
     x_BLD = gpt.embed(token_BL, position_BL)
     found = {"embedding": x_BLD}
     for number, block in enumerate(gpt.apart(), start=1):
-        window = gpt.windows[(number - 1) % len(gpt.windows)]
+        kind = gpt.layer_kinds[(number - 1) % len(gpt.layer_kinds)]
 
-        def attend(q_BLHK, k_BLGK, v_BLGK, window=window, number=number):
+        def attend(q_BLHK, k_BLGK, v_BLGK, window=kind.window, number=number):
             options = {"window": window, "segment_BL": None, "prefix_BL": None}
             out = attention.attend(gpt.kernel, q_BLHK, k_BLGK, v_BLGK, dropout_rate=0.0, key=None, **options)
             k_BLHK = jnp.repeat(k_BLGK, q_BLHK.shape[2] // k_BLGK.shape[2], axis=2)
@@ -168,7 +168,7 @@ def parts(graph, params, token_BL) -> dict[str, jax.Array]:
             found.update({f"scores {number}": scores_BLH, f"attention {number}": out})
             return out, None
 
-        next_BLD, _ = block(x_BLD, attend, position_BL)
+        next_BLD, _ = block(x_BLD, attend, position_BL if kind.rotary else None)
         found |= {f"block {number}": next_BLD - x_BLD, f"stream {number}": next_BLD}
         x_BLD = next_BLD
     return found | {"logits": gpt.logits(gpt.finish(x_BLD))}

@@ -2,6 +2,8 @@
 
 families.py       which families there are, by the model_type of a config.json
 gpt1.py, gpt2.py, llama.py     one each: what a config.json says as a ModelConfig and back, names and layouts of tensors
+mistral.py, qwen2.py, qwen3.py, smollm3.py, gemma.py     likewise, as what they have otherwise than Llama
+rope_settings.py, layer_types.py     what those say of rotary positions, and of one layer and not of another
 base.py           what a family states, and what all families do with it
 tensors.py        safetensors files, one or sharded, read and written tensor by tensor
 vocabulary.py     tokenizer files

@@ -104,6 +104,7 @@ class Field:
     kind: Kind
     default: object
     other_name: str | None = None  # transformers' own, which goes before (attribute_map of its configs)
+    may_be_null: bool = False  # also where the default is none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +137,15 @@ _WITHOUT_EFFECT = frozenset(
     torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache
     """.split()
 )
+# Fields of ModelConfig that some families have, with what stands in the way of those that do not.
+_VARIATIONS = {
+    "band_width": "some of its layers see {} tokens only (model.band_width)",
+    "qk_norm": "it normalises queries and keys (model.qk_norm)",
+    "rope_scaling": "its rotary positions are scaled (model.rope_scaling={!r})",
+    "rope_pattern": "some of its layers have no positions (model.rope_pattern={!r})",
+    "linear_bias": "it has biases in part (model.linear_bias={!r})",
+    "scale_embedding": "it scales its embedding (model.scale_embedding)",
+}
 _DROPOUT = ("embed_dropout", "attention_dropout", "residual_dropout")  # of ModelConfig
 
 
@@ -150,6 +160,7 @@ class Family:
     fields: tuple[Field, ...]
     activation: str  # the field that names it
     activations: dict[str, str]  # their name -> ours; the first of ours is the one that is written
+    takes: frozenset[str] = frozenset()  # the fields of _VARIATIONS that it has a place for
     obstacles: tuple[Obstacle, ...] = ()
     without_effect: frozenset[str] = frozenset()  # fields of its own that no logit depends on
     buffers: tuple[str, ...] = ()  # how the names of tensors end that older releases kept and nobody reads
@@ -208,7 +219,7 @@ class Family:
         for field in self.fields:
             name = field.other_name if field.other_name in values else field.theirs
             value = filled[field.theirs] = values.get(name, field.default)
-            if not (field.kind.fits(value) or (value is None and field.default is None)):
+            if not (field.kind.fits(value) or (value is None and (field.default is None or field.may_be_null))):
                 wrong.append(f"{name}={value!r}; expected {field.kind.expected}")
         if wrong:
             raise UserError(f"{where} has {'; it has '.join(wrong)}.")
@@ -232,13 +243,12 @@ class Family:
     def reasons(self, model: ModelConfig) -> list[str]:
         """All that stands in the way of writing a model of ours as one of this family."""
         activations = dict.fromkeys(self.activations.values())
+        variations = {
+            name: value for name in _VARIATIONS if (value := getattr(model, name)) != getattr(type(model), name)
+        }
         differences = [
             *self.differences(model),
-            (
-                model.band_width is not None,
-                f"every second layer sees {model.band_width} tokens only (model.band_width)",
-            ),
-            (model.qk_norm, "it normalises queries and keys (model.qk_norm)"),
+            *((name not in self.takes, _VARIATIONS[name].format(value)) for name, value in variations.items()),
             (model.logit_softcap is not None, "it caps its logits (model.logit_softcap)"),
             (
                 parametrization.has_multipliers(model),

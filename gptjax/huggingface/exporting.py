@@ -23,13 +23,13 @@ def export_run(run, out: str, dtype: str | None = None, max_shard_bytes: int = 5
     Raises UserError: a model that transformers has not, a dtype that is none, a folder that holds something.
     """
     shape = run.config.model
-    family = families.family_for(shape)
-    folder = _empty_folder(out)
     imported = run.directory.manifest().get("imported") or {}
+    files_of_import = imported.get("files", {})  # what transformers' own said, where the model came from them
+    family = families.family_for(shape, files_of_import.get("config.json", {}).get("model_type"))
+    folder = _empty_folder(out)
     dtype = dtype or imported.get("dtype") or str(run.params["token_embedding"].dtype)
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype} is not known; expected one of: {', '.join(DTYPES)}.")
-    files_of_import = imported.get("files", {})  # what transformers' own said, where the model came from them
     # before anything is written: it may be refused
     tokenizer_files = vocabulary.files(run.tokenizer, shape.context_length, files_of_import) or {}
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""Llama: transformers' LlamaForCausalLM, whose form many models have that are called otherwise.
+"""Llama: transformers' LlamaForCausalLM, whose form many models have that are called otherwise, or nearly have.
+
+Those (mistral, qwen2, qwen3, smollm3, gemma) are subclasses in modules of their own, and state what they have otherwise.
 
 Linear maps are [out, in] there; ours are [in, out]. Queries, keys and values are three matrices, each by head, and the
 heads of queries that share a key and a value stand together. Ours is one, [D, G, R + 2, K]: by key/value head, its R
@@ -8,11 +10,13 @@ turn dimension i with i + K/2 on both sides.
 Axes: D width, H query heads, G key/value heads (H = G R), K head size, F MLP width.
 """
 
-import json
+import dataclasses
 
 import numpy as np
 
 from gptjax.config.fields import ModelConfig
+from gptjax.config.layer_patterns import BIASED
+from gptjax.huggingface import rope_settings
 from gptjax.huggingface.base import (
     AS_IT_IS,
     COUNT,
@@ -20,7 +24,6 @@ from gptjax.huggingface.base import (
     FLAG,
     POSITIVE,
     RATE,
-    TABLE,
     TEXT,
     VOCABULARY,
     Family,
@@ -28,6 +31,7 @@ from gptjax.huggingface.base import (
     Layout,
     Tensor,
 )
+from gptjax.models import gpt_counts
 
 
 def _join_qkv(arrays, m: ModelConfig):
@@ -52,21 +56,26 @@ GATE_AND_VALUE = Layout(  # [F, D] each, or biases without D: ours is [D, 2, F]
 )
 TRANSPOSED = Layout(lambda arrays, m: arrays[0].T, lambda array, m: (array.T,))
 
-_ROPE_SETTINGS = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}  # those that are read
 _ATTENTION, _MLP = "layers.{}.self_attn.", "layers.{}.mlp."
 
 
-def _linear_maps(part: str) -> tuple[Tensor, ...]:
-    """Of a layer. part: "weight" or "bias"."""
+def _linear_maps(part: str, of=BIASED) -> tuple[Tensor, ...]:
+    """Of a layer. part: "weight" or "bias"; of: which maps, by the names of model.linear_bias."""
     qkv = tuple(f"{_ATTENTION}{name}_proj.{part}" for name in "qkv")
     up = tuple(f"{_MLP}{name}_proj.{part}" for name in ("gate", "up"))
     out, down = (OUT, TRANSPOSED) if part == "weight" else (AS_IT_IS, AS_IT_IS)
-    return (
-        Tensor(f"blocks.attention.qkv.{part}", qkv, QKV),
-        Tensor(f"blocks.attention.out.{part}", (f"{_ATTENTION}o_proj.{part}",), out),
-        Tensor(f"blocks.mlp.up.{part}", up, GATE_AND_VALUE),
-        Tensor(f"blocks.mlp.down.{part}", (f"{_MLP}down_proj.{part}",), down),
-    )
+    tensors = {
+        "qkv": (Tensor(f"blocks.attention.qkv.{part}", qkv, QKV),),
+        "out": (Tensor(f"blocks.attention.out.{part}", (f"{_ATTENTION}o_proj.{part}",), out),),
+        "mlp": (
+            Tensor(f"blocks.mlp.up.{part}", up, GATE_AND_VALUE),
+            Tensor(f"blocks.mlp.down.{part}", (f"{_MLP}down_proj.{part}",), down),
+        ),
+    }
+    return tuple(tensor for name in of for tensor in tensors[name])
+
+
+_QK_NORMS = tuple(Tensor(f"blocks.attention.{name}_norm.gain", (f"{_ATTENTION}{name}_norm.weight",)) for name in "qk")
 
 
 class Llama(Family):
@@ -91,21 +100,26 @@ class Llama(Family):
         Field("hidden_act", None, TEXT, "silu"),
         Field("attention_bias", None, FLAG, False),
         Field("mlp_bias", None, FLAG, False),
-        Field("rope_theta", None, POSITIVE, 10000.0),  # these two of releases before 5, the third since
-        Field("rope_scaling", None, TABLE, None),
-        Field("rope_parameters", None, TABLE, None),
-        Field("partial_rotary_factor", None, POSITIVE, 1.0),
+        *rope_settings.FIELDS,
     )
+    takes = frozenset(["rope_scaling", "linear_bias"])
     activations = {"silu": "swiglu", "swish": "swiglu"}
     without_effect = frozenset(["pretraining_tp"])  # the order of sums only
     buffers = (".rotary_emb.inv_freq",)
     buffers_are = "the rates of rotary positions as older releases kept them, which transformers computes anew, too"
+    biases = {"attention_bias": ("qkv", "out"), "mlp_bias": ("mlp",)}  # fields -> linear maps that have one by them
+    always_biased: tuple[str, ...] = ()  # linear maps that have one in every such model
+    heads_divide_width = True  # whether transformers asks that, even of heads that are wider
+    norm = "rmsnorm"
+    qk_norm = False
+    scale_embedding = False
 
     def tensors(self, model):
         return (
             Tensor("token_embedding", ("embed_tokens.weight",), VOCABULARY),
             *_linear_maps("weight"),
-            *(_linear_maps("bias") if model.bias else ()),
+            *_linear_maps("bias", _biased(model)),
+            *(_QK_NORMS if self.qk_norm else ()),
             Tensor("blocks.attention_norm.gain", ("layers.{}.input_layernorm.weight",)),
             Tensor("blocks.mlp_norm.gain", ("layers.{}.post_attention_layernorm.weight",)),
             Tensor("final_norm.gain", ("norm.weight",)),
@@ -116,83 +130,89 @@ class Llama(Family):
         width, heads = filled["hidden_size"], filled["num_attention_heads"]
         size = filled["head_dim"] or width // heads
         groups = filled["num_key_value_heads"] or heads
-        biases = {name: filled[name] for name in ("attention_bias", "mlp_bias")}
         return [
-            (width % heads != 0, "num_attention_heads does not divide hidden_size"),
+            (
+                width % heads != 0 and (self.heads_divide_width or not filled["head_dim"]),
+                "num_attention_heads does not divide hidden_size",
+            ),
             (heads % groups != 0, "num_key_value_heads does not divide num_attention_heads"),
             (size % 2 != 0, f"a head has {size} dimensions (head_dim), of which rotary positions turn pairs"),
-            (
-                len(set(biases.values())) > 1,
-                f"it has biases in part ({json.dumps(biases)}), and here all linear maps have them or none: add those that"
-                " it lacks to its files, as zeros",
-            ),
-            *_rope_conflicts(filled),
+            *rope_settings.conflicts(filled),
         ]
 
     def unread(self, values):
-        name, settings = _rope_settings(values)
-        return sorted([*super().unread(values), *(f"{name}.{each}" for each in settings.keys() - _ROPE_SETTINGS)])
+        return sorted([*super().unread(values), *rope_settings.unread(values)])
 
     def fields_of_ours(self, filled):
+        parts = [*self.always_biased, *(part for field, of in self.biases.items() if filled[field] for part in of)]
+        in_part = 0 < len(parts) < len(BIASED)
         return {
             "position": "rope",
-            "rope_theta": _rope_theta(filled),
-            "norm": "rmsnorm",
-            "bias": filled["attention_bias"],
+            "rope_theta": rope_settings.theta(filled),
+            "rope_scaling": rope_settings.scaling_in(filled),
+            "norm": self.norm,
+            "qk_norm": self.qk_norm,
+            "scale_embedding": self.scale_embedding,
+            "bias": len(parts) == len(BIASED),
+            "linear_bias": ",".join(parts) if in_part else None,
             "scale_residual_init": False,
         }
 
     def fields_of_theirs(self, model):
-        """rope_theta stands twice: releases before 5 read the one outside of rope_parameters."""
+        biased = _biased(model)
         return {
             "num_key_value_heads": model.kv_heads,
             "head_dim": model.head_size,
             "intermediate_size": model.ff_size,
-            "attention_bias": model.bias,
-            "mlp_bias": model.bias,
-            "rope_parameters": {"rope_theta": model.rope_theta, "rope_type": "default"},
-            "rope_theta": model.rope_theta,
+            **{field: parts[0] in biased for field, parts in self.biases.items()},
+            **rope_settings.fields_of_theirs(model),
         }
 
     def differences(self, model):
         return [
             (model.position != "rope", f"its positions are {model.position} (model.position)"),
-            (model.norm != "rmsnorm", f"its norms are {model.norm} (model.norm)"),
+            (model.norm != self.norm, f"its norms are {model.norm} (model.norm)"),
             (
-                model.d_model % model.n_heads != 0,
+                self.heads_divide_width and model.d_model % model.n_heads != 0,
                 f"its {model.n_heads} heads do not divide its width, {model.d_model}",
             ),
             (
                 (model.norm_position, model.final_norm) != ("pre", True),
                 f"norm_position={model.norm_position!r} with final_norm={model.final_norm}",
             ),
+            (not self._can_say_biases(model), f"it has biases in {', '.join(_biased(model)) or 'no linear map'}"),
+            (self.qk_norm and not model.qk_norm, "it does not normalise queries and keys (model.qk_norm=False)"),
+            (
+                self.scale_embedding and not model.scale_embedding,
+                "it does not scale its embedding (model.scale_embedding=False)",
+            ),
         ]
 
-
-def _rope_settings(values: dict) -> tuple[str, dict]:
-    """(field, settings of rotary positions) that transformers 5 takes."""
-    name = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
-    return name, values.get(name) or {}
-
-
-def _rope_theta(filled: dict):
-    return _rope_settings(filled)[1].get("rope_theta", filled["rope_theta"])
+    def _can_say_biases(self, model: ModelConfig) -> bool:
+        """Whether a config.json can say which linear maps have a bias."""
+        biased = {*_biased(model)}
+        groups = [{*parts} for parts in self.biases.values()]
+        alike = all(group <= biased or not group & biased for group in groups)
+        return alike and biased.difference(*groups) == {*self.always_biased}
 
 
-def _rope_conflicts(filled: dict) -> list[tuple[bool, str]]:
-    name, settings = _rope_settings(filled)
-    scaling = settings.get("rope_type", settings.get("type", "default"))
-    turned = settings.get("partial_rotary_factor", filled["partial_rotary_factor"])
-    theta = _rope_theta(filled)
-    return [
-        (
-            scaling != "default",
-            f"its rotary positions are scaled ({name}: rope_type={scaling!r}), and gptjax has plain ones only: take a model"
-            " of rope_type='default'",
-        ),
-        (turned != 1, f"its rotary positions turn a part of each head only (partial_rotary_factor={turned!r})"),
-        (not POSITIVE.fits(theta), f"{name} has rope_theta={theta!r}; expected {POSITIVE.expected}"),
-    ]
+def _biased(model: ModelConfig) -> tuple[str, ...]:
+    """The linear maps with a bias, by the names of model.linear_bias."""
+    return tuple(part for part in BIASED if gpt_counts.has_bias(model, part))
+
+
+def with_defaults(fields: tuple[Field, ...], drop=(), **defaults) -> tuple[Field, ...]:
+    """The fields with what transformers takes for them in another family, without some. Those that may be null still
+    may."""
+    assert defaults.keys() <= {field.theirs for field in fields}
+    changed = {
+        field.theirs: dataclasses.replace(
+            field, default=defaults[field.theirs], may_be_null=field.may_be_null or field.default is None
+        )
+        for field in fields
+        if field.theirs in defaults
+    }
+    return tuple(changed.get(field.theirs, field) for field in fields if field.theirs not in drop)
 
 
 FAMILY = Llama()

@@ -4,7 +4,9 @@
     language_model       what every model shares: from its final activations to losses and logits
     gpt, gpt_counts      GPT-1, GPT-2 and GPT-3 and modern variants; what such a model has and costs, counted without JAX
     lstm, lstm_counts    an LSTM to compare with, likewise
-    layers               linear maps, norms, activations, rotary positions: named variants stand in tables
+    layers               linear maps, norms, activations: named variants stand in tables
+    rotary               rotary positions
+    rope_scaling         rates of rotary positions for longer contexts: linear, dynamic, llama3, yarn
     attention            attention in plain XLA; the table of kernels, and which one a config runs
     context_attention    attention over sequences that the mesh splits
     splash               the TPU flash kernel that ships with JAX

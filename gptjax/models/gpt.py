@@ -9,14 +9,15 @@ dropout is on exactly when a key is given. The model knows logical axis names, n
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from gptjax.errors import UserError, choose
-from gptjax.models import attention, gpt_counts, language_model, layers, parametrization
+from gptjax.errors import UserError, choose, make_chosen
+from gptjax.models import attention, gpt_counts, language_model, layers, parametrization, rotary
 from gptjax.models.layers import DTYPES
 from gptjax.parallel import pipeline, sharding
 
@@ -54,23 +55,29 @@ class Attention(nnx.Module):
         R = config.n_heads // G
         self.config = config
         axes, std = ("embed", "heads", "qkv", "head_dim"), parametrization.hidden_std(config)
-        self.qkv = layers.Linear(key_in, (D,), (G, R + 2, K), axes, std, config.bias, side_by_side="qkv")
+        self.qkv = layers.Linear(
+            key_in, (D,), (G, R + 2, K), axes, std, gpt_counts.has_bias(config, "qkv"), side_by_side="qkv"
+        )
         axes = ("heads", "head_dim", "embed")
-        self.out = layers.Linear(key_out, (config.n_heads, K), (D,), axes, out_std, config.bias)
+        self.out = layers.Linear(key_out, (config.n_heads, K), (D,), axes, out_std, gpt_counts.has_bias(config, "out"))
         self.q_norm = layers.RMSNorm(K, config, "head_dim") if config.qk_norm else None
         self.k_norm = layers.RMSNorm(K, config, "head_dim") if config.qk_norm else None
+        scaling = config.rope_scaling
+        self.rope_scaling = scaling and make_chosen(scaling, rotary.SCALINGS, "model.rope_scaling")
 
     def __call__(self, x_BLD, attend, position_BL):
-        """attend(q_BLHK, k_BLGK, v_BLGK) -> (o_BLHK, extra). Returns the output [B, L, D] and extra."""
+        """attend(q_BLHK, k_BLGK, v_BLGK) -> (o_BLHK, extra). Returns the output [B, L, D] and extra.
+
+        position_BL: None in a layer that rotates nothing."""
         config = self.config
         x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
         q_BLGRK, k_BLGK, v_BLGK = attention.PROJECTIONS[sharding.platform()](self.qkv, x_BLD)
         q_BLHK = q_BLGRK.reshape(*x_BLD.shape[:2], config.n_heads, config.head_size)
         if config.qk_norm:
             q_BLHK, k_BLGK = self.q_norm(q_BLHK), self.k_norm(k_BLGK)
-        if config.position == "rope":
-            q_BLHK = layers.rotate(q_BLHK, position_BL, config.rope_theta)
-            k_BLGK = layers.rotate(k_BLGK, position_BL, config.rope_theta)
+        if config.position == "rope" and position_BL is not None:
+            q_BLHK = rotary.rotate(q_BLHK, position_BL, config.rope_theta, self.rope_scaling)
+            k_BLGK = rotary.rotate(k_BLGK, position_BL, config.rope_theta, self.rope_scaling)
         q_BLHK = parametrization.scaled(q_BLHK, parametrization.query_multiplier(config))
         o_BLHK, extra = attend(q_BLHK, k_BLGK, v_BLGK)
         return sharding.constrain(self.out(o_BLHK), "batch", "residual", "width"), extra
@@ -80,13 +87,14 @@ class MLP(nnx.Module):
     def __init__(self, config, key, out_std: float):
         key_in, key_out = jax.random.split(key)
         D, F = config.d_model, config.ff_size
+        has_bias = gpt_counts.has_bias(config, "mlp")
         self.activation = choose(layers.ACTIVATIONS, config.mlp, "model.mlp")
         hidden, axes = (
             ((2, F), ("embed", "gate", "mlp")) if config.mlp in gpt_counts.GATED else ((F,), ("embed", "mlp"))
         )
         std = parametrization.hidden_std(config)
-        self.up = layers.Linear(key_in, (D,), hidden, axes, std, config.bias, side_by_side="gate")
-        self.down = layers.Linear(key_out, (F,), (D,), ("mlp", "embed"), out_std, config.bias)
+        self.up = layers.Linear(key_in, (D,), hidden, axes, std, has_bias, side_by_side="gate")
+        self.down = layers.Linear(key_out, (F,), (D,), ("mlp", "embed"), out_std, has_bias)
 
     def __call__(self, x_BLD):
         x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
@@ -149,9 +157,9 @@ class GPT(language_model.LanguageModel):
             self.head = nnx.Param(layers.normal(key_head, (V, D), config.init_std), axes=axes, kind="matrix")
 
     @property
-    def windows(self) -> tuple[int | None, ...]:
-        """Of the layers of a period: how many tokens one sees; None: all. GPT-3: dense first, then banded."""
-        return (None,) if self.config.layer_period == 1 else (None, self.config.band_width)
+    def layer_kinds(self) -> tuple[gpt_counts.LayerKind, ...]:
+        """Of the layers of a period. GPT-3: dense first, then banded."""
+        return gpt_counts.layer_kinds(self.config)
 
     def embed(self, token_BL, position_BL, key=None, embedding_BPD=None, place_BP=None):
         """The residual stream before the first layer. embedding_BPD: what stands instead of the embeddings of the tokens at
@@ -161,6 +169,8 @@ class GPT(language_model.LanguageModel):
         # token where its vocabulary is, before the residual stream is split: it would otherwise gather the whole table.
         x_BLD = sharding.constrain(self.token_embedding[...].astype(dtype), "vocab", "width")[token_BL]
         x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
+        if self.config.scale_embedding:
+            x_BLD = x_BLD * jnp.asarray(math.sqrt(self.config.d_model), dtype)
         if embedding_BPD is not None:
             row_B1 = jnp.arange(x_BLD.shape[0])[:, None]
             x_BLD = x_BLD.at[row_B1, place_BP].set(embedding_BPD.astype(dtype), mode="drop")
@@ -203,11 +213,12 @@ class GPT(language_model.LanguageModel):
             out = sharding.constrain(out, "batch", "length", "heads", None)
             return out, attention.largest_logit(q, k, **options) if log_activations else None
 
-        def layer(x_BLD, block, window, layer_keys, rows):
+        def layer(x_BLD, block, kind, layer_keys, rows):
             key_residual, key_attention = (None, None) if layer_keys is None else layer_keys
             masks = {name: rows[name] for name in ("segment_BL", "prefix_BL")}
-            attend_here = functools.partial(attend, window=window, key=key_attention, **masks)
-            x_BLD, largest = block(x_BLD, attend_here, rows["position_BL"], key_residual)
+            attend_here = functools.partial(attend, window=kind.window, key=key_attention, **masks)
+            position_BL = rows["position_BL"] if kind.rotary else None
+            x_BLD, largest = block(x_BLD, attend_here, position_BL, key_residual)
             rms = jnp.sqrt(jnp.mean(jnp.square(x_BLD.astype(jnp.float32)))) if log_activations else None
             return x_BLD, {"activation_rms": rms, "max_attention_logit": largest}
 
@@ -221,16 +232,16 @@ class GPT(language_model.LanguageModel):
         return self.finish(x_BLD), {name: value for name, value in numbers.items() if value is not None}
 
     def _scan(self, layer, x, blocks, extra_N):
-        """Runs layer(x, block, window, extra) -> (x, y) over stacked blocks; returns x and the y's stacked [N]."""
+        """Runs layer(x, block, kind, extra) -> (x, y) over stacked blocks; returns x and the y's stacked [N]."""
         period, n_layers = self.config.layer_period, jax.tree.leaves(blocks)[0].shape[0]
         by_period = jax.tree.map(lambda a: a.reshape(n_layers // period, period, *a.shape[1:]), (blocks, extra_N))
 
         def step(x, stacked_P):
             x = jax.tree.map(lambda a: checkpoint_name(a, "layer_input"), x)
             ys = []
-            for i, window in enumerate(self.windows):
+            for i, kind in enumerate(self.layer_kinds):
                 block, extra = jax.tree.map(lambda a: a[i], stacked_P)
-                x, y = layer(x, block, window, extra)
+                x, y = layer(x, block, kind, extra)
                 ys.append(y)
             return x, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
@@ -285,7 +296,7 @@ class GPT(language_model.LanguageModel):
         first = jax.tree.leaves(cache)[0]
         assert token_BL.shape[1] <= first.shape[_order(first).index("M")], "more tokens than the cache has positions"
 
-        def layer(carry, block, window, index):
+        def layer(carry, block, kind, index):
             x_BLD, cache = carry
 
             def attend(q, k, v):
@@ -294,19 +305,19 @@ class GPT(language_model.LanguageModel):
                 seen = new if begins else (_read(a, index) for a in updated)
                 keys, values = (a.astype(q.dtype) for a in seen)
                 if begins:
-                    return self._attend_prompt(q, keys, values, window, pad_B), updated
-                return attention.cached_attention(q, keys, values, start, window=window, pad_B=pad_B), updated
+                    return self._attend_prompt(q, keys, values, kind.window, pad_B), updated
+                return attention.cached_attention(q, keys, values, start, window=kind.window, pad_B=pad_B), updated
 
-            x_BLD, cache = block(x_BLD, attend, position_BL)
+            x_BLD, cache = block(x_BLD, attend, position_BL if kind.rotary else None)
             return (x_BLD, cache), None
 
         x_BLD = self.embed(token_BL, position_BL)
         if layers is None:
             (x_BLD, cache), _ = self._scan(layer, (x_BLD, cache), self.blocks, jnp.arange(self.config.n_layers))
         else:
-            extended = []
+            extended, kinds = [], self.layer_kinds
             for i, (block, of_layer) in enumerate(zip(layers, cache)):
-                (x_BLD, of_layer), _ = layer((x_BLD, of_layer), block, self.windows[i % len(self.windows)], None)
+                (x_BLD, of_layer), _ = layer((x_BLD, of_layer), block, kinds[i % len(kinds)], None)
                 extended.append(of_layer)
             cache = tuple(extended)
         return self.finish(x_BLD), cache

@@ -3,10 +3,33 @@
 A = n_heads * head_dim, T = context_length.
 """
 
+import typing
+
 from gptjax.config.fields import ModelConfig
 from gptjax.errors import choose
 
-GATED = ("swiglu",)  # activations that take a gate beside their input, so that the way up is twice as wide
+GATED = ("swiglu", "geglu")  # activations that take a gate beside their input, so that the way up is twice as wide
+
+
+class LayerKind(typing.NamedTuple):
+    """What one layer of a period has otherwise than another."""
+
+    window: int | None  # tokens it sees, itself included; None: all
+    rotary: bool  # whether it rotates queries and keys, where the model has rotary positions
+
+
+def layer_kinds(model: ModelConfig) -> tuple[LayerKind, ...]:
+    """Of the layers of a period, after which all repeats."""
+    windows = [{"L": None, "S": model.band_width}[letter] for letter in model.window_pattern]
+    return tuple(
+        LayerKind(windows[i % len(windows)], model.rope_pattern[i % len(model.rope_pattern)] == "R")
+        for i in range(model.layer_period)
+    )
+
+
+def has_bias(model: ModelConfig, part: str) -> bool:
+    """part: "qkv", "out" or "mlp"."""
+    return model.bias if model.linear_bias is None else part in model.linear_bias.split(",")
 
 
 def layer_parameters(model: ModelConfig, relative_positions: bool = False) -> tuple[int, int]:
@@ -19,7 +42,8 @@ def layer_parameters(model: ModelConfig, relative_positions: bool = False) -> tu
     q, kv = model.n_heads * model.head_size, model.kv_heads * model.head_size
     up = _up_projections(model) * mlp
     matrices = width * (q + 2 * kv) + q * width + width * up + mlp * width
-    biases = (q + 2 * kv) + width + up + width if model.bias else 0
+    sizes = {"qkv": q + 2 * kv, "out": width, "mlp": up + width}
+    biases = sum(size for part, size in sizes.items() if has_bias(model, part))
     qk_gains = 2 * model.head_size if model.qk_norm else 0
     vectors = biases + qk_gains + 2 * _norm_parameters(model)
     return (matrices + width * q, vectors + 2 * q) if relative_positions else (matrices, vectors)
@@ -45,25 +69,17 @@ def visible_pairs(length: int, band_width: int | None = None) -> int:
     return band * (band + 1) // 2 + (length - band) * band
 
 
-def _dense_and_banded(model: ModelConfig) -> tuple[int, int]:
-    banded = 0 if model.band_width is None else model.n_layers // 2
-    return model.n_layers - banded, banded
-
-
 def mixing_flops(model: ModelConfig) -> int:
     """Forward FLOPs of one full sequence beside those of its matrices: scores and values over visible pairs."""
-    dense, banded = _dense_and_banded(model)
-    length = model.context_length
-    pairs = dense * visible_pairs(length) + banded * visible_pairs(length, model.band_width)
-    return 4 * model.n_heads * model.head_size * pairs
+    pairs = sum(visible_pairs(model.context_length, kind.window) for kind in layer_kinds(model))
+    return 4 * model.n_heads * model.head_size * pairs * (model.n_layers // model.layer_period)
 
 
 def full_mixing_flops(model: ModelConfig) -> int:
     """mixing_flops of a token as if every token saw all T; a banded layer counts its band instead."""
-    dense, banded = _dense_and_banded(model)
     length = model.context_length
-    keys = dense * length + banded * min(length, model.band_width or length)
-    return 4 * model.n_heads * model.head_size * keys
+    keys = sum(min(length, kind.window or length) for kind in layer_kinds(model))
+    return 4 * model.n_heads * model.head_size * keys * (model.n_layers // model.layer_period)
 
 
 def recomputed_flops(model: ModelConfig) -> int:

@@ -1,4 +1,4 @@
-"""The parts of a block: linear maps, norms, activations, rotary positions. Named variants stand in tables.
+"""The parts of a block: linear maps, norms, activations. Named variants stand in tables.
 
 Every parameter states beside its shape its logical axes, which `sharding.RULES` maps to the mesh, and what it is to an
 optimizer (roles.py).
@@ -152,7 +152,18 @@ def rms_norm(x, gain, eps: float):
     return (x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + eps) * gain).astype(x.dtype)
 
 
-NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+class RMSNormPlusOne(RMSNorm):
+    """With a gain of 1 + w, w at 0 at first: weight decay draws it to 1 (Gemma Team 2024, in their released code)."""
+
+    def __init__(self, size: int, config, axis: str = "embed"):
+        super().__init__(size, config, axis)
+        self.gain = nnx.Param(jnp.zeros(size, jnp.float32), axes=(axis,), kind="vector")
+
+    def __call__(self, x):
+        return rms_norm(x, 1 + self.gain[...], self.eps)
+
+
+NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm, "rmsnorm_plus_one": RMSNormPlusOne}
 
 
 @recomputed
@@ -178,18 +189,14 @@ def swiglu(x):
     return jax.nn.silu(x[..., 0, :]) * x[..., 1, :]
 
 
+@recomputed
+def geglu(x):
+    """Shazeer 2020, with GELU in the tanh form, as Gemma has it: x [..., 2, F] holds gate and value."""
+    return jax.nn.gelu(x[..., 0, :], approximate=True) * x[..., 1, :]
+
+
 # Those that take a gate beside their input, [..., 2, F], stand in gpt_counts.GATED too.
-ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu2": relu2, "swiglu": swiglu}
-
-
-def rotate(x_BLHK, position_BL, theta: float):
-    """Rotary position embedding (Su et al. 2021), pairing dimension i with i + K/2, angles in float32."""
-    half = x_BLHK.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = (position_BL[..., None].astype(jnp.float32) * frequency)[:, :, None, :]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    a, b = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_BLHK.dtype)
+ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "relu2": relu2, "swiglu": swiglu, "geglu": geglu}
 
 
 def dropout(x, rate: float, key):

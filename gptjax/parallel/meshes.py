@@ -178,7 +178,7 @@ def _check_pipeline(model, mesh_config, stages: int) -> None:
         return
     units, rest = divmod(model.n_layers, model.layer_period * repeats)
     if rest or units % stages:
-        bands = ", a dense and a banded layer together" if model.layer_period > 1 else ""
+        bands = f", {model.layer_period} layers of a pattern together" if model.layer_period > 1 else ""
         fits = f"mesh.pipeline_repeats={math.gcd(model.n_layers // model.layer_period, repeats)}"
         if not rest:
             fits = f"mesh.stage={math.gcd(units, stages)} and another axis for the rest"

@@ -87,16 +87,16 @@ def _layers(gpt, token_BL, seen_BL, weights: bool = False):
     segment_BL, prefix_BL = masks.get("segment_BL"), masks.get("prefix_BL")
     visibility = attention.Visibility(np.arange(L), np.arange(L), segment_BL, segment_BL, prefix_BL)
 
-    def layer(x_BLD, block, window, _):
+    def layer(x_BLD, block, kind, _):
         def attend(q_BLHK, k_BMGK, v_BMGK):
-            mask = visibility.mask(window)
+            mask = visibility.mask(kind.window)
             out_BLHK, _ = attention.softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask)
             if not weights:
                 return out_BLHK, None
             weight_BGRLM = jax.nn.softmax(attention.masked_logits(q_BLHK, k_BMGK, mask), axis=-1)
             return out_BLHK, weight_BGRLM.reshape(B, -1, L, L)
 
-        x_BLD, weight_BHLM = block(x_BLD, attend, position_BL)
+        x_BLD, weight_BHLM = block(x_BLD, attend, position_BL if kind.rotary else None)
         return x_BLD, (x_BLD, weight_BHLM)
 
     x_BLD = gpt.embed(token_BL, position_BL)

@@ -1,6 +1,6 @@
 """Makes the folders beside this file: tiny random models as transformers saves them, and their logits.
 
-pip install torch==2.13.0 transformers==5.24.0 && python tests/golden/hf/make.py [FAMILY ...]
+pip install torch==2.13.0 transformers==5.24.0 && python tests/golden/hf/make.py [FAMILY or FOLDER ...]
 """
 
 import json
@@ -15,6 +15,19 @@ HERE = pathlib.Path(__file__).parent
 GPT = dict(n_embd=12, n_layer=2, n_head=3, n_positions=10, vocab_size=29, initializer_range=0.4)
 LLAMA = dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, max_position_embeddings=10, vocab_size=29)
 LLAMA |= dict(intermediate_size=20, initializer_range=0.4)
+RELATIVE = LLAMA | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=24)
+
+
+def scaled(rope_type: str, **settings) -> dict:
+    """Of 48 positions, eight times as many as the model had first."""
+    return dict(
+        max_position_embeddings=48,
+        rope_parameters=dict(rope_type=rope_type, rope_theta=100.0, factor=8.0) | settings,
+        head_dim=16,
+        num_key_value_heads=1,
+    )
+
+
 SHAPES = {
     "gpt2": {
         "plain": {},
@@ -42,12 +55,58 @@ SHAPES = {
         "wide_heads": dict(head_dim=6, num_key_value_heads=1, intermediate_size=9),
         "biases": dict(attention_bias=True, mlp_bias=True, num_attention_heads=6, num_key_value_heads=3),
         "long": dict(max_position_embeddings=33, rope_theta=500000.0, rms_norm_eps=1e-2),
+        "attention_biases": dict(attention_bias=True),
+        "llama3": scaled("llama3", low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=6),
+        "linear": scaled("linear"),
+        "dynamic": scaled("dynamic"),
+        "yarn": scaled("yarn", original_max_position_embeddings=6, beta_fast=2.0, beta_slow=0.5),
+    },
+    "mistral": {
+        "window": dict(sliding_window=5),
+        "no_window": dict(sliding_window=None, tie_word_embeddings=True, vocab_size=128),
+    },
+    "qwen2": {
+        "plain": dict(tie_word_embeddings=True),
+        "upper_windows": dict(num_hidden_layers=4, use_sliding_window=True, sliding_window=3, max_window_layers=3)
+        | scaled("yarn", original_max_position_embeddings=6, attention_factor=0.8, truncate=False),
+    },
+    "qwen3": {
+        "plain": dict(rms_norm_eps=1e-2),
+        "biases_windows": dict(
+            num_hidden_layers=4,
+            attention_bias=True,
+            use_sliding_window=True,
+            sliding_window=4,
+            max_window_layers=0,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+        ),
+    },
+    "smollm3": {
+        "plain": dict(num_hidden_layers=8),
+        "windows": dict(
+            num_hidden_layers=5,
+            no_rope_layers=[1, 0, 1, 1, 0],
+            use_sliding_window=True,
+            sliding_window=4,
+            attention_bias=True,
+            mlp_bias=True,
+        ),
+    },
+    "gemma": {
+        "plain": dict(num_key_value_heads=1),
+        "untied": dict(tie_word_embeddings=False, attention_bias=True, rms_norm_eps=1e-2)
+        | scaled("llama3", low_freq_factor=0.5, high_freq_factor=2.0, original_max_position_embeddings=6),
     },
 }
 CLASSES = {
     "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel, GPT),
     "gpt1": (transformers.OpenAIGPTConfig, transformers.OpenAIGPTLMHeadModel, GPT),
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, LLAMA),
+    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM, RELATIVE),
+    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM, RELATIVE),
+    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, RELATIVE),
+    "smollm3": (transformers.SmolLM3Config, transformers.SmolLM3ForCausalLM, RELATIVE | dict(pad_token_id=None)),
+    "gemma": (transformers.GemmaConfig, transformers.GemmaForCausalLM, RELATIVE),
 }
 
 
@@ -69,6 +128,7 @@ def make(family: str, name: str, changes: dict) -> None:
 
 
 if __name__ == "__main__":
-    for family in sys.argv[1:] or SHAPES:
-        for name, changes in SHAPES[family].items():
-            make(family, name, changes)
+    for family, shapes in SHAPES.items():
+        for name, changes in shapes.items():
+            if not sys.argv[1:] or {family, f"{family}_{name}"} & {*sys.argv[1:]}:
+                make(family, name, changes)
