@@ -163,7 +163,9 @@ def _header(cursor: _Cursor) -> tuple[int, int]:
     if version not in _VERSIONS:
         swapped = int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS
         what = "is big-endian" if swapped else f"is of version {version}"
-        raise UserError(f"{cursor.where} {what}; expected a little-endian GGUF file of version 2 or 3: convert it anew.")
+        raise UserError(
+            f"{cursor.where} {what}; expected a little-endian GGUF file of version 2 or 3: convert it anew."
+        )
     tensors = cursor.count("<Q", _LEAST_TENSOR, "tensors")
     return tensors, cursor.count("<Q", _LEAST_ENTRY, "metadata entries")
 
