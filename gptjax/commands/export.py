@@ -5,6 +5,7 @@ import json
 from gptjax import start
 from gptjax.commands import flags
 from gptjax.config import bounds
+from gptjax.errors import UserError
 
 
 def add_flags(parser) -> None:
@@ -15,15 +16,16 @@ def add_flags(parser) -> None:
         dest="format",
         required=True,
         metavar="FORMAT",
-        help="hf: Hugging Face transformers",
+        help="hf: Hugging Face transformers; gguf: llama.cpp",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to create")
+    parser.add_argument("--out", required=True, metavar="DIR|FILE", help="the folder, or GGUF file, to create")
     flags.add_checkpoint_flags(parser)
     parser.add_argument(
         "--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default: the dtype of the checkpoint)"
     )
+    parser.add_argument("--max_shard_size", metavar="SIZE", help="largest size of a file (default: 5GB)")
     parser.add_argument(
-        "--max_shard_size", default="5GB", metavar="SIZE", help="largest size of a file (default: %(default)s)"
+        "--type", metavar="NAME", help="of a GGUF file: f32, f16, bf16, q4_0, q4_1 or q8_0 (default: as the checkpoint)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -32,20 +34,43 @@ def run(args) -> None:
     start.refuse_several("export")
     start.start_jax()
     flags.check_format("--to", args.format)
-    from gptjax.huggingface import exporting
+    _refuse_flags_of_another(args)
     from gptjax.run import run
 
-    size = exporting.parse_bytes(args.max_shard_size)
     loaded = run.read(args.workdir, args.step, ema=args.ema)
-    about = exporting.export_run(loaded, args.out, args.dtype, size)
+    about = _EXPORTERS[args.format](loaded, args)
     if args.json:
         print(json.dumps({"workdir": args.workdir, "step": loaded.step, "out": args.out, **about}, indent=2))
         return
-    print(f"{args.out}: step {loaded.step} of {args.workdir} as {about['architecture']}, {about['dtype']}")
-    if not about["tokenizer_files"]:
+    stored_as = about.get("dtype") or about["type"]
+    print(f"{args.out}: step {loaded.step} of {args.workdir} as {about['architecture']}, {stored_as}")
+    if about.get("tokenizer_files") == []:
         print(
             f"no tokenizer was written, because transformers has none like {loaded.tokenizer.kind!r};"
             f" encode with gptjax, from {loaded.directory.tokenizer}"
         )
     for note in about["notes"]:
         print(f"note: {note}")
+
+
+def _refuse_flags_of_another(args) -> None:
+    """Raises UserError: a flag that the format has no use for."""
+    for name, format_of_flag in (("dtype", "hf"), ("max_shard_size", "hf"), ("type", "gguf")):
+        if getattr(args, name) is not None and args.format != format_of_flag:
+            instead = "--type" if args.format == "gguf" else "--dtype"
+            raise UserError(f"--{name} is of --to={format_of_flag}, and --to={args.format} is given; use {instead}.")
+
+
+def _to_folder(loaded, args) -> dict:
+    from gptjax.huggingface import exporting
+
+    return exporting.export_run(loaded, args.out, args.dtype, exporting.parse_bytes(args.max_shard_size or "5GB"))
+
+
+def _to_file(loaded, args) -> dict:
+    from gptjax.gguf import exporting
+
+    return exporting.export_run(loaded, args.out, args.type)
+
+
+_EXPORTERS = {"hf": _to_folder, "gguf": _to_file}

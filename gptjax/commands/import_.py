@@ -10,21 +10,22 @@ from gptjax.huggingface import families
 
 def add_flags(parser) -> None:
     parser.add_argument(
-        "folder", metavar="DIR", help=f"what save_pretrained of transformers wrote: {families.titles('or')}"
+        "source",
+        metavar="DIR|FILE.gguf",
+        help=f"what save_pretrained of transformers wrote: {families.titles('or')}; or a GGUF file of llama.cpp",
     )
     parser.add_argument(
         "--from",
         action=bounds.AsTyped,
         dest="format",
-        required=True,
         metavar="FORMAT",
-        help="hf: Hugging Face transformers",
+        help="hf: Hugging Face transformers; gguf: llama.cpp (default: gguf for a file of this ending, else hf)",
     )
     parser.add_argument("--workdir", required=True, metavar="RUN", help="the run directory to create, local or gs://")
     parser.add_argument(
         "--tokenizer",
         metavar="SPEC",
-        help="gpt2:FOLDER, hf:FILE ..., or ids for none (default: the tokenizer in the folder)",
+        help="gpt2:FOLDER, hf:FILE ..., or ids for none (default: the model's own)",
     )
     parser.add_argument(
         "--allow_nonfinite", action="store_true", help="also import weights that contain NaN or infinity"
@@ -32,13 +33,27 @@ def add_flags(parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _from_folder(*arguments) -> dict:
+    from gptjax.huggingface import importing
+
+    return importing.import_folder(*arguments)
+
+
+def _from_file(*arguments) -> dict:
+    from gptjax.gguf import importing
+
+    return importing.import_file(*arguments)
+
+
+_IMPORTERS = {"hf": _from_folder, "gguf": _from_file}
+
+
 def run(args) -> None:
     start.refuse_several("import")
     start.start_jax()
-    flags.check_format("--from", args.format)
-    from gptjax.huggingface import importing
-
-    about = importing.import_folder(args.folder, args.workdir, args.tokenizer, args.allow_nonfinite)
+    chosen = args.format or ("gguf" if args.source.endswith(".gguf") else "hf")
+    flags.check_format("--from", chosen)
+    about = _IMPORTERS[chosen](args.source, args.workdir, args.tokenizer, args.allow_nonfinite)
     shape = about.pop("model")
     if args.json:
         print(json.dumps({"workdir": args.workdir, **about}, indent=2))

@@ -34,18 +34,18 @@ class _Named:
     ids: tuple[int, ...]  # those that can part documents
 
 
-def find(contents: dict[str, dict], tokenizer: Tokenizer, vocab_size: int) -> Ends:
-    """contents: of the files of SOURCES that there are. vocab_size: the model's. A tokenizer's own end-of-text, if its
+def find(contents: dict[str, dict], tokenizer: Tokenizer, vocab_size: int, sources=SOURCES) -> Ends:
+    """contents: of the files of sources that there are. vocab_size: the model's. A tokenizer's own end-of-text, if its
     file has it, is asked last; where nothing is named, texts have no end."""
     notes = []
-    ends = [_read(contents, file, eos, tokenizer, vocab_size, notes) for file, eos, _ in SOURCES if file in contents]
+    ends = [_read(contents, file, eos, tokenizer, vocab_size, notes) for file, eos, _ in sources if file in contents]
     ends = [named for named in ends if named.ids]
     eot_id = ends[0].ids[0] if ends else _own_end(tokenizer, vocab_size)
     if ends:
         notes += _contradictions(ends)
     elif eot_id is None:
         notes.append("nothing names an end token: texts go on to --max_tokens; with --stop they end at a string")
-    begins = [_read(contents, file, bos, tokenizer, vocab_size, []) for file, _, bos in SOURCES if file in contents]
+    begins = [_read(contents, file, bos, tokenizer, vocab_size, []) for file, _, bos in sources if file in contents]
     bos_id = next((named.ids[0] for named in begins if named.ids), eot_id)
     return Ends(eot_id, bos_id, tuple(notes))
 

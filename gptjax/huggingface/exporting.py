@@ -34,7 +34,7 @@ def export_run(run, out: str, dtype: str | None = None, max_shard_bytes: int = 5
     tokenizer_files = vocabulary.files(run.tokenizer, shape.context_length, files_of_import) or {}
     folder.mkdir(parents=True, exist_ok=True)
     writer = tensors.Writer(folder, _sizes(family, shape, dtype), max_shard_bytes)
-    for name, array in _theirs(family, shape, run.params):
+    for name, array in arrays(family, shape, run.params):
         writer.write(name, _cast(name, array, dtype))
     writer.finish()
     _write_configs(folder, run.tokenizer, family.config_out(shape, dtype, run.tokenizer.eot_id), files_of_import)
@@ -66,7 +66,7 @@ def _write_configs(folder, tokenizer, config: dict, files_of_import: dict[str, d
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 
-def _theirs(family, shape, params: dict):
+def arrays(family, shape, params: dict):
     """(name, array) of every tensor, layer by layer, one of ours at a time in the host's memory."""
     for tensor, layer, names in _order(family, shape):
         ours = tensor.leaf(params)
@@ -87,12 +87,15 @@ def _order(family, shape):
 
 def _sizes(family, shape, dtype: str) -> dict[str, int]:
     """Bytes of every tensor, in the order in which they are written."""
-    abstract, width = architectures.abstract(shape)[1], 4 if dtype == "float32" else 2
-    sizes = {}
+    width = 4 if dtype == "float32" else 2
+    return {name: math.prod(of_one) * width for name, of_one in shapes(family, shape)}
+
+
+def shapes(family, shape):
+    """(name, shape) of every tensor, in the order of arrays."""
+    abstract = architectures.abstract(shape)[1]
     for tensor, _, names in _order(family, shape):
-        shapes = tensor.shapes(abstract, shape)
-        sizes |= {name: math.prod(of_one) * width for name, of_one in zip(names, shapes, strict=True)}
-    return sizes
+        yield from zip(names, tensor.shapes(abstract, shape), strict=True)
 
 
 def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:

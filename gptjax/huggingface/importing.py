@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 
 import numpy as np
 from etils import epath
@@ -27,6 +28,7 @@ _STORED_AS = {"float32": "float32", "float16": "float32", "bfloat16": "bfloat16"
 _DRAWN_WITH = """bad_words_ids diversity_penalty do_sample forced_bos_token_id forced_eos_token_id length_penalty max_length
     max_new_tokens min_length min_p no_repeat_ngram_size num_beams repetition_penalty suppress_tokens temperature top_k
     top_p typical_p""".split()
+_TOKENIZER_FILES = "vocab.json and merges.txt nor tokenizer.json"
 _CHANGING_TEXTS = ("add_prefix_space", "add_eos_token", "do_lower_case")
 
 
@@ -38,6 +40,25 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow
     Raises UserError: another kind of model, files that are missing or damaged, a workdir that holds something.
     """
     source = epath.Path(folder).expanduser()
+    directory = new_run(workdir)
+    values = _read_json(source / "config.json", source)
+    family = families.family_of(values, source / "config.json")
+    shape = family.config_in(values, source / "config.json")
+    files = SOURCES if tokenizer is None else SOURCES[:2]  # what is said of the folder's own tokenizer is of no other
+    contents = {name: _read_json(source / name, source) for name, *_ in files if (source / name).exists()}
+    chosen, notes = choose_tokenizer(
+        lambda: vocabulary.read(source), f"{source} has neither {_TOKENIZER_FILES}", shape, tokenizer, contents
+    )
+    with tensors.Reader(source) as reader:
+        params, dtype, shape, more = read_params(reader, family, shape, allow_nonfinite)
+        notes += [*_unread_fields(values, contents, family), *reader.notes, *more]
+    origin = {"from": "hf", "folder": str(source), "architecture": values.get("architectures"), "dtype": dtype}
+    write_run(directory, shape, params, chosen, origin | {"files": _to_keep(contents)})
+    return origin | described(shape, chosen, notes)
+
+
+def new_run(workdir: str) -> run_directory.RunDirectory:
+    """Raises UserError: it holds something, or cannot be written."""
     directory = run_directory.open_run(workdir)
     if directory.path.exists() and folder_kinds.kind_of(directory.path) != folder_kinds.EMPTY:
         raise UserError(
@@ -45,23 +66,24 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow
             " imported model."
         )
     outputs.check_folder("--workdir", workdir)
-    values = _read_json(source / "config.json", source)
-    family = families.family_of(values, source / "config.json")
-    shape = family.config_in(values, source / "config.json")
-    files = SOURCES if tokenizer is None else SOURCES[:2]  # what is said of the folder's own tokenizer is of no other
-    contents = {name: _read_json(source / name, source) for name, *_ in files if (source / name).exists()}
-    chosen, notes = _tokenizer(source, shape, tokenizer, contents)
-    with tensors.Reader(source) as reader:
-        params, dtype, shape, more = read_params(reader, family, shape, allow_nonfinite)
-        notes += [*_unread_fields(values, contents, family), *reader.notes, *more]
+    return directory
+
+
+def described(shape: ModelConfig, tokenizer: Tokenizer, notes: list[str]) -> dict:
+    """What an import says of the run that it made, beside where it came from."""
+    parted_by = {"eot_id": tokenizer.eot_id, "bos_id": tokenizer.bos_id}
+    return {"model": shape, "tokenizer": tokenizer.kind, **parted_by, "notes": notes}
+
+
+def write_run(directory, shape: ModelConfig, params: dict, chosen: Tokenizer, imported: dict) -> None:
+    """A run of one checkpoint, at step 0. params: of one dtype. imported: where they came from, for the manifest."""
     config = Config(
         model=shape,
-        optim=OptimConfig(param_dtype=_STORED_AS[dtype]),
+        optim=OptimConfig(param_dtype=_STORED_AS[imported["dtype"]]),
         train=TrainConfig(steps=1, batch_size=8, tensorboard=False),
         checkpoint=CheckpointConfig(every_steps=None),
     )
-    origin = {"from": "hf", "folder": str(source), "architecture": values.get("architectures"), "dtype": dtype}
-    about = {"imported": origin | {"files": _to_keep(contents)}, "data": None, "tokenizer_hash": chosen.hash}
+    about = {"imported": imported, "data": None, "tokenizer_hash": chosen.hash}
     manifest = consistency.begun({}, [], None, config.to_dict(), None, STEP)
     manifest |= run_directory.provenance(config, run_directory.command_line()) | about
     _save(directory, config, params, consistency.of_checkpoint(manifest))
@@ -69,8 +91,6 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow
     directory.write_json("manifest.json", manifest)
     directory.metrics.write_text("")
     directory.write_config(config)  # last: with it the directory is a run
-    parted_by = {"eot_id": chosen.eot_id, "bos_id": chosen.bos_id}
-    return origin | {"model": shape, "tokenizer": chosen.kind, **parted_by, "notes": notes}
 
 
 def _unread_fields(values: dict, contents: dict[str, dict], family: Family) -> list[str]:
@@ -108,24 +128,29 @@ def _read_json(file, folder) -> dict:
         raise UserError(f"{file} is not JSON: {error}; copy the file again.") from error
 
 
-def _tokenizer(source, shape: ModelConfig, spec: str | None, contents: dict[str, dict]) -> tuple[Tokenizer, list]:
-    """(tokenizer, notes). Raises UserError: the folder has none that can be used, or it is larger than the model."""
+def choose_tokenizer(
+    read: Callable, looked_for: str, shape: ModelConfig, spec: str | None, contents: dict[str, dict], sources=SOURCES
+) -> tuple[Tokenizer, list[str]]:
+    """(tokenizer, notes): of a SPEC, or what read() gives, which is (None or a tokenizer, notes). looked_for: what it is
+    read from. contents, sources: see ends.find.
+
+    Raises UserError: there is none that can be used, or it is larger than the model."""
     hint = "give --tokenizer=SPEC (gpt2:FOLDER, hf:FILE, ...), or --tokenizer=ids to use none: then texts are token ids"
     try:
         if spec is None:
-            tokenizer, notes = vocabulary.read(source)
+            tokenizer, notes = read()
         else:
             tokenizer, notes = IdTokenizer(shape.vocab_size) if spec == "ids" else tokenizers.from_spec(spec), []
     except UserError as error:
         raise UserError(f"the tokenizer cannot be used: {error} Else {hint}.") from error
     if tokenizer is None:
-        raise UserError(f"{source} has neither vocab.json and merges.txt nor tokenizer.json; {hint}.")
+        raise UserError(f"there is no tokenizer: {looked_for}; {hint}.")
     entries = tokenizer.vocab_size - tokenizer.invented_eot
     if entries > shape.vocab_size:
         raise UserError(f"the tokenizer has {entries} entries, the model {shape.vocab_size}; {hint}.")
     if tokenizer.added or tokenizer.ends is not None:  # a saved one that has its ends already
         return tokenizer, notes
-    parts = ends.find(contents, tokenizer, shape.vocab_size)
+    parts = ends.find(contents, tokenizer, shape.vocab_size, sources)
     if (parts.eot_id, parts.bos_id) != (tokenizer.eot_id, tokenizer.bos_id):
         tokenizer = tokenizer.with_ends(parts.eot_id, parts.bos_id)
     return tokenizer, [*notes, *parts.notes]

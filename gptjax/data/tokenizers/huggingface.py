@@ -24,7 +24,7 @@ _END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_SPLITS = (_WORDS % "{1,3}", _WORDS % "")
+LLAMA_SPLIT, QWEN_SPLIT = _WORDS % "{1,3}", _WORDS % ""
 _WHOLE = (("Isolated", False), ("Removed", True))  # behavior, invert: alike for these, which match every character
 
 
@@ -72,15 +72,16 @@ class HuggingFaceTokenizer(Tokenizer):
             file, definition = where / names[0], merges.as_tokenizer_json(where)
         else:
             definition = read_file(str(file), "a Hugging Face tokenizer.json")
-        return cls._checked(definition, str(file))
+        return cls.checked(definition, str(file))
 
     @classmethod
-    def _checked(cls, definition: bytes, file: str) -> "HuggingFaceTokenizer":
+    def checked(cls, definition: bytes, file: str) -> "HuggingFaceTokenizer":
         """The tokenizer of a file's content. Raises UserError: it is of another kind, or changes texts."""
         _check(definition, file)
         try:
             tokenizer = cls(definition)
-            changed = lossless.changed_text(tokenizer, tokenizer._gives_back)
+            lacking = lossless.lacking_bytes(json.loads(definition)["model"]["vocab"])
+            changed = lossless.changed_text(tokenizer, tokenizer._gives_back, lacking)
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
         if changed is not None:
@@ -192,7 +193,7 @@ def _check(definition: bytes, file: str) -> None:
             raise UserError(
                 f"{file} marks parts of words ({name}={model[name]!r}); expected byte-level BPE, which does not."
             )
-    if lacking := lossless.lacking_bytes(vocab):
+    if lacking := [b for b in lossless.lacking_bytes(vocab) if b not in lossless.SELDOM]:
         raise UserError(
             f"{file} is not byte-level BPE: it has no token for byte 0x{lacking[0]:02X}"
             f"{f' and {len(lacking) - 1} more' if len(lacking) > 1 else ''}; expected one for each that UTF-8"
@@ -225,6 +226,6 @@ def _cut(pre_tokenizer: dict | None) -> re.Pattern | None:
 def _is_known_split(step: dict) -> bool:
     return (
         step["type"] == "Split"
-        and step["pattern"].get("Regex") in _SPLITS
+        and step["pattern"].get("Regex") in (LLAMA_SPLIT, QWEN_SPLIT)
         and (step["behavior"], step["invert"]) in _WHOLE
     )

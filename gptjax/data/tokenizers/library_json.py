@@ -18,14 +18,23 @@ def added(special: dict[str, int]) -> list[dict]:
     return [{"id": i, "content": name, **_FLAGS} for name, i in sorted(special.items(), key=lambda item: item[1])]
 
 
-def tokenizer_json(special: dict[str, int], model: dict, split: dict, decoder: dict = BYTE_LEVEL) -> bytes:
+def tokenizer_json(
+    special: dict[str, int],
+    model: dict,
+    split: dict | None,
+    decoder: dict = BYTE_LEVEL,
+    plain: dict[str, int] | None = None,
+    normalizer: dict | None = None,
+) -> bytes:
+    """plain: added tokens that texts may spell."""
+    tokens = [*added(special), *({**token, "special": False} for token in added(plain or {}))]
     return dumped(
         {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": added(special),
-            "normalizer": None,
+            "added_tokens": sorted(tokens, key=lambda token: token["id"]),
+            "normalizer": normalizer,
             "pre_tokenizer": split,
             "post_processor": None,
             "decoder": decoder,

@@ -18,6 +18,9 @@ DOES_NOTHING = {
 }
 # Bytes that no UTF-8 has (RFC 3629): two would begin what is too long, the others what lies beyond U+10FFFF.
 NEVER = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
+# Bytes that a vocabulary may lack, as SmolLM2's does some: control characters that no printed text has, and what begins the
+# characters of planes 4 to 11, of which Unicode assigns none. `encode` refuses a text with one that is lacking.
+SELDOM = frozenset((*(b for b in range(1, 32) if b not in b"\t\n\r"), 0x7F, 0xF1, 0xF2))
 _BLOCK = 1024  # characters
 
 
@@ -31,14 +34,21 @@ def acting(normalizer: dict | None) -> list[dict]:
     return [] if nothing is not None and nothing(normalizer) else [normalizer]
 
 
-def changed_text(tokenizer, comes_back) -> str | None:
-    """A text, as short as is easily found, that comes_back(text) says not to; None: there is none among those tried."""
+def changed_text(tokenizer, comes_back, lacking: list[int] = ()) -> str | None:
+    """A text, as short as is easily found, that comes_back(text) says not to; None: there is none among those tried.
+    lacking: bytes that the tokenizer is known to have no token for."""
     tried = [*PROBES, *tokenizer.special]
     normalizers = acting(tokenizer.normalizer)
     tried += [string for n in normalizers if (string := n.get("pattern", {}).get("String"))]
     blocks = _characters() if normalizers else ()
-    changed = next((text for texts in (tried, blocks) for text in texts if not comes_back(text)), None)
+    texts = (_without(text, lacking) for texts in (tried, blocks) for text in texts)
+    changed = next((text for text in texts if not comes_back(text)), None)
     return None if changed is None else _shortest(changed, comes_back)
+
+
+def _without(text: str, lacking) -> str:
+    """text without the characters that have such a byte."""
+    return "".join(c for c in text if not any(b in lacking for b in c.encode())) if lacking else text
 
 
 def _characters():

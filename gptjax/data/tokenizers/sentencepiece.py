@@ -57,14 +57,20 @@ class SentencePieceTokenizer(Tokenizer):
                 "the tokenizer 'sentencepiece' is trained or read; give the PATH of a .model file, or of a folder that"
                 " gptjax tokenizer train wrote."
             )
-        model = read_file(path, "a SentencePiece .model file, or a folder that a tokenizer was saved in")
+        return cls.checked(
+            read_file(path, "a SentencePiece .model file, or a folder that a tokenizer was saved in"), path
+        )
+
+    @classmethod
+    def checked(cls, model: bytes, file: str) -> "SentencePieceTokenizer":
+        """The tokenizer of a file's content. Raises UserError: it is of another kind, or changes texts."""
         try:
             tokenizer = cls(model)
         except RuntimeError as error:
-            raise UserError(f"{path} is not a SentencePiece model; expected the .model file of one.") from error
+            raise UserError(f"{file} is not a SentencePiece model; expected the .model file of one.") from error
         if changed_probe(tokenizer) is not None:
             raise UserError(
-                f"{path} changes the text it encodes; expected a model trained with byte_fallback=true,"
+                f"{file} changes the text it encodes; expected a model trained with byte_fallback=true,"
                 " normalization_rule_name=identity, add_dummy_prefix=false and remove_extra_whitespaces=false."
             )
         return tokenizer
