@@ -1,10 +1,11 @@
-"""Which kinds of source, objective and tokenizer there are: where the code of each stands, and what a config may ask of it.
+"""Which kinds of source, objective, tokenizer and chat format there are: where the code of each stands, and what a config may ask of it.
 
 Tables of names alone: a kind is imported when it is chosen. To add one, write its class and name it here:
 
     source       a data.sources.records.Source
     objective    a subclass of data.rows.objectives.Objective
     tokenizer    a subclass of data.tokenizers.base.Tokenizer
+    format       a data.chat.base.Format
 
 in a module of its own; "module:name" is its address.
 """
@@ -84,3 +85,10 @@ TOKENIZERS = Classes(
     gpt2="gptjax.data.tokenizers.gpt2:GPT2Tokenizer",
     hf="gptjax.data.tokenizers.huggingface:HuggingFaceTokenizer",
 )
+
+FORMATS = {  # of conversations; beside these there is template:FILE, of a Jinja chat_template
+    "gptjax": "gptjax.data.chat.formats:GPTJAX",
+    "chatml": "gptjax.data.chat.formats:CHATML",
+    "llama3": "gptjax.data.chat.formats:LLAMA3",
+    "smollm2": "gptjax.data.chat.formats:SMOLLM2",
+}

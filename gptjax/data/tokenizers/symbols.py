@@ -6,7 +6,13 @@ from gptjax.errors import UserError, did_you_mean
 
 SYMBOLS = {
     "fim": ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),  # Bavarian et al. 2022
-    "chat": ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),  # whose turn begins, and where each ends
+    "chat": (
+        "<|system|>",
+        "<|user|>",
+        "<|assistant|>",
+        "<|end|>",
+        "<|tool|>",
+    ),  # whose turn begins, and where each ends
 }
 _NAME = re.compile(r"<\|[^|<>\s]+\|>")
 
