@@ -141,6 +141,11 @@ class Overflow(NamedTuple):
     longest: int  # tokens of the longest conversation
     text: str  # what the text is, for messages
 
+    @property
+    def left_out(self) -> int:
+        """Conversations that are in no row."""
+        return self.too_long if self.policy == "drop" else self.without_target
+
     @classmethod
     def of(cls, tokens: Tokens, row_tokens: int, policy: str, text: str) -> "Overflow":
         """Raises UserError: there is a conversation that must not be (policy refuse), or none that may stay."""
