@@ -1,4 +1,4 @@
-"""Which kinds of source, objective, tokenizer and chat format there are: where the code of each stands, and what a config may ask of it.
+"""Which kinds of source, objective, tokenizer and chat format there are: where each stands, and what a config may ask of it.
 
 Tables of names alone: a kind is imported when it is chosen. To add one, write its class and name it here:
 

@@ -60,8 +60,8 @@ class Format(abc.ABC):
 
 def encode(pieces: list[Piece], tokenizer: Tokenizer, format_name: str) -> Rendered:
     """Tokens of pieces in order, each with the largest weight of the pieces it spells a part of."""
-    tokens, weights, run = [], [], []
-    for piece in pieces:
+    tokens, weights, run = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)], []
+    for piece in _without_swallowed_spaces(pieces, tokenizer):
         if piece.is_control or piece.begins_answer:
             _encode_run(run, tokenizer, tokens, weights)
             run = []
@@ -71,8 +71,30 @@ def encode(pieces: list[Piece], tokenizer: Tokenizer, format_name: str) -> Rende
         elif piece.text:
             run.append(piece)
     _encode_run(run, tokenizer, tokens, weights)
-    token_L = np.concatenate([np.zeros(0, np.int32), *tokens]).astype(np.int32)
-    return Rendered(token_L, np.concatenate([np.zeros(0, np.float32), *weights]).astype(np.float32))
+    return Rendered(np.concatenate(tokens).astype(np.int32), np.concatenate(weights).astype(np.float32))
+
+
+def _without_swallowed_spaces(pieces: list[Piece], tokenizer: Tokenizer) -> list[Piece]:
+    """pieces without the spaces that control tokens of a tokenizer.json take in, as `tokenizers` matches them."""
+    if not tokenizer.strips:
+        return pieces
+    pieces = list(pieces)
+    for i, piece in enumerate(pieces):
+        if piece.is_control:
+            before, behind = tokenizer.strips.get(piece.text, (False, False))
+            _strip(pieces, range(i - 1, -1, -1) if before else (), str.rstrip)
+            _strip(pieces, range(i + 1, len(pieces)) if behind else (), str.lstrip)
+    return pieces
+
+
+def _strip(pieces: list[Piece], places, strip) -> None:
+    """Takes spaces from the texts at places, as far as there is nothing but spaces."""
+    for i in places:
+        if pieces[i].is_control:
+            return
+        pieces[i] = pieces[i]._replace(text=strip(pieces[i].text))
+        if pieces[i].text:
+            return
 
 
 def control_id(name: str, tokenizer: Tokenizer, format_name: str) -> int:
