@@ -54,6 +54,17 @@ def add_flags(parser) -> None:
         "--text_field", default="text", metavar="NAME", help="the field of jsonl, Parquet or TFDS that holds the text"
     )
     parser.add_argument("--separator", metavar="LINE", help="the line that separates the documents of a text file")
+    parser.add_argument(
+        "--format",
+        choices=("text", "chat"),
+        default="text",
+        help="what a record is: text, or chat: a conversation, whose tokens get weights as targets (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--template",
+        metavar="NAME",
+        help="of --format=chat: how conversations are written: gptjax (default), chatml, llama3, smollm2 or template:FILE",
+    )
     parser.add_argument("--tfds_dir", metavar="DIR", help="the folder where TFDS keeps its datasets")
     parser.add_argument("--strict", action="store_true", help="stop at the first document that cannot be read")
     parser.add_argument(
@@ -85,11 +96,13 @@ def run(args) -> None:
 def _order(args):
     """The command's Order. Raises UserError: a value that cannot be."""
     from gptjax.config.fields import DataConfig
-    from gptjax.data import sources, tokenizers
+    from gptjax.data import sources
     from gptjax.data.preparing import preparation, shardmaker
 
     _check_numbers(args)
-    base = DataConfig(text_field=args.text_field, separator=args.separator, tfds_dir=args.tfds_dir)
+    base = DataConfig(
+        text_field=args.text_field, separator=args.separator, tfds_dir=args.tfds_dir, chat=_chat_format(args)
+    )
     config = sources.from_spec(args.source, base)
     if config.source == "prepared":
         raise UserError(f"--source={args.source} was made by gptjax prepare; give the text that it was made from.")
@@ -101,7 +114,7 @@ def _order(args):
     return preparation.Order(
         spec=args.source,
         config=config,
-        tokenizer=tokenizers.from_spec(args.tokenizer),
+        tokenizer=_tokenizer(args, config),
         out=os.path.expanduser(args.out),
         num_shards=args.num_shards,
         n_workers=args.workers or _cpus(),
@@ -110,6 +123,34 @@ def _order(args):
         dedup=args.dedup,
         strict=args.strict,
     )
+
+
+_OF_TEXT = ("clean", "dedup", "separator", "text_field")  # flags that have no meaning for conversations
+
+
+def _chat_format(args) -> str | None:
+    """The data.chat of --format and --template. Raises UserError: flags that are not for one another."""
+    if args.format == "text":
+        if args.template is not None:
+            raise UserError(f"--template={args.template} is of conversations; add --format=chat, or leave it out.")
+        return None
+    for name in _OF_TEXT:
+        value = getattr(args, name)
+        if value is not None and (name, value) != ("text_field", "text"):
+            raise UserError(f"--{name}={value} is of text, and --format=chat reads conversations; leave it out.")
+    return args.template or "gptjax"
+
+
+def _tokenizer(args, config):
+    """With the control tokens of the format of conversations."""
+    from gptjax.data import tokenizers
+
+    tokenizer = tokenizers.from_spec(args.tokenizer)
+    if config.chat is None:
+        return tokenizer
+    from gptjax.data.tokens.rendering import Renderer
+
+    return Renderer(config, tokenizer).tokenizer
 
 
 def _check_numbers(args) -> None:
@@ -226,19 +267,28 @@ def _summary(order, report: dict) -> str:
             f" {order.val_fraction:g}, in another folder (a text file is one document, unless --separator parts it)"
         )
         return "\n\n".join(parts)
-    parts.append(
-        f"{holds} To train on it:\n"
-        "  gptjax train --config=configs/gpt2_small.py --workdir=RUN"
-        f" --config.data.source=prepared:{order.out} --config.data.tokenizer=None"
-    )
+    parts.append(f"{holds} To train on it:\n  {_training(order)}")
     return "\n\n".join(parts)
 
 
+def _training(order) -> str:
+    """The command that trains on the folder."""
+    reading = f"--config.data.source=prepared:{order.out} --config.data.tokenizer=None"
+    if order.config.chat is None:
+        return f"gptjax train --config=configs/gpt2_small.py --workdir=RUN {reading}"
+    return (
+        f"gptjax train --config=configs/sft_quickstart.py --workdir=RUN {reading}"
+        f" --config.data.chat={order.config.chat} --config.train.start_from=BASE"
+    )
+
+
 def _splits(splits: dict) -> str:
-    rows = [("split", "documents", "tokens", "bytes", "bytes/token")]
+    of_chat = tuple(name for name in ("targets", "turns") if name in splits["train"])
+    rows = [("split", "documents", "tokens", "bytes", "bytes/token", *of_chat)]
     for split, n in splits.items():
         ratio = f"{n['bytes'] / n['tokens']:.3f}" if n["tokens"] else ""
-        rows.append((split, *(f"{n[name]:,}" for name in ("documents", "tokens", "bytes")), ratio))
+        counts = (f"{n[name]:,}" for name in ("documents", "tokens", "bytes"))
+        rows.append((split, *counts, ratio, *(f"{n[name]:,}" for name in of_chat)))
     return "\n".join(terminal.columns(rows, left=1))
 
 

@@ -7,6 +7,7 @@ from gptjax.errors import UserError, first_line
 INSTALLED_BY = {  # a package that gptjax imports only where it is chosen: what pip installs it with
     **dict.fromkeys(("ftfy", "lxml_html_clean", "py3langid", "pyarrow", "rensa"), "gptjax[data]"),
     **dict.fromkeys(("selectolax", "tokenizers", "trafilatura", "warcio", "zstandard"), "gptjax[data]"),
+    "jinja2": "gptjax[chat]",
     "lm_eval": "gptjax[eval]",
     "matplotlib": "gptjax[study]",
     **dict.fromkeys(("jupyterlab", "nbclient", "nbformat"), "gptjax[notebooks]"),

@@ -199,6 +199,14 @@ class DataConfig(_Shown):
     fim_spm_rate: float = setting(0.5, "fim: share of those documents that start with the suffix")
     mask_rate: float = setting(0.15, "masked_lm, span_corruption: share of the tokens that is hidden")
     span_length: float = setting(3.0, "span_corruption: mean length of a hidden span, in tokens")
+    chat: str | None = setting(
+        None,
+        "the documents are conversations, in this format: gptjax | chatml | llama3 | smollm2 | template:FILE; None: text",
+    )
+    chat_loss: str = setting("assistant", "chat: which tokens are targets: assistant | last (answer) | all")
+    chat_overflow: str = setting(
+        "drop", "chat: what becomes of a conversation longer than a row: drop | cut (keep its beginning) | refuse"
+    )
     cache_dir: str = setting("~/.cache/gptjax", "folder that keeps tokens between runs", "nothing")
     seed: int = setting(0, "seed of the order of the rows")
     prefetch_workers: int = setting(

@@ -1,10 +1,11 @@
-"""Which kinds of source, objective and tokenizer there are: where the code of each stands, and what a config may ask of it.
+"""Which kinds of source, objective, tokenizer and chat format there are: where each stands, and what a config may ask of it.
 
 Tables of names alone: a kind is imported when it is chosen. To add one, write its class and name it here:
 
     source       a data.sources.records.Source
     objective    a subclass of data.rows.objectives.Objective
     tokenizer    a subclass of data.tokenizers.base.Tokenizer
+    format       a data.chat.base.Format
 
 in a module of its own; "module:name" is its address.
 """
@@ -18,7 +19,8 @@ from gptjax.errors import imported
 class Source:
     """code: the address of a Source, None for tokens, which are no text. needs: the field of DataConfig that names the text,
     None where nothing does; example: what to put there, for messages. split: the field for the part of a data set.
-    endings: of the names of its files; packed: whether these may also be those of packed files (.gz, .zst ...)."""
+    endings: of the names of its files; packed: whether these may also be those of packed files (.gz, .zst ...).
+    records: whether its documents have fields, so that they may be conversations (data.chat)."""
 
     code: str | None
     needs: str | None = "path"
@@ -26,18 +28,21 @@ class Source:
     split: str | None = None
     endings: tuple[str, ...] = ()
     packed: bool = False
+    records: bool = False
 
 
 SOURCES = {
     "corpus": Source("gptjax.data.sources.text:CORPUS", needs=None),  # ships with gptjax
     "text": Source("gptjax.data.sources.text:TEXT", endings=(".txt",), packed=True),
-    "jsonl": Source("gptjax.data.sources.jsonl:JSONL", endings=(".jsonl",), packed=True),
-    "parquet": Source("gptjax.data.sources.columns:PARQUET", endings=(".parquet",)),
-    "arrayrecord": Source("gptjax.data.sources.arrays:ARRAYRECORD", endings=(".arrayrecord", ".array_record")),
+    "jsonl": Source("gptjax.data.sources.jsonl:JSONL", endings=(".jsonl",), packed=True, records=True),
+    "parquet": Source("gptjax.data.sources.columns:PARQUET", endings=(".parquet",), records=True),
+    "arrayrecord": Source(
+        "gptjax.data.sources.arrays:ARRAYRECORD", endings=(".arrayrecord", ".array_record"), records=True
+    ),
     "warc": Source("gptjax.data.sources.warc:WARC", endings=(".warc", ".wet"), packed=True),
-    "prepared": Source(None),  # a folder of gptjax prepare
+    "prepared": Source(None, records=True),  # a folder of gptjax prepare
     "tfds": Source("gptjax.data.sources.arrays:TFDS", "tfds_name", "such as 'lm1b'", "tfds_split"),
-    "hf": Source("gptjax.data.sources.columns:HF", "path", "a name such as 'wikitext'", "hf_split"),
+    "hf": Source("gptjax.data.sources.columns:HF", "path", "a name such as 'wikitext'", "hf_split", records=True),
 }
 
 
@@ -80,3 +85,10 @@ TOKENIZERS = Classes(
     gpt2="gptjax.data.tokenizers.gpt2:GPT2Tokenizer",
     hf="gptjax.data.tokenizers.huggingface:HuggingFaceTokenizer",
 )
+
+FORMATS = {  # of conversations; beside these there is template:FILE, of a Jinja chat_template
+    "gptjax": "gptjax.data.chat.formats:GPTJAX",
+    "chatml": "gptjax.data.chat.formats:CHATML",
+    "llama3": "gptjax.data.chat.formats:LLAMA3",
+    "smollm2": "gptjax.data.chat.formats:SMOLLM2",
+}

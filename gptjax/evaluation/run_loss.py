@@ -10,7 +10,7 @@ import dataclasses
 
 from gptjax.config.values import typed
 from gptjax.data.rows import objectives
-from gptjax.data.rows.pipeline import EvalRows
+from gptjax.data.rows.pipeline import EvalRows, held_out_rows
 from gptjax.errors import UserError, choose, did_you_mean
 from gptjax.evaluation import held_out, protocols, scoring
 from gptjax.evaluation import texts as evaluation_text
@@ -113,9 +113,8 @@ def _check_protocol_fits(run, protocol: str, texts, max_tokens) -> None:
 def _rows(run, text: evaluation_text.Text, name: str, stride: int | None, max_tokens: int | None) -> EvalRows:
     length = run.config.model.context_length
     objective = objectives.make_objective(run.config.data, run.tokenizer, length)
-    return EvalRows(
-        text.tokens, run.tokenizer, length, run.config.data, objective, max_tokens, f"the text of {name!r}", stride
-    )
+    said = f"the text of {name!r}"
+    return held_out_rows(text.tokens, run.tokenizer, length, run.config.data, objective, max_tokens, said, stride)
 
 
 def batch_rows(run, batch_size: int | None) -> int:

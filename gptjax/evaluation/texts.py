@@ -2,7 +2,8 @@
 
 Another text is a SPEC of `data.sources` (text:FILE, jsonl:FILE, hf:NAME@SPLIT ...) and is taken whole; of a folder of
 gptjax prepare it is the held-out split. Each document is followed by end-of-text where the tokenizer has it, as in
-training, unless a protocol says otherwise.
+training, unless a protocol says otherwise. For a run of conversations (data.chat) the records of another source are
+conversations too, and plain text is text.
 """
 
 import dataclasses
@@ -12,9 +13,11 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from gptjax.config import text_kinds
 from gptjax.config.fields import DataConfig
 from gptjax.data import sources, tokenizers
 from gptjax.data.rows.pipeline import open_text
+from gptjax.data.tokens import rendering
 from gptjax.data.tokens.folder import open_folder, with_end
 from gptjax.data.tokens.shards import MemoryShard, Tokens
 from gptjax.errors import UserError
@@ -71,16 +74,24 @@ def others(specs: dict[str, str], tokenizer, config: DataConfig) -> dict[str, Te
 def _other(spec: str, tokenizer, config: DataConfig) -> Text:
     one = source_config(spec, config)
     if one.source != "prepared":
-        return Text(tokenise(sources.documents(one), tokenizer, spec), f"all of {spec}")
+        if config.chat is not None and text_kinds.SOURCES[one.source].records:
+            tokens = conversations(dataclasses.replace(one, chat=config.chat), tokenizer, spec)
+        else:
+            tokens = tokenise(sources.documents(one), tokenizer, spec)
+        return Text(tokens, f"all of {spec}")
     folders_own, text = open_folder(one.path)
     said = f"the held-out split of {one.path}"
+    if text.val.weights is not None:
+        tokenizers.check_same(folders_own, tokenizer)
+        return Text(text.val, said)
     if folders_own.base_hash == tokenizer.base_hash:
         return Text(text.val, said)
     return Text(tokenise(documents_of(text.val, folders_own), tokenizer, said), f"{said}, tokenised again")
 
 
 def source_config(spec: str, config: DataConfig) -> DataConfig:
-    return sources.from_spec(spec, dataclasses.replace(config, mixture=None, weights=None, weight_stages=()))
+    """That of a SPEC, read as text."""
+    return sources.from_spec(spec, dataclasses.replace(config, mixture=None, weights=None, weight_stages=(), chat=None))
 
 
 def documents_of(tokens: Tokens, tokenizer) -> Iterator[str]:
@@ -88,6 +99,20 @@ def documents_of(tokens: Tokens, tokenizer) -> Iterator[str]:
     for number in range(tokens.n_documents):
         [(start, stop)], _ = tokens.documents(number, number + 1)
         yield tokenizer.decode(tokens.read(np.array([start]), stop - start)[0] if stop > start else [])
+
+
+def conversations(config: DataConfig, tokenizer, said: str) -> Tokens:
+    """In memory, with their weights. Raises UserError: there is none, or one that cannot be read."""
+    renderer = rendering.Renderer(config, tokenizer)
+    tokenizers.check_same(renderer.tokenizer, tokenizer)
+    rendered = [renderer(document) for document in sources.whole_documents(config)]
+    if not rendered:
+        raise UserError(f"{said} has no conversation to evaluate.")
+    length = np.array([len(one.token_L) for one in rendered], np.int64)
+    size = np.array([renderer.text_bytes(one) for one in rendered], np.int64)
+    weight = np.concatenate([one.weight_L for one in rendered])
+    shard = MemoryShard(np.concatenate([one.token_L for one in rendered]), np.cumsum(length) - length, size)
+    return Tokens([shard], int(size.sum()), Tokens([MemoryShard(weight)]), int(np.count_nonzero(weight)))
 
 
 def tokenise(documents: Iterable[str], tokenizer, said: str, end: bool = True) -> Tokens:

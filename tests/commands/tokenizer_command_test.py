@@ -48,7 +48,7 @@ def test_the_result_line_says_what_was_written(trained):
     out, line = trained
     tokenizer = tokenizers.load_tokenizer(out)
     assert sorted(file.name for file in out.iterdir()) == ["tokenizer.json", "tokenizer.model"]
-    assert f"{out}: sentencepiece, 500 tokens (8 special)" in line and tokenizer.hash[:12] in line
+    assert f"{out}: sentencepiece, 500 tokens (9 special)" in line and tokenizer.hash[:12] in line
     printed = float(re.search(r"([\d.]+) bytes per token", line)[1])
     text = next(documents(DataConfig()))[:50_000]
     assert printed == pytest.approx(len(text.encode()) / len(tokenizer.encode(text)), rel=0.05)

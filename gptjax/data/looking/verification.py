@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from gptjax.data.tokens.folder import all_files, read_manifest
-from gptjax.data.tokens.shards import BLOCK
+from gptjax.data.tokens.shards import BLOCK, WEIGHTS
 from gptjax.errors import UserError
 
 _PIECE = 1 << 22  # bytes, of files without blocks
@@ -33,13 +33,19 @@ def verify(folder: str, report=lambda done, total: None) -> dict:
     width = np.dtype(manifest["dtype"]).itemsize
     total, done, blocks, bad = sum(entry["size"] for entry in entries.values()), 0, 0, []
     for name, entry in entries.items():
-        is_array = name.endswith("/c/0")
-        checked, wrong = _check(path / name, entry, BLOCK * width + 4 if is_array else None, done, total, report)
+        checked, wrong = _check(path / name, entry, _record_bytes(name, width), done, total, report)
         bad += [{"file": str(path / name)} | one for one in wrong]
         blocks += checked
         done += entry["size"]
         report(done, total)
     return {"folder": str(path), "files": len(entries), "blocks": blocks, "bytes": total, "bad": bad}
+
+
+def _record_bytes(name: str, width: int) -> int | None:
+    """Of a block with its CRC; None: the file has none. width: bytes of a token."""
+    if not name.endswith("/c/0"):
+        return None
+    return BLOCK * (4 if name.endswith(f"/{WEIGHTS}/c/0") else width) + 4
 
 
 def _check(file, entry: dict, record: int | None, done: int, total: int, report) -> tuple[int, list[dict]]:

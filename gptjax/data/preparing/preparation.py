@@ -24,6 +24,7 @@ from gptjax.config.fields import DataConfig
 from gptjax.data import sources, tokenizers
 from gptjax.data.preparing import preparation_report, shardmaker, unfinished, workers
 from gptjax.data.preparing.shardmaker import Recipe, Task, in_flags
+from gptjax.data.tokens import rendering
 from gptjax.data.tokens.folder import FORMAT, SPLITS, digest, write_manifest
 from gptjax.errors import UserError
 from gptjax.storage import outputs
@@ -80,7 +81,7 @@ def plan(order: Order) -> Plan:
         dedup=order.dedup,
         strict=order.strict,
     )
-    settings = {
+    settings = rendering.identity(order.config) | {
         "source": sources.identity(order.config),
         "tokenizer": {"kind": order.tokenizer.kind, "hash": order.tokenizer.hash},
         "num_shards": len(tasks),
@@ -302,7 +303,8 @@ def _finish(order: Order, made: Plan, read: list[dict], records: list[dict], dup
     (folder / "samples.md").write_text(preparation_report.samples(report))
     performance = progress.performance() | preparation_report.performance(read, records, seconds)
     unfinished.write_json(folder / "performance.json", performance)
-    write_manifest(folder, {"source": made.settings["source"], "settings": made.settings}, order.tokenizer, shards)
+    about = rendering.identity(order.config) | {"source": made.settings["source"], "settings": made.settings}
+    write_manifest(folder, about, order.tokenizer, shards)
     unfinished.end(folder)
     return report | {"performance": performance}
 
@@ -321,6 +323,8 @@ def _check_kept(order: Order, counts: list[dict], read: list[dict]) -> None:
     n = sum(record["counts"]["documents"] for record in read)
     if not n:
         raise UserError(f"{order.spec} gave no document{because}; check --source and --text_field.")
+    if order.config.chat is not None:
+        raise UserError(f"none of the {n:,} conversations of {order.spec} can be written{because}.")
     raise UserError(
         f"nothing is left of the {n:,} documents of {order.spec}; they are empty, or --clean removes them all."
     )
@@ -335,8 +339,8 @@ def trial(order: Order, made: Plan, max_bytes: int = 10_000_000) -> dict:
     cleaner = shardmaker.make_cleaner(order.clean)
     documents = shardmaker.clean_documents(made.recipe, (u for t in made.tasks for u in t.units), cleaner, tally)
     for document in _while(documents, lambda: tally.counts["bytes"] < max_bytes):
-        ids = order.tokenizer.encode(document.text)
-        tally.add(kept_documents=1, kept_bytes=shardmaker.utf8_length(document.text), tokens=len(ids))
+        for _, (ids, n_bytes, *_) in shardmaker.values(made.recipe, [document], tally):
+            tally.add(kept_documents=1, kept_bytes=n_bytes, tokens=len(ids))
     return tally.record() | {"cleaning": None if cleaner is None else cleaner.report}
 
 

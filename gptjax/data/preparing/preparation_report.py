@@ -22,6 +22,10 @@ def report(order, read: list[dict], records: list[dict], shards: dict, duplicate
         split: {name: sum(entry[name] for entry in entries.values()) for name in ("documents", "tokens", "bytes")}
         for split, entries in shards.items()
     }
+    if order.config.chat is not None:
+        for split, counts_of in splits.items():
+            counts_of["targets"] = sum(entry["targets"] for entry in shards[split].values())
+            counts_of["turns"] = sum(record["turns"][split] for record in records)
     found = {
         "source": order.spec,
         "tokenizer": {"kind": order.tokenizer.kind, "vocab_size": order.tokenizer.vocab_size},

@@ -28,6 +28,7 @@ from gptjax.data.preparing import unfinished
 from gptjax.data.rows.hashing import is_held_out
 from gptjax.data.sources import Unit
 from gptjax.data.tokenizers import Tokenizer
+from gptjax.data.tokens import rendering
 from gptjax.data.tokens.folder import token_dtype, with_end
 from gptjax.data.tokens.shards import ShardWriter
 from gptjax.errors import SaveFailed, UserError
@@ -44,6 +45,7 @@ class Piece(NamedTuple):
     where: str
     text: str
     held_out: bool  # all parts of a document or none
+    document: sources.Document | None = None  # that it is the whole of, where that is a conversation
 
 
 class Task(NamedTuple):
@@ -81,6 +83,7 @@ def work_file(folder, kind: str, number: int, ending: str):
 def in_flags(message: str) -> str:
     """A message of sources and tokenizers, in the words of the command line."""
     message = re.sub(r"\bdata\.path\b", "--source", message)
+    message = re.sub(r"\bdata\.chat\b", "--template", message)
     return re.sub(r"\bdata\.(text_field|separator|tfds_dir|tokenizer)\b", r"--\1", message)
 
 
@@ -121,6 +124,7 @@ class Tally:
         self.counts = {"documents": 0, "bytes": 0, "kept_documents": 0, "kept_bytes": 0, "tokens": 0, "units": 0}
         self.failures, self.n_failures = [], 0
         self.tokenising_seconds = 0.0
+        self.turns = {"train": 0, "val": 0}  # messages of the conversations that were written
 
     def failed(self, error: UserError) -> None:
         """Raises it, if the command is strict."""
@@ -200,6 +204,8 @@ def clean_documents(recipe: Recipe, units: Iterable[Unit], cleaner, tally: Tally
 
 def _pieces(recipe: Recipe, document: sources.Document, cleaner) -> list[Piece]:
     """Held out is by the cleaned text, of a document in parts by the first of them."""
+    if document.conversation is not None:
+        return [Piece(document.where, document.text, is_held_out(document.text, recipe.val_fraction), document)]
     parts = [part for part in ((document,) if cleaner is None else cleaner(document)) if part.text]
     held_out = bool(parts) and is_held_out(parts[0].text, recipe.val_fraction)
     return [Piece(part.where, part.text, held_out) for part in parts]
@@ -224,7 +230,8 @@ def _tokenised(recipe: Recipe, task: Task, tally: Tally) -> tuple[str, dict]:
         entries = _write_shards(
             recipe, task.number, _without_duplicates(recipe, task, found["duplicates"], tally), tally
         )
-    return "shard", {"entries": entries} | found
+    turns = {} if recipe.config.chat is None else {"turns": tally.turns}
+    return "shard", {"entries": entries} | found | turns
 
 
 def _write_shards(recipe: Recipe, number: int, documents: Iterable[Piece], tally: Tally) -> dict:
@@ -232,14 +239,16 @@ def _write_shards(recipe: Recipe, number: int, documents: Iterable[Piece], tally
     writers = {}
     for batch in _batches(documents):
         began = time.process_time()
-        encoded = _encoded(recipe.tokenizer, batch, tally)
+        encoded = list(values(recipe, batch, tally))
         tally.tokenising_seconds += time.process_time() - began
         for document, tokens in encoded:
             split = "val" if document.held_out else "train"
             if split not in writers:
                 folder = epath.Path(recipe.folder) / recipe.shard_name(split, number)
-                writers[split] = ShardWriter(folder, token_dtype(recipe.tokenizer))
-            writers[split].add(with_end(tokens, recipe.tokenizer), utf8_length(document.text))
+                weighted = recipe.config.chat is not None
+                writers[split] = ShardWriter(folder, token_dtype(recipe.tokenizer), weighted)
+            writers[split].add(*tokens)
+            tally.turns[split] += 0 if document.document is None else len(document.document.conversation.messages)
         done = {
             name: sum(writer.counts[name] for writer in writers.values()) for name in ("documents", "bytes", "tokens")
         }
@@ -257,6 +266,29 @@ def _batches(documents: Iterable[Piece]) -> Iterator[list[Piece]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def values(recipe: Recipe, batch: list[Piece], tally: Tally) -> Iterator[tuple[Piece, tuple]]:
+    """The documents, each with what ShardWriter.add takes of it, without those that are told to the tally.
+
+    Raises UserError as _encoded does.
+    """
+    if recipe.config.chat is not None:
+        yield from _rendered(recipe, batch, tally)
+        return
+    for document, tokens in _encoded(recipe.tokenizer, batch, tally):
+        yield document, (with_end(tokens, recipe.tokenizer), utf8_length(document.text))
+
+
+def _rendered(recipe: Recipe, batch: list[Piece], tally: Tally) -> Iterator[tuple[Piece, tuple]]:
+    renderer = rendering.Renderer(recipe.config, recipe.tokenizer)
+    for piece in batch:
+        try:
+            rendered = renderer(piece.document)
+        except BaseException as error:
+            tally.failed(sources.left_out(error, piece.where, "be tokenised"))
+            continue
+        yield piece, (rendered.token_L, renderer.text_bytes(rendered), rendered.weight_L)
 
 
 def _encoded(tokenizer: Tokenizer, batch: list[Piece], tally: Tally) -> Iterable[tuple[Piece, np.ndarray]]:

@@ -100,9 +100,7 @@ class BestFitRows:
     def rows(self, id_B: np.ndarray) -> Batch:
         """What pads a row has token 0, weight 0 and a segment of its own."""
         row_P, start_P, length_P = self.spans(id_B)
-        end_P = np.cumsum(length_P)
-        used_B = np.bincount(row_P, length_P, len(id_B)).astype(np.int64)
-        column_P = end_P - length_P - (np.cumsum(used_B) - used_B)[row_P]
+        used_B, column_P = places_in_rows(row_P, length_P, len(id_B))
         token_BT = np.zeros((len(id_B), self.row_tokens), np.int32)
         pieces = (token_BT[r, c : c + n] for r, c, n in zip(row_P.tolist(), column_P.tolist(), length_P.tolist()))
         self.tokens.fill(pieces, start_P, start_P + length_P)
@@ -113,6 +111,12 @@ class BestFitRows:
         batch = {"token_BT": token_BT} | _keep_apart(starts_BT)
         batch["weight_BL"] *= np.arange(1, self.row_tokens) < used_B[:, None]
         return batch
+
+
+def places_in_rows(row_P: np.ndarray, length_P: np.ndarray, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [B] and [P]: how many tokens each row has, and which of its row's tokens a piece begins at."""
+    used_B = np.bincount(row_P, length_P, n_rows).astype(np.int64)
+    return used_B, np.cumsum(length_P) - length_P - (np.cumsum(used_B) - used_B)[row_P]
 
 
 def window_rows(tokens, start_B: np.ndarray, row_tokens: int, apart: bool) -> Batch:
@@ -167,8 +171,8 @@ class Plan:
         return Plan, (self._folder,)
 
 
-def plan_rows(tokens, row_tokens: int, folder: pathlib.Path, alive=lambda: None) -> Plan:
-    """The Plan in folder, made if it is not there.
+def plan_rows(tokens, row_tokens: int, folder: pathlib.Path, alive=lambda: None, cut=None) -> Plan:
+    """The Plan in folder, made if it is not there. cut: another way than `_pieces` to make pieces of documents.
 
     Documents of one token, which predict nothing, are left out. Documents are packed in groups of a million: memory is
     that of a group. Raises UserError: no document has two tokens, a damaged folder.
@@ -177,7 +181,7 @@ def plan_rows(tokens, row_tokens: int, folder: pathlib.Path, alive=lambda: None)
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.unfinished-", dir=folder.parent))
         try:
-            _write_plan(tokens, row_tokens, unfinished, alive)
+            _write_plan(tokens, row_tokens, unfinished, alive, cut or _pieces)
             os.chmod(unfinished, 0o755)  # mkdtemp's is for this user alone
             unfinished.rename(folder)
         except OSError:  # another process was faster
@@ -194,7 +198,7 @@ def plan_rows(tokens, row_tokens: int, folder: pathlib.Path, alive=lambda: None)
 _GROUP = 1 << 20  # documents
 
 
-def _write_plan(tokens, row_tokens: int, folder: pathlib.Path, alive) -> None:
+def _write_plan(tokens, row_tokens: int, folder: pathlib.Path, alive, cut) -> None:
     n_pieces = 0
     with contextlib.ExitStack() as opened:
         files = {name: opened.enter_context((folder / f"{name}.bin").open("wb")) for name in Plan.DTYPES}
@@ -205,7 +209,7 @@ def _write_plan(tokens, row_tokens: int, folder: pathlib.Path, alive) -> None:
 
         for first in range(0, tokens.n_documents, _GROUP):
             span_D2, _ = tokens.documents(first, min(first + _GROUP, tokens.n_documents))
-            start_P, length_P = _pieces(span_D2, row_tokens)
+            start_P, length_P = cut(span_D2, row_tokens)
             row_P = best_fit_decreasing(length_P, row_tokens)
             order_P = np.argsort(row_P, kind="stable")
             count_R = np.bincount(row_P) if len(row_P) else np.zeros(0, np.int64)

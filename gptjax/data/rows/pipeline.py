@@ -129,12 +129,27 @@ def _concat(source, row_tokens: int, seed: int, config, alive) -> packing.Concat
 
 
 def _best_fit(source, row_tokens: int, seed: int, config, alive) -> packing.BestFitRows:
+    if config.chat is not None:
+        from gptjax.data.rows import conversations
+
+        return conversations.train_rows(source, row_tokens, seed, config, alive)
     folder = cache_folder(config) / f"rows-{packing.Plan.FORMAT}-{source.fingerprint[:16]}-{row_tokens}"
     plan = packing.plan_rows(source.train, row_tokens, folder, alive)
     return packing.BestFitRows(source.train, row_tokens, seed, plan)
 
 
 PACKINGS = {"concat": _concat, "best_fit": _best_fit}
+
+
+def held_out_rows(tokens, tokenizer, context_length: int, config, objective, max_tokens, name: str, stride=None):
+    """A text in order, each of its targets once: EvalRows, or the EvalConversations of conversations."""
+    if tokens.weights is None:
+        return EvalRows(tokens, tokenizer, context_length, config, objective, max_tokens, name, stride)
+    if stride is not None:
+        raise UserError(f"--stride={stride}: conversations are read whole, each in one row; leave it out.")
+    from gptjax.data.rows import conversations
+
+    return conversations.EvalConversations(tokens, tokenizer, context_length, config, max_tokens, name)
 
 
 class EvalRows:

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gptjax.config import text_kinds
+from gptjax.config import chat_checks, text_kinds
 from gptjax.config.fields import DataConfig
 from gptjax.data.rows.hashing import permute
 from gptjax.data.sources.records import Document, OnError, Source, Unit, left_out, number_left_out
@@ -46,6 +46,7 @@ __all__ = [
     "read",
     "spread_documents",
     "units",
+    "whole_documents",
 ]
 
 UNIT_BYTES = 64 << 20
@@ -80,9 +81,14 @@ _NAMED, _SAID = 100, 5
 def documents(config: DataConfig, omissions: Omissions | None = None) -> Iterator[str]:
     """Raises UserError: an unknown source, nothing at data.path, text that cannot be read; with omissions the last goes
     to them, and is raised only if there is no document."""
+    yield from (document.text for document in whole_documents(config, omissions))
+
+
+def whole_documents(config: DataConfig, omissions: Omissions | None = None) -> Iterator[Document]:
+    """As documents, with all that is known of each, such as the conversation where data.chat is set."""
     on_error = _raise if omissions is None else omissions
-    texts = (document.text for unit in units(config) for document in read(config, unit, on_error))
-    yield from texts if omissions is None else _or_why_none(texts, omissions)
+    made = (document for unit in units(config) for document in read(config, unit, on_error))
+    yield from made if omissions is None else _or_why_none(made, omissions)
 
 
 def spread_documents(config: DataConfig) -> Iterator[str]:
@@ -97,11 +103,11 @@ def spread_documents(config: DataConfig) -> Iterator[str]:
         omissions.end()
 
 
-def _or_why_none(texts: Iterator[str], omissions: Omissions) -> Iterator[str]:
-    text = None
-    for text in texts:
-        yield text
-    if text is None and omissions.messages:
+def _or_why_none(made: Iterator, omissions: Omissions) -> Iterator:
+    one = None
+    for one in made:
+        yield one
+    if one is None and omissions.messages:
         raise UserError(omissions.messages[0])
 
 
@@ -145,7 +151,14 @@ def source_name(config: DataConfig) -> str:
 
 
 def _source(config: DataConfig) -> Source:
-    return _code(source_name(config), config.path)
+    name = source_name(config)
+    kind = text_kinds.SOURCES.get(name)
+    if config.chat is not None and kind is not None and not kind.records:
+        raise UserError(
+            f"{config.path or name} is read as text ({name}), but data.chat={config.chat!r} needs conversations: of"
+            f" {chat_checks.with_records()}."
+        )
+    return _code(name, config.path)
 
 
 def _code(name: str, path: str | None = None) -> Source:

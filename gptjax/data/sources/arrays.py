@@ -4,6 +4,7 @@ import collections
 import contextlib
 import functools
 import re
+import typing
 from collections.abc import Callable, Iterator
 
 from etils import epath
@@ -17,8 +18,11 @@ from gptjax.data.sources.records import (
     OnError,
     Source,
     Unit,
+    conversation_of,
     decoded,
     documents,
+    fields_read,
+    json_value,
     named_field,
     ranges,
     text_of_json,
@@ -34,7 +38,7 @@ _BATCH = 256
 
 
 def _identity(config: DataConfig) -> dict:
-    return {"files": files.identity(_files(config)), "text_field": config.text_field, "reading": _READING}
+    return {"files": files.identity(_files(config)), "reading": _READING} | fields_read(config)
 
 
 def _units(config: DataConfig, unit_bytes: int) -> list[Unit]:
@@ -79,22 +83,31 @@ def _opened(file) -> Iterator:
 
 
 def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
-    return files.read(unit, on_error, functools.partial(_documents, config.text_field, unit, on_error))
+    return files.read(unit, on_error, functools.partial(_documents, config, unit, on_error))
 
 
-def _documents(field: str, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
+def _documents(config: DataConfig, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
     with _opened(file) as reader:
         n = reader.num_records()
-        text_of = functools.partial(_reader_of_records(file), field)
+        to_document = _conversation if config.chat is not None else _to_document(_reader_of_records(file), config)
         numbers = range(unit.first, n if unit.stop is None else unit.stop)
         read = lambda some: reader.read(some.start, some.stop)  # noqa: E731
-        yield from _documents_of(read, numbers, text_of, lambda number: f"{file} record {number}", on_error)
+        yield from _documents_of(read, numbers, to_document, lambda number: f"{file} record {number}", on_error)
 
 
-def _documents_of(read, numbers: range, text_of, name: Callable[[str], str], on_error) -> Iterator[Document]:
-    """read(numbers) -> records; text_of(record, where) -> text; name("record 7") -> where that is."""
+def _documents_of(read, numbers: range, to_document, name: Callable[[str], str], on_error) -> Iterator[Document]:
+    """read(numbers) -> records; to_document(record, where) -> Document; name("7") -> where that record is."""
     records = ((name(f"{i}"), record) for i, record in _whole_records(read, numbers, name, on_error))
-    return documents(records, lambda record, where: Document(text_of(record, where), where), on_error)
+    return documents(records, to_document, on_error)
+
+
+def _to_document(text_of: Callable, config: DataConfig) -> Callable[[typing.Any, str], Document]:
+    """text_of(field, record, where) -> text."""
+    return lambda record, where: Document(text_of(config.text_field, record, where), where)
+
+
+def _conversation(record: bytes, where: str) -> Document:
+    return conversation_of(json_value(record, where), where)
 
 
 def _whole_records(read, numbers: range, name: Callable[[str], str], on_error: OnError) -> Iterator[tuple]:
@@ -231,9 +244,9 @@ def _tfds_units(config: DataConfig, unit_bytes: int) -> list[Unit]:
 def _read_tfds(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
     builder = _tfds_builder(config)
     records = builder.as_data_source(_tfds_split(builder, config))
-    text_of = functools.partial(_field_text, config.text_field)
+    to_document = _to_document(_field_text, config)
     name = lambda numbers: f"example {numbers} of data.tfds_name={config.tfds_name!r}"  # noqa: E731
-    yield from _documents_of(records.__getitems__, range(unit.first, unit.stop), text_of, name, on_error)
+    yield from _documents_of(records.__getitems__, range(unit.first, unit.stop), to_document, name, on_error)
 
 
 def _field_text(field: str, record: dict, where: str) -> str:

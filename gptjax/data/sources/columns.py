@@ -1,6 +1,7 @@
-"""Tables whose column data.text_field holds a document a row: Parquet files, and data sets of Hugging Face `datasets`.
+"""Tables whose column data.text_field holds a document a row, or whose rows are conversations (data.chat): Parquet files,
+and data sets of Hugging Face `datasets`.
 
-A Parquet file is cut between row groups. Of a group, a few MiB of the one column are in memory at a time.
+A Parquet file is cut between row groups. Of a group, a few MiB of what is read are in memory at a time.
 """
 
 import functools
@@ -17,9 +18,11 @@ from gptjax.data.sources.records import (
     Source,
     Unit,
     check_blame,
+    conversation_of,
     decoded,
     did_not_load,
     documents,
+    fields_read,
     library,
     ranges,
 )
@@ -29,22 +32,28 @@ ENDINGS = files.endings("parquet")
 _BATCH_BYTES = 4 << 20
 
 
-def _rows(column, name: str, first: int) -> Iterator[tuple[str, bytes | None]]:
-    """Where each row of an Arrow column of strings is, rows first and on of what is called name, and its bytes."""
+def _rows(table, config: DataConfig, name: str, first: int) -> Iterator[tuple]:
+    """Where each row of an Arrow table or batch is, rows first and on of what is called name, and the bytes of its one
+    column, or where it is a conversation, all of it."""
     pa = library("pyarrow", "a table")
-    rows = column.cast(pa.large_binary()).to_pylist()  # bytes, so that a bad row is named and not all of its batch
-    return ((f"{name} row {row}", data) for row, data in enumerate(rows, start=first))
+    if config.chat is None:  # bytes, so that a bad row is named and not all of its batch
+        table = table.column(0).cast(pa.large_binary())
+    return ((f"{name} row {row}", data) for row, data in enumerate(table.to_pylist(), start=first))
 
 
-def _document_of(field: str, data: bytes | None, where: str) -> Document:
+def _document_of(config: DataConfig, data, where: str) -> Document:
+    if config.chat is not None:
+        return conversation_of(data, where)
     if data is None:
-        raise UserError(f"{where}: field {field!r} is null; expected a string.")
+        raise UserError(f"{where}: field {config.text_field!r} is null; expected a string.")
     return Document(decoded(data, where), where)
 
 
-def _check_column(schema, field: str, name: str) -> None:
-    """Raises Damaged: there is no such column, or none of strings."""
-    pa = library("pyarrow", "a table")
+def _check_column(schema, config: DataConfig, name: str) -> None:
+    """Raises Damaged: there is no such column, or none of strings. What a conversation needs, each row says."""
+    if config.chat is not None:
+        return
+    pa, field = library("pyarrow", "a table"), config.text_field
     if schema.names.count(field) != 1:
         columns = ", ".join(map(repr, schema.names))
         raise Damaged(f"{name} has no column {field!r}; it has: {columns}. Set data.text_field.")
@@ -59,7 +68,7 @@ def _check_column(schema, field: str, name: str) -> None:
 
 
 def _identity(config: DataConfig) -> dict:
-    return {"files": files.identity(files.find_files(config.path, ENDINGS)), "text_field": config.text_field}
+    return {"files": files.identity(files.find_files(config.path, ENDINGS))} | fields_read(config)
 
 
 def _units(config: DataConfig, unit_bytes: int) -> list[Unit]:
@@ -90,13 +99,13 @@ def _opened(stream, file):
 
 
 def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
-    return files.read(unit, on_error, functools.partial(_documents, config.text_field, unit, on_error))
+    return files.read(unit, on_error, functools.partial(_documents, config, unit, on_error))
 
 
-def _documents(field: str, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
+def _documents(config: DataConfig, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
     with file.open("rb") as stream:
         table = _opened(stream, file)
-        _check_column(table.schema_arrow, field, str(file))
+        _check_column(table.schema_arrow, config, str(file))
         groups = [table.metadata.row_group(i) for i in range(table.metadata.num_row_groups)]
         n_rows = sum(group.num_rows for group in groups)
         if n_rows != table.metadata.num_rows and not unit.first:
@@ -104,19 +113,20 @@ def _documents(field: str, unit: Unit, on_error: OnError, file) -> Iterator[Docu
             on_error(UserError(f"{file} is damaged: by its metadata {what}; fetch it again."))
         for i in range(len(groups))[unit.first : unit.stop]:
             first = sum(group.num_rows for group in groups[:i])
-            rows = _rows_of_group(table, i, first, field, on_error, file)
-            yield from documents(rows, functools.partial(_document_of, field), on_error)
+            rows = _rows_of_group(table, i, first, config, on_error, file)
+            yield from documents(rows, functools.partial(_document_of, config), on_error)
 
 
-def _rows_of_group(table, i: int, first: int, field: str, on_error: OnError, file) -> Iterator[tuple]:
+def _rows_of_group(table, i: int, first: int, config: DataConfig, on_error: OnError, file) -> Iterator[tuple]:
     """As _rows, of a row group; the rest of one that is damaged is told to on_error."""
     group, row, batches = table.metadata.row_group(i), first, None
     stop = first + group.num_rows
+    columns = [config.text_field] if config.chat is None else None
     while True:
         try:
-            batches = batches or table.iter_batches(_batch_rows(group), [i], [field], use_threads=False)
+            batches = batches or table.iter_batches(_batch_rows(group), [i], columns, use_threads=False)
             batch = next(batches, None)
-            rows = () if batch is None else _rows(batch.column(0), str(file), row)
+            rows = () if batch is None else _rows(batch, config, str(file), row)
         except Exception as error:
             what = f"rows {row} to {stop - 1}, the rest of row group {i}, cannot be read ({_damage(error)})"
             on_error(LeftOut(f"{file} is damaged: {what}; fetch it again.", max(1, stop - row)))
@@ -156,8 +166,7 @@ def _hf_identity(config: DataConfig) -> dict:
         "split": config.hf_split,
         "examples": len(data),
         "fingerprint": data._fingerprint,
-        "text_field": config.text_field,
-    }
+    } | fields_read(config)
 
 
 def _hf_units(config: DataConfig, unit_bytes: int) -> list[Unit]:
@@ -169,21 +178,21 @@ def _read_hf(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Docu
     data = _dataset(config.path, config.hf_split)
     name = f"data.path={config.path!r} of hf"
     try:
-        _check_column(data.features.arrow_schema, config.text_field, name)
+        _check_column(data.features.arrow_schema, config, name)
     except Damaged as error:
         on_error(error)
         return
-    table = data.select_columns([config.text_field]).with_format("arrow")
+    table = (data.select_columns([config.text_field]) if config.chat is None else data).with_format("arrow")
     step = max(1, min(1 << 14, len(data) * _BATCH_BYTES // max(data.data.nbytes, 1)))
     for first in range(unit.first, unit.stop, step):
         stop = min(first + step, unit.stop)
         try:
-            rows = _rows(table[first:stop].column(0), name, first)
+            rows = _rows(table[first:stop], config, name, first)
         except Exception as error:
             what = f"{name}: rows {first} to {stop - 1} cannot be read ({_damage(error)})"
             on_error(LeftOut(f"{what}; make the data set again.", stop - first))
             continue
-        yield from documents(rows, functools.partial(_document_of, config.text_field), on_error)
+        yield from documents(rows, functools.partial(_document_of, config), on_error)
 
 
 @functools.lru_cache(maxsize=4)  # a second or more, for each unit

@@ -1,4 +1,5 @@
-"""JSON lines, packed or not: one object a line, whose data.text_field is a document. Empty lines are none.
+"""JSON lines, packed or not: one object a line, whose data.text_field is a document, or which is a conversation
+(data.chat). Empty lines are none.
 
 A plain file is cut at the line that follows any byte, so that a line belongs to the unit its first byte lies in.
 Such a unit does not know the number of its lines: a document says at which byte it starts, and the lines before a
@@ -11,7 +12,17 @@ from collections.abc import Iterator
 
 from gptjax.config.fields import DataConfig
 from gptjax.data.sources import files, packing
-from gptjax.data.sources.records import Document, OnError, Source, Unit, documents, text_of_json
+from gptjax.data.sources.records import (
+    Document,
+    OnError,
+    Source,
+    Unit,
+    conversation_of,
+    documents,
+    fields_read,
+    json_value,
+    text_of_json,
+)
 from gptjax.errors import UserError
 
 ENDINGS = files.endings("jsonl")
@@ -19,7 +30,7 @@ _COUNTED_BYTES = 1 << 30  # before a bad line, at most: half a second from memor
 
 
 def _identity(config: DataConfig) -> dict:
-    return {"files": files.identity(files.find_files(config.path, ENDINGS)), "text_field": config.text_field}
+    return {"files": files.identity(files.find_files(config.path, ENDINGS))} | fields_read(config)
 
 
 def _units(config: DataConfig, unit_bytes: int) -> list[Unit]:
@@ -27,12 +38,14 @@ def _units(config: DataConfig, unit_bytes: int) -> list[Unit]:
 
 
 def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Document]:
-    return files.read(unit, on_error, functools.partial(_documents, config.text_field, unit, on_error))
+    return files.read(unit, on_error, functools.partial(_documents, config, unit, on_error))
 
 
-def _documents(field: str, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
+def _documents(config: DataConfig, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
     def to_document(line: bytes, where: str) -> Document:
-        return Document(text_of_json(line, field, where), where)
+        if config.chat is not None:
+            return conversation_of(json_value(line, where), where)
+        return Document(text_of_json(line, config.text_field, where), where)
 
     if packing.is_plain(file):
         lines = _placed(file, unit.first, unit.stop)

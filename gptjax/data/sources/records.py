@@ -5,11 +5,14 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from gptjax.config.extras import library as library
 from gptjax.config.fields import DataConfig
 from gptjax.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from gptjax.data.chat import Conversation
 
 Record = TypeVar("Record")
 
@@ -18,6 +21,7 @@ class Document(NamedTuple):
     text: str
     where: str  # "FILE:LINE", "FILE at byte 17", "FILE row 17", "example 17 of ...": for messages and samples
     is_html: bool | None = None  # as its source says; None: it doesn't say
+    conversation: "Conversation | None" = None  # that the text is of, where data.chat is set
 
 
 class Unit(NamedTuple):
@@ -119,6 +123,26 @@ def _is_ours(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "gptjax"
+
+
+# ---- conversations of records
+
+
+def conversation_of(record, where: str) -> Document:
+    """A document whose text is that of its messages, each after its role: the same in every chat format.
+
+    Raises UserError that begins with where: the record is no conversation, or has nothing to learn.
+    """
+    from gptjax.data.chat import from_record
+
+    conversation = from_record(record, where)
+    text = "\n".join(f"{message.role}: {message.content}" for message in conversation.messages)
+    return Document(text, where, conversation=conversation)
+
+
+def fields_read(config: DataConfig) -> dict:
+    """Which fields of a record are read, for a source's identity."""
+    return {"text_field": config.text_field} if config.chat is None else {"conversations": True}
 
 
 # ---- text of records

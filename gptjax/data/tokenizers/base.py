@@ -36,6 +36,7 @@ class Tokenizer(abc.ABC):
         self.definition = definition
         self.ends: tuple[int | None, int | None] | None = None  # of with_ends: (eot_id, bos_id)
         self.added: tuple[str, ...] = ()  # special symbols of with_special, the last ids
+        self.strips: dict[str, tuple[bool, bool]] = {}  # special symbols that take in spaces before, and behind them
 
     @classmethod
     @abc.abstractmethod

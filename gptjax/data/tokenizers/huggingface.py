@@ -52,6 +52,8 @@ class HuggingFaceTokenizer(Tokenizer):
             spelling.append(b"")
         special.setdefault(END_OF_TEXT, next(special[name] for name in _END_OF_TEXT_NAMES if name in special))
         super().__init__(spelling, special, definition)
+        stripping = [token for token in added.values() if token.special and (token.lstrip or token.rstrip)]
+        self.strips = {token.content: (token.lstrip, token.rstrip) for token in stripping}
         steps = _with_defaults(fields)
         self.normalizer = steps["normalizer"]  # as the library writes it
         self._cut = None if plain or lossless.acting(self.normalizer) else _cut(steps["pre_tokenizer"])

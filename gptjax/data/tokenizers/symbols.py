@@ -6,16 +6,22 @@ from gptjax.errors import UserError, did_you_mean
 
 SYMBOLS = {
     "fim": ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),  # Bavarian et al. 2022
-    "chat": ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),  # whose turn begins, and where each ends
+    "chat": (
+        "<|system|>",
+        "<|user|>",
+        "<|assistant|>",
+        "<|end|>",
+        "<|tool|>",
+    ),  # whose turn begins, and where each ends
 }
-_NAME = re.compile(r"<\|[^|<>\s]+\|>")
+NAME = re.compile(r"<\|[^|<>\s]+\|>")
 
 
 def parse_symbols(text: str) -> tuple[str, ...]:
     """The names in "chat,fim,<|mine|>", each once. Raises UserError: neither a set nor a name of the form <|NAME|>."""
     names = []
     for word in filter(None, text.split(",")):
-        if word not in SYMBOLS and not _NAME.fullmatch(word):
+        if word not in SYMBOLS and not NAME.fullmatch(word):
             raise UserError(
                 f"{word!r} is no set of special symbols{did_you_mean(word, SYMBOLS)}; expected {', '.join(SYMBOLS)},"
                 f" or one of your own written as <|NAME|>."

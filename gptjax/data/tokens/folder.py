@@ -18,7 +18,7 @@ from etils import epath
 
 from gptjax.data.tokenizers.base import Tokenizer
 from gptjax.data.tokenizers.folder import load_tokenizer, save_tokenizer
-from gptjax.data.tokens.shards import Tokens, open_shard
+from gptjax.data.tokens.shards import WEIGHTS, Tokens, open_shard
 from gptjax.errors import UserError
 from gptjax.storage import folder_kinds
 from gptjax.storage.writing import replace_whole
@@ -75,8 +75,9 @@ def write_manifest(folder, about: dict, tokenizer: Tokenizer, shards: dict, **co
     folder = epath.Path(folder)
     save_tokenizer(tokenizer, folder)
     files = {name: _size_and_hash(folder / name) for name in ("tokenizer.json", "tokenizer.model")}
+    summed = ("documents", "tokens", "bytes") + (("targets",) if "chat" in about else ())
     splits = {
-        split: {count: sum(entry[count] for entry in entries.values()) for count in ("documents", "tokens", "bytes")}
+        split: {count: sum(entry[count] for entry in entries.values()) for count in summed}
         | {count: n[split] for count, n in counts.items()}
         for split, entries in shards.items()
     }
@@ -199,9 +200,14 @@ def _hash_of_file(path) -> str:
 
 
 def _open_tokens(folder, manifest: dict, split: str) -> Tokens:
-    entries = manifest["shards"][split]
+    entries, counts = manifest["shards"][split], manifest["splits"][split]
     shards = [
         open_shard(folder / name, entry["tokens"], manifest["dtype"], entry["files"]["documents.bin"]["sha256"])
         for name, entry in entries.items()
     ]
-    return Tokens(shards, manifest["splits"][split]["bytes"])
+    if "chat" not in manifest:
+        return Tokens(shards, counts["bytes"])
+    weights = Tokens(
+        [open_shard(folder / name / WEIGHTS, entry["tokens"], "float32") for name, entry in entries.items()]
+    )
+    return Tokens(shards, counts["bytes"], weights, counts["targets"])

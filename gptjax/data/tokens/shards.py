@@ -3,6 +3,10 @@
     zarr.json       shape, type and layout of the array (Zarr 3, sharding codec)
     c/0             blocks of BLOCK tokens, each with its CRC-32C, and after them where each block lies
     documents.bin   int64 [documents, 2]: the token each document starts at, and its UTF-8 bytes
+    weights/        of conversations: zarr.json and c/0 of a second array, float32: the weight of each token as a target
+
+Weights are float32 because a user's weight of a message, such as 0.1, is then the one that is trained with, as in other
+libraries; conversations are few beside the text of a pretraining, so that their four bytes a token count for little.
 
 Documents lie end to end, each followed by end-of-text if the tokenizer has one. A local shard is mapped into memory; one
 on gs:// is read by tensorstore, a block at a time. Either way a row costs the same wherever it lies, depends on no
@@ -26,47 +30,77 @@ from gptjax.errors import UserError
 BLOCK = 4096  # tokens, 8 or 16 KiB: what a row takes from the disk or gs://, once or twice or its length
 
 
+WEIGHTS = "weights"  # folder in a shard
+
+
 class ShardWriter:
-    """Appends documents to a new shard in a folder, local or gs://. Memory in use is that of a document."""
+    """Appends documents to a new shard in a folder, local or gs://. Memory in use is that of a document.
 
-    def __init__(self, folder, dtype: np.dtype):
-        self._folder, self._dtype = epath.Path(folder), np.dtype(dtype).newbyteorder("<")
-        (self._folder / "c").mkdir(parents=True, exist_ok=True)
-        self._token = _HashedFile(self._folder / "c" / "0")
-        self._document = _HashedFile(self._folder / "documents.bin")
-        self._waiting, self._n_waiting, self._blocks = [], 0, 0
-        self.counts = {"documents": 0, "tokens": 0, "bytes": 0}
+    weighted: whether each token has a weight as a target, as those of conversations do.
+    """
 
-    def add(self, ids: np.ndarray, n_bytes: int) -> None:
+    def __init__(self, folder, dtype: np.dtype, weighted: bool = False):
+        folder = epath.Path(folder)
+        self._token = _ArrayWriter(folder, dtype)
+        self._weight = _ArrayWriter(folder / WEIGHTS, np.float32) if weighted else None
+        self._document = _HashedFile(folder / "documents.bin")
+        self.counts = {"documents": 0, "tokens": 0, "bytes": 0} | ({"targets": 0} if weighted else {})
+
+    def add(self, ids: np.ndarray, n_bytes: int, weight_L: np.ndarray | None = None) -> None:
         """A document: its tokens, with end-of-text where it ends, and the UTF-8 bytes of its text."""
         self._document.write(np.array([self.counts["tokens"], n_bytes], "<i8"))
-        self._waiting.append(ids.astype(self._dtype))
-        self._n_waiting += len(ids)
-        for name, n in zip(self.counts, (1, len(ids), n_bytes)):
+        self._token.add(ids)
+        counts = (1, len(ids), n_bytes)
+        if self._weight is not None:
+            assert len(weight_L) == len(ids)
+            self._weight.add(weight_L)
+            counts += (int(np.count_nonzero(weight_L)),)
+        for name, n in zip(self.counts, counts, strict=True):
             self.counts[name] += n
+
+    def close(self) -> dict:
+        """The shard's entry in a manifest: counts, and the size and SHA-256 of each file."""
+        files = self._token.close() | {"documents.bin": self._document.close()}
+        if self._weight is not None:
+            files |= {f"{WEIGHTS}/{name}": about for name, about in self._weight.close().items()}
+        return self.counts | {"files": files}
+
+
+class _ArrayWriter:
+    """Appends values to a new one-dimensional zarr array in a folder."""
+
+    def __init__(self, folder, dtype: np.dtype):
+        self._folder, self._dtype = folder, np.dtype(dtype).newbyteorder("<")
+        (folder / "c").mkdir(parents=True, exist_ok=True)
+        self._file = _HashedFile(folder / "c" / "0")
+        self._waiting, self._n_waiting, self._blocks, self._size = [], 0, 0, 0
+
+    def add(self, values: np.ndarray) -> None:
+        self._waiting.append(values.astype(self._dtype))
+        self._n_waiting += len(values)
+        self._size += len(values)
         if self._n_waiting >= BLOCK:
             self._write_blocks()
 
     def close(self) -> dict:
-        """The shard's entry in a manifest: counts, and the size and SHA-256 of each file."""
-        self._waiting.append(np.zeros(-self._n_waiting % BLOCK if self.counts["tokens"] else BLOCK, self._dtype))
+        """{name: size and SHA-256} of its files."""
+        self._waiting.append(np.zeros(-self._n_waiting % BLOCK if self._size else BLOCK, self._dtype))
         self._write_blocks()
         size = BLOCK * self._dtype.itemsize + 4
         index = np.array([(i * size, size) for i in range(self._blocks)], "<u8").tobytes()
-        self._token.write(index + _crc(index))
+        self._file.write(index + _crc(index))
         metadata = _HashedFile(self._folder / "zarr.json")
-        metadata.write(json.dumps(_metadata(self.counts["tokens"], self._blocks, self._dtype), indent=2).encode())
-        files = {"zarr.json": metadata, "c/0": self._token, "documents.bin": self._document}
-        return self.counts | {"files": {name: file.close() for name, file in files.items()}}
+        metadata.write(json.dumps(_metadata(self._size, self._blocks, self._dtype), indent=2).encode())
+        return {"zarr.json": metadata.close(), "c/0": self._file.close()}
 
     def _write_blocks(self) -> None:
-        token = np.concatenate(self._waiting)
-        whole = len(token) // BLOCK
-        for block in token[: whole * BLOCK].reshape(whole, BLOCK):
+        values = np.concatenate(self._waiting)
+        whole = len(values) // BLOCK
+        for block in values[: whole * BLOCK].reshape(whole, BLOCK):
             data = block.tobytes()
-            self._token.write(data + _crc(data))
+            self._file.write(data + _crc(data))
         self._blocks += whole
-        self._waiting, self._n_waiting = [token[whole * BLOCK :]], len(token) - whole * BLOCK
+        self._waiting, self._n_waiting = [values[whole * BLOCK :]], len(values) - whole * BLOCK
 
 
 def _crc(data) -> bytes:
@@ -273,10 +307,16 @@ def open_shard(folder, n_tokens: int, dtype: str, documents_sha256: str | None =
 
 
 class Tokens:
-    """One split of a source: the documents of its shards, end to end."""
+    """One split of a source: the documents of its shards, end to end.
 
-    def __init__(self, shards: list, byte_count: int = 0):
-        self._shards = shards
+    weights: of conversations, each token's weight as a target, float32, read by `fill` as tokens are; None: of text.
+    n_targets: how many of them are not 0.
+    """
+
+    def __init__(
+        self, shards: list, byte_count: int = 0, weights: "Tokens | None" = None, n_targets: int | None = None
+    ):
+        self._shards, self.weights, self.n_targets = shards, weights, n_targets
         self._first = np.cumsum([0, *(shard.n_tokens for shard in self._shards)])  # token of each shard, and the end
         self.n_tokens = int(self._first[-1])
         self.byte_count = byte_count  # UTF-8 bytes of the text

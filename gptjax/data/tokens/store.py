@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
 import os
 import pathlib
 import shutil
@@ -28,6 +29,7 @@ from gptjax.config.fields import DataConfig
 from gptjax.data import sources
 from gptjax.data.rows.hashing import is_held_out
 from gptjax.data.tokenizers import Tokenizer, tokenizer_class, tokenizer_settings, train_tokenizer
+from gptjax.data.tokens import rendering
 from gptjax.data.tokens.cache import cache_folder
 from gptjax.data.tokens.folder import (
     FORMAT,
@@ -108,6 +110,7 @@ def _prepare_one(config: DataConfig, alive: Callable, name: str | None = None) -
     if sources.source_name(config) == "prepared":
         tokenizer, text = open_folder(config.path, name)
         _check_tokenizer(config, tokenizer)
+        _check_chat(config, text)
         return tokenizer, text
     key = _cache_key(config)
     folder = _tokens_folder(config, key)
@@ -150,6 +153,11 @@ def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:
         )
 
 
+def _check_chat(config: DataConfig, text: TextStore) -> None:
+    """Raises UserError: the prepared folder holds text and data.chat is set, or the other way round, or another format."""
+    rendering.check_same(config, text.description.get("chat"), config.path)
+
+
 def folders(config: DataConfig) -> dict[str, str]:
     """Where `prepare` finds the tokens of each source, or would put them."""
     configs = {sources.source_name(config): config} if config.mixture is None else mixture_configs(config)
@@ -173,7 +181,7 @@ def _cache_key(config: DataConfig) -> dict:
         "tokenizer": tokenizer_settings(config),
         "val_fraction": config.val_fraction,
         "val_split": config.val_split,
-    }
+    } | rendering.identity(config)
 
 
 # ---- held-out text
@@ -267,19 +275,47 @@ def _write_store(config: DataConfig, key: dict, folder: pathlib.Path, alive: Cal
     n_characters, omissions = None, sources.Omissions(said=True)
     if config.val_split == "tail":
         n_characters = sum(len(text) for text in _watched(_documents(config), "reading", alive))
-    tokenizer = _tokenizer(config, n_characters)
+    tokenizer, written = _tokenizer(config, n_characters), _text_spans
+    if config.chat is not None:
+        renderer = rendering.Renderer(config, tokenizer)
+        tokenizer, written = renderer.tokenizer, functools.partial(_conversation_spans, renderer)
     names = {split: f"{split}-00000-of-00001" for split in SPLITS}
-    writers = {split: ShardWriter(folder / name, token_dtype(tokenizer)) for split, name in names.items()}
+    weighted = config.chat is not None
+    writers = {split: ShardWriter(folder / name, token_dtype(tokenizer), weighted) for split, name in names.items()}
     n_characters_of = dict.fromkeys(SPLITS, 0)
-    documents = _watched(sources.documents(config, omissions), "tokenising", alive)
-    for span in split_documents(config, documents, n_characters):
-        ids = tokenizer.encode(span.text)
-        writers[span.split].add(with_end(ids, tokenizer) if span.ends else ids, len(span.text.encode()))
-        n_characters_of[span.split] += len(span.text)
+    for split, characters, *values in written(config, tokenizer, omissions, n_characters, alive):
+        writers[split].add(*values)
+        n_characters_of[split] += characters
     shards = {split: {names[split]: writer.close()} for split, writer in writers.items()}
     omissions.end()
     left_out = {"left_out": {"count": omissions.count, "messages": omissions.messages}} if omissions.count else {}
     write_manifest(folder, key | left_out, tokenizer, shards, characters=n_characters_of)
+
+
+def _text_spans(config: DataConfig, tokenizer, omissions, n_characters, alive: Callable) -> Iterator[tuple]:
+    """(split, characters, tokens, UTF-8 bytes) of each document, or of its part in a split."""
+    documents = _watched(sources.documents(config, omissions), "tokenising", alive)
+    for span in split_documents(config, documents, n_characters):
+        ids = tokenizer.encode(span.text)
+        yield span.split, len(span.text), with_end(ids, tokenizer) if span.ends else ids, len(span.text.encode())
+
+
+def _conversation_spans(renderer, config: DataConfig, tokenizer, omissions, _, alive: Callable) -> Iterator[tuple]:
+    """(split, characters, tokens, UTF-8 bytes, weights) of each conversation that the format can write.
+
+    Raises UserError: there is none."""
+    n_written = 0
+    for document in _watched(sources.whole_documents(config, omissions), "tokenising", alive, lambda d: len(d.text)):
+        try:
+            rendered = renderer(document)
+        except BaseException as error:
+            omissions(sources.left_out(error, document.where, "be tokenised"))
+            continue
+        n_written += 1
+        split = "val" if is_held_out(document.text, config.val_fraction) else "train"
+        yield split, len(document.text), rendered.token_L, renderer.text_bytes(rendered), rendered.weight_L
+    if not n_written and omissions.messages:
+        raise UserError(omissions.messages[0])
 
 
 def _documents(config: DataConfig) -> Iterator[str]:
@@ -295,14 +331,14 @@ def _tokenizer(config: DataConfig, n_characters: int | None) -> Tokenizer:
     return train_tokenizer(config, documents)
 
 
-def _watched(documents: Iterable[str], doing: str, alive: Callable) -> Iterator[str]:
-    """documents, and every five seconds a line on stderr on how far they are."""
+def _watched(documents: Iterable, doing: str, alive: Callable, characters: Callable = len) -> Iterator:
+    """documents, and every five seconds a line on stderr on how far they are. characters: of a document."""
     began = said = time.monotonic()
     size = 0
-    for n, text in enumerate(documents, start=1):
-        yield text
+    for n, document in enumerate(documents, start=1):
+        yield document
         alive()
-        size += len(text)
+        size += characters(document)
         if (now := time.monotonic()) - said > 5:
             rate = size / 1e6 / (now - began)
             line = f"{doing}: {n:,} documents, {size / 1e6:,.0f}M characters, {rate:.1f}M/s"
