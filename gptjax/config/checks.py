@@ -208,6 +208,10 @@ def _check_optim(o) -> None:
         o.clip_norm is None or o.clip_norm > 0,
         f"optim.clip_norm={o.clip_norm} must be positive; None turns clipping off.",
     )
+    _require(
+        o.layer_lr_decay is None or 0 < o.layer_lr_decay <= 1,
+        f"optim.layer_lr_decay={o.layer_lr_decay} is not in (0, 1]; None turns it off.",
+    )
     for field in ("moment_dtype", "param_dtype"):
         _one_of(getattr(o, field), ("float32", "bfloat16"), f"optim.{field}")
     _one_of(o.skip, ("none", "nonfinite", "outliers"), "optim.skip")
@@ -238,7 +242,8 @@ def _check_train(config) -> None:
         1, t, "train", "steps", "tokens", "batch_size", "microbatches", "steps_per_call", "vocab_chunks", "log_every"
     )
     _at_least(1, t, "train", "batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")
-    _at_least(0, t, "train", "seed", "z_loss", "max_rollbacks")
+    _at_least(0, t, "train", "seed", "z_loss", "max_rollbacks", "neftune_alpha")
+    _in_unit_interval(t, "train", "label_smoothing")
     _at_least(1, t, "train", "max_skips")
     stall = t.stall_seconds
     _require(stall is None or stall > 0, f"train.stall_seconds={stall} must be positive; None is off.")

@@ -267,6 +267,9 @@ class OptimConfig(_Shown):
     muon_lr_ratio: float = setting(0.1, "muon: learning rate of its AdamW part, as a share of peak_lr")
     weight_decay: float = setting(0.1, "decoupled weight decay of matrices; biases and gains never decay")
     decay_embeddings: bool = setting(False, "whether the embeddings decay too, and with them a tied head")
+    layer_lr_decay: float | None = setting(
+        None, "share of the learning rate that a layer has of that of the layer above it; None: all learn alike"
+    )
     clip_norm: float | None = setting(
         1.0, "largest norm of the whole gradient; a larger one is scaled down; None: no clipping"
     )
@@ -342,6 +345,13 @@ class TrainConfig(_Shown):
     )
     loss: str = setting("next_token", "what is minimised: a name of training.losses.LOSSES")
     z_loss: float | None = setting(None, "next_token: weight of mean(logsumexp(logits)^2) in the loss; None: none")
+    label_smoothing: float | None = setting(
+        None,
+        "next_token: share of the target's probability that goes to all entries of the vocabulary alike; None: none",
+    )
+    neftune_alpha: float | None = setting(
+        None, "next_token: alpha of uniform noise on embeddings, of size alpha / sqrt(tokens * d_model); None: none"
+    )
     seed: int = setting(0, "seed of initialisation and dropout")
     start_from: str | None = setting(
         None, "a run directory whose parameters this run starts from, instead of random ones"

@@ -161,9 +161,9 @@ class GPT(language_model.LanguageModel):
         """Of the layers of a period. GPT-3: dense first, then banded."""
         return gpt_counts.layer_kinds(self.config)
 
-    def embed(self, token_BL, position_BL, key=None, embedding_BPD=None, place_BP=None):
+    def embed(self, token_BL, position_BL, key=None, embedding_BPD=None, place_BP=None, noise_BLD=None):
         """The residual stream before the first layer. embedding_BPD: what stands instead of the embeddings of the tokens at
-        these places of each row, such as of an image; a place beyond the row holds none."""
+        these places of each row, such as of an image; a place beyond the row holds none. noise_BLD: added to embeddings."""
         dtype = DTYPES[self.config.dtype]
         # Width first gathered, then rows looked up: the partitioner would otherwise replicate the activations. And every
         # token where its vocabulary is, before the residual stream is split: it would otherwise gather the whole table.
@@ -175,6 +175,8 @@ class GPT(language_model.LanguageModel):
             row_B1 = jnp.arange(x_BLD.shape[0])[:, None]
             x_BLD = x_BLD.at[row_B1, place_BP].set(embedding_BPD.astype(dtype), mode="drop")
             x_BLD = sharding.constrain(x_BLD, "batch", "length", "width")
+        if noise_BLD is not None:
+            x_BLD = x_BLD + sharding.constrain(noise_BLD.astype(dtype), "batch", "length", "width")
         if self.position_embedding is not None:
             table = sharding.constrain(self.position_embedding[...].astype(dtype), "position", "width")
             x_BLD = x_BLD + table[position_BL]
@@ -190,6 +192,7 @@ class GPT(language_model.LanguageModel):
         prefix_BL=None,
         embedding_BPD=None,
         place_BP=None,
+        noise_BLD=None,
         key=None,
         log_activations: bool = False,
         schedule=None,
@@ -197,7 +200,7 @@ class GPT(language_model.LanguageModel):
         """Final activations [B, L, D], the head's input, and a dict of per-layer numbers [N] if asked for.
 
         segment_BL: the document of each token, which sees no other. prefix_BL: tokens that earlier ones see too.
-        embedding_BPD, place_BP: see `embed`.
+        embedding_BPD, place_BP, noise_BLD: see `embed`.
         schedule: how microbatches go through the stages of a pipeline (sharding.Schedule), where the mesh has some.
         """
         config = self.config
@@ -223,7 +226,7 @@ class GPT(language_model.LanguageModel):
             return x_BLD, {"activation_rms": rms, "max_attention_logit": largest}
 
         layer_keys = None if key is None else jax.random.split(keys[1], (config.n_layers, 2))
-        x_BLD = self.embed(token_BL, position_BL, keys[0], embedding_BPD, place_BP)
+        x_BLD = self.embed(token_BL, position_BL, keys[0], embedding_BPD, place_BP, noise_BLD)
         rows = {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL}
         if schedule is None:
             x_BLD, numbers = self._scan(functools.partial(layer, rows=rows), x_BLD, self.blocks, layer_keys)

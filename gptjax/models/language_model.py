@@ -29,6 +29,7 @@ class LanguageModel(nnx.Module):
         position_BL=None,
         prefix_BL=None,
         place_BP=None,
+        noise_BLD=None,
         chunks: int = 1,
         head=loss.cross_entropy,
         **options,
@@ -37,22 +38,24 @@ class LanguageModel(nnx.Module):
         logits, both [B, L] float32, and the numbers of `activations`. chunks: see `loss.cross_entropy`.
 
         target_BL: what is predicted at each of the first L tokens instead of the next. head: what is made of final
-        activations, output matrix and target instead of those two, such as `loss.scores`."""
+        activations, output matrix and target instead of those two, such as `loss.scores`; all that it makes is [B, L].
+        noise_BLD: added to the embeddings."""
         input_BL = token_BT[:, :-1]
         target_BL = token_BT[:, 1:] if target_BL is None else target_BL
         order_L = context.device_order(input_BL.shape[1])
         if order_L is not None:
             if position_BL is None:
                 position_BL = jnp.broadcast_to(jnp.arange(input_BL.shape[1]), input_BL.shape)
-            input_BL, target_BL, segment_BL, position_BL, prefix_BL = jax.tree.map(
-                lambda a: a[:, order_L], (input_BL, target_BL, segment_BL, position_BL, prefix_BL)
+            input_BL, target_BL, segment_BL, position_BL, prefix_BL, noise_BLD = jax.tree.map(
+                lambda a: a[:, order_L], (input_BL, target_BL, segment_BL, position_BL, prefix_BL, noise_BLD)
             )
             if place_BP is not None:  # of given embeddings
                 place_BP = jnp.asarray(np.argsort(order_L)).at[place_BP].get(mode="fill", fill_value=len(order_L))
         given = {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL}
-        options |= given if place_BP is None else given | {"place_BP": place_BP}  # which not every model takes
+        of_some = {"place_BP": place_BP, "noise_BLD": noise_BLD}  # which not every model takes
+        options |= given | {name: array for name, array in of_some.items() if array is not None}
         x_BLD, numbers = self.activations(input_BL, **options)
-        loss_BL, log_normaliser_BL = head(
+        made = head(
             sharding.constrain(x_BLD, "batch", "head_length", "width"),
             self.head_VD,
             target_BL,
@@ -61,8 +64,8 @@ class LanguageModel(nnx.Module):
             softcap=self.config.logit_softcap,
         )
         if order_L is not None:
-            loss_BL, log_normaliser_BL = (a[:, np.argsort(order_L)] for a in (loss_BL, log_normaliser_BL))
-        return loss_BL, log_normaliser_BL, numbers
+            made = [array_BL[:, np.argsort(order_L)] for array_BL in made]
+        return *made, numbers
 
     def __call__(self, token_BL, **options):
         """Float32 logits [B, L, vocab_size]."""

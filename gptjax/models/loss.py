@@ -19,9 +19,21 @@ def cross_entropy(x, head_VD, target, *, vocab_size: int, chunks: int = 1, softc
     part. chunks > 1 goes through the vocabulary in so many parts: logits are recomputed in the backward pass and
     only V/chunks of them exist at a time.
     """
-    args = (x, head_VD, target, vocab_size, softcap)
+    args = (x, head_VD, target, vocab_size, softcap, False)
     log_normaliser, target_logit = _whole(*args) if chunks == 1 else _chunked(chunks, *args)
     return log_normaliser - target_logit, log_normaliser
+
+
+def smoothed_cross_entropy(x, head_VD, target, *, vocab_size: int, chunks: int = 1, softcap: float | None = None):
+    """The two of `cross_entropy`, and the target's logit minus the mean logit: s times it is what label smoothing s adds to
+    the loss (Szegedy et al. 2016, section 7).
+
+    The smoothed target has 1 - s of its probability at the target and s / vocab_size at every entry, the target's too, as
+    torch.nn.CrossEntropyLoss(label_smoothing=s) has it. Padding has none and is no part of the mean.
+    """
+    args = (x, head_VD, target, vocab_size, softcap, True)
+    log_normaliser, target_logit, mean_logit = _whole(*args) if chunks == 1 else _chunked(chunks, *args)
+    return log_normaliser - target_logit, log_normaliser, target_logit - mean_logit
 
 
 def scores(x, head_VD, target, *, vocab_size: int, chunks: int = 1, softcap: float | None = None):
@@ -66,20 +78,26 @@ def logits(x, head_VD, softcap: float | None = None):
     return logit.reshape(*x.shape[:-1], head_VD.shape[0])
 
 
-def _whole(x, head_VD, target, vocab_size, softcap):
-    """(logsumexp, logit of the target) of every token."""
+def _whole(x, head_VD, target, vocab_size, softcap, with_mean):
+    """(logsumexp, logit of the target) of every token, and the mean of its logits with_mean."""
     logit = mask_padding(logits(x, head_VD, softcap), vocab_size)
     logit = sharding.constrain(logit, "batch", "head_length", "vocab") if logit.ndim == 3 else logit
     chosen = (
         jnp.arange(logit.shape[-1]) == target[..., None]
     )  # a comparison, unlike a gather, needs no vocabulary in one place
-    return jax.nn.logsumexp(logit, axis=-1), jnp.where(chosen, logit, 0).sum(-1)
+    mean = (_mean_part(logit, jnp.arange(logit.shape[-1]), vocab_size),) if with_mean else ()
+    return jax.nn.logsumexp(logit, axis=-1), jnp.where(chosen, logit, 0).sum(-1), *mean
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4, 5))
-def _chunked(chunks, x, head_VD, target, vocab_size, softcap):
+def _mean_part(logit, entry_v, vocab_size: int):
+    """What these entries add to the mean logit of the true vocabulary."""
+    return jnp.where(entry_v < vocab_size, logit, 0).sum(-1) / vocab_size
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4, 5, 6))
+def _chunked(chunks, x, head_VD, target, vocab_size, softcap, with_mean):
     """As _whole, with a running logsumexp over parts of the vocabulary."""
-    return _chunked_forward(chunks, x, head_VD, target, vocab_size, softcap)[0]
+    return _chunked_forward(chunks, x, head_VD, target, vocab_size, softcap, with_mean)[0]
 
 
 def _parts(head_VD, chunks):
@@ -97,28 +115,32 @@ def _part_logits(x, head_vD, entry_v, vocab_size, softcap):
     return sharding.constrain(logit, "batch", "head_length", "vocab") if logit.ndim == 3 else logit
 
 
-def _chunked_forward(chunks, x, head_VD, target, vocab_size, softcap):
+def _chunked_forward(chunks, x, head_VD, target, vocab_size, softcap, with_mean):
     def step(carry, part):
-        running, target_logit = carry
+        running, target_logit, *mean = carry
         head_vD, entry_v = part
         logit = _part_logits(x, head_vD, entry_v, vocab_size, softcap)
         chosen = jnp.where(entry_v == target[..., None], logit, 0).sum(-1)
-        return (jnp.logaddexp(running, jax.nn.logsumexp(logit, axis=-1)), target_logit + chosen), None
+        mean = [so_far + _mean_part(logit, entry_v, vocab_size) for so_far in mean]
+        return (jnp.logaddexp(running, jax.nn.logsumexp(logit, axis=-1)), target_logit + chosen, *mean), None
 
-    start = (jnp.full(target.shape, -jnp.inf, jnp.float32), jnp.zeros(target.shape, jnp.float32))
+    zero = jnp.zeros(target.shape, jnp.float32)
+    start = (jnp.full(target.shape, -jnp.inf, jnp.float32), zero, *[zero] * with_mean)
     result, _ = jax.lax.scan(step, start, _parts(head_VD, chunks))
     return result, (x, head_VD, target, result[0])
 
 
-def _chunked_backward(chunks, vocab_size, softcap, saved, cotangents):
+def _chunked_backward(chunks, vocab_size, softcap, with_mean, saved, cotangents):
     x, head_VD, target, log_normaliser = saved
-    d_normaliser, d_target = (c[..., None] for c in cotangents)
+    d_normaliser, d_target, *d_mean = (c[..., None] for c in cotangents)
 
     def step(dx, part):
         head_vD, entry_v = part
         logit, pullback = jax.vjp(lambda x, h: _part_logits(x, h, entry_v, vocab_size, softcap), x, head_vD)
         probability = jnp.exp(logit - log_normaliser[..., None])
         d_logit = d_normaliser * probability + jnp.where(entry_v == target[..., None], d_target, 0)
+        for d in d_mean:  # padding's part of it ends at the mask
+            d_logit = d_logit + d / vocab_size
         dx_part, d_head_vD = pullback(d_logit)
         return dx + dx_part.astype(jnp.float32), d_head_vD
 

@@ -169,9 +169,10 @@ class LSTM(language_model.LanguageModel):
         else:
             self.head = nnx.Param(layers.normal(key_head, shape, matrix_std(config)), axes=axes, kind="matrix")
 
-    def embed(self, token_BL, key=None):
+    def embed(self, token_BL, key=None, noise_BLD=None):
         dtype = DTYPES[self.config.dtype]
         x_BLD = sharding.constrain(self.token_embedding[...].astype(dtype), "vocab", "width")[token_BL]
+        x_BLD = x_BLD if noise_BLD is None else x_BLD + noise_BLD.astype(dtype)
         x_BLD = layers.dropout(x_BLD, self.config.embed_dropout, key)
         return sharding.constrain(x_BLD, "batch", None, "width")
 
@@ -182,6 +183,7 @@ class LSTM(language_model.LanguageModel):
         segment_BL=None,
         position_BL=None,
         prefix_BL=None,
+        noise_BLD=None,
         key=None,
         log_activations: bool = False,
         schedule=None,
@@ -189,6 +191,7 @@ class LSTM(language_model.LanguageModel):
         """Final activations [B, L, D], the head's input, and a dict of per-layer numbers [N] if asked for.
 
         segment_BL: the document of each token, before whose first the state is emptied. position_BL changes nothing.
+        noise_BLD: added to the embeddings.
         Dropout is on exactly when a key is given: at the first layer's input and every layer's output, never between
         two tokens (Zaremba et al. 2014, section 3.2).
         """
@@ -208,7 +211,7 @@ class LSTM(language_model.LanguageModel):
             return layers.dropout(x_BLD, config.residual_dropout, key), {"activation_rms": rms}
 
         keys_N = None if key is None else jax.random.split(key_layers, config.n_layers)
-        x_BLD, numbers = self._scan(layer, self.embed(token_BL, key_embed), keys_N)
+        x_BLD, numbers = self._scan(layer, self.embed(token_BL, key_embed, noise_BLD), keys_N)
         return x_BLD, {name: value for name, value in numbers.items() if value is not None}
 
     def _scan(self, layer, x, extra_N):

@@ -151,7 +151,12 @@ def _updates(optimizer: Optimizer, config, model, roles: dict) -> optax.Gradient
     rates = functools.partial(parametrization.learning_rate_factors, model, optimizer.rates, roles)
     decay = optax.add_decayed_weights(config.weight_decay, mask=functools.partial(decay_mask, config, roles))
     before = _times(gradients) if optimizer.has_eps else ()
-    return optax.chain(*before, *optimizer.direction(config, roles), *_times(rates), decay)
+    by_depth = ()
+    if config.layer_lr_decay is not None:
+        from gptjax.optim import layer_rates
+
+        by_depth = layer_rates.scale_by_depth(config, model, roles)
+    return optax.chain(*before, *optimizer.direction(config, roles), *_times(rates), decay, *by_depth)
 
 
 def _times(factors_of) -> tuple:

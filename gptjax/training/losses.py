@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.errors import choose, imported
-from gptjax.models import placed
+from gptjax.models import loss, placed
 
 LOSSES = {"next_token": "gptjax.training.losses:next_token"}
 
@@ -73,10 +73,10 @@ def of(config) -> typing.Callable:
 
 
 def next_token(params, batch: dict, key, *, graph, config):
-    """Cross-entropy of the next token, or of what the objective has predicted instead, and train.z_loss (Chowdhery et al.
-    2022, section 5); weighed by weight_BL."""
-    weight_BL = batch["weight_BL"]
-    loss_BL, log_normaliser_BL, numbers = placed.token_loss(
+    """Cross-entropy of the next token, or of what the objective has predicted instead, train.z_loss (Chowdhery et al.
+    2022, section 5) and train.label_smoothing; weighed by weight_BL."""
+    weight_BL, smoothing = batch["weight_BL"], config.train.label_smoothing
+    loss_BL, log_normaliser_BL, *above_mean_BL, numbers = placed.token_loss(
         params,
         batch,
         graph=graph,
@@ -84,9 +84,22 @@ def next_token(params, batch: dict, key, *, graph, config):
         chunks=config.train.vocab_chunks,
         key=key if config.model.max_dropout else None,
         log_activations=config.train.log_activations,
+        **({"head": loss.smoothed_cross_entropy} if smoothing else {}),
+        **_noise(batch, key, config),
     )
     loss_sum = jnp.sum(loss_BL * weight_BL)
     objective = loss_sum
     if config.train.z_loss:
         objective = objective + config.train.z_loss * jnp.sum(jnp.square(log_normaliser_BL) * weight_BL)
+    for array_BL in above_mean_BL:
+        objective = objective + smoothing * jnp.sum(array_BL * weight_BL)
     return objective, ((loss_sum, weight_BL.sum()), {name: OF_LAYERS[name](value) for name, value in numbers.items()})
+
+
+def _noise(batch: dict, key, config) -> dict:
+    """What the model takes of NEFTune's noise, if train.neftune_alpha asks for it."""
+    if config.train.neftune_alpha is None:
+        return {}
+    from gptjax.training import neftune
+
+    return {"noise_BLD": neftune.noise(key, batch, config.model.d_model, config.train.neftune_alpha)}
