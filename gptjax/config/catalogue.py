@@ -37,7 +37,7 @@ ARCHITECTURES = {
             *("position", "rope_theta", "qk_norm", "band_width", "attention", "attention_dropout"),
             *("init_std", "position_init_std", "scale_residual_init"),
             *("parametrization", "base_width", "base_depth", "base_d_ff"),
-            "attention_scale",
+            *("attention_scale", "task_head"),
         ),
     ),
 }

@@ -4,6 +4,7 @@
     language_model       what every model shares: from its final activations to losses and logits
     gpt, gpt_counts      GPT-1, GPT-2 and GPT-3 and modern variants; what such a model has and costs, counted without JAX
     lstm, lstm_counts    an LSTM to compare with, likewise
+    heads, labelled      heads beside that of the language model; what they make of labelled examples: outputs and losses
     layers               linear maps, norms, activations, rotary positions: named variants stand in tables
     attention            attention in plain XLA; the table of kernels, and which one a config runs
     context_attention    attention over sequences that the mesh splits

@@ -90,7 +90,7 @@ def with_executable(session: Session, path: str) -> Session:
     full = (session.config.train.steps_per_call, session.config.train.batch_size)
 
     def train_call(state, batch, learning_rate_S):
-        call = loaded if batch["token_BT"].shape[:2] == full else program.train
+        call = loaded if next(iter(batch.values())).shape[:2] == full else program.train
         return call(state, batch, learning_rate_S)
 
     return dataclasses.replace(session, program=dataclasses.replace(program, train=train_call))
