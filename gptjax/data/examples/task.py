@@ -12,9 +12,10 @@ import typing
 
 import numpy as np
 
+from gptjax.data.tokenizers.symbols import SYMBOLS
 from gptjax.errors import UserError, did_you_mean, shorten
 
-START, DELIMITER, CLASSIFY = CONTROL = ("<|start|>", "<|delimiter|>", "<|classify|>")
+START, DELIMITER, CLASSIFY = CONTROL = SYMBOLS["task"]
 
 
 class Example(typing.NamedTuple):
