@@ -126,7 +126,7 @@ class Linear(Schedule):
     whole: bool = False
 
     def fraction(self, at: Position, optim) -> float:
-        return _between(1 - (min(at.elapsed, 1.0) if self.whole else at.progress), optim)
+        return _between(1 - (at.elapsed if self.whole else at.progress), optim)
 
 
 class Rsqrt(Schedule):

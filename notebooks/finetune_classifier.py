@@ -72,15 +72,17 @@ def pretrain(folder: pathlib.Path, data: pathlib.Path) -> None:
     if not (folder / "tokenizer").exists():
         run("tokenizer", "train", f"--source=jsonl:{data}/unlabelled.jsonl", "--vocab_size=4096", "--special=task",
             "--character_coverage=0.995", f"--out={folder}/tokenizer")  # fmt: skip
-    fields = flags(
-        model=SHAPE | {"embed_dropout": 0.1, "attention_dropout": 0.1, "residual_dropout": 0.1},
-        data={"path": data / "unlabelled.jsonl", "tokenizer": folder / "tokenizer", "cache_dir": folder / "cache",
-              "val_split": "document", "val_fraction": 0.05},
-        optim={"peak_lr": 3e-3, "warmup_steps": 100, "weight_decay": 0.1},
-        train={"steps": 1500, "batch_size": 32, "log_every": 50, "tensorboard": False},
-        checkpoint={"every_steps": 500}, eval={"every_steps": 500},
-    )  # fmt: skip
-    run("train", "--config=configs/gpt2_small.py", f"--workdir={folder}/runs/pretrained", *fields)
+    config = {
+        "model": SHAPE | {"embed_dropout": 0.1, "attention_dropout": 0.1, "residual_dropout": 0.1},
+        "data": {"path": f"{data}/unlabelled.jsonl", "tokenizer": f"{folder}/tokenizer", "cache_dir": f"{folder}/cache"}
+        | {"val_split": "document", "val_fraction": 0.05},
+        "optim": {"peak_lr": 3e-3, "warmup_steps": 100},
+        "train": {"steps": 1500, "batch_size": 32, "log_every": 50, "tensorboard": False},
+        "checkpoint": {"every_steps": 500},
+        "eval": {"every_steps": 500},
+    }
+    (folder / "pretrain.json").write_text(json.dumps(config, indent=2))
+    run("train", f"--config={folder}/pretrain.json", f"--workdir={folder}/runs/pretrained")
 
 
 def finetune(folder: pathlib.Path, data: pathlib.Path, kind: str, seed: int) -> dict:
