@@ -28,10 +28,11 @@ class Parameters:
     head: int  # 0 when the head is the token embedding
     matrices: int  # of the layers
     vectors: int  # biases and norms
+    task_head: int = 0  # matrix and bias of a head beside that of the language model
 
     @property
     def total(self) -> int:
-        return self.token_embedding + self.position_embedding + self.head + self.non_embedding
+        return self.token_embedding + self.position_embedding + self.head + self.non_embedding + self.task_head
 
     @property
     def non_embedding(self) -> int:
@@ -60,7 +61,14 @@ def parameters(model: ModelConfig, relative_positions: bool = False) -> Paramete
         head=0 if model.tied_head else table,
         matrices=model.n_layers * matrices,
         vectors=model.n_layers * vectors + outer,
+        task_head=0 if model.task_head is None else _task_head(model),
     )
+
+
+def _task_head(model: ModelConfig) -> int:
+    from gptjax.config import task_heads
+
+    return task_heads.of(model).parameters(model.d_model)
 
 
 def counts_of(model: ModelConfig):

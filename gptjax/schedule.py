@@ -119,9 +119,14 @@ class Cosine(Schedule):
         return _between(0.5 * (1 + math.cos(math.pi * at.progress)), optim)
 
 
+@dataclasses.dataclass(frozen=True)
 class Linear(Schedule):
+    """whole: down from the start of the run instead of the end of the warmup, as in GPT-1's released fine-tuning code."""
+
+    whole: bool = False
+
     def fraction(self, at: Position, optim) -> float:
-        return _between(1 - at.progress, optim)
+        return _between(1 - (at.elapsed if self.whole else at.progress), optim)
 
 
 class Rsqrt(Schedule):

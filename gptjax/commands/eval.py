@@ -150,6 +150,12 @@ def _explained(args, facts: dict, steps: list[int]) -> list[str]:
 
 
 def convention_lines(convention: dict) -> list[str]:
+    if "task" in convention:
+        sets = "; ".join(f"{name}: {said}" for name, said in convention["examples"].items())
+        return [
+            f"{sets} ({convention['task']})",
+            f"loss in {convention['loss']}; +- is a standard error: {convention['standard_error']}",
+        ]
     if convention["protocol"] == "lambada":
         return [
             "predicting the last word of each passage from the text before it (at most the context of"

@@ -7,6 +7,7 @@ checks           what may be, and what goes together; made once, when a Config i
 layer_patterns   likewise of layers that are not all alike, where a config has such
 bounds           how large a number may be
 catalogue        which architectures there are, and what a config may ask of each
+task_heads       which heads a model can have beside that of the language model
 text_kinds       which sources, objectives and tokenizers there are, and what a config may ask of each
 mixture_weights  the weights of a mixture's sources
 spelling         a source or a tokenizer in one word

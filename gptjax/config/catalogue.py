@@ -38,7 +38,7 @@ ARCHITECTURES = {
             *("attention", "attention_dropout", "linear_bias", "scale_embedding"),
             *("init_std", "position_init_std", "scale_residual_init"),
             *("parametrization", "base_width", "base_depth", "base_d_ff"),
-            "attention_scale",
+            *("attention_scale", "task_head"),
         ),
     ),
 }

@@ -28,6 +28,10 @@ def check(config) -> None:
     _check_mesh(config)
     _check_train(config)
     _check_cadence(config)
+    if config.model.task_head is not None or config.data.task is not None:
+        from gptjax.config import task_heads  # of no use to pretraining
+
+        task_heads.check(config)
 
 
 def _require(condition, message: str) -> None:

@@ -62,6 +62,10 @@ def reading_of(
 
     Raises UserError: text that cannot be had, a stride or protocol that cannot be.
     """
+    if run.config.data.task is not None:
+        from gptjax.evaluation import labelled
+
+        return labelled.reading_of(run, texts, protocol=protocol, stride=stride, max_tokens=max_tokens, **how)
     config, tokenizer = run.config, run.tokenizer
     stride = _count("stride", stride)
     max_tokens = max_tokens if max_tokens is RUNS_OWN else _count("max_tokens", max_tokens)
@@ -127,7 +131,7 @@ def evaluate_on(run, reading: Reading, batch_size: int | None = None, **options)
     """{name: Evaluation}, and of several texts also "all", first. None if options["should_stop"]() said so."""
     with numerics.on_mesh(run.mesh):
         batch = batch_rows(run, batch_size)
-        found = held_out.evaluate_sources(run.program, run.params, reading.rows, batch, **options)
+        found = held_out.evaluator(run.config.data)(run.program, run.params, reading.rows, batch, **options)
     if found is None:
         return None
     return {

@@ -155,6 +155,10 @@ class GPT(language_model.LanguageModel):
             self.head = None
         else:
             self.head = nnx.Param(layers.normal(key_head, (V, D), config.init_std), axes=axes, kind="matrix")
+        if config.task_head is not None:
+            from gptjax.models import heads
+
+            self.task_head = heads.Head(config, jax.random.fold_in(key, heads.STREAM))
 
     @property
     def layer_kinds(self) -> tuple[gpt_counts.LayerKind, ...]:

@@ -28,6 +28,7 @@ RULES = {
     "qkv": None,
     "gate": None,
     "head_dim": None,
+    "outputs": None,  # of a task head
     # activations
     "batch": ("replica", "fsdp"),
     "length": "sequence",  # where heads or MLP are split

@@ -101,7 +101,8 @@ class HeldOut(Hook):
 
         session, params = self.training.session, state.ema if prefix else state.params
         rows, size = session.eval_rows, session.config.eval_batch_size
-        return held_out.evaluate_sources(session.program, params, rows, size, should_stop=should_stop)
+        evaluate = held_out.evaluator(session.config.data)
+        return evaluate(session.program, params, rows, size, should_stop=should_stop)
 
     def _log(self, prefix: str, step: int, results: dict) -> None:
         from gptjax.evaluation import held_out

@@ -106,7 +106,7 @@ class Loop:
 
     def advance(self, inputs: Inputs) -> None:
         """One call of the train step, and what is due after it. Raises Diverged."""
-        known = inputs.batch["token_BT"].shape in self._compiled
+        known = jax.tree.leaves(inputs.batch)[0].shape in self._compiled
         dispatch = self.training.session.program.train if known else self._compile
         state, on_device = dispatch(self.state, inputs.batch, inputs.learning_rate_S)
         self.take(inputs, state, functools.partial(jax.device_get, on_device), timed=known)
@@ -176,7 +176,7 @@ class Loop:
         with self.recorder.throughput.paused("compiling"), self.training.watchdog.doing("compiling"):
             # until the last process has done so, whom the devices wait for
             called = jax.block_until_ready(self.training.session.program.train(state, batch, learning_rates))
-        self._compiled.add(batch["token_BT"].shape)
+        self._compiled.add(jax.tree.leaves(batch)[0].shape)
         return called
 
     def between_calls(self) -> None:

@@ -74,7 +74,8 @@ class Calls:
     def _read(self, first_rows: list[int], size: int, start: int, stop: int) -> dict[str, np.ndarray]:
         parts = [self._rows.rows(first + start, first + stop) for first in first_rows]
         batch = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-        batch["weight_BL"][:, max(0, size - start) :] = 0
+        for weight in (array for name, array in batch.items() if name.startswith("weight")):
+            weight[:, max(0, size - start) :] = 0
         return batch
 
 

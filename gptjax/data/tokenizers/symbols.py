@@ -13,6 +13,7 @@ SYMBOLS = {
         "<|end|>",
         "<|tool|>",
     ),  # whose turn begins, and where each ends
+    "task": ("<|start|>", "<|delimiter|>", "<|classify|>"),  # of labelled examples: Radford et al. 2018, section 3.3
 }
 NAME = re.compile(r"<\|[^|<>\s]+\|>")
 

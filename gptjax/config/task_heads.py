@@ -1,0 +1,134 @@
+"""Which heads a model can have beside that of the language model, as a config writes them: model.task_head="classes(n=3)".
+
+A head is one linear map of final activations. Its parameters say how many outputs it has, whether it has a bias, and the
+dropout of what it reads (GPT-1: 0.1); its class says what the outputs are of, and which loss trains it. No JAX: models/heads.py
+holds the arrays, models/labelled.py what is made of the outputs.
+
+To add a head, write its class here, name it in HEADS, and give its loss to models/labelled.py and training/task_losses.py.
+"""
+
+import dataclasses
+import typing
+
+from gptjax.errors import UserError, make_chosen
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskHead:
+    """bias: whether there is one. dropout: share of the entries of the activations it reads that dropout zeroes."""
+
+    bias: bool = True
+    dropout: float = 0.1
+    loss: typing.ClassVar[str]  # the name in training.losses.LOSSES
+    reads_tokens: typing.ClassVar[bool] = False  # the activation of every token, instead of a sequence's last
+
+    def __post_init__(self):
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout={self.dropout} is not in [0, 1).")
+        if self.outputs < 1:
+            raise UserError(f"n={self.outputs} is too small; use at least 1.")
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that it gives for an activation."""
+        raise NotImplementedError
+
+    def parameters(self, width: int) -> int:
+        """Entries of its matrix and bias."""
+        return self.outputs * (width + self.bias)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counted(TaskHead):
+    n: int
+
+    @property
+    def outputs(self) -> int:
+        return self.n
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classes(Counted):
+    """One of n classes for an example, as in Radford et al. 2018, section 3.2."""
+
+    loss = "classify"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Regression(Counted):
+    """n real numbers for an example."""
+
+    n: int = 1
+    loss = "regress"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenClasses(Counted):
+    """One of n classes for each token that has a label."""
+
+    loss = "tag"
+    reads_tokens = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice(TaskHead):
+    """A score for each sequence of an example, one of which is right (Radford et al. 2018, section 3.3)."""
+
+    loss = "choice"
+    outputs = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Span(TaskHead):
+    """For each token how likely an answer begins and ends there (Devlin et al. 2018, section 4.2)."""
+
+    loss = "span"
+    outputs = 2
+    reads_tokens = True
+
+
+HEADS = {
+    "classes": Classes,
+    "choice": Choice,
+    "token_classes": TokenClasses,
+    "span": Span,
+    "regression": Regression,
+}
+
+
+def of(model) -> TaskHead | None:
+    """The head that a ModelConfig has; None: that of the language model alone. Raises UserError: there is no such head."""
+    return None if model.task_head is None else make_chosen(model.task_head, HEADS, "model.task_head")
+
+
+def check(config) -> None:
+    """Raises UserError: head, task and loss of a Config do not go together, or with the rest of it."""
+    head, data, train = of(config.model), config.data, config.train
+    if head is None:
+        raise UserError(
+            f"data.task={data.task!r} gives labelled examples, and the model has no head for them; set model.task_head, such"
+            " as 'classes(n=2)'."
+        )
+    if data.task is None:
+        raise UserError(
+            f"model.task_head={config.model.task_head!r} learns from labelled examples; set data.task, such as 'classify'."
+        )
+    if train.loss != head.loss:
+        raise UserError(
+            f"train.loss={train.loss!r} does not train model.task_head={config.model.task_head!r}; set train.loss={head.loss!r}."
+        )
+    if train.lm_coef < 0:
+        raise UserError(f"train.lm_coef={train.lm_coef} is negative; use 0 for no loss of the language model.")
+    for field in _WITHOUT_MEANING:
+        section, name = field.split(".")
+        value, default = (getattr(one, name) for one in (getattr(config, section), type(getattr(config, section))))
+        if value != default:
+            raise UserError(
+                f"{field}={value!r} is of running text, and data.task={data.task!r} gives labelled examples; leave it out."
+            )
+
+
+_WITHOUT_MEANING = (
+    *("data.mixture", "data.packing", "data.mask_documents", "data.objective"),
+    *("train.z_loss", "train.log_activations"),
+)
