@@ -28,6 +28,7 @@ RULES = {
     "qkv": None,
     "gate": None,
     "head_dim": None,
+    "rank": None,  # of an adapter
     # activations
     "batch": ("replica", "fsdp"),
     "length": "sequence",  # where heads or MLP are split
