@@ -40,6 +40,8 @@ def read(folder, item: str, abstract, shardings, dtype=None, others: bool = Fals
         leaves, places = own if f"{item}/{name}" in held else of_base
         leaves[name], places[name] = leaf, place
     own, of_base = ([unflatten_dict(tree, sep="/") for tree in each] for each in (own, of_base))
+    if not of_base[0]:
+        return _read_own(folder, item, *own, dtype, others)
     frozen = read_base(base, *of_base, np.float32 if item == "ema" and dtype is None else dtype)
     return joined(_read_own(folder, item, *own, dtype, others), frozen)
 

@@ -6,11 +6,9 @@ import json
 import numpy as np
 from etils import epath
 
-from gptjax.checkpoints import consistency
-from gptjax.checkpoints.checkpointer import Checkpointer
 from gptjax.config.fields import CheckpointConfig, Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.data import tokenizers
-from gptjax.data.tokenizers import Tokenizer, save_tokenizer
+from gptjax.data.tokenizers import Tokenizer
 from gptjax.data.tokenizers.simple import IdTokenizer
 from gptjax.errors import UserError
 from gptjax.huggingface import ends, families, tensors, vocabulary
@@ -18,10 +16,9 @@ from gptjax.huggingface.base import Family, Tensor
 from gptjax.huggingface.ends import SOURCES
 from gptjax.models import architectures
 from gptjax.parallel import numerics
-from gptjax.rundir import run_directory
+from gptjax.rundir import model_directory, run_directory
 from gptjax.storage import folder_kinds, outputs
 
-STEP = 0
 _STORED_AS = {"float32": "float32", "float16": "float32", "bfloat16": "bfloat16"}  # float16 has no place here: widened
 # Settings of `generate`, which are sample's own here.
 _DRAWN_WITH = """bad_words_ids diversity_penalty do_sample forced_bos_token_id forced_eos_token_id length_penalty max_length
@@ -61,14 +58,7 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow
         checkpoint=CheckpointConfig(every_steps=None),
     )
     origin = {"from": "hf", "folder": str(source), "architecture": values.get("architectures"), "dtype": dtype}
-    about = {"imported": origin | {"files": _to_keep(contents)}, "data": None, "tokenizer_hash": chosen.hash}
-    manifest = consistency.begun({}, [], None, config.to_dict(), None, STEP)
-    manifest |= run_directory.provenance(config, run_directory.command_line()) | about
-    _save(directory, config, params, consistency.of_checkpoint(manifest))
-    save_tokenizer(chosen, directory.tokenizer)
-    directory.write_json("manifest.json", manifest)
-    directory.metrics.write_text("")
-    directory.write_config(config)  # last: with it the directory is a run
+    model_directory.write(directory, config, params, chosen, {"imported": origin | {"files": _to_keep(contents)}})
     parted_by = {"eot_id": chosen.eot_id, "bos_id": chosen.bos_id}
     return origin | {"model": shape, "tokenizer": chosen.kind, **parted_by, "notes": notes}
 
@@ -243,15 +233,3 @@ def _check_shape(name: str, given: tuple[int, ...], expected: tuple[int, ...]) -
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _save(directory: run_directory.RunDirectory, config: Config, params: dict, run: dict) -> None:
-    import jax
-
-    directory.path.mkdir(parents=True, exist_ok=True)
-    checkpointer = Checkpointer(directory.checkpoints, config, run=run)
-    try:
-        checkpointer.save({"params": jax.tree.map(jax.numpy.asarray, params)}, STEP)
-        checkpointer.wait()
-    finally:
-        checkpointer.close()

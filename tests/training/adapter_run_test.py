@@ -111,3 +111,30 @@ def test_an_adapter_run_is_the_base_of_another(adapter, values, base):
 def test_a_plain_model_does_not_start_from_an_adapter(adapter, values, capsys):
     assert train(adapted(values, adapter, adapter=None), adapter.with_name("plain")) == 2
     assert "merge its adapter first (gptjax adapter merge)" in capsys.readouterr().err
+
+
+TEXT = "abcabcab cab a b"
+
+
+def test_a_merged_run_computes_the_same_and_can_be_trained_from(adapter, values, base, capsys):
+    out = adapter.with_name("merged")
+    assert cli.main(["adapter", "merge", f"--workdir={adapter}", f"--out={out}"]) == 0
+    plain, adapted_run = run.load(out), run.load(adapter)
+    logits, expected = plain.logits(TEXT), adapted_run.logits(TEXT)
+    assert plain.config.model.adapter is None and plain.params.keys() == run.load(base).params.keys()
+    assert abs(logits - expected).max() <= 1e-6 < abs(expected - run.load(base).logits(TEXT)).max()
+    assert cli.main(["adapter", "merge", f"--workdir={base}", f"--out={out}2"]) == 2
+    assert "this model has no adapter to merge" in capsys.readouterr().err
+    assert train(adapted(values, out, adapter=None), adapter.with_name("further")) == 0
+
+
+def test_several_adapters_share_one_base(adapter, values, base):
+    other = adapter.with_name("other")
+    assert train(adapted(values, base, adapter="lora(on='qkv')"), other) == 0
+    shared = run.load(base)
+    for path in (adapter, other):
+        both = shared.with_adapter(path)
+        assert both.params["token_embedding"] is shared.params["token_embedding"]
+        assert np.array_equal(both.logits(TEXT), run.load(path).logits(TEXT))
+    with pytest.raises(UserError, match="was trained on step 6 of .* and not on step 4"):
+        run.load(base, 4).with_adapter(adapter)

@@ -51,6 +51,7 @@ class OnLinear(Adapter):
     """One that sits on some of a layer's linear maps, chosen by its field `on`."""
 
     on: typing.ClassVar[str]
+    can_merge: typing.ClassVar[bool] = True  # whether the maps can take its parts up
 
     def part(self, linear, of: targets.Map, pieces: tuple[str, ...], key) -> "Part":
         """What is attached to one linear map."""
