@@ -45,6 +45,7 @@ COMMANDS = {  # name: (module, what it is for)
     ),
     "tokenizer": ("gptjax.commands.tokenizer", "train a tokenizer, or show one and what it does"),
     "import": ("gptjax.commands.import_", "make a run directory from a model of Hugging Face's transformers"),
+    "adapter": ("gptjax.commands.adapter", "merge the adapter of a run into its model"),
     "export": ("gptjax.commands.export", "write a run's model for Hugging Face's transformers"),
     "study": ("gptjax.commands.study", "scaling studies: many runs from one file, and the laws fitted to them"),
     "parity": (

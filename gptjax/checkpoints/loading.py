@@ -6,6 +6,8 @@ is left out by all.
 
 import sys
 
+import jax
+
 from gptjax.checkpoints import validity, weights
 from gptjax.errors import Damaged, UserError, first_line
 from gptjax.hosts import coordination
@@ -35,6 +37,19 @@ def read(directory, step: int | None, item: str, dtype: str | None, program) -> 
     if known:
         raise UserError(f"--workdir={directory.path} has no valid checkpoint; see gptjax verify.")
     raise UserError(f"--workdir={directory.path} has no checkpoint yet; train it further.")
+
+
+def from_base(base, abstract, shardings, dtype=None) -> dict:
+    """The parameters of a tree that lie in a Base. Raises UserError, in all processes: it is not what it was for one."""
+    peers = coordination.among(jax.tree.leaves(shardings)[0].mesh.devices.flat)
+    params, reason, failure = None, "", None
+    try:
+        params = weights.read_base(base, abstract, shardings, dtype)
+    except UserError as error:
+        reason, failure = str(error), error
+    if reason := peers.agree("base loaded", reason):
+        raise UserError(reason) from failure
+    return params
 
 
 def best_step(directory, ema: bool = False) -> tuple[int, str]:

@@ -11,7 +11,9 @@ import math
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from gptjax.checkpoints import base as bases
 from gptjax.checkpoints import checksums, stored, validity
 from gptjax.checkpoints.checkpointer import as_stored, named
 from gptjax.errors import Damaged
@@ -22,14 +24,48 @@ ALIGNMENT = 64  # bytes: a NumPy array that begins so is taken over by JAX on a 
 
 
 @numerics.settings()
-def read(folder, item: str, abstract, shardings, dtype=None) -> dict:
+def read(folder, item: str, abstract, shardings, dtype=None, others: bool = False) -> dict:
     """The arrays "params" or "ema" of the step in a folder: a tree like abstract, laid out by shardings.
 
-    dtype: None: as they are stored. Raises UserError: other arrays than abstract has, a newer schema; Damaged: they are
-    not as they were written (of schema 1, which kept no checksums, as far as TensorStore can tell).
+    dtype: None: as they are stored. others: whether the step may hold more of the item. Raises UserError: other arrays than abstract has, a newer schema; Damaged: they are
+    not as they were written (of schema 1, which kept no checksums, as far as TensorStore can tell). What the step has left
+    in its base is read from there.
     """
+    base = bases.of(validity.description(folder))
+    if base is None:
+        return _read_own(folder, item, abstract, shardings, dtype, others)
+    own, of_base = ({}, {}), ({}, {})
+    held = validity.description(folder)["arrays"]
+    for (name, leaf), place in zip(flatten_dict(abstract, sep="/").items(), flatten_dict(shardings, sep="/").values()):
+        leaves, places = own if f"{item}/{name}" in held else of_base
+        leaves[name], places[name] = leaf, place
+    own, of_base = ([unflatten_dict(tree, sep="/") for tree in each] for each in (own, of_base))
+    if not of_base[0]:
+        return _read_own(folder, item, *own, dtype, others)
+    frozen = read_base(base, *of_base, np.float32 if item == "ema" and dtype is None else dtype)
+    return joined(_read_own(folder, item, *own, dtype, others), frozen)
+
+
+def joined(a: dict, b: dict) -> dict:
+    """Two nested dicts without a common leaf as one."""
+    return unflatten_dict(flatten_dict(a) | flatten_dict(b))
+
+
+def read_base(base: bases.Base, abstract, shardings, dtype=None) -> dict:
+    """The parameters of a tree that lie in a base, as `read`. Raises UserError: the base is not what it was."""
+    base.check()
+    try:
+        return read(base.folder, "params", abstract, shardings, dtype, others=True)
+    except Damaged as error:
+        raise base.refused(f"it is damaged: {error}") from error
+
+
+def _read_own(folder, item: str, abstract, shardings, dtype, others: bool) -> dict:
+    """`read` of what lies in the folder itself."""
     like = {item: jax.tree.map(_placed, abstract, shardings)}
     known = validity.description(folder).get("arrays")
+    if others and known is not None:
+        known = {name: about for name, about in known.items() if name in named(like)}
     try:
         stores = {name: stored.open_array(folder, name) for name in named(like)}
     except Damaged:

@@ -11,6 +11,7 @@ verify           whether a run's files are as they were written
 prepare          token shards from text
 data             what a run reads; data_table.py prints it, data_picture.py draws it
 tokenizer        trains one, or shows what it does
+adapter          merges the adapter of a run into its model
 import_, export  models of other programs
 study            study_plan.py, study_run.py, study_status.py, study_fit.py
 parity           the same training on every mesh

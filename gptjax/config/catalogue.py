@@ -8,7 +8,7 @@ for some fields of the config, as an LSTM has no heads, names them in `foreign`.
 
 import dataclasses
 
-from gptjax.errors import UserError, choose, imported
+from gptjax.errors import UserError, choose, imported, make_chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ ARCHITECTURES = {
             *("attention", "attention_dropout", "linear_bias", "scale_embedding"),
             *("init_std", "position_init_std", "scale_residual_init"),
             *("parametrization", "base_width", "base_depth", "base_d_ff"),
-            *("attention_scale", "task_head"),
+            *("attention_scale", "task_head", "adapter"),
         ),
     ),
 }
@@ -60,3 +60,17 @@ def model_class(name: str):
 def counts(name: str):
     """The module that counts an architecture, imported now. Raises UserError: its entry names none."""
     return imported(entry(name).counts, f"model.architecture={name!r}")
+
+
+# What model.adapter may name: a frozen dataclass of models/adapters/adapter.py each, whose fields are its parameters.
+ADAPTERS = {
+    "lora": "gptjax.models.adapters.lora:Lora",
+    "rslora": "gptjax.models.adapters.lora:RankStabilized",
+    "dora": "gptjax.models.adapters.lora:Dora",
+}
+
+
+def adapter(text: str):
+    """The adapters.adapter.Adapter that model.adapter names. Raises UserError: there is none of the name, or it takes no such
+    parameter."""
+    return make_chosen(text, ADAPTERS, "model.adapter")

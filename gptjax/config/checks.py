@@ -10,7 +10,7 @@ import math
 from gptjax import schedule
 from gptjax.config import bounds, catalogue, chat_checks, text_kinds
 from gptjax.config.mixture_weights import check_weights
-from gptjax.errors import UserError, choose, shorten
+from gptjax.errors import UserError, choose, naming, shorten
 
 MOST_RAMP_SIZES = 1000
 OF_LAYERS = ("band_width", "window_pattern", "rope_pattern", "rope_scaling", "linear_bias")  # see layer_patterns
@@ -77,6 +77,9 @@ def _check_model(m) -> None:
     _check_parametrization(m)
     if m.has_attention:
         _check_attention(m)
+        if m.adapter is not None:
+            with naming(m.adapter, "model.adapter"):
+                catalogue.adapter(m.adapter).check(m)
 
 
 def _check_attention(m) -> None:

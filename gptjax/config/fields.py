@@ -93,6 +93,11 @@ class ModelConfig(_Shown):
     attention_scale: str | None = setting(
         None, "factor of q k: sqrt (1/sqrt(head_dim)) | linear (1/head_dim); None: by parametrization"
     )
+    adapter: str | None = setting(
+        None,
+        "parts added to a frozen model: lora | rslora | dora, or NAME(PARAMETER=VALUE); they alone are"
+        " trained where train.trainable is None",
+    )
     dtype: str = setting(
         "bfloat16", "number format of the matmuls: bfloat16 | float32; that of the parameters is optim.param_dtype"
     )
@@ -137,7 +142,8 @@ class ModelConfig(_Shown):
 
     @property
     def max_dropout(self) -> float:
-        return max(self.embed_dropout, self.attention_dropout, self.residual_dropout)
+        of_adapter = 0.0 if self.adapter is None else catalogue.adapter(self.adapter).dropout_rate
+        return max(self.embed_dropout, self.attention_dropout, self.residual_dropout, of_adapter)
 
     @property
     def shown_shape(self) -> str:

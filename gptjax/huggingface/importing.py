@@ -7,11 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
-from gptjax.checkpoints import consistency
-from gptjax.checkpoints.checkpointer import Checkpointer
 from gptjax.config.fields import CheckpointConfig, Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.data import tokenizers
-from gptjax.data.tokenizers import Tokenizer, save_tokenizer
+from gptjax.data.tokenizers import Tokenizer
 from gptjax.data.tokenizers.simple import IdTokenizer
 from gptjax.errors import UserError
 from gptjax.huggingface import chat_template, ends, families, tensors, vocabulary
@@ -19,10 +17,9 @@ from gptjax.huggingface.base import Family, Tensor
 from gptjax.huggingface.ends import SOURCES
 from gptjax.models import architectures
 from gptjax.parallel import numerics
-from gptjax.rundir import run_directory
+from gptjax.rundir import model_directory, run_directory
 from gptjax.storage import folder_kinds, outputs
 
-STEP = 0
 _STORED_AS = {"float32": "float32", "float16": "float32", "bfloat16": "bfloat16"}  # float16 has no place here: widened
 # Settings of `generate`, which are sample's own here.
 _DRAWN_WITH = """bad_words_ids diversity_penalty do_sample forced_bos_token_id forced_eos_token_id length_penalty max_length
@@ -54,6 +51,7 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow
         notes += [*_unread_fields(values, contents, family), *reader.notes, *more]
     origin = {"from": "hf", "folder": str(source), "architecture": values.get("architectures"), "dtype": dtype}
     write_run(directory, shape, params, chosen, origin | {"files": _to_keep(contents)})
+    notes += chat_template.keep(source, directory.tokenizer) if tokenizer is None else []
     return origin | described(shape, chosen, notes)
 
 
@@ -83,15 +81,7 @@ def write_run(directory, shape: ModelConfig, params: dict, chosen: Tokenizer, im
         train=TrainConfig(steps=1, batch_size=8, tensorboard=False),
         checkpoint=CheckpointConfig(every_steps=None),
     )
-    about = {"imported": imported, "data": None, "tokenizer_hash": chosen.hash}
-    manifest = consistency.begun({}, [], None, config.to_dict(), None, STEP)
-    manifest |= run_directory.provenance(config, run_directory.command_line()) | about
-    _save(directory, config, params, consistency.of_checkpoint(manifest))
-    save_tokenizer(chosen, directory.tokenizer)
-    notes += chat_template.keep(source, directory.tokenizer) if tokenizer is None else []
-    directory.write_json("manifest.json", manifest)
-    directory.metrics.write_text("")
-    directory.write_config(config)  # last: with it the directory is a run
+    model_directory.write(directory, config, params, chosen, {"imported": imported})
 
 
 def _unread_fields(values: dict, contents: dict[str, dict], family: Family) -> list[str]:
@@ -269,15 +259,3 @@ def _check_shape(name: str, given: tuple[int, ...], expected: tuple[int, ...]) -
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _save(directory: run_directory.RunDirectory, config: Config, params: dict, run: dict) -> None:
-    import jax
-
-    directory.path.mkdir(parents=True, exist_ok=True)
-    checkpointer = Checkpointer(directory.checkpoints, config, run=run)
-    try:
-        checkpointer.save({"params": jax.tree.map(jax.numpy.asarray, params)}, STEP)
-        checkpointer.wait()
-    finally:
-        checkpointer.close()

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from gptjax.config import catalogue
 from gptjax.errors import UserError, choose, make_chosen
 from gptjax.models import attention, gpt_counts, language_model, layers, parametrization, rotary
 from gptjax.models.layers import DTYPES
@@ -40,6 +41,8 @@ REMAT = {  # what the forward pass keeps for the backward pass; the rest is comp
 # Layers apart are a CPU's: there the places of a head lie together, as its matrix products read them; with the heads of a
 # place together every token would copy the cache (a fifth of the CPU time of a GPT of 6 x 384, 8 rows of 256 tokens).
 STACKED, APART = "NMGBK", "BGMK"
+
+ADAPTER_STREAM = 2  # of a block's key, beside those of attention and MLP
 
 
 class Attention(nnx.Module):
@@ -114,10 +117,14 @@ class Block(nnx.Module):
         self.attention = Attention(config, key_attention, parametrization.hidden_std(config) * scale)
         self.mlp_norm = norm(config.d_model, config)
         self.mlp = MLP(config, key_mlp, parametrization.hidden_std(config, of_mlp=True) * scale)
+        if config.adapter is not None:
+            catalogue.adapter(config.adapter).attach(self, config, jax.random.fold_in(key, ADAPTER_STREAM))
 
     def __call__(self, x_BLD, attend, position_BL, key=None):
         """The next residual stream and what attend returned beside its output."""
         rate = self.config.residual_dropout
+        if self.config.adapter is not None and key is not None:
+            catalogue.adapter(self.config.adapter).give_keys(self, jax.random.fold_in(key, ADAPTER_STREAM))
         key_attention, key_mlp = (None, None) if key is None else jax.random.split(key)
         if self.config.norm_position == "post":
             a, extra = self.attention(x_BLD, attend, position_BL)

@@ -5,6 +5,7 @@ A = n_heads * head_dim, T = context_length.
 
 import typing
 
+from gptjax.config import catalogue
 from gptjax.config.fields import ModelConfig
 from gptjax.errors import choose
 
@@ -46,6 +47,9 @@ def layer_parameters(model: ModelConfig, relative_positions: bool = False) -> tu
     biases = sum(size for part, size in sizes.items() if has_bias(model, part))
     qk_gains = 2 * model.head_size if model.qk_norm else 0
     vectors = biases + qk_gains + 2 * _norm_parameters(model)
+    if model.adapter is not None:
+        of_adapter = catalogue.adapter(model.adapter).layer_parameters(model)
+        matrices, vectors = matrices + of_adapter[0], vectors + of_adapter[1]
     return (matrices + width * q, vectors + 2 * q) if relative_positions else (matrices, vectors)
 
 

@@ -87,6 +87,7 @@ class Linear(nnx.Module):
         }
         self.weight = nnx.Param(normal(key, (*inputs, *outputs), std), axes=axes, kind="matrix", **dims)
         self.scale = None  # of each output, where the weight is in int8
+        self.adapter = None  # an adapters.adapter.Part, which is then called in the place of this map
         if bias:
             self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32), axes=axes[n_inputs:], kind="vector")
         else:
@@ -96,13 +97,21 @@ class Linear(nnx.Module):
         return self.part(x, ...)
 
     def part(self, x, index):
-        """The map to the outputs at an index of their second dimension; ...: to all."""
+        """The map to the outputs at an index of their second dimension, adapted where it has an adapter; ...: to all."""
+        return self.plain(x, index) if self.adapter is None else self.adapter(self, x, index)
+
+    def plain(self, x, index, biased: bool = True):
+        """`part` without its adapter."""
         outputs = ... if index is ... else (slice(None), index)
         weight = self.weight[... if index is ... else (*[slice(None)] * len(self.inputs), *outputs)]
-        bias = None if self.bias is None else self.bias[outputs]
+        bias = None if self.bias is None or not biased else self.bias[outputs]
         if self.scale is not None:
             return linear_of_bytes(x, weight, self.scale[outputs], bias, len(self.inputs))
         return LINEAR[sharding.platform()](x, weight, bias, len(self.inputs))
+
+    def whole_weight(self):
+        """[*inputs, *outputs], of bytes what they stand for."""
+        return self.weight[...] if self.scale is None else self.weight[...].astype(jnp.float32) * self.scale[...]
 
     def hold_bytes(self) -> None:
         """Gives it a weight in int8 and scales, all 0, in place of its weight, which may be stacked."""

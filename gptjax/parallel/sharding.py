@@ -29,6 +29,7 @@ RULES = {
     "gate": None,
     "head_dim": None,
     "outputs": None,  # of a task head
+    "rank": None,  # of an adapter
     # activations
     "batch": ("replica", "fsdp"),
     "length": "sequence",  # where heads or MLP are split

@@ -166,6 +166,26 @@ class Run:
         number, params = _read(self.directory, step, self.item, self.dtype, self.program)
         return dataclasses.replace(self, params=params, step=number)
 
+    @checked()
+    def merged(self) -> "Run":
+        """The same model without an adapter, whose part its matrices have taken up, in float32. Raises UserError: it has none,
+        or one that can't be merged."""
+        from gptjax.run import adapters
+
+        return adapters.merged(self, self._placed)
+
+    @checked()
+    def with_adapter(self, path: str | os.PathLike, step: int | None = None) -> "Run":
+        """The same parameters with the adapter that another run has trained on them, of a step or the newest: several adapters
+        share one base in memory. Raises UserError: it was trained on others."""
+        from gptjax.run import adapters
+
+        return adapters.with_adapter(self, path, step, self._placed)
+
+    def _placed(self, config: Config) -> placed.Placed:
+        """Of a Config on this mesh, in this dtype."""
+        return _program(config, self.dtype, dict(self.mesh.shape))
+
     @property
     def metrics(self):
         """metrics.jsonl as it is now: a pandas DataFrame with a row for each line.

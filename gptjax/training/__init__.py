@@ -3,11 +3,8 @@
 loop            call after call of the train step: the numbers of the one before, hooks, checkpoint
 step            one optimizer step, a pure function of state, batch and learning rate
 losses          what is minimised, by name
-<<<<<<< HEAD
 neftune         noise on embeddings, for fine-tuning
-=======
 task_losses     the losses of labelled examples
->>>>>>> heads
 trainable       which parameters are trained
 program         a config on a mesh, ready to run: shapes, layouts, jitted functions
 feed            what the step takes, ready on the devices one call ahead

@@ -254,13 +254,14 @@ def begin(known: dict, directory, program, keeper, peers):
     First the rows, then the checkpoint: killed in between, all is done again. Returns a resume.Resumed.
     """
     from gptjax.checkpoints.checkpointer import Checkpointer
-    from gptjax.training.resume import Resumed, read_state
+    from gptjax.training.resume import Resumed, frozen_of, read_state
 
     origin = Origin(run_directory.open_run(known["run"]), known["step"])
     reader = Checkpointer(origin.run.checkpoints, None, peers)
     try:
         state = read_state(reader, origin.step, program.abstract_state, program.state_sharding)
         data = reader.meta(origin.step)
+        keeper.frozen = frozen_of(reader, origin.step, program.abstract_state)
     finally:
         reader.close()
     if peers.index == 0:

@@ -9,7 +9,8 @@ before the first step and refused by name where it cannot be meant:
     parameters  of the same names and shapes; those that the other run does not have, such as a head, are initialised
                 from train.seed and listed; those that this model has no place for are refused
 
-The parameters become the run's own first checkpoint, of step 0, so that it does not need the other run any more. Where they
+The parameters become the run's own first checkpoint, of step 0, so that it does not need the other run any more; but for
+those that a run with an adapter (model.adapter) keeps frozen, which stay where they are (checkpoints/base.py). Where they
 came from stands in manifest.json under "started_from". To go on with a run's steps instead: branching.py.
 """
 
@@ -21,12 +22,12 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gptjax.checkpoints import consistency, loading, validity
+from gptjax.checkpoints import base, consistency, loading
 from gptjax.config import bounds
 from gptjax.errors import UserError
 from gptjax.rundir import run_directory
 from gptjax.storage import folder_kinds
-from gptjax.training import new_symbols
+from gptjax.training import new_symbols, trainable
 from gptjax.training.branching import Origin, config_at, digest
 
 SHOWN = 5  # names of parameters in a line
@@ -131,7 +132,7 @@ def _added_symbols(origin: Origin, theirs: dict, tokenizer) -> tuple[str, ...]:
 
 def _their_shapes(origin: Origin) -> dict[str, tuple[int, ...]]:
     """Of the other run's parameters; {}: its checkpoint is of schema 1, which does not say."""
-    known = validity.description(origin.run.checkpoints / str(origin.step)).get("arrays") or {}
+    known = base.arrays(origin.run.checkpoints / str(origin.step)) or {}
     return {name.removeprefix("params/"): tuple(about["shape"]) for name, about in known.items() if _is_param(name)}
 
 
@@ -150,7 +151,9 @@ def _initialised(origin: Origin, abstract_params: dict, model: dict, vocab_dims:
         raise _refused(str(origin), f"{listed(others)}{differing}", "use the same shapes for this model")
     homeless = sorted(theirs.keys() - ours.keys())
     if homeless:
-        raise _refused(str(origin), f"this model has no {listed(homeless)}{differing}", "add those parts to this model")
+        adapted = any("/adapter/" in f"/{name}" for name in homeless)
+        mend = "merge its adapter first (gptjax adapter merge)" if adapted else "add those parts to this model"
+        raise _refused(str(origin), f"this model has no {listed(homeless)}{differing}", mend)
     return sorted(ours.keys() - theirs.keys())
 
 
@@ -185,9 +188,22 @@ def begin(started: dict, config, program, keeper):
     params = unflatten_dict(flatten_dict(state.params, sep="/") | flatten_dict(params, sep="/"), sep="/")
     ema = None if state.ema is None else jax.tree.map(lambda p: jnp.copy(p.astype(jnp.float32)), params)
     state = state._replace(params=params, ema=ema)
+    keeper.frozen = _frozen(started, config, names - symbols["shapes"].keys())
     data = {"batch_hash": f"{0:016x}", "rows_read": 0}
     keeper.save(state, 0, last=True, **data)
     return Resumed(0, state, data, said(started))
+
+
+def _frozen(started: dict, config, taken):
+    """The resume.Frozen that a run with an adapter leaves in the other: of the parameters it has taken, all that it does not
+    train; None for a run without."""
+    from gptjax.training.resume import Frozen
+
+    if config.model.adapter is None or started["checkpoint_sha256"] is None:
+        return None
+    names = flatten_dict(trainable.split(dict.fromkeys(taken), config)[1], sep="/")
+    of_base = base.Base(started["run"], started["step"], started["checkpoint_sha256"])
+    return Frozen(of_base, frozenset(names)) if names else None
 
 
 def said(started: dict) -> str:

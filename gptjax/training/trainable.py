@@ -12,6 +12,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gptjax.errors import UserError
 
+OF_ADAPTER = "*adapter/*"  # all parameters that an adapter adds to a model
+
 
 def split(tree: dict, config) -> tuple[dict, dict]:
     """(trained, frozen) of a tree like the parameters: the same tree and {} where a Config trains all of them."""
@@ -38,8 +40,10 @@ def share(params: dict, config) -> float:
 
 
 def patterns_of(config) -> list[str] | None:
-    """Of train.trainable; None: all are trained."""
+    """Of train.trainable; None: all are trained. A model with an adapter trains that alone unless it says otherwise."""
     given = config.train.trainable
+    if given is None and config.model.adapter is not None:
+        return [OF_ADAPTER]
     return None if given in (None, "all") else [pattern.strip() for pattern in given.split(",")]
 
 
