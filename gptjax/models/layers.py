@@ -160,7 +160,7 @@ class RMSNormPlusOne(RMSNorm):
         self.gain = nnx.Param(jnp.zeros(size, jnp.float32), axes=(axis,), kind="vector")
 
     def __call__(self, x):
-        return rms_norm(x, 1 + self.gain[...], self.eps)
+        return rms_norm(x, 1 + self.gain[...].astype(jnp.float32), self.eps)  # a sum that bfloat16 would round
 
 
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm, "rmsnorm_plus_one": RMSNormPlusOne}
