@@ -189,6 +189,13 @@ def test_every_kind_of_parameter_of_a_tiny_gpt_counted_by_hand():
         ({"head_dim": 6}, 4 * 8 * 4 + 3 * 4),  # heads * head_dim = 12, not the width
         ({"d_ff": 20}, -12 * (8 + 8 + 1)),
         ({"band_width": 2}, 0),
+        ({"mlp": "geglu"}, 8 * 32 + 32),
+        ({"norm": "rmsnorm_plus_one"}, -3 * 8),
+        ({"linear_bias": "qkv"}, -(8 + 32 + 8)),
+        ({"linear_bias": "out,mlp"}, -24),
+        ({"bias": False, "linear_bias": "mlp"}, -(24 + 8) - 3 * 8),
+        ({"position": "rope", "rope_pattern": "N", "rope_scaling": "linear(factor=2)"}, -4 * 8),
+        ({"scale_embedding": True}, 0),
     ],
     ids=str,
 )
