@@ -234,6 +234,15 @@ def test_a_band_is_counted_in_every_second_layer_of_every_convention_with_attent
     assert dense["exact"] - banded["exact"] == 12 * 8 * (2.5 - mean_keys)
 
 
+def test_a_window_of_every_layer_is_counted_in_each_and_of_three_in_four_in_three():
+    shape = dict(vocab_size=10, context_length=4, n_layers=4, d_model=8, n_heads=2, band_width=2, position="rope")
+    pairs = {"S": 4 * (1 + 2 + 2 + 2), "SSLS": 3 * (1 + 2 + 2 + 2) + (1 + 2 + 3 + 4)}
+    for pattern, count in pairs.items():
+        model = ModelConfig(**shape, window_pattern=pattern, rope_pattern="RN")
+        assert gpt_counts.mixing_flops(model) == 4 * 8 * count
+        assert gpt_counts.full_mixing_flops(model) == 4 * 8 * (4 * 2 + 2 * (pattern == "SSLS"))
+
+
 @pytest.mark.parametrize("length,band", [(1, None), (7, None), (7, 1), (7, 3), (7, 7), (7, 20)])
 def test_visible_pairs_equal_the_pairs_counted_one_by_one(length, band):
     pairs = [(q, k) for q in range(length) for k in range(length) if k <= q and (band is None or q - k < band)]
