@@ -86,7 +86,7 @@ def reference_logits(config: ModelConfig, params: dict, token_L, prefix: int = 0
 
 def reference_norm(config, norm, x):
     if config.norm.startswith("rmsnorm"):
-        return rms_normalised(config, x) * (norm["gain"] + (config.norm == "rmsnorm_plus_one"))
+        return rms_normalised(config, x) * (norm["gain"] if "gain" in norm else 1 + norm["offset"])
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + config.norm_eps)
     return x * norm["gain"] + norm.get("bias", 0)
 
