@@ -32,6 +32,7 @@ class Gemma(Llama):
     biases = {"attention_bias": ("qkv", "out")}
     heads_divide_width = False
     norm = "rmsnorm_plus_one"
+    norm_parameter = "offset"
     scale_embedding = True
 
 

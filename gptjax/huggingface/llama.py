@@ -111,6 +111,7 @@ class Llama(Family):
     always_biased: tuple[str, ...] = ()  # linear maps that have one in every such model
     heads_divide_width = True  # whether transformers asks that, even of heads that are wider
     norm = "rmsnorm"
+    norm_parameter = "gain"
     qk_norm = False
     scale_embedding = False
 
@@ -120,9 +121,9 @@ class Llama(Family):
             *_linear_maps("weight"),
             *_linear_maps("bias", _biased(model)),
             *(_QK_NORMS if self.qk_norm else ()),
-            Tensor("blocks.attention_norm.gain", ("layers.{}.input_layernorm.weight",)),
-            Tensor("blocks.mlp_norm.gain", ("layers.{}.post_attention_layernorm.weight",)),
-            Tensor("final_norm.gain", ("norm.weight",)),
+            Tensor(f"blocks.attention_norm.{self.norm_parameter}", ("layers.{}.input_layernorm.weight",)),
+            Tensor(f"blocks.mlp_norm.{self.norm_parameter}", ("layers.{}.post_attention_layernorm.weight",)),
+            Tensor(f"final_norm.{self.norm_parameter}", ("norm.weight",)),
             *self.head_tensors(model),
         )
 

@@ -71,10 +71,18 @@ def scaling_in(filled: dict) -> str | None:
         values["original_context_length"] = outside or inside or filled["max_position_embeddings"]
     if name == "yarn":
         values |= _of_yarn(settings, values, filled["max_position_embeddings"])
-    written = ", ".join(f"{each}={value!r}" for each, value in values.items() if value is not None)
-    text = f"{name}({written})"
-    make_chosen(text, rotary.SCALINGS, "rope_type")
-    return text
+    as_typed = {each: value for each, value in values.items() if value is not None}
+    return _call(name, _different(make_chosen(_call(name, as_typed), rotary.SCALINGS, "rope_type")))
+
+
+def _call(name: str, parameters: dict) -> str:
+    return f"{name}({', '.join(f'{each}={value!r}' for each, value in parameters.items())})"
+
+
+def _different(scaling) -> dict:
+    """The parameters of a scaling that are not at their defaults."""
+    values = {field.name: (getattr(scaling, field.name), field.default) for field in dataclasses.fields(scaling)}
+    return {name: value for name, (value, default) in values.items() if value != default}
 
 
 def _of_yarn(settings: dict, values: dict, context_length: int) -> dict:
@@ -97,11 +105,7 @@ def fields_of_theirs(model: ModelConfig) -> dict:
     if model.rope_scaling is not None:
         name, _ = written_call(model.rope_scaling, rotary.SCALINGS, "model.rope_scaling")
         scaling = make_chosen(model.rope_scaling, rotary.SCALINGS, "model.rope_scaling")
-        settings = {"rope_type": name} | {
-            _theirs(field.name): value
-            for field in dataclasses.fields(scaling)
-            if (value := getattr(scaling, field.name)) != field.default
-        }
+        settings = {"rope_type": name} | {_theirs(each): value for each, value in _different(scaling).items()}
     return {
         "rope_parameters": {"rope_theta": model.rope_theta} | settings,
         "rope_theta": model.rope_theta,

@@ -161,15 +161,15 @@ def rms_norm(x, gain, eps: float):
     return (x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + eps) * gain).astype(x.dtype)
 
 
-class RMSNormPlusOne(RMSNorm):
-    """With a gain of 1 + w, w at 0 at first: weight decay draws it to 1 (Gemma Team 2024, in their released code)."""
+class RMSNormPlusOne(nnx.Module):
+    """RMSNorm with a gain of 1 + offset, which weight decay draws to 1 (Gemma Team 2024, in their released code)."""
 
     def __init__(self, size: int, config, axis: str = "embed"):
-        super().__init__(size, config, axis)
-        self.gain = nnx.Param(jnp.zeros(size, jnp.float32), axes=(axis,), kind="vector")
+        self.eps = config.norm_eps
+        self.offset = nnx.Param(jnp.zeros(size, jnp.float32), axes=(axis,), kind="vector")
 
     def __call__(self, x):
-        return rms_norm(x, 1 + self.gain[...], self.eps)
+        return rms_norm(x, 1 + self.offset[...].astype(jnp.float32), self.eps)  # a sum that bfloat16 would round
 
 
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm, "rmsnorm_plus_one": RMSNormPlusOne}

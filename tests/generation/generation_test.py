@@ -72,10 +72,15 @@ VARIANTS_APART = {
     "gpt2": False,
     "gpt3": False,
     "wide_heads": False,
+    "patterned": False,
+    "patterned apart": True,
+    "gemma": False,
 }
 
 
-@pytest.mark.parametrize("name", runs.default_or_slow(VARIANTS_APART, ("gpt1", "modern", "gpt3 apart", "lstm apart")))
+@pytest.mark.parametrize(
+    "name", runs.default_or_slow(VARIANTS_APART, ("gpt1", "modern", "gpt3 apart", "lstm apart", "patterned"))
+)
 def test_ragged_prompts_give_the_texts_and_log_probabilities_of_the_model_without_a_cache(engine_of, name):
     engine = engine_of(name.split()[0], VARIANTS_APART[name])
     for row in run(engine, PROMPTS, max_tokens=7, temperature=0, logprobs=True):

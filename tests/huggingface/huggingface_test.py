@@ -127,7 +127,7 @@ def test_names_without_prefix_buffers_and_a_tied_head_written_out_are_read(impor
 
 
 BAD_CONFIGS = {
-    "another model": (dict(model_type="bloom"), "model_type 'bloom'; gptjax imports openai-gpt, gpt2 and llama"),
+    "another model": (dict(model_type="bloom"), "model_type 'bloom'; gptjax imports openai-gpt, gpt2, .* and gemma"),
     "no name": (dict(model_type=["gpt2"]), r"model_type \['gpt2'\]; gptjax imports"),
     "relu": (dict(activation_function="relu"), "its activation is 'relu', not one of gelu_new"),
     "scaling": (dict(scale_attn_by_inverse_layer_idx=True), "scales attention by the layer"),
@@ -206,10 +206,10 @@ def test_a_folder_that_lacks_something_is_refused(tmp_path, name):
 
 MODERN = dict(position="rope", norm="rmsnorm", mlp="swiglu", n_kv_heads=2, qk_norm=True, logit_softcap=9.0, bias=False)
 REFUSED = {
-    "banded": (dict(n_layers=4, band_width=3), r"every second layer sees 3 tokens only \(model.band_width\)"),
+    "banded": (dict(n_layers=4, band_width=3), r"some of its layers see 3 tokens only \(model.band_width\)"),
     "modern": (
         MODERN,
-        "as Hugging Face's LlamaForCausalLM: it normalises .*; it caps its logits .*; transformers has no such model",
+        "as Hugging Face's Qwen3ForCausalLM: it caps its logits .*; transformers has no such model",
     ),
     "heads": (dict(head_dim=16), "4 heads of 16 are not as wide as the model, 32"),
     "post with a final norm": (dict(norm_position="post"), "norm_position='post' with final_norm=True"),

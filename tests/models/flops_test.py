@@ -189,6 +189,13 @@ def test_every_kind_of_parameter_of_a_tiny_gpt_counted_by_hand():
         ({"head_dim": 6}, 4 * 8 * 4 + 3 * 4),  # heads * head_dim = 12, not the width
         ({"d_ff": 20}, -12 * (8 + 8 + 1)),
         ({"band_width": 2}, 0),
+        ({"mlp": "geglu"}, 8 * 32 + 32),
+        ({"norm": "rmsnorm_plus_one"}, -3 * 8),
+        ({"linear_bias": "qkv"}, -(8 + 32 + 8)),
+        ({"linear_bias": "out,mlp"}, -24),
+        ({"bias": False, "linear_bias": "mlp"}, -(24 + 8) - 3 * 8),
+        ({"position": "rope", "rope_pattern": "N", "rope_scaling": "linear(factor=2)"}, -4 * 8),
+        ({"scale_embedding": True}, 0),
     ],
     ids=str,
 )
@@ -225,6 +232,15 @@ def test_a_band_is_counted_in_every_second_layer_of_every_convention_with_attent
     assert dense["6n_attn_full"] - banded["6n_attn_full"] == 12 * 8 * (4 - 2)
     assert dense["6n_attn_causal"] - banded["6n_attn_causal"] == 12 * 8 * (2.5 - mean_keys)
     assert dense["exact"] - banded["exact"] == 12 * 8 * (2.5 - mean_keys)
+
+
+def test_a_window_of_every_layer_is_counted_in_each_and_of_three_in_four_in_three():
+    shape = dict(vocab_size=10, context_length=4, n_layers=4, d_model=8, n_heads=2, band_width=2, position="rope")
+    pairs = {"S": 4 * (1 + 2 + 2 + 2), "SSLS": 3 * (1 + 2 + 2 + 2) + (1 + 2 + 3 + 4)}
+    for pattern, count in pairs.items():
+        model = ModelConfig(**shape, window_pattern=pattern, rope_pattern="RN")
+        assert gpt_counts.mixing_flops(model) == 4 * 8 * count
+        assert gpt_counts.full_mixing_flops(model) == 4 * 8 * (4 * 2 + 2 * (pattern == "SSLS"))
 
 
 @pytest.mark.parametrize("length,band", [(1, None), (7, None), (7, 1), (7, 3), (7, 7), (7, 20)])

@@ -14,8 +14,8 @@ from flax import nnx
 
 from gptjax import flops
 from gptjax.config.fields import Config, MeshConfig, ModelConfig, TrainConfig
-from gptjax.errors import UserError
-from gptjax.models import architectures, attention, splash
+from gptjax.errors import UserError, make_chosen
+from gptjax.models import architectures, attention, rotary, splash
 from gptjax.models import gpt as model
 from gptjax.parallel import meshes
 from gptjax.training import program as programs
@@ -59,15 +59,16 @@ def changed(tree, path: str, layer, change):
 
 def reference_logits(config: ModelConfig, params: dict, token_L, prefix: int = 0) -> np.ndarray:
     params = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
-    x_LD = params["token_embedding"][token_L]
+    x_LD = params["token_embedding"][token_L] * (math.sqrt(config.d_model) if config.scale_embedding else 1)
     if config.position == "learned":
         x_LD = x_LD + params["position_embedding"][: len(token_L)]
     for n in range(config.n_layers):
         block = jax.tree.map(lambda a: a[n], params["blocks"])
-        window = config.band_width if n % 2 == 1 else None
+        window = config.band_width if config.window_pattern[n % len(config.window_pattern)] == "S" else None
+        rotates = config.position == "rope" and config.rope_pattern[n % len(config.rope_pattern)] == "R"
 
-        def attend(x_LD, block=block, window=window):
-            return reference_attention(config, block["attention"], x_LD, window, prefix)
+        def attend(x_LD, block=block, window=window, rotates=rotates):
+            return reference_attention(config, block["attention"], x_LD, window, prefix, rotates)
 
         def mlp(x_LD, block=block):
             return reference_mlp(config, block["mlp"], x_LD)
@@ -84,8 +85,8 @@ def reference_logits(config: ModelConfig, params: dict, token_L, prefix: int = 0
 
 
 def reference_norm(config, norm, x):
-    if config.norm == "rmsnorm":
-        return rms_normalised(config, x) * norm["gain"]
+    if config.norm.startswith("rmsnorm"):
+        return rms_normalised(config, x) * (norm["gain"] if "gain" in norm else 1 + norm["offset"])
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + config.norm_eps)
     return x * norm["gain"] + norm.get("bias", 0)
 
@@ -94,7 +95,7 @@ def rms_normalised(config, x):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps)
 
 
-def reference_attention(config, p, x_LD, window, prefix):
+def reference_attention(config, p, x_LD, window, prefix, rotates):
     K, group = config.head_size, config.n_heads // config.kv_heads
     heads_out = []
     for h in range(config.n_heads):
@@ -102,13 +103,13 @@ def reference_attention(config, p, x_LD, window, prefix):
 
         def projected(slot, g=g):
             y_LK = x_LD @ p["qkv"]["weight"][:, g, slot]
-            return y_LK + p["qkv"]["bias"][g, slot] if config.bias else y_LK
+            return y_LK + p["qkv"].get("bias", np.zeros_like(p["qkv"]["weight"][0]))[g, slot]
 
         q_LK, k_LK, v_LK = projected(r), projected(group), projected(group + 1)
         if config.qk_norm:
             q_LK = rms_normalised(config, q_LK) * p["q_norm"]["gain"]
             k_LK = rms_normalised(config, k_LK) * p["k_norm"]["gain"]
-        if config.position == "rope":
+        if rotates:
             q_LK, k_LK = (reference_rotation(config, x) for x in (q_LK, k_LK))
         out_LK = np.zeros_like(v_LK)
         for query in range(len(x_LD)):
@@ -117,21 +118,26 @@ def reference_attention(config, p, x_LD, window, prefix):
             weight = np.exp(k_LK[first:stop] @ q_LK[query] / math.sqrt(K))
             out_LK[query] = weight / weight.sum() @ v_LK[first:stop]
         heads_out.append(out_LK @ p["out"]["weight"][h])
-    return sum(heads_out) + (p["out"]["bias"] if config.bias else 0)
+    return sum(heads_out) + p["out"].get("bias", 0)
 
 
 def reference_rotation(config, x_LK):
-    """Pairs (i, i + K/2) as complex numbers, turned by position * theta^(-2 i / K)."""
+    """Pairs (i, i + K/2) as complex numbers, turned by position * theta^(-2 i / K), or by what scaling makes of that."""
     half = x_LK.shape[1] // 2
     z = x_LK[:, :half] + 1j * x_LK[:, half:]
-    angle = np.arange(len(x_LK))[:, None] / config.rope_theta ** (2 * np.arange(half) / x_LK.shape[1])
-    z = z * np.exp(1j * angle)
+    rate, gain = config.rope_theta ** (-2 * np.arange(half) / x_LK.shape[1]), 1.0
+    if config.rope_scaling:  # whose rates are held to transformers' in rope_scaling_test
+        scaling = make_chosen(config.rope_scaling, rotary.SCALINGS, "model.rope_scaling")
+        rate, gain = scaling.rates(config.rope_theta, half), scaling.gain
+    z = z * gain * np.exp(1j * np.arange(len(x_LK))[:, None] * rate)
     return np.concatenate([z.real, z.imag], axis=1)
 
 
 def reference_mlp(config, p, x_LD):
-    bias = (lambda layer: layer["bias"]) if config.bias else (lambda layer: 0)
-    h = np.tensordot(x_LD, p["up"]["weight"], 1) + bias(p["up"])
+    h = np.tensordot(x_LD, p["up"]["weight"], 1) + p["up"].get("bias", 0)
+    value = 1
+    if config.mlp == "geglu":
+        h, value = h[:, 0], h[:, 1]
     if config.mlp == "swiglu":
         h = h[:, 0] / (1 + np.exp(-h[:, 0])) * h[:, 1]
     elif config.mlp == "relu2":
@@ -139,8 +145,8 @@ def reference_mlp(config, p, x_LD):
     elif config.mlp == "gelu":
         h = h * 0.5 * (1 + np.vectorize(math.erf)(h / math.sqrt(2)))
     else:
-        h = 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
-    return h @ p["down"]["weight"] + bias(p["down"])
+        h = 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3))) * value
+    return h @ p["down"]["weight"] + p["down"].get("bias", 0)
 
 
 def test_the_forward_pass_equals_a_slow_one_written_from_the_papers(gpt_variant):
@@ -264,7 +270,8 @@ def test_padding_of_the_vocabulary_takes_no_part(variant):
 # Cache
 
 
-CACHED = ["gpt3", "modern", "lstm"]  # layers that forget, fewer key heads at turned positions, a state
+# layers that forget, fewer key heads at turned positions, a state, windows beside layers without positions
+CACHED = ["gpt3", "modern", "lstm", "patterned"]
 
 
 @pytest.mark.parametrize("name", runs.default_or_slow(VARIANTS, CACHED))

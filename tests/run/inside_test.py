@@ -21,14 +21,15 @@ def slow(gpt_variant):
         block = nnx.merge(
             *[part if i == 0 else jax.tree.map(lambda a: a[n], part) for i, part in enumerate(nnx.split(gpt.blocks))]
         )
-        window = config.band_width if config.layer_period == 2 and n % 2 else None
+        window = config.band_width if config.window_pattern[n % len(config.window_pattern)] == "S" else None
+        rotates = config.rope_pattern[n % len(config.rope_pattern)] == "R"
 
         def attend(q, k, v):
             weight, out = numpy_attention(*map(np.float64, (q, k, v)), window)
             weights.append(weight)
             return jax.numpy.float32(out), None
 
-        x_BLD, _ = block(x_BLD, attend, position_BL)
+        x_BLD, _ = block(x_BLD, attend, position_BL if rotates else None)
         stream.append(x_BLD)
     return np.stack(weights), np.stack(stream)
 
