@@ -19,7 +19,7 @@ def read(metadata, reader, values: dict) -> dict | None:
     """rope_scaling of transformers; None: positions are plain. metadata: an architectures.Metadata."""
     kind = metadata.text("rope.scaling.type", "none")
     if FACTORS in reader.tensors:
-        return _of_factors(reader, values)
+        return _of_tensor(reader, values)
     factor = metadata.number("rope.scaling.factor", metadata.number("rope.scale_linear", 1.0))
     if kind == "none" and factor == 1:
         return None
@@ -43,21 +43,29 @@ def llama3_factors(scaling: dict, theta: float, head_size: int) -> np.ndarray:
     return 1 / ((1 - smooth) / factor + smooth)
 
 
-def _of_factors(reader, values: dict) -> dict:
+def _of_tensor(reader, values: dict) -> dict:
     """Raises UserError: factors that no settings of Llama 3 give."""
-    theta, head_size = values["rope_theta"], values["head_dim"]
-    tensor = reader.tensors[FACTORS]
-    factors = reader.read(FACTORS).astype(np.float64) if tensor.shape == (head_size // 2,) else np.zeros(1)
-    if (factors > 0).all():
-        scaling = {"rope_type": "llama3", "factor": float(str(np.float32(factors.max())))}
-        for settings in (_LLAMA3, *_between(factors, theta, head_size)):
-            made = llama3_factors(scaling | settings, theta, head_size)
-            if np.allclose(made, factors, rtol=_CLOSE, atol=0):
-                return scaling | settings
-    raise UserError(
-        f"{reader.where}: {FACTORS} of {list(tensor.shape)} holds factors of rotary positions that no settings of Llama 3"
-        " give; expected a model whose positions are plain or scaled as Llama 3's."
-    )
+    shape = reader.tensors[FACTORS].shape
+    fits = shape == (values["head_dim"] // 2,)
+    scaling = of_factors(reader.read(FACTORS), values["rope_theta"], values["head_dim"]) if fits else None
+    if scaling is None:
+        raise UserError(
+            f"{reader.where}: {FACTORS} of {list(shape)} holds factors of rotary positions that no settings of Llama 3"
+            " give; expected a model whose positions are plain or scaled as Llama 3's."
+        )
+    return scaling
+
+
+def of_factors(factors: np.ndarray, theta: float, head_size: int) -> dict | None:
+    """rope_scaling of transformers with the settings that give these factors, float32 [K / 2]; None: none do."""
+    if not (factors > 0).all():
+        return None
+    scaling = {"rope_type": "llama3", "factor": float(str(np.float32(factors.max())))}
+    for settings in (_LLAMA3, *_between(factors.astype(np.float64), theta, head_size)):
+        made = llama3_factors(scaling | settings, theta, head_size)
+        if np.allclose(made, factors, rtol=_CLOSE, atol=0):
+            return scaling | settings
+    return None
 
 
 def _between(factors: np.ndarray, theta: float, head_size: int) -> list[dict]:

@@ -3,10 +3,11 @@
 import json
 
 from gptjax.data import tokenizers
-from gptjax.data.tokenizers import library_json, merges
+from gptjax.data.tokenizers import library_json, merges, sentencepiece_json
 from gptjax.data.tokenizers.base import END_OF_TEXT, PROBES, Tokenizer
 from gptjax.data.tokenizers.byte_level import byte_of_character
 from gptjax.data.tokenizers.library_json import BYTE_LEVEL
+from gptjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
 from gptjax.errors import UserError
 
 
@@ -17,6 +18,8 @@ def read(folder) -> tuple[Tokenizer | None, list[str]]:
     "gpt2"; else tokenizer.json counts, and is made of the two where there is none.
     """
     has_json, has_two = (folder / "tokenizer.json").exists(), merges.names_in(folder) is not None
+    if has_json and (of_pieces := _sentencepiece_in(folder / "tokenizer.json")):
+        return of_pieces
     numbered = _gpt2_numbered(folder) if has_two else None
     if numbered is None:
         return (tokenizers.from_spec(f"hf:{folder}") if has_json or has_two else None), []
@@ -29,6 +32,22 @@ def read(folder) -> tuple[Tokenizer | None, list[str]]:
     if _same(of_json, numbered):
         return numbered, []
     return of_json, ["tokenizer.json is the tokenizer; vocab.json and merges.txt say something else"]
+
+
+def _sentencepiece_in(file) -> tuple[Tokenizer, list[str]] | None:
+    """(the tokenizer, notes) of a tokenizer.json that holds a SentencePiece model; None: it holds another, or none."""
+    definition = file.read_bytes()
+    try:
+        fields = json.loads(definition)
+    except (ValueError, RecursionError):
+        return None  # which is said where it is read
+    if not sentencepiece_json.is_sentencepiece(fields):
+        return None
+    model = sentencepiece_json.as_model(definition, str(file), with_prefix=False)
+    notes = []
+    if sentencepiece_json.puts_a_space_before(definition, str(file)):
+        notes.append("tokenizer.json puts a space before texts; it is not: a text has the tokens of its own, no more")
+    return SentencePieceTokenizer.checked(model, str(file)), notes
 
 
 def _gpt2_numbered(folder) -> Tokenizer | None:
@@ -124,6 +143,11 @@ def _hf(tokenizer: Tokenizer) -> dict[str, bytes]:
     return {"tokenizer.json": library_json.dumped(fields)}
 
 
+def _sentencepiece(tokenizer: Tokenizer) -> dict[str, bytes]:
+    added = {name: tokenizer.special[name] for name in tokenizer.added}
+    return {"tokenizer.json": sentencepiece_json.as_tokenizer_json(tokenizer.definition, added)}
+
+
 def _bytes(tokenizer: Tokenizer) -> dict[str, bytes]:
     vocab = {_written(bytes([b])): b for b in range(256)}
     return {"tokenizer.json": _file(tokenizer, library_json.bpe(vocab, []), BYTE_LEVEL | {"use_regex": False})}
@@ -137,7 +161,7 @@ def _chars(tokenizer: Tokenizer) -> dict[str, bytes]:
     return {"tokenizer.json": _file(tokenizer, model, split, decoder={"type": "Fuse"})}
 
 
-_WRITERS = {"gpt2": _gpt2, "hf": _hf, "bytes": _bytes, "chars": _chars}
+_WRITERS = {"gpt2": _gpt2, "hf": _hf, "bytes": _bytes, "chars": _chars, "sentencepiece": _sentencepiece}
 
 
 def _file(tokenizer: Tokenizer, model: dict, split: dict, **decoder) -> bytes:

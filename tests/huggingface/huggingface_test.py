@@ -1,5 +1,6 @@
 """Models from and to Hugging Face: golden files that transformers made (golden/hf/make.py), and transformers itself."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -16,7 +17,7 @@ import gptjax
 from gptjax import cli
 from gptjax.config.fields import Config, ModelConfig, TrainConfig
 from gptjax.data import tokenizers
-from gptjax.data.tokenizers import load_tokenizer
+from gptjax.data.tokenizers import load_tokenizer, sentencepiece
 from gptjax.errors import UserError
 from gptjax.huggingface import exporting, families, importing, tensors, vocabulary
 from gptjax.run import run
@@ -249,10 +250,18 @@ def kinds():
         "bytes": (tokenizers.from_spec("bytes"), texts),
         "chars": (tokenizers.TOKENIZERS["chars"]("\n 'abc中", has_eot=True), ["abc a\n'中b", "", "\n\n"]),
         "gpt2": (tokenizers.from_spec(f"gpt2:{vocabularies.GPT2_FOLDER}"), texts),
+        "sentencepiece": (sentencepiece_tokenizer(), [*texts, "\u2581 a", *vocabularies.MULTILINGUAL.splitlines()]),
     }
 
 
-@pytest.mark.parametrize("kind", ["bytes", "chars", "gpt2"])
+@functools.cache
+def sentencepiece_tokenizer():
+    lines = vocabularies.MULTILINGUAL.splitlines() * 20
+    model = sentencepiece.train_model(list(sentencepiece.training_lines(lines, 10**5)), 600)
+    return sentencepiece.SentencePieceTokenizer(model)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "chars", "gpt2", "sentencepiece"])
 def test_the_tokenizer_json_that_is_written_gives_the_same_ids(kind):
     library = pytest.importorskip("tokenizers")
     ours, texts = kinds()[kind]
@@ -379,7 +388,7 @@ def test_transformers_loads_what_is_written_and_computes_the_same(imported, name
     assert relative_error(logits(imported(name), expected["token_BL"]), logit_BLV) < TOLERANCE
 
 
-@pytest.mark.parametrize("kind", ["bytes", "chars", "gpt2"])
+@pytest.mark.parametrize("kind", ["bytes", "chars", "gpt2", "sentencepiece"])
 def test_transformers_loads_the_tokenizer_files_with_the_same_ids(kind, tmp_path):
     transformers = pytest.importorskip("transformers")
     ours, texts = kinds()[kind]

@@ -8,6 +8,7 @@ text can spell a special token: only the data pipeline adds those.
     kinds           the tokenizer that a config or a SPEC names
     folder          a tokenizer on disk
     simple, sentencepiece, gpt2, huggingface        the tokenizers: bytes, characters and ids; and three libraries
+    sentencepiece_model, sentencepiece_json     SentencePiece's files taken apart, and as tokenizer.json
     byte_level, merges, library_json        what byte-pair encodings share; vocabularies in other programs' files
     lossless        whether a tokenizer.json gives back the texts it is given
     symbols         the standard names of special symbols

@@ -8,6 +8,7 @@ import re
 import numpy as np
 
 from gptjax.config.fields import DataConfig
+from gptjax.data.tokenizers import sentencepiece_json
 from gptjax.data.tokenizers.base import END_OF_TEXT, Tokenizer, changed_probe, read_file, utf8
 from gptjax.errors import UserError
 
@@ -26,7 +27,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     kind = "sentencepiece"
     made_from_text = True
-    file = "a .model file"
+    file = "a .model file or tokenizer.json"
 
     def __init__(self, model: bytes):
         import sentencepiece
@@ -57,9 +58,10 @@ class SentencePieceTokenizer(Tokenizer):
                 "the tokenizer 'sentencepiece' is trained or read; give the PATH of a .model file, or of a folder that"
                 " gptjax tokenizer train wrote."
             )
-        return cls.checked(
-            read_file(path, "a SentencePiece .model file, or a folder that a tokenizer was saved in"), path
-        )
+        content = read_file(path, "a SentencePiece .model file, or a folder that a tokenizer was saved in")
+        if content[:1] == b"{":  # a tokenizer.json: a model file begins with the number of its first field
+            content = sentencepiece_json.as_model(content, path)
+        return cls.checked(content, path)
 
     @classmethod
     def checked(cls, model: bytes, file: str) -> "SentencePieceTokenizer":
