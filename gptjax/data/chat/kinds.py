@@ -48,7 +48,8 @@ def of_folder(folder) -> TemplateFormat | None:
     if template is None:
         return None
     tokens = _read_json(folder / TOKENS) if (folder / TOKENS).exists() else {}
-    return TemplateFormat(f"{_PREFIX}{folder}", template, _variables(tokens | config))
+    is_said = (folder / TOKENS).exists() or (folder / CONFIG).exists()
+    return TemplateFormat(f"{_PREFIX}{folder}", template, _variables(tokens | config) if is_said else None)
 
 
 def keep(form: Format, folder) -> None:
