@@ -28,7 +28,8 @@ def chat_format(name: str, key: str = "data.chat") -> Format:
             f"{key}={shorten(repr(name), 80)} is not known{near}; expected one of: {', '.join(FORMATS)}, or template:FILE"
             " of a Jinja chat_template."
         )
-    return imported(FORMATS[name], f"{key}={name!r}")
+    entry = FORMATS[name]
+    return imported(entry, f"{key}={name!r}") if isinstance(entry, str) else entry
 
 
 def of_folder(folder) -> TemplateFormat | None:
