@@ -179,3 +179,27 @@ def test_an_imported_model_is_trained_further(values, trained, tmp_path, capsys)
         assert np.array_equal(array, begun[name]) and not np.array_equal(array, later[name]), name
     assert cli.main(["train", command[1], f"--workdir={imported}"]) == 2
     assert f"a new run starts with its parameters by train.start_from={imported}" in capsys.readouterr().err
+
+
+def test_control_tokens_of_a_chat_start_as_the_mean_of_the_vocabulary_and_all_else_as_it_was(tmp_path, values, capsys):
+    """60 symbols fill the 128 padded rows of a vocabulary and go beyond them."""
+    (tmp_path / "c.jsonl").write_text(
+        "".join(f'{{"prompt": "q{i}", "completion": "a{i}"}}\n' for i in range(60))
+    )
+    base = trained_values(values)
+    base["data"] = dict(path=values["data"]["path"], tokenizer="bytes", cache_dir=str(tmp_path / "cache"))
+    arguments = [runs.write_config(base, tmp_path / "base.py"), f"--workdir={tmp_path / 'base'}"]
+    assert cli.main(["train", *arguments]) == 0
+    for name, tied in (("tied", True),):
+        chat = dict(source=f"jsonl:{tmp_path}/c.jsonl", chat="gptjax", packing="best_fit", val_split="document")
+        chat |= dict(val_fraction=0.3, tokenizer=str(tmp_path / "base" / "tokenizer"), cache_dir=str(tmp_path / "cache"))
+        ours = started(values, tmp_path / "base") | {"data": chat}
+        arguments = [runs.write_config(ours, tmp_path / f"{name}.py"), f"--workdir={tmp_path / name}"]
+        assert cli.main(["train", *arguments]) == 0
+    said = capsys.readouterr().err
+    assert "new symbols, as the mean of its 257: <|system|>, <|user|>, <|assistant|>, <|end|>, <|tool|>" in said
+    theirs, ours = params_of(tmp_path / "base", 6), params_of(tmp_path / "tied", 0)
+    table, grown = theirs.pop("params['token_embedding']"), ours.pop("params['token_embedding']")
+    assert np.array_equal(grown[:257], table[:257])
+    np.testing.assert_allclose(grown[257:262], np.tile(table[:257].mean(axis=0), (5, 1)), rtol=1e-5, atol=1e-7)
+    assert all(np.array_equal(array, ours[name]) for name, array in theirs.items())
