@@ -1,5 +1,6 @@
 """`gptjax sample`: text from a run, on the terminal."""
 
+import functools
 import json
 import sys
 
@@ -25,6 +26,17 @@ def add_flags(parser) -> None:
         "--prompt", action="append", help="text to continue; may be repeated (default: the start of a document)"
     )
     parser.add_argument("--prompts_file", metavar="FILE", help="a file with a prompt on each line, instead of --prompt")
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="take each prompt for a user's message and answer it; without prompts: a conversation on the terminal",
+    )
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: the system message")
+    parser.add_argument(
+        "--chat_format",
+        metavar="NAME",
+        help="with --chat: gptjax, chatml, llama3, smollm2 or template:FILE (default: the run's own)",
+    )
     parser.add_argument(
         "--num_samples",
         type=int,
@@ -64,6 +76,11 @@ def settings(args) -> dict:
     checked = Settings(**chosen)
     if args.prompt and args.prompts_file:
         raise UserError("--prompt and --prompts_file are both given; use one.")
+    if (args.system is not None or args.chat_format is not None) and not args.chat:
+        flag = "--system" if args.system is not None else "--chat_format"
+        raise UserError(f"{flag} is for conversations; add --chat.")
+    if args.chat and not args.prompt and not args.prompts_file:
+        _check_talk(args, checked)
     if args.logprobs and not args.json:
         raise UserError("--logprobs needs --json; add --json.")
     if args.stream and (
@@ -71,6 +88,14 @@ def settings(args) -> dict:
     ):
         raise UserError("--stream prints one text: give one --prompt and one sequence, without --num_beams and --json.")
     return chosen
+
+
+def _check_talk(args, checked: Settings) -> None:
+    """Raises UserError: no conversation on this terminal, or with these settings."""
+    if args.json or not sys.stdin.isatty():
+        raise UserError("--chat has no message to answer; give --prompt or --prompts_file, or run it on a terminal.")
+    if checked.num_beams > 1 or checked.num_return_sequences > 1:
+        raise UserError("--chat on a terminal gives one answer at a time; leave out --num_beams and several sequences.")
 
 
 def run(args) -> None:
@@ -85,19 +110,29 @@ def run(args) -> None:
         raise UserError(f"--stream prints one text, but {args.prompts_file} has {len(prompts)} prompts.")
     mesh = None if args.mesh is None else config_file.parse_mesh(args.mesh)
     loaded = run.read(args.workdir, args.step, dtype=args.dtype, mesh=mesh, ema=args.ema)
+    generate = loaded.generate
+    if args.chat:
+        from gptjax.commands import chatting
+
+        form = loaded.chat_format(args.chat_format)
+        if prompts == [None]:
+            chatting.converse(loaded, form, args.system, chosen)
+            return
+        prompts = [chatting.question(prompt, args.system) for prompt in prompts]
+        generate = functools.partial(loaded.answers, form=form)
     if args.stream:
-        print(prompts[0] or "", end="", flush=True)
-        loaded.generate(prompts, callback=lambda _, piece: print(piece, end="", flush=True), **chosen)
+        print("" if args.chat else prompts[0] or "", end="", flush=True)
+        generate(prompts, callback=lambda _, piece: print(piece, end="", flush=True), **chosen)
         print()
         return
-    completions = loaded.generate(prompts, **chosen)
+    completions = generate(prompts, **chosen)
     for i, completion in enumerate(completions):
         if args.json:
             print(json.dumps(_as_dict(completion, loaded.tokenizer)))
             continue
         if len(completions) > 1:
             print(f"--- sample {i + 1} of {len(completions)}")
-        print(completion)
+        print(completion.text if args.chat else completion)
 
 
 def _prompts(args) -> list[str | None]:

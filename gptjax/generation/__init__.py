@@ -8,5 +8,6 @@ decoding.py   the compiled programs: prefill and decode, with a cache of keys an
 engine.py     tokens to tokens: a batch of rows of unequal length, from its start to its end
 slots.py      tokens to tokens: rows that come and go
 text.py       texts to texts: stop strings, streaming, log-probabilities
+chat.py       conversations to answers
 beam.py       beam search
 """

@@ -27,8 +27,8 @@ class Hypothesis:
 
 
 @numerics.settings()
-def search(engine, prompt: np.ndarray, settings, eot_id: int | None) -> list[Hypothesis]:
-    """At most num_beams texts that follow a prompt, best first. Raises UserError: an empty prompt, or one that leaves no
+def search(engine, prompt: np.ndarray, settings, ends: tuple[int, ...]) -> list[Hypothesis]:
+    """At most num_beams texts that follow a prompt, until one of the tokens `ends`, best first. Raises UserError: an empty prompt, or one that leaves no
     room for max_tokens in the context."""
     beams, context = settings.num_beams, engine.config.context_length
     if len(prompt) == 0 or len(prompt) + settings.max_tokens > context:
@@ -49,9 +49,11 @@ def search(engine, prompt: np.ndarray, settings, eot_id: int | None) -> list[Hyp
         return total / length**settings.length_penalty
 
     for length in range(1, settings.max_tokens + 1):
-        candidates = _best(total_B, np.asarray(logprob_BV, np.float64)[:, : engine.entries], 2 * beams)
-        ended = [(total, beam) for total, beam, token in candidates[:beams] if token == eot_id]
-        total_B, order_B, token_B = zip(*[c for c in candidates if c[2] != eot_id][:beams])
+        candidates = _best(
+            total_B, np.asarray(logprob_BV, np.float64)[:, : engine.entries], (1 + max(1, len(ends))) * beams
+        )
+        ended = [(total, beam) for total, beam, token in candidates[:beams] if token in ends]
+        total_B, order_B, token_B = zip(*[c for c in candidates if c[2] not in ends][:beams])
         finished += [Hypothesis(texts[beam], score(total, length), "eot") for total, beam in ended]
         finished = sorted(finished, key=lambda f: -f.score)[:beams]
         texts = [[*texts[beam], token] for beam, token in zip(order_B, token_B)]

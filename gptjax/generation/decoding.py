@@ -55,7 +55,7 @@ class Wanted(typing.NamedTuple):
 
     seed_B: typing.Any  # uint32
     limit_B: typing.Any  # new tokens at most, those of earlier calls included
-    eot_B: typing.Any  # the token that ends it
+    stop_BE: typing.Any  # the tokens that end it, each alone; NO_TOKEN where there are fewer
     value_B: dict  # sampling.values()
     pad_B: typing.Any = None  # places of the cache before the row; None: none
 
@@ -126,7 +126,8 @@ def decode(setup: Setup, weights: Weights, wanted: Wanted, state: State, count, 
         live_B = ~s.done_B
         x_B1D, cache = gpt.extend(token_B[:, None], s.cache, s.place, wanted.pad_B, weights.layers)
         made_B = s.made_B + live_B
-        done_B = s.done_B | (token_B == wanted.eot_B) | (made_B >= wanted.limit_B)
+        stopped_B = (token_B[:, None] == wanted.stop_BE).any(1)
+        done_B = s.done_B | stopped_B | (made_B >= wanted.limit_B)
         place = s.place + (live_B if s.place.ndim else 1)
         counts = None if s.counts is None else s.counts.with_tokens(token_B)
         return column + 1, State(place, made_B, done_B, gpt.logits(x_B1D[:, 0], weights.head_DV), cache, counts), new

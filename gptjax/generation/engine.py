@@ -39,6 +39,7 @@ class Row:
     seed: int
     settings: Settings = dataclasses.field(default_factory=Settings)
     eot_id: int | None = None  # the token that ends the text, and is no part of it
+    stop_ids: tuple[int, ...] = ()  # others that do, such as the end of a turn in a conversation
     new: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)  # of new, natural logarithms; if settings ask
     prompt_logprobs: np.ndarray | None = None  # of prompt[1:]; of a prompt longer than the context, of its end
@@ -47,6 +48,11 @@ class Row:
     @property
     def tokens(self) -> np.ndarray:
         return np.concatenate([self.prompt, np.array(self.new, np.int32)])
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """eot_id and stop_ids, each once."""
+        return tuple(dict.fromkeys(i for i in (self.eot_id, *self.stop_ids) if i is not None))
 
     def check(self) -> None:
         """Raises UserError: an empty prompt."""
@@ -57,7 +63,7 @@ class Row:
 
     def take(self, token_L, logprob_L, watch=None) -> None:
         """Appends its next tokens, of which the last may be the end-of-text. watch: see `Engine.run`."""
-        ended = len(token_L) > 0 and token_L[-1] == self.eot_id
+        ended = len(token_L) > 0 and int(token_L[-1]) in self.ends
         kept = token_L[:-1] if ended else token_L
         self.new += kept.tolist()
         if self.settings.logprobs:
@@ -205,11 +211,13 @@ class Engine:
 def wanted_of(rows: list[Row], batch: int) -> decoding.Wanted:
     """Settings, seeds and ends of rows, as arrays of `batch` rows."""
     blank = [0] * (batch - len(rows))
-    eot_ids = [decoding.NO_TOKEN if row.eot_id is None else row.eot_id for row in rows]
+    stop_BE = np.full((batch, max([1, *(len(row.ends) for row in rows)])), decoding.NO_TOKEN, np.int32)
+    for i, row in enumerate(rows):
+        stop_BE[i, : len(row.ends)] = row.ends
     return decoding.Wanted(
         seed_B=np.array([row.seed for row in rows] + blank, np.uint32),
         limit_B=np.array([row.settings.max_tokens for row in rows] + blank, np.int32),
-        eot_B=np.array(eot_ids + [decoding.NO_TOKEN] * len(blank), np.int32),
+        stop_BE=stop_BE,
         value_B=sampling.values([row.settings for row in rows], batch),
     )
 

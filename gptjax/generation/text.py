@@ -19,9 +19,7 @@ class Completion:
     prompt: str
     text: str  # what follows the prompt, without the stop string
     tokens: np.ndarray  # int32, of the text; the last may hold the beginning of the stop string
-    finish_reason: (
-        str  # eot (end-of-text) | stop (a stop string) | length (max_tokens) | cancelled (the callback said so)
-    )
+    finish_reason: str  # eot (end-of-text, or the end of a turn) | stop (a stop string) | length (max_tokens) | cancelled (the callback said so)
     seed: int | None  # gives this text again with this prompt alone; None: nothing was drawn
     logprobs: np.ndarray | None = None  # float32, of each of tokens in nats, as the model gives them before any setting
     prompt_logprobs: np.ndarray | None = None  # of each token of the prompt but the first, end-of-text before it
@@ -38,10 +36,11 @@ class Completion:
 
 
 def generate(
-    engine: Engine, tokenizer, prompts, settings: Settings | list[Settings], callback=None
+    engine: Engine, tokenizer, prompts, settings: Settings | list[Settings], callback=None, stop_ids=()
 ) -> list[Completion]:
     """num_return_sequences completions of each prompt, in order. prompts: a text, token ids, or a list of these; None: the
-    start of a document. settings: for all prompts, or of each, whose seed is then that of its first completion.
+    start of a document. settings: for all prompts, or of each, whose seed is then that of its first completion. stop_ids:
+    tokens that end a text, beside end-of-text.
 
     callback(index of the completion, new piece of its text) is called as text comes; False from it ends that one.
 
@@ -59,10 +58,10 @@ def generate(
     rows, watchers, completions = [], {}, []
     for prompt, token_L, each, row_seeds in zip(texts, ids, settings_of_each, seeds):
         if each.num_beams > 1:
-            completions += _search(engine, tokenizer, prompt, token_L, each)
+            completions += _search(engine, tokenizer, prompt, token_L, each, stop_ids)
             continue
         for seed in row_seeds:
-            rows.append(Row(token_L, seed, each, tokenizer.eot_id))
+            rows.append(Row(token_L, seed, each, tokenizer.eot_id, tuple(stop_ids)))
             if callback is not None or each.stop:
                 watchers[id(rows[-1])] = _Watcher(len(completions), tokenizer, each.stop, callback)
             completions.append((prompt, rows[-1]))
@@ -154,8 +153,9 @@ def _completion(tokenizer, prompt: str, row: Row, watcher) -> Completion:
     )
 
 
-def _search(engine, tokenizer, prompt: str, ids, settings) -> list[Completion]:
-    likeliest = beam.search(engine, ids, settings, tokenizer.eot_id)[: settings.num_return_sequences]
+def _search(engine, tokenizer, prompt: str, ids, settings, stop_ids) -> list[Completion]:
+    ends = Row(ids, 0, settings, tokenizer.eot_id, tuple(stop_ids)).ends
+    likeliest = beam.search(engine, ids, settings, ends)[: settings.num_return_sequences]
     return [
         Completion(prompt, tokenizer.decode(b.tokens), np.array(b.tokens, np.int32), b.finished, None, score=b.score)
         for b in likeliest

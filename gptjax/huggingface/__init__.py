@@ -5,6 +5,7 @@ gpt1.py, gpt2.py, llama.py     one each: what a config.json says as a ModelConfi
 base.py           what a family states, and what all families do with it
 tensors.py        safetensors files, one or sharded, read and written tensor by tensor
 vocabulary.py     tokenizer files
+chat_template.py  how conversations are written: the Jinja template of a tokenizer
 ends.py           the ids that begin and end a document
 importing.py, exporting.py     a folder of transformers to a run directory, and back
 """

@@ -7,8 +7,9 @@ import re
 import numpy as np
 from etils import epath
 
+from gptjax.data.chat import kinds
 from gptjax.errors import UserError
-from gptjax.huggingface import families, tensors, vocabulary
+from gptjax.huggingface import chat_template, families, tensors, vocabulary
 from gptjax.models import architectures
 from gptjax.storage import folder_kinds, outputs
 
@@ -32,12 +33,16 @@ def export_run(run, out: str, dtype: str | None = None, max_shard_bytes: int = 5
     files_of_import = imported.get("files", {})  # what transformers' own said, where the model came from them
     # before anything is written: it may be refused
     tokenizer_files = vocabulary.files(run.tokenizer, shape.context_length, files_of_import) or {}
+    chat = kinds.of_run(run.config.data.chat, run.directory.tokenizer)
+    tokenizer_files = chat_template.written(chat, run.tokenizer, tokenizer_files)
+    stop_ids = () if chat is None or run.config.data.chat is None else chat.stop_ids(run.tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     writer = tensors.Writer(folder, _sizes(family, shape, dtype), max_shard_bytes)
     for name, array in _theirs(family, shape, run.params):
         writer.write(name, _cast(name, array, dtype))
     writer.finish()
-    _write_configs(folder, run.tokenizer, family.config_out(shape, dtype, run.tokenizer.eot_id), files_of_import)
+    config = family.config_out(shape, dtype, run.tokenizer.eot_id)
+    _write_configs(folder, run.tokenizer, config, files_of_import, stop_ids)
     for name, content in tokenizer_files.items():
         (folder / name).write_bytes(content)
     about = {"architecture": family.architecture, "dtype": dtype, "tokenizer_files": sorted(tokenizer_files)}
@@ -56,13 +61,19 @@ def _empty_folder(out: str):
     return folder
 
 
-def _write_configs(folder, tokenizer, config: dict, files_of_import: dict[str, dict]) -> None:
-    """config.json and generation_config.json: what an import found there, and on it what the model is now."""
+def _write_configs(
+    folder, tokenizer, config: dict, files_of_import: dict[str, dict], stop_ids: tuple[int, ...]
+) -> None:
+    """config.json and generation_config.json: what an import found there, and on it what the model is now. stop_ids: that
+    end an answer of a model of conversations, for `generate`."""
     ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eot_id}
     imported = files_of_import.get("config.json", {})
     config = imported | config | ({name: imported.get(name) for name in ends} if imported else ends)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     generation = files_of_import.get("generation_config.json", ends)
+    if stop_ids:
+        first = [] if tokenizer.eot_id is None else [tokenizer.eot_id]  # an import has the first end texts
+        generation = generation | {"eos_token_id": list(dict.fromkeys([*first, *stop_ids]))}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 

@@ -13,7 +13,7 @@ from gptjax.data import tokenizers
 from gptjax.data.tokenizers import Tokenizer, save_tokenizer
 from gptjax.data.tokenizers.simple import IdTokenizer
 from gptjax.errors import UserError
-from gptjax.huggingface import ends, families, tensors, vocabulary
+from gptjax.huggingface import chat_template, ends, families, tensors, vocabulary
 from gptjax.huggingface.base import Family, Tensor
 from gptjax.huggingface.ends import SOURCES
 from gptjax.models import architectures
@@ -66,6 +66,7 @@ def import_folder(folder: str, workdir: str, tokenizer: str | None = None, allow
     manifest |= run_directory.provenance(config, run_directory.command_line()) | about
     _save(directory, config, params, consistency.of_checkpoint(manifest))
     save_tokenizer(chosen, directory.tokenizer)
+    notes += chat_template.keep(source, directory.tokenizer) if tokenizer is None else []
     directory.write_json("manifest.json", manifest)
     directory.metrics.write_text("")
     directory.write_config(config)  # last: with it the directory is a run

@@ -23,6 +23,7 @@ from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError, choose
 from gptjax.evaluation import compare as comparing
 from gptjax.evaluation import held_out, run_loss
+from gptjax.generation import chat
 from gptjax.generation.engine import Engine
 from gptjax.generation.settings import Settings
 from gptjax.generation.settings import names as setting_names
@@ -91,6 +92,49 @@ class Run:
         _check_writes_on(self.config)
         with numerics.on_mesh(self.mesh):
             return generate(self.engine, self.tokenizer, prompts, Settings(**settings), callback)
+
+    @checked(further=setting_names)
+    def chat(
+        self, messages, *, chat_format: str | None = None, callback: collections.abc.Callable | None = None, **settings
+    ) -> Completion:
+        """The answer to a conversation: a list of {"role", "content"}, or a text, which is one user's message.
+
+        chat_format: gptjax, chatml, llama3, smollm2 or template:FILE; None: the format that the run was trained with, or
+        the chat template of the model that it was imported from. settings, callback: as of `generate`.
+
+        Raises UserError: messages out of place, a tokenizer without the format's control tokens, no format.
+        """
+        from gptjax.data.chat import Message, parse_messages
+
+        values = [Message("user", messages)] if isinstance(messages, str) else messages
+        sequences = Settings(**settings).num_return_sequences
+        if sequences > 1:
+            raise UserError(
+                f"--num_return_sequences={sequences}, but run.chat returns one answer; call it for each seed."
+            )
+        form = self.chat_format(chat_format)
+        return self.answers([parse_messages(values, "run.chat")], form, callback, **settings)[0]
+
+    def answers(self, conversations, form, callback=None, **settings) -> list[Completion]:
+        """Of several conversations, each a tuple of data.chat.Message, in a data.chat.Format; flat, as `generate`."""
+        _check_writes_on(self.config)
+        with numerics.on_mesh(self.mesh):
+            return chat.answers(self.engine, self.tokenizer, form, conversations, Settings(**settings), callback)
+
+    def chat_format(self, name: str | None = None):
+        """The data.chat.Format of a name, or of the run. Raises UserError: there is none."""
+        from gptjax.config.text_kinds import FORMATS
+        from gptjax.data.chat import kinds
+
+        if name is not None:
+            return kinds.chat_format(name, "--chat_format")
+        form = kinds.of_run(self.config.data.chat, self.directory.tokenizer)
+        if form is None:
+            raise UserError(
+                f"the run in {self.directory.path} was trained on no conversations and has no chat template; give"
+                f" --chat_format=chatml, or another of: {', '.join(FORMATS)}, template:FILE."
+            )
+        return form
 
     @property
     def steps(self) -> list[int]:

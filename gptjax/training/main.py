@@ -239,6 +239,10 @@ def check_directory(directory: run_directory.RunDirectory, session: Session, all
     resumed = bool(directory.steps())
     manifest = _described(directory, session, allowed, origin)
     directory.save_tokenizer(session.store.tokenizer)
+    if session.config.data.chat is not None:
+        from gptjax.data.chat import kinds
+
+        kinds.keep(kinds.chat_format(session.config.data.chat), directory.tokenizer)
     directory.write_json("manifest.json", manifest)
     directory.write_config(session.config)  # last: with it the directory is a run
     return resumed

@@ -288,7 +288,7 @@ def test_rows_of_different_settings_say_together_what_each_says_alone(engine_of)
 def test_beams_as_wide_as_everything_find_the_likeliest_text_of_all(engine_of, length_penalty, eot_id):
     engine, steps, vocabulary = engine_of("gpt2"), 2, 65
     settings = Settings(max_tokens=steps, num_beams=vocabulary, length_penalty=length_penalty)
-    found = beam.search(engine, np.array([5], np.int32), settings, eot_id)
+    found = beam.search(engine, np.array([5], np.int32), settings, () if eot_id is None else (eot_id,))
     first = log_softmax(uncached(engine, [5]))
     scores = {}
     for text in itertools.product(range(vocabulary), repeat=steps):
@@ -308,7 +308,7 @@ def test_beams_as_wide_as_everything_find_the_likeliest_text_of_all(engine_of, l
 def test_one_beam_is_greedy(engine_of):
     engine = engine_of("gpt2")
     [row] = run(engine, [PROMPTS[1]], max_tokens=6, temperature=0)
-    [found] = beam.search(engine, np.array(PROMPTS[1], np.int32), Settings(max_tokens=6), None)
+    [found] = beam.search(engine, np.array(PROMPTS[1], np.int32), Settings(max_tokens=6), ())
     assert found.tokens == row.new
 
 
@@ -444,7 +444,7 @@ def test_entries_that_the_tokenizer_lacks_are_never_said(engine_of, make_variant
     assert max(token for row in rows for token in row.new) <= 10
     expected = log_softmax(uncached(engine_of("gpt2"), PROMPTS[1]))[rows[1].new[0]]
     assert rows[1].logprobs[0] == pytest.approx(expected, abs=1e-4)
-    found = beam.search(small, np.array([5], np.int32), Settings(max_tokens=4, num_beams=3), None)
+    found = beam.search(small, np.array([5], np.int32), Settings(max_tokens=4, num_beams=3), ())
     assert all(token <= 10 for text in found for token in text.tokens)
 
 

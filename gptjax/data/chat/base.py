@@ -45,6 +45,10 @@ class Format(abc.ABC):
     def prompt_pieces(self, messages: tuple[Message, ...], tokenizer: Tokenizer) -> list[Piece]:
         """The messages, and the beginning of the assistant's turn."""
 
+    def jinja(self, tokenizer: Tokenizer) -> str:
+        """template, for the files of a tokenizer that transformers loads."""
+        return self.template
+
     @abc.abstractmethod
     def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """The tokens that end an assistant's turn, each alone."""

@@ -37,6 +37,7 @@ def unused_marks(texts: list[str]) -> Marks:
 
 def rendered(template: str, marks: Marks, variables: dict) -> tuple[str, list[tuple[int, int]]]:
     """(text, [start, end) of each `{% generation %}` in characters). Raises UserError: what the template raises."""
+    check(template, "the chat template")
     try:
         marked = _compiled(template).render(**variables, **{_MARKS: marks})
     except (MemoryError, RecursionError):

@@ -38,6 +38,11 @@ class TurnFormat(Format):
         end_of_turn = control_id(self.end, tokenizer, self.name)
         return tuple(dict.fromkeys(i for i in (end_of_turn, tokenizer.eot_id) if i is not None))
 
+    def jinja(self, tokenizer: Tokenizer) -> str:
+        """With the name of what documents begin after, which transformers may have no bos_token for."""
+        name = "".join(piece.text for piece in self._start(tokenizer))
+        return self.template.replace(_BOS, f"{{{{ {name!r} }}}}" if name else "")
+
     def _start(self, tokenizer: Tokenizer) -> list[Piece]:
         if not self.begins_after_bos or tokenizer.bos_id is None:
             return []
@@ -61,14 +66,16 @@ class TurnFormat(Format):
             yield Piece(written, is_control=written in self.symbols)
 
 
+_BOS = "{{ bos_token if bos_token is defined else '' }}"
 GPTJAX = TurnFormat(
     "gptjax",
     symbols=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|tool|>"),
     opening=("<|ROLE|>",),
     end="<|end|>",
     begins_after_bos=True,
-    template="""\
-{{ bos_token if bos_token is defined else '' }}{% for message in messages %}{{ '<|' + message['role'] + '|>' }}\
+    template=_BOS
+    + """\
+{% for message in messages %}{{ '<|' + message['role'] + '|>' }}\
 {% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}\
 {% else %}{{ message['content'] + '<|end|>' }}{% endif %}{% endfor %}\
 {% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}""",
@@ -106,8 +113,9 @@ LLAMA3 = TurnFormat(
     end="<|eot_id|>",
     begins_after_bos=True,
     strips=True,
-    template="""\
-{{ bos_token if bos_token is defined else '' }}{% for message in messages %}\
+    template=_BOS
+    + """\
+{% for message in messages %}\
 {{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}{% if message['role'] == 'assistant' %}\
 {% generation %}{{ message['content'] | trim + '<|eot_id|>' }}{% endgeneration %}\
 {% else %}{{ message['content'] | trim + '<|eot_id|>' }}{% endif %}{% endfor %}\

@@ -32,9 +32,11 @@ def chat_format(name: str, key: str = "data.chat") -> Format:
 
 
 def of_folder(folder) -> TemplateFormat | None:
-    """The template of a folder of transformers, or of a tokenizer of ours; None: there is none.
+    """The template of a folder of transformers, or of a tokenizer of ours; None: there is none. Whether it is one is seen
+    when it writes something.
 
-    Raises UserError: it is broken."""
+    Raises UserError: a file is damaged.
+    """
     from etils import epath
 
     folder = epath.Path(folder).expanduser()
@@ -42,11 +44,12 @@ def of_folder(folder) -> TemplateFormat | None:
     if (folder / TEMPLATE).exists():
         template = _read_text(folder / TEMPLATE)
     else:
-        template = _template_of(config, str(folder / CONFIG))
+        template = default_template(config, str(folder / CONFIG))
     if template is None:
         return None
     tokens = _read_json(folder / TOKENS) if (folder / TOKENS).exists() else {}
-    return _checked(f"{_PREFIX}{folder}", template, _variables(tokens | config))
+    is_said = (folder / TOKENS).exists() or (folder / CONFIG).exists()
+    return TemplateFormat(f"{_PREFIX}{folder}", template, _variables(tokens | config) if is_said else None)
 
 
 def keep(form: Format, folder) -> None:
@@ -80,23 +83,19 @@ def _of_file(name: str, key: str) -> TemplateFormat:
             form = of_folder(path)
         elif path.suffix == ".json":
             config = _read_json(path)
-            template = _template_of(config, str(path))
-            form = None if template is None else _checked(name, template, _variables(config))
+            template = default_template(config, str(path))
+            form = None if template is None else TemplateFormat(name, template, _variables(config))
         else:
-            form = _checked(name, _read_text(path), None)
+            form = TemplateFormat(name, _read_text(path))
         if form is None:
             raise UserError(f"{path} has no chat_template; expected one, or {TEMPLATE} in a folder.")
+        environment.check(form.template, str(path))
     except UserError as error:
         raise UserError(f"{key}={shorten(repr(name), 200)}: {error}") from error
     return form
 
 
-def _checked(name: str, template: str, variables) -> TemplateFormat:
-    environment.check(template, name)
-    return TemplateFormat(name, template, variables)
-
-
-def _template_of(config: dict, file: str) -> str | None:
+def default_template(config: dict, file: str) -> str | None:
     """The default one of several. Raises UserError: chat_template is of another type."""
     template = config.get("chat_template")
     if isinstance(template, list):

@@ -28,8 +28,8 @@ def marked(content: str, names: list[str], mark: str) -> str:
 
 
 def _ends_in(name: str, text: str) -> bool:
-    """Whether a text begins with the end of a name."""
-    return any(text.startswith(name[i:]) for i in range(1, len(name)))
+    """Whether a text begins with the end of a name, or is all of its inside."""
+    return text.rstrip() in name[1:] or any(text.startswith(name[i:]) for i in range(1, len(name)))
 
 
 def parts(text: str, names: list[str], mark: str) -> Iterator[tuple[int, Piece]]:
