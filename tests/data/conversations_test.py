@@ -111,7 +111,7 @@ def test_a_conversation_as_long_as_a_row_is_whole(tmp_path):
 
 
 def held_out(tokens, tokenizer, config, context_length: int, max_tokens=None):
-    return held_out_rows(tokens, tokenizer, context_length, config, NextToken(), max_tokens, "the held-out text")
+    return held_out_rows(tokens)(tokens, tokenizer, context_length, config, NextToken(), max_tokens)
 
 
 def test_held_out_conversations_are_whole_in_order_and_each_target_is_predicted_once(tmp_path):
@@ -278,7 +278,7 @@ def test_a_run_of_conversations_is_evaluated_on_others_and_on_text(tmp_path):
     assert made["chat"].tokens.n_targets == 8 and made["chat"].tokens.n_documents == 4  # "4" and its end
     assert made["text"].tokens.weights is None
     with pytest.raises(UserError, match="--stride=4: conversations are read whole"):
-        held_out_rows(made["chat"].tokens, tokenizer, 64, config, NextToken(), None, "text", stride=4)
+        conversations.EvalConversations(made["chat"].tokens, tokenizer, 64, config, NextToken(), stride=4)
 
 
 WRONG = {

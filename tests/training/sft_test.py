@@ -125,7 +125,7 @@ def assert_as_trl(ours, expected: dict) -> None:
 
 
 def test_labels_loss_and_gradients_are_those_of_trl(ours):
-    assert (GOLDEN / "gptjax.jinja").read_text() == GPTJAX.template
+    assert (GOLDEN / "template.jinja").read_text() == GPTJAX.template
     assert_as_trl(ours, dict(np.load(GOLDEN / "trl.npz")))
 
 

@@ -3,7 +3,7 @@
     HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 python tests/golden/sft/make.py          (torch, transformers, trl, datasets)
 
 The tokenizer has the ids of gptjax's `bytes` with the control tokens of its own chat format, and that format's Jinja
-template (gptjax.jinja). The model is a GPT-2 whose weights are `weights()`, so that they need not be kept. Of torch 2.13, transformers
+template (template.jinja). The model is a GPT-2 whose weights are `weights()`, so that they need not be kept. Of torch 2.13, transformers
 5.24 and trl 1.16.
 """
 
@@ -62,7 +62,7 @@ def tokenizer():
     found = PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token="<|endoftext|>", eos_token="<|end|>", pad_token="<pad>"
     )
-    found.chat_template = (HERE / "gptjax.jinja").read_text()
+    found.chat_template = (HERE / "template.jinja").read_text()
     return found
 
 
