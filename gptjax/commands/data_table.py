@@ -16,15 +16,17 @@ class Style(typing.NamedTuple):
     unpredicted: tuple[str, str]
     prefix: tuple[str, str]
     target: tuple[str, str]
+    answer: tuple[str, str]
     rule: tuple[str, str]
 
 
-PLAIN = Style(("⟦", "⟧"), ("⟨", "⟩"), ("«", "»"), ("→⟪", "⟫"), ("", ""))
+PLAIN = Style(("⟦", "⟧"), ("⟨", "⟩"), ("«", "»"), ("→⟪", "⟫"), ("⟪", "⟫"), ("", ""))
 COLOR = Style(
     ("\033[1;36m", "\033[0m"),
     ("\033[2;3m", "\033[0m"),
     ("\033[34m", "\033[0m"),
     ("\033[1;32m→", "\033[0m"),
+    ("\033[1;30;42m", "\033[0m"),
     ("\033[2m", "\033[0m"),
 )
 _MEANING = {
@@ -32,6 +34,7 @@ _MEANING = {
     "special": "special token",
     "prefix": "prefix: every token of it sees all of it",
     "target": "predicted at this place",
+    "answer": "target: there is a loss at predicting it",
 }
 
 
@@ -67,7 +70,9 @@ def _legend(rows: list[dict], marks: Style) -> str:
 
 def _mark(part: dict, row: dict) -> str | None:
     """The field of Style that a part is in. Where tokens are predicted in place all of a row is seen whole, and most of
-    it is not predicted: there the targets alone are marked."""
+    it is not predicted: there the targets alone are marked, and in conversations, with the special tokens among them."""
+    if row["conversations"] and part["kind"] in ("text", "special"):
+        return "answer" if part["predicted"] else "special" if part["kind"] == "special" else None
     if part["kind"] == "special":
         return "special"
     if part["kind"] != "text" or part["predicted"] or row["predicts_in_place"]:
@@ -132,6 +137,7 @@ def statistics(facts: dict) -> str:
         f"{run['steps']:,} steps: {run['rows']:,} rows of {run['context_length']:,} tokens, {si(run['tokens'])} tokens;"
         f" packing {run['packing']}, documents in a row {apart}; objective {run['objective']}",
         _title("text") + _columns(_TEXT_HEADER, [_text_row(name, one) for name, one in sources.items()]),
+        *_conversations(sources),
         _title("read by this run") + _columns(_READ_HEADER, [_read_row(name, one) for name, one in sources.items()]),
         _title("read how often")
         + _columns(_TIMES_HEADER, [r for name, one in sources.items() for r in _times(name, one)]),
@@ -144,6 +150,11 @@ def statistics(facts: dict) -> str:
         ),
     ]
     return "\n\n".join(block for block in blocks if block)
+
+
+def _conversations(sources: dict) -> list[str]:
+    rows = [_target_row(name, one) for name, one in sources.items() if one["conversations"] is not None]
+    return [_title("conversations") + _columns(_TARGETS_HEADER, rows)] if rows else []
 
 
 def _title(text: str) -> str:
@@ -162,6 +173,22 @@ def _columns(header: tuple, rows: list[tuple]) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}%"
+
+
+_TARGETS_HEADER = ("source", "conversations", "targets", "of all tokens", "too long for a row", "which are", "left out")
+
+
+def _target_row(name: str, source: dict) -> tuple:
+    one, train = source["conversations"], source["train"]
+    return (
+        name,
+        f"{train['documents']:,}",
+        f"{one['targets']:,}",
+        _percent(one["target_share"]),
+        f"{one['too_long']:,}",
+        {"drop": "dropped", "cut": "cut", "refuse": "refused"}[one["overflow"]],
+        f"{one['left_out']:,}",
+    )
 
 
 _TEXT_HEADER = (

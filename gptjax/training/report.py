@@ -20,6 +20,7 @@ def header(session, directory, resumed: bool) -> list[str]:
         *_optimizer_lines(config.optim),
         *_trainable_lines(session),
         *_text_lines(session.store),
+        *_conversation_lines(session),
         f"training   {steps:,} steps of {config.train.batch_size} x {model.context_length} tokens:"
         f" {tokens:,} tokens, {flops.train_flops(config):.3g} FLOPs",
         f"devices    {session.devices}, mesh {axes}",
@@ -78,6 +79,14 @@ def _text_lines(store) -> list[str]:
     whole = f"text       {train:,} training tokens, {held_out:,} held out ({store.tokenizer.kind} tokenizer)"
     each = [f"           {name}: {train:,}, {held_out:,}" for name, (train, held_out) in counts.items()]
     return [whole, *(each if len(each) > 1 else [])]
+
+
+def _conversation_lines(session) -> list[str]:
+    """What becomes of the conversations that are longer than a row, of each source and its held-out text."""
+    if session.config.data.chat is None:
+        return []
+    rows = [*session.rows.by_source.values(), *session.eval_rows.values()]
+    return [f"           {each.overflow}" for each in rows]
 
 
 def shown_path(directory) -> str:

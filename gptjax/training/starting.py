@@ -4,7 +4,8 @@ It takes parameters alone: its step is 0, its optimizer, text and schedule are i
 before the first step and refused by name where it cannot be meant:
 
     step        train.start_step: a number, "best" (the lowest held-out loss that has a checkpoint), None: the newest
-    tokenizer   the same: other tokens under the same numbers would be another language
+    tokenizer   the same, or that with special symbols added behind it, whose rows new_symbols.py makes: other tokens under
+                the same numbers would be another language
     parameters  of the same names and shapes; those that the other run does not have, such as a head, are initialised
                 from train.seed and listed; those that this model has no place for are refused
 
@@ -25,6 +26,7 @@ from gptjax.config import bounds
 from gptjax.errors import UserError
 from gptjax.rundir import run_directory
 from gptjax.storage import folder_kinds
+from gptjax.training import new_symbols
 from gptjax.training.branching import Origin, config_at, digest
 
 SHOWN = 5  # names of parameters in a line
@@ -41,19 +43,27 @@ def lineage(directory, config, store, abstract_params: dict) -> dict:
     origin = _origin(config.train, directory)
     values = json.dumps(config_at(origin).to_dict(), sort_keys=True, separators=(",", ":"))
     theirs = origin.run.manifest()
-    _check_tokenizer(origin, theirs, store.tokenizer)
+    symbols = _added_symbols(origin, theirs, store.tokenizer)
     before, now = ({"model": dataclasses.asdict(each.model)} for each in (config_at(origin), config))
     model = consistency.differences(consistency.as_json(before), consistency.as_json(now))
+    vocab_dims = new_symbols.axes(config.model) if symbols else {}
+    initialised = _initialised(origin, abstract_params, model, vocab_dims)
     started = {
         "run": str(origin.run.path),
         "step": origin.step,
         "run_id": theirs.get("run_id"),
         "config_sha256": hashlib.sha256(values.encode()).hexdigest(),
         "checkpoint_sha256": digest(origin),
-        "initialised": _initialised(origin, abstract_params, model),
+        "initialised": initialised,
         "model": model,
         "trunk": theirs.get("started_from"),
     }
+    if symbols:
+        started["symbols"] = {
+            "names": list(symbols),
+            "first": store.tokenizer.vocab_size - len(symbols),
+            "shapes": {name: shape for name, shape in _their_shapes(origin).items() if name in vocab_dims},
+        }
     return {"started_from": started}
 
 
@@ -103,27 +113,39 @@ def best_step(run: run_directory.RunDirectory, name: str) -> int:
     return min(losses, key=lambda step: (losses[step], step))
 
 
-def _check_tokenizer(origin: Origin, theirs: dict, tokenizer) -> None:
-    if theirs.get("tokenizer_hash") != tokenizer.hash:
-        there = origin.run.read_tokenizer()
+def _added_symbols(origin: Origin, theirs: dict, tokenizer) -> tuple[str, ...]:
+    """Special symbols that our tokenizer has behind the other run's. Raises UserError: it is another tokenizer."""
+    if theirs.get("tokenizer_hash") == tokenizer.hash:
+        return ()
+    there = origin.run.read_tokenizer()
+    symbols = new_symbols.added(there, tokenizer)
+    if symbols is None:
         raise _refused(
             str(origin),
             f"its tokenizer differs ({there.kind}, {there.vocab_size:,} entries, {there.hash[:12]}; here {tokenizer.kind},"
             f" {tokenizer.vocab_size:,} entries, {tokenizer.hash[:12]})",
             f"set data.tokenizer={origin.run.tokenizer}",
         )
+    return symbols
 
 
-def _initialised(origin: Origin, abstract_params: dict, model: dict) -> list[str]:
-    """Names of our parameters that the other run does not have. Raises UserError: it has others, or of other shapes."""
-    known = validity.description(origin.run.checkpoints / str(origin.step)).get("arrays")
-    if known is None:  # schema 1 does not say: the same names, as reading it will see
+def _their_shapes(origin: Origin) -> dict[str, tuple[int, ...]]:
+    """Of the other run's parameters; {}: its checkpoint is of schema 1, which does not say."""
+    known = validity.description(origin.run.checkpoints / str(origin.step)).get("arrays") or {}
+    return {name.removeprefix("params/"): tuple(about["shape"]) for name, about in known.items() if _is_param(name)}
+
+
+def _initialised(origin: Origin, abstract_params: dict, model: dict, vocab_dims: dict) -> list[str]:
+    """Names of our parameters that the other run does not have. Raises UserError: it has others, or of other shapes, but for
+    those of vocab_dims, which may have fewer rows."""
+    theirs = _their_shapes(origin)
+    if not theirs:  # the same names, as reading it will see
         return []
-    theirs = {name.removeprefix("params/"): tuple(about["shape"]) for name, about in known.items() if _is_param(name)}
     ours = {name: leaf.shape for name, leaf in flatten_dict(abstract_params, sep="/").items()}
     differing = f" ({consistency.shown(model)})" if model else ""
     others = [f"{name} has shape {theirs[name]} there and {ours[name]} here"
-              for name in ours if name in theirs and theirs[name] != ours[name]]  # fmt: skip
+              for name in ours if name in theirs and theirs[name] != ours[name]
+              and not new_symbols.may_grow(name, theirs[name], ours[name], vocab_dims)]  # fmt: skip
     if others:
         raise _refused(str(origin), f"{listed(others)}{differing}", "use the same shapes for this model")
     homeless = sorted(theirs.keys() - ours.keys())
@@ -149,15 +171,17 @@ def begin(started: dict, config, program, keeper):
     """The state that a run starts with, saved as its first checkpoint. started: of its manifest. Returns a resume.Resumed."""
     from gptjax.training.resume import Resumed
 
+    symbols = started.get("symbols") or {"shapes": {}, "first": 0}
     names = flatten_dict(program.abstract_params, sep="/").keys() - set(started["initialised"])
     taken, places = (
         unflatten_dict({name: leaf for name, leaf in flatten_dict(tree, sep="/").items() if name in names}, sep="/")
-        for tree in (program.abstract_params, program.param_sharding)
+        for tree in (new_symbols.with_their_shapes(program.abstract_params, symbols["shapes"]), program.param_sharding)
     )
     origin = dataclasses.replace(program, abstract_params=taken, param_sharding=places)
     state = program.init()
     run = run_directory.open_run(started["run"])
     _, params = loading.read(run, started["step"], "params", config.optim.param_dtype, origin)
+    params = new_symbols.grown(params, symbols["shapes"], symbols["first"], program, config.model)
     params = unflatten_dict(flatten_dict(state.params, sep="/") | flatten_dict(params, sep="/"), sep="/")
     ema = None if state.ema is None else jax.tree.map(lambda p: jnp.copy(p.astype(jnp.float32)), params)
     state = state._replace(params=params, ema=ema)
@@ -169,6 +193,8 @@ def begin(started: dict, config, program, keeper):
 def said(started: dict) -> str:
     """Of a run that starts so, for people."""
     line = f"starts from the parameters of step {started['step']} of {started['run']}"
+    if symbols := started.get("symbols"):
+        line += f"; new symbols, as the mean of its {symbols['first']:,}: {listed(symbols['names'])}"
     if started["initialised"]:
         line += f"; newly initialised: {listed(started['initialised'])}"
     if started["model"]:

@@ -115,14 +115,14 @@ def test_the_rows_that_are_left_out_are_counted(folder, capsys):
 
 def test_text_cannot_command_the_terminal():
     part = {"kind": "text", "text": "a\x1b[31m\x07b\r\x9b2J\x7f\n\tc", "predicted": True, "prefix": False}
-    row = {"predicts_in_place": False}
+    row = {"predicts_in_place": False, "conversations": False}
     for marks in (data_table.PLAIN, data_table.COLOR):
         assert data_table._part(part, row, marks) == "a␛[31m␇b␍�2J␡\n\tc"
 
 
 def test_colours_end_with_each_line():
     part = {"kind": "text", "text": "one\n\ntwo", "predicted": False, "prefix": False}
-    lines = data_table._part(part, {"predicts_in_place": False}, data_table.COLOR).split("\n")
+    lines = data_table._part(part, {"predicts_in_place": False, "conversations": False}, data_table.COLOR).split("\n")
     before, after = data_table.COLOR.unpredicted
     assert lines == [f"{before}one{after}", "", f"{before}two{after}"]
 

@@ -87,6 +87,7 @@ def row_facts(rows: TrainRows, tokenizer, first: int, stop: int) -> list[dict]:
         used = int(packed.spans(np.array([row_id]))[2].sum())
         end = used if isinstance(rows.objective, NextToken) else _end(one)
         origin = {"run_row": first + i, "source": name, "epoch": index // packed.rows_per_epoch}
+        origin["conversations"] = packed.tokens.weights is not None
         facts.append(origin | _documents(packed, row_id) | _counts(one, end) | _text(one, tokenizer, end))
     return facts
 

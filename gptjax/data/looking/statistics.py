@@ -31,6 +31,7 @@ def statistics(config, store, rows: TrainRows) -> dict:
                 "held_out": _held_out(source),
                 "lengths": lengths(source.train),
                 "packing": packing(parts[name]),
+                "conversations": conversations(parts[name]),
                 "reading": reading(parts[name], counts[name]) | {"share_of_rows": counts[name] / n_rows},
             }
             for name, source in store.sources.items()
@@ -173,12 +174,30 @@ def _best_fit(rows: BestFitRows) -> dict:
         cut += int(np.sum(length_D > rows.row_tokens))
         left_out += int(np.sum(length_D < 2))
         tokens_left_out += int(np.sum(length_D == 1))
+    if rows.tokens.weights is not None:  # what a row does not hold is in no other
+        left_out = rows.overflow.left_out
+        cut, tokens_left_out = cut - left_out, rows.tokens.n_tokens - used
     return {
         "document_starts": pieces - rows.rows_per_epoch,
         "padding": rows.rows_per_epoch * rows.row_tokens - used,
         "documents_cut": cut,
         "documents_left_out": left_out,
         "tokens_left_out": tokens_left_out,
+    }
+
+
+def conversations(rows: ConcatRows | BestFitRows) -> dict | None:
+    """Of a source of conversations, its targets as they were prepared (whatever data.chat_loss takes of them), and what
+    becomes of those longer than a row; None: of text."""
+    if rows.tokens.weights is None:
+        return None
+    overflow = rows.overflow
+    return {
+        "targets": rows.tokens.n_targets,
+        "target_share": rows.tokens.n_targets / rows.tokens.n_tokens,
+        "overflow": overflow.policy,
+        "too_long": overflow.too_long,
+        "left_out": overflow.left_out,
     }
 
 
