@@ -1,5 +1,6 @@
 """Chat templates of folders of transformers: kept by an import, written by an export."""
 
+import dataclasses
 import json
 
 import chat_folders
@@ -10,6 +11,7 @@ import gptjax
 from gptjax import cli
 from gptjax.data import tokenizers
 from gptjax.data.chat import Conversation, Message, chat_format, kinds
+from gptjax.data.rows.pipeline import TrainRows, open_text
 from gptjax.huggingface import exporting, importing
 
 CHATML = chat_format("chatml").template
@@ -94,12 +96,31 @@ def test_an_export_has_a_template_that_gives_the_ids_of_the_run(exported):
     tokenizer = tokenizers.from_spec(f"hf:{out}")
     ours = ids(run.chat_format(), run.tokenizer)
     assert ids(kinds.of_folder(out), tokenizer) == ours
-    assert run.chat("hello", max_tokens=2).prompt in run.tokenizer.decode(
-        run.chat_format()
-        .render(Conversation((Message("user", "hello"), Message("assistant", "x")), "here"), run.tokenizer)
-        .token_L,
-        special=True,
-    )
+
+
+def test_training_and_answers_have_the_tokens_of_one_function(exported):
+    """A row of training holds whole conversations as render gives them, and run.chat begins as render does."""
+    run, form = exported[0], exported[0].chat_format()
+    store, objective = open_text(dataclasses.replace(run.config.data, chat=form.name), MODEL["context_length"])
+    rows = TrainRows(store, run.config.data, MODEL["context_length"], objective).rows(0, 8)
+    kept = 0
+    for i in range(40):
+        messages = (Message("user", f"{i}?"), Message("assistant", "yes"))
+        token_L, weight_L = form.render(Conversation(messages, "here"), run.tokenizer)
+        prompt = run.tokenizer.decode(token_L, special=True).partition("yes")[0]
+        if i == 0:
+            assert run.chat(f"{i}?", max_tokens=1).prompt == prompt
+        for token_T, row_weight_L in zip(rows["token_BT"], rows["weight_BL"]):
+            for start in _places(token_T, token_L):
+                kept += 1
+                assert row_weight_L[start : start + len(token_L) - 1].tolist() == weight_L[1:].tolist()
+    assert kept >= 8
+
+
+def _places(token_T, token_L) -> list[int]:
+    """Where token_L stands in token_T."""
+    size = len(token_L)
+    return [i for i in range(len(token_T) - size + 1) if token_T[i : i + size].tolist() == token_L.tolist()]
 
 
 def test_generate_of_transformers_ends_answers_of_an_export_where_the_run_does(exported):
