@@ -53,7 +53,7 @@ def _fitting(run, form, system: str | None, history: tuple[Message, ...]) -> tup
     while history and len(form.prompt((*_system(system), *history), run.tokenizer)) >= context:
         history = history[2:]
     if not history:
-        print(f"this message is too long for the context of {context} tokens, and is left out", file=sys.stderr)
+        print(f"too long for the context of {context} tokens: the conversation begins anew", file=sys.stderr)
     elif len(history) < before:
         print(f"the first {before - len(history)} messages are forgotten: the context is full", file=sys.stderr)
     return history

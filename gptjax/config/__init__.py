@@ -4,6 +4,7 @@ fields           the sections and their fields: type, default, meaning, and a wo
 changes          what follows from that word: at a resume, for a branch, in a study, for a compiled step
 removed          fields there once were, and the value that each always has now
 checks           what may be, and what goes together; made once, when a Config is made
+chat_checks      the same for conversations
 layer_patterns   likewise of layers that are not all alike, where a config has such
 bounds           how large a number may be
 catalogue        which architectures there are, and what a config may ask of each

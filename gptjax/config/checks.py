@@ -8,7 +8,7 @@ import dataclasses
 import math
 
 from gptjax import schedule
-from gptjax.config import bounds, catalogue, chat_checks, text_kinds
+from gptjax.config import bounds, catalogue, text_kinds
 from gptjax.config.mixture_weights import check_weights
 from gptjax.errors import UserError, choose, naming, shorten
 
@@ -156,7 +156,10 @@ def _check_data(d) -> None:
     _at_least(0, d, "data", "prefetch_workers", "seed")
     _in_unit_interval(d, "data", "val_fraction")
     _one_of(d.val_split, ("tail", "document"), "data.val_split")
-    chat_checks.check(d)
+    if (d.chat, d.chat_loss, d.chat_overflow) != (None, "assistant", "drop"):
+        from gptjax.config import chat_checks  # of those who asked for conversations
+
+        chat_checks.check(d)
     if (kind := text_kinds.SOURCES.get(d.source)) is None or kind.needs is None:
         return
     _require(getattr(d, kind.needs), f"data.source={d.source!r} needs data.{kind.needs}, {kind.example}.")

@@ -118,7 +118,8 @@ def _rows(run, text: evaluation_text.Text, name: str, stride: int | None, max_to
     length = run.config.model.context_length
     objective = objectives.make_objective(run.config.data, run.tokenizer, length)
     said = f"the text of {name!r}"
-    return held_out_rows(text.tokens, run.tokenizer, length, run.config.data, objective, max_tokens, said, stride)
+    make = held_out_rows(text.tokens)
+    return make(text.tokens, run.tokenizer, length, run.config.data, objective, max_tokens, said, stride)
 
 
 def batch_rows(run, batch_size: int | None) -> int:

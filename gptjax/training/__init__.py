@@ -17,6 +17,7 @@ resume          the checkpoint it goes on from, and what follows when one cannot
 recovery        what is done when training goes wrong
 branching       a run that begins with another one's checkpoint
 starting        a run that begins with another one's parameters
+new_symbols     the rows of special symbols that the other one's tokenizer lacks
 executable      the compiled step in a file
 catch_up        evaluations that a preempted run did not come to
 report          what is said to the person who watches

@@ -88,7 +88,7 @@ def held_out_rows(config, store, objective) -> dict[str, pipeline.EvalRows]:
     """The held-out text of each source. Raises UserError: one has none, by its name."""
     said = {name: "the held-out text" + f" of {name!r}" * (len(store.sources) > 1) for name in store.sources}
     return {
-        name: pipeline.held_out_rows(
+        name: pipeline.held_out_rows(source.val)(
             source.val,
             store.tokenizer,
             config.model.context_length,

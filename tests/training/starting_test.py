@@ -1,20 +1,28 @@
 """Runs that start from the parameters of another (train.start_from): what they take, what they keep, what they refuse."""
 
+import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import runs
+from conftest import TINY
 from judging import trained_values
 from places import ROOT
 
 from gptjax import cli
 from gptjax.config.config_file import from_dict
+from gptjax.config.fields import Config, MeshConfig, TrainConfig
+from gptjax.data import tokenizers
 from gptjax.huggingface import importing
+from gptjax.models import architectures
+from gptjax.parallel import meshes
 from gptjax.run import run
 from gptjax.rundir import metrics, run_directory
-from gptjax.training import starting
+from gptjax.training import new_symbols, starting
+from gptjax.training import program as programs
 
 STEPS = 4
 
@@ -179,3 +187,45 @@ def test_an_imported_model_is_trained_further(values, trained, tmp_path, capsys)
         assert np.array_equal(array, begun[name]) and not np.array_equal(array, later[name]), name
     assert cli.main(["train", command[1], f"--workdir={imported}"]) == 2
     assert f"a new run starts with its parameters by train.start_from={imported}" in capsys.readouterr().err
+
+
+def test_control_tokens_of_a_chat_start_as_the_mean_of_the_vocabulary_and_all_else_as_it_was(tmp_path, values, capsys):
+    (tmp_path / "c.jsonl").write_text("".join(f'{{"prompt": "q{i}", "completion": "a{i}"}}\n' for i in range(60)))
+    text = dict(path=values["data"]["path"], tokenizer="bytes", cache_dir=str(tmp_path / "cache"))
+    base = runs.changed(trained_values(values), model=dict(tied_head=False)) | {"data": text}
+    assert cli.main(["train", runs.write_config(base, tmp_path / "base.py"), f"--workdir={tmp_path / 'base'}"]) == 0
+    chat = dict(source=f"jsonl:{tmp_path}/c.jsonl", chat="gptjax", packing="best_fit", val_split="document")
+    chat |= dict(val_fraction=0.3, tokenizer=str(tmp_path / "base" / "tokenizer"), cache_dir=str(tmp_path / "cache"))
+    sft = runs.changed(started(values, tmp_path / "base"), model=dict(tied_head=False)) | {"data": chat}
+    assert cli.main(["train", runs.write_config(sft, tmp_path / "sft.py"), f"--workdir={tmp_path / 'sft'}"]) == 0
+    said = capsys.readouterr().err
+    assert "new symbols, as the mean of its 257: <|system|>, <|user|>, <|assistant|>, <|end|>, <|tool|>" in said
+    theirs, ours = params_of(tmp_path / "base", 6), params_of(tmp_path / "sft", 0)
+    for name in ("params['token_embedding']", "params['head']"):
+        table_VD, grown_VD = theirs.pop(name), ours.pop(name)
+        assert np.array_equal(grown_VD[:257], table_VD[:257])
+        mean_VD = np.tile(table_VD[:257].mean(axis=0), (5, 1))
+        np.testing.assert_allclose(grown_VD[257:262], mean_VD, rtol=1e-5, atol=1e-7)
+    assert theirs.keys() == ours.keys() and all(np.array_equal(array, ours[name]) for name, array in theirs.items())
+
+
+def test_a_vocabulary_that_outgrows_its_padding_gets_more_rows_on_any_mesh():
+    small = Config(
+        model=dataclasses.replace(TINY, vocab_size=127), train=TrainConfig(steps=1), mesh=MeshConfig(tensor=4)
+    )
+    large = small.replace(model=dict(vocab_size=132))
+    program = programs.build(large, meshes.make_mesh(large), "xla")
+    params = architectures.split(architectures.make(small.model, jax.random.key(0)))[1]
+    table_VD = np.array(params["token_embedding"])
+    grown = new_symbols.grown(params, ["token_embedding"], 127, program, large.model)["token_embedding"]
+    assert grown.shape == (256, 32) and grown.sharding == program.param_sharding["token_embedding"]
+    assert np.array_equal(grown[:127], table_VD[:127])
+    np.testing.assert_allclose(grown[127:], np.tile(table_VD[:127].mean(axis=0), (129, 1)), rtol=1e-5, atol=1e-7)
+
+
+def test_only_symbols_behind_the_same_tokenizer_are_taken():
+    plain, chat = tokenizers.from_spec("bytes"), tokenizers.from_spec("bytes").with_special(("<|b|>", "<|a|>"))
+    assert new_symbols.added(plain, chat) == ("<|b|>", "<|a|>")
+    assert new_symbols.added(plain.with_special(("<|b|>",)), chat) == ("<|a|>",)
+    assert new_symbols.added(plain.with_special(("<|a|>",)), chat) is None
+    assert new_symbols.added(chat, plain) is None

@@ -28,7 +28,8 @@ def chat_format(name: str, key: str = "data.chat") -> Format:
             f"{key}={shorten(repr(name), 80)} is not known{near}; expected one of: {', '.join(FORMATS)}, or template:FILE"
             " of a Jinja chat_template."
         )
-    return imported(FORMATS[name], f"{key}={name!r}")
+    entry = FORMATS[name]
+    return imported(entry, f"{key}={name!r}") if isinstance(entry, str) else entry
 
 
 def of_folder(folder) -> TemplateFormat | None:
@@ -48,7 +49,8 @@ def of_folder(folder) -> TemplateFormat | None:
     if template is None:
         return None
     tokens = _read_json(folder / TOKENS) if (folder / TOKENS).exists() else {}
-    return TemplateFormat(f"{_PREFIX}{folder}", template, _variables(tokens | config))
+    is_said = (folder / TOKENS).exists() or (folder / CONFIG).exists()
+    return TemplateFormat(f"{_PREFIX}{folder}", template, _variables(tokens | config) if is_said else None)
 
 
 def keep(form: Format, folder) -> None:

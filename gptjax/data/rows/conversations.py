@@ -77,13 +77,25 @@ def train_rows(source, row_tokens: int, seed: int, config, alive) -> Conversatio
 class EvalConversations:
     """Held-out conversations in order, whole, in `num_rows` rows of as many as fit: each target is predicted once.
 
-    max_tokens: only the first conversations, of at most so many tokens together; one at least. A token counts as a target
+    It takes what EvalRows takes. max_tokens: only the first conversations, of so many tokens together, one at least. A token counts as a target
     or not, whatever weight its message had in training: losses are nats per target. Raises UserError: as train_rows.
     """
 
     rows_per_window = 1
 
-    def __init__(self, tokens: Tokens, tokenizer, context_length: int, config, max_tokens: int | None, name: str):
+    def __init__(
+        self,
+        tokens: Tokens,
+        tokenizer,
+        context_length: int,
+        config,
+        objective,
+        max_tokens: int | None = None,
+        name: str = "the held-out text",
+        stride: int | None = None,
+    ):
+        if stride is not None:
+            raise UserError(f"--stride={stride}: conversations are read whole, each in one row; leave it out.")
         self.tokens, row_tokens = tokens, context_length + 1
         self.overflow = Overflow.of(tokens, row_tokens, config.chat_overflow, name)
         self.window = self.stride = context_length

@@ -143,15 +143,13 @@ def _best_fit(source, row_tokens: int, seed: int, config, alive) -> packing.Best
 PACKINGS = {"concat": _concat, "best_fit": _best_fit}
 
 
-def held_out_rows(tokens, tokenizer, context_length: int, config, objective, max_tokens, name: str, stride=None):
-    """A text in order, each of its targets once: EvalRows, or the EvalConversations of conversations."""
+def held_out_rows(tokens) -> Callable:
+    """EvalRows, or where tokens are of conversations EvalConversations, which takes the same."""
     if tokens.weights is None:
-        return EvalRows(tokens, tokenizer, context_length, config, objective, max_tokens, name, stride)
-    if stride is not None:
-        raise UserError(f"--stride={stride}: conversations are read whole, each in one row; leave it out.")
+        return EvalRows
     from gptjax.data.rows import conversations
 
-    return conversations.EvalConversations(tokens, tokenizer, context_length, config, max_tokens, name)
+    return conversations.EvalConversations
 
 
 class EvalRows:
