@@ -2,6 +2,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 
@@ -141,3 +142,18 @@ def test_a_conversation_on_a_terminal_keeps_what_was_said(imported):
         history.append({"role": "assistant", "content": answers[-1]})
     assert re.sub("you> ", "", output) == f"{answers[0]}\n{answers[1]}\n\n"
     assert "Ctrl-D" in said
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_conversation(imported):
+    controller, terminal = pty.openpty()
+    words = ["sample", f"--workdir={imported()}", "--chat", "--max_tokens=1000000", "--seed=2"]
+    command = [sys.executable, "-m", "gptjax", *words]
+    process = subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
+    os.close(terminal)
+    os.write(controller, b"Hello\n")
+    shown = process.stdout.read(len("you> ") + 1)  # the answer has begun
+    process.send_signal(signal.SIGINT)
+    os.write(controller, b"\x04")
+    output, said = (text.decode(errors="replace") for text in process.communicate(timeout=240))
+    os.close(controller)
+    assert process.returncode == 0 and shown.startswith(b"you> ") and output.endswith("\nyou> \n"), said

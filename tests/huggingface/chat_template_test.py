@@ -4,13 +4,14 @@ import dataclasses
 import json
 
 import chat_folders
+import numpy as np
 import pytest
 import runs
 
 import gptjax
 from gptjax import cli
 from gptjax.data import tokenizers
-from gptjax.data.chat import Conversation, Message, chat_format, kinds
+from gptjax.data.chat import Conversation, Message, chat_format, from_record, kinds
 from gptjax.data.rows.pipeline import TrainRows, open_text
 from gptjax.huggingface import exporting, importing
 
@@ -115,6 +116,15 @@ def test_training_and_answers_have_the_tokens_of_one_function(exported):
                 kept += 1
                 assert row_weight_L[start : start + len(token_L) - 1].tolist() == weight_L[1:].tolist()
     assert kept >= 8
+
+
+def test_a_run_is_evaluated_on_conversations_without_the_file_of_its_template(exported, tmp_path):
+    run = exported[0]
+    record = {"messages": [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "yes"}]}
+    (tmp_path / "one.jsonl").write_text(json.dumps(record) + "\n")
+    token_L, weight_L = run.chat_format().render(from_record(record, "here"), run.tokenizer)
+    [found] = run.evaluate(f"jsonl:{tmp_path / 'one.jsonl'}").values()
+    assert found.tokens == np.count_nonzero(weight_L) and len(token_L) > found.tokens
 
 
 def _places(token_T, token_L) -> list[int]:

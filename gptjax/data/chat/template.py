@@ -82,7 +82,7 @@ class TemplateFormat(Format):
         same = text.marked.startswith(text.before(i, is_prompt=True)) and text.marked.startswith(text.before(i + 1))
         if not same or end <= start:
             raise UserError(
-                f"the chat template {self.name!r} writes the messages before answer {i + 1} otherwise when more follow, so"
+                f"the chat template {self.name!r} writes what stands before message {i + 1} otherwise when more follow, so"
                 " that it does not show what the assistant said; put {% generation %} ... {% endgeneration %} around the"
                 " answer and its end token in the template."
             )

@@ -40,7 +40,7 @@ BLOCKED = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}
         ),
         ("{{ messages.append(1) }}", "f:1: the chat template does not take these messages:"),
         ("{{ ''.__class__.__mro__ }}", "f:1: the chat template does not take these messages: access to attribute"),
-        ("{{ messages[0].content }}", "writes the messages before answer 2 otherwise when more follow"),
+        ("{{ messages[0].content }}", "writes what stands before message 2 otherwise when more follow"),
         ("{% generation %}x{% endgeneration %}" + BLOCKED, "has 2 {% generation %} blocks for 1 assistant's messages"),
     ],
 )
