@@ -23,6 +23,11 @@ def check(m) -> None:
             )
     if m.band_width is None and m.window_pattern != type(m).window_pattern:
         raise UserError(f"model.window_pattern={_shown(m.window_pattern)} has no width; set model.band_width.")
+    if m.band_width is not None and "S" not in m.window_pattern:
+        raise UserError(
+            f"model.band_width={m.band_width} is of S layers, and model.window_pattern={_shown(m.window_pattern)} has none;"
+            " set model.band_width to None."
+        )
     if m.n_layers % m.layer_period:
         raise UserError(
             f"model.n_layers={m.n_layers} is no multiple of the {m.layer_period} layers after which model.window_pattern and"

@@ -30,7 +30,9 @@ def conflicts(filled: dict) -> list[tuple[bool, str]]:
     period = theta(filled)
     scaling = _type(settings)
     problem = None if scaling == "default" else _problem(filled)
+    tables = sorted(each for each, value in settings.items() if type(value) is dict)
     return [
+        (bool(tables), f"its rotary positions are others in each kind of layer ({name}: {', '.join(tables)})"),
         (
             scaling not in ("default", *rotary.SCALINGS),
             f"its rotary positions are scaled in another way ({name}: rope_type={scaling!r}), not one of"

@@ -20,6 +20,7 @@ BAD = {
     ),
     "empty": (dict(rope_pattern=""), "rope_pattern='' cannot be read; expected letters R and N"),
     "no width": (dict(window_pattern="S"), "window_pattern='S' has no width; set model.band_width"),
+    "no layer": (dict(band_width=3, window_pattern="L"), "band_width=3 is of S layers, and .*'L' has none"),
     "learned": (
         dict(position="learned", rope_pattern="RN"),
         "rope_pattern='RN' with model.position='learned'; use 'rope'",

@@ -123,6 +123,11 @@ BAD = {
         dict(layer_types=["full_attention", "sliding_attention"]),
         "its layers are all sliding_attention by sliding_window, and full_attention by layer_types",
     ),
+    "rates by kind": (
+        "qwen3",
+        dict(rope_parameters={"full_attention": {"rope_theta": 5.0}, "sliding_attention": {"rope_theta": 7.0}}),
+        r"others in each kind of layer \(rope_parameters: full_attention, sliding_attention\)",
+    ),
     "both ways": ("gemma", dict(use_bidirectional_attention=True), "its tokens see later ones"),
     "activation": ("gemma", dict(hidden_act="silu"), "its activation is 'silu', not one of gelu_pytorch_tanh"),
     "window": ("qwen2", dict(sliding_window=0), "sliding_window=0; expected a whole number of at least 1"),

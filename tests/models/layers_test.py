@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import TINY
 from flax import nnx
 from jax.sharding import AxisType, Mesh
 
@@ -81,3 +82,11 @@ def test_on_tpus_queries_keys_and_values_are_products_of_their_own_unless_weight
     linear = layers.Linear(jax.random.key(0), (8,), (2, 3, 4), ("embed", "heads", "qkv", "head_dim"), 1.0, bias=True)
     jaxpr = jax.make_jaxpr(lambda x: attention.PROJECTIONS["tpu"](linear, x))(jnp.zeros((1, length, 8)))
     assert str(jaxpr).count("dot_general") == products
+
+
+def test_a_gain_kept_as_its_offset_from_one_is_as_exact_in_bfloat16():
+    x_D, offset_D = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.00389, -0.01, 0.25], jnp.bfloat16)
+    norm = layers.RMSNormPlusOne(3, TINY)
+    norm.offset = nnx.Param(offset_D)
+    expected = np.float64(x_D) / np.sqrt(np.mean(np.square(np.float64(x_D)))) * (1 + np.float64(offset_D))
+    np.testing.assert_allclose(norm(x_D), expected, rtol=2e-5)
