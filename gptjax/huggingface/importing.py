@@ -75,8 +75,11 @@ def described(shape: ModelConfig, tokenizer: Tokenizer, notes: list[str]) -> dic
     return {"model": shape, "tokenizer": tokenizer.kind, **parted_by, "notes": notes}
 
 
-def write_run(directory, shape: ModelConfig, params: dict, chosen: Tokenizer, imported: dict) -> None:
-    """A run of one checkpoint, at step 0. params: of one dtype. imported: where they came from, for the manifest."""
+def write_run(
+    directory, shape: ModelConfig, params: dict, chosen: Tokenizer, imported: dict, beside: dict[str, str] | None = None
+) -> None:
+    """A run of one checkpoint, at step 0. params: of one dtype. imported: where they came from, for the manifest. beside:
+    files that stand with the tokenizer, {name: text}."""
     config = Config(
         model=shape,
         optim=OptimConfig(param_dtype=_STORED_AS[imported["dtype"]]),
@@ -88,6 +91,8 @@ def write_run(directory, shape: ModelConfig, params: dict, chosen: Tokenizer, im
     manifest |= run_directory.provenance(config, run_directory.command_line()) | about
     _save(directory, config, params, consistency.of_checkpoint(manifest))
     save_tokenizer(chosen, directory.tokenizer)
+    for name, text in (beside or {}).items():
+        (directory.tokenizer / name).write_text(text)
     directory.write_json("manifest.json", manifest)
     directory.metrics.write_text("")
     directory.write_config(config)  # last: with it the directory is a run
