@@ -44,9 +44,9 @@ COMMANDS = {  # name: (module, what it is for)
         "show the text of any step of a run, statistics of its text, or check its checksums",
     ),
     "tokenizer": ("gptjax.commands.tokenizer", "train a tokenizer, or show one and what it does"),
-    "import": ("gptjax.commands.import_", "make a run directory from a model of Hugging Face's transformers"),
+    "import": ("gptjax.commands.import_", "make a run directory from a model of transformers or llama.cpp"),
     "adapter": ("gptjax.commands.adapter", "merge the adapter of a run into its model"),
-    "export": ("gptjax.commands.export", "write a run's model for Hugging Face's transformers"),
+    "export": ("gptjax.commands.export", "write a run's model for transformers or llama.cpp"),
     "study": ("gptjax.commands.study", "scaling studies: many runs from one file, and the laws fitted to them"),
     "parity": (
         "gptjax.commands.parity",

@@ -25,7 +25,9 @@ def add_flags(parser) -> None:
     )
     parser.add_argument("--max_shard_size", metavar="SIZE", help="largest size of a file (default: 5GB)")
     parser.add_argument(
-        "--type", metavar="NAME", help="of a GGUF file: f32, f16, bf16, q4_0, q4_1 or q8_0 (default: as the checkpoint)"
+        "--type",
+        metavar="NAME",
+        help="how a GGUF file holds matrices: f32, f16, bf16, q4_0, q4_1 or q8_0 (default: as the checkpoint)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -35,10 +37,8 @@ def run(args) -> None:
     start.start_jax()
     flags.check_format("--to", args.format)
     _refuse_flags_of_another(args)
-    from gptjax.run import run
-
-    loaded = run.read(args.workdir, args.step, ema=args.ema)
-    about = _EXPORTERS[args.format](loaded, args)
+    about = _EXPORTERS[args.format](args)
+    loaded = about.pop("run")
     if args.json:
         print(json.dumps({"workdir": args.workdir, "step": loaded.step, "out": args.out, **about}, indent=2))
         return
@@ -61,16 +61,21 @@ def _refuse_flags_of_another(args) -> None:
             raise UserError(f"--{name} is of --to={format_of_flag}, and --to={args.format} is given; use {instead}.")
 
 
-def _to_folder(loaded, args) -> dict:
+def _to_folder(args) -> dict:
     from gptjax.huggingface import exporting
+    from gptjax.run import run
 
-    return exporting.export_run(loaded, args.out, args.dtype, exporting.parse_bytes(args.max_shard_size or "5GB"))
+    size = exporting.parse_bytes(args.max_shard_size or "5GB")
+    loaded = run.read(args.workdir, args.step, ema=args.ema)
+    return {"run": loaded} | exporting.export_run(loaded, args.out, args.dtype, size)
 
 
-def _to_file(loaded, args) -> dict:
+def _to_file(args) -> dict:
     from gptjax.gguf import exporting
+    from gptjax.run import run
 
-    return exporting.export_run(loaded, args.out, args.type)
+    loaded = run.read(args.workdir, args.step, ema=args.ema)
+    return {"run": loaded} | exporting.export_run(loaded, args.out, args.type)
 
 
 _EXPORTERS = {"hf": _to_folder, "gguf": _to_file}

@@ -27,7 +27,9 @@ def export_run(run, out: str, type_name: str | None = None) -> dict:
     values = family.config_out(shape, "float32", run.tokenizer.eot_id)
     metadata, factors = architectures.metadata_out(architecture, values)
     tokens, notes = vocabulary.metadata_out(run.tokenizer, shape.vocab_size)
-    general = {
+    imported = run.directory.manifest().get("imported") or {}
+    general = {f"general.{name}": text for name, text in imported.get("general", {}).items()}  # licence, origin
+    general |= {
         "general.architecture": architecture.name,
         "general.name": run.directory.path.name,
         "general.file_type": Value(kind.file_type, U32),
@@ -39,11 +41,8 @@ def export_run(run, out: str, type_name: str | None = None) -> dict:
         notes.append(
             f"{names} written as f16: their rows are no multiples of {kind.values} values, as {kind.name} needs"
         )
-    with file.open("wb") as opened:
-        writer = container.Writer(opened, general | metadata | tokens | _template(run), described)
-        for name, array in _ours(architecture, values, family, shape, run.params, factors):
-            writer.write(name, _checked(name, array, described[name][1]))
-        writer.finish()
+    arrays = _ours(architecture, values, family, shape, run.params, factors)
+    _write(file, general | metadata | tokens | _template(run), described, arrays)
     return {
         "architecture": architecture.name,
         "type": kind.name,
@@ -53,6 +52,20 @@ def export_run(run, out: str, type_name: str | None = None) -> dict:
 
 
 _MODEL = f"{vocabulary.PREFIX}model"
+
+
+def _write(file, metadata: dict, described: dict, arrays) -> None:
+    """The whole file or none: it has another name until it is whole. arrays: (name, float32 array)s, as described."""
+    part = file.with_name(f"{file.name}.part")
+    try:
+        with part.open("wb") as opened:
+            writer = container.Writer(opened, metadata, described)
+            for name, array in arrays:
+                writer.write(name, _checked(name, array, described[name][1]))
+            writer.finish()
+        part.rename(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _architecture(family) -> architectures.Architecture:
@@ -130,4 +143,4 @@ def _checked(name: str, array: np.ndarray, kind: blocks.BlockType) -> np.ndarray
 
 def _template(run) -> dict[str, str]:
     template = run.directory.tokenizer / TEMPLATE
-    return {"tokenizer.chat_template": template.read_text()} if template.exists() else {}
+    return {vocabulary.CHAT_TEMPLATE: template.read_text()} if template.exists() else {}

@@ -1,10 +1,18 @@
 """A GGUF file as a run directory: parameters in float32, config and tokenizer, at step 0."""
 
+import json
+
 from gptjax.gguf import architectures, container, vocabulary
 from gptjax.huggingface import families, importing
 from gptjax.parallel import numerics
 
-TEMPLATE = "chat_template.jinja"  # beside the tokenizer, as transformers names it
+TEMPLATE, SPECIAL_TOKENS = "chat_template.jinja", "special_tokens_map.json"  # as transformers names them
+_PARTS = {
+    "bos": "bos",
+    "eos": "eos",
+    "unk": "unknown",
+    "pad": "padding",
+}  # transformers' names of tokens -> llama.cpp's
 _READ = ("architecture", "alignment")  # of the entries general.*; the others say whose model it is
 
 
@@ -37,9 +45,8 @@ def import_file(path: str, workdir: str, tokenizer: str | None = None, allow_non
         stored = sorted({tensor.type.name for tensor in reader.tensors.values()})
     origin = {"from": "gguf", "file": str(reader.where), "architecture": architecture.name, "dtype": dtype}
     origin |= {"stored_as": stored, "general": _general(reader.metadata)}
-    importing.write_run(directory, shape, params, chosen, origin)
-    if tokenizer is None:
-        _write_template(reader.metadata, directory)
+    beside = _conversations(reader.metadata) if tokenizer is None else {}
+    importing.write_run(directory, shape, params, chosen, origin, beside)
     return origin | importing.described(shape, chosen, [*notes, *more])
 
 
@@ -56,7 +63,11 @@ def _general(metadata: dict) -> dict:
     return {name.removeprefix("general."): metadata[name] for name in names if isinstance(metadata[name], str)}
 
 
-def _write_template(metadata: dict, directory) -> None:
-    template = metadata.get("tokenizer.chat_template")
-    if isinstance(template, str):
-        (directory.tokenizer / TEMPLATE).write_text(template)
+def _conversations(metadata: dict) -> dict[str, str]:
+    """{file beside the tokenizer: text}: the chat template, and the special tokens that it may name."""
+    template, tokens = metadata.get(vocabulary.CHAT_TEMPLATE), metadata.get(f"{vocabulary.PREFIX}tokens", [])
+    if not isinstance(template, str):
+        return {}
+    ids = {f"{ours}_token": metadata.get(f"{vocabulary.PREFIX}{theirs}_token_id") for ours, theirs in _PARTS.items()}
+    named = {name: tokens[i] for name, i in ids.items() if type(i) is int and i < len(tokens)}
+    return {TEMPLATE: template, SPECIAL_TOKENS: json.dumps(named, indent=2, ensure_ascii=False) + "\n"}

@@ -18,7 +18,7 @@ from gptjax.errors import UserError, did_you_mean, shorten
 from gptjax.gguf.container import F32, I32, U32, Value
 from gptjax.huggingface import vocabulary
 
-PREFIX = "tokenizer.ggml."
+PREFIX, CHAT_TEMPLATE = "tokenizer.ggml.", "tokenizer.chat_template"
 ENDS = (("the metadata", f"{PREFIX}eos_token_id", f"{PREFIX}bos_token_id"),)  # as sources of ends.find
 _NONE = "none"  # tokenizer.ggml.model of a file without tokenizer
 _BYTE_LEVEL_ONLY = library_json.BYTE_LEVEL | {"use_regex": False}

@@ -73,15 +73,18 @@ def described(shape: ModelConfig, tokenizer: Tokenizer, notes: list[str]) -> dic
     return {"model": shape, "tokenizer": tokenizer.kind, **parted_by, "notes": notes}
 
 
-def write_run(directory, shape: ModelConfig, params: dict, chosen: Tokenizer, imported: dict) -> None:
-    """A run of one checkpoint, at step 0. params: of one dtype. imported: where they came from, for the manifest."""
+def write_run(
+    directory, shape: ModelConfig, params: dict, chosen: Tokenizer, imported: dict, beside: dict[str, str] | None = None
+) -> None:
+    """A run of one checkpoint, at step 0. params: of one dtype. imported: where they came from, for the manifest. beside:
+    files that stand with the tokenizer, {name: text}."""
     config = Config(
         model=shape,
         optim=OptimConfig(param_dtype=_STORED_AS[imported["dtype"]]),
         train=TrainConfig(steps=1, batch_size=8, tensorboard=False),
         checkpoint=CheckpointConfig(every_steps=None),
     )
-    model_directory.write(directory, config, params, chosen, {"imported": imported})
+    model_directory.write(directory, config, params, chosen, {"imported": imported}, beside)
 
 
 def _unread_fields(values: dict, contents: dict[str, dict], family: Family) -> list[str]:

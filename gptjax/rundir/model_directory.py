@@ -7,13 +7,16 @@ from gptjax.rundir import run_directory
 STEP = 0
 
 
-def write(directory: run_directory.RunDirectory, config, params: dict, tokenizer, about: dict) -> None:
-    """Makes a run directory of a model. about: what its manifest says besides, such as {"imported": {"folder", ...}}."""
+def write(directory: run_directory.RunDirectory, config, params: dict, tokenizer, about: dict, beside=None) -> None:
+    """Makes a run directory of a model. about: what its manifest says besides, such as {"imported": {"folder", ...}}; beside:
+    {name: text} of files that lie with the tokenizer."""
     manifest = consistency.begun({}, [], None, config.to_dict(), None, STEP)
     manifest |= run_directory.provenance(config, run_directory.command_line())
     manifest |= about | {"data": None, "tokenizer_hash": tokenizer.hash}
     _save(directory, config, params, consistency.of_checkpoint(manifest))
     directory.save_tokenizer(tokenizer)
+    for name, text in (beside or {}).items():
+        (directory.tokenizer / name).write_text(text)
     directory.write_json("manifest.json", manifest)
     directory.metrics.write_text("")
     directory.write_config(config)  # last: with it the directory is a run

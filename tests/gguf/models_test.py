@@ -214,3 +214,13 @@ def test_a_file_that_is_there_is_not_written_over(tmp_path):
     with pytest.raises(UserError, match="is there already"):
         exporting.export_run(loaded, str(tmp_path / "out.gguf"))
     assert isinstance(loaded.tokenizer, tokenizers.Tokenizer)
+
+
+def test_a_value_that_a_type_cannot_hold_is_named_and_no_file_is_left(tmp_path):
+    loaded = imported("llama_grouped", tmp_path)
+    params = jax.tree.map(np.array, loaded.params)
+    params["token_embedding"][0, 0] = 1e6
+    loaded = dataclasses.replace(loaded, params=params)
+    with pytest.raises(UserError, match="token_embd.weight has values beyond float16's 65504; use --type=bf16 or f32"):
+        exporting.export_run(loaded, str(tmp_path / "out.gguf"), "f16")
+    assert not list(tmp_path.glob("out.gguf*"))

@@ -67,6 +67,8 @@ def test_a_run_its_file_and_the_run_of_that_file_write_what_llama_cpp_writes(mad
     again, expected = gptjax.load(tmp_path / "again"), LLAMA_CPP[name]["written"]
     assert (about["notes"], about["eot_id"], about["bos_id"]) == ([], ours.eot_id, ours.bos_id)
     assert (tmp_path / "again" / "tokenizer" / importing.TEMPLATE).read_text() == TEMPLATE
+    tokens = json.loads((tmp_path / "again" / "tokenizer" / importing.SPECIAL_TOKENS).read_text())
+    assert tokens["eos_token"] == "<|endoftext|>"
     for loaded in (run, again):
         written = _greedy(loaded, LLAMA_CPP[name]["prompt"], len(expected))
         assert written == expected
