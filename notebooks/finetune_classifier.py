@@ -71,8 +71,8 @@ def flags(**sections: dict) -> list[str]:
 
 def pretrain(folder: pathlib.Path, data: pathlib.Path) -> None:
     if not (folder / "tokenizer").exists():
-        run("tokenizer", "train", f"--source=jsonl:{data}/unlabelled.jsonl", "--vocab_size=2048", "--special=task",
-            "--character_coverage=0.995", f"--out={folder}/tokenizer")  # fmt: skip
+        run("tokenizer", "train", f"--source=jsonl:{data}/unlabelled.jsonl", "--vocab_size=2560", "--special=task",
+            "--character_coverage=0.98", f"--out={folder}/tokenizer")  # fmt: skip
     config = {
         "model": SHAPE | {"embed_dropout": 0.1, "attention_dropout": 0.1, "residual_dropout": 0.1},
         "data": {"path": f"{data}/unlabelled.jsonl", "tokenizer": f"{folder}/tokenizer", "cache_dir": f"{folder}/cache"}
