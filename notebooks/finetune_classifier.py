@@ -12,6 +12,7 @@ Killed and started again, it goes on where it stopped. About 25 minutes on 2 cor
 """
 
 import hashlib
+import itertools
 import json
 import pathlib
 import statistics
@@ -106,10 +107,9 @@ def main() -> None:
     data = write_data(folder)
     pretrain(folder, data)
     results = {kind: [] for kind in KINDS}
-    for seed in SEEDS:
-        for kind in KINDS:
-            results[kind].append(finetune(folder, data, kind, seed))
-            (folder / "results.json").write_text(json.dumps(results, indent=2))
+    for kind, seed in itertools.product(KINDS, SEEDS):
+        results[kind].append(finetune(folder, data, kind, seed))
+        (folder / "results.json").write_text(json.dumps(results, indent=2))
     for kind, runs in results.items():
         for name in ("accuracy", "f1_macro", "matthews"):
             values = [one[name] for one in runs]
