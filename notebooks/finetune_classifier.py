@@ -92,7 +92,7 @@ def finetune(folder: pathlib.Path, data: pathlib.Path, kind: str, seed: int) -> 
     epochs, rate, pretrained = KINDS[kind]
     workdir = f"{folder}/runs/{kind}-{seed}"
     fields = flags(
-        model=SHAPE | {"norm_position": "pre", "final_norm": True, "scale_residual_init": True},
+        model=SHAPE | {"vocab_size": None, "norm_position": "pre", "final_norm": True, "scale_residual_init": True},
         data={"path": data / "train.jsonl", "tokenizer": folder / "tokenizer", "seed": seed},
         optim={"peak_lr": rate},
         train={"steps": epochs * int(TRAIN * 0.9) // BATCH, "seed": seed, "log_every": 10, "tensorboard": False},

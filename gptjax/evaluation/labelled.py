@@ -20,9 +20,10 @@ from gptjax.data.examples import kinds, store
 from gptjax.data.examples.rows import EvalExamples
 from gptjax.data.examples.task import Encoder, Example
 from gptjax.errors import UserError
-from gptjax.evaluation import metrics
+from gptjax.evaluation import held_out, metrics
+from gptjax.evaluation import texts as evaluation_text
 from gptjax.hosts import compiling
-from gptjax.models import attention, labelled
+from gptjax.models import labelled
 from gptjax.parallel import numerics, placement, sharding
 
 
@@ -181,8 +182,6 @@ _SAID = {
 
 
 def summarise(outcome: Outcome) -> LabelledEvaluation:
-    from gptjax.evaluation import held_out
-
     loss = metrics.Estimate(*held_out.ratio_of_means(np.float64(outcome.loss_E), np.float64(outcome.weight_E)))
     return LabelledEvaluation(loss, _SCORES[outcome.head.loss](outcome), len(outcome.examples))
 
@@ -259,20 +258,19 @@ class LabelledReading:
         }
 
 
-def reading_of(run, texts=None, *, protocol=None, stride=None, max_tokens=None, **how) -> LabelledReading:
-    """The run's held-out examples, or all of other sets. texts: SPECs, as run_loss.reading_of takes them.
-
-    Raises UserError: a setting that is of running text, examples that cannot be had."""
-    from gptjax.evaluation import run_loss
-    from gptjax.evaluation import texts as evaluation_text
-
-    for name, value in {"protocol": protocol, "stride": stride, **how}.items():
+def check_settings(run, settings: dict) -> None:
+    """Raises UserError: a flag of `gptjax eval` that is given is of running text."""
+    for name, value in settings.items():
         if value is not None:
             raise UserError(
                 f"--{name}={value}: a run of data.task={run.config.data.task!r} is judged by examples; leave it out."
             )
-    own = run.config.eval.max_tokens if texts is None else None
-    max_tokens = own if max_tokens is run_loss.RUNS_OWN else max_tokens
+
+
+def reading_of(run, texts=None, max_tokens: int | None = None) -> LabelledReading:
+    """The run's held-out examples, or all of other sets. texts: SPECs, as run_loss.reading_of takes them.
+
+    Raises UserError: examples that cannot be had."""
     if texts is None:
         found, said = _own(run)
     else:
@@ -292,7 +290,7 @@ def _own(run) -> tuple[dict, dict]:
 
 def _rows(run, examples, max_tokens: int | None = None) -> EvalExamples:
     head = task_heads.of(run.config.model)
-    unit = attention.length_unit(run.model.kernel, run.mesh.shape["sequence"])
+    unit = labelled.length_unit(run.model.kernel, run.mesh)
     task, length = kinds.of(run.config.data, head), run.config.model.context_length
     return EvalExamples(examples, head, task, run.tokenizer, length, unit, max_tokens)
 
@@ -309,12 +307,11 @@ class Prediction:
     probability: typing.Any = None
 
 
-def classify(run, examples, batch_size: int | None = None) -> list[Prediction]:
-    """What a run says of texts, or of records with the fields of its data.task, without a label.
+def classify(run, examples, batch_size: int) -> list[Prediction]:
+    """What a run says of texts, or of records with the fields of its data.task, without a label; so many go through the model
+    at once, a multiple of the devices.
 
     Raises UserError: a run without a task head, examples that are not of its task."""
-    from gptjax.evaluation import run_loss
-
     if run.config.data.task is None:
         raise UserError("run.classify: this model has no task head (model.task_head); use a run of data.task.")
     head = task_heads.of(run.config.model)
@@ -326,12 +323,11 @@ def classify(run, examples, batch_size: int | None = None) -> list[Prediction]:
     ]
     if not made:
         return []
-    rows, size = _rows(run, made), run_loss.batch_rows(run, batch_size)
-    said = []
+    rows, said = _rows(run, made), []
     with numerics.on_mesh(run.mesh):
-        for first in range(0, len(made), size):
-            output = sharding.on_host(_outputs(run.graph, run.params, _placed(run.program, rows, first, size)))
-            part = made[first : first + size]
+        for first in range(0, len(made), batch_size):
+            output = sharding.on_host(_outputs(run.graph, run.params, _placed(run.program, rows, first, batch_size)))
+            part = made[first : first + batch_size]
             said += [_SAID[head.loss](output[b], example) for b, example in enumerate(part)]
     names = task.class_names(head.outputs)
     return [_prediction(head, names, example, one, run.tokenizer) for example, one in zip(made, said)]

@@ -114,7 +114,7 @@ class Run:
         with `label` and `probability` (docs/classification.md)."""
         from gptjax.evaluation import labelled
 
-        return labelled.classify(self, examples, batch_size)
+        return labelled.classify(self, examples, run_loss.batch_rows(self, batch_size))
 
     @checked()
     def at(self, step: int) -> "Run":
@@ -244,7 +244,8 @@ class Run:
     def _padded(self, rows: np.ndarray, extra: int = 0) -> np.ndarray:
         """rows in the next bucket of lengths, plus `extra`; and as many as divide over the mesh."""
         sizes = self.mesh.shape
-        unit = attention.length_unit(self.model.kernel, sizes["sequence"])
+        unit = 2 * sizes["sequence"] if sizes["sequence"] > 1 else 1
+        unit *= attention.token_unit(self.model.kernel)
         length = inside.bucket(max(1, rows.shape[1] - extra), self.config.model.context_length, unit) + extra
         shards = sizes["replica"] * sizes["fsdp"]
         padded = np.zeros((-(-len(rows) // shards) * shards, length), np.int32)

@@ -19,7 +19,10 @@ from gptjax.training import program as programs
 
 KINDS = {  # loss: (head, task)
     "classify": ("classes(n=3, dropout=0.0)", "classify"),
-    "choice": ("choice(dropout=0.0, bias=False)", "choice"),  # a bias moves all scores alike: its gradient is rounding alone
+    "choice": (
+        "choice(dropout=0.0, bias=False)",
+        "choice",
+    ),  # a bias moves all scores alike: its gradient is rounding alone
     "tag": ("token_classes(n=4, dropout=0.0)", "tag"),
     "span": ("span(dropout=0.0, bias=False)", "answer"),  # likewise
     "regress": ("regression(n=2, dropout=0.0)", "classify"),
@@ -37,9 +40,7 @@ def config_of(loss: str, **sections) -> Config:
         train=TrainConfig(steps=2, batch_size=8, loss=loss, lm_coef=0.5),
         mesh=MeshConfig(fsdp=1),
     )
-    return config.replace(
-        model=dict(task_head=f"{head.rstrip(')')}{', ' if '(' in head else '('}dropout=0.0)"), **sections
-    )
+    return config.replace(**sections)
 
 
 @functools.cache

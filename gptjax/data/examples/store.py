@@ -15,10 +15,12 @@ import numpy as np
 from gptjax.config import task_heads
 from gptjax.data import sources, tokenizers
 from gptjax.data.examples import kinds, records
+from gptjax.data.examples.rows import EvalExamples, TrainExamples
 from gptjax.data.examples.task import CONTROL, Encoder, Example, Task
 from gptjax.data.rows.hashing import is_held_out
 from gptjax.data.tokens.folder import digest
 from gptjax.errors import UserError
+from gptjax.models import labelled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,12 @@ class ExampleStore:
     context_length: int
     examples: Examples
     name: str
+
+    def rows(self, config, program) -> tuple[TrainExamples, dict[str, EvalExamples]]:
+        """(rows to train on, {source: held-out rows}) for a Config and a model on a mesh."""
+        unit = labelled.length_unit(program.kernel, program.mesh)
+        held_out = EvalExamples.held_out(self, unit, config.eval.max_tokens)
+        return TrainExamples(self, config.data.seed, unit), {self.name: held_out}
 
     @property
     def sources(self) -> dict[str, Examples]:
