@@ -238,6 +238,10 @@ class Family:
                 model.band_width is not None,
                 f"every second layer sees {model.band_width} tokens only (model.band_width)",
             ),
+            (
+                model.task_head is not None,
+                f"it has a head {model.task_head} beside that of the language model (model.task_head)",
+            ),
             (model.qk_norm, "it normalises queries and keys (model.qk_norm)"),
             (model.logit_softcap is not None, "it caps its logits (model.logit_softcap)"),
             (

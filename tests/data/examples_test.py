@@ -1,5 +1,6 @@
 """Labelled examples: what of a record becomes which tokens and label, and what becomes of records that are none."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -145,6 +146,23 @@ def test_a_task_that_cannot_be_is_refused(task, head, message):
     with pytest.raises(UserError) as error:
         kinds.of(DataConfig(task=task), head_of(head))
     assert message in str(error.value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Titled(kinds.Classify):
+    """A text below its title, in one sequence."""
+
+    title: str = "title"
+
+    def texts(self, record, where):
+        [[text]] = super().texts(record, where)
+        return [[record[self.title], text]]
+
+
+def test_a_task_of_one_s_own_is_a_class_and_an_entry(monkeypatch):
+    monkeypatch.setitem(kinds.TASKS, "titled", Titled)
+    made = example("titled(title='head')", "classes", {"head": "A", "text": "b", "label": 1})
+    assert shown(made.sequences[0]) == "[A|b]"
 
 
 # ---- a set

@@ -36,7 +36,7 @@ def config_of(loss: str, **sections) -> Config:
             vocab_size=65, context_length=16, n_layers=2, d_model=32, n_heads=4, dtype="float32", task_head=head
         ),
         DataConfig(task=task),
-        OptimConfig(eps=1e-4),
+        OptimConfig(eps=1e-3),
         train=TrainConfig(steps=2, batch_size=8, loss=loss, lm_coef=0.5),
         mesh=MeshConfig(fsdp=1),
     )
