@@ -242,3 +242,60 @@ def test_from_a_pretrained_run_the_head_alone_is_new(labelled, values, tmp_path,
     )
     for name, array in before.items():
         np.testing.assert_array_equal(array, after[name], err_msg=name)
+
+
+OTHER_TASKS = {  # task: (head, loss, a record of number i, metrics, what run.classify takes, a fitting label)
+    "choice": (
+        "choice",
+        "choice",
+        lambda i: {"context": "ab", "choices": ["b", "ccc", "dd"][: 2 + i % 2], "label": i % 2},
+        {"accuracy"},
+        {"context": "ab", "choices": ["b", "c"]},
+        lambda made: made.label in "01" and sum(made.probability.values()) == pytest.approx(1),
+    ),
+    "similarity(first='a', second='b')": (
+        "regression",
+        "regress",
+        lambda i: {"a": "x" * (1 + i % 4), "b": "y", "label": i / 7},
+        {"pearson", "spearman"},
+        {"a": "xx", "b": "y"},
+        lambda made: isinstance(made.label, float),
+    ),
+    "tag(labels='O,B')": (
+        "token_classes(n=2)",
+        "tag",
+        lambda i: {"tokens": ["ab", "c"][: 1 + i % 2], "tags": ["B", "O"][: 1 + i % 2]},
+        {"accuracy", "f1", "matthews"},
+        {"tokens": ["ab", "c", "d"]},
+        lambda made: len(made.label) == 3 and set(made.label) <= {"O", "B"},
+    ),
+    "answer": (
+        "span",
+        "span",
+        lambda i: {"question": "q", "context": "a bc d"[i % 2 :], "answer": "bc"},
+        {"exact_match", "f1"},
+        {"question": "q", "context": "a bc"},
+        lambda made: made.label in "a bc" and 0 < made.probability <= 1,
+    ),
+}
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_every_task_is_trained_evaluated_and_asked(task, labelled, tmp_path):
+    head, loss, record, names, question, fits = OTHER_TASKS[task]
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(record(i)) + "\n" for i in range(40)))
+    ours = runs.changed(
+        labelled,
+        model=dict(task_head=head, n_layers=1),
+        data=dict(task=task, path=str(tmp_path / "set.jsonl")),
+        train=dict(steps=4, loss=loss),
+        checkpoint=dict(every_steps=None),
+        eval=dict(every_steps=None),
+    )
+    config = runs.write_config(ours, tmp_path / "fields.py")
+    assert cli.main(["train", config, f"--workdir={tmp_path / 'run'}"]) == 0
+    [logged] = metrics.read_metrics(tmp_path / "run" / "metrics.jsonl", "eval")
+    assert logged["examples"] == 8 and all(np.isfinite(logged[name]) for name in ("loss", "standard_error"))
+    assert names <= logged.keys() and {f"{name}_error" for name in names} <= logged.keys()
+    [made] = gptjax.load(tmp_path / "run").classify([question])
+    assert fits(made), made
