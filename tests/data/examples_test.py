@@ -258,7 +258,7 @@ def test_the_same_records_in_parquet_are_the_same_examples(folder):
 def test_text_commands_refuse_a_labelled_set(folder):
     from gptjax.data import open_text
 
-    with pytest.raises(UserError, match="gives labelled examples, which are no running text"):
+    with pytest.raises(UserError, match="gives labelled examples, but running text is read here"):
         open_text(config_of(folder).data, 64)
 
 

@@ -299,3 +299,19 @@ def test_every_task_is_trained_evaluated_and_asked(task, labelled, tmp_path):
     assert names <= logged.keys() and {f"{name}_error" for name in names} <= logged.keys()
     [made] = gptjax.load(tmp_path / "run").classify([question])
     assert fits(made), made
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        (["compare", "RUN", "RUN"], "is judged by examples; compare the numbers of gptjax eval."),
+        (["data", "--workdir=RUN"], "gives labelled examples, but running text is read here: it has to be None."),
+        (["plan", "--config=RUN/config.json", "--topology=v5e:2x2"], "plan the model without model.task_head"),
+        (["export", "--workdir=RUN", "--to=hf", "--out=RUN-hf"], "it has a head classes(n=2) beside"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_command_that_cannot_take_a_classifier_says_so_in_a_line(command, message, classifier, capsys):
+    assert cli.main([word.replace("RUN", str(classifier)) for word in command]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gptjax: ")]
+    assert message in line
