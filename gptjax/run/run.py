@@ -112,9 +112,9 @@ class Run:
     def classify(self, examples: str | list | tuple | dict, *, batch_size: int | None = None) -> list:
         """What a model with a task head says of texts, or of records with the fields of its data.task: a Prediction of each,
         with `label` and `probability` (docs/classification.md)."""
-        from gptjax.evaluation import labelled
+        from gptjax.evaluation import classifying
 
-        return labelled.classify(self, examples, run_loss.batch_rows(self, batch_size))
+        return classifying.classify(self, examples, run_loss.batch_rows(self, batch_size))
 
     @checked()
     def at(self, step: int) -> "Run":
