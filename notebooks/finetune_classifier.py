@@ -110,15 +110,29 @@ def main() -> None:
     for kind, seed in itertools.product(KINDS, SEEDS):
         results[kind].append(finetune(folder, data, kind, seed))
         (folder / "results.json").write_text(json.dumps(results, indent=2))
-    for kind, runs in results.items():
-        for name in ("accuracy", "f1_macro", "matthews"):
-            values = [one[name] for one in runs]
-            spread = statistics.stdev(values) / len(values) ** 0.5
-            of_test = statistics.mean(one[f"{name}_error"] for one in runs)
-            each = ", ".join(f"{value:.4f}" for value in values)
-            print(
-                f"{kind:<18} {name:<9} {statistics.mean(values):.4f} +- {spread:.4f} over seeds (test {of_test:.4f}): {each}"
-            )
+    for line in table(results):
+        print(line)
+
+
+def table(results: dict[str, list[dict]]) -> list[str]:
+    """Of each kind the mean over seeds and its standard error, that over seeds and that of the test's examples together; and
+    how far the pretrained one is ahead."""
+    lines, summary = [], {}
+    for kind, name in itertools.product(results, ("accuracy", "f1_macro", "matthews")):
+        values = [one[name] for one in results[kind]]
+        of_seeds = statistics.stdev(values) / len(values) ** 0.5
+        of_test = statistics.mean(one[f"{name}_error"] for one in results[kind])
+        summary[kind, name] = statistics.mean(values), (of_seeds**2 + of_test**2) ** 0.5
+        each = ", ".join(f"{value:.4f}" for value in values)
+        lines.append(f"{kind:<18} {name:<9} {summary[kind, name][0]:.4f} +- {summary[kind, name][1]:.4f} ({each})")
+    ahead, error = summary["pretrained", "accuracy"]
+    for kind in [kind for kind in results if kind != "pretrained"]:
+        behind, other_error = summary[kind, "accuracy"]
+        together = (error**2 + other_error**2) ** 0.5
+        lines.append(
+            f"pretrained - {kind}: {ahead - behind:+.4f} +- {together:.4f}, {(ahead - behind) / together:.1f} errors"
+        )
+    return lines
 
 
 if __name__ == "__main__":
