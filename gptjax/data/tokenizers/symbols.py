@@ -5,8 +5,8 @@ import re
 from gptjax.errors import UserError, did_you_mean
 
 SYMBOLS = {
-    "fim": ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),  # Bavarian et al. 2022
     "task": ("<|start|>", "<|delimiter|>", "<|classify|>"),  # of labelled examples: Radford et al. 2018, section 3.3
+    "fim": ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),  # Bavarian et al. 2022
     "chat": ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),  # whose turn begins, and where each ends
 }
 _NAME = re.compile(r"<\|[^|<>\s]+\|>")
