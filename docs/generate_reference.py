@@ -158,7 +158,7 @@ SOURCES = {
 ACTIVATIONS = {"gelu": "Hendrycks and Gimpel 2016, the exact form."}
 SCHEDULES = {
     "constant": "The peak, to the end.",
-    "linear": "A straight line from the peak to `optim.final_lr_fraction` of it.",
+    "linear": "A straight line from the peak to `optim.final_lr_fraction` of it; `linear(whole=True)`: as if it had begun with the run, without the warmup.",
 }
 PACKINGS = {
     "concat": "Documents end to end, cut into rows at a random offset each epoch (GPT-2, GPT-3).",
@@ -174,6 +174,7 @@ KINDS = [  # (heading, chosen by, the table, an attribute of an entry or a dict 
     ("Models", "`model.architecture`", "gptjax.config.catalogue:ARCHITECTURES", MODELS),
     ("Attention kernels", "`model.attention`", "gptjax.models.attention:KERNELS", KERNELS),
     ("Activations of the MLP", "`model.mlp`", "gptjax.models.layers:ACTIVATIONS", ACTIVATIONS),
+    ("Task heads", "`model.task_head`", "gptjax.config.task_heads:HEADS", None),
     ("Norms", "`model.norm`", "gptjax.models.layers:NORMS", None),
     ("Optimizers", "`optim.name`", "gptjax.optim.optimizers:OPTIMIZERS", "direction"),
     ("Learning-rate schedules", "`optim.schedule`", "gptjax.schedule:SCHEDULES", SCHEDULES),
@@ -183,6 +184,7 @@ KINDS = [  # (heading, chosen by, the table, an attribute of an entry or a dict 
     ("Chat formats", "`data.chat`, `gptjax sample --chat_format`", "gptjax.config.text_kinds:FORMATS", CHAT_FORMATS),
     ("Packings", "`data.packing`", "gptjax.data.rows.pipeline:PACKINGS", PACKINGS),
     ("Objectives", "`data.objective`", "gptjax.config.text_kinds:OBJECTIVES", "code"),
+    ("Tasks of labelled examples", "`data.task`", "gptjax.data.examples.kinds:TASKS", None),
     ("Cleaning steps", "`gptjax prepare --clean`", "gptjax.data.preparing.cleaning.specs:STEPS", None),
     ("Sampler options", "`gptjax sample`, `run.generate`", "gptjax.generation.settings:OPTIONS", "help"),
     ("Tasks in Python", "`gptjax eval --tasks`, `eval.tasks`", "gptjax.tasks.task:TASKS", None),

@@ -14,7 +14,7 @@ import typing
 from gptjax import schedule
 from gptjax.config import catalogue
 from gptjax.config.fields import Config, ModelConfig
-from gptjax.errors import UserError, choose
+from gptjax.errors import UserError, choose, imported
 
 DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 
@@ -61,14 +61,10 @@ def parameters(model: ModelConfig, relative_positions: bool = False) -> Paramete
         head=0 if model.tied_head else table,
         matrices=model.n_layers * matrices,
         vectors=model.n_layers * vectors + outer,
-        task_head=0 if model.task_head is None else _task_head(model),
+        task_head=0
+        if model.task_head is None
+        else imported("gptjax.config.task_heads:parameters", "model.task_head")(model),
     )
-
-
-def _task_head(model: ModelConfig) -> int:
-    from gptjax.config import task_heads
-
-    return task_heads.of(model).parameters(model.d_model)
 
 
 def counts_of(model: ModelConfig):

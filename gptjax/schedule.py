@@ -121,9 +121,9 @@ class Cosine(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class Linear(Schedule):
-    """whole: down from the start of the run instead of the end of the warmup, as in GPT-1's released fine-tuning code."""
-
-    whole: bool = False
+    whole: bool = (
+        False  # down from the start of the run, not from the end of the warmup, as GPT-1's fine-tuning code has it
+    )
 
     def fraction(self, at: Position, optim) -> float:
         return _between(1 - (at.elapsed if self.whole else at.progress), optim)

@@ -69,9 +69,7 @@ class ModelConfig(_Shown):
         "LS", "what layers see, a letter a layer, repeated: L (all) | S (band_width tokens); GPT-3 has LS, Mistral S"
     )
     scale_embedding: bool = setting(False, "whether embeddings of tokens are multiplied by sqrt(d_model) (Gemma)")
-    task_head: str | None = setting(
-        None, "a head beside that of the language model, such as classes(n=2); None: none (docs/classification.md)"
-    )
+    task_head: str | None = setting(None, "a head beside that of the language model, such as classes(n=2); None: none")
     embed_dropout: float = setting(0.0, "share of the entries of the embeddings that dropout zeroes")
     attention_dropout: float = setting(0.0, "share of the attention weights that dropout zeroes")
     residual_dropout: float = setting(
@@ -204,10 +202,7 @@ class DataConfig(_Shown):
     objective: str = setting(
         "next_token", "what the model learns to predict: next_token | fim | prefix_lm | masked_lm | span_corruption"
     )
-    task: str | None = setting(
-        None,
-        "the text is labelled examples of a task, such as classify(text='text', label='label'); None: running text",
-    )
+    task: str | None = setting(None, "labelled examples in place of text, such as classify(text='text'); None: text")
     fim_rate: float = setting(0.5, "fim: share of the documents whose middle moves to the end")
     fim_spm_rate: float = setting(0.5, "fim: share of those documents that start with the suffix")
     mask_rate: float = setting(0.15, "masked_lm, span_corruption: share of the tokens that is hidden")
@@ -357,9 +352,7 @@ class TrainConfig(_Shown):
         1, "parts of the vocabulary that the loss goes through one by one: it holds float32 logits of one part"
     )
     loss: str = setting("next_token", "what is minimised: a name of training.losses.LOSSES")
-    lm_coef: float = setting(
-        0.0, "losses of a task head: weight of the language model's loss beside theirs (GPT-1: 0.5)"
-    )
+    lm_coef: float = setting(0.0, "task heads: weight of the language model's loss beside the head's (GPT-1: 0.5)")
     z_loss: float | None = setting(None, "next_token: weight of mean(logsumexp(logits)^2) in the loss; None: none")
     label_smoothing: float | None = setting(
         None,

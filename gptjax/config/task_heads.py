@@ -10,7 +10,7 @@ To add a head, write its class here, name it in HEADS, and give its loss to mode
 import dataclasses
 import typing
 
-from gptjax.errors import UserError, make_chosen
+from gptjax.errors import UserError, make_chosen, shorten
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,21 +101,26 @@ def of(model) -> TaskHead | None:
     return None if model.task_head is None else make_chosen(model.task_head, HEADS, "model.task_head")
 
 
+def parameters(model) -> int:
+    """Entries of the head of a ModelConfig that has one."""
+    return of(model).parameters(model.d_model)
+
+
 def check(config) -> None:
     """Raises UserError: head, task and loss of a Config do not go together, or with the rest of it."""
     head, data, train = of(config.model), config.data, config.train
     if head is None:
         raise UserError(
-            f"data.task={data.task!r} gives labelled examples, and the model has no head for them; set model.task_head, such"
+            f"data.task={_shown(data.task)} gives labelled examples, and the model has no head for them; set model.task_head, such"
             " as 'classes(n=2)'."
         )
     if data.task is None:
         raise UserError(
-            f"model.task_head={config.model.task_head!r} learns from labelled examples; set data.task, such as 'classify'."
+            f"model.task_head={_shown(config.model.task_head)} learns from labelled examples; set data.task, such as 'classify'."
         )
     if train.loss != head.loss:
         raise UserError(
-            f"train.loss={train.loss!r} does not train model.task_head={config.model.task_head!r}; set train.loss={head.loss!r}."
+            f"train.loss={_shown(train.loss)} does not train model.task_head={_shown(config.model.task_head)}; set train.loss={head.loss!r}."
         )
     if train.lm_coef < 0:
         raise UserError(f"train.lm_coef={train.lm_coef} is negative; use 0 for no loss of the language model.")
@@ -124,7 +129,7 @@ def check(config) -> None:
         value, default = (getattr(one, name) for one in (getattr(config, section), type(getattr(config, section))))
         if value != default:
             raise UserError(
-                f"{field}={value!r} is of running text, and data.task={data.task!r} gives labelled examples; leave it out."
+                f"{field}={_shown(value)} is of running text, and data.task={_shown(data.task)} gives labelled examples; leave it out."
             )
 
 
@@ -132,3 +137,8 @@ _WITHOUT_MEANING = (
     *("data.mixture", "data.packing", "data.mask_documents", "data.objective"),
     *("train.z_loss", "train.log_activations"),
 )
+
+
+def _shown(value) -> str:
+    """As it was typed, however long that is."""
+    return shorten(repr(value), 80)

@@ -6,6 +6,8 @@ texts           which text that is
 protocols       how published numbers on known data sets are made
 scoring         how likely continuations are, given their contexts
 metrics         accuracy, F1, correlations ... of predictions, and their standard errors
-labelled        what a model with a task head is worth on labelled examples, and what it says of new ones
+labelled        what a model with a task head is worth on labelled examples
+predictions     what the outputs of a task head say of an example
+classifying     what a run says of new examples
 compare         two runs on one text, and whether the difference could be chance
 """

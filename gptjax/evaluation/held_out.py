@@ -117,15 +117,6 @@ def pool(sums: typing.Iterable[Sums]) -> Sums:
 def _silent(name: str, num_rows: int, rows_done: int, nats: float, tokens: float) -> None: ...
 
 
-def evaluator(data) -> typing.Callable:
-    """`evaluate_sources`, or that of labelled examples where a DataConfig has a task."""
-    if data.task is None:
-        return evaluate_sources
-    from gptjax.evaluation import labelled
-
-    return labelled.evaluate_sources
-
-
 def evaluate_sources(
     program, params, rows: dict, batch_size: int, should_stop=lambda: False, report=_silent
 ) -> dict | None:

@@ -132,10 +132,10 @@ def bootstrapped(statistic: typing.Callable, n: int) -> dict[str, Estimate]:
 def of_classes(true_E, predicted_E, n_classes: int) -> dict[str, Estimate]:
     """Those of `of_confusion`."""
     true_E, predicted_E = np.asarray(true_E), np.asarray(predicted_E)
-    found = bootstrapped(
+    estimates = bootstrapped(
         lambda index: of_confusion(confusion(true_E[index], predicted_E[index], n_classes)), len(true_E)
     )
-    return found | {"accuracy": binomial(found["accuracy"].value, len(true_E))}
+    return estimates | {"accuracy": binomial(estimates["accuracy"].value, len(true_E))}
 
 
 def of_sequences(count_EKK: np.ndarray) -> dict[str, Estimate]:

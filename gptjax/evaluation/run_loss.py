@@ -46,6 +46,15 @@ class Reading:
         }
 
 
+def evaluator(data):
+    """`held_out.evaluate_sources`, or that of labelled examples where a DataConfig has a task."""
+    if data.task is None:
+        return held_out.evaluate_sources
+    from gptjax.evaluation import labelled
+
+    return labelled.evaluate_sources
+
+
 def reading_of(
     run,
     texts=None,
@@ -62,13 +71,15 @@ def reading_of(
 
     Raises UserError: text that cannot be had, a stride or protocol that cannot be.
     """
-    if run.config.data.task is not None:
-        from gptjax.evaluation import labelled
-
-        return labelled.reading_of(run, texts, protocol=protocol, stride=stride, max_tokens=max_tokens, **how)
     config, tokenizer = run.config, run.tokenizer
     stride = _count("stride", stride)
     max_tokens = max_tokens if max_tokens is RUNS_OWN else _count("max_tokens", max_tokens)
+    if config.data.task is not None:
+        from gptjax.evaluation import labelled
+
+        own = config.eval.max_tokens if texts is None else None
+        labelled.check_settings(run, {"protocol": protocol, "stride": stride, **how})
+        return labelled.reading_of(run, texts, own if max_tokens is RUNS_OWN else max_tokens)
     for name in how:
         if name not in HOW_READ:
             raise UserError(f"{name!r} is no setting{did_you_mean(name, SETTINGS)}; expected: {', '.join(SETTINGS)}.")
@@ -141,7 +152,7 @@ def evaluate_on(run, reading: Reading, batch_size: int | None = None, **options)
     """{name: Evaluation}, and of several texts also "all", first. None if options["should_stop"]() said so."""
     with numerics.on_mesh(run.mesh):
         batch = batch_rows(run, batch_size)
-        found = held_out.evaluator(run.config.data)(run.program, run.params, reading.rows, batch, **options)
+        found = evaluator(run.config.data)(run.program, run.params, reading.rows, batch, **options)
     if found is None:
         return None
     return {

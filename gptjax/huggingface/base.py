@@ -249,6 +249,10 @@ class Family:
         differences = [
             *self.differences(model),
             *((name not in self.takes, _VARIATIONS[name].format(value)) for name, value in variations.items()),
+            (
+                model.task_head is not None,
+                f"it has a head {model.task_head} beside that of the language model (model.task_head)",
+            ),
             (model.logit_softcap is not None, "it caps its logits (model.logit_softcap)"),
             (
                 parametrization.has_multipliers(model),

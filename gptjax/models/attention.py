@@ -302,11 +302,6 @@ def token_unit(kernel: str) -> int:
     return KERNELS[kernel].block if kernel in KERNELS else 1
 
 
-def length_unit(kernel: str, sequence: int) -> int:
-    """What the tokens of a row are a multiple of, where the mesh has so many devices along its sequence axis."""
-    return token_unit(kernel) * (2 * sequence if sequence > 1 else 1)
-
-
 def choose_kernel(config, platform: str, sequence: int | None = None) -> tuple[str, str]:
     """(name, reason) of the attention kernel for a Config on a platform (cpu, gpu, tpu).
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gptjax.models import layers, loss, placed
+from gptjax.models import attention, layers, loss, placed
 
 
 def outputs(params, batch: dict, *, graph, mesh_config, head, chunks: int = 1, key=None, with_lm: bool = False):
@@ -61,6 +61,12 @@ def _lm_loss(loss_BCL, length_BC):
     predicted_BCL = jnp.arange(loss_BCL.shape[-1]) < length_BC[..., None] - 1
     mean_BC = jnp.sum(loss_BCL * predicted_BCL, -1) / jnp.maximum(predicted_BCL.sum(-1), 1)
     return mean_BC.sum(-1) / jnp.maximum((length_BC > 0).sum(-1), 1)
+
+
+def length_unit(kernel: str, mesh) -> int:
+    """What the tokens of a row are a multiple of under an attention kernel on a mesh."""
+    devices = mesh.shape["sequence"]
+    return attention.token_unit(kernel) * (2 * devices if devices > 1 else 1)
 
 
 # ---- losses: (sum, weight) of each example, float32 [B]

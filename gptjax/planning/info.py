@@ -75,6 +75,10 @@ def resolved(config):
     """config with its vocabulary: where it names none, that of the tokenizer a run would use, trained if need be."""
     if config.model.vocab_size is not None:
         return config
+    if config.data.task is not None:
+        from gptjax.data.examples.store import open_examples
+
+        return config.with_vocabulary(open_examples(config).tokenizer.vocab_size)
     from gptjax.data.tokens.store import prepare
 
     return config.with_vocabulary(prepare(config.data).tokenizer.vocab_size)

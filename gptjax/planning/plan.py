@@ -136,6 +136,11 @@ def abstract_arguments(config, program: programs.Program):
     def placed(leaf, sharding_):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding_)
 
+    if config.data.task is not None:
+        raise UserError(
+            f"data.task={config.data.task!r}: how long its rows are is known with its examples alone; plan the model without"
+            " model.task_head, data.task and train.loss, which needs no less."
+        )
     calls, rows, length = config.train.steps_per_call, config.train.batch_size, config.model.context_length
     shapes = {"token_BT": ((rows, length + 1), np.int32), "weight_BL": ((rows, length), np.float32)}
     if config.data.documents_apart:

@@ -158,9 +158,9 @@ class Run:
     def classify(self, examples: str | list | tuple | dict, *, batch_size: int | None = None) -> list:
         """What a model with a task head says of texts, or of records with the fields of its data.task: a Prediction of each,
         with `label` and `probability` (docs/classification.md)."""
-        from gptjax.evaluation import labelled
+        from gptjax.evaluation import classifying
 
-        return labelled.classify(self, examples, batch_size)
+        return classifying.classify(self, examples, run_loss.batch_rows(self, batch_size))
 
     @checked()
     def at(self, step: int) -> "Run":
@@ -310,7 +310,8 @@ class Run:
     def _padded(self, rows: np.ndarray, extra: int = 0) -> np.ndarray:
         """rows in the next bucket of lengths, plus `extra`; and as many as divide over the mesh."""
         sizes = self.mesh.shape
-        unit = attention.length_unit(self.model.kernel, sizes["sequence"])
+        unit = 2 * sizes["sequence"] if sizes["sequence"] > 1 else 1
+        unit *= attention.token_unit(self.model.kernel)
         length = inside.bucket(max(1, rows.shape[1] - extra), self.config.model.context_length, unit) + extra
         shards = sizes["replica"] * sizes["fsdp"]
         padded = np.zeros((-(-len(rows) // shards) * shards, length), np.int32)

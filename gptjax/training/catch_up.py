@@ -96,7 +96,7 @@ class _Session:
         loaded = dataclasses.replace(loaded, program=self._program, params=params)
         batch = run_loss.batch_rows(loaded, None) if self.differs else self._config.eval_batch_size
         with numerics.on_mesh(loaded.mesh):
-            return held_out.evaluator(self._config.data)(loaded.program, params, self._rows, batch, **options)
+            return run_loss.evaluator(self._config.data)(loaded.program, params, self._rows, batch, **options)
 
 
 def said(found: Missing) -> list[str]:

@@ -97,12 +97,11 @@ class HeldOut(Hook):
 
     def evaluation(self, state, prefix: str, should_stop) -> dict | None:
         """{source: held_out.Evaluation} of the parameters as they are, or of their average. None: asked to stop meanwhile."""
-        from gptjax.evaluation import held_out
+        from gptjax.evaluation import run_loss
 
         session, params = self.training.session, state.ema if prefix else state.params
         rows, size = session.eval_rows, session.config.eval_batch_size
-        evaluate = held_out.evaluator(session.config.data)
-        return evaluate(session.program, params, rows, size, should_stop=should_stop)
+        return run_loss.evaluator(session.config.data)(session.program, params, rows, size, should_stop=should_stop)
 
     def _log(self, prefix: str, step: int, results: dict) -> None:
         from gptjax.evaluation import held_out

@@ -25,10 +25,8 @@ import jax.numpy as jnp
 from gptjax.errors import choose, imported
 from gptjax.models import loss, placed
 
-LOSSES = {
-    "next_token": "gptjax.training.losses:next_token",
-    **{name: f"gptjax.training.task_losses:{name}" for name in ("classify", "choice", "tag", "span", "regress")},
-}
+LOSSES = {"next_token": "gptjax.training.losses:next_token"}
+LOSSES |= {name: f"gptjax.training.task_losses:{name}" for name in ("classify", "choice", "tag", "span", "regress")}
 
 
 class Largest(typing.NamedTuple):

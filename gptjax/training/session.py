@@ -6,7 +6,6 @@ import typing
 from gptjax import flops, hardware, schedule
 from gptjax.data.rows import pipeline
 from gptjax.hosts import compiling
-from gptjax.models import attention
 from gptjax.optim import optimizers
 from gptjax.parallel import meshes
 from gptjax.training import program as programs
@@ -55,33 +54,21 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
     schedule.learning_rate(config, 0)
     optimizers.check(config)
-    store, objective = _opened(config, alive)
+    if config.data.task is None:
+        store, objective = pipeline.open_text(config.data, config.model.context_length, alive)
+    else:
+        from gptjax.data.examples.store import open_examples
+
+        store, objective = open_examples(config, alive), None
     config = config.with_vocabulary(store.tokenizer.vocab_size)
     program = programs.on_mesh(config, mesh)
-    rows, eval_rows = _rows(config, store, objective, program, alive)
+    if objective is None:
+        rows, eval_rows = store.rows(config, program)
+    else:
+        rows = pipeline.TrainRows(store, config.data, config.model.context_length, objective, alive)
+        eval_rows = held_out_rows(config, store, objective)
     peak, source = hardware.peak_of(mesh.devices.flat[0], config.model.dtype)
     return Session(config, store, objective, rows, eval_rows, program, peak_flops=peak, peak_source=source)
-
-
-def _opened(config, alive) -> tuple:
-    """(store, objective) of text; of labelled examples (their store, None)."""
-    if config.data.task is None:
-        return pipeline.open_text(config.data, config.model.context_length, alive)
-    from gptjax.data.examples import store
-
-    return store.open_examples(config, alive), None
-
-
-def _rows(config, store, objective, program, alive) -> tuple:
-    """(rows to train on, {source: held-out rows})."""
-    if config.data.task is None:
-        rows = pipeline.TrainRows(store, config.data, config.model.context_length, objective, alive)
-        return rows, held_out_rows(config, store, objective)
-    from gptjax.data.examples.rows import EvalExamples, TrainExamples
-
-    unit = attention.length_unit(program.kernel, program.mesh.shape["sequence"])
-    held_out = EvalExamples.held_out(store, unit, config.eval.max_tokens)
-    return TrainExamples(store, config.data.seed, unit), {store.name: held_out}
 
 
 def held_out_rows(config, store, objective) -> dict[str, pipeline.EvalRows]:

@@ -22,7 +22,7 @@ from gptjax.planning import info
 from gptjax.training import step
 
 SHIPPED = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
-PAPERS = [name for name in SHIPPED if name.startswith("gpt")]
+PAPERS = [name for name in SHIPPED if name.startswith("gpt") and not name.endswith("_finetune")]
 
 GPT3 = {  # Brown et al. 2020, table 2.1: batch in tokens, peak learning rate, head size
     "gpt3_125m": (524_288, 6.0e-4, 64),

@@ -44,6 +44,7 @@ RUN = {  # a valid value that is not BASE's, of every field that is a run's; a d
         "steps_per_call": 2,
         "vocab_chunks": 2,
         "loss": "next_token_of_another",
+        "lm_coef": 0.5,
         "z_loss": 1e-4,
         "seed": 1,
         "start_from": "run",

@@ -128,11 +128,11 @@ class Answer(Task):
 
     def _answers(self, record, context: str, where: str) -> list[tuple[str, int]]:
         """(text, first character in the context) of each. Raises UserError: the context does not have it."""
-        given = field(record, self.label, where, "label")
-        if isinstance(given, dict):
-            texts, starts = given.get("text", []), given.get("answer_start", [])
+        value = field(record, self.label, where, "label")
+        if isinstance(value, dict):
+            texts, starts = value.get("text", []), value.get("answer_start", [])
         else:
-            texts = [given] if isinstance(given, str) else given
+            texts = [value] if isinstance(value, str) else value
             starts = [context.find(text) if isinstance(text, str) else -1 for text in texts]
         if not texts or len(texts) != len(starts):
             raise UserError(f"{where}: field {self.label!r} holds no answer.")

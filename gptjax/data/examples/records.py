@@ -64,8 +64,8 @@ def _of_table(file, on_error: OnError) -> Iterator[tuple[str, dict]]:
         except UserError:
             raise
         except Exception as error:
-            said = packing.not_opened(file, "Parquet", first_line(error)) if not number else None
-            raise said or Damaged(
+            damage = packing.not_opened(file, "Parquet", first_line(error)) if not number else None
+            raise damage or Damaged(
                 f"{file}: nothing after row {number - 1} can be read ({first_line(error)})."
             ) from error
 

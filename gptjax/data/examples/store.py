@@ -15,10 +15,12 @@ import numpy as np
 from gptjax.config import task_heads
 from gptjax.data import sources, tokenizers
 from gptjax.data.examples import kinds, records
+from gptjax.data.examples.rows import EvalExamples, TrainExamples
 from gptjax.data.examples.task import CONTROL, Encoder, Example, Task
 from gptjax.data.rows.hashing import is_held_out
 from gptjax.data.tokens.folder import digest
 from gptjax.errors import UserError
+from gptjax.models import labelled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,12 @@ class ExampleStore:
     examples: Examples
     name: str
 
+    def rows(self, config, program) -> tuple[TrainExamples, dict[str, EvalExamples]]:
+        """(rows to train on, {source: held-out rows}) for a Config and a model on a mesh."""
+        unit = labelled.length_unit(program.kernel, program.mesh)
+        held_out = EvalExamples.held_out(self, unit, config.eval.max_tokens)
+        return TrainExamples(self, config.data.seed, unit), {self.name: held_out}
+
     @property
     def sources(self) -> dict[str, Examples]:
         return {self.name: self.examples}
@@ -74,14 +82,14 @@ def open_examples(config, alive: Callable = lambda: None) -> ExampleStore:
     head = task_heads.of(config.model)
     task = kinds.of(data, head)
     omissions = sources.Omissions(said=True)
-    found = [each for each in _watched(records.read(data, omissions), alive)]
-    if not found and omissions.messages:
+    placed_records = list(_watched(records.read(data, omissions), alive))
+    if not placed_records and omissions.messages:
         raise UserError(omissions.messages[0])
-    tokenizer = _tokenizer(data, task, found).with_special(CONTROL)
+    tokenizer = _tokenizer(data, task, placed_records).with_special(CONTROL)
     encoder = Encoder(tokenizer, length, task.keep)
     if encoder.room(2) < 1:
         raise UserError(f"model.context_length={length} has no room for two texts; use at least 6.")
-    examples, texts = _examples(found, task, head, encoder, omissions)
+    examples, texts = _examples(placed_records, task, head, encoder, omissions)
     omissions.end()
     train, val = _split(examples, texts, data)
     _say_cut(examples, encoder)
@@ -108,17 +116,17 @@ def other_examples(spec: str, config, tokenizer) -> list[Example]:
     return examples
 
 
-def _watched(found, alive):
-    for each in found:
+def _watched(placed_records, alive):
+    for each in placed_records:
         alive()
         yield each
 
 
-def _tokenizer(data, task: Task, found: list) -> tokenizers.Tokenizer:
+def _tokenizer(data, task: Task, placed_records: list) -> tokenizers.Tokenizer:
     """That of the config; one that is made from text is made of the records' texts."""
 
     def texts():
-        for where, record in found:
+        for where, record in placed_records:
             try:
                 yield from (text for sequence in task.texts(record, where) for text in sequence)
             except UserError:  # told of when it is made an example
@@ -127,10 +135,10 @@ def _tokenizer(data, task: Task, found: list) -> tokenizers.Tokenizer:
     return tokenizers.train_tokenizer(data, texts())
 
 
-def _examples(found, task: Task, head, encoder: Encoder, omissions) -> tuple[list[Example], list[str]]:
+def _examples(placed_records, task: Task, head, encoder: Encoder, omissions) -> tuple[list[Example], list[str]]:
     """(examples, the texts of each in one). What cannot be one is told to omissions."""
     examples, texts = [], []
-    for where, record in found:
+    for where, record in placed_records:
         try:
             example = task.example(record, where, encoder, head)
         except UserError as error:

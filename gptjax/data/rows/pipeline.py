@@ -28,7 +28,9 @@ def open_text(config, context_length: int, alive: Callable = lambda: None):
     Raises UserError as `prepare` and `make_objective` do.
     """
     if config.task is not None:
-        raise UserError(f"data.task={config.task!r} gives labelled examples, which are no running text; leave it out.")
+        raise UserError(
+            f"data.task={config.task!r} gives labelled examples, but running text is read here: it has to be None."
+        )
     choose(PACKINGS, config.packing, "data.packing")  # before text is read, perhaps for hours
     choose(text_kinds.OBJECTIVES, config.objective, "data.objective")
     from gptjax.data.tokens import store as stores  # who reads rows of tokens that are open needs none of it

@@ -5,15 +5,9 @@ import re
 from gptjax.errors import UserError, did_you_mean
 
 SYMBOLS = {
-    "fim": ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),  # Bavarian et al. 2022
-    "chat": (
-        "<|system|>",
-        "<|user|>",
-        "<|assistant|>",
-        "<|end|>",
-        "<|tool|>",
-    ),  # whose turn begins, and where each ends
     "task": ("<|start|>", "<|delimiter|>", "<|classify|>"),  # of labelled examples: Radford et al. 2018, section 3.3
+    "fim": ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),  # Bavarian et al. 2022
+    "chat": ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|tool|>"),  # whose turn, and its end
 }
 NAME = re.compile(r"<\|[^|<>\s]+\|>")
 

@@ -67,6 +67,7 @@ def obstacle(config) -> str | None:
         "it starts from another run (train.start_from)": train.start_from is not None,
         "it logs to Weights & Biases": train.wandb_project is not None,
         "it evaluates tasks": config.eval.tasks is not None,
+        "it learns from labelled examples (data.task)": config.data.task is not None,
         f"its steps are over {MOST_FLOPS:g} FLOPs": flops_of_a_step(config) > MOST_FLOPS,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
