@@ -66,6 +66,8 @@ ADAPTERS = {
     "lora": "gptjax.models.adapters.lora:Lora",
     "rslora": "gptjax.models.adapters.lora:RankStabilized",
     "dora": "gptjax.models.adapters.lora:Dora",
+    "ia3": "gptjax.models.adapters.ia3:IA3",
+    "bottleneck": "gptjax.models.adapters.bottleneck:Bottleneck",
 }
 
 

@@ -80,7 +80,7 @@ class ModelConfig(_Shown):
     )
     adapter: str | None = setting(
         None,
-        "parts added to a frozen model: lora | rslora | dora, or NAME(PARAMETER=VALUE); they alone are"
+        "parts added to a frozen model: lora | rslora | dora | ia3 | bottleneck, or NAME(PARAMETER=VALUE); they alone are"
         " trained where train.trainable is None",
     )
     dtype: str = setting(
