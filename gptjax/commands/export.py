@@ -15,7 +15,7 @@ def add_flags(parser) -> None:
         dest="format",
         required=True,
         metavar="FORMAT",
-        help="hf: Hugging Face transformers",
+        help="hf: Hugging Face transformers (an adapter is merged); peft: the adapter alone, for PEFT",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to create")
     flags.add_checkpoint_flags(parser)
@@ -37,6 +37,16 @@ def run(args) -> None:
 
     size = exporting.parse_bytes(args.max_shard_size)
     loaded = run.read(args.workdir, args.step, ema=args.ema)
+    if args.format == "peft":
+        from gptjax.huggingface import peft
+
+        about = peft.export_adapter(loaded, args.out)
+        print(
+            json.dumps(about, indent=2)
+            if args.json
+            else f"{args.out}: {about['peft_type']}, {about['tensors']} tensors"
+        )
+        return
     about = exporting.export_run(loaded, args.out, args.dtype, size)
     if args.json:
         print(json.dumps({"workdir": args.workdir, "step": loaded.step, "out": args.out, **about}, indent=2))

@@ -3,7 +3,7 @@
 from gptjax.errors import UserError, did_you_mean
 
 CONFIG_HELP = "a config file; change a field with --config.SECTION.FIELD=VALUE, as in --config.optim.peak_lr=3e-4"
-EXCHANGE_FORMATS = ("hf",)  # that models are imported from and exported to
+EXCHANGE_FORMATS = {"hf": "Hugging Face's transformers", "peft": "adapters of PEFT"}  # imported from and exported to
 
 
 def add_config_flag(parser, required: bool = True) -> None:
@@ -99,5 +99,7 @@ def check_format(flag: str, given: str) -> None:
     """Raises UserError: a format of models that is not known."""
     if given not in EXCHANGE_FORMATS:
         raise UserError(
-            f"{flag}={given} is not known; expected {', '.join(EXCHANGE_FORMATS)}, Hugging Face's transformers."
+            f"{flag}={given} is not known; expected "
+            + " or ".join(f"{name} ({what})" for name, what in EXCHANGE_FORMATS.items())
+            + "."
         )

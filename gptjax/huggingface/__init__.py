@@ -6,5 +6,6 @@ base.py           what a family states, and what all families do with it
 tensors.py        safetensors files, one or sharded, read and written tensor by tensor
 vocabulary.py     tokenizer files
 ends.py           the ids that begin and end a document
+peft.py           adapters as PEFT keeps them, from and to runs with an adapter
 importing.py, exporting.py     a folder of transformers to a run directory, and back
 """

@@ -22,6 +22,7 @@ def export_run(run, out: str, dtype: str | None = None, max_shard_bytes: int = 5
 
     Raises UserError: a model that transformers has not, a dtype that is none, a folder that holds something.
     """
+    run = run if run.config.model.adapter is None else run.merged()
     shape = run.config.model
     family = families.family_for(shape)
     folder = _empty_folder(out)
