@@ -19,8 +19,8 @@ from gptjax.checkpoints import base as bases
 from gptjax.config import catalogue
 from gptjax.errors import UserError, first_line
 from gptjax.huggingface import families
-from gptjax.models import architectures
 from gptjax.models.adapters import merging, targets
+from gptjax.models.adapters.adapter import fan
 from gptjax.models.adapters.ia3 import IA3, scales_inputs
 from gptjax.models.adapters.lora import Dora, Lora, RankStabilized
 from gptjax.rundir import model_directory, run_directory
@@ -48,6 +48,10 @@ class Module:
     def short_name(self) -> str:
         """As target_modules has it."""
         return self.name.rpartition("{}.")[2]
+
+    @property
+    def fan_out(self) -> int:
+        return fan(self.of.outputs if len(self.pieces) > 1 else self.of.outputs_of(self.pieces[0]))
 
     def outputs_in(self, array):
         """Theirs [out, ...] as ours [..., *outputs]."""
@@ -336,23 +340,17 @@ def params_in(values: dict, tensors: dict, model, blocks: dict, where) -> dict:
     """The adapter's parameters, stacked, in the tree of the blocks. blocks: the base's. Raises UserError: tensors that are
     missing, of other shapes, or of no use here."""
     kind, left = catalogue.adapter(model.adapter), dict(tensors)
-    shapes = architectures.abstract(model)[1]["blocks"]
     adapter: dict = {}
     for module, (piece,) in _adapted(kind, merging.without_adapter(model)):
-        shape, node, weight = shapes, adapter, blocks
+        node, weight = adapter, blocks
         for name in module.of.path:
-            shape, node, weight = shape[name], node.setdefault(name, {}), weight[name]
-        node, shape = node.setdefault("adapter", {}), shape["adapter"]
+            node, weight = node.setdefault(name, {}), weight[name]
+        node = node.setdefault("adapter", {})
         layers = [
             _piece_in(module, left, layer, np.asarray(weight["weight"][layer]), where)
             for layer in range(model.n_layers)
         ]
         made = jax.tree.map(lambda *each: np.stack(each), *layers)
-        for name, leaf in shape[piece].items():
-            if made[name].shape != leaf.shape:
-                raise UserError(
-                    f"{where}: {module.name} has another shape than in this model ({name} {made[name].shape[1:]})."
-                )
         node[piece] = made
     if left:
         raise UserError(f"{where} has {min(left)}, which is no part of this model's {module.name}.")
@@ -362,22 +360,28 @@ def params_in(values: dict, tensors: dict, model, blocks: dict, where) -> dict:
 def _piece_in(module: Module, left: dict, layer: int, weight, where) -> dict:
     """A piece of one layer, whose tensors are taken out of left."""
 
-    def take(name: str):
+    rank = left.get(f"{module.full_name(layer)}.lora_A.weight", np.zeros((0,))).shape[0]
+
+    def take(name: str, *shape: int):
         full = f"{module.full_name(layer)}.{name}"
         if full not in left:
             raise UserError(f"{where} has no {full}.")
+        if left[full].shape != shape:
+            raise UserError(f"{where}: {full} is {list(left[full].shape)}, and in this model {list(shape)}.")
         return left.pop(full)
 
+    fan_in, fan_out = fan(module.of.inputs), module.fan_out
+
     if f"{module.full_name(layer)}.ia3_l" in left:
-        scale = take("ia3_l")
+        scale = take("ia3_l", 1, fan_in) if scales_inputs(module.of) else take("ia3_l", fan_out, 1)
         return {
             "scale": scale.reshape(module.of.inputs) if scales_inputs(module.of) else module.outputs_in(scale[:, 0])
         }
-    A, B = take("lora_A.weight"), take("lora_B.weight")
+    A, B = take("lora_A.weight", rank, fan_in), take("lora_B.weight", fan_out, rank)
     made = {"A": A.T.reshape(*module.of.inputs, -1), "B": module.outputs_in(B)}
     if f"{module.full_name(layer)}.lora_magnitude_vector" in left:
         length = np.sqrt(np.square(weight.astype(np.float32)).sum(tuple(range(len(module.of.inputs)))))
         if module.layout is None and len(module.of.pieces) > 1:
             length = _taken(module.of, module.pieces[0], length)
-        made["magnitude"] = module.outputs_in(take("lora_magnitude_vector")) - length
+        made["magnitude"] = module.outputs_in(take("lora_magnitude_vector", fan_out)) - length
     return made
