@@ -97,8 +97,16 @@ def forward_flops_per_sequence(model: ModelConfig) -> int:
 
 
 def train_flops_per_sequence(model: ModelConfig) -> int:
-    """Forward and backward. Recomputation (remat) is not counted: it is no progress."""
-    return 3 * forward_flops_per_sequence(model)
+    """Forward and backward. Recomputation (remat) is not counted: it is no progress.
+
+    Of a model with an adapter the backward pass has no gradients of the frozen matrices: it costs what the forward pass
+    does, a second time what mixing does, which has two operands, and the gradients of the adapter's own matrices.
+    """
+    if model.adapter is None:
+        return 3 * forward_flops_per_sequence(model)
+    trained = model.n_layers * catalogue.adapter(model.adapter).layer_parameters(model)[0]
+    mixing = counts_of(model).mixing_flops(model)
+    return 2 * forward_flops_per_sequence(model) + mixing + 2 * trained * model.context_length
 
 
 def recomputed_flops_per_sequence(config: Config) -> int:

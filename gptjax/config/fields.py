@@ -131,6 +131,11 @@ class ModelConfig(_Shown):
         return max(self.embed_dropout, self.attention_dropout, self.residual_dropout, of_adapter)
 
     @property
+    def frozen_in_bytes(self) -> bool:
+        """Whether the matrices below an adapter are kept in int8."""
+        return self.adapter is not None and catalogue.adapter(self.adapter).in_bytes
+
+    @property
     def shown_shape(self) -> str:
         if not self.has_attention:
             return f"{self.n_layers} {self.architecture.upper()} layers, width {self.d_model}"

@@ -360,6 +360,8 @@ def _program(config: Config, dtype: str | None, mesh) -> placed.Placed:
     count = math.prod(sizes.values())
     devices = jax.devices() if count < 0 else jax.devices()[:count]
     devices = jax.local_devices()[:1] if mesh is None else devices
+    if dtype == "int8" and config.model.frozen_in_bytes:  # which they are already
+        dtype = None
     return placed.of_run(config, MeshConfig(**sizes), devices, dtype)
 
 

@@ -24,6 +24,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from gptjax.checkpoints import base, consistency, loading
 from gptjax.config import bounds
 from gptjax.errors import UserError
+from gptjax.models import int8
 from gptjax.rundir import run_directory
 from gptjax.storage import folder_kinds
 from gptjax.training import trainable
@@ -133,7 +134,12 @@ def _initialised(origin: Origin, abstract_params: dict, model: dict) -> list[str
         adapted = any("/adapter/" in f"/{name}" for name in homeless)
         mend = "merge its adapter first (gptjax adapter merge)" if adapted else "add those parts to this model"
         raise _refused(str(origin), f"this model has no {listed(homeless)}{differing}", mend)
-    return sorted(ours.keys() - theirs.keys())
+    return sorted(ours.keys() - theirs.keys() - _scales(abstract_params))
+
+
+def _scales(abstract_params: dict) -> set[str]:
+    """Names of what is made of the other's parameters where ours are in bytes."""
+    return {"/".join(path) for path in int8.scales_in(abstract_params)}
 
 
 def _is_param(name: str) -> bool:
@@ -158,17 +164,26 @@ def begin(started: dict, config, program, keeper):
         unflatten_dict({name: leaf for name, leaf in flatten_dict(tree, sep="/").items() if name in names}, sep="/")
         for tree in (program.abstract_params, program.param_sharding)
     )
-    origin = dataclasses.replace(program, abstract_params=taken, param_sharding=places)
+    scales = _scales(taken)
+    origin = dataclasses.replace(
+        program, abstract_params=_without(taken, scales), param_sharding=_without(places, scales)
+    )
     state = program.init()
     run = run_directory.open_run(started["run"])
     _, params = loading.read(run, started["step"], "params", config.optim.param_dtype, origin)
+    params = int8.with_bytes(params, taken, places) if scales else params
     params = unflatten_dict(flatten_dict(state.params, sep="/") | flatten_dict(params, sep="/"), sep="/")
-    ema = None if state.ema is None else jax.tree.map(lambda p: jnp.copy(p.astype(jnp.float32)), params)
+    ema = None if state.ema is None else jax.tree.map(lambda p, a: jnp.copy(p.astype(a.dtype)), params, state.ema)
     state = state._replace(params=params, ema=ema)
     keeper.frozen = _frozen(started, config, names)
     data = {"batch_hash": f"{0:016x}", "rows_read": 0}
     keeper.save(state, 0, last=True, **data)
     return Resumed(0, state, data, said(started))
+
+
+def _without(tree: dict, names: set[str]) -> dict:
+    leaves = flatten_dict(tree, sep="/")
+    return unflatten_dict({name: leaf for name, leaf in leaves.items() if name not in names}, sep="/")
 
 
 def _frozen(started: dict, config, taken):

@@ -45,6 +45,11 @@ class Adapter:
     def dropout_rate(self) -> float:
         return 0.0
 
+    @property
+    def in_bytes(self) -> bool:
+        """Whether the model's own matrices are kept in int8."""
+        return False
+
 
 @dataclasses.dataclass(frozen=True)
 class OnLinear(Adapter):
