@@ -68,6 +68,8 @@ ADAPTERS = {
     "dora": "gptjax.models.adapters.lora:Dora",
     "ia3": "gptjax.models.adapters.ia3:IA3",
     "bottleneck": "gptjax.models.adapters.bottleneck:Bottleneck",
+    "prefix": "gptjax.models.adapters.prefix:Prefix",
+    "prompt": "gptjax.models.adapters.prefix:Prompt",
 }
 
 

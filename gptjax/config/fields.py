@@ -80,8 +80,8 @@ class ModelConfig(_Shown):
     )
     adapter: str | None = setting(
         None,
-        "parts added to a frozen model: lora | rslora | dora | ia3 | bottleneck, or NAME(PARAMETER=VALUE); they alone are"
-        " trained where train.trainable is None",
+        "parts added to a frozen model: lora | rslora | dora | ia3 | bottleneck | prefix | prompt, or"
+        " NAME(PARAMETER=VALUE); they alone are trained where train.trainable is None",
     )
     dtype: str = setting(
         "bfloat16", "number format of the matmuls: bfloat16 | float32; that of the parameters is optim.param_dtype"
@@ -129,6 +129,17 @@ class ModelConfig(_Shown):
     def max_dropout(self) -> float:
         of_adapter = 0.0 if self.adapter is None else catalogue.adapter(self.adapter).dropout_rate
         return max(self.embed_dropout, self.attention_dropout, self.residual_dropout, of_adapter)
+
+    @property
+    def prefix_length(self) -> int:
+        """Keys and values that an adapter puts before every sequence."""
+        return 0 if self.adapter is None else catalogue.adapter(self.adapter).prefix_length
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of a text that there are positions for: fewer than a context where learned ones count on behind a prefix."""
+        shift = 0 if self.adapter is None else catalogue.adapter(self.adapter).position_shift
+        return self.context_length - shift * (self.position == "learned")
 
     @property
     def frozen_in_bytes(self) -> bool:

@@ -7,5 +7,6 @@ tensors.py        safetensors files, one or sharded, read and written tensor by 
 vocabulary.py     tokenizer files
 ends.py           the ids that begin and end a document
 peft.py           adapters as PEFT keeps them, from and to runs with an adapter
+peft_prefix.py    prefix and prompt tuning of these
 importing.py, exporting.py     a folder of transformers to a run directory, and back
 """

@@ -18,11 +18,12 @@ from etils import epath
 from gptjax.checkpoints import base as bases
 from gptjax.config import catalogue
 from gptjax.errors import UserError, first_line
-from gptjax.huggingface import families
+from gptjax.huggingface import families, peft_prefix
 from gptjax.models.adapters import merging, targets
 from gptjax.models.adapters.adapter import fan
 from gptjax.models.adapters.ia3 import IA3, scales_inputs
 from gptjax.models.adapters.lora import Dora, Lora, RankStabilized
+from gptjax.models.adapters.prefix import Prefix
 from gptjax.rundir import model_directory, run_directory
 from gptjax.storage import folder_kinds, outputs
 
@@ -105,7 +106,7 @@ def export_adapter(run, out: str) -> dict:
         raise UserError(f"--out={out} is {not_empty}: it is {folder_kinds.said(folder)}; give a new directory.")
     outputs.check_folder("--out", out)
     params = jax.tree.map(np.asarray, run.params)
-    values, tensors = config_out(kind, plain), tensors_out(kind, plain, params["blocks"])
+    values, tensors = config_out(kind, plain), tensors_out(kind, plain, params)
     folder.mkdir(parents=True, exist_ok=True)
     values["base_model_name_or_path"] = _base_folder(run)
     (folder / CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
@@ -126,15 +127,18 @@ def _base_folder(run) -> str | None:
 
 def config_out(kind, model) -> dict:
     """adapter_config.json of an adapter. Raises UserError: PEFT has no such kind."""
-    adapted = _adapted(kind, model)
     values = {"task_type": "CAUSAL_LM", "inference_mode": True, "modules_to_save": None, "revision": None}
+    if isinstance(kind, Prefix):
+        families.family_for(model)
+        return values | peft_prefix.config_out(kind, model)
+    if not isinstance(kind, IA3 | Lora):
+        raise UserError("PEFT has no such adapter as this model's; it has all of ours but bottleneck.")
+    adapted = _adapted(kind, model)
     values["target_modules"] = [module.short_name for module, _ in adapted]
     values["fan_in_fan_out"] = any(module.layout is not None for module in modules(model))  # GPT-2's Conv1D
     if isinstance(kind, IA3):
         inputs = [module.short_name for module, _ in adapted if scales_inputs(module.of)]
         return values | {"peft_type": "IA3", "feedforward_modules": inputs}
-    if not isinstance(kind, Lora):
-        raise UserError("PEFT has no such adapter as this model's; it has lora, rslora, dora and ia3 of ours.")
     ranks = {module.short_name: kind.rank * len(pieces) for module, pieces in adapted}
     rank = min(ranks.values())
     per_rank = lambda r: kind.scale * (r**0.5 if isinstance(kind, RankStabilized) else r)  # noqa: E731
@@ -159,11 +163,13 @@ def _adapted(kind, model) -> list[tuple[Module, tuple[str, ...]]]:
     return adapted
 
 
-def tensors_out(kind, model, blocks: dict) -> dict[str, np.ndarray]:
-    """{name: array} of adapter_model.safetensors. blocks: the parameters of the blocks, stacked."""
+def tensors_out(kind, model, params: dict) -> dict[str, np.ndarray]:
+    """{name: array} of adapter_model.safetensors. params: the model's, or gradients of them."""
+    if isinstance(kind, Prefix):
+        return peft_prefix.tensors_out(kind, model, params["adapter"])
     tensors = {}
     for module, pieces in _adapted(kind, model):
-        linear = blocks
+        linear = params["blocks"]
         for name in module.of.path:
             linear = linear[name]
         for layer in range(model.n_layers):
@@ -264,11 +270,12 @@ def import_adapter(folder: str, base_run: str, workdir: str) -> dict:
         model={"adapter": text},
         train={"start_from": str(loaded.directory.path), "start_step": str(loaded.step), "trainable": None},
     )
-    adapter = params_in(values, tensors, config.model, loaded.params["blocks"], source)
+    if values["peft_type"] in peft_prefix.KINDS:
+        params = {"adapter": peft_prefix.params_in(catalogue.adapter(text), tensors, model, source)}
+    else:
+        params = {"blocks": params_in(tensors, config.model, loaded.params["blocks"], source)}
     origin = {"from": "peft", "folder": str(source), "dtype": "float32"}
-    model_directory.write(
-        directory, config, {"blocks": adapter}, loaded.tokenizer, {"imported": origin}, base=base.to_dict()
-    )
+    model_directory.write(directory, config, params, loaded.tokenizer, {"imported": origin}, base=base.to_dict())
     return {"adapter": text, "base": str(base), "tensors": len(tensors)}
 
 
@@ -297,15 +304,16 @@ REFUSED = ("modules_to_save", "layers_to_transform", "layer_replication", "train
 def config_in(values: dict, tensors: dict, model, where) -> str:
     """model.adapter of an adapter_config.json and its tensors. Raises UserError: ours has no equal for it."""
     kind = values.get("peft_type")
-    if kind not in ("LORA", "IA3"):
-        raise UserError(
-            f"{where / CONFIG} has peft_type={kind!r}; gptjax imports LORA (with use_rslora, use_dora) and IA3."
-        )
+    if kind not in ("LORA", "IA3", *peft_prefix.KINDS):
+        known = ", ".join(("LORA (with use_rslora, use_dora)", "IA3", *peft_prefix.KINDS))
+        raise UserError(f"{where / CONFIG} has peft_type={kind!r}; gptjax imports {known}.")
     unlike = [f"{name}={values[name]!r}" for name in REFUSED if values.get(name)]
     if values.get("bias", "none") != "none":
         unlike.append(f"bias={values['bias']!r}")
     if unlike:
         raise UserError(f"{where / CONFIG} has {', '.join(unlike)}, for which gptjax has no equal.")
+    if kind in peft_prefix.KINDS:
+        return peft_prefix.config_in(values, where / CONFIG)
     names = _names_in(tensors, model, where)
     if kind == "IA3":
         return f"ia3(on={names!r})"
@@ -336,7 +344,7 @@ def _names_in(tensors: dict, model, where) -> str:
     return ",".join(names)
 
 
-def params_in(values: dict, tensors: dict, model, blocks: dict, where) -> dict:
+def params_in(tensors: dict, model, blocks: dict, where) -> dict:
     """The adapter's parameters, stacked, in the tree of the blocks. blocks: the base's. Raises UserError: tensors that are
     missing, of other shapes, or of no use here."""
     kind, left = catalogue.adapter(model.adapter), dict(tensors)

@@ -6,6 +6,8 @@
     lstm, lstm_counts    an LSTM to compare with, likewise
     layers               linear maps, norms, activations, rotary positions: named variants stand in tables
     attention            attention in plain XLA; the table of kernels, and which one a config runs
+    cache_layout         a cache of keys and values: the order of its dimensions
+    adapters             small trained parts in a frozen model, one file a kind
     context_attention    attention over sequences that the mesh splits
     splash               the TPU flash kernel that ships with JAX
     int8                 weights of the layers as bytes with scales, for making text

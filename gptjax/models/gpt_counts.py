@@ -32,7 +32,8 @@ def layer_parameters(model: ModelConfig, relative_positions: bool = False) -> tu
 def outer_parameters(model: ModelConfig, relative_positions: bool = False) -> tuple[int, int]:
     """(position table, vectors) outside of the layers."""
     learned = model.position == "learned" and not relative_positions
-    return model.context_length * model.d_model * learned, _norm_parameters(model) * model.final_norm
+    of_adapter = 0 if model.adapter is None else catalogue.adapter(model.adapter).outer_parameters(model)
+    return model.context_length * model.d_model * learned, _norm_parameters(model) * model.final_norm + of_adapter
 
 
 def _up_projections(model: ModelConfig) -> int:
@@ -59,6 +60,7 @@ def mixing_flops(model: ModelConfig) -> int:
     dense, banded = _dense_and_banded(model)
     length = model.context_length
     pairs = dense * visible_pairs(length) + banded * visible_pairs(length, model.band_width)
+    pairs += model.n_layers * model.prefix_length * length
     return 4 * model.n_heads * model.head_size * pairs
 
 

@@ -167,7 +167,7 @@ class Run:
                 f"run.loss: the text has {len(ids) - begun} tokens, and none to predict; give a longer text."
             )
         loss_L = np.full(len(ids), np.nan, np.float32)
-        for start, stop, fresh in _windows(len(ids), self.config.model.context_length):
+        for start, stop, fresh in _windows(len(ids), self.config.model.text_length):
             row = self._padded(ids[None, start:stop], extra=1)
             with numerics.on_mesh(self.mesh):
                 loss_BL = inside.token_loss(self.graph, self.params, row, self.config.train.vocab_chunks)
@@ -210,6 +210,8 @@ class Run:
     def _check_is_transformer(self, what: str) -> None:
         if not self.config.model.has_attention:
             raise UserError(f"model.architecture={self.config.model.architecture!r} has no {what}.")
+        if self.config.model.prefix_length:
+            raise UserError(f"model.adapter={self.config.model.adapter!r} stands before the text: it has no {what}.")
 
     def _row(self, text) -> np.ndarray:
         ids = self._ids(text)
@@ -233,7 +235,7 @@ class Run:
         if outside.size:
             last = self.model_config.vocab_size - 1
             raise UserError(f"token id {outside[0]} is outside the vocabulary; expected 0 to {last}.")
-        limit = self.config.model.context_length
+        limit = self.config.model.text_length
         if ids.shape[-1] > limit:
             raise UserError(
                 f"{ids.shape[-1]} tokens are more than the context of {limit}; give fewer (run.loss takes more)."
@@ -258,7 +260,7 @@ class Run:
         sizes = self.mesh.shape
         unit = 2 * sizes["sequence"] if sizes["sequence"] > 1 else 1
         unit *= attention.token_unit(self.model.kernel)
-        length = inside.bucket(max(1, rows.shape[1] - extra), self.config.model.context_length, unit) + extra
+        length = inside.bucket(max(1, rows.shape[1] - extra), self.config.model.text_length, unit) + extra
         shards = sizes["replica"] * sizes["fsdp"]
         padded = np.zeros((-(-len(rows) // shards) * shards, length), np.int32)
         padded[: len(rows), : rows.shape[1]] = rows

@@ -35,6 +35,14 @@ ADAPTERS = {
     "llama/rslora": lambda: peft.LoraConfig(r=2, lora_alpha=6, use_rslora=True, **OF_LLAMA),
     "llama/dora": lambda: peft.LoraConfig(r=2, lora_alpha=4, use_dora=True, **OF_LLAMA),
     "llama/ia3": lambda: peft.IA3Config(task_type="CAUSAL_LM"),
+    **{
+        f"{name}/prefix": lambda: peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+        for name in MODELS
+    },
+    **{
+        f"{name}/prompt": lambda: peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+        for name in MODELS
+    },
 }
 
 
@@ -58,14 +66,17 @@ def made(name: str):
 
 def expected(model, tensors) -> dict:
     tokens = torch.from_numpy(TOKENS)
-    out = model(input_ids=tokens, labels=tokens)
-    out.loss.backward()
-    values = {"token_BL": TOKENS, "logits": out.logits, "loss": out.loss}
+    logits = model(input_ids=tokens).logits
+    logits = logits[:, logits.shape[1] - tokens.shape[1] :]  # prompt tuning's are of its own tokens too
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    loss.backward()
+    values = {"token_BL": TOKENS, "logits": logits, "loss": loss}
     by_name = {name.replace(".default", ""): parameter.grad for name, parameter in model.named_parameters()}
     for name in tensors:
-        grad = by_name[name] if name in by_name else by_name[f"{name}.weight"]  # DoRA's vector is a module's weight
+        grad = by_name.get(name, by_name.get(f"{name}.weight"))  # DoRA's vector is a module's weight
+        grad = by_name["prompt_encoder.embedding.weight"] if name == "prompt_embeddings" else grad
         values[f"grad/{name}"] = grad
-    if hasattr(model, "merge_and_unload"):
+    if not isinstance(model.peft_config["default"], peft.PromptLearningConfig):
         with torch.no_grad():
             values["merged"] = model.merge_and_unload()(input_ids=tokens).logits
     return {name: np.asarray(value.detach() if torch.is_tensor(value) else value) for name, value in values.items()}

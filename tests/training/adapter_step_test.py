@@ -23,6 +23,7 @@ GPT2 = ModelConfig(
 )
 MODERN = dataclasses.replace(GPT2, norm="rmsnorm", position="rope", mlp="swiglu", n_kv_heads=2, bias=False)
 KINDS = ["lora(on='all')", "rslora(on='qkv,up', rank=4)", "dora(on='all', rank=4)", "ia3", "bottleneck(size=8)"]
+AHEAD = ["prefix(length=3)", "prompt(length=4)", "prompt(length=4, shifted=True)"]
 BASE = Config(
     model=dataclasses.replace(MODERN, adapter="dora(on='q,v,down', rank=4)"),
     optim=OptimConfig(eps=1e-2, ema_decay=0.5),  # Adam of tiny gradients would enlarge their rounding
@@ -117,5 +118,61 @@ def test_an_adapter_that_cannot_be_is_refused_when_the_config_is_made(adapter, s
     assert said in str(error.value) and str(error.value).startswith("model.adapter=")
 
 
+@pytest.mark.parametrize("shape", [GPT2, MODERN], ids=["gpt2", "modern"])
+@pytest.mark.parametrize("kind", AHEAD)
+def test_what_stands_before_every_text_is_seen_by_each_packed_document_and_by_the_next_token(shape, kind):
+    model = architectures.make(dataclasses.replace(shape, adapter=kind, init_std=0.3), jax.random.key(0))
+    token_BL = jnp.asarray(np.random.default_rng(0).integers(0, 65, (2, 12)))
+    packed = dict(segment_BL=jnp.array([[0] * 6 + [1] * 6] * 2), position_BL=jnp.array([[*range(6)] * 2] * 2))
+    in_row, alone_BLD = model.activations(token_BL, **packed)[0][:, 6:], model.activations(token_BL[:, 6:])[0]
+    assert np.allclose(in_row, alone_BLD, atol=1e-5)
+    cache = model.empty_cache(2, 12)
+    x_BLD, cache = model.extend(token_BL[:, :7], cache, 0)
+    steps = [x_BLD]
+    for place in range(7, 12):
+        x_BLD, cache = model.extend(token_BL[:, place : place + 1], cache, place)
+        steps.append(x_BLD)
+    whole_BLD = model.activations(token_BL)[0]
+    assert np.allclose(jnp.concatenate(steps, axis=1), whole_BLD, atol=1e-5)
+    plain = architectures.make(dataclasses.replace(shape, init_std=0.3), jax.random.key(0))
+    assert not np.allclose(whole_BLD, plain.activations(token_BL)[0], atol=1e-2)
+    flops.check_counts(model.config, sum(leaf.size for leaf in jax.tree.leaves(architectures.split(model)[1])))
+
+
+def test_a_prompt_is_what_its_vectors_before_the_tokens_would_be():
+    shape = dataclasses.replace(MODERN, init_std=0.3)
+    adapted = architectures.make(
+        dataclasses.replace(shape, adapter="prompt(length=4, shifted=True)"), jax.random.key(0)
+    )
+    plain = architectures.make(shape, jax.random.key(0))
+    token_BL = jnp.asarray(np.random.default_rng(0).integers(0, 65, (2, 12)))
+    vectors = dict(embedding_BPD=jnp.stack([adapted.adapter.prompt[...]] * 2), place_BP=jnp.array([[*range(4)]] * 2))
+    expected = plain.activations(jnp.pad(token_BL, ((0, 0), (4, 0))), **vectors)[0][:, 4:]
+    assert np.allclose(adapted.activations(token_BL)[0], expected, atol=1e-5)
+
+
+def test_a_prefix_that_no_position_or_mesh_has_room_for_is_refused():
+    model = architectures.make(dataclasses.replace(GPT2, adapter="prefix(length=3, shifted=True)"), jax.random.key(0))
+    with pytest.raises(UserError, match="16 tokens behind 3 of model.adapter=.* more than model.context_length=16"):
+        model.activations(jnp.zeros((1, 16), jnp.int32))
+    with pytest.raises(UserError, match="needs whole sequences; set mesh.sequence=1"):
+        programs.of(BASE.replace(model=dict(adapter="prefix"), mesh=dict(sequence=2)), jax.devices()[:2])
+    with pytest.raises(UserError, match="can't be split into stages; set mesh.stage=1"):
+        trained(BASE.replace(model=dict(adapter="prefix"), mesh=dict(stage=2)), 2)
+
+
+@pytest.mark.parametrize("kind", AHEAD[:2])
+def test_a_prefix_trains_on_a_mesh_as_on_one_device(kind):
+    config = BASE.replace(model=dict(adapter=kind))
+    (before, expected, loss_S), (_, params, on_mesh_S) = (
+        trained(config, 1),
+        trained(config.replace(mesh=dict(fsdp=4, tensor=2)), 8),
+    )
+    assert np.allclose(on_mesh_S, loss_S, rtol=1e-5)
+    for name, array in expected.items():
+        assert np.allclose(params[name], array, atol=2e-5), name
+        assert np.array_equal(before[name], array) == (not name.startswith("adapter/")), name
+
+
 def test_every_kind_is_tried_here():
-    assert {kind.partition("(")[0] for kind in KINDS} == catalogue.ADAPTERS.keys()
+    assert {kind.partition("(")[0] for kind in (*KINDS, *AHEAD)} == catalogue.ADAPTERS.keys()
