@@ -99,8 +99,7 @@ def forward_flops_per_sequence(model: ModelConfig) -> int:
 def train_flops_per_sequence(model: ModelConfig) -> int:
     """Forward and backward. Recomputation (remat) is not counted: it is no progress.
 
-    Of a model with an adapter the backward pass has no gradients of the frozen matrices: it costs what the forward pass
-    does, a second time what mixing does, which has two operands, and the gradients of the adapter's own matrices.
+    With an adapter backward is once forward, mixing once more (it has two operands), and the adapter's own gradients.
     """
     if model.adapter is None:
         return 3 * forward_flops_per_sequence(model)

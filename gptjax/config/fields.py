@@ -136,17 +136,6 @@ class ModelConfig(_Shown):
         return 0 if self.adapter is None else catalogue.adapter(self.adapter).prefix_length
 
     @property
-    def text_length(self) -> int:
-        """Tokens of a text that there are positions for: fewer than a context where learned ones count on behind a prefix."""
-        shift = 0 if self.adapter is None else catalogue.adapter(self.adapter).position_shift
-        return self.context_length - shift * (self.position == "learned")
-
-    @property
-    def frozen_in_bytes(self) -> bool:
-        """Whether the matrices below an adapter are kept in int8."""
-        return self.adapter is not None and catalogue.adapter(self.adapter).in_bytes
-
-    @property
     def shown_shape(self) -> str:
         if not self.has_attention:
             return f"{self.n_layers} {self.architecture.upper()} layers, width {self.d_model}"

@@ -118,7 +118,8 @@ class Visibility(typing.NamedTuple):
 
     def mask(self, window: int | None):
         """Boolean, broadcasts to [B, G, R, L, M], or P + M."""
-        return with_ahead(self._of_tokens(window), self.ahead_P)
+        mask = self._of_tokens(window)
+        return mask if self.ahead_P is None else _ahead().mask(mask, len(self.ahead_P))
 
     def _of_tokens(self, window: int | None):
         mask = visible(self.query_L, self.key_M, window)[None, None, None]
@@ -130,17 +131,11 @@ class Visibility(typing.NamedTuple):
         return mask & (self.query_segment_BL[:, :, None] == self.key_segment_BM[:, None, :])[:, None, None]
 
 
-def with_ahead(mask, ahead_P):
-    """A mask [..., M] as one [..., P + M] of keys of which the first are seen by all; itself for None."""
-    if ahead_P is None:
-        return mask
-    return jnp.concatenate([jnp.ones((*mask.shape[:-1], len(ahead_P)), bool), mask], axis=-1)
+def _ahead():
+    """The module of keys ahead of all rows, which few models have."""
+    from gptjax.models.adapters import ahead
 
-
-def behind(ahead, k_BMGK, v_BMGK):
-    """Keys and values [B, P + M, G, K] of those that stand ahead of all rows, (keys, values) [P, G, K], and then of these."""
-    rows = lambda a, b: jnp.broadcast_to(a, (b.shape[0], *a.shape)).astype(b.dtype)  # noqa: E731
-    return tuple(jnp.concatenate([rows(a, b), b], axis=1) for a, b in zip(ahead, (k_BMGK, v_BMGK)))
+    return ahead
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -230,7 +225,7 @@ def xla_attention(
     for i, block in enumerate(query_blocks(q_BLHK.shape[1], window, prefix_BL is not None)):
         block_key = None if key is None else jax.random.fold_in(key, i)
         q, k, v = block.queries(q_BLHK), block.keys(k_BLGK), block.keys(v_BLGK)
-        k, v = (k, v) if ahead is None else behind(ahead, k, v)
+        k, v = (k, v) if ahead is None else _ahead().joined(ahead, k, v)
         visibility = block.visibility(segment_BL, prefix_BL, ahead_P)
         outputs.append(block_attention(window, dropout_rate, q, k, v, visibility, block_key)[0])
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
@@ -248,8 +243,8 @@ def cached_attention(q_BLHK, k_BMGK, v_BMGK, start, *, window=None, pad_B=None, 
     if pad_B is not None:
         mask = mask & (key_M >= pad_B[:, None])[:, None, None, None]
     if ahead is not None:
-        mask = with_ahead(mask, ahead[0])
-        k_BMGK, v_BMGK = behind(ahead, k_BMGK, v_BMGK)
+        mask = _ahead().mask(mask, len(ahead[0]))
+        k_BMGK, v_BMGK = _ahead().joined(ahead, k_BMGK, v_BMGK)
     return softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask)[0]
 
 

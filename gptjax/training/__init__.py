@@ -4,6 +4,7 @@ loop            call after call of the train step: the numbers of the one before
 step            one optimizer step, a pure function of state, batch and learning rate
 losses          what is minimised, by name
 trainable       which parameters are trained
+frozen          those of a run with an adapter that its checkpoints leave in another run
 program         a config on a mesh, ready to run: shapes, layouts, jitted functions
 feed            what the step takes, ready on the devices one call ahead
 recorder        what the steps leave in the log

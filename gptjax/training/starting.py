@@ -187,9 +187,9 @@ def _without(tree: dict, names: set[str]) -> dict:
 
 
 def _frozen(started: dict, config, taken):
-    """The resume.Frozen that a run with an adapter leaves in the other: of the parameters it has taken, all that it does not
+    """The frozen.Frozen that a run with an adapter leaves in the other: of the parameters it has taken, all that it does not
     train; None for a run without."""
-    from gptjax.training.resume import Frozen
+    from gptjax.training.frozen import Frozen
 
     if config.model.adapter is None or started["checkpoint_sha256"] is None:
         return None

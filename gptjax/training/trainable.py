@@ -69,9 +69,8 @@ def check(config, params: dict) -> None:
             raise UserError(
                 f"train.trainable={config.train.trainable!r}: {pattern!r} matches no parameter of this model; {there}."
             )
-    trained = flatten_dict(split(params, config)[0], sep="/")
-    if whole := [name for name, leaf in trained.items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]:
-        raise UserError(
-            f"train.trainable={config.train.trainable!r} trains {whole[0]}, which is kept in {trained[whole[0]].dtype} and"
-            " frozen; leave it out, or use frozen='as_stored' in model.adapter."
-        )
+    for name, leaf in flatten_dict(split(params, config)[0], sep="/").items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise UserError(
+                f"train.trainable={config.train.trainable!r} trains {name}, which is kept in {leaf.dtype} and frozen; leave it out."
+            )

@@ -6,6 +6,7 @@
     ia3            scaled outputs
     bottleneck     small MLPs behind attention and MLP
     prefix         keys and values before every sequence: prefix tuning, prompt tuning
+    ahead          what attention does with these
     merging        an adapter's part put into the model's own matrices, and taken out again
 
 Which kinds there are, and how to add one: config/catalogue.py, ADAPTERS.
