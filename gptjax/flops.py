@@ -101,8 +101,15 @@ def forward_flops_per_sequence(model: ModelConfig) -> int:
 
 
 def train_flops_per_sequence(model: ModelConfig) -> int:
-    """Forward and backward. Recomputation (remat) is not counted: it is no progress."""
-    return 3 * forward_flops_per_sequence(model)
+    """Forward and backward. Recomputation (remat) is not counted: it is no progress.
+
+    With an adapter backward is once forward, mixing once more (it has two operands), and the adapter's own gradients.
+    """
+    if model.adapter is None:
+        return 3 * forward_flops_per_sequence(model)
+    trained = model.n_layers * catalogue.adapter(model.adapter).layer_parameters(model)[0]
+    mixing = counts_of(model).mixing_flops(model)
+    return 2 * forward_flops_per_sequence(model) + mixing + 2 * trained * model.context_length
 
 
 def recomputed_flops_per_sequence(config: Config) -> int:

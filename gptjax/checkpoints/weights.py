@@ -52,10 +52,17 @@ def joined(a: dict, b: dict) -> dict:
 
 
 def read_base(base: bases.Base, abstract, shardings, dtype=None) -> dict:
-    """The parameters of a tree that lie in a base, as `read`. Raises UserError: the base is not what it was."""
+    """The parameters of a tree that lie in a base, as `read`; what is kept in bytes here is made of what lies there. Raises
+    UserError: the base is not what it was."""
+    from gptjax.models import int8
+
     base.check()
+    scales = int8.scales_in(abstract)
+    there = [unflatten_dict({path: leaf for path, leaf in flatten_dict(tree).items() if path not in scales})
+             for tree in (abstract, shardings)]  # fmt: skip
     try:
-        return read(base.folder, "params", abstract, shardings, dtype, others=True)
+        params = read(base.folder, "params", *there, dtype, others=True)
+        return int8.with_bytes(params, abstract, shardings) if scales else params
     except Damaged as error:
         raise base.refused(f"it is damaged: {error}") from error
 
@@ -132,7 +139,8 @@ class _Filling:
     def __init__(self, name: str, store, about: dict, place, dtype):
         self.name, self.store, self._place = name, store, place
         self._shape = tuple(store.shape)
-        self._dtype = np.dtype(store.dtype.numpy_dtype if dtype is None else dtype)
+        stored_dtype = store.dtype.numpy_dtype  # an integer is no number that another format could hold
+        self._dtype = np.dtype(stored_dtype if dtype is None or np.dtype(stored_dtype).kind in "iu" else dtype)
         self._regions = {
             device: tuple(part.indices(size)[:2] for part, size in zip(index, self._shape))
             for device, index in place.addressable_devices_indices_map(self._shape).items()

@@ -16,7 +16,7 @@ def add_flags(parser) -> None:
         dest="format",
         required=True,
         metavar="FORMAT",
-        help="hf: Hugging Face transformers; gguf: llama.cpp",
+        help="hf: Hugging Face transformers (an adapter is merged); peft: the adapter alone, for PEFT; gguf: llama.cpp",
     )
     parser.add_argument("--out", required=True, metavar="DIR|FILE", help="the folder, or GGUF file, to create")
     flags.add_checkpoint_flags(parser)
@@ -42,6 +42,9 @@ def run(args) -> None:
     if args.json:
         print(json.dumps({"workdir": args.workdir, "step": loaded.step, "out": args.out, **about}, indent=2))
         return
+    if args.format == "peft":
+        print(f"{args.out}: {about['peft_type']}, {about['tensors']} tensors")
+        return
     stored_as = about.get("dtype") or about["type"]
     print(f"{args.out}: step {loaded.step} of {args.workdir} as {about['architecture']}, {stored_as}")
     if about.get("tokenizer_files") == []:
@@ -55,10 +58,10 @@ def run(args) -> None:
 
 def _refuse_flags_of_another(args) -> None:
     """Raises UserError: a flag that the format has no use for."""
+    instead = {"hf": "use --dtype", "gguf": "use --type", "peft": "leave it out"}[args.format]
     for name, format_of_flag in (("dtype", "hf"), ("max_shard_size", "hf"), ("type", "gguf")):
         if getattr(args, name) is not None and args.format != format_of_flag:
-            instead = "--type" if args.format == "gguf" else "--dtype"
-            raise UserError(f"--{name} is of --to={format_of_flag}, and --to={args.format} is given; use {instead}.")
+            raise UserError(f"--{name} is of --to={format_of_flag}, and --to={args.format} is given; {instead}.")
 
 
 def _to_folder(args) -> dict:
@@ -78,4 +81,12 @@ def _to_file(args) -> dict:
     return {"run": loaded} | exporting.export_run(loaded, args.out, args.type)
 
 
-_EXPORTERS = {"hf": _to_folder, "gguf": _to_file}
+def _to_adapter(args) -> dict:
+    from gptjax.huggingface import peft
+    from gptjax.run import run
+
+    loaded = run.read(args.workdir, args.step, ema=args.ema)
+    return {"run": loaded} | peft.export_adapter(loaded, args.out)
+
+
+_EXPORTERS = {"hf": _to_folder, "peft": _to_adapter, "gguf": _to_file}

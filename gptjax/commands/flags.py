@@ -3,7 +3,11 @@
 from gptjax.errors import UserError, did_you_mean
 
 CONFIG_HELP = "a config file; change a field with --config.SECTION.FIELD=VALUE, as in --config.optim.peak_lr=3e-4"
-EXCHANGE_FORMATS = {"hf": "Hugging Face's transformers", "gguf": "llama.cpp's GGUF"}  # imported and exported
+EXCHANGE_FORMATS = {  # imported and exported
+    "hf": "Hugging Face's transformers",
+    "peft": "adapters of PEFT",
+    "gguf": "llama.cpp's GGUF",
+}
 
 
 def add_config_flag(parser, required: bool = True) -> None:

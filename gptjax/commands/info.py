@@ -17,6 +17,11 @@ def add_flags(parser) -> None:
         help="a machine, instead of --devices, as in gptjax plan: v5p:8x8x8, h100:8x16, cpu:8",
     )
     parser.add_argument("--num_slices", type=int, metavar="N", help="number of such TPU slices (default: 1)")
+    parser.add_argument(
+        "--finetuning",
+        action="store_true",
+        help="compare: bytes per device of full training, LoRA, LoRA on an int8 base",
+    )
     flags.add_json_flag(parser)
 
 
@@ -30,5 +35,9 @@ def run(args) -> None:
         raise UserError(f"--num_slices={args.num_slices} needs --topology=NAME, and is at least 1.")
     from gptjax.planning import info
 
+    if args.finetuning:
+        rows = info.finetuning(config, args.devices, args.topology, args.num_slices or 1)
+        print(json.dumps(rows, indent=2) if args.json else info.finetuning_table(rows))
+        return
     facts = info.info(config, args.devices, args.topology, args.num_slices or 1)
     print(json.dumps(facts, indent=2) if args.json else info.table(facts))

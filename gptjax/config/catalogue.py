@@ -67,6 +67,10 @@ ADAPTERS = {
     "lora": "gptjax.models.adapters.lora:Lora",
     "rslora": "gptjax.models.adapters.lora:RankStabilized",
     "dora": "gptjax.models.adapters.lora:Dora",
+    "ia3": "gptjax.models.adapters.ia3:IA3",
+    "bottleneck": "gptjax.models.adapters.bottleneck:Bottleneck",
+    "prefix": "gptjax.models.adapters.prefix:Prefix",
+    "prompt": "gptjax.models.adapters.prefix:Prompt",
 }
 
 

@@ -93,8 +93,8 @@ class ModelConfig(_Shown):
     )
     adapter: str | None = setting(
         None,
-        "parts added to a frozen model: lora | rslora | dora, or NAME(PARAMETER=VALUE); they alone are"
-        " trained where train.trainable is None",
+        "parts added to a frozen model: lora | rslora | dora | ia3 | bottleneck | prefix | prompt, or"
+        " NAME(PARAMETER=VALUE); they alone are trained where train.trainable is None",
     )
     dtype: str = setting(
         "bfloat16", "number format of the matmuls: bfloat16 | float32; that of the parameters is optim.param_dtype"
@@ -142,6 +142,11 @@ class ModelConfig(_Shown):
     def max_dropout(self) -> float:
         of_adapter = 0.0 if self.adapter is None else catalogue.adapter(self.adapter).dropout_rate
         return max(self.embed_dropout, self.attention_dropout, self.residual_dropout, of_adapter)
+
+    @property
+    def prefix_length(self) -> int:
+        """Keys and values that an adapter puts before every sequence."""
+        return 0 if self.adapter is None else catalogue.adapter(self.adapter).prefix_length
 
     @property
     def shown_shape(self) -> str:

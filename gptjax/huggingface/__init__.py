@@ -9,5 +9,7 @@ tensors.py        safetensors files, one or sharded, read and written tensor by 
 vocabulary.py     tokenizer files
 chat_template.py  how conversations are written: the Jinja template of a tokenizer
 ends.py           the ids that begin and end a document
+peft.py           adapters as PEFT keeps them, from and to runs with an adapter
+peft_prefix.py    prefix and prompt tuning of these
 importing.py, exporting.py     a folder of transformers to a run directory, and back
 """

@@ -23,6 +23,7 @@ def export_run(run, out: str, dtype: str | None = None, max_shard_bytes: int = 5
 
     Raises UserError: a model that transformers has not, a dtype that is none, a folder that holds something.
     """
+    run = run if run.config.model.adapter is None else run.merged()
     shape = run.config.model
     imported = run.directory.manifest().get("imported") or {}
     files_of_import = imported.get("files", {})  # what transformers' own said, where the model came from them

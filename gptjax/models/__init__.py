@@ -9,6 +9,8 @@
     rotary               rotary positions
     rope_scaling         rates of rotary positions for longer contexts: linear, dynamic, llama3, yarn
     attention            attention in plain XLA; the table of kernels, and which one a config runs
+    cache_layout         a cache of keys and values: the order of its dimensions
+    adapters             small trained parts in a frozen model, one file a kind
     context_attention    attention over sequences that the mesh splits
     splash               the TPU flash kernel that ships with JAX
     int8                 weights of the layers as bytes with scales, for making text

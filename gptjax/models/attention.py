@@ -114,9 +114,14 @@ class Visibility(typing.NamedTuple):
     query_segment_BL: jax.Array | None = None  # the document of each token, in packed rows
     key_segment_BM: jax.Array | None = None
     key_prefix_BM: jax.Array | None = None  # boolean: keys that are seen by earlier queries too
+    ahead_P: np.ndarray | None = None  # True for each key before these, which all queries see
 
     def mask(self, window: int | None):
-        """Boolean, broadcasts to [B, G, R, L, M]."""
+        """Boolean, broadcasts to [B, G, R, L, M], or P + M."""
+        mask = self._of_tokens(window)
+        return mask if self.ahead_P is None else _ahead().mask(mask, len(self.ahead_P))
+
+    def _of_tokens(self, window: int | None):
         mask = visible(self.query_L, self.key_M, window)[None, None, None]
         if self.key_prefix_BM is not None:
             ahead = visible(self.key_M, self.query_L, window).T[None, None, None]
@@ -124,6 +129,13 @@ class Visibility(typing.NamedTuple):
         if self.query_segment_BL is None:
             return mask
         return mask & (self.query_segment_BL[:, :, None] == self.key_segment_BM[:, None, :])[:, None, None]
+
+
+def _ahead():
+    """The module of keys ahead of all rows, which few models have."""
+    from gptjax.models.adapters import ahead
+
+    return ahead
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -182,13 +194,14 @@ class QueryBlock(typing.NamedTuple):
     def keys(self, x_BL):
         return x_BL[:, self.first_key : self.end_key]
 
-    def visibility(self, segment_BL, prefix_BL) -> Visibility:
+    def visibility(self, segment_BL, prefix_BL, ahead_P=None) -> Visibility:
         return Visibility(
             np.arange(self.start, self.end),
             np.arange(self.first_key, self.end_key),
             None if segment_BL is None else self.queries(segment_BL),
             None if segment_BL is None else self.keys(segment_BL),
             None if prefix_BL is None else self.keys(prefix_BL),
+            ahead_P,
         )
 
 
@@ -202,33 +215,41 @@ def query_blocks(length: int, window: int | None, prefix: bool = False) -> list[
     ]
 
 
-def xla_attention(q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefix_BL=None, dropout_rate=0.0, key=None):
-    """Full-sequence attention for any backend: masks, bands, segments, prefixes, dropout."""
-    outputs = []
+def xla_attention(
+    q_BLHK, k_BLGK, v_BLGK, *, window=None, segment_BL=None, prefix_BL=None, ahead=None, dropout_rate=0.0, key=None
+):
+    """Full-sequence attention for any backend: masks, bands, segments, prefixes, dropout.
+
+    ahead: (keys, values) [P, G, K] that all tokens see, whatever else they see."""
+    outputs, ahead_P = [], None if ahead is None else np.ones(len(ahead[0]), bool)
     for i, block in enumerate(query_blocks(q_BLHK.shape[1], window, prefix_BL is not None)):
         block_key = None if key is None else jax.random.fold_in(key, i)
         q, k, v = block.queries(q_BLHK), block.keys(k_BLGK), block.keys(v_BLGK)
-        visibility = block.visibility(segment_BL, prefix_BL)
+        k, v = (k, v) if ahead is None else _ahead().joined(ahead, k, v)
+        visibility = block.visibility(segment_BL, prefix_BL, ahead_P)
         outputs.append(block_attention(window, dropout_rate, q, k, v, visibility, block_key)[0])
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
 
 
-def cached_attention(q_BLHK, k_BMGK, v_BMGK, start, *, window=None, pad_B=None):
+def cached_attention(q_BLHK, k_BMGK, v_BMGK, start, *, window=None, pad_B=None, ahead=None):
     """Attention of queries at places start, start+1, ... over a cache of M places, filled up to there.
 
     start: one place for all rows, or one for each, [B].
-    pad_B: how many places at the start of each row are padding, which no query of a token sees.
+    pad_B: how many places at the start of each row are padding, which no query of a token sees. ahead: see xla_attention.
     """
     places = jnp.asarray(start)[..., None] + jnp.arange(q_BLHK.shape[1])
     key_M = jnp.arange(k_BMGK.shape[1])
     mask = visible(places, key_M, window)[..., None, None, :, :]
     if pad_B is not None:
         mask = mask & (key_M >= pad_B[:, None])[:, None, None, None]
+    if ahead is not None:
+        mask = _ahead().mask(mask, len(ahead[0]))
+        k_BMGK, v_BMGK = _ahead().joined(ahead, k_BMGK, v_BMGK)
     return softmax_attention(q_BLHK, k_BMGK, v_BMGK, mask)[0]
 
 
-def largest_logit(q_BLHK, k_BLGK, *, window=None, segment_BL=None, prefix_BL=None):
-    """The largest attention logit a query gives to a key it sees, float32: it grows before runs diverge."""
+def largest_logit(q_BLHK, k_BLGK, *, window=None, segment_BL=None, prefix_BL=None, ahead=None):
+    """The largest attention logit a query gives to a key of a token that it sees, float32: it grows before runs diverge."""
 
     def of(block: QueryBlock):
         mask = block.visibility(segment_BL, prefix_BL).mask(window)
@@ -311,6 +332,8 @@ def choose_kernel(config, platform: str, sequence: int | None = None) -> tuple[s
     """
     if not config.model.has_attention:
         return "none", f"model.architecture={config.model.architecture!r} has no attention"
+    if config.model.prefix_length and sequence != 1 and (sequence or config.mesh.sequence) != 1:
+        raise UserError(f"model.adapter={config.model.adapter!r} needs whole sequences; set mesh.sequence=1.")
     asked, sequence = config.model.attention, config.mesh.sequence if sequence is None else sequence
     if asked != "auto":
         choose(KERNELS, asked, "model.attention")
@@ -349,6 +372,8 @@ def _obstacle(name: str, config, platform: str, sequence: int) -> str | None:
         return f"runs on {'/'.join(kernel.platforms)}, not on {platform}"
     if model.attention_dropout and not kernel.dropout:
         return f"has no attention dropout (model.attention_dropout={model.attention_dropout})"
+    if model.prefix_length and name != "xla":
+        return f"has no keys ahead of all rows (model.adapter={model.adapter!r})"
     if config.data.documents_apart and not kernel.segments:
         return "cannot keep packed documents apart (data.mask_documents, data.packing='best_fit')"
     if config.data.sees_ahead and not kernel.prefix:

@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from gptjax.config import catalogue
 from gptjax.errors import UserError, choose, make_chosen
-from gptjax.models import attention, gpt_counts, language_model, layers, parametrization, rotary
+from gptjax.models import attention, cache_layout, gpt_counts, language_model, layers, parametrization, rotary
 from gptjax.models.layers import DTYPES
 from gptjax.parallel import pipeline, sharding
 
@@ -35,12 +35,6 @@ REMAT = {  # what the forward pass keeps for the backward pass; the rest is comp
         offload_dst=sharding.HOST_MEMORY,
     ),
 }
-
-# Dimensions of a cache of keys or values in the order in which they lie. Stacked, the place that a token writes is outside:
-# XLA for TPUs would put a cache in any other order into this one when a call of decode begins, and back when it ends.
-# Layers apart are a CPU's: there the places of a head lie together, as its matrix products read them; with the heads of a
-# place together every token would copy the cache (a fifth of the CPU time of a GPT of 6 x 384, 8 rows of 256 tokens).
-STACKED, APART = "NMGBK", "BGMK"
 
 ADAPTER_STREAM = 2  # of a block's key, beside those of attention and MLP
 
@@ -166,6 +160,9 @@ class GPT(language_model.LanguageModel):
             from gptjax.models import heads
 
             self.task_head = heads.Head(config, jax.random.fold_in(key, heads.STREAM))
+        self.adapter = None  # what an adapter has outside the blocks
+        if config.adapter is not None:
+            catalogue.adapter(config.adapter).attach_outside(self, config, jax.random.fold_in(key, ADAPTER_STREAM))
 
     @property
     def layer_kinds(self) -> tuple[gpt_counts.LayerKind, ...]:
@@ -219,17 +216,20 @@ class GPT(language_model.LanguageModel):
             raise UserError(f"{token_BL.shape[1]} tokens are more than model.context_length={config.context_length}.")
         if position_BL is None:
             position_BL = jnp.broadcast_to(jnp.arange(token_BL.shape[1]), token_BL.shape)
+        position_BL, ahead_N = self._behind_adapter(position_BL, token_BL.shape[1])
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
 
-        def attend(q, k, v, *, window, key, segment_BL, prefix_BL):
+        def attend(q, k, v, *, window, key, segment_BL, prefix_BL, ahead):
             options = {"window": window, "segment_BL": segment_BL, "prefix_BL": prefix_BL}
+            options |= {} if ahead is None else {"ahead": ahead}  # which not every kernel takes
             out = attention.attend(self.kernel, q, k, v, dropout_rate=config.attention_dropout, key=key, **options)
             out = sharding.constrain(out, "batch", "length", "heads", None)
             return out, attention.largest_logit(q, k, **options) if log_activations else None
 
-        def layer(x_BLD, block, kind, layer_keys, rows):
+        def layer(x_BLD, block, kind, extra, rows):
+            layer_keys, ahead = extra
             key_residual, key_attention = (None, None) if layer_keys is None else layer_keys
-            masks = {name: rows[name] for name in ("segment_BL", "prefix_BL")}
+            masks = {name: rows[name] for name in ("segment_BL", "prefix_BL")} | {"ahead": ahead}
             attend_here = functools.partial(attend, window=kind.window, key=key_attention, **masks)
             position_BL = rows["position_BL"] if kind.rotary else None
             x_BLD, largest = block(x_BLD, attend_here, position_BL, key_residual)
@@ -240,12 +240,12 @@ class GPT(language_model.LanguageModel):
         x_BLD = self.embed(token_BL, position_BL, keys[0], embedding_BPD, place_BP, noise_BLD)
         rows = {"segment_BL": segment_BL, "position_BL": position_BL, "prefix_BL": prefix_BL}
         if schedule is None:
-            x_BLD, numbers = self._scan(functools.partial(layer, rows=rows), x_BLD, self.blocks, layer_keys)
+            x_BLD, numbers = self.scan(functools.partial(layer, rows=rows), x_BLD, self.blocks, (layer_keys, ahead_N))
         else:
             x_BLD, numbers = self._pipeline(layer, x_BLD, rows, layer_keys, schedule), {}
         return self.finish(x_BLD), {name: value for name, value in numbers.items() if value is not None}
 
-    def _scan(self, layer, x, blocks, extra_N):
+    def scan(self, layer, x, blocks, extra_N):
         """Runs layer(x, block, kind, extra) -> (x, y) over stacked blocks; returns x and the y's stacked [N]."""
         period, n_layers = self.config.layer_period, jax.tree.leaves(blocks)[0].shape[0]
         by_period = jax.tree.map(lambda a: a.reshape(n_layers // period, period, *a.shape[1:]), (blocks, extra_N))
@@ -267,6 +267,8 @@ class GPT(language_model.LanguageModel):
 
     def _pipeline(self, layer, x_BLD, rows, layer_keys, schedule):
         """x_BLD after all layers. Dropout is drawn for each microbatch: other numbers than without a pipeline."""
+        if self.adapter is not None:
+            raise UserError(f"model.adapter={self.config.adapter!r} can't be split into stages; set mesh.stage=1.")
 
         def piece(x_bLD, rows, stacked, microbatch):
             blocks, key_data = stacked
@@ -274,10 +276,19 @@ class GPT(language_model.LanguageModel):
             if key_data is not None:
                 fold = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, microbatch)))
                 keys = fold(jax.random.wrap_key_data(key_data))
-            return self._scan(functools.partial(layer, rows=rows), x_bLD, blocks, keys)[0]
+            return self.scan(functools.partial(layer, rows=rows), x_bLD, blocks, (keys, None))[0]
 
         key_data = None if layer_keys is None else jax.random.key_data(layer_keys)
         return pipeline.run(piece, x_BLD, rows, (self.blocks, key_data), schedule)
+
+    def _behind_adapter(self, position_BL, length: int):
+        """(positions, (keys, values) of each layer that all of so many tokens see), as an adapter has them; None: nothing."""
+        if self.adapter is None:
+            return position_BL, None
+        if self.position_embedding is not None and length + self.adapter.shift > self.config.context_length:
+            most = f"{length} tokens behind {self.adapter.shift} of model.adapter={self.config.adapter!r}"
+            raise UserError(f"{most} are more than model.context_length={self.config.context_length}.")
+        return position_BL + self.adapter.shift, self.adapter.ahead(self)
 
     def finish(self, x_BLD):
         """Final activations from the residual stream after the last layer."""
@@ -285,13 +296,13 @@ class GPT(language_model.LanguageModel):
         return parametrization.scaled(x_BLD, parametrization.logit_multiplier(self.config))
 
     def empty_cache(self, batch: int, length: int, dtype=None, apart: bool = False):
-        """Keys and values of `length` positions in a dtype (None: that of the matmuls): each of the order STACKED.
+        """Keys and values of `length` positions in a dtype (None: that of the matmuls): each of the order cache_layout.STACKED.
 
-        apart: of each layer instead, each of the order APART, for `extend` with layers taken apart.
+        apart: of each layer instead, each of the order cache_layout.APART, for `extend` with layers taken apart.
         """
         config, dtype = self.config, dtype or DTYPES[self.config.dtype]
         sizes = {"N": config.n_layers, "B": batch, "M": length, "G": config.kv_heads, "K": config.head_size}
-        shape = tuple(sizes[dim] for dim in (APART if apart else STACKED))
+        shape = tuple(sizes[dim] for dim in (cache_layout.APART if apart else cache_layout.STACKED))
         pair = lambda: (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))  # noqa: E731
         return tuple(pair() for _ in range(config.n_layers)) if apart else pair()
 
@@ -308,41 +319,49 @@ class GPT(language_model.LanguageModel):
             position_BL = jnp.maximum(position_BL - pad_B[:, None], 0)
         begins = isinstance(start, int) and start == 0  # nothing in the cache is seen but these tokens
         first = jax.tree.leaves(cache)[0]
-        assert token_BL.shape[1] <= first.shape[_order(first).index("M")], "more tokens than the cache has positions"
+        assert token_BL.shape[1] <= first.shape[cache_layout.order(first).index("M")], (
+            "more tokens than the cache has positions"
+        )
 
-        def layer(carry, block, kind, index):
-            x_BLD, cache = carry
+        position_BL, ahead_N = self._behind_adapter(position_BL, first.shape[cache_layout.order(first).index("M")])
+
+        def layer(carry, block, kind, extra):
+            (x_BLD, cache), (index, ahead) = carry, extra
 
             def attend(q, k, v):
                 new = tuple(a.astype(old.dtype) for old, a in zip(cache, (k, v)))
-                updated = tuple(_written(old, a, start, index) for old, a in zip(cache, new))
-                seen = new if begins else (_read(a, index) for a in updated)
+                updated = tuple(cache_layout.written(old, a, start, index) for old, a in zip(cache, new))
+                seen = new if begins else (cache_layout.read(a, index) for a in updated)
                 keys, values = (a.astype(q.dtype) for a in seen)
                 if begins:
-                    return self._attend_prompt(q, keys, values, kind.window, pad_B), updated
-                return attention.cached_attention(q, keys, values, start, window=kind.window, pad_B=pad_B), updated
+                    return self._attend_prompt(q, keys, values, kind.window, pad_B, ahead), updated
+                options = {"window": kind.window, "pad_B": pad_B, "ahead": ahead}
+                return attention.cached_attention(q, keys, values, start, **options), updated
 
             x_BLD, cache = block(x_BLD, attend, position_BL if kind.rotary else None)
             return (x_BLD, cache), None
 
         x_BLD = self.embed(token_BL, position_BL)
         if layers is None:
-            (x_BLD, cache), _ = self._scan(layer, (x_BLD, cache), self.blocks, jnp.arange(self.config.n_layers))
+            (x_BLD, cache), _ = self.scan(
+                layer, (x_BLD, cache), self.blocks, (jnp.arange(self.config.n_layers), ahead_N)
+            )
         else:
             extended, kinds = [], self.layer_kinds
             for i, (block, of_layer) in enumerate(zip(layers, cache)):
-                (x_BLD, of_layer), _ = layer((x_BLD, of_layer), block, kinds[i % len(kinds)], None)
+                extra = None, jax.tree.map(lambda a, i=i: a[i], ahead_N)
+                (x_BLD, of_layer), _ = layer((x_BLD, of_layer), block, kinds[i % len(kinds)], extra)
                 extended.append(of_layer)
             cache = tuple(extended)
         return self.finish(x_BLD), cache
 
-    def _attend_prompt(self, q_BLHK, k_BLGK, v_BLGK, window, pad_B):
+    def _attend_prompt(self, q_BLHK, k_BLGK, v_BLGK, window, pad_B, ahead):
         """Attention of the first tokens of rows to one another, by a kernel that can keep their padding apart; elsewhere all
         scores are in memory at a time."""
         length, kernel = q_BLHK.shape[1], attention.KERNELS[self.kernel]
         fused = self.kernel != "xla" and kernel.segments and length % kernel.block == 0
         if not fused or sharding.mesh_axis_size("sequence") > 1:
-            return attention.cached_attention(q_BLHK, k_BLGK, v_BLGK, 0, window=window, pad_B=pad_B)
+            return attention.cached_attention(q_BLHK, k_BLGK, v_BLGK, 0, window=window, pad_B=pad_B, ahead=ahead)
         segment_BL = None if pad_B is None else (jnp.arange(length) >= pad_B[:, None]).astype(jnp.int32)
         return attention.attend(self.kernel, q_BLHK, k_BLGK, v_BLGK, window=window, segment_BL=segment_BL)
 
@@ -350,14 +369,14 @@ class GPT(language_model.LanguageModel):
     def lay_out(cache):
         """The cache, laid out on the mesh in context by rows and heads."""
         axes = {"B": "batch", "G": "heads"}
-        return jax.tree.map(lambda a: sharding.constrain(a, *map(axes.get, _order(a))), cache)
+        return jax.tree.map(lambda a: sharding.constrain(a, *map(axes.get, cache_layout.order(a))), cache)
 
     @staticmethod
     def put_row(cache, one_row, row, pad):
         """The cache with what another holds of a single row, from its place `pad` on, at the first places of row `row`."""
 
         def put(into, new):
-            rows_dim, places_dim = (_order(into).index(dim) for dim in "BM")
+            rows_dim, places_dim = (cache_layout.order(into).index(dim) for dim in "BM")
             new = jnp.roll(new, -pad, axis=places_dim)
             new = jax.lax.slice_in_dim(new, 0, min(new.shape[places_dim], into.shape[places_dim]), axis=places_dim)
             return jax.lax.dynamic_update_slice_in_dim(into, new, row, axis=rows_dim)
@@ -367,29 +386,4 @@ class GPT(language_model.LanguageModel):
     @staticmethod
     def take_rows(cache, order_B):
         """The cache with its rows in this order; one may come twice."""
-        return jax.tree.map(lambda a: jnp.take(a, order_B, axis=_order(a).index("B")), cache)
-
-
-def _order(cache) -> str:
-    """Of the dimensions of a cache of keys or values."""
-    return APART if cache.ndim == len(APART) else STACKED
-
-
-def _read(cache, layer):
-    """Keys or values [B, M, G, K] of a layer, or of a cache that is one layer's. Nothing is moved: XLA reads them as they
-    lie."""
-    order = _order(cache).removeprefix("N")
-    return (cache if layer is None else cache[layer]).transpose([order.index(dim) for dim in "BMGK"])
-
-
-def _written(cache, new_BLGK, start, layer):
-    """A cache of keys or values with those of tokens at places start, start+1, ... in it."""
-    order, at_layer = _order(cache).removeprefix("N"), () if layer is None else (layer,)
-    if jnp.ndim(start) == 0:
-        new = new_BLGK.transpose(["BMGK".index(dim) for dim in order])
-        at = (*at_layer, *(start if dim == "M" else 0 for dim in order))
-        return jax.lax.dynamic_update_slice(cache, new if layer is None else new[None], at)
-    rows, length = new_BLGK.shape[:2]
-    places = {"B": jnp.arange(rows)[:, None], "M": start[:, None] + jnp.arange(length)}
-    at = (*at_layer, *(places.get(dim, slice(None)) for dim in order))
-    return cache.at[at].set(new_BLGK)
+        return jax.tree.map(lambda a: jnp.take(a, order_B, axis=cache_layout.order(a).index("B")), cache)

@@ -56,7 +56,8 @@ def layer_parameters(model: ModelConfig, relative_positions: bool = False) -> tu
 def outer_parameters(model: ModelConfig, relative_positions: bool = False) -> tuple[int, int]:
     """(position table, vectors) outside of the layers."""
     learned = model.position == "learned" and not relative_positions
-    return model.context_length * model.d_model * learned, _norm_parameters(model) * model.final_norm
+    of_adapter = 0 if model.adapter is None else catalogue.adapter(model.adapter).outer_parameters(model)
+    return model.context_length * model.d_model * learned, _norm_parameters(model) * model.final_norm + of_adapter
 
 
 def _up_projections(model: ModelConfig) -> int:
@@ -76,7 +77,8 @@ def visible_pairs(length: int, band_width: int | None = None) -> int:
 def mixing_flops(model: ModelConfig) -> int:
     """Forward FLOPs of one full sequence beside those of its matrices: scores and values over visible pairs."""
     pairs = sum(visible_pairs(model.context_length, kind.window) for kind in layer_kinds(model))
-    return 4 * model.n_heads * model.head_size * pairs * (model.n_layers // model.layer_period)
+    pairs = pairs * (model.n_layers // model.layer_period) + model.n_layers * model.prefix_length * model.context_length
+    return 4 * model.n_heads * model.head_size * pairs
 
 
 def full_mixing_flops(model: ModelConfig) -> int:

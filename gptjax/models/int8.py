@@ -2,7 +2,8 @@
 
 A weight is off by half of its output's scale at most, and a scale is 1/127 of the largest weight of its output. A map
 multiplies by the bytes in the dtype of the matmuls, and then by the scales (layers.linear_of_bytes). Embeddings, head, norms
-and biases stay what they were, in the dtype of the matmuls. Nothing here is for training: bytes have no gradient.
+and biases stay what they were, in the dtype of the matmuls. Bytes have no gradient: in training they are of the frozen matrices
+below an adapter (adapters/lora.py).
 """
 
 import functools
@@ -10,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.traverse_util import unflatten_dict
 
 from gptjax.errors import UserError
 from gptjax.hosts import compiling
@@ -61,12 +63,43 @@ def _conversion(n_inputs: int, weight_sharding, scale_sharding):
     """weight [N, *inputs, *outputs] -> (its bytes, scale [N, *outputs])."""
 
     def convert(weight):
-        inputs = tuple(range(1, 1 + n_inputs))
-        largest = jnp.abs(weight.astype(jnp.float32)).max(inputs, keepdims=True)
-        scale = jnp.where(largest > 0, largest, 1.0) / LARGEST
-        return jnp.round(weight.astype(jnp.float32) / scale).astype(jnp.int8), scale.squeeze(inputs)
+        return quantised(weight, tuple(range(1, 1 + n_inputs)))
 
     return compiling.jit(convert, out_shardings=(weight_sharding, scale_sharding))
+
+
+def quantised(weight, inputs: tuple[int, ...]):
+    """(bytes, scales) of a weight, whose dimensions `inputs` a scale is of."""
+    largest = jnp.abs(weight.astype(jnp.float32)).max(inputs, keepdims=True)
+    scale = jnp.where(largest > 0, largest, 1.0) / LARGEST
+    return jnp.round(weight.astype(jnp.float32) / scale).astype(jnp.int8), scale.squeeze(inputs)
+
+
+# ---- a frozen base in bytes, under an adapter that is trained
+
+
+def quantise(linear) -> None:
+    """A linear map's weight as bytes and scales, in a model that is being made."""
+    weight, scale = quantised(linear.weight[...], tuple(range(len(linear.inputs))))
+    linear.hold_bytes()
+    linear.weight[...], linear.scale[...] = weight, scale
+
+
+def scales_in(abstract: dict) -> set[tuple[str, ...]]:
+    """Paths of the scales of weights in bytes, in a tree of shapes: no checkpoint of a model in floats has them."""
+    kinds = _by_path(abstract)
+    return {(*path[:-1], "scale") for path, leaf in kinds.items() if leaf.dtype == jnp.int8 and path[-1] == "weight"}
+
+
+def with_bytes(params: dict, abstract: dict, shardings: dict) -> dict:
+    """Parameters with the weights that are bytes in `abstract` made so, and their scales, of a tree that has them in floats.
+    Others are left as they are."""
+    made, places = _by_path(params), _by_path(shardings)
+    for path in scales_in(abstract) & places.keys():
+        weight_path = (*path[:-1], "weight")
+        n_inputs = made[weight_path].ndim - len(_by_path(abstract)[path].shape)
+        made[weight_path], made[path] = _conversion(n_inputs, places[weight_path], places[path])(made[weight_path])
+    return unflatten_dict(made)
 
 
 def _by_path(tree: dict) -> dict:

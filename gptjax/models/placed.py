@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 
 from gptjax.hosts import compiling
-from gptjax.models import architectures, attention, int8
+from gptjax.models import architectures, attention
 from gptjax.parallel import meshes, numerics, sharding
 
 BESIDE_THE_INPUTS = ("token_BT", "weight_BL")  # of a batch
@@ -83,6 +83,8 @@ def of_run(config, mesh_config, devices, dtype: str | None = None) -> Placed:
     plain = place(config.model, *layout)
     if dtype != "int8":
         return plain
+    from gptjax.models import int8
+
     return dataclasses.replace(
         _of_parts(*int8.parts(config.model, plain.graph, plain.abstract_params), *layout), stored=plain
     )

@@ -31,7 +31,8 @@ def narrow(tree, key, chosen=lambda name: True):
 
     def leaf(path, x):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return stochastic(x, jax.random.fold_in(key, zlib.crc32(name.encode()))) if chosen(name) else x
+        wide = x.dtype == jnp.float32  # frozen bytes stay
+        return stochastic(x, jax.random.fold_in(key, zlib.crc32(name.encode()))) if wide and chosen(name) else x
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 

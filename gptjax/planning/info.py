@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 from jax.sharding import AbstractMesh
 
 from gptjax import flops, hardware, schedule
@@ -9,6 +10,7 @@ from gptjax.parallel import meshes, sharding
 from gptjax.planning import topology
 from gptjax.terminal import columns, si
 from gptjax.training import program as programs
+from gptjax.training import trainable
 
 
 def info(config, devices: int | None = None, machine: str | None = None, num_slices: int = 1) -> dict:
@@ -45,6 +47,50 @@ def info(config, devices: int | None = None, machine: str | None = None, num_sli
             "activations": flops.activation_bytes(config, fixed),
         },
     }
+
+
+def finetuning(config, devices: int | None = None, machine: str | None = None, num_slices: int = 1) -> list[dict]:
+    """Bytes on a device of a config trained whole, by LoRA, and by LoRA on a base in int8: {"name", "adapter", "trained" (its
+    parameters), "params", "gradients", "moments"} each, laid out as by `info`. What is kept for backward passes comes to all
+    alike (`info`).
+
+    The adapter is the config's, or a LoRA on all matrices. Gradients are in float32.
+    """
+    config = resolved(config)
+    given = config.model.adapter
+    lora = given if given and given.startswith(("lora", "rslora", "dora")) else "lora(rank=8, on='all')"
+    in_bytes = f"{lora.rstrip(')')}, frozen='int8')" if "(" in lora else f"{lora}(frozen='int8')"
+    rows = []
+    for name, adapter in (("full", None), ("LoRA", lora), ("LoRA, int8 base", in_bytes)):
+        of_kind = config.replace(model={"adapter": adapter}, train={"trainable": None})
+        slices = _slices(machine, num_slices)
+        if devices is None:
+            devices = _fewest_devices(config.mesh) if machine is None else topology.device_count(machine, num_slices)
+        fixed = meshes.mesh_sizes(config.mesh, devices, slices)
+        mesh = AbstractMesh(tuple(fixed.values()), meshes.AXES, axis_types=meshes.auto_axes())
+        program = programs.build(of_kind, mesh, "xla")
+        state, places = program.abstract_state, program.state_sharding
+        trained, where = trainable.split(state.params, of_kind)[0], trainable.split(places.params, of_kind)[0]
+        gradients = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, "float32"), trained)
+        sizes = {
+            "params": sharding.bytes_on_one_device(state.params, places.params),
+            "gradients": sharding.bytes_on_one_device(gradients, where),
+            "moments": sharding.bytes_on_one_device(state.opt_state, places.opt_state),
+        }
+        rows.append(
+            {"name": name, "adapter": adapter, "trained": sum(leaf.size for leaf in jax.tree.leaves(trained)), **sizes}
+        )
+    return rows
+
+
+def finetuning_table(rows: list[dict]) -> str:
+    """finetuning() for a person."""
+    sizes = ("params", "gradients", "moments")
+    lines = [("bytes per device", "trained", *sizes, "sum")]
+    for row in rows:
+        held = [f"{si(row[size])}B" for size in sizes] + [f"{si(sum(row[size] for size in sizes))}B"]
+        lines.append((row["name"], f"{si(row['trained'])}", *held))
+    return "\n".join(columns(lines))
 
 
 def _slices(machine: str | None, num_slices: int) -> int | None:

@@ -100,5 +100,5 @@ def _layers(gpt, token_BL, seen_BL, weights: bool = False):
         return x_BLD, (x_BLD, weight_BHLM)
 
     x_BLD = gpt.embed(token_BL, position_BL)
-    _, (x_NBLD, weight_NBHLM) = gpt._scan(layer, x_BLD, gpt.blocks, None)
+    _, (x_NBLD, weight_NBHLM) = gpt.scan(layer, x_BLD, gpt.blocks, None)
     return jnp.concatenate([x_BLD[None], x_NBLD]), weight_NBHLM

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from gptjax.checkpoints import loading
-from gptjax.config import bounds, config_file
+from gptjax.config import bounds, catalogue, config_file
 from gptjax.config.fields import Config, MeshConfig, ModelConfig
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError, choose
@@ -221,7 +221,7 @@ class Run:
                 f"run.loss: the text has {len(ids) - begun} tokens, and none to predict; give a longer text."
             )
         loss_L = np.full(len(ids), np.nan, np.float32)
-        for start, stop, fresh in _windows(len(ids), self.config.model.context_length):
+        for start, stop, fresh in _windows(len(ids), _text_length(self.config.model)):
             row = self._padded(ids[None, start:stop], extra=1)
             with numerics.on_mesh(self.mesh):
                 loss_BL = inside.token_loss(self.graph, self.params, row, self.config.train.vocab_chunks)
@@ -264,6 +264,8 @@ class Run:
     def _check_is_transformer(self, what: str) -> None:
         if not self.config.model.has_attention:
             raise UserError(f"model.architecture={self.config.model.architecture!r} has no {what}.")
+        if self.config.model.prefix_length:
+            raise UserError(f"model.adapter={self.config.model.adapter!r} stands before the text: it has no {what}.")
 
     def _row(self, text) -> np.ndarray:
         ids = self._ids(text)
@@ -287,7 +289,7 @@ class Run:
         if outside.size:
             last = self.model_config.vocab_size - 1
             raise UserError(f"token id {outside[0]} is outside the vocabulary; expected 0 to {last}.")
-        limit = self.config.model.context_length
+        limit = _text_length(self.config.model)
         if ids.shape[-1] > limit:
             raise UserError(
                 f"{ids.shape[-1]} tokens are more than the context of {limit}; give fewer (run.loss takes more)."
@@ -312,7 +314,7 @@ class Run:
         sizes = self.mesh.shape
         unit = 2 * sizes["sequence"] if sizes["sequence"] > 1 else 1
         unit *= attention.token_unit(self.model.kernel)
-        length = inside.bucket(max(1, rows.shape[1] - extra), self.config.model.context_length, unit) + extra
+        length = inside.bucket(max(1, rows.shape[1] - extra), _text_length(self.config.model), unit) + extra
         shards = sizes["replica"] * sizes["fsdp"]
         padded = np.zeros((-(-len(rows) // shards) * shards, length), np.int32)
         padded[: len(rows), : rows.shape[1]] = rows
@@ -344,6 +346,12 @@ class Run:
             "loaded": f"{kept} parameters, {self.model_config.dtype} matmuls, on {split or device}"
             + f" ({device.device_kind})" * bool(split),
         }
+
+
+def _text_length(model: ModelConfig) -> int:
+    """Tokens of a text that there are positions for: fewer than a context where learned ones count on behind a prefix."""
+    shift = 0 if model.adapter is None else catalogue.adapter(model.adapter).position_shift
+    return model.context_length - shift * (model.position == "learned")
 
 
 def _windows(length: int, context_length: int):
@@ -414,6 +422,9 @@ def _program(config: Config, dtype: str | None, mesh) -> placed.Placed:
     count = math.prod(sizes.values())
     devices = jax.devices() if count < 0 else jax.devices()[:count]
     devices = jax.local_devices()[:1] if mesh is None else devices
+    adapter = config.model.adapter
+    if dtype == "int8" and adapter is not None and catalogue.adapter(adapter).in_bytes:  # as its matrices are already
+        dtype = None
     return placed.of_run(config, MeshConfig(**sizes), devices, dtype)
 
 

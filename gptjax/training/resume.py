@@ -9,10 +9,8 @@ import typing
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gptjax.checkpoints import validity
-from gptjax.checkpoints.base import Base
 from gptjax.checkpoints.checkpointer import Checkpointer, from_plain, named, to_plain
 from gptjax.checkpoints.saving import CheckpointFailed
 from gptjax.errors import Damaged, NoWayBack, UserError
@@ -41,39 +39,22 @@ class Resumed(typing.NamedTuple):
 BEGINNING = Resumed(0, None, {"batch_hash": "0"})
 
 
-def items(state, frozen: "Frozen | None" = None) -> dict[str, dict]:
+def items(state, frozen=None) -> dict[str, dict]:
     """What is saved of a TrainState, by folder: all but the step, where there are arrays; stateless SGD has no opt_state.
-    frozen: what lies in a base instead."""
+    frozen: the frozen.Frozen that lies in a base instead."""
     trees = {name: to_plain(getattr(state, name)) for name in state._fields if name != "step"}
     if frozen is not None:
         trees |= {name: frozen.without(trees[name]) for name in ("params", "ema")}
     return {name: tree for name, tree in trees.items() if tree}
 
 
-class Frozen(typing.NamedTuple):
-    """The parameters that a run leaves in its base."""
-
-    base: Base
-    names: frozenset[str]  # such as "blocks/mlp/up/weight"
-
-    def without(self, params: dict) -> dict:
-        return self._chosen(params, lambda name: name not in self.names)
-
-    def of(self, params: dict) -> dict:
-        return self._chosen(params, lambda name: name in self.names)
-
-    def _chosen(self, params: dict, is_chosen) -> dict:
-        leaves = flatten_dict(params, sep="/")
-        return unflatten_dict({name: leaf for name, leaf in leaves.items() if is_chosen(name)}, sep="/")
-
-
-def frozen_of(checkpointer: Checkpointer, step: int, abstract) -> Frozen | None:
-    """What a step has left in a base; None: nothing. abstract: of the TrainState. Raises UserError as `meta`."""
-    words = checkpointer.meta(step).get("base")
-    if words is None:
+def frozen_of(checkpointer: Checkpointer, step: int, abstract):
+    """The frozen.Frozen that a step has left in a base, or None. abstract: of the TrainState. Raises UserError as `meta`."""
+    if checkpointer.meta(step).get("base") is None:
         return None
-    names = {f"params/{name}" for name in flatten_dict(abstract.params, sep="/")} - checkpointer.shapes(step).keys()
-    return Frozen(Base(**words), frozenset(name.removeprefix("params/") for name in names))
+    from gptjax.training import frozen
+
+    return frozen.of_step(checkpointer, step, abstract.params)
 
 
 def read_state(checkpointer: Checkpointer, step: int, abstract, sharding):
@@ -86,24 +67,11 @@ def read_state(checkpointer: Checkpointer, step: int, abstract, sharding):
     )
     known = checkpointer.restore(step, items(like if keeps else like._replace(skips=None), frozen))
     if frozen is not None:
-        known |= _from_base(frozen, known, like)
+        known |= frozen.joined(known, like)
     fields = {name: from_plain(known.get(name, {}), getattr(like, name))
               for name in like._fields if name not in ("step", "skips")}  # fmt: skip
     fields["skips"] = from_plain(known.get("skips", {}), like.skips) if keeps else jax.tree.map(_zeros, like.skips)
     return like._replace(step=jax.device_put(jax.numpy.int32(step), sharding.step), **fields)
-
-
-def _from_base(frozen: Frozen, known: dict, like) -> dict:
-    """{"params": ..., "ema": ...} whole, of those that were read and what lies in the base. like: a TrainState of shapes."""
-    from gptjax.checkpoints import loading, weights
-
-    whole = {}
-    for item in known.keys() & {"params", "ema"}:
-        shapes = frozen.of(getattr(like, item))
-        places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-        read = loading.from_base(frozen.base, shapes, places)
-        whole[item] = weights.joined(known[item], jax.tree.map(lambda a, leaf: a.astype(leaf.dtype), read, shapes))
-    return whole
 
 
 def keeps_skips(checkpointer: Checkpointer, step: int, abstract) -> bool:
@@ -129,7 +97,7 @@ class Keeper:
         self._peers, self._say = peers, say
         self._log, self._unlogged = None, []
         self._last_save = time.monotonic()
-        self.frozen: Frozen | None = None  # what is not saved, since it lies in a base
+        self.frozen = None  # a frozen.Frozen: what is not saved, since it lies in a base
         self.saved_step = self._before = None  # newest on disk or on its way there; and the one before
 
     def log_to(self, log, step: int) -> None:

@@ -25,6 +25,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from gptjax.checkpoints import base, consistency, loading
 from gptjax.config import bounds
 from gptjax.errors import UserError
+from gptjax.models import int8
 from gptjax.rundir import run_directory
 from gptjax.storage import folder_kinds
 from gptjax.training import new_symbols, trainable
@@ -154,7 +155,12 @@ def _initialised(origin: Origin, abstract_params: dict, model: dict, vocab_dims:
         adapted = any("/adapter/" in f"/{name}" for name in homeless)
         mend = "merge its adapter first (gptjax adapter merge)" if adapted else "add those parts to this model"
         raise _refused(str(origin), f"this model has no {listed(homeless)}{differing}", mend)
-    return sorted(ours.keys() - theirs.keys())
+    return sorted(ours.keys() - theirs.keys() - _scales(abstract_params))
+
+
+def _scales(abstract_params: dict) -> set[str]:
+    """Names of what is made of the other's parameters where ours are in bytes."""
+    return {"/".join(path) for path in int8.scales_in(abstract_params)}
 
 
 def _is_param(name: str) -> bool:
@@ -180,13 +186,17 @@ def begin(started: dict, config, program, keeper):
         unflatten_dict({name: leaf for name, leaf in flatten_dict(tree, sep="/").items() if name in names}, sep="/")
         for tree in (new_symbols.with_their_shapes(program.abstract_params, symbols["shapes"]), program.param_sharding)
     )
-    origin = dataclasses.replace(program, abstract_params=taken, param_sharding=places)
+    scales = _scales(taken)
+    origin = dataclasses.replace(
+        program, abstract_params=_without(taken, scales), param_sharding=_without(places, scales)
+    )
     state = program.init()
     run = run_directory.open_run(started["run"])
     _, params = loading.read(run, started["step"], "params", config.optim.param_dtype, origin)
     params = new_symbols.grown(params, symbols["shapes"], symbols["first"], program, config.model)
+    params = int8.with_bytes(params, taken, places) if scales else params
     params = unflatten_dict(flatten_dict(state.params, sep="/") | flatten_dict(params, sep="/"), sep="/")
-    ema = None if state.ema is None else jax.tree.map(lambda p: jnp.copy(p.astype(jnp.float32)), params)
+    ema = None if state.ema is None else jax.tree.map(lambda p, a: jnp.copy(p.astype(a.dtype)), params, state.ema)
     state = state._replace(params=params, ema=ema)
     keeper.frozen = _frozen(started, config, names - symbols["shapes"].keys())
     data = {"batch_hash": f"{0:016x}", "rows_read": 0}
@@ -194,10 +204,15 @@ def begin(started: dict, config, program, keeper):
     return Resumed(0, state, data, said(started))
 
 
+def _without(tree: dict, names: set[str]) -> dict:
+    leaves = flatten_dict(tree, sep="/")
+    return unflatten_dict({name: leaf for name, leaf in leaves.items() if name not in names}, sep="/")
+
+
 def _frozen(started: dict, config, taken):
-    """The resume.Frozen that a run with an adapter leaves in the other: of the parameters it has taken, all that it does not
+    """The frozen.Frozen that a run with an adapter leaves in the other: of the parameters it has taken, all that it does not
     train; None for a run without."""
-    from gptjax.training.resume import Frozen
+    from gptjax.training.frozen import Frozen
 
     if config.model.adapter is None or started["checkpoint_sha256"] is None:
         return None

@@ -141,7 +141,7 @@ def update(state: TrainState, grads, learning_rate, *, config, loss=None):
     norms = {
         "grad_norm": grad_norm,
         "update_norm": optax.tree.norm(updates),
-        "param_norm": optax.tree.norm(trainable.join(params, rounding.widen(frozen))),
+        "param_norm": optax.tree.norm(trainable.join(params, trainable.floats(rounding.widen(frozen)))),
     }
     state = store(TrainState(state.step + 1, params, opt_state, ema), config)
     state = state._replace(params=trainable.join(state.params, frozen))
@@ -167,7 +167,7 @@ def take_or_leave(before: TrainState, after: TrainState, norms: dict, loss, conf
     kept = jax.tree.map(lambda new, old: jnp.where(verdict.taken, new, old), after, before._replace(skips=None))
     norms |= {
         "update_norm": jnp.where(verdict.taken, norms["update_norm"], 0.0),
-        "param_norm": optax.tree.norm(rounding.widen(kept.params)),
+        "param_norm": optax.tree.norm(trainable.floats(rounding.widen(kept.params))),
     }
     return kept._replace(step=after.step, skips=verdict.skips), norms | verdict.numbers
 

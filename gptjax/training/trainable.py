@@ -8,6 +8,8 @@ that a glob matches ("blocks/*/bias", where * takes slashes too).
 import difflib
 import fnmatch
 
+import jax
+import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gptjax.errors import UserError
@@ -31,6 +33,11 @@ def join(trained: dict, frozen: dict) -> dict:
     if not frozen:
         return trained
     return unflatten_dict(flatten_dict(trained, sep="/") | flatten_dict(frozen, sep="/"), sep="/")
+
+
+def floats(tree: dict) -> dict:
+    """The leaves that are no integers, as of frozen matrices in bytes; the others as None."""
+    return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else None, tree)
 
 
 def share(params: dict, config) -> float:
@@ -61,4 +68,9 @@ def check(config, params: dict) -> None:
             there = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(names)}"
             raise UserError(
                 f"train.trainable={config.train.trainable!r}: {pattern!r} matches no parameter of this model; {there}."
+            )
+    for name, leaf in flatten_dict(split(params, config)[0], sep="/").items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise UserError(
+                f"train.trainable={config.train.trainable!r} trains {name}, which is kept in {leaf.dtype} and frozen; leave it out."
             )

@@ -138,3 +138,27 @@ def test_several_adapters_share_one_base(adapter, values, base):
         assert np.array_equal(both.logits(TEXT), run.load(path).logits(TEXT))
     with pytest.raises(UserError, match="was trained on step 6 of .* and not on step 4"):
         run.load(base, 4).with_adapter(adapter)
+
+
+def test_a_frozen_base_in_bytes_is_made_of_the_run_it_starts_from(adapter, values, base, capsys):
+    """QLoRA: the base is a quarter of its size in memory, and no byte of it is in the checkpoints."""
+    workdir = adapter.with_name("bytes")
+    config = adapted(values, base, adapter="lora(on='all', rank=2, frozen='int8')")
+    assert train(config, workdir) == 0
+    assert "newly initialised: blocks/attention/out/adapter/whole/A" in capsys.readouterr().err
+    assert all("adapter" in name or "count" in name for name in runs.saved_arrays(workdir, STEPS))
+    expected = run.load(base, dtype="int8")
+    loaded = run.load(workdir, 0)
+    for name, array in names(expected.params).items():
+        if name.startswith("blocks/"):
+            assert np.array_equal(array, names(loaded.params)[name]), name
+    assert names(loaded.params)["blocks/mlp/up/weight"].dtype == np.int8
+    assert np.array_equal(loaded.logits(TEXT), expected.logits(TEXT))
+    trained_run = run.load(workdir)
+    assert not np.array_equal(trained_run.logits(TEXT), loaded.logits(TEXT))
+    assert abs(trained_run.merged().logits(TEXT) - trained_run.logits(TEXT)).max() <= 1e-5
+    disturbed = shutil.copytree(workdir, workdir.with_name("bytes_disturbed"))
+    shutil.rmtree(disturbed / "checkpoints" / "4")
+    assert train(config, disturbed) == 0 and runs.losses(disturbed) == runs.losses(workdir)
+    assert train(runs.changed(config, train=dict(trainable="*weight")), workdir.with_name("refused")) == 2
+    assert "which is kept in int8 and frozen" in capsys.readouterr().err

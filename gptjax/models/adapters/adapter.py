@@ -41,9 +41,31 @@ class Adapter:
         """(matrices, vectors) that it adds to a layer: entries, as gpt_counts has them."""
         raise NotImplementedError
 
+    def attach_outside(self, gpt, model, key) -> None:
+        """Adds what stands outside the blocks, as gpt.adapter: see prefix.py. Most kinds have nothing there."""
+
+    def outer_parameters(self, model) -> int:
+        """Entries that it adds outside the layers, none of them in matrices."""
+        return 0
+
+    @property
+    def prefix_length(self) -> int:
+        """Keys and values that it puts before every sequence."""
+        return 0
+
+    @property
+    def position_shift(self) -> int:
+        """What it adds to the position of every token."""
+        return 0
+
     @property
     def dropout_rate(self) -> float:
         return 0.0
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether the model's own matrices are kept in int8."""
+        return False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,9 @@
 
 A [*inputs, rank] starts uniform within 1/sqrt(fan in), as torch's linear maps do and PEFT's; B [rank, *outputs].
 
+With frozen="int8" the model's own matrices are bytes: QLoRA (Dettmers et al. 2023) but for the number format, which is nf4
+there.
+
 DoRA's length of an output is |W| plus `magnitude`, which starts at 0: so that the ratio of lengths is exactly 1 before
 training, and a base of any parameters is fitted by itself. It has no part in gradients but through `magnitude` (section
 4.3). |W + D|^2 is |W|^2 + 2 W.D + |D|^2, of which nothing is as large as W but W.
@@ -18,21 +21,25 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gptjax.errors import UserError
+from gptjax.errors import UserError, choose
 from gptjax.models import layers
 from gptjax.models.adapters import targets
-from gptjax.models.adapters.adapter import OnLinear, Part, at_index, at_least_one, check_dropout, fan
+from gptjax.models.adapters.adapter import OnLinear, Part, at_index, at_least_one, check_dropout, fan, linear_at
 from gptjax.parallel import sharding
+
+FROZEN = ("as_stored", "int8")
 
 
 @dataclasses.dataclass(frozen=True)
 class Lora(OnLinear):
-    """rank: of the updates; alpha: scale times rank; on: which matrices (targets.py); dropout: of the updates' inputs."""
+    """rank: of the updates; alpha: scale times rank; on: which matrices (targets.py); dropout: of the updates' inputs; frozen:
+    how the layers' own matrices are kept, as_stored or as int8 with a scale for each output (models/int8.py)."""
 
     rank: int = 8
     alpha: float = 16.0
     on: str = "q,v"
     dropout: float = 0.0
+    frozen: str = "as_stored"
 
     @property
     def scale(self) -> float:
@@ -48,6 +55,24 @@ class Lora(OnLinear):
         check_dropout(self.dropout)
         if self.alpha <= 0:
             raise UserError(f"alpha={self.alpha} must be positive.")
+        choose(dict.fromkeys(FROZEN), self.frozen, "frozen")
+
+    def attach(self, block, model, key) -> None:
+        super().attach(block, model, key)
+        if self.in_bytes:
+            from gptjax.models import int8
+
+            for of in targets.maps(model).values():
+                int8.quantise(linear_at(block, of.path))
+
+    def layer_parameters(self, model):
+        matrices, vectors = super().layer_parameters(model)
+        scales = sum(fan(of.outputs) for of in targets.maps(model).values())
+        return matrices, vectors + scales * self.in_bytes
+
+    @property
+    def in_bytes(self) -> bool:
+        return self.frozen == "int8"
 
     def part(self, linear, of, pieces, key):
         return LowRank(self, linear, of, pieces, key)

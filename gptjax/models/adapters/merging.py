@@ -31,8 +31,13 @@ def merge(config, params: dict) -> tuple[dict, dict]:
 
 
 def unmerge(config, merged: dict, params: dict, kept: dict) -> dict:
-    """The parameters before `merge`, up to rounding, of what it gave. params: with the adapter, whatever else."""
+    """The parameters before `merge`, up to rounding, of what it gave. params: with the adapter, whatever else. Raises UserError:
+    they were bytes, which no float comes back to."""
     _check(config)
+    if catalogue.adapter(config.adapter).in_bytes:
+        raise UserError(
+            f"model.adapter={config.adapter!r} was merged into what its bytes stand for: load the run again."
+        )
     restored, _ = _changed(config, params, merged, lambda *each: (*each[0].restored(*each[1:]), None), kept)
     adapter = {name: leaf for name, leaf in flatten_dict(params).items() if "adapter" in name}
     return unflatten_dict(flatten_dict(restored) | adapter)
@@ -51,13 +56,16 @@ def _check(config) -> None:
 
 def _changed(config, params: dict, plain: dict, change, kept: dict) -> tuple[dict, dict]:
     """(plain with change(part, weight, bias, kept) of every adapted map in it, what the changes keep), by the adapter in
-    params."""
+    params; of weights in bytes, what they stand for."""
     graph = architectures.abstract(config)[0]
     blocks = nnx.merge(graph, params).blocks
     leaves = {name: leaf for name, leaf in flatten_dict(plain).items() if "adapter" not in name}
     keeps = {}
     for name, of in targets.maps(config).items():
         linear, path = linear_at(blocks, of.path), ("blocks", *of.path)
+        if (scale := leaves.pop((*path, "scale"), None)) is not None:  # of bytes
+            over = tuple(range(1, 1 + len(of.inputs)))
+            leaves[*path, "weight"] = leaves[*path, "weight"].astype(jnp.float32) * jnp.expand_dims(scale, over)
         if linear.adapter is None:
             continue
         weight = leaves[*path, "weight"].astype(jnp.float32)
