@@ -164,6 +164,12 @@ PACKINGS = {
     "concat": "Documents end to end, cut into rows at a random offset each epoch (GPT-2, GPT-3).",
     "best_fit": "Whole documents, several in a row, which do not see each other. Only longer ones are cut.",
 }
+CHAT_FORMATS = {
+    "gptjax": "gptjax's own: one control token before each message and one behind it, after what documents begin after.",
+    "chatml": "ChatML: `<|im_start|>`, the role, a line end, the message, `<|im_end|>` and a line end.",
+    "llama3": "That of Llama 3: the role between `<|start_header_id|>` and `<|end_header_id|>`, `<|eot_id|>` behind it.",
+    "smollm2": "ChatML with the system message of SmolLM2-Instruct where a conversation has none.",
+}
 KINDS = [  # (heading, chosen by, the table, an attribute of an entry or a dict that tells what it is; else: its docstring)
     ("Models", "`model.architecture`", "gptjax.config.catalogue:ARCHITECTURES", MODELS),
     ("Attention kernels", "`model.attention`", "gptjax.models.attention:KERNELS", KERNELS),
@@ -174,6 +180,7 @@ KINDS = [  # (heading, chosen by, the table, an attribute of an entry or a dict 
     ("Losses", "`train.loss`", "gptjax.training.losses:LOSSES", None),
     ("Sources of text", "`data.source`, or `KIND:` before a path", "gptjax.config.text_kinds:SOURCES", SOURCES),
     ("Tokenizers", "`data.tokenizer`, `--tokenizer`", "gptjax.config.text_kinds:TOKENIZERS", None),
+    ("Chat formats", "`data.chat`, `gptjax sample --chat_format`", "gptjax.config.text_kinds:FORMATS", CHAT_FORMATS),
     ("Packings", "`data.packing`", "gptjax.data.rows.pipeline:PACKINGS", PACKINGS),
     ("Objectives", "`data.objective`", "gptjax.config.text_kinds:OBJECTIVES", "code"),
     ("Cleaning steps", "`gptjax prepare --clean`", "gptjax.data.preparing.cleaning.specs:STEPS", None),

@@ -86,6 +86,7 @@ def test_a_command_without_the_package_it_needs_is_one_line_with_the_command_tha
         f"study fit {ROOT / 'docs/manuals_ladder/points.csv'} --report={tmp_path / 'report'}": "matplotlib",
         f"plan --config={quick} --topology=v5p:2x2x1": "libtpu",
         f"eval --workdir={run} --tasks=two_digit_addition": "lm_eval",
+        f"sample --workdir={run} --chat --prompt=a --chat_format=template:{files['a.txt']}": "jinja2",
     }
     (tmp_path / "commands").write_text("\n".join(commands))
     python = [sys.executable, "-c", WITHOUT, str(tmp_path / "commands")]

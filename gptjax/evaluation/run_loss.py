@@ -75,7 +75,7 @@ def reading_of(
     if texts is None:
         found = evaluation_text.own(run)
     else:
-        specs, base = evaluation_text.named(texts), dataclasses.replace(config.data, **how)
+        specs, base = evaluation_text.named(texts), dataclasses.replace(config.data, **how, chat=_chat(run))
         if protocol is None:
             found = evaluation_text.others(specs, tokenizer, base)
         else:
@@ -83,6 +83,15 @@ def reading_of(
     if max_tokens is RUNS_OWN:
         max_tokens = config.eval.max_tokens if texts is None else None
     return windows_of(run, found, stride, max_tokens)
+
+
+def _chat(run) -> str | None:
+    """The run's data.chat, as the run keeps it."""
+    if run.config.data.chat is None:
+        return None
+    from gptjax.data.chat import kinds
+
+    return kinds.kept_name(run.config.data.chat, run.directory.tokenizer)
 
 
 def _count(name: str, value) -> int | None:

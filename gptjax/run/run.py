@@ -115,12 +115,14 @@ class Run:
         form = self.chat_format(chat_format)
         return self.answers([parse_messages(values, "run.chat")], form, callback, **settings)[0]
 
+    @checked(further=setting_names)
     def answers(self, conversations, form, callback=None, **settings) -> list[Completion]:
         """Of several conversations, each a tuple of data.chat.Message, in a data.chat.Format; flat, as `generate`."""
         _check_writes_on(self.config)
         with numerics.on_mesh(self.mesh):
             return chat.answers(self.engine, self.tokenizer, form, conversations, Settings(**settings), callback)
 
+    @checked()
     def chat_format(self, name: str | None = None):
         """The data.chat.Format of a name, or of the run. Raises UserError: there is none."""
         from gptjax.config.text_kinds import FORMATS

@@ -28,7 +28,8 @@ def chat_format(name: str, key: str = "data.chat") -> Format:
             f"{key}={shorten(repr(name), 80)} is not known{near}; expected one of: {', '.join(FORMATS)}, or template:FILE"
             " of a Jinja chat_template."
         )
-    return imported(FORMATS[name], f"{key}={name!r}")
+    entry = FORMATS[name]
+    return imported(entry, f"{key}={name!r}") if isinstance(entry, str) else entry
 
 
 def of_folder(folder) -> TemplateFormat | None:
@@ -64,10 +65,13 @@ def keep(form: Format, folder) -> None:
 def of_run(name: str | None, tokenizer_folder) -> Format | None:
     """The format that a run was trained with, by its data.chat; of one without, the template that it was imported with.
     None: neither. Raises UserError as chat_format."""
-    if name is not None and not name.startswith(_PREFIX):
-        return chat_format(name)
-    kept = of_folder(tokenizer_folder)
-    return chat_format(name) if kept is None and name is not None else kept
+    return of_folder(tokenizer_folder) if name is None else chat_format(kept_name(name, tokenizer_folder))
+
+
+def kept_name(name: str, tokenizer_folder) -> str:
+    """A run's data.chat, but for a template the one that the run keeps: its FILE may be gone, or another by now."""
+    is_kept = name.startswith(_PREFIX) and (tokenizer_folder / TEMPLATE).exists()
+    return f"{_PREFIX}{tokenizer_folder}" if is_kept else name
 
 
 def _of_file(name: str, key: str) -> TemplateFormat:

@@ -95,7 +95,7 @@ class _Text:
 
     def __init__(self, form: TemplateFormat, messages: tuple[Message, ...], tokenizer: Tokenizer, is_prompt=False):
         self.messages = messages
-        self._form, self._names = form, list(tokenizer.special)
+        self._form, self._names = form, marking.names_of(tuple(tokenizer.special))
         self._variables = form.special_variables(tokenizer)
         self._marks = environment.unused_marks([form.template, *(message.content for message in messages)])
         self._values = [

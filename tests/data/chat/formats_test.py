@@ -1,4 +1,5 @@
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -146,6 +147,24 @@ def test_a_token_across_the_end_of_an_answer_has_the_answer_s_weight():
     first = token_L.tolist().index(tokenizer.encode("b")[0], int(np.flatnonzero(weight_L)[0]))
     assert weight_L[first : first + 2].tolist() == [1, 1] and weight_L[:first].sum() == 0
     assert tokenizer.decode(token_L[first + 1 : first + 2]) == "\n\n"
+
+
+def test_control_tokens_that_take_in_spaces_do_so_as_in_their_library(tmp_path):
+    """Oracle: `tokenizers` reads the whole text, in which no message spells a control token."""
+    from tokenizers import Tokenizer
+
+    fields = json.loads((ROOT / "tests" / "golden" / "chat" / "gpt.json").read_text())
+    for token in fields["added_tokens"]:
+        token["lstrip"], token["rstrip"] = token["content"] == "<|im_end|>", token["content"] != "<|endoftext|>"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
+    tokenizer, library = tokenizers.from_spec(f"hf:{tmp_path}"), Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for turns in ((("user", " a \n"), ("assistant", "  b  ")), (("user", " \n "), ("assistant", "\tb\n\n"))):
+        for name in ("chatml", "gptjax"):
+            rendered = format_of(name).render(conversation(*turns), tokenizer)
+            opening = {"chatml": "", "gptjax": "<|endoftext|>"}[name]
+            turn = {"chatml": "<|im_start|>{}\n{}<|im_end|>\n", "gptjax": "<|{}|>{}<|end|>"}[name]
+            text = opening + "".join(turn.format(role, content) for role, content in turns)
+            assert rendered.token_L.tolist() == library.encode(text, add_special_tokens=False).ids
 
 
 def test_smollm2_has_its_system_message_where_there_is_none():

@@ -2,7 +2,7 @@ import pytest
 
 from gptjax.data.chat import marking
 
-NAMES, MARK = ["<|a|>", "<|ab|>", "<<|a|>>", "#"], "\ue000"
+NAMES, MARK = marking.names_of(("<|a|>", "<|ab|>", "<<|a|>>", "#")), "\ue000"
 
 
 def spelled(before: str, content: str, behind: str) -> list[str]:
