@@ -3,7 +3,9 @@
     gptjax train --config=configs/quickstart.py --workdir=runs/quickstart
     gptjax train --config=configs/sft_quickstart.py --workdir=runs/sft_quickstart --config.train.start_from=runs/quickstart
 
-Hardware: two CPU cores, as two JAX devices that share each batch. XXX.
+Hardware: two CPU cores, as two JAX devices that share each batch. A minute of CPU time; expect a held-out loss of the
+answers near 0.65 nats per token (7.75 before), and that `gptjax sample --workdir=runs/sft_quickstart --chat
+--prompt="What is 3 + 4?"` answers and stops.
 
 Source: nobody's recipe. The conversations are constructed (configs/chat/make_dialogues.py). Model and mesh are those of
 configs/quickstart.py; another base is named in train.start_from and, for its tokenizer, in data.tokenizer.

@@ -26,6 +26,7 @@ TIMED = (  # the first that the flags choose is measured
         uses_jax=False,
     ),
     Timed("gptjax.diagnostics.bench_generation", lambda args: args.generate),
+    Timed("gptjax.diagnostics.bench_sft", lambda args: args.sft),
     Timed("gptjax.study.lanes.bench", lambda args: args.batched is not None, lambda args: {"runs": args.batched}),
     Timed("gptjax.diagnostics.bench_training"),
 )
@@ -47,6 +48,11 @@ def add_flags(parser) -> None:
         "--generate",
         action="store_true",
         help="measure instead: generating text, compared with Hugging Face's generate",
+    )
+    parser.add_argument(
+        "--sft",
+        action="store_true",
+        help="measure instead: supervised fine-tuning on packed conversations, compared with TRL's SFTTrainer",
     )
     parser.add_argument(
         "--batched",

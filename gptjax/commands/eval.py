@@ -164,11 +164,10 @@ def convention_lines(convention: dict) -> list[str]:
     text = "; ".join(f"{name}: {said}" for name, said in convention["text"].items())
     kind = f"{convention['tokenizer']} tokenizer of {convention['vocab_size']:,}"
     apart = ", documents apart" if convention["documents_apart"] else ""
-    return [
-        text,
-        f"loss in nats/token ({kind}); windows of {convention['window']} tokens, stride {convention['stride']}{apart};"
-        " +- is the standard error over windows, [] a 95% interval",
-    ]
+    rows, of = f"windows of {convention['window']} tokens, stride {convention['stride']}{apart}", "windows"
+    if "conversations" in convention:
+        rows, of = f"targets of whole conversations, in rows of {convention['window']} tokens", "rows"
+    return [text, f"loss in nats/token ({kind}); {rows}; +- is the standard error over {of}, [] a 95% interval"]
 
 
 def _as_json(results: dict) -> dict:

@@ -3,7 +3,7 @@
 from gptjax.config import text_kinds
 from gptjax.errors import UserError, choose, shorten
 
-LOSSES, OVERFLOWS = ("assistant", "last", "all"), ("drop", "cut", "refuse")
+OVERFLOWS = ("drop", "cut", "refuse")
 _NEEDED = {  # field: (value, why)
     "packing": ("best_fit", "keeps each conversation whole, and apart from the others in its row"),
     "val_split": ("document", "holds out whole conversations"),
@@ -13,7 +13,7 @@ _NEEDED = {  # field: (value, why)
 
 def check(d) -> None:
     """Raises UserError for a field that conversations cannot have, or that has no meaning without them."""
-    choose(dict.fromkeys(LOSSES), d.chat_loss, "data.chat_loss")
+    choose(text_kinds.CHAT_LOSSES, d.chat_loss, "data.chat_loss")
     choose(dict.fromkeys(OVERFLOWS), d.chat_overflow, "data.chat_overflow")
     if d.chat is None:
         _check_unused(d)

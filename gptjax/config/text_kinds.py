@@ -92,3 +92,9 @@ FORMATS = {  # of conversations; beside these there is template:FILE, of a Jinja
     "llama3": "gptjax.data.chat.formats:LLAMA3",
     "smollm2": "gptjax.data.chat.formats:SMOLLM2",
 }
+
+CHAT_LOSSES = {  # data.chat_loss, which tokens of a conversation are targets: functions of their weights
+    "assistant": "gptjax.data.rows.conversations:assistant",
+    "last": "gptjax.data.rows.conversations:last_answer",
+    "all": "gptjax.data.rows.conversations:every_token",
+}

@@ -32,9 +32,11 @@ class Reading:
     def convention(self, run) -> dict:
         """JSON values: what the numbers of an evaluation mean."""
         rows = next(iter(self.rows.values()))
+        is_chat = any(each.tokens.weights is not None for each in self.rows.values())
+        clusters = "rows of whole conversations" if is_chat else f"windows of {rows.window} predicted tokens"
         return {
             "loss": "nats per token",
-            "standard_error": f"of a ratio of means over windows of {rows.window} predicted tokens",
+            "standard_error": f"of a ratio of means over {clusters}",
             "window": rows.window,
             "stride": rows.stride,
             "documents_apart": run.config.data.documents_apart,
@@ -43,7 +45,7 @@ class Reading:
             "tokenizer_hash": run.tokenizer.hash,
             "dtype": run.model_config.dtype,
             "text": {name: text.said for name, text in self.texts.items()},
-        }
+        } | ({"conversations": True} if is_chat else {})
 
 
 def evaluator(data):

@@ -322,3 +322,19 @@ def test_step_n_is_the_step_of_the_log_whose_loss_its_rows_gave(trained, capsys)
         assert facts["batch_hash_before"] == logged.get(step - 1, f"{0:016x}")
     assert cli.main(["data", f"--workdir={trained}", "--step=0"]) == 2
     assert "give one from 1 to 6, as the log counts them" in capsys.readouterr().err
+
+
+def test_targets_of_conversations_are_marked_with_the_end_of_an_answer_and_no_question():
+    row = {"predicts_in_place": False, "conversations": True}
+    parts = [
+        {"kind": "special", "text": "<|user|>", "predicted": False, "prefix": False},
+        {"kind": "text", "text": "a question", "predicted": False, "prefix": False},
+        {"kind": "text", "text": "an answer", "predicted": True, "prefix": False},
+        {"kind": "special", "text": "<|end|>", "predicted": True, "prefix": False},
+    ]
+    plain = "".join(data_table._part(part, row, data_table.PLAIN) for part in parts)
+    assert plain == "⟦<|user|>⟧a question⟪an answer⟫⟪<|end|>⟫"
+    green, end = data_table.COLOR.answer
+    assert f"{green}an answer{end}{green}<|end|>{end}" in "".join(
+        data_table._part(part, row, data_table.COLOR) for part in parts
+    )

@@ -67,6 +67,7 @@ def test_the_three_losses_read_the_same_tokens_and_take_their_own_of_them(tmp_pa
 
 def test_the_last_run_of_targets_stays_and_no_other():
     assert conversations.last_answer(np.float32([0, 1, 1, 0, 2, 0.5, 0])).tolist() == [0, 0, 0, 0, 2, 0.5, 0]
+    assert conversations.last_answer(np.float32([1, 0, 1, 0, 1, 1])).tolist() == [0, 0, 0, 0, 1, 1]
     assert conversations.last_answer(np.float32([1, 1, 0])).tolist() == [1, 1, 0]
     assert conversations.last_answer(np.float32([0, 0])).tolist() == [0, 0]
 

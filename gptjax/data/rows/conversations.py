@@ -1,6 +1,6 @@
 """Rows of whole conversations, each token with its weight as a target (shards.Tokens.weights).
 
-    data.chat_loss        which of a conversation's tokens are targets: TARGETS
+    data.chat_loss        which of a conversation's tokens are targets: text_kinds.CHAT_LOSSES
     data.chat_overflow    what becomes of one that is longer than a row: drop | cut | refuse
 
 A row of model.context_length T holds conversations of T + 1 tokens or fewer. In training they share rows by best fit
@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gptjax.config import text_kinds
 from gptjax.data.rows import packing
 from gptjax.data.rows.packing import Batch, BestFitRows
 from gptjax.data.tokens.cache import cache_folder
 from gptjax.data.tokens.shards import Tokens
-from gptjax.errors import UserError
+from gptjax.errors import UserError, imported
 
 # ---- which tokens are targets
 
@@ -39,7 +40,9 @@ def every_token(weight_L: np.ndarray) -> np.ndarray:
     return np.ones_like(weight_L)
 
 
-TARGETS = {"assistant": assistant, "last": last_answer, "all": every_token}
+def targets_of(config):
+    """The function of a DataConfig's chat_loss."""
+    return imported(text_kinds.CHAT_LOSSES[config.chat_loss], "data.chat_loss")
 
 
 # ---- rows
@@ -71,7 +74,7 @@ def train_rows(source, row_tokens: int, seed: int, config, alive) -> Conversatio
     name = f"rows-{packing.Plan.FORMAT}-{source.fingerprint[:16]}-{row_tokens}-{config.chat_overflow}"
     cut = functools.partial(_kept_pieces, source.train, config.chat_overflow)
     plan = packing.plan_rows(source.train, row_tokens, cache_folder(config) / name, alive, cut)
-    return ConversationRows(source.train, row_tokens, seed, plan, TARGETS[config.chat_loss], overflow)
+    return ConversationRows(source.train, row_tokens, seed, plan, targets_of(config), overflow)
 
 
 class EvalConversations:
@@ -107,7 +110,7 @@ class EvalConversations:
             start_P, length_P = start_P[:count], length_P[:count]
         laid = InOrder(start_P, length_P, _next_fit(length_P, row_tokens))
         self.num_rows = len(laid.row_first) - 1
-        self._rows = ConversationRows(tokens, row_tokens, 0, laid, TARGETS[config.chat_loss], self.overflow)
+        self._rows = ConversationRows(tokens, row_tokens, 0, laid, targets_of(config), self.overflow)
 
     def rows(self, first: int, stop: int) -> Batch:
         """Rows first to stop - 1, with bytes_B, int32: UTF-8 bytes of the targets. stop may lie beyond num_rows."""
