@@ -3,12 +3,13 @@
 loop            call after call of the train step: the numbers of the one before, hooks, checkpoint
 step            one optimizer step, a pure function of state, batch and learning rate
 losses          what is minimised, by name
-neftune         noise on embeddings, for fine-tuning
+regularisation  label smoothing, and noise on embeddings, for fine-tuning
 trainable       which parameters are trained
 program         a config on a mesh, ready to run: shapes, layouts, jitted functions
 feed            what the step takes, ready on the devices one call ahead
 recorder        what the steps leave in the log
 hooks           what is done between calls: held-out text, tasks, samples, profile
+judged          the end before the last step, and the best checkpoint, by a metric of evaluations
 profiling       the last of these
 main            all of it together, through any number of interruptions
 session         what a run is made of before its first step

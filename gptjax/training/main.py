@@ -192,7 +192,9 @@ def keeper_of(session: Session, directory, progress, peers, alone: bool = True) 
     """The Keeper of a run directory that is open. alone: as the Keeper has it."""
     run = consistency.of_checkpoint(directory.manifest()) if peers.index == 0 else None  # who writes manifests
     checkpointer = Checkpointer(directory.checkpoints, session.config, peers, run=run)
-    return Keeper(checkpointer, session.config.checkpoint, peers, progress.message, alone)
+    checkpoint = session.config.checkpoint
+    best = tuple if checkpoint.keep_best is None else directory.best_steps
+    return Keeper(checkpointer, checkpoint, peers, progress.message, alone, best)
 
 
 def _start(session: Session, directory, keeping: Keeper, peers) -> resume.Resumed:

@@ -7,7 +7,7 @@ import pytest
 import step_test
 from flax import nnx
 
-from gptjax.training import losses, neftune
+from gptjax.training import losses, regularisation
 
 SEGMENT_BT = np.array([[0, 0, 0, 1, 1, 1, 1, 1, 2], [0] * 9], np.int32)
 LENGTH_BL = np.array([[3, 3, 3, 5, 5, 5, 5, 5], [9] * 8])
@@ -16,7 +16,7 @@ ALPHA, WIDTH = 5.0, 4096
 
 
 def test_noise_is_uniform_up_to_alpha_over_the_root_of_document_length_times_width():
-    noise_BLD = np.asarray(neftune.noise(jax.random.key(0), BATCH, WIDTH, ALPHA))
+    noise_BLD = np.asarray(regularisation.noise(jax.random.key(0), BATCH, WIDTH, ALPHA))
     bound_BL = ALPHA / np.sqrt(LENGTH_BL * WIDTH)
     largest_BL = np.abs(noise_BLD).max(-1)
     assert np.all(largest_BL <= bound_BL * (1 + 1e-6)) and np.all(largest_BL > 0.99 * bound_BL)
@@ -26,9 +26,9 @@ def test_noise_is_uniform_up_to_alpha_over_the_root_of_document_length_times_wid
 
 
 def test_a_row_whose_documents_are_not_apart_is_one_sequence():
-    whole = neftune.noise(jax.random.key(0), {"token_BT": BATCH["token_BT"]}, 8, ALPHA)
+    whole = regularisation.noise(jax.random.key(0), {"token_BT": BATCH["token_BT"]}, 8, ALPHA)
     one_document = BATCH | {"segment_BT": np.zeros((2, 9), np.int32)}
-    np.testing.assert_array_equal(whole, neftune.noise(jax.random.key(0), one_document, 8, ALPHA))
+    np.testing.assert_array_equal(whole, regularisation.noise(jax.random.key(0), one_document, 8, ALPHA))
 
 
 def objective(config, batch, key=0):
@@ -45,7 +45,7 @@ def config():
 
 def test_the_loss_is_that_of_embeddings_with_the_noise_added_and_of_another_one_for_another_key(config):
     batch, state = step_test.one_batch(0), step_test.initial_state()
-    noise_BLD = neftune.noise(jax.random.key(0), batch, config.model.d_model, 20.0)
+    noise_BLD = regularisation.noise(jax.random.key(0), batch, config.model.d_model, 20.0)
     model = nnx.merge(step_test.program_of(config).graph, jax.tree.map(jnp.asarray, state.params))
     loss_BL, log_normaliser_BL, _ = model.token_loss(batch["token_BT"], noise_BLD=noise_BLD)
     expected = jnp.sum((loss_BL + config.train.z_loss * log_normaliser_BL**2) * batch["weight_BL"])
