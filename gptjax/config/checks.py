@@ -248,8 +248,10 @@ def _check_train(config) -> None:
     stall = t.stall_seconds
     _require(stall is None or stall > 0, f"train.stall_seconds={stall} must be positive; None is off.")
     _check_start(t)
-    _not_both(t, "train", "steps", "tokens")
-    _require(t.steps or t.tokens, "the run has no length; set train.steps or train.tokens.")
+    for pair in (("steps", "tokens"), ("steps", "epochs"), ("tokens", "epochs")):
+        _not_both(t, "train", *pair)
+    _require(t.epochs is None or t.epochs > 0, f"train.epochs={t.epochs} must be positive.")
+    _require(t.steps or t.tokens or t.epochs, "the run has no length; set train.steps or train.tokens.")
     _require(
         t.batch_size % t.microbatches == 0,
         f"train.microbatches={t.microbatches} does not divide train.batch_size={t.batch_size}; use a divisor.",
@@ -374,7 +376,9 @@ def _check_cadence(config) -> None:
 
 
 def _check_kept(config) -> None:
-    """Steps that are never reached would never be saved, and nobody told."""
+    """Steps that are never reached would never be saved, and nobody told. A length in epochs is checked as steps later."""
+    if config.train.epochs is not None:
+        return
     per_call, last = config.train.steps_per_call, schedule.total_steps(config)
     _require(
         last <= bounds.INT32,

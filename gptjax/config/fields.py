@@ -312,6 +312,9 @@ class TrainConfig(_Shown):
     tokens: int | None = setting(
         None, "length of the run in tokens, instead of steps; the last step may go over it", "schedule"
     )
+    epochs: float | None = setting(
+        None, "length of the run in epochs of its text, instead of steps; config.json has the steps", "schedule"
+    )
     batch_size: int = setting(512, "sequences in a step", "schedule")
     batch_ramp_start: int | None = setting(None, "sequences in the first step; None: no ramp", "schedule")
     batch_ramp_increment: int | None = setting(None, "sequences added at a time", "schedule")

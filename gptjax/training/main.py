@@ -71,6 +71,10 @@ def _train_together(config, directory, allowed_changes, executable_path, origin,
         open(os.devnull, "w") as nowhere,
     ):
         progress = terminal.Progress(nowhere if peers.index else sys.stderr)
+        if config.train.epochs is not None:
+            from gptjax.training import epochs
+
+            config = epochs.resolved(config, dog.alive)
         chosen = hooks.chosen(config)
         session = prepare(config, alive=dog.alive)
         for hook in chosen:
