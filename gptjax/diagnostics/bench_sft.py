@@ -136,6 +136,7 @@ def bench(config, seconds: float, lora: bool = False) -> dict:
     Raises UserError: torch, transformers, trl or peft is missing, or transformers has no such model.
     """
     config = resolved(config, lora)
+    memory = {name: _memory(config, name, lora) for name in SIDES}  # first: this process holds both sides from here on
     sides = {name: _side(name, config, lora) for name in SIDES}
     try:
         rates = _alternate(sides, seconds)
@@ -150,7 +151,7 @@ def bench(config, seconds: float, lora: bool = False) -> dict:
         "tokens_per_second": {name: statistics.median(rates[name]) for name in SIDES},
         "ratio": ratio,
         "pairs": len(rates[OURS]),
-        "memory": {name: _memory(config, name, lora) for name in SIDES},
+        "memory": memory,
     }
 
 
