@@ -40,7 +40,7 @@ def test_a_run_of_epochs_is_the_run_of_their_steps_bit_for_bit(short, tmp_path):
     assert run.load(tmp_path / "epochs").step == saved["steps"]
 
 
-@pytest.mark.parametrize("length", [0.1, 1.0, 2.5])
+@pytest.mark.parametrize("length", [0.1, 0.155, 1.0, 2.5])
 @pytest.mark.parametrize("fields", [{}, {"steps_per_call": 4}, {"batch_ramp_start": 2}])
 def test_steps_are_the_fewest_that_read_so_many_epochs(short, length, fields):
     ramp = dict(batch_ramp_increment=2, batch_ramp_tokens=256) if "batch_ramp_start" in fields else {}
