@@ -126,7 +126,8 @@ def _side(name: str, config, lora: bool):
         return Ours(config)
     from gptjax.diagnostics import bench_sft_trl
 
-    return bench_sft_trl.Theirs(config, conversations(config.model.vocab_size, config.model.context_length), lora)
+    made = conversations(config.model.vocab_size, config.model.context_length)
+    return bench_sft_trl.Theirs(config, made, LORA if lora else None)
 
 
 def bench(config, seconds: float, lora: bool = False) -> dict:

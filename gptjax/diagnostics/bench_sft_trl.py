@@ -26,11 +26,13 @@ class Theirs:
     """Steps of SFTTrainer over the same conversations, packed by its own best fit ("bfd"). `step` returns how many labels
     bore loss.
 
+    lora: rank and alpha of the adapter that is trained; None: all parameters are.
+
     Rows go through the model one by one, their gradients accumulated: TRL puts the rows of a batch end to end into a single
     sequence, whose attention without flash attention is quadratic in all of them.
     """
 
-    def __init__(self, config, conversations, lora: bool):
+    def __init__(self, config, conversations, lora: dict | None):
         self._turn, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._labels, self._failure, self._closing = 0, None, False
         self._folder = tempfile.mkdtemp()
@@ -59,8 +61,8 @@ class Theirs:
             self._failure = error
             self._done.release()
 
-    def _make_trainer(self, config, conversations, lora: bool):
-        torch, transformers, trl, datasets, peft = libraries(lora)
+    def _make_trainer(self, config, conversations, lora: dict | None):
+        torch, transformers, trl, datasets, peft = libraries(lora is not None)
         outer = self
 
         class Turns(transformers.TrainerCallback):
@@ -88,7 +90,7 @@ class Theirs:
             args=trl.SFTConfig(**_settings(config, self._folder)),
             train_dataset=datasets.Dataset.from_list(rows),
             processing_class=_tokenizer(transformers),
-            peft_config=_lora(peft) if lora else None,
+            peft_config=_lora(peft, lora) if lora else None,
             callbacks=[Turns()],
         )
         trainer.remove_callback(transformers.PrinterCallback)  # stdout is the results'
@@ -134,9 +136,11 @@ def _tokenizer(transformers):
     return transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
 
 
-def _lora(peft):
-    from gptjax.diagnostics.bench_sft import LORA
-
+def _lora(peft, values: dict):
     return peft.LoraConfig(
-        r=LORA["rank"], lora_alpha=LORA["alpha"], target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM"
+        r=values["rank"],
+        lora_alpha=values["alpha"],
+        target_modules=["c_attn"],
+        fan_in_fan_out=True,
+        task_type="CAUSAL_LM",
     )
