@@ -119,12 +119,6 @@ def entries(planned, texts: identity.Texts, code: str) -> tuple[list[Entry], dic
 
 
 def _with_sizes(entry: Entry, config) -> Entry:
-    """Raises UserError: the length of the run is not known before it has ended."""
-    if config.train.stop_metric is not None:
-        raise UserError(
-            f"train.stop_metric={config.train.stop_metric!r} ends a run early, but runs of a study have the lengths that it"
-            " declares; use None."
-        )
     tokens, whole = schedule.run_tokens(config), flops.train_flops(config)
     first = schedule.tokens_before(config, entry.branch["step"]) if entry.branch else 0
     return dataclasses.replace(
