@@ -68,10 +68,22 @@ def tokens_before(config, step: int) -> int:
 
 
 def total_steps(config) -> int:
-    """Steps of the run, a multiple of train.steps_per_call; a run given in tokens ends when they are reached."""
+    """Steps of the run, a multiple of train.steps_per_call; a run given in tokens ends when they are reached.
+
+    Raises UserError: it is given in epochs, which are none of these before its text is read.
+    """
     if config.train.steps:
         return config.train.steps
-    rows = math.ceil(config.train.tokens / config.model.context_length)
+    if config.train.epochs is not None:
+        raise UserError(
+            f"train.epochs={config.train.epochs:g} is a length in epochs of the text, which is not read here; give"
+            " train.steps or train.tokens instead."
+        )
+    return steps_of_rows(config, math.ceil(config.train.tokens / config.model.context_length))
+
+
+def steps_of_rows(config, rows: int) -> int:
+    """Steps that read so many rows or, the last ones, more: a multiple of train.steps_per_call."""
     stages = _stages(config)
     first_step, first_row, batch = stages[max(0, bisect.bisect_left([row for _, row, _ in stages], rows) - 1)]
     steps = first_step + math.ceil((rows - first_row) / batch)

@@ -10,6 +10,7 @@ import jax
 
 from gptjax.checkpoints import validity, weights
 from gptjax.errors import Damaged, UserError, first_line
+from gptjax.evaluation import judging
 from gptjax.hosts import coordination
 from gptjax.models.layers import DTYPES
 
@@ -53,9 +54,9 @@ def from_base(base, abstract, shardings, dtype=None) -> dict:
 
 
 def best_step(directory, ema: bool = False) -> tuple[int, str]:
-    """(the step of a RunDirectory with the lowest held-out loss of those that have a checkpoint, how that was found). ema:
-    of the averaged parameters. Raises UserError: none of them was evaluated."""
-    name = "ema_loss" if ema else "loss"
+    """(the step of a RunDirectory with the best evaluation of those that have a checkpoint, how that was found). ema: of the
+    averaged parameters; a run that keeps its best checkpoint says by what itself. Raises UserError: none was evaluated."""
+    name = directory.best_metric(ema)
     losses = directory.held_out_losses(name)
     if not losses:
         there = ", ".join(map(str, directory.steps())) or "there is none"
@@ -63,9 +64,12 @@ def best_step(directory, ema: bool = False) -> tuple[int, str]:
             f"--step=best: metrics.jsonl has no {name} for any step with a checkpoint ({there}); give a step, or compute the"
             " missing evaluations with gptjax eval --catch_up."
         )
-    best = min(losses, key=lambda step: (losses[step], step))
+    best = judging.best_step(name, losses)
     among = f"of {len(losses)} evaluated {'steps' if len(losses) > 1 else 'step'} with a checkpoint"
-    return best, f"the lowest held-out {name} in metrics.jsonl, {losses[best]:.4f}, {among}"
+    return (
+        best,
+        f"the {'lowest' if judging.falls(name) else 'highest'} held-out {name} in metrics.jsonl, {losses[best]:.4f}, {among}",
+    )
 
 
 def _read(folder, peers, arguments):

@@ -26,7 +26,7 @@ TIMED = (  # the first that the flags choose is measured
         uses_jax=False,
     ),
     Timed("gptjax.diagnostics.bench_generation", lambda args: args.generate),
-    Timed("gptjax.diagnostics.bench_sft", lambda args: args.sft),
+    Timed("gptjax.diagnostics.bench_sft", lambda args: args.sft, lambda args: {"lora": args.lora}),
     Timed("gptjax.study.lanes.bench", lambda args: args.batched is not None, lambda args: {"runs": args.batched}),
     Timed("gptjax.diagnostics.bench_training"),
 )
@@ -52,8 +52,9 @@ def add_flags(parser) -> None:
     parser.add_argument(
         "--sft",
         action="store_true",
-        help="measure instead: supervised fine-tuning on packed conversations, compared with TRL's SFTTrainer",
+        help="measure instead: fine-tuning on packed conversations, compared with TRL's SFTTrainer",
     )
+    parser.add_argument("--lora", action="store_true", help="with --sft: LoRA of rank 8, with TRL's peft")
     parser.add_argument(
         "--batched",
         type=int,
@@ -68,6 +69,8 @@ def run(args) -> None:
     timed = next(one for one in TIMED if one.is_chosen(args))
     if args.tokenizer and not args.data:
         raise UserError(f"--tokenizer={args.tokenizer[0]} is only for gptjax bench --data; add --data.")
+    if args.lora and not args.sft:
+        raise UserError("--lora is only for gptjax bench --sft; add --sft.")
     if timed.uses_jax:
         start.start_jax(config)
     module = importlib.import_module(timed.module)

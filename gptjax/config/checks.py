@@ -254,12 +254,16 @@ def _check_train(config) -> None:
     _at_least(1, t, "train", "batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")
     _at_least(0, t, "train", "seed", "z_loss", "max_rollbacks", "neftune_alpha")
     _in_unit_interval(t, "train", "label_smoothing")
-    _at_least(1, t, "train", "max_skips")
+    _at_least(1, t, "train", "max_skips", "stop_patience")
+    _at_least(0, t, "train", "stop_change")
+    _check_judged(config)
     stall = t.stall_seconds
     _require(stall is None or stall > 0, f"train.stall_seconds={stall} must be positive; None is off.")
     _check_start(t)
-    _not_both(t, "train", "steps", "tokens")
-    _require(t.steps or t.tokens, "the run has no length; set train.steps or train.tokens.")
+    for pair in (("steps", "tokens"), ("steps", "epochs"), ("tokens", "epochs")):
+        _not_both(t, "train", *pair)
+    _require(t.epochs is None or t.epochs > 0, f"train.epochs={t.epochs} must be positive.")
+    _require(t.steps or t.tokens or t.epochs, "the run has no length; set train.steps or train.tokens.")
     _require(
         t.batch_size % t.microbatches == 0,
         f"train.microbatches={t.microbatches} does not divide train.batch_size={t.batch_size}; use a divisor.",
@@ -281,6 +285,16 @@ def _check_train(config) -> None:
             f"train.profile_steps={t.profile_steps} is not (first, last) with 1 <= first <= last; use None for no trace.",
         )
     _check_ramp(t)
+
+
+def _check_judged(config) -> None:
+    """A metric of evaluations needs more than the one at the end."""
+    judges = {"train.stop_metric": config.train.stop_metric, "checkpoint.keep_best": config.checkpoint.keep_best}
+    for key, metric in judges.items():
+        _require(
+            metric is None or config.eval.every_steps is not None,
+            f"{key}={_shown(metric)} judges evaluations, but eval.every_steps=None has one at the end alone; set both.",
+        )
 
 
 def _check_start(t) -> None:
@@ -374,7 +388,9 @@ def _check_cadence(config) -> None:
 
 
 def _check_kept(config) -> None:
-    """Steps that are never reached would never be saved, and nobody told."""
+    """Steps that are never reached would never be saved, and nobody told. A length in epochs is checked as steps later."""
+    if config.train.epochs is not None:
+        return
     per_call, last = config.train.steps_per_call, schedule.total_steps(config)
     _require(
         last <= bounds.INT32,

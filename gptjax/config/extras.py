@@ -13,8 +13,10 @@ INSTALLED_BY = {  # a package that gptjax imports only where it is chosen: what 
     **dict.fromkeys(("jupyterlab", "nbclient", "nbformat"), "gptjax[notebooks]"),
     "libtpu": "gptjax[tpu]",
     "gcsfs": "etils[epath-gcs]",
-    **dict.fromkeys(("torch", "transformers"), "torch transformers"),  # of no extra, as the next two
+    **dict.fromkeys(("torch", "transformers"), "torch transformers"),  # of no extra, as the next four
     "datasets": "datasets",
+    "trl": "trl",
+    "peft": "peft",
     "wandb": "wandb",
 }
 

@@ -345,6 +345,9 @@ class TrainConfig(_Shown):
     tokens: int | None = setting(
         None, "length of the run in tokens, instead of steps; the last step may go over it", "schedule"
     )
+    epochs: float | None = setting(
+        None, "length of the run in epochs of its text, instead of steps; config.json has the steps", "schedule"
+    )
     batch_size: int = setting(512, "sequences in a step", "schedule")
     batch_ramp_start: int | None = setting(None, "sequences in the first step; None: no ramp", "schedule")
     batch_ramp_increment: int | None = setting(None, "sequences added at a time", "schedule")
@@ -376,6 +379,13 @@ class TrainConfig(_Shown):
     trainable: str | None = setting(
         None, "parameters that are trained, by names or globs with commas between; the others are frozen; None: all"
     )
+    stop_metric: str | None = setting(
+        None,
+        "number of the held-out evaluations (loss, ema_loss ...) that ends the run when it improves no more; None: none",
+        "schedule",
+    )
+    stop_patience: int = setting(3, "evaluations in a row without improvement that end the run", "schedule")
+    stop_change: float = setting(0.0, "change of stop_metric up to which it has not improved", "schedule")
     max_skips: int = setting(
         10, "updates left out in a row after which the run ends, or goes back to a checkpoint", "recovery"
     )
@@ -410,6 +420,11 @@ class CheckpointConfig(_Shown):
     keep: int = setting(2, "number of newest checkpoints that are kept", "nothing")
     keep_every: int | None = setting(
         None, "checkpoints of steps divisible by this are kept for good; None: no others", "nothing"
+    )
+    keep_best: str | None = setting(
+        None,
+        "number of the held-out evaluations by which the best checkpoint is saved and kept, beside the newest; None: none",
+        "nothing",
     )
     keep_steps: tuple[int, ...] = setting(
         (), "steps whose checkpoint is saved and kept for good: where other runs branch off", "result"

@@ -8,7 +8,15 @@ import dataclasses
 
 from gptjax.config.fields import CheckpointConfig, EvalConfig, MeshConfig, TrainConfig
 
-KEPT = ("seed", "vocab_chunks", "loss", "z_loss", "trainable")  # of train: they decide what one step computes
+KEPT = (
+    "seed",
+    "vocab_chunks",
+    "loss",
+    "z_loss",
+    "label_smoothing",
+    "neftune_alpha",
+    "trainable",
+)  # of train: they decide what one step computes
 
 
 def neutral(config, **sections: dict):

@@ -3,5 +3,6 @@
 parity          what every mesh of eight devices gives is what one device gives
 miniature       a config at sizes that a CPU runs in a second
 coordcheck      how activations grow with width or depth while training
-bench_training, bench_data, bench_generation, bench_sft      how fast training, data, text and fine-tuning are here
+bench_training, bench_data, bench_generation      how fast training, data and text are here
+bench_sft, bench_sft_trl      how fast a model learns answers, beside TRL
 """

@@ -1,180 +1,220 @@
-"""`gptjax bench --sft`: how fast supervised fine-tuning is, beside TRL's SFTTrainer with its packing, alternated in one process.
+"""`gptjax bench --sft`: how fast a model learns answers, beside TRL's SFTTrainer on torch, alternated in one process.
 
-Both train a model of the same shape from random parameters, float32, without dropout, with AdamW, on the same constructed
-conversations, packed best-fit into rows of the context length. A step of ours is train.batch_size rows at once. One of
-TRL's accumulates them row by row, which is its faster way: it flattens a batch of packed rows into one sequence, whose
-attention grows with the square of the batch. What counts are loss-bearing tokens, those of the answers, per second;
-compilation and a first step of each are left out. Only the ratio means something on a machine that others use.
+Both have the same shape, float32, AdamW, the same constructed conversations, and pack whole ones into rows of
+model.context_length, apart from each other. What is counted are the tokens of answers, which alone bear loss. Compilation and
+a first step of each are left out; the peak of memory is that of a process of its own for each side. With --lora both train
+LoRA of rank 8 on the matrix of queries, keys and values (TRL with peft). Only ratios mean something on a shared machine.
+
+Axes: R rows, B rows of a step, T = L + 1 tokens.
 """
 
-import itertools
-import logging
+import json
+import resource
 import statistics
-import tempfile
+import subprocess
+import sys
 import time
-import warnings
+import typing
 
-import jax
 import numpy as np
 
-from gptjax.config.extras import library
-from gptjax.data.rows import conversations, packing
-from gptjax.data.tokens.shards import MemoryShard, Tokens
+from gptjax import start
+from gptjax.config.values import from_dict
 from gptjax.errors import UserError
-from gptjax.huggingface import families
-from gptjax.parallel import numerics
 from gptjax.planning import info
-from gptjax.training import program as programs
+from gptjax.terminal import si
 
-CONVERSATIONS = 512
-FEWEST_TOKENS = 16  # of a context: two turns
-_DROPOUT = ("embed_dropout", "attention_dropout", "residual_dropout")
-
-
-@numerics.settings()
-def bench(config, seconds: float) -> dict:
-    """Loss-bearing tokens per second of both, medians, and the median of the ratios of neighbouring steps.
-
-    Raises UserError: torch, trl or datasets is missing, transformers has no such model, or the context is too short.
-    """
-    length = config.model.context_length
-    if length < FEWEST_TOKENS:
-        raise UserError(f"model.context_length={length} is too short for --sft; use at least {FEWEST_TOKENS}.")
-    config = info.resolved(config).replace(model={"dtype": "float32"} | dict.fromkeys(_DROPOUT, 0.0))
-    made = constructed(config.model.vocab_size, length)
-    program = programs.of(config)
-    theirs = _Trl(config, made)
-    with numerics.on_mesh(program.mesh):
-        ours = _Ours(config, program, made)
-        return {"context_length": length, "rows": config.train.batch_size} | _alternated(ours, theirs, seconds)
+ROWS = 32  # of packed conversations, at least: steps go through them again and again
+LEAST_CONTEXT = 64
+LORA = {"rank": 8, "alpha": 16}
+OURS, THEIRS = SIDES = ("ours", "theirs")
+MEMORY_STEPS = 2
 
 
-def _alternated(ours, theirs, seconds: float) -> dict:
-    """Pairs of steps until the time is over, three at least."""
-    ours(), theirs()
-    rates = {"ours": [], "theirs": []}
-    deadline = time.perf_counter() + 2 * seconds
-    while len(rates["ours"]) < 3 or time.perf_counter() < deadline:
-        for name, step in (("ours", ours), ("theirs", theirs)):
-            start = time.perf_counter()
-            targets = step()
-            rates[name].append(targets / (time.perf_counter() - start))
-    ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["theirs"]))
-    return {name: statistics.median(each) for name, each in rates.items()} | {
-        "ratio": ratio,
-        "pairs": len(rates["ours"]),
-    }
+class Conversation(typing.NamedTuple):
+    token_N: np.ndarray  # int32
+    is_answer_N: np.ndarray  # bool: of an answer, its end token among them
 
 
-def constructed(vocab_size: int, length: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(token_L, weight_L) of conversations of one to three turns, from a sixteenth of the context to all of it."""
-    rng = np.random.default_rng(0)
-    made = []
-    for _ in range(CONVERSATIONS):
-        size, turns = int(np.exp(rng.uniform(np.log(length / 16 + 4), np.log(length + 1)))), int(rng.integers(1, 4))
-        edge = np.linspace(0, size, 2 * turns + 1).astype(int)
-        weight_L = np.zeros(size, np.float32)
-        for first, stop in zip(edge[1::2], edge[2::2]):
-            weight_L[first:stop] = 1
-        made.append((rng.integers(2, vocab_size, size).astype(np.int32), weight_L))
+def conversations(vocab_size: int, context_length: int, seed: int = 0) -> list[Conversation]:
+    """Of one to three turns, enough for ROWS rows: questions of 8 to 64 tokens and answers of 16 to 160, all random; longer
+    ones are cut at context_length, as few are."""
+    rng, made, tokens = np.random.default_rng(seed), [], 0
+    while tokens < ROWS * context_length:
+        turns = [(rng.integers(8, 65), rng.integers(16, 161)) for _ in range(rng.integers(1, 4))]
+        is_answer_N = np.concatenate([np.repeat([False, True], turn) for turn in turns])[:context_length]
+        made.append(Conversation(rng.integers(vocab_size, size=len(is_answer_N), dtype=np.int32), is_answer_N))
+        tokens += len(is_answer_N)
     return made
 
 
-class _Ours:
-    """A call is a step, and returns its loss-bearing tokens."""
+def packed(made: list[Conversation], context_length: int) -> dict[str, np.ndarray]:
+    """Rows as data/rows/packing has them, with the loss at answers alone: token_BT, weight_BL, segment_BT, position_BL."""
+    from gptjax.data.rows.packing import best_fit_decreasing
 
-    def __init__(self, config, program, made):
-        self._program, self._rates = program, np.full(1, config.optim.peak_lr, np.float32)
-        length_D = np.array([len(token_L) for token_L, _ in made])
-        token, weight = (np.concatenate(parts) for parts in zip(*made))
-        start_D = np.cumsum(length_D) - length_D
-        tokens = Tokens([MemoryShard(token, start_D)], 0, Tokens([MemoryShard(weight)]), int(weight.sum()))
-        row_tokens = config.model.context_length + 1
-        row_D = packing.best_fit_decreasing(length_D, row_tokens)
-        order = np.argsort(row_D, kind="stable")
-        row_first = np.concatenate([[0], np.cumsum(np.bincount(row_D))])
-        plan = conversations.InOrder(start_D[order], length_D[order], row_first)
-        overflow = conversations.Overflow.of(tokens, row_tokens, "refuse", "the text of --sft")
-        rows = conversations.ConversationRows(tokens, row_tokens, 0, plan, conversations.assistant, overflow)
-        size = config.train.batch_size
-        self._batches = (rows.rows(rows.ids(np.arange(first, first + size))) for first in itertools.count(0, size))
-        self._state = program.init()
-
-    def __call__(self) -> int:
-        batch = {name: array[None] for name, array in next(self._batches).items()}
-        targets = int(batch["weight_BL"].sum())
-        batch = jax.device_put(batch, self._program.train_batch_sharding)
-        self._state, numbers = self._program.train(self._state, batch, self._rates)
-        jax.block_until_ready(numbers)
-        return targets
+    row_P = best_fit_decreasing(np.array([len(one.token_N) for one in made]), context_length + 1)
+    rows, T = int(row_P.max()) + 1, context_length + 1
+    token_BT, segment_BT, position_BT = (np.zeros((rows, T), np.int32) for _ in range(3))
+    weight_BT, used_B, count_B = np.zeros((rows, T), np.float32), np.zeros(rows, int), np.zeros(rows, int)
+    for one, row in zip(made, row_P):
+        place = slice(used_B[row], used_B[row] + len(one.token_N))
+        token_BT[row, place], segment_BT[row, place] = one.token_N, count_B[row]
+        position_BT[row, place], weight_BT[row, place] = np.arange(len(one.token_N)), one.is_answer_N
+        weight_BT[row, place.start] = 0  # nothing of its own conversation foretells its first token
+        used_B[row], count_B[row] = place.stop, count_B[row] + 1
+    for row in range(rows):  # what pads a row is a document of its own
+        segment_BT[row, used_B[row] :] = count_B[row]
+        position_BT[row, used_B[row] :] = np.arange(T - used_B[row])
+    return {
+        "token_BT": token_BT,
+        "weight_BL": weight_BT[:, 1:],
+        "segment_BT": segment_BT,
+        "position_BL": position_BT[:, :-1],
+    }
 
 
-class _Trl:
-    """A call is a step, and returns its loss-bearing tokens."""
-
-    def __init__(self, config, made):
-        trl, datasets = (library(name, "--sft measures beside TRL, which") for name in ("trl", "datasets"))
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        datasets.disable_progress_bars()
-        rows = {  # whose assistant_masks become labels
-            "input_ids": [t.tolist() for t, _ in made],
-            "assistant_masks": [w.astype(int).tolist() for _, w in made],
-        }
-        self._rows, self._folder = config.train.batch_size, tempfile.TemporaryDirectory()
-        settings = trl.SFTConfig(
-            output_dir=self._folder.name,
-            **dict(report_to="none", bf16=False, use_cpu=True, max_steps=1, per_device_train_batch_size=1),
-            **dict(packing=True, max_length=config.model.context_length),
-            **dict(learning_rate=config.optim.peak_lr, gradient_checkpointing=False),
+def resolved(config, lora: bool):
+    """The config that is measured: as given, but in float32, without dropout, and one step a call. Raises UserError: the
+    context is too short for a conversation."""
+    config = info.resolved(config)
+    if config.model.context_length < LEAST_CONTEXT:
+        raise UserError(
+            f"model.context_length={config.model.context_length} has no room for the conversations that --sft measures; use"
+            f" at least {LEAST_CONTEXT}."
         )
-        self._trainer = trl.SFTTrainer(
-            model=_their_model(config.model),
-            args=settings,
-            train_dataset=datasets.Dataset.from_dict(rows),
-            processing_class=_their_tokenizer(),
+    model = {"dtype": "float32", "embed_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
+    if lora:
+        model["adapter"] = f"lora(rank={LORA['rank']}, alpha={LORA['alpha']}, on='qkv')"
+    return config.replace(model=model, train={"steps_per_call": 1}, data={"packing": "best_fit"})
+
+
+class Ours:
+    """Steps of gptjax over the packed conversations. `step` returns how many tokens bore loss."""
+
+    def __init__(self, config):
+        import jax
+
+        from gptjax.parallel import numerics
+        from gptjax.training import program as programs
+
+        self._config, self._jax, self._numerics = config, jax, numerics
+        self._rows = packed(
+            conversations(config.model.vocab_size, config.model.context_length), config.model.context_length
         )
-        self._trainer.create_optimizer_and_scheduler(1 << 20)
-        self._trainer.current_gradient_accumulation_steps = self._rows
-        loader = self._trainer.get_train_dataloader()
-        self._batches = itertools.chain.from_iterable(loader for _ in itertools.count())
+        self._program = programs.of(config)
+        with numerics.on_mesh(self._program.mesh):
+            self._state = self._program.init()
+        self._first = 0
 
-    def __call__(self) -> int:
-        import torch
+    def step(self) -> float:
+        size, rows = self._config.train.batch_size, len(self._rows["token_BT"])
+        place_B = np.arange(self._first, self._first + size) % rows
+        self._first += size
+        batch = {name: array[place_B][None] for name, array in self._rows.items()}
+        rate = np.full(1, self._config.optim.peak_lr, np.float32)
+        with self._numerics.on_mesh(self._program.mesh):
+            batch_on_device = self._jax.device_put(batch, self._program.train_batch_sharding)
+            self._state, numbers = self._program.train(self._state, batch_on_device, rate)
+            assert np.isfinite(self._jax.device_get(numbers["loss"])).all()
+        return float(batch["weight_BL"].sum())
 
-        trainer, targets = self._trainer, 0
-        for _ in range(self._rows):
-            batch = next(self._batches)
-            targets += int((batch["labels"][:, 1:] != -100).sum())
-            trainer.training_step(trainer.model, batch)
-        torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
-        return targets
-
-
-def _their_model(shape):
-    torch = library("torch", "--sft measures beside TRL, which")
-    transformers = library("transformers", "--sft measures beside TRL, which")
-    values = families.family_for(shape).config_out(shape, "float32", None)
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
-    return transformers.AutoModelForCausalLM.from_config(config)
+    def close(self) -> None: ...
 
 
-def _their_tokenizer():
-    """One that trl asks for and that encodes nothing: the conversations are tokens already."""
-    tokenizers = library("tokenizers", "--sft measures beside TRL, which")
-    transformers = library("transformers", "--sft measures beside TRL, which")
-    model = tokenizers.models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>")
-    made = tokenizers.Tokenizer(model)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<eos>")
+def _side(name: str, config, lora: bool):
+    if name == OURS:
+        return Ours(config)
+    from gptjax.diagnostics import bench_sft_trl
+
+    made = conversations(config.model.vocab_size, config.model.context_length)
+    return bench_sft_trl.Theirs(config, made, LORA if lora else None)
+
+
+def bench(config, seconds: float, lora: bool = False) -> dict:
+    """Loss-bearing tokens per second of both sides, medians, the median of the ratios of neighbouring steps, and the peak of
+    memory of each.
+
+    Raises UserError: torch, transformers, trl or peft is missing, or transformers has no such model.
+    """
+    config = resolved(config, lora)
+    memory = {name: _memory(config, name, lora) for name in SIDES}  # first: this process holds both sides from here on
+    sides = {name: _side(name, config, lora) for name in SIDES}
+    try:
+        rates = _alternate(sides, seconds)
+    finally:
+        for side in sides.values():
+            side.close()
+    ratio = statistics.median(ours / theirs for ours, theirs in zip(rates[OURS], rates[THEIRS]))
+    return {
+        "context_length": config.model.context_length,
+        "batch_size": config.train.batch_size,
+        "lora": LORA if lora else None,
+        "tokens_per_second": {name: statistics.median(rates[name]) for name in SIDES},
+        "ratio": ratio,
+        "pairs": len(rates[OURS]),
+        "memory": memory,
+    }
+
+
+def _alternate(sides: dict, seconds: float) -> dict[str, list[float]]:
+    """Loss-bearing tokens per second of steps of each side, one after the other, at least three of each."""
+    for side in sides.values():
+        side.step()
+    rates, deadline = {name: [] for name in sides}, time.perf_counter() + seconds
+    while len(rates[OURS]) < 3 or time.perf_counter() < deadline:
+        for name, side in sides.items():
+            begun = time.perf_counter()
+            tokens = side.step()
+            rates[name].append(tokens / (time.perf_counter() - begun))
+    return rates
+
+
+def _memory(config, name: str, lora: bool) -> dict[str, int]:
+    """{"peak": bytes, "before": bytes of it that stood there before the model was made}, of a process that takes a few steps."""
+    code = "from gptjax.diagnostics import bench_sft; bench_sft.in_child()"
+    wanted = {"config": config.to_dict(), "side": name, "lora": lora}
+    child = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(wanted), capture_output=True, text=True, check=False
+    )
+    if child.returncode:
+        raise UserError(f"--sft: the process that measures memory ended with {child.returncode}: {child.stderr[-300:]}")
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def in_child() -> None:
+    """Takes steps of the side that stdin names, and prints what `_memory` gives."""
+    wanted = json.load(sys.stdin)
+    config = from_dict(wanted["config"])
+    start.start_jax(config)
+    if wanted["side"] == THEIRS:
+        from gptjax.diagnostics import bench_sft_trl
+
+        bench_sft_trl.libraries(wanted["lora"])
+    before = _peak_bytes()
+    side = _side(wanted["side"], config, wanted["lora"])
+    for _ in range(MEMORY_STEPS):
+        side.step()
+    memory = {"peak": _peak_bytes(), "before": before}
+    side.close()
+    print(json.dumps(memory), flush=True)
+
+
+def _peak_bytes() -> int:
+    """Of this process so far; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def table(results: dict) -> str:
     """bench() for a person."""
-    return (
-        f"{results['rows']} rows of {results['context_length']} tokens a step, float32, packed\n"
-        f"loss-bearing tokens/s: {results['ours']:.1f}, TRL's SFTTrainer {results['theirs']:.1f}: {results['ratio']:.2f} times as"
-        f" fast (median of {results['pairs']} pairs of steps)"
+    form = "LoRA of rank 8" if results["lora"] else "all parameters"
+    rates, memory = results["tokens_per_second"], results["memory"]
+    shown = {name: f"{memory[name]['peak'] / 2**30:.2f} GiB" for name in SIDES}
+    return "\n".join(
+        [
+            f"packed conversations, {results['batch_size']} rows of {results['context_length']} tokens a step, float32, {form}",
+            f"{si(rates[OURS])} loss-bearing tokens/s, TRL's SFTTrainer {si(rates[THEIRS])}: {results['ratio']:.2f} times as fast"
+            f" (median of {results['pairs']} pairs)",
+            f"peak memory {shown[OURS]}, TRL {shown[THEIRS]}",
+        ]
     )

@@ -4,6 +4,7 @@ held_out        loss on held-out text, with standard errors
 run_loss        the loss of a run on any text
 texts           which text that is
 protocols       how published numbers on known data sets are made
+judging         which evaluation is the best, by a metric, and how long ago it was
 scoring         how likely continuations are, given their contexts
 metrics         accuracy, F1, correlations ... of predictions, and their standard errors
 labelled        what a model with a task head is worth on labelled examples

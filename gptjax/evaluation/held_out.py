@@ -157,6 +157,13 @@ def logged(prefix: str, results: dict[str, Evaluation]) -> dict[str, float]:
     }
 
 
+def logged_names(prefix: str, sources: list[str]) -> list[str]:
+    """The names in `logged` of an evaluation of these sources, but those of a protocol that counts words."""
+    texts = ["", *([f"/{source}" for source in sources] if len(sources) > 1 else [])]
+    fields = [field.name for field in dataclasses.fields(Evaluation) if field.name != "words"]
+    return [f"{prefix}{name}{text}" for text in texts for name in fields]
+
+
 def evaluate(
     program, params, rows, batch_size: int, should_stop=lambda: False, report=lambda rows_done, nats, tokens: None
 ) -> Sums | None:

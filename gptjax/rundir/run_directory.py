@@ -219,9 +219,22 @@ class RunDirectory:
         """Steps with a checkpoint that counts (validity.py), oldest first, without loading Orbax."""
         return validity.steps(self.checkpoints)
 
+    def best_metric(self, ema: bool = False) -> str:
+        """What the best of its checkpoints is judged by: checkpoint.keep_best, or the loss; ema: of the averaged parameters."""
+        return self.config().checkpoint.keep_best or ("ema_loss" if ema else "loss")
+
+    def best_steps(self) -> tuple[int, ...]:
+        """The step whose checkpoint stays by checkpoint.keep_best; () where the run keeps none, or none is evaluated yet."""
+        if self.config().checkpoint.keep_best is None:
+            return ()
+        from gptjax.evaluation import judging
+
+        values = self.held_out_losses(self.best_metric())
+        return (judging.best_step(self.best_metric(), values),) if values else ()
+
     def held_out_losses(self, name: str = "loss") -> dict[int, float]:
         """{step: the finite loss that was logged on held-out text} of the steps with a checkpoint. name: "loss", or
-        "ema_loss" of the averaged parameters."""
+        "ema_loss" of the averaged parameters, or another metric of `judging`."""
         rows = metrics.read_metrics(self.metrics, "eval") if self.metrics.exists() else []
         counting = set(self.steps())
         losses = {row["step"]: float(row[name]) for row in rows if name in row and row["step"] in counting}

@@ -3,7 +3,7 @@
 loop            call after call of the train step: the numbers of the one before, hooks, checkpoint
 step            one optimizer step, a pure function of state, batch and learning rate
 losses          what is minimised, by name
-neftune         noise on embeddings, for fine-tuning
+regularisation  label smoothing, and noise on embeddings, for fine-tuning
 task_losses     the losses of labelled examples
 trainable       which parameters are trained
 frozen          those of a run with an adapter that its checkpoints leave in another run
@@ -11,8 +11,10 @@ program         a config on a mesh, ready to run: shapes, layouts, jitted functi
 feed            what the step takes, ready on the devices one call ahead
 recorder        what the steps leave in the log
 hooks           what is done between calls: held-out text, tasks, samples, profile
+judged          the end before the last step, and the best checkpoint, by a metric of evaluations
 profiling       the last of these
 main            all of it together, through any number of interruptions
+epochs          a length in epochs of the text, in steps
 session         what a run is made of before its first step
 resume          the checkpoint it goes on from, and what follows when one cannot be written
 recovery        what is done when training goes wrong

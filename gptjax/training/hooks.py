@@ -22,6 +22,8 @@ class Hook:
     drains = True  # whether the numbers of the call before are read first, and its time is no part of the throughput
     catches_up = False  # whether a run that goes on from a step at which it is due may have been stopped in it
     doing = "running a hook"  # for the watchdog
+    ended: str | None = None  # why the run is to end here, after `begin` or `run`; the same in all processes
+    wants_save = False  # whether a checkpoint is to be saved after `run`, likewise
 
     def __init__(self, config):
         self.config = config
@@ -81,6 +83,13 @@ class HeldOut(Hook):
 
     def _prefixes(self) -> tuple[str, ...]:
         return ("",) if self.config.optim.ema_decay is None else ("", "ema_")
+
+    def metrics_of(self, session) -> list[str]:
+        """Names of the numbers that an evaluation of this run logs."""
+        from gptjax.evaluation import held_out
+
+        names = list(session.eval_rows)
+        return [name for prefix in self._prefixes() for name in held_out.logged_names(prefix, names)]
 
     def due(self, step: int) -> bool:
         return step == self._last or is_multiple(step, self._every)
@@ -144,7 +153,7 @@ class Sample(Hook):
         self.training.progress.message(f"step {step:>7}  sample {self._sample(state, step)!r}")
 
     def end(self, state) -> list[str]:
-        return ["", "a sample:", self._sample(state, schedule.total_steps(self.config)), ""]
+        return ["", "a sample:", self._sample(state, int(state.step)), ""]
 
     def _sample(self, state, step: int) -> str:
         """A prompt (none given: a line break, or end-of-text where the tokenizer has it) and its continuation, logged."""
@@ -183,6 +192,16 @@ def _tasks(config) -> Hook | None:
     return importlib.import_module("gptjax.tasks.task_evaluation").TaskEvaluation(config)
 
 
+def _early_stop(config) -> Hook | None:
+    metric = config.train.stop_metric
+    return None if metric is None else importlib.import_module("gptjax.training.judged").EarlyStop(config, metric)
+
+
+def _keep_best(config) -> Hook | None:
+    metric = config.checkpoint.keep_best
+    return None if metric is None else importlib.import_module("gptjax.training.judged").KeepBest(config, metric)
+
+
 def is_multiple(step: int, every: int | None) -> bool:
     """Whether something is due that is done every so many steps; None: never."""
     return every is not None and step % every == 0
@@ -190,6 +209,8 @@ def is_multiple(step: int, every: int | None) -> bool:
 
 HOOKS = {
     "held_out": HeldOut,
+    "early_stop": _early_stop,  # these two read what held_out has logged
+    "keep_best": _keep_best,
     "tasks": _tasks,
     "sample": lambda config: Sample(config) if config.eval.sample_tokens else None,
     "profile": _profile,

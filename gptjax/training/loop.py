@@ -90,8 +90,13 @@ class Loop:
         return self.end()
 
     @property
+    def ended(self) -> str | None:
+        """Why the run ends before its last step, if a hook says so."""
+        return next((hook.ended for hook in self.hooks if hook.ended is not None), None)
+
+    @property
     def going(self) -> bool:
-        return self.step < self.total_steps and not self.training.agreed.stopping
+        return self.step < self.total_steps and self.ended is None and not self.training.agreed.stopping
 
     def _train_on(self) -> Diverged | None:
         """Trains and saves, to the end of the run or until asked to stop. Returns what went wrong, if it did."""
@@ -119,13 +124,13 @@ class Loop:
         with self.recorder.throughput.paused("saving"):
             self._save(last=True)  # first: a run killed while its hooks run has lost no step
         for hook in self.hooks:
-            if hook.due(self.step):
+            if hook.due(self.step) or (self.ended is not None and hook.due(self.total_steps)):
                 with self.recorder.throughput.paused(hook.doing):
                     self._run_hook(hook)
         counts = self.training.peers.gather("rows_read", self.rows_read)
         if counts is not None:  # what each process read of the text: 1/processes of it, unless they share rows
             _, spent = self.recorder.throughput.take()  # since the last training row
-            finished = self.step >= self.total_steps
+            finished = self.step >= self.total_steps or self.ended is not None
             self.training.log.write(
                 "event", self.step, event="rows_read", by_process=counts, finished=finished, **spent
             )
@@ -140,6 +145,8 @@ class Loop:
             progress.message(f"{who}{saved}; run the same command again to continue")
             return errors.SAVED_AND_STOPPED
         progress.close()
+        if self.ended is not None:
+            progress.message(f"the run ends at step {self.step} of {self.total_steps}: {self.ended}")
         for hook in self.hooks:
             with self.training.watchdog.doing(hook.doing):
                 lines = hook.end(self.state)
@@ -192,7 +199,7 @@ class Loop:
         for hook in due:
             with self.recorder.throughput.paused(hook.doing) if hook.drains else contextlib.nullcontext():
                 self._run_hook(hook)
-        if save:
+        if save or any(hook.wants_save for hook in due):
             with self.recorder.throughput.paused("saving"):
                 self._save()
 

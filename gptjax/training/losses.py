@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.errors import choose, imported
-from gptjax.models import loss, placed
+from gptjax.models import placed
 
 LOSSES = {"next_token": "gptjax.training.losses:next_token"}
 LOSSES |= {name: f"gptjax.training.task_losses:{name}" for name in ("classify", "choice", "tag", "span", "regress")}
@@ -77,6 +77,11 @@ def next_token(params, batch: dict, key, *, graph, config):
     """Cross-entropy of the next token, or of what the objective has predicted instead, train.z_loss (Chowdhery et al.
     2022, section 5) and train.label_smoothing; weighed by weight_BL."""
     weight_BL, smoothing = batch["weight_BL"], config.train.label_smoothing
+    options = {}
+    if smoothing or config.train.neftune_alpha:
+        from gptjax.training import regularisation
+
+        options = regularisation.options(batch, key, config)
     loss_BL, log_normaliser_BL, *above_mean_BL, numbers = placed.token_loss(
         params,
         batch,
@@ -85,8 +90,7 @@ def next_token(params, batch: dict, key, *, graph, config):
         chunks=config.train.vocab_chunks,
         key=key if config.model.max_dropout else None,
         log_activations=config.train.log_activations,
-        **({"head": loss.smoothed_cross_entropy} if smoothing else {}),
-        **_noise(batch, key, config),
+        **options,
     )
     loss_sum = jnp.sum(loss_BL * weight_BL)
     objective = loss_sum
@@ -95,12 +99,3 @@ def next_token(params, batch: dict, key, *, graph, config):
     for array_BL in above_mean_BL:
         objective = objective + smoothing * jnp.sum(array_BL * weight_BL)
     return objective, ((loss_sum, weight_BL.sum()), {name: OF_LAYERS[name](value) for name, value in numbers.items()})
-
-
-def _noise(batch: dict, key, config) -> dict:
-    """What the model takes of NEFTune's noise, if train.neftune_alpha asks for it."""
-    if config.train.neftune_alpha is None:
-        return {}
-    from gptjax.training import neftune
-
-    return {"noise_BLD": neftune.noise(key, batch, config.model.d_model, config.train.neftune_alpha)}

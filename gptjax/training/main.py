@@ -71,6 +71,10 @@ def _train_together(config, directory, allowed_changes, executable_path, origin,
         open(os.devnull, "w") as nowhere,
     ):
         progress = terminal.Progress(nowhere if peers.index else sys.stderr)
+        if config.train.epochs is not None:
+            from gptjax.training import epochs
+
+            config = epochs.resolved(config, dog.alive)
         chosen = hooks.chosen(config)
         session = prepare(config, alive=dog.alive)
         for hook in chosen:
@@ -192,7 +196,9 @@ def keeper_of(session: Session, directory, progress, peers, alone: bool = True) 
     """The Keeper of a run directory that is open. alone: as the Keeper has it."""
     run = consistency.of_checkpoint(directory.manifest()) if peers.index == 0 else None  # who writes manifests
     checkpointer = Checkpointer(directory.checkpoints, session.config, peers, run=run)
-    return Keeper(checkpointer, session.config.checkpoint, peers, progress.message, alone)
+    checkpoint = session.config.checkpoint
+    best = tuple if checkpoint.keep_best is None else directory.best_steps
+    return Keeper(checkpointer, checkpoint, peers, progress.message, alone, best)
 
 
 def _start(session: Session, directory, keeping: Keeper, peers) -> resume.Resumed:

@@ -89,11 +89,12 @@ def _zeros(like):
 class Keeper:
     """checkpoint: a CheckpointConfig. say: prints a line (process 0's counts). What happens before `log_to` is logged then.
 
-    alone: whether this run's own clock says when to save, and its own settings what to delete.
+    alone: whether this run's own clock says when to save, and its own settings what to delete. best: gives the steps that
+    stay because none is better (checkpoint.keep_best).
     """
 
-    def __init__(self, checkpointer: Checkpointer, checkpoint, peers, say, alone: bool = True):
-        self._checkpointer, self.checkpoint, self._alone = checkpointer, checkpoint, alone
+    def __init__(self, checkpointer: Checkpointer, checkpoint, peers, say, alone: bool = True, best=tuple):
+        self._checkpointer, self.checkpoint, self._alone, self._best = checkpointer, checkpoint, alone, best
         self._peers, self._say = peers, say
         self._log, self._unlogged = None, []
         self._last_save = time.monotonic()
@@ -227,7 +228,8 @@ class Keeper:
     def remove_old(self) -> None:
         """Deletes the steps that the settings do not keep. By process 0."""
         checkpoint = self.checkpoint
-        self._checkpointer.remove_old(checkpoint.keep, checkpoint.keep_every, checkpoint.keep_steps)
+        kept = (*checkpoint.keep_steps, *self._best())
+        self._checkpointer.remove_old(checkpoint.keep, checkpoint.keep_every, kept)
 
     def settle(self, step: int) -> None:
         """Waits for the save before. Raises as `save`. step: where the run is now."""

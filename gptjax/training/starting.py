@@ -25,6 +25,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from gptjax.checkpoints import base, consistency, loading
 from gptjax.config import bounds
 from gptjax.errors import UserError
+from gptjax.evaluation import judging
 from gptjax.models import int8
 from gptjax.rundir import run_directory
 from gptjax.storage import folder_kinds
@@ -103,16 +104,17 @@ def _origin(train, directory) -> Origin:
 
 
 def best_step(run: run_directory.RunDirectory, name: str) -> int:
-    """The step of the lowest held-out loss that was logged, of those with a checkpoint. Raises UserError: none of them has
-    one."""
-    losses = run.held_out_losses()
+    """The step of the lowest held-out loss that was logged, or of the best by checkpoint.keep_best of that run, of those
+    with a checkpoint. Raises UserError: none of them has one."""
+    metric = run.best_metric()
+    losses = run.held_out_losses(metric)
     if not losses:
         raise _refused(
             name,
             "train.start_step='best' needs an evaluation on held-out text, and none of its checkpoints has one",
             "give a step, or None",
         )
-    return min(losses, key=lambda step: (losses[step], step))
+    return judging.best_step(metric, losses)
 
 
 def _added_symbols(origin: Origin, theirs: dict, tokenizer) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ SAID = {  # event: (words, whether something went wrong)
     "checkpoint_incomplete": lambda row: (_reason(row, f"the checkpoint of step {row.get('checkpoint')} is incomplete"), True),
     "checkpoint_set_aside": lambda row: (_reason(row, f"the checkpoint of step {row.get('checkpoint')} is damaged"), True),
     "skips_begin_anew": lambda row: ("the statistics of skipped updates begin anew", False),
+    "ended_early": lambda row: (_reason(row, "the run ended early"), False),
     "tasks_failed": lambda row: (_reason(row, "the evaluation tasks failed"), True),
 }  # fmt: skip
 SILENT = ("first_call", "rows_read", "sample")
@@ -65,6 +66,7 @@ class Record:
         self.events, self.samples = collections.deque(maxlen=EVENTS_KEPT), collections.deque(maxlen=SAMPLES_KEPT)
         self.counts = collections.Counter()  # of events by name
         self.last = {}  # the newest training row
+        self._ended_at = None
         self.devices = self.began = self.written = None  # times of the first and the newest row
         self._recent = Recent(SPIKE_WINDOW)
         self._in_spike = False
@@ -81,6 +83,11 @@ class Record:
     def diverged(self) -> str:
         """Why the run ended, if it ended so; a resume comes after it."""
         return self._last_event.get("reason", "diverged") if self._last_event.get("event") == "diverged" else ""
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the run has come to its end before its last step; what is trained after it takes that back."""
+        return self._ended_at is not None and self._ended_at >= self.step
 
     def update(self) -> None:
         if self._tail.rewritten():
@@ -108,6 +115,7 @@ class Record:
         name = str(row.get("event"))
         self._last_event = row
         self.counts[name] += 1
+        self._ended_at = row["step"] if name == "ended_early" else self._ended_at
         if name == "first_call":
             self.devices = row.get("devices", self.devices)
         elif name == "sample":

@@ -50,7 +50,7 @@ def _state(record: Record, total: int, held: bool) -> str:
         return TRAINING if record.step < total and record.last else FINISHING if record.last else STARTING
     if record.diverged:
         return DIVERGED
-    return NOT_STARTED if not record.last else DONE if record.step >= total else STOPPED
+    return NOT_STARTED if not record.last else DONE if record.step >= total or record.ended_early else STOPPED
 
 
 def _head(name: str, config, record: Record, state: str) -> str:

@@ -32,6 +32,7 @@ RUN = {  # a valid value that is not BASE's, of every field that is a run's; a d
     "train": {
         "steps": 80,
         "tokens": {"train": {"steps": None, "tokens": 10_000}},
+        "epochs": {"train": {"steps": None, "epochs": 0.5}},
         "batch_size": 32,
         "batch_ramp_start": {
             "train": {"batch_ramp_start": 8, "batch_ramp_increment": 8, "batch_ramp_tokens": 2048, "steps_per_call": 1}
@@ -46,10 +47,15 @@ RUN = {  # a valid value that is not BASE's, of every field that is a run's; a d
         "loss": "next_token_of_another",
         "lm_coef": 0.5,
         "z_loss": 1e-4,
+        "label_smoothing": 0.1,
+        "neftune_alpha": 5.0,
         "seed": 1,
         "start_from": "run",
         "start_step": {"train": {"start_from": "run", "start_step": "best"}},
         "trainable": "blocks",
+        "stop_metric": "loss",
+        "stop_patience": 4,
+        "stop_change": 0.1,
         "max_skips": 3,
         "max_rollbacks": 1,
         "log_every": 8,
@@ -65,6 +71,7 @@ RUN = {  # a valid value that is not BASE's, of every field that is a run's; a d
         "every_minutes": 1.0,
         "keep": 3,
         "keep_every": 20,
+        "keep_best": "loss",
         "keep_steps": (20, 40),
         "on_save_failure": "continue",
     },
@@ -97,7 +104,7 @@ def all_changed() -> Config:
     sections = {}
     for section, field in FIELDS:
         value = RUN[section][field]
-        if field not in ("tokens", "loss") and not field.startswith(
+        if field not in ("tokens", "epochs", "loss") and not field.startswith(
             ("batch_ramp", "replica", "sequence", "tensor", "dcn")
         ):
             for name, fields in (value if isinstance(value, dict) else {section: {field: value}}).items():

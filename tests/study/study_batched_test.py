@@ -256,6 +256,8 @@ def test_groups_hold_runs_that_one_compiled_step_can_train(configs):
     [
         ({"optim": {"skip": "nonfinite"}}, "optim.skip"),
         ({"train": {"max_rollbacks": 1}}, "max_rollbacks"),
+        ({"train": {"stop_metric": "loss"}}, "stop_metric"),
+        ({"checkpoint": {"keep_best": "loss"}}, "keep_best"),
         ({"mesh": {"tensor": 2}}, "several devices"),
         ({"model": {"vocab_size": None}}, "vocab_size"),
         ({"model": {"d_model": 2048, "n_layers": 24}}, "FLOPs"),

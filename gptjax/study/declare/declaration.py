@@ -172,6 +172,11 @@ class _Builder:
         config, waits = self._with_rules(lengths.facts(self.study, config, length), size, rate)
         factors["learning_rate"] = None if waits else config.optim.peak_lr
         name = "-".join([*self._words(stage, size, length, fields, rate), f"seed{seed}"])
+        if config.train.stop_metric is not None:
+            raise UserError(
+                f"train.stop_metric={config.train.stop_metric!r} ends runs early, but those of a study have the lengths that it"
+                " declares; use None."
+            )
         return PlannedRun(name, stage, factors, None if waits else config, outline=config)
 
     def _words(self, stage: str, size: str, length: dict, fields: dict, rate) -> list[str]:

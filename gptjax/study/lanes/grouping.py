@@ -66,6 +66,8 @@ def obstacle(config) -> str | None:
         "it is profiled (train.profile_steps)": train.profile_steps is not None,
         "it starts from another run (train.start_from)": train.start_from is not None,
         "it logs to Weights & Biases": train.wandb_project is not None,
+        "it may end early (train.stop_metric)": train.stop_metric is not None,
+        "it keeps its best checkpoint (checkpoint.keep_best)": config.checkpoint.keep_best is not None,
         "it evaluates tasks": config.eval.tasks is not None,
         "it learns from labelled examples (data.task)": config.data.task is not None,
         f"its steps are over {MOST_FLOPS:g} FLOPs": flops_of_a_step(config) > MOST_FLOPS,

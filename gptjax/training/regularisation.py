@@ -1,4 +1,5 @@
-"""Noise on the input embeddings while a model is fine-tuned (train.neftune_alpha): NEFTune, Jain et al. 2023.
+"""What keeps a model that is fine-tuned on little text from learning it by heart: label smoothing (train.label_smoothing),
+whose formula is in models/loss, and noise on the input embeddings (train.neftune_alpha): NEFTune, Jain et al. 2023.
 
 Axes: B sequences, L inputs, T = L + 1 tokens, D width.
 """
@@ -6,7 +7,19 @@ Axes: B sequences, L inputs, T = L + 1 tokens, D width.
 import jax
 import jax.numpy as jnp
 
+from gptjax.models import loss
+
 STREAM = 1  # folded into a microbatch's key, whose own numbers are dropout's
+
+
+def options(batch: dict, key, config) -> dict:
+    """What a Config's smoothing and noise ask of a model's token_loss, beside what they do to the sums."""
+    train, asked = config.train, {}
+    if train.label_smoothing:
+        asked["head"] = loss.smoothed_cross_entropy
+    if train.neftune_alpha:
+        asked["noise_BLD"] = noise(key, batch, config.model.d_model, train.neftune_alpha)
+    return asked
 
 
 def noise(key, batch: dict, width: int, alpha: float) -> jax.Array:
