@@ -180,6 +180,16 @@ def test_bytes_that_no_utf8_has_need_no_token(tmp_path):
         assert ours.decode(ours.encode(text)) == text
 
 
+def test_control_characters_and_empty_planes_may_lack_tokens_and_a_text_with_one_is_refused(tmp_path):
+    """As SmolLM2's vocabulary lacks them."""
+    ours, theirs = read(tmp_path, without_bytes({0x04, 0x1D, 0xF1, 0xF2}))
+    for text in (MULTILINGUAL, "\x05\U0003fffe\U000c0000"):
+        assert ours.encode(text).tolist() == theirs.encode(text).ids
+    for text in ("a\x04b", "\x1d", "\U00040000"):
+        with pytest.raises(UserError, match="changes this text"):
+            ours.encode(text)
+
+
 @pytest.mark.parametrize("byte", [0x00, 0x41, 0xC2, 0xF4])
 def test_a_byte_without_token_is_named(byte, tmp_path):
     with pytest.raises(UserError, match=f"has no token for byte 0x{byte:02X}; expected one for each that UTF-8 has"):
