@@ -164,7 +164,7 @@ def test_the_way_of_a_batch_is_as_short_as_the_readme_says():
         f"gptjax.{name}"
         for name in ("training.feed", "training.loop", "training.step", "training.losses", "models.gpt")
     }
-    assert "fewer than 1,000 lines" in " ".join(README.split()) and lines(way) < 1000
+    assert "fewer than 1,050 lines" in " ".join(README.split()) and lines(way) < 1050
     assert all(f"`{name.removeprefix('gptjax.').replace('.', '/')}.py`" in README for name in way)
 
 

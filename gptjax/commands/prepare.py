@@ -63,7 +63,7 @@ def add_flags(parser) -> None:
     parser.add_argument(
         "--template",
         metavar="NAME",
-        help="of --format=chat: how conversations are written: gptjax (default), chatml, llama3, smollm2 or template:FILE",
+        help="how conversations are written, with --format=chat: gptjax (default), chatml, llama3, smollm2 or template:FILE",
     )
     parser.add_argument("--tfds_dir", metavar="DIR", help="the folder where TFDS keeps its datasets")
     parser.add_argument("--strict", action="store_true", help="stop at the first document that cannot be read")
