@@ -125,7 +125,6 @@ def test_the_command_prints_a_table_or_json_and_refuses_beyond_a_limit(tmp_path,
 
 def test_a_base_that_ends_runs_early_is_refused(declared):
     declared["base"].train.stop_metric = "loss"
-    declared["base"].eval = dict(every_steps=10)
     with pytest.raises(
         UserError, match="train.stop_metric='loss' ends runs early, but those of a study have the lengths"
     ):

@@ -172,11 +172,6 @@ class _Builder:
         config, waits = self._with_rules(lengths.facts(self.study, config, length), size, rate)
         factors["learning_rate"] = None if waits else config.optim.peak_lr
         name = "-".join([*self._words(stage, size, length, fields, rate), f"seed{seed}"])
-        if config.train.stop_metric is not None:
-            raise UserError(
-                f"train.stop_metric={config.train.stop_metric!r} ends runs early, but those of a study have the lengths that it"
-                " declares; use None."
-            )
         return PlannedRun(name, stage, factors, None if waits else config, outline=config)
 
     def _words(self, stage: str, size: str, length: dict, fields: dict, rate) -> list[str]:
@@ -196,7 +191,16 @@ class _Builder:
                 raise UserError("the base of a study leaves model.vocab_size to its tokenizer, which was not opened.")
             values.setdefault("model", {})["vocab_size"] = self.vocab_size
         train = values.setdefault("train", {})
-        train |= {"steps": train.get("steps_per_call", 1), "tokens": None}  # stands in until the length is known
+        if train.get("stop_metric") is not None:
+            raise UserError(
+                f"train.stop_metric={train['stop_metric']!r} ends runs early, but those of a study have the lengths that it"
+                " declares; use None."
+            )
+        train |= {
+            "steps": train.get("steps_per_call", 1),
+            "tokens": None,
+            "epochs": None,
+        }  # stands in until the length is known
         return config_file.from_dict(values)
 
     def _with_rules(self, facts: recipes.Facts, size: str, rate) -> tuple:
