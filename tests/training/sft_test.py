@@ -106,15 +106,15 @@ def assert_as_trl(ours, expected: dict) -> None:
     config, params, rows, as_tree = ours
     documents = rows.by_source["jsonl"].tokens
     span_D2, _ = documents.documents(0, documents.n_documents)
-    found = set()
+    ours_by_document = set()
     for start, stop in span_D2.tolist():
         weight_L = np.empty(stop - start, np.float32)
         documents.weights.fill([weight_L], np.array([start]), np.array([stop]))
         token_L = documents.read(np.array([start]), stop - start)[0]
-        found.add((tuple(token_L.tolist()), tuple(np.where(weight_L > 0, token_L, -100).tolist())))
+        ours_by_document.add((tuple(token_L.tolist()), tuple(np.where(weight_L > 0, token_L, -100).tolist())))
     pad = golden_script().SHAPE["vocab_size"] - 1
     lengths = (expected["token_BT"] != pad).sum(axis=1)
-    assert found == {
+    assert ours_by_document == {
         (tuple(token_T[:n].tolist()), tuple(label_T[:n].tolist()))
         for token_T, label_T, n in zip(expected["token_BT"], expected["label_BT"], lengths)
     }

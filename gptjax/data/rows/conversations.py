@@ -172,15 +172,17 @@ class Overflow(NamedTuple):
         )
         lacking = int((~kept_K).sum()) if policy == "cut" else 0
         first = int(long_K[0]) if len(long_K) else None
-        found = cls(policy, row_tokens, len(span_D2), len(long_K), lacking, first, int(length_D.max(initial=0)), text)
+        overflow = cls(
+            policy, row_tokens, len(span_D2), len(long_K), lacking, first, int(length_D.max(initial=0)), text
+        )
         if policy == "refuse" and len(long_K):
-            raise UserError(f"{found}; use a larger model.context_length, or data.chat_overflow='drop' or 'cut'.")
+            raise UserError(f"{overflow}; use a larger model.context_length, or data.chat_overflow='drop' or 'cut'.")
         if len(long_K) - kept_K.sum() == len(span_D2):
             raise UserError(
                 f"{text} has no conversation that fits a row of {row_tokens} tokens ({len(span_D2):,} conversations, the longest of"
-                f" {found.longest:,} tokens); use a larger model.context_length, data.chat_overflow='cut', or more conversations."
+                f" {overflow.longest:,} tokens); use a larger model.context_length, data.chat_overflow='cut', or more conversations."
             )
-        return found
+        return overflow
 
     def __str__(self) -> str:
         """Which are too long, and what becomes of them."""

@@ -59,11 +59,11 @@ def tokenizer():
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL])
-    found = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token="<|endoftext|>", eos_token="<|end|>", pad_token="<pad>"
     )
-    found.chat_template = (HERE / "template.jinja").read_text()
-    return found
+    fast.chat_template = (HERE / "template.jinja").read_text()
+    return fast
 
 
 def expected() -> dict[str, np.ndarray]:
