@@ -160,6 +160,15 @@ SCHEDULES = {
     "constant": "The peak, to the end.",
     "linear": "A straight line from the peak to `optim.final_lr_fraction` of it; `linear(whole=True)`: as if it had begun with the run, without the warmup.",
 }
+ADAPTERS = {
+    "lora": "Low-rank updates of chosen matrices (Hu et al. 2021). Parameters: rank, alpha, on, dropout, frozen.",
+    "rslora": "LoRA scaled by alpha / sqrt(rank) (Kalajdzievski 2023). Parameters as lora.",
+    "dora": "LoRA with a trained length of each output (Liu et al. 2024). Parameters as lora.",
+    "ia3": "Outputs of chosen matrices times a trained vector (Liu et al. 2022). Parameter: on.",
+    "bottleneck": "Small MLPs behind attention and MLP (Houlsby et al. 2019). Parameters: size, behind, dropout.",
+    "prefix": "Trained keys and values before every text (Li and Liang 2021). Parameters: length, shifted.",
+    "prompt": "Trained vectors before every text (Lester et al. 2021). Parameters: length, shifted.",
+}
 PACKINGS = {
     "concat": "Documents end to end, cut into rows at a random offset each epoch (GPT-2, GPT-3).",
     "best_fit": "Whole documents, several in a row, which do not see each other. Only longer ones are cut.",
@@ -172,6 +181,7 @@ CHAT_FORMATS = {
 }
 KINDS = [  # (heading, chosen by, the table, an attribute of an entry or a dict that tells what it is; else: its docstring)
     ("Models", "`model.architecture`", "gptjax.config.catalogue:ARCHITECTURES", MODELS),
+    ("Adapters", "`model.adapter`", "gptjax.config.catalogue:ADAPTERS", ADAPTERS),
     ("Attention kernels", "`model.attention`", "gptjax.models.attention:KERNELS", KERNELS),
     ("Activations of the MLP", "`model.mlp`", "gptjax.models.layers:ACTIVATIONS", ACTIVATIONS),
     ("Task heads", "`model.task_head`", "gptjax.config.task_heads:HEADS", None),

@@ -93,8 +93,7 @@ class ModelConfig(_Shown):
     )
     adapter: str | None = setting(
         None,
-        "parts added to a frozen model: lora | rslora | dora | ia3 | bottleneck | prefix | prompt, or"
-        " NAME(PARAMETER=VALUE); they alone are trained where train.trainable is None",
+        "parts added to a frozen model: lora | rslora | dora | ia3 | bottleneck | prefix | prompt, or NAME(PARAMETER=VALUE)",
     )
     dtype: str = setting(
         "bfloat16", "number format of the matmuls: bfloat16 | float32; that of the parameters is optim.param_dtype"
@@ -377,7 +376,7 @@ class TrainConfig(_Shown):
         None, "which of its checkpoints: a number, or best (the lowest held-out loss); None: the newest"
     )
     trainable: str | None = setting(
-        None, "parameters that are trained, by names or globs with commas between; the others are frozen; None: all"
+        None, "parameters that are trained, by names or globs with commas between; None: the adapter's, else all"
     )
     stop_metric: str | None = setting(
         None,

@@ -286,8 +286,8 @@ class GPT(language_model.LanguageModel):
         if self.adapter is None:
             return position_BL, None
         if self.position_embedding is not None and length + self.adapter.shift > self.config.context_length:
-            most = f"{length} tokens behind {self.adapter.shift} of model.adapter={self.config.adapter!r}"
-            raise UserError(f"{most} are more than model.context_length={self.config.context_length}.")
+            behind = f"{length} tokens behind {self.adapter.shift} of model.adapter={self.config.adapter!r} are more"
+            raise UserError(f"{behind} than model.context_length={self.config.context_length}.")
         return position_BL + self.adapter.shift, self.adapter.ahead(self)
 
     def finish(self, x_BLD):

@@ -15,6 +15,7 @@ from gptjax.config.fields import Config, ModelConfig, OptimConfig, TrainConfig
 from gptjax.errors import UserError
 from gptjax.models import architectures
 from gptjax.parallel import numerics, sharding
+from gptjax.planning import info
 from gptjax.training import program as programs
 
 STEPS, BATCH, LENGTH = 3, 8, 16
@@ -176,3 +177,19 @@ def test_a_prefix_trains_on_a_mesh_as_on_one_device(kind):
 
 def test_every_kind_is_tried_here():
     assert {kind.partition("(")[0] for kind in (*KINDS, *AHEAD)} == catalogue.ADAPTERS.keys()
+
+
+def test_a_step_is_counted_without_gradients_of_frozen_matrices():
+    """By hand: a matmul is 2 FLOPs an entry and token forward, 2 for its input's gradient, 2 for its own."""
+    model = dataclasses.replace(GPT2, adapter="lora(on='o', rank=4)")
+    frozen, adapter = flops.parameters(GPT2).matmul, 2 * 4 * (32 + 32)
+    mixing = flops.counts_of(GPT2).mixing_flops(GPT2)
+    assert flops.train_flops_per_sequence(model) == LENGTH * (4 * frozen + 6 * adapter) + 3 * mixing
+
+
+def test_the_table_of_memory_has_moments_of_the_adapter_alone():
+    config = BASE.replace(model=dict(adapter=None), optim=dict(ema_decay=None))
+    full, lora, in_bytes = info.finetuning(config, devices=1)
+    assert full["gradients"] == full["params"] and lora["gradients"] == in_bytes["gradients"] == 4 * lora["trained"]
+    assert abs(lora["moments"] - 8 * lora["trained"]) <= 64 and lora["params"] == full["params"] + lora["gradients"]
+    assert in_bytes["params"] < 0.6 * lora["params"] and "LoRA, int8 base" in info.finetuning_table([in_bytes])
