@@ -86,10 +86,11 @@ class Vectors(nnx.Module):
         place_1P = jnp.arange(self.length)[None]
         x_1PD = gpt.embed(jnp.zeros_like(place_1P), place_1P, None, self.prompt[...][None], place_1P)
 
-        def layer(x_1PD, block, window, _):
+        def layer(x_1PD, block, kind, _):
             def attend(q_1PHK, k_1PGK, v_1PGK):
-                return attention.cached_attention(q_1PHK, k_1PGK, v_1PGK, 0, window=window), (k_1PGK[0], v_1PGK[0])
+                out_1PHK = attention.cached_attention(q_1PHK, k_1PGK, v_1PGK, 0, window=kind.window)
+                return out_1PHK, (k_1PGK[0], v_1PGK[0])
 
-            return block(x_1PD, attend, place_1P)
+            return block(x_1PD, attend, place_1P if kind.rotary else None)
 
         return gpt.scan(layer, x_1PD, gpt.blocks, None)[1]
