@@ -8,7 +8,7 @@ import math
 import jax
 from etils import epath
 
-from gptjax.checkpoints import checksums, stored, validity
+from gptjax.checkpoints import base, checksums, stored, validity
 from gptjax.errors import Damaged, UserError, first_line
 from gptjax.rundir import metrics, run_directory
 from gptjax.storage import folder_kinds
@@ -74,6 +74,9 @@ def outcome_of_arrays(standing: validity.Standing, manifest: dict) -> Outcome:
         except Damaged as error:
             reasons.append(f"{name} cannot be read: {error}")
         checked += math.prod(about["shape"]) * jax.numpy.dtype(about["dtype"]).itemsize
+    of_base = base.of(manifest)
+    if of_base is not None and (wrong := of_base.wrong()):
+        reasons.append(f"its frozen parameters lie in {of_base}: {wrong}")
     if reasons and not (standing.path / validity.MANIFEST).exists():
         return Outcome(standing.path.name, "deleted", ("by a run that goes on",), step=standing.step)
     state = validity.DAMAGED if reasons else validity.VALID

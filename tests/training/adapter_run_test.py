@@ -85,6 +85,7 @@ def test_a_base_that_is_gone_or_another_or_damaged_is_refused_by_name_and_hash(a
         run.load(adapter)
     assert str(error.value).startswith(said)
     assert train(adapted(values, base), adapter) == 2 and said in capsys.readouterr().err
+    assert cli.main(["verify", str(adapter)]) != 0 and "it is not there" in capsys.readouterr().out
     shutil.copytree(base / "checkpoints" / "4", folder)
     with pytest.raises(UserError, match="another checkpoint is there now"):
         run.load(adapter)
@@ -96,6 +97,7 @@ def test_a_base_that_is_gone_or_another_or_damaged_is_refused_by_name_and_hash(a
     shutil.rmtree(folder)
     aside.rename(folder)
     run.load(adapter)
+    assert cli.main(["verify", str(adapter)]) == 0
 
 
 def test_an_adapter_run_is_the_base_of_another(adapter, values, base):
