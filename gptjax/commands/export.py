@@ -16,7 +16,7 @@ def add_flags(parser) -> None:
         dest="format",
         required=True,
         metavar="FORMAT",
-        help="hf: Hugging Face transformers (an adapter is merged); peft: the adapter alone, for PEFT; gguf: llama.cpp",
+        help="hf: Hugging Face transformers; gguf: llama.cpp (both with an adapter merged); peft: the adapter alone, for PEFT",
     )
     parser.add_argument("--out", required=True, metavar="DIR|FILE", help="the folder, or GGUF file, to create")
     flags.add_checkpoint_flags(parser)
@@ -83,9 +83,10 @@ def _to_file(args) -> dict:
 
 def _to_adapter(args) -> dict:
     from gptjax.huggingface import peft
-    from gptjax.run import run
+    from gptjax.run import adapters, run
 
     loaded = run.read(args.workdir, args.step, ema=args.ema)
+    adapters.check_nothing_beside(loaded)
     return {"run": loaded} | peft.export_adapter(loaded, args.out)
 
 

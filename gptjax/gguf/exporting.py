@@ -3,10 +3,10 @@
 import numpy as np
 from etils import epath
 
+from gptjax.data.chat import kinds
 from gptjax.errors import UserError
 from gptjax.gguf import architectures, blocks, container, rope, vocabulary
 from gptjax.gguf.container import U32, Value
-from gptjax.gguf.importing import TEMPLATE
 from gptjax.huggingface import exporting, families
 from gptjax.storage import outputs
 
@@ -19,6 +19,7 @@ def export_run(run, out: str, type_name: str | None = None) -> dict:
 
     Raises UserError: a model that llama.cpp has not, a type that is none, a file that is there already.
     """
+    run = run if run.config.model.adapter is None else run.merged()
     shape = run.config.model
     family = families.family_for(shape)
     architecture = _architecture(family)
@@ -142,5 +143,6 @@ def _checked(name: str, array: np.ndarray, kind: blocks.BlockType) -> np.ndarray
 
 
 def _template(run) -> dict[str, str]:
-    template = run.directory.tokenizer / TEMPLATE
-    return {vocabulary.CHAT_TEMPLATE: template.read_text()} if template.exists() else {}
+    """Of the format that the run was trained with, or of the model that it was imported from."""
+    form = kinds.of_run(run.config.data.chat, run.directory.tokenizer)
+    return {} if form is None else {vocabulary.CHAT_TEMPLATE: form.jinja(run.tokenizer)}

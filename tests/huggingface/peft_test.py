@@ -108,6 +108,14 @@ def test_an_adapter_leaves_as_it_came(imported, name, tmp_path):
         assert after.get(field) == before.get(field), field
 
 
+def test_a_gguf_file_has_the_merged_model(imported, tmp_path):
+    adapted, file = run.load(imported("llama/lora")), tmp_path / "merged.gguf"
+    assert cli.main(["export", str(adapted.directory.path), "--to=gguf", f"--out={file}"]) == 0
+    assert cli.main(["import", str(file), f"--workdir={tmp_path / 'run'}", "--tokenizer=ids"]) == 0
+    token_BL = np.load(GOLDEN / "llama/lora/expected.npz")["token_BL"]
+    assert relative(run.load(tmp_path / "run").logits(token_BL), np.asarray(adapted.logits(token_BL))) <= 3e-6
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A copy of the golden LoRA of GPT-2, to be changed."""
