@@ -376,7 +376,8 @@ class TrainConfig(_Shown):
         None, "which of its checkpoints: a number, or best (the lowest held-out loss); None: the newest"
     )
     trainable: str | None = setting(
-        None, "parameters that are trained, by names or globs with commas between; None: the adapter's, else all"
+        None,
+        "parameters that are trained, by names or globs with commas between; None: adapter and task head, else all",
     )
     stop_metric: str | None = setting(
         None,

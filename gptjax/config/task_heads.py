@@ -135,7 +135,7 @@ def check(config) -> None:
 
 _WITHOUT_MEANING = (
     *("data.mixture", "data.packing", "data.mask_documents", "data.objective"),
-    *("train.z_loss", "train.log_activations"),
+    *("data.chat", "train.z_loss", "train.log_activations", "train.label_smoothing", "train.neftune_alpha"),
 )
 
 

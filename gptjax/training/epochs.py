@@ -19,8 +19,16 @@ def resolved(config, alive=lambda: None):
             f"train.epochs={epochs:g} counts passes through one text, and data.mixture has {len(config.data.mixture)};"
             " give train.steps or train.tokens."
         )
+    steps = schedule.steps_of_rows(config, math.ceil(epochs * _rows_per_epoch(config, alive)))
+    return config.replace(train={"epochs": None, "steps": steps})
+
+
+def _rows_per_epoch(config, alive) -> int:
+    if config.data.task is not None:
+        from gptjax.data.examples.store import open_examples
+
+        return len(open_examples(config, alive).examples.train.examples)
     store, objective = pipeline.open_text(config.data, config.model.context_length, alive)
     rows = pipeline.TrainRows(store, config.data, config.model.context_length, objective, alive)
-    [rows_per_epoch] = rows.rows_per_epoch.values()
-    steps = schedule.steps_of_rows(config, math.ceil(epochs * rows_per_epoch))
-    return config.replace(train={"epochs": None, "steps": steps})
+    [count] = rows.rows_per_epoch.values()
+    return count

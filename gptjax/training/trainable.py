@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from gptjax.errors import UserError
 
 OF_ADAPTER = "*adapter/*"  # all parameters that an adapter adds to a model
+OF_TASK_HEAD = "task_head"
 
 
 def split(tree: dict, config) -> tuple[dict, dict]:
@@ -47,11 +48,12 @@ def share(params: dict, config) -> float:
 
 
 def patterns_of(config) -> list[str] | None:
-    """Of train.trainable; None: all are trained. A model with an adapter trains that alone unless it says otherwise."""
-    given = config.train.trainable
-    if given is None and config.model.adapter is not None:
-        return [OF_ADAPTER]
-    return None if given in (None, "all") else [pattern.strip() for pattern in given.split(",")]
+    """Of train.trainable; None: all are trained. A model with an adapter trains that alone unless it says otherwise, and with
+    it a task head, which no base has."""
+    patterns = config.train.trainable
+    if patterns is None and config.model.adapter is not None:
+        return [OF_ADAPTER, *[OF_TASK_HEAD] * (config.model.task_head is not None)]
+    return None if patterns in (None, "all") else [pattern.strip() for pattern in patterns.split(",")]
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -271,6 +271,8 @@ def test_text_commands_refuse_a_labelled_set(folder):
         (dict(train=dict(lm_coef=-1.0)), "train.lm_coef=-1.0 is negative"),
         (dict(data=dict(packing="best_fit")), "data.packing='best_fit' is of running text"),
         (dict(train=dict(z_loss=1e-4)), "train.z_loss=0.0001 is of running text"),
+        (dict(train=dict(label_smoothing=0.1)), "train.label_smoothing=0.1 is of running text"),
+        (dict(train=dict(neftune_alpha=5.0)), "train.neftune_alpha=5.0 is of running text"),
         (dict(model=dict(task_head="classes(n=2, dropout=1.0)")), "dropout=1.0 is not in [0, 1)."),
         (dict(model=dict(task_head="classes(n=0)")), "n=0 is too small"),
     ],

@@ -3,18 +3,23 @@ after an interruption, with metrics in the log, from another run's parameters, a
 
 import functools
 import json
+import math
 
 import jax
 import numpy as np
 import pytest
 import runs
+from flax.traverse_util import flatten_dict
 
 import gptjax
 from gptjax import cli
+from gptjax.config.config_file import from_dict
 from gptjax.config.fields import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from gptjax.data.examples.store import open_examples
 from gptjax.errors import UserError
 from gptjax.parallel import numerics
 from gptjax.rundir import metrics
+from gptjax.training import epochs, trainable
 from gptjax.training import program as programs
 
 KINDS = {  # loss: (head, task)
@@ -242,6 +247,19 @@ def test_from_a_pretrained_run_the_head_alone_is_new(labelled, values, tmp_path,
     )
     for name, array in before.items():
         np.testing.assert_array_equal(array, after[name], err_msg=name)
+
+
+def test_with_an_adapter_the_head_is_trained_too():
+    config = config_of("classify").replace(model=dict(adapter="lora"))
+    params = programs.of(config, jax.devices()[:1]).abstract_params
+    trained_names, _ = (flatten_dict(tree, sep="/").keys() for tree in trainable.split(params, config))
+    assert {name for name in trained_names if "/adapter/" not in name} == {"task_head/bias", "task_head/weight"}
+
+
+def test_a_length_in_epochs_is_of_the_training_examples(labelled):
+    config = from_dict(runs.changed(labelled, train=dict(steps=None, epochs=2.5)))
+    count = len(open_examples(config).examples.train.examples)
+    assert epochs.resolved(config).train.steps == math.ceil(2.5 * count / config.train.batch_size)
 
 
 OTHER_TASKS = {  # task: (head, loss, a record of number i, metrics, what run.classify takes, a fitting label)
