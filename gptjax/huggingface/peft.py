@@ -17,6 +17,7 @@ from etils import epath
 
 from gptjax.checkpoints import base as bases
 from gptjax.config import catalogue
+from gptjax.data.chat import kinds
 from gptjax.errors import UserError, first_line
 from gptjax.huggingface import families, peft_prefix
 from gptjax.models.adapters import merging, targets
@@ -276,6 +277,8 @@ def import_adapter(folder: str, base_run: str, workdir: str) -> dict:
         params = {"blocks": params_in(tensors, config.model, loaded.params["blocks"], source)}
     origin = {"from": "peft", "folder": str(source), "dtype": "float32"}
     model_directory.write(directory, config, params, loaded.tokenizer, {"imported": origin}, base=base.to_dict())
+    if (template := kinds.of_folder(loaded.directory.tokenizer)) is not None:
+        kinds.keep(template, directory.tokenizer)
     return {"adapter": text, "base": str(base), "tensors": len(tensors)}
 
 

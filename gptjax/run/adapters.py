@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from gptjax.checkpoints import base as bases
 from gptjax.checkpoints import loading, validity, weights
 from gptjax.config.fields import CheckpointConfig, OptimConfig, TrainConfig
+from gptjax.data.chat import kinds
 from gptjax.errors import UserError
 from gptjax.models.adapters import merging
 from gptjax.parallel import numerics
@@ -61,12 +62,28 @@ def with_adapter(run, path, step: int | None, place):
     )
     _, params = loading.read(directory, step, "params", run.dtype, own)
     params = weights.joined(run.params, params)
-    return dataclasses.replace(run, directory=directory, config=config, program=program, params=params, step=step)
+    tokenizer = directory.read_tokenizer()  # perhaps the base's with control tokens behind it
+    ours = dict(directory=directory, config=config, tokenizer=tokenizer, program=program, params=params, step=step)
+    return dataclasses.replace(run, **ours)
 
 
 def _chosen(tree: dict, names) -> dict:
     leaves = flatten_dict(tree, sep="/")
     return unflatten_dict({name: leaf for name, leaf in leaves.items() if name in names}, sep="/")
+
+
+def check_nothing_beside(run) -> None:
+    """Raises UserError: the run has other parameters of its own than the adapter's, without which that computes something
+    else, such as a norm that was trained too, or rows of new symbols."""
+    description = validity.description(run.directory.checkpoints / str(run.step))
+    started, names = run.directory.manifest().get("started_from"), description.get("arrays") or {}
+    beside = [name for name in names if name.startswith("params/") and "/adapter/" not in name]
+    if run.config.model.adapter is not None and started is not None and beside:
+        shown = ", ".join(name.removeprefix("params/") for name in beside[:3]) + ", ..." * (len(beside) > 3)
+        raise UserError(
+            f"this run has parameters of its own beside its adapter ({shown}), which PEFT's files of an adapter have no place"
+            " for; --to=hf writes the merged model."
+        )
 
 
 def write_merged(run, out: str) -> None:
@@ -93,6 +110,8 @@ def write_merged(run, out: str) -> None:
     }
     directory = run_directory.open_run(out)
     model_directory.write(directory, config, model.params, run.tokenizer, {"imported": origin | {"files": files}})
+    if (template := kinds.of_folder(run.directory.tokenizer)) is not None:
+        kinds.keep(template, directory.tokenizer)
 
 
 def _imported_files(started: dict | None) -> dict:

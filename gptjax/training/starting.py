@@ -62,6 +62,7 @@ def lineage(directory, config, store, abstract_params: dict) -> dict:
         "trunk": theirs.get("started_from"),
     }
     if symbols:
+        _check_learnt(origin, symbols, vocab_dims, config)
         started["symbols"] = {
             "names": list(symbols),
             "first": store.tokenizer.vocab_size - len(symbols),
@@ -131,6 +132,19 @@ def _added_symbols(origin: Origin, theirs: dict, tokenizer) -> tuple[str, ...]:
             f"set data.tokenizer={origin.run.tokenizer}",
         )
     return symbols
+
+
+def _check_learnt(origin: Origin, symbols: tuple[str, ...], vocab_dims: dict, config) -> None:
+    """Raises UserError: their rows, which start alike, would stay alike, so that the end of an answer had the probability of
+    every other control token for ever."""
+    names = sorted(flatten_dict(trainable.split(dict.fromkeys(vocab_dims), config)[1], sep="/"), reverse=True)
+    if config.data.chat is not None and names:
+        raise _refused(
+            str(origin),
+            f"the rows of {listed(list(symbols))} in {' and '.join(names)} start alike and are frozen",
+            f"set train.trainable={', '.join([*trainable.patterns_of(config), *names])!r}, or a data.chat whose control tokens"
+            " its tokenizer has",
+        )
 
 
 def _their_shapes(origin: Origin) -> dict[str, tuple[int, ...]]:

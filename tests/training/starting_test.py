@@ -209,6 +209,27 @@ def test_control_tokens_of_a_chat_start_as_the_mean_of_the_vocabulary_and_all_el
     assert theirs.keys() == ours.keys() and all(np.array_equal(array, ours[name]) for name, array in theirs.items())
 
 
+def test_an_adapter_learns_new_symbols_with_their_rows_or_not_at_all(tmp_path, values, capsys):
+    (tmp_path / "c.jsonl").write_text("".join(f'{{"prompt": "q{i}", "completion": "a{i}"}}\n' for i in range(60)))
+    text = dict(path=values["data"]["path"], tokenizer="bytes", cache_dir=str(tmp_path / "cache"))
+    base = trained_values(values) | {"data": text}
+    assert cli.main(["train", runs.write_config(base, tmp_path / "base.py"), f"--workdir={tmp_path / 'base'}"]) == 0
+    chat = dict(source=f"jsonl:{tmp_path}/c.jsonl", chat="gptjax", packing="best_fit", val_split="document")
+    chat |= dict(val_fraction=0.3, tokenizer=str(tmp_path / "base" / "tokenizer"), cache_dir=str(tmp_path / "cache"))
+    lora = runs.changed(started(values, tmp_path / "base"), model=dict(adapter="lora")) | {"data": chat}
+    assert cli.main(["train", runs.write_config(lora, tmp_path / "lora.py"), f"--workdir={tmp_path / 'lora'}"]) == 2
+    assert "in token_embedding start alike and are frozen; set train.trainable='*adapter/*, token_embedding'" in (
+        capsys.readouterr().err
+    )
+    lora["train"] |= dict(trainable="*adapter/*, token_embedding")
+    assert cli.main(["train", runs.write_config(lora, tmp_path / "lora.py"), f"--workdir={tmp_path / 'lora'}"]) == 0
+    adapted = run.load(tmp_path / "base").with_adapter(tmp_path / "lora")
+    assert adapted.tokenizer.special["<|end|>"] == 260
+    assert np.array_equal(adapted.logits("ab"), run.load(tmp_path / "lora").logits("ab"))
+    assert cli.main(["export", f"--workdir={tmp_path / 'lora'}", "--to=peft", f"--out={tmp_path / 'out'}"]) == 2
+    assert "parameters of its own beside its adapter (token_embedding)" in capsys.readouterr().err
+
+
 def test_a_vocabulary_that_outgrows_its_padding_gets_more_rows_on_any_mesh():
     small = Config(
         model=dataclasses.replace(TINY, vocab_size=127), train=TrainConfig(steps=1), mesh=MeshConfig(tensor=4)
