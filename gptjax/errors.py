@@ -151,20 +151,20 @@ def make_chosen(text: str, table: dict, key: str):
     Raises UserError: text that is no such choice, a name that is not in the table, parameters that the class does not take
     or that are missing.
     """
-    name, given = written_call(text, table, key)
+    name, arguments = written_call(text, table, key)
     kind = choose(table, name, key)
     kind = imported(kind, f"{key}={name!r}") if isinstance(kind, str) else kind
     fields = {field.name: field for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
     types = typing.get_type_hints(kind)
     with naming(text, key):
-        for parameter in given:
+        for parameter in arguments:
             if parameter not in fields:
                 near, has = did_you_mean(parameter, fields), ", ".join(fields) or "none"
                 raise UserError(f"{name} has no parameter {parameter!r}{near}; it has: {has}.")
         for parameter, field in fields.items():
-            if parameter not in given and field.default is dataclasses.MISSING:
+            if parameter not in arguments and field.default is dataclasses.MISSING:
                 raise UserError(f"{parameter} is missing; write {name}({parameter}=VALUE).")
-        return kind(**{parameter: _typed(parameter, types[parameter], value) for parameter, value in given.items()})
+        return kind(**{parameter: _typed(parameter, types[parameter], value) for parameter, value in arguments.items()})
 
 
 @contextlib.contextmanager
@@ -194,9 +194,9 @@ def _parsed_call(text: str) -> tuple[str, dict] | None:
         if isinstance(node, ast.Name):
             return node.id, {}
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-            given = {each.arg: ast.literal_eval(each.value) for each in node.keywords}
-            if None not in given:  # of a **
-                return node.func.id, given
+            arguments = {each.arg: ast.literal_eval(each.value) for each in node.keywords}
+            if None not in arguments:  # of a **
+                return node.func.id, arguments
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
     return None

@@ -65,8 +65,8 @@ def named(run_path, step: int) -> Base | None:
 def arrays(folder: epath.Path) -> dict | None:
     """{"params/embed": {"shape", "dtype", ...}} of a step with those of its base; None of schema 1, which does not say."""
     description = validity.description(folder)
-    known, base = description.get("arrays"), of(description)
-    if known is None or base is None:
-        return known
+    own, base = description.get("arrays"), of(description)
+    if own is None or base is None:
+        return own
     base.check()
-    return (arrays(base.folder) or {}) | known
+    return (arrays(base.folder) or {}) | own

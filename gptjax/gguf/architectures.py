@@ -76,8 +76,8 @@ class Metadata:
         self._asked.add(name)
         value = self._metadata.get(self._prefix + name, default)
         if not (type(value) in kinds or value is default and default is not None):
-            said = "lacks" if value is None else f"has {shorten(repr(value), 80)} as"
-            raise UserError(f"{self._where} {said} {self._prefix}{name}; expected {expected}: convert the model anew.")
+            state = "lacks" if value is None else f"has {shorten(repr(value), 80)} as"
+            raise UserError(f"{self._where} {state} {self._prefix}{name}; expected {expected}: convert the model anew.")
         return value
 
     def count(self, name: str, default: int | None = None) -> int:

@@ -73,22 +73,22 @@ def modules(model) -> list[Module]:
     """Of transformers' model of a ModelConfig without adapter. Raises UserError: it has none."""
     family = families.family_for(model)
     weights = {tensor.ours: tensor for tensor in family.tensors(model)}
-    found = []
+    listed = []
     for home, of in targets.maps(model).items():
         tensor = weights[f"blocks.{'.'.join(of.path)}.weight"]
         names = [family.full_name(name).removesuffix(".weight") for name in tensor.theirs]
         every = tuple(piece for piece, _ in of.pieces)
         if len(names) > 1:
-            found += [Module(name, home, of, (piece,), None) for name, piece in zip(names, every, strict=True)]
+            listed += [Module(name, home, of, (piece,), None) for name, piece in zip(names, every, strict=True)]
         elif len(every) > 1:
             layout = (
                 lambda array, t=tensor: t.layout.join([array], model),
                 lambda array, t=tensor: t.layout.part(array, model)[0],
             )
-            found.append(Module(names[0], home, of, every, layout))
+            listed.append(Module(names[0], home, of, every, layout))
         else:
-            found.append(Module(names[0], home, of, every, None))
-    return found
+            listed.append(Module(names[0], home, of, every, None))
+    return listed
 
 
 # ---- out
@@ -102,8 +102,8 @@ def export_adapter(run, out: str) -> dict:
         raise UserError("this model has no adapter (model.adapter=None); --to=hf writes the model itself.")
     kind, plain = catalogue.adapter(config.adapter), merging.without_adapter(config)
     folder = epath.Path(out).expanduser()
-    if (there := folder_kinds.kind_of(folder)) not in (folder_kinds.MISSING, folder_kinds.EMPTY):
-        not_empty = "no folder" if there == folder_kinds.FILE else "not empty"
+    if (folder_kind := folder_kinds.kind_of(folder)) not in (folder_kinds.MISSING, folder_kinds.EMPTY):
+        not_empty = "no folder" if folder_kind == folder_kinds.FILE else "not empty"
         raise UserError(f"--out={out} is {not_empty}: it is {folder_kinds.said(folder)}; give a new directory.")
     outputs.check_folder("--out", out)
     params = jax.tree.map(np.asarray, run.params)
@@ -308,8 +308,8 @@ def config_in(values: dict, tensors: dict, model, where) -> str:
     """model.adapter of an adapter_config.json and its tensors. Raises UserError: ours has no equal for it."""
     kind = values.get("peft_type")
     if kind not in ("LORA", "IA3", *peft_prefix.KINDS):
-        known = ", ".join(("LORA (with use_rslora, use_dora)", "IA3", *peft_prefix.KINDS))
-        raise UserError(f"{where / CONFIG} has peft_type={kind!r}; gptjax imports {known}.")
+        importable = ", ".join(("LORA (with use_rslora, use_dora)", "IA3", *peft_prefix.KINDS))
+        raise UserError(f"{where / CONFIG} has peft_type={kind!r}; gptjax imports {importable}.")
     unlike = [f"{name}={values[name]!r}" for name in REFUSED if values.get(name)]
     if values.get("bias", "none") != "none":
         unlike.append(f"bias={values['bias']!r}")

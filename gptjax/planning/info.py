@@ -6,6 +6,7 @@ import jax
 from jax.sharding import AbstractMesh
 
 from gptjax import flops, hardware, schedule
+from gptjax.config import catalogue
 from gptjax.parallel import meshes, sharding
 from gptjax.planning import topology
 from gptjax.terminal import columns, si
@@ -57,11 +58,13 @@ def finetuning(config, devices: int | None = None, machine: str | None = None, n
     The adapter is the config's, or a LoRA on all matrices. Gradients are in float32.
     """
     config = resolved(config)
-    given = config.model.adapter
-    lora = given if given and given.startswith(("lora", "rslora", "dora")) else "lora(rank=8, on='all')"
-    in_bytes = f"{lora.rstrip(')')}, frozen='int8')" if "(" in lora else f"{lora}(frozen='int8')"
+    chosen = config.model.adapter
+    lora = chosen if chosen and chosen.startswith(("lora", "rslora", "dora")) else "lora(rank=8, on='all')"
+    kinds = [("full", None), ("LoRA", lora), ("LoRA, int8 base", _in_bytes(lora))]
+    if catalogue.adapter(lora).in_bytes:
+        del kinds[1]
     rows = []
-    for name, adapter in (("full", None), ("LoRA", lora), ("LoRA, int8 base", in_bytes)):
+    for name, adapter in kinds:
         of_kind = config.replace(model={"adapter": adapter}, train={"trainable": None})
         slices = _slices(machine, num_slices)
         if devices is None:
@@ -81,6 +84,15 @@ def finetuning(config, devices: int | None = None, machine: str | None = None, n
             {"name": name, "adapter": adapter, "trained": sum(leaf.size for leaf in jax.tree.leaves(trained)), **sizes}
         )
     return rows
+
+
+def _in_bytes(lora: str) -> str:
+    """model.adapter of the same LoRA on a base in int8."""
+    if catalogue.adapter(lora).in_bytes:
+        return lora
+    name, _, parameters = lora.partition("(")
+    parameters = parameters.strip().removesuffix(")")
+    return f"{name}({parameters}{', ' * bool(parameters)}frozen='int8')"
 
 
 def finetuning_table(rows: list[dict]) -> str:

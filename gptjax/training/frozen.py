@@ -25,14 +25,14 @@ class Frozen(typing.NamedTuple):
         leaves = flatten_dict(params, sep="/")
         return unflatten_dict({name: leaf for name, leaf in leaves.items() if is_chosen(name)}, sep="/")
 
-    def joined(self, known: dict, like) -> dict:
+    def joined(self, own: dict, like) -> dict:
         """{"params": ..., "ema": ...} whole, of those that were read and what lies in the base. like: a TrainState of shapes
         and shardings. Raises UserError: the base is not what it was."""
         whole = {}
-        for item in known.keys() & {"params", "ema"}:
+        for item in own.keys() & {"params", "ema"}:
             shapes = self.of(getattr(like, item))
             read = loading.from_base(self.base, shapes, jax.tree.map(lambda leaf: leaf.sharding, shapes))
-            whole[item] = weights.joined(known[item], jax.tree.map(lambda a, leaf: a.astype(leaf.dtype), read, shapes))
+            whole[item] = weights.joined(own[item], jax.tree.map(lambda a, leaf: a.astype(leaf.dtype), read, shapes))
         return whole
 
 

@@ -193,3 +193,5 @@ def test_the_table_of_memory_has_moments_of_the_adapter_alone():
     assert full["gradients"] == full["params"] and lora["gradients"] == in_bytes["gradients"] == 4 * lora["trained"]
     assert abs(lora["moments"] - 8 * lora["trained"]) <= 64 and lora["params"] == full["params"] + lora["gradients"]
     assert in_bytes["params"] < 0.6 * lora["params"] and "LoRA, int8 base" in info.finetuning_table([in_bytes])
+    _, of_bytes = info.finetuning(config.replace(model=dict(adapter=in_bytes["adapter"])), devices=1)
+    assert of_bytes == in_bytes, "an adapter in bytes already"
