@@ -215,7 +215,9 @@ def compare(
             )
     same = a.tokenizer.base_hash == b.tokenizer.base_hash
     reading_a = run_loss.reading_of(a, texts, **settings)
+    _check_control_tokens(a, b, reading_a)
     reading_b = _reading_of_b(b, a, reading_a, texts, same, settings)
+    _check_formats(a, b, reading_a, reading_b, texts)
     span = _span(a, b, reading_a, same)
     pairs = {}
     for name in reading_a.rows:
@@ -228,6 +230,27 @@ def compare(
         pairs[name] = pair(*found, same, span)
     whose = "held-out text of A: " if texts is None else ""
     return _summarise(pairs, same, span, reading_a, reading_b, whose)
+
+
+def _check_control_tokens(a, b, reading) -> None:
+    """Raises UserError: A reads conversations with control tokens that B does not have."""
+    if a.tokenizer.hash != b.tokenizer.hash and any(rows.tokens.weights is not None for rows in reading.rows.values()):
+        raise UserError(
+            "A reads conversations, and B's tokenizer has not the same control tokens, so that there are no losses to compare;"
+            " give --data=text:FILE."
+        )
+
+
+def _check_formats(a, b, reading_a, reading_b, texts) -> None:
+    """Raises UserError: a text is a conversation to one run alone, or in another format."""
+    for name, rows in reading_a.rows.items():
+        are_chat = {each.tokens.weights is not None for each in (rows, reading_b.rows[name])}
+        formats = [run.config.data.chat for run in (a, b)]
+        if len(are_chat) > 1 or (are_chat == {True} and texts is not None and formats[0] != formats[1]):
+            raise UserError(
+                f"A reads {name!r} by data.chat={formats[0]!r} and B by data.chat={formats[1]!r}: they predict other tokens;"
+                " give --data=text:FILE."
+            )
 
 
 def _reading_of_b(b, a, reading_a, texts, same: bool, settings: dict) -> run_loss.Reading:
@@ -261,7 +284,7 @@ def predicted(run, rows, batch_size: int | None, should_stop, report) -> Predict
     """Of each token of a text. None if should_stop() said so."""
     n_tokens = rows.tokens.n_tokens
     loss_N, predicted_N = np.zeros(n_tokens), np.zeros(n_tokens, bool)
-    batch, column_L, nats = run_loss.batch_rows(run, batch_size), np.arange(1, rows.window + 1), 0.0
+    batch, nats = run_loss.batch_rows(run, batch_size), 0.0
     with numerics.on_mesh(run.mesh):
         for first in range(0, rows.num_rows, batch):
             if should_stop():
@@ -274,7 +297,7 @@ def predicted(run, rows, batch_size: int | None, should_stop, report) -> Predict
             )
             loss_BL = jax.device_get(run.program.weighted_loss(run.params, on_device))
             inside_BL = read["weight_BL"] > 0
-            place_BL = (np.arange(first, first + batch) * rows.stride)[:, None] + column_L
+            place_BL = rows.places(first, first + batch)
             loss_N[place_BL[inside_BL]], predicted_N[place_BL[inside_BL]] = loss_BL[inside_BL], True
             nats += float(loss_BL.sum(dtype=np.float64))
             report(rows.num_rows, min(first + batch, rows.num_rows), nats, int(predicted_N.sum()))

@@ -260,3 +260,6 @@ def test_a_run_that_was_killed_goes_on_bit_equal(tmp_path, capsys):
     runs.assert_same_state(whole, killed, 6)
     evaluated = gptjax.load(whole).evaluate()
     assert evaluated == gptjax.load(killed).evaluate()
+    [same] = gptjax.compare(gptjax.load(whole, 2), killed).loss.values()
+    [before], [after] = (gptjax.load(whole, step).evaluate().values() for step in (2, 6))
+    assert (same.a, same.b) == pytest.approx((before.loss, after.loss), rel=1e-5) and same.a != same.b

@@ -112,6 +112,16 @@ class EvalConversations:
         self.num_rows = len(laid.row_first) - 1
         self._rows = ConversationRows(tokens, row_tokens, 0, laid, targets_of(config), self.overflow)
 
+    def places(self, first: int, stop: int) -> np.ndarray:
+        """int64 [B, L]: which token of the text is predicted at each place of rows first to stop - 1; 0 of padding."""
+        id_B = np.minimum(np.arange(first, stop), self.num_rows - 1)
+        row_P, start_P, length_P = self._rows.spans(id_B)
+        _, column_P = packing.places_in_rows(row_P, length_P, len(id_B))
+        place_BT = np.zeros((len(id_B), self.window + 1), np.int64)
+        for row, column, start, length in zip(row_P, column_P, start_P, length_P):
+            place_BT[row, column : column + length] = np.arange(start, start + length)
+        return place_BT[:, 1:]
+
     def rows(self, first: int, stop: int) -> Batch:
         """Rows first to stop - 1, with bytes_B, int32: UTF-8 bytes of the targets. stop may lie beyond num_rows."""
         index_B = np.arange(first, stop)

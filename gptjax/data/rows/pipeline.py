@@ -215,6 +215,10 @@ class EvalRows:
         """Rows that together predict as many tokens as a window: neighbours whose losses go together."""
         return math.ceil(self.window / self.stride)
 
+    def places(self, first: int, stop: int) -> np.ndarray:
+        """int64 [B, L]: which token of the text is predicted at each place of rows first to stop - 1."""
+        return np.arange(first, stop)[:, None] * self.stride + np.arange(1, self.window + 1)
+
     def rows(self, first: int, stop: int) -> Batch:
         """Rows first to stop - 1, with bytes_B, int32: UTF-8 bytes of what each predicts with weight 1. stop may lie
         beyond num_rows."""
