@@ -39,6 +39,8 @@ def merged(run, place):
 def with_adapter(run, path, step: int | None, place):
     """The Run with the adapter that another run has trained on this one's parameters. Raises UserError: it has trained on
     others, or it has none."""
+    if run.dtype == "int8":
+        raise UserError("an adapter goes onto parameters in floats: load the run without dtype='int8'.")
     directory = run_directory.open_run(path)
     config = directory.config()
     if config.model.adapter is None:

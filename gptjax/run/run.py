@@ -430,8 +430,8 @@ def _program(config: Config, dtype: str | None, mesh) -> placed.Placed:
 
 def _read(directory, step: int | None, item: str, dtype: str | None, program: placed.Placed) -> tuple[int, dict]:
     """(its number, the parameters of the program) of a step."""
-    if program.stored is None:
-        return loading.read(directory, step, item, dtype, program)
+    if program.stored is None:  # int8: of an adapter whose base is in bytes already
+        return loading.read(directory, step, item, None if dtype == "int8" else dtype, program)
     number, params = loading.read(directory, step, item, None, program.stored)
     return number, int8.converted(params, program.abstract_params, program.param_sharding)
 
