@@ -110,14 +110,15 @@ def stopping(doing: str, calls: int, steps_per_call: int, call_seconds: float | 
 def ending(session, directory) -> list[str]:
     """What lies in the run directory, and what to do next."""
     writes_on, where = session.config.data.writes_on, shown_path(directory)
-    prompt = " --prompt='ROMEO:'" if "corpus" in session.store.sources else ""
+    sampled = f"  gptjax sample --workdir={where}" + " --prompt='ROMEO:'" * ("corpus" in session.store.sources)
+    sampled += " --temperature=0.8" if session.config.data.chat is None else " --chat"
     drawn = session.config.train.tensorboard
     return [
         f"{where}/config.json, manifest.json: the config, and the code and data of the run",
         f"{where}/metrics.jsonl{', tensorboard/' if drawn else ''}: the numbers of every logged step and evaluation",
         f"{where}/checkpoints/, tokenizer/: what evaluation, sampling and resuming need",
         "next:",
-        *([f"  gptjax sample --workdir={where}{prompt} --temperature=0.8"] if writes_on else []),
+        *([sampled] if writes_on else []),
         f"  gptjax eval --workdir={where}",
         f"  gptjax watch {where}",
         *([f"  tensorboard --logdir={where}"] if drawn else []),
