@@ -10,9 +10,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gptjax.checkpoints import base as bases
 from gptjax.checkpoints import loading, validity, weights
+from gptjax.config import catalogue
 from gptjax.config.fields import CheckpointConfig, OptimConfig, TrainConfig
 from gptjax.data.chat import kinds
 from gptjax.errors import UserError
+from gptjax.models import int8
 from gptjax.models.adapters import merging
 from gptjax.parallel import numerics
 from gptjax.rundir import model_directory, run_directory
@@ -64,6 +66,8 @@ def with_adapter(run, path, step: int | None, place):
     )
     _, params = loading.read(directory, step, "params", run.dtype, own)
     params = weights.joined(run.params, params)
+    if catalogue.adapter(config.model.adapter).in_bytes:
+        params = int8.with_bytes(params, program.abstract_params, program.param_sharding)
     tokenizer = directory.read_tokenizer()  # perhaps the base's with control tokens behind it
     ours = dict(directory=directory, config=config, tokenizer=tokenizer, program=program, params=params, step=step)
     return dataclasses.replace(run, **ours)
@@ -98,7 +102,7 @@ def write_merged(run, out: str) -> None:
     config = dataclasses.replace(
         model.config,
         optim=OptimConfig(),
-        train=TrainConfig(steps=1, batch_size=8, tensorboard=False),
+        train=TrainConfig(steps=1, batch_size=8, tensorboard=False, loss=model.config.train.loss),
         checkpoint=CheckpointConfig(every_steps=None),
     )
     started = run.directory.manifest().get("started_from")

@@ -158,6 +158,7 @@ def test_a_frozen_base_in_bytes_is_made_of_the_run_it_starts_from(adapter, value
     assert np.array_equal(loaded.logits(TEXT), expected.logits(TEXT))
     trained_run = run.load(workdir)
     assert np.array_equal(run.load(workdir, dtype="int8").logits(TEXT), trained_run.logits(TEXT))
+    assert np.array_equal(run.load(base).with_adapter(workdir).logits(TEXT), trained_run.logits(TEXT))
     with pytest.raises(UserError, match="onto parameters in floats"):
         expected.with_adapter(adapter)
     assert not np.array_equal(trained_run.logits(TEXT), loaded.logits(TEXT))
