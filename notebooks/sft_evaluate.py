@@ -1,6 +1,6 @@
 """What fine-tuning on conversations has changed: python notebooks/sft_evaluate.py RUN --exercises=FILE --out=DIR
 
-RUN, of `gptjax train`, is read at its step 0, before fine-tuning (checkpoint.keep_steps=(0,) keeps it), and at its last step:
+RUN, of `gptjax train`, is read at its step 0, before fine-tuning (checkpoint.keep_every keeps it), and at its last step:
 
     exact match     of the answers to the exercises of FILE, lines of {"task", "prompt", "answer"}, per task; spaces at both
                     ends do not count
@@ -99,8 +99,8 @@ def before_and_after(workdir: str) -> tuple:
         raise UserError(f"the run in {workdir} was not trained on conversations (data.chat=None); give one that was.")
     if 0 not in after.steps or after.step == 0:
         raise UserError(
-            f"{workdir} has the steps {', '.join(map(str, after.steps))}; expected 0 and a later one: train with"
-            ' --config.checkpoint.keep_steps="(0,)".'
+            f"{workdir} has the steps {', '.join(map(str, after.steps))}; expected 0 and a later one: train"
+            " from another run (train.start_from) with --config.checkpoint.keep_every=N, which keeps 0 and every Nth step."
         )
     return after.at(0), after
 
@@ -156,6 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         values = {"run": args.run, "exercises": str(args.exercises), "before": steps[0], "after": steps[1]}
+        values = json.loads(json.dumps(values), parse_constant=lambda nan: None)  # JSON has no NaN: an error of one row
         (args.out / "evaluation.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
         (args.out / "evaluation.md").write_text(text, "utf-8")
     return 0
