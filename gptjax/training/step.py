@@ -32,13 +32,18 @@ def init_state(config, kernel: str) -> TrainState:
     key = jax.random.fold_in(jax.random.key(config.train.seed), INIT_STREAM)
     params = architectures.split(architectures.make(config.model, key, kernel))[1]
     ema = params if config.optim.ema_decay is not None else None
-    opt_state = optimizers.make_optimizer(config.optim, config.model).init(trainable.split(params, config)[0])
+    opt_state = optimizer_of(config).init(trainable.split(params, config)[0])
     skips = None
     if config.optim.skip != "none":
         from gptjax.optim import skipping
 
         skips = skipping.initial(config.optim)
     return store(TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, skips), config)
+
+
+def optimizer_of(config) -> optax.GradientTransformation:
+    """Of the parameters that are trained."""
+    return optimizers.make_optimizer(config.optim, config.model, trainable.roles(config))
 
 
 def store(state: TrainState, config) -> TrainState:
@@ -134,7 +139,7 @@ def update(state: TrainState, grads, learning_rate, *, config, loss=None):
     before = state._replace(opt_state=sharding.to_device(state.opt_state, config.mesh))
     trained, frozen = trainable.split(state.params, config)
     params, opt_state = rounding.widen(trained), rounding.widen(before.opt_state)
-    direction, opt_state = optimizers.make_optimizer(config.optim, config.model).update(grads, opt_state, params)
+    direction, opt_state = optimizer_of(config).update(grads, opt_state, params)
     updates = jax.tree.map(lambda d: -learning_rate * d, direction)
     params = optax.apply_updates(params, updates)
     ema = None if state.ema is None else average(state.ema, params, config)

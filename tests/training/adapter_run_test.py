@@ -67,6 +67,20 @@ def test_a_step_holds_the_adapter_alone_and_is_read_with_its_base(adapter, base)
     assert run.load(adapter, ema=True).loss("abc").mean != run.load(base).loss("abc").mean
 
 
+def size_of(workdir, step: int) -> int:
+    """Bytes of a checkpoint's files."""
+    return sum(file.stat().st_size for file in (workdir / "checkpoints" / str(step)).rglob("*") if file.is_file())
+
+
+def test_a_checkpoint_of_an_adapter_is_at_most_a_tenth_of_its_base_s(values, base):
+    """Of base and adapter trained alike, with moments and average."""
+    wide = dict(d_model=256, n_layers=2, n_heads=4)
+    origin, workdir = base.with_name("wide"), base.with_name("thin")
+    assert train(runs.changed(trained_values(values), model=wide, train=dict(steps=2)), origin) == 0
+    assert train(adapted(values, origin, adapter="lora(rank=4, on='all')", **wide), workdir) == 0
+    assert size_of(workdir, STEPS) <= size_of(origin, 2) / 10
+
+
 def test_it_goes_on_bit_equal_after_a_kill(adapter, values, base):
     disturbed = shutil.copytree(adapter, adapter.with_name("disturbed"))
     shutil.rmtree(disturbed / "checkpoints" / "4")
