@@ -22,6 +22,7 @@ import typing
 import jax
 import jax.numpy as jnp
 
+from gptjax.config import catalogue
 from gptjax.errors import choose, imported
 from gptjax.models import placed
 
@@ -70,7 +71,12 @@ OF_LAYERS = {"activation_rms": RootMeanSquare, "max_attention_logit": Largest}  
 def of(config) -> typing.Callable:
     """The loss function of a Config. Raises UserError for an unknown name, and for an entry that leads nowhere."""
     name = config.train.loss
-    return imported(choose(LOSSES, name, "train.loss"), f"train.loss={name!r}")
+    loss = imported(choose(LOSSES, name, "train.loss"), f"train.loss={name!r}")
+    if config.model.adapter is None:
+        return loss
+    from gptjax.training import regularisation
+
+    return regularisation.with_penalty(loss, catalogue.adapter(config.model.adapter))
 
 
 def next_token(params, batch: dict, key, *, graph, config):

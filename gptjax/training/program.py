@@ -109,4 +109,5 @@ def shard_state(config, abstract_state: TrainState, model: placed.Placed) -> Tra
         opt_state=opt_state,
         ema=None if abstract_state.ema is None else model.param_sharding,
         skips=jax.tree.map(lambda _: replicated, abstract_state.skips),
+        importance=sharding.state_shardings(abstract_state.importance, named, mesh),
     )

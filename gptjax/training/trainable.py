@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from gptjax.config import catalogue
 from gptjax.errors import UserError
 
 OF_ADAPTER = "*adapter/*"  # all parameters that an adapter adds to a model
@@ -121,3 +122,16 @@ def check(config, params: dict) -> None:
             from gptjax.training import depth
 
             depth.check(layers, name, config)
+    _check_ranks(config, names)
+
+
+def _check_ranks(config, names: list[str]) -> None:
+    """Raises UserError: an adapter that gives up ranks is not trained in all layers."""
+    if config.model.adapter is None or not catalogue.adapter(config.model.adapter).allocates_ranks:
+        return
+    for name in names:
+        if matches(name, OF_ADAPTER) and chosen(name, config) is not True:
+            raise UserError(
+                f"train.trainable={config.train.trainable!r} leaves out {name}, in whole or part, but model.adapter="
+                f"{config.model.adapter!r} gives up ranks by the gradients of all; add {OF_ADAPTER}."
+            )
