@@ -19,7 +19,7 @@ from gptjax.optim import rank_budget
 from gptjax.parallel import numerics, sharding
 from gptjax.run import run
 from gptjax.training import program as programs
-from gptjax.training import session, step
+from gptjax.training import step
 
 GOLDEN = ROOT / "tests" / "golden"
 STEPS, BATCH, LENGTH = 6, 8, 16
@@ -158,6 +158,6 @@ def test_what_cannot_be_is_refused(adapter, message):
 
 def test_a_schedule_without_steps_to_choose_in_and_an_adapter_trained_in_part_are_refused():
     with pytest.raises(UserError, match="leaves no step to give up ranks in: the run has 6 steps"):
-        session.prepare(BASE.replace(model=dict(adapter="adalora(steps_before=4, steps_after=2)")))
+        rank_budget.check(BASE.replace(model=dict(adapter="adalora(steps_before=4, steps_after=2)")))
     with pytest.raises(UserError, match="leaves out blocks/.*gives up ranks by the gradients of all"):
         programs.of(BASE.replace(train=dict(trainable="blocks[1:]/*adapter/*")), jax.devices()[:1])

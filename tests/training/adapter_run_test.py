@@ -90,6 +90,24 @@ def test_it_goes_on_bit_equal_after_a_kill(adapter, values, base):
     assert before.keys() == after.keys() and all(np.array_equal(array, after[name]) for name, array in before.items())
 
 
+def test_an_adapter_that_gives_up_ranks_goes_on_bit_equal_after_a_kill(values, base, capsys):
+    """Importance is in its checkpoints; the ranks that are gone stay so."""
+    workdir = base.with_name("ranks")
+    config = adapted(values, base, adapter="adalora(rank=3, target=1, on='all', steps_before=1, steps_after=1)")
+    assert train(config, workdir) == 0
+    disturbed = shutil.copytree(workdir, workdir.with_name("ranks_disturbed"))
+    shutil.rmtree(disturbed / "checkpoints" / "4")
+    assert train(config, disturbed) == 0 and runs.losses(disturbed) == runs.losses(workdir)
+    saved = [runs.saved_arrays(each, STEPS, ("params", "importance")) for each in (workdir, disturbed)]
+    assert any("sensitivity" in name for name in saved[0])
+    assert all(np.array_equal(array, saved[1][name]) for name, array in saved[0].items())
+    kept = [array for name, array in names(run.load(workdir).params).items() if name.endswith("/E")]
+    assert sum((array != 0).sum() for array in kept) == sum(len(array) for array in kept)
+    late = adapted(values, base, adapter="adalora(steps_before=4)")
+    assert train(late, workdir.with_name("late")) == 2
+    assert "leaves no step to give up ranks in: the run has 4 steps" in capsys.readouterr().err
+
+
 def test_a_base_that_is_gone_or_another_or_damaged_is_refused_by_name_and_hash(adapter, values, base, capsys):
     digest = json.loads((base / "checkpoints" / "6" / "manifest.json").read_text())["sha256"][:12]
     said = f"the frozen parameters of this run lie in step 6 of {base} (checkpoint {digest})"
