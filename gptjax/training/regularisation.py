@@ -1,5 +1,5 @@
 """What keeps a model that is fine-tuned on little text from learning it by heart: label smoothing (train.label_smoothing),
-whose formula is in models/loss, what an adapter adds to the loss, and noise on the input embeddings (train.neftune_alpha): NEFTune, Jain et al. 2023.
+whose formula is in models/loss, and noise on the input embeddings (train.neftune_alpha): NEFTune, Jain et al. 2023.
 
 Axes: B sequences, L inputs, T = L + 1 tokens, D width.
 """
@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.models import loss
-from gptjax.training import losses
 
 STREAM = 1  # folded into a microbatch's key, whose own numbers are dropout's
 
@@ -21,22 +20,6 @@ def options(batch: dict, key, config) -> dict:
     if train.neftune_alpha:
         asked["noise_BLD"] = noise(key, batch, config.model.d_model, train.neftune_alpha)
     return asked
-
-
-def with_penalty(loss_of, adapter):
-    """A loss of losses.py with the penalty that an adapter has, if it has one, for each token (or pair, or row) of the mean."""
-    if not adapter.penalty_weight:
-        return loss_of
-
-    def penalised(params, batch: dict, key, *, graph, config):
-        objective, (sums, numbers) = loss_of(params, batch, key, graph=graph, config=config)
-        penalty = sums[1] * adapter.penalty(params)
-        return objective + adapter.penalty_weight * penalty, (
-            sums,
-            numbers | {"penalty": losses.Mean(penalty, sums[1])},
-        )
-
-    return penalised
 
 
 def noise(key, batch: dict, width: int, alpha: float) -> jax.Array:
