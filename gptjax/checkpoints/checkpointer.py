@@ -7,6 +7,7 @@ they are of a run in training is training.resume.items:
     checkpoints/STEP/opt_state      the optimizer's state
     checkpoints/STEP/ema            averaged parameters, if the run keeps them
     checkpoints/STEP/skips          counters and windows of updates left out, if the run leaves any out (skipping.py)
+    checkpoints/STEP/importance     averages of an adapter's ranks, if it gives some up (rank_budget.py)
     checkpoints/STEP/meta           {"schema": 2, "step": STEP, and what `save` was given besides}
     checkpoints/STEP/manifest.json  written last, with a checksum of every shard of every array
 

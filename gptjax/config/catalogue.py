@@ -67,6 +67,7 @@ ADAPTERS = {
     "lora": "gptjax.models.adapters.lora:Lora",
     "rslora": "gptjax.models.adapters.lora:RankStabilized",
     "dora": "gptjax.models.adapters.lora:Dora",
+    "adalora": "gptjax.models.adapters.adalora:AdaLora",
     "ia3": "gptjax.models.adapters.ia3:IA3",
     "bottleneck": "gptjax.models.adapters.bottleneck:Bottleneck",
     "prefix": "gptjax.models.adapters.prefix:Prefix",

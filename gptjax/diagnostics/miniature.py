@@ -5,6 +5,7 @@ a power of two at all. So 25 heads become 3, 96 become 24, and what the whole co
 """
 
 import math
+import re
 
 from gptjax.config.neutral import neutral
 
@@ -30,6 +31,7 @@ def shrink(config, steps: int):
             "microbatches": microbatches,
             "vocab_chunks": small(config.train.vocab_chunks),
             "log_every": 1,
+            "trainable": _trainable(config),
         },
     )
 
@@ -92,6 +94,12 @@ def _layers(model) -> int:
     least, so that one follows another."""
     periods = model.n_layers // model.layer_period
     return model.layer_period * min(periods, max(2, math.gcd(periods, DEVICES)))
+
+
+def _trainable(config) -> str | None:
+    """train.trainable, with the upper half of the layers for whichever of them it names."""
+    given = config.train.trainable
+    return given and re.sub(r"\bblocks\[[^]]*\]", f"blocks[{_layers(config.model) // 2}:]", given)
 
 
 def _vocabulary(config) -> int:

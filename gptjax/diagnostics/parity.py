@@ -36,7 +36,6 @@ from gptjax.config import catalogue
 from gptjax.diagnostics import miniature
 from gptjax.errors import UserError
 from gptjax.models import architectures, attention
-from gptjax.optim import optimizers
 from gptjax.parallel import meshes, numerics
 from gptjax.training import program as programs
 from gptjax.training import step, trainable
@@ -195,7 +194,7 @@ def initial_state(mini) -> step.TrainState:
         return np.float32(center + spread * rng.standard_normal(leaf.shape))
 
     params = jax.tree_util.tree_map_with_path(value, shapes)
-    opt_state = jax.device_get(optimizers.make_optimizer(mini.optim, mini.model).init(trainable.split(params, mini)[0]))
+    opt_state = jax.device_get(step.optimizer_of(mini).init(trainable.split(params, mini)[0]))
     return step.TrainState(np.int32(0), params, opt_state, None if mini.optim.ema_decay is None else params)
 
 

@@ -11,5 +11,6 @@ chat_template.py  how conversations are written: the Jinja template of a tokeniz
 ends.py           the ids that begin and end a document
 peft.py           adapters as PEFT keeps them, from and to runs with an adapter
 peft_prefix.py    prefix and prompt tuning of these
+peft_adalora.py   AdaLoRA of these
 importing.py, exporting.py     a folder of transformers to a run directory, and back
 """

@@ -19,8 +19,9 @@ from gptjax.checkpoints import base as bases
 from gptjax.config import catalogue
 from gptjax.data.chat import kinds
 from gptjax.errors import UserError, first_line
-from gptjax.huggingface import families, peft_prefix
+from gptjax.huggingface import families, peft_adalora, peft_prefix
 from gptjax.models.adapters import merging, targets
+from gptjax.models.adapters.adalora import AdaLora
 from gptjax.models.adapters.adapter import fan
 from gptjax.models.adapters.ia3 import IA3, scales_inputs
 from gptjax.models.adapters.lora import Dora, Lora, RankStabilized
@@ -109,6 +110,8 @@ def export_adapter(run, out: str) -> dict:
     params = jax.tree.map(np.asarray, run.params)
     values, tensors = config_out(kind, plain), tensors_out(kind, plain, params)
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(kind, AdaLora):
+        values["total_step"] = peft_adalora.total_step(kind, run.config)
     values["base_model_name_or_path"] = _base_folder(run)
     (folder / CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
     from safetensors.numpy import save
@@ -137,6 +140,8 @@ def config_out(kind, model) -> dict:
     adapted = _adapted(kind, model)
     values["target_modules"] = [module.short_name for module, _ in adapted]
     values["fan_in_fan_out"] = any(module.layout is not None for module in modules(model))  # GPT-2's Conv1D
+    if isinstance(kind, AdaLora):
+        return values | peft_adalora.config_out(kind, adapted)
     if isinstance(kind, IA3):
         inputs = [module.short_name for module, _ in adapted if scales_inputs(module.of)]
         return values | {"peft_type": "IA3", "feedforward_modules": inputs}
@@ -193,6 +198,9 @@ def _updates_out(module: Module, pieces, linear: dict) -> dict[str, np.ndarray]:
         tensors["lora_magnitude_vector"] = whole + sum(
             _outputs(module, piece, adapter[piece]["magnitude"]) for piece in pieces
         )
+    if "E" in adapter[pieces[0]]:
+        (piece,) = pieces
+        return peft_adalora.renamed(tensors) | {"lora_E": adapter[piece]["E"][:, None]}
     return tensors
 
 
@@ -267,6 +275,8 @@ def import_adapter(folder: str, base_run: str, workdir: str) -> dict:
         )
     values, tensors = _read_folder(source)
     text = config_in(values, tensors, model, source)
+    if values["peft_type"] == "ADALORA":
+        tensors = peft_adalora.with_lost_ranks(values, tensors, source)
     config = loaded.config.replace(
         model={"adapter": text},
         train={"start_from": str(loaded.directory.path), "start_step": str(loaded.step), "trainable": None},
@@ -307,8 +317,8 @@ REFUSED = ("modules_to_save", "layers_to_transform", "layer_replication", "train
 def config_in(values: dict, tensors: dict, model, where) -> str:
     """model.adapter of an adapter_config.json and its tensors. Raises UserError: ours has no equal for it."""
     kind = values.get("peft_type")
-    if kind not in ("LORA", "IA3", *peft_prefix.KINDS):
-        importable = ", ".join(("LORA (with use_rslora, use_dora)", "IA3", *peft_prefix.KINDS))
+    if kind not in ("LORA", "ADALORA", "IA3", *peft_prefix.KINDS):
+        importable = ", ".join(("LORA (with use_rslora, use_dora)", "ADALORA", "IA3", *peft_prefix.KINDS))
         raise UserError(f"{where / CONFIG} has peft_type={kind!r}; gptjax imports {importable}.")
     unlike = [f"{name}={values[name]!r}" for name in REFUSED if values.get(name)]
     if values.get("bias", "none") != "none":
@@ -318,6 +328,8 @@ def config_in(values: dict, tensors: dict, model, where) -> str:
     if kind in peft_prefix.KINDS:
         return peft_prefix.config_in(values, where / CONFIG)
     names = _names_in(tensors, model, where)
+    if kind == "ADALORA":
+        return peft_adalora.config_in(values, names)
     if kind == "IA3":
         return f"ia3(on={names!r})"
     ranks = {array.shape[0] for name, array in tensors.items() if name.endswith("lora_A.weight")}
@@ -388,6 +400,10 @@ def _piece_in(module: Module, left: dict, layer: int, weight, where) -> dict:
         return {
             "scale": scale.reshape(module.of.inputs) if scales_inputs(module.of) else module.outputs_in(scale[:, 0])
         }
+    if f"{module.full_name(layer)}.lora_E" in left:
+        rank = left[f"{module.full_name(layer)}.lora_E"].shape[0]
+        A, B, E = take("lora_A", rank, fan_in), take("lora_B", fan_out, rank), take("lora_E", rank, 1)
+        return {"A": A.T.reshape(*module.of.inputs, -1), "B": module.outputs_in(B), "E": E[:, 0]}
     A, B = take("lora_A.weight", rank, fan_in), take("lora_B.weight", fan_out, rank)
     made = {"A": A.T.reshape(*module.of.inputs, -1), "B": module.outputs_in(B)}
     if f"{module.full_name(layer)}.lora_magnitude_vector" in left:

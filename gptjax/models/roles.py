@@ -26,6 +26,7 @@ class Role:
     outputs: tuple[int, ...] = ()
     input_axes: tuple[str, ...] = ()  # the logical axes of these dimensions
     output_axes: tuple[str, ...] = ()
+    layers: tuple[int, ...] | None = None  # the layers in the stack; None: all
 
     @property
     def is_hidden(self) -> bool:

@@ -5,6 +5,7 @@
     probe          whether an optimizer gives a direction, and how large that is
     rounding       stochastic rounding, for parameters and moments kept in bfloat16
     skipping       updates that are left out, decided on the device
+    rank_budget    which ranks an AdaLoRA adapter keeps
     noise_scale    the gradient noise scale, estimated from microbatches
 
 To add an optimizer: optimizers.Optimizer.

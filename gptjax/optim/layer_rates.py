@@ -25,9 +25,10 @@ def scale_by_depth(config, model, roles: dict) -> tuple[optax.GradientTransforma
 
 
 def factor(role, config, model, ndim: int) -> jax.Array | float:
-    """Share of the learning rate: of the stacked layers [N, 1, ...], one for each, else a number."""
+    """Share of the learning rate: of the stacked layers [N, 1, ...], one for each that is trained, else a number."""
     decay, layers = config.layer_lr_decay, model.n_layers
     if role.stacked:
-        share_N = jnp.asarray([decay ** (layers - layer) for layer in range(1, layers + 1)], jnp.float32)
+        stack = range(layers) if role.layers is None else role.layers
+        share_N = jnp.asarray([decay ** (layers - 1 - layer) for layer in stack], jnp.float32)
         return share_N.reshape(-1, *[1] * (ndim - 1))
     return decay**layers if role.kind == "embedding" else 1.0

@@ -6,6 +6,7 @@ losses          what is minimised, by name
 regularisation  label smoothing, and noise on embeddings, for fine-tuning
 task_losses     the losses of labelled examples
 trainable       which parameters are trained
+depth           some of the layers, of parameters that hold them all
 frozen          those of a run with an adapter that its checkpoints leave in another run
 program         a config on a mesh, ready to run: shapes, layouts, jitted functions
 feed            what the step takes, ready on the devices one call ahead

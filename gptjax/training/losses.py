@@ -22,6 +22,7 @@ import typing
 import jax
 import jax.numpy as jnp
 
+from gptjax.config import catalogue
 from gptjax.errors import choose, imported
 from gptjax.models import placed
 
@@ -70,7 +71,24 @@ OF_LAYERS = {"activation_rms": RootMeanSquare, "max_attention_logit": Largest}  
 def of(config) -> typing.Callable:
     """The loss function of a Config. Raises UserError for an unknown name, and for an entry that leads nowhere."""
     name = config.train.loss
-    return imported(choose(LOSSES, name, "train.loss"), f"train.loss={name!r}")
+    loss = imported(choose(LOSSES, name, "train.loss"), f"train.loss={name!r}")
+    return loss if config.model.adapter is None else with_penalty(loss, catalogue.adapter(config.model.adapter))
+
+
+def with_penalty(loss_of, adapter):
+    """A loss with the penalty that an adapter has, if it has one, for each token (or pair, or row) of the mean."""
+    if not adapter.penalty_weight:
+        return loss_of
+
+    def penalised(params, batch: dict, key, *, graph, config):
+        objective, (sums, numbers) = loss_of(params, batch, key, graph=graph, config=config)
+        penalty = sums[1] * adapter.penalty(params)
+        return objective + adapter.penalty_weight * penalty, (
+            sums,
+            numbers | {"penalty": Mean(penalty, sums[1])},
+        )
+
+    return penalised
 
 
 def next_token(params, batch: dict, key, *, graph, config):

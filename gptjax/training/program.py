@@ -97,7 +97,7 @@ def shard_state(config, abstract_state: TrainState, model: placed.Placed) -> Tra
     mesh, replicated = model.mesh, sharding.replicated(model.mesh)
     shapes = {
         tuple(k.key for k in path): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(model.abstract_params)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(trainable.split(model.abstract_params, config)[0])
     }
     named = {path: (shape, model.axes[path]) for path, shape in shapes.items()}
     opt_state = sharding.state_shardings(abstract_state.opt_state, named, mesh)
@@ -109,4 +109,5 @@ def shard_state(config, abstract_state: TrainState, model: placed.Placed) -> Tra
         opt_state=opt_state,
         ema=None if abstract_state.ema is None else model.param_sharding,
         skips=jax.tree.map(lambda _: replicated, abstract_state.skips),
+        importance=sharding.state_shardings(abstract_state.importance, named, mesh),
     )

@@ -9,6 +9,7 @@ from gptjax.hosts import compiling
 from gptjax.optim import optimizers
 from gptjax.parallel import meshes
 from gptjax.training import program as programs
+from gptjax.training.step import gives_up_ranks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,10 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
     schedule.learning_rate(config, 0)
     optimizers.check(config)
+    if gives_up_ranks(config):
+        from gptjax.optim import rank_budget
+
+        rank_budget.check(config)
     if config.data.task is None:
         store, objective = pipeline.open_text(config.data, config.model.context_length, alive)
     else:

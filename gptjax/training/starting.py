@@ -232,7 +232,7 @@ def _frozen(started: dict, config, taken):
 
     if config.model.adapter is None or started["checkpoint_sha256"] is None:
         return None
-    names = flatten_dict(trainable.split(dict.fromkeys(taken), config)[1], sep="/")
+    names = {name for name in taken if trainable.chosen(name, config) is False}
     of_base = base.Base(started["run"], started["step"], started["checkpoint_sha256"])
     return Frozen(of_base, frozenset(names)) if names else None
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gptjax.config import catalogue
 from gptjax.models import architectures, layers
 from gptjax.optim import optimizers, rounding
 from gptjax.parallel import sharding
@@ -25,6 +26,7 @@ class TrainState(typing.NamedTuple):
     opt_state: typing.Any  # of the parameters that are trained
     ema: dict | None  # exponential moving average of params, if the config keeps one
     skips: dict | None = None  # of updates left out, if the config leaves any out (skipping.py)
+    importance: dict | None = None  # of an adapter's ranks, if it gives some up (rank_budget.py)
 
 
 def init_state(config, kernel: str) -> TrainState:
@@ -32,13 +34,28 @@ def init_state(config, kernel: str) -> TrainState:
     key = jax.random.fold_in(jax.random.key(config.train.seed), INIT_STREAM)
     params = architectures.split(architectures.make(config.model, key, kernel))[1]
     ema = params if config.optim.ema_decay is not None else None
-    opt_state = optimizers.make_optimizer(config.optim, config.model).init(trainable.split(params, config)[0])
+    opt_state = optimizer_of(config).init(trainable.split(params, config)[0])
     skips = None
     if config.optim.skip != "none":
         from gptjax.optim import skipping
 
         skips = skipping.initial(config.optim)
-    return store(TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, skips), config)
+    importance = None
+    if gives_up_ranks(config):
+        from gptjax.optim import rank_budget
+
+        importance = rank_budget.initial(trainable.split(params, config)[0])
+    return store(TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, skips, importance), config)
+
+
+def gives_up_ranks(config) -> bool:
+    """Whether the adapter of a Config loses ranks while it is trained."""
+    return config.model.adapter is not None and catalogue.adapter(config.model.adapter).allocates_ranks
+
+
+def optimizer_of(config) -> optax.GradientTransformation:
+    """Of the parameters that are trained."""
+    return optimizers.make_optimizer(config.optim, config.model, trainable.roles(config))
 
 
 def store(state: TrainState, config) -> TrainState:
@@ -134,16 +151,22 @@ def update(state: TrainState, grads, learning_rate, *, config, loss=None):
     before = state._replace(opt_state=sharding.to_device(state.opt_state, config.mesh))
     trained, frozen = trainable.split(state.params, config)
     params, opt_state = rounding.widen(trained), rounding.widen(before.opt_state)
-    direction, opt_state = optimizers.make_optimizer(config.optim, config.model).update(grads, opt_state, params)
+    direction, opt_state = optimizer_of(config).update(grads, opt_state, params)
     updates = jax.tree.map(lambda d: -learning_rate * d, direction)
     params = optax.apply_updates(params, updates)
+    importance, ranks = state.importance, {}
+    if importance is not None:
+        from gptjax.optim import rank_budget
+
+        importance, params, ranks = rank_budget.allocate(importance, params, grads, state.step + 1, config)
     ema = None if state.ema is None else average(state.ema, params, config)
     norms = {
         "grad_norm": grad_norm,
         "update_norm": optax.tree.norm(updates),
         "param_norm": optax.tree.norm(trainable.join(params, trainable.floats(rounding.widen(frozen)))),
+        **ranks,
     }
-    state = store(TrainState(state.step + 1, params, opt_state, ema), config)
+    state = store(TrainState(state.step + 1, params, opt_state, ema, importance=importance), config)
     state = state._replace(params=trainable.join(state.params, frozen))
     if before.skips is not None:
         state, norms = take_or_leave(before, state, norms, loss, config)

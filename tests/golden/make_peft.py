@@ -30,10 +30,14 @@ OF_LLAMA = dict(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj", "o_pr
 ADAPTERS = {
     "gpt2/lora": lambda: peft.LoraConfig(r=2, lora_alpha=6, **OF_GPT2),
     "gpt2/dora": lambda: peft.LoraConfig(r=2, lora_alpha=4, use_dora=True, **OF_GPT2),
+    "gpt2/adalora": lambda: peft.AdaLoraConfig(
+        init_r=4, target_r=2, lora_alpha=6, tinit=1, tfinal=2, total_step=8, **OF_GPT2
+    ),
     "gpt2/ia3": lambda: peft.IA3Config(task_type="CAUSAL_LM", fan_in_fan_out=True),
     "llama/lora": lambda: peft.LoraConfig(r=2, lora_alpha=6, **OF_LLAMA),
     "llama/rslora": lambda: peft.LoraConfig(r=2, lora_alpha=6, use_rslora=True, **OF_LLAMA),
     "llama/dora": lambda: peft.LoraConfig(r=2, lora_alpha=4, use_dora=True, **OF_LLAMA),
+    "llama/adalora": lambda: peft.AdaLoraConfig(init_r=4, target_r=2, lora_alpha=6, total_step=8, **OF_LLAMA),
     "llama/ia3": lambda: peft.IA3Config(task_type="CAUSAL_LM"),
     **{
         f"{name}/prefix": lambda: peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)

@@ -27,6 +27,7 @@ PICTURES = {
     "02_load_and_generate.ipynb": 1,
     "03_evaluate.ipynb": 1,
     "04_inside_the_model.ipynb": 4,
+    "05_finetune.ipynb": 1,
 }
 NAMES = list(PICTURES)
 
@@ -81,7 +82,7 @@ def test_every_cell_runs_in_a_new_kernel_and_pictures_come_out(executed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executed", NAMES[3:], indirect=True, ids=NAMES[3:])
+@pytest.mark.parametrize("executed", NAMES[3:4], indirect=True, ids=NAMES[3:4])
 def test_the_small_run_has_induction_heads_that_the_notebook_finds(executed):
     check_pictures(executed, 4)
     score, even = re.search(
@@ -89,6 +90,20 @@ def test_the_small_run_has_induction_heads_that_the_notebook_finds(executed):
     ).groups()
     first, second = re.search(r"loss ([\d.]+) in the first half, ([\d.]+) in the second", printed(executed)).groups()
     assert float(score) > 6 * float(even) and float(second) < float(first) - 0.5
+
+
+@pytest.mark.slow  # three runs on top of the small one
+@pytest.mark.parametrize("executed", NAMES[4:], indirect=True, ids=NAMES[4:])
+def test_the_small_run_learns_to_answer_keeps_it_with_an_adapter_and_labels_texts(executed):
+    check_pictures(executed, 1)
+    shares = {name: float(share) for name, share in re.findall(r"(before|after): ([\d.]+) of", printed(executed))}
+    assert shares["before"] < 0.05 and shares["after"] > 0.9
+    thrice = dict(re.findall(r"(without|with the adapter|merged): ([\d.]+) of thrice", printed(executed)))
+    assert float(thrice["without"]) < 0.05 and float(thrice["with the adapter"]) > 0.9
+    assert thrice["merged"] == thrice["with the adapter"]
+    megabytes = {name: float(size) for name, size in re.findall(r"(sft|lora) +([\d.]+) MB", printed(executed))}
+    assert megabytes["lora"] < megabytes["sft"] / 3
+    assert int(re.search(r"(\d+) of 200 new lines right", printed(executed)).group(1)) > 180
 
 
 def check_pictures(notebook, number: int) -> None:

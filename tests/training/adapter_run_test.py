@@ -67,6 +67,20 @@ def test_a_step_holds_the_adapter_alone_and_is_read_with_its_base(adapter, base)
     assert run.load(adapter, ema=True).loss("abc").mean != run.load(base).loss("abc").mean
 
 
+def size_of(workdir, step: int) -> int:
+    """Bytes of a checkpoint's files."""
+    return sum(file.stat().st_size for file in (workdir / "checkpoints" / str(step)).rglob("*") if file.is_file())
+
+
+def test_a_checkpoint_of_an_adapter_is_at_most_a_tenth_of_its_base_s(values, base):
+    """Of base and adapter trained alike, with moments and average."""
+    wide = dict(d_model=256, n_layers=2, n_heads=4)
+    origin, workdir = base.with_name("wide"), base.with_name("thin")
+    assert train(runs.changed(trained_values(values), model=wide, train=dict(steps=2)), origin) == 0
+    assert train(adapted(values, origin, adapter="lora(rank=4, on='all')", **wide), workdir) == 0
+    assert size_of(workdir, STEPS) <= size_of(origin, 2) / 10
+
+
 def test_it_goes_on_bit_equal_after_a_kill(adapter, values, base):
     disturbed = shutil.copytree(adapter, adapter.with_name("disturbed"))
     shutil.rmtree(disturbed / "checkpoints" / "4")
@@ -74,6 +88,24 @@ def test_it_goes_on_bit_equal_after_a_kill(adapter, values, base):
     assert runs.losses(disturbed) == runs.losses(adapter)
     before, after = (runs.saved_arrays(each, STEPS) for each in (adapter, disturbed))
     assert before.keys() == after.keys() and all(np.array_equal(array, after[name]) for name, array in before.items())
+
+
+def test_an_adapter_that_gives_up_ranks_goes_on_bit_equal_after_a_kill(values, base, capsys):
+    """Importance is in its checkpoints; the ranks that are gone stay so."""
+    workdir = base.with_name("ranks")
+    config = adapted(values, base, adapter="adalora(rank=3, target=1, on='all', steps_before=1, steps_after=1)")
+    assert train(config, workdir) == 0
+    disturbed = shutil.copytree(workdir, workdir.with_name("ranks_disturbed"))
+    shutil.rmtree(disturbed / "checkpoints" / "4")
+    assert train(config, disturbed) == 0 and runs.losses(disturbed) == runs.losses(workdir)
+    saved = [runs.saved_arrays(each, STEPS, ("params", "importance")) for each in (workdir, disturbed)]
+    assert any("sensitivity" in name for name in saved[0])
+    assert all(np.array_equal(array, saved[1][name]) for name, array in saved[0].items())
+    kept = [array for name, array in names(run.load(workdir).params).items() if name.endswith("/E")]
+    assert sum((array != 0).sum() for array in kept) == sum(len(array) for array in kept)
+    late = adapted(values, base, adapter="adalora(steps_before=4)")
+    assert train(late, workdir.with_name("late")) == 2
+    assert "leaves no step to give up ranks in: the run has 4 steps" in capsys.readouterr().err
 
 
 def test_a_base_that_is_gone_or_another_or_damaged_is_refused_by_name_and_hash(adapter, values, base, capsys):

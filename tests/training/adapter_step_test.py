@@ -23,7 +23,14 @@ GPT2 = ModelConfig(
     vocab_size=65, context_length=LENGTH, n_layers=2, d_model=32, n_heads=4, init_std=0.1, dtype="float32"
 )
 MODERN = dataclasses.replace(GPT2, norm="rmsnorm", position="rope", mlp="swiglu", n_kv_heads=2, bias=False)
-KINDS = ["lora(on='all')", "rslora(on='qkv,up', rank=4)", "dora(on='all', rank=4)", "ia3", "bottleneck(size=8)"]
+KINDS = [
+    "lora(on='all')",
+    "rslora(on='qkv,up', rank=4)",
+    "dora(on='all', rank=4)",
+    "ia3",
+    "bottleneck(size=8)",
+    "adalora",
+]
 AHEAD = ["prefix(length=3)", "prompt(length=4)", "prompt(length=4, shifted=True)"]
 BASE = Config(
     model=dataclasses.replace(MODERN, adapter="dora(on='q,v,down', rank=4)"),

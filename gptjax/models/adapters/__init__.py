@@ -3,6 +3,7 @@
     targets        the matrices of a layer by the names that `on` takes, and their sizes, counted without JAX
     adapter        what every kind states, and what one that sits on linear maps has in common
     lora           low-rank updates: LoRA, rank-stabilised LoRA, DoRA
+    adalora        low-rank updates that give up ranks while they are trained
     ia3            scaled outputs
     bottleneck     small MLPs behind attention and MLP
     prefix         keys and values before every sequence: prefix tuning, prompt tuning

@@ -63,6 +63,16 @@ class Adapter:
         return 0.0
 
     @property
+    def penalty_weight(self) -> float:
+        """What multiplies `penalty(params)` in the loss of training; 0: there is none."""
+        return 0.0
+
+    @property
+    def allocates_ranks(self) -> bool:
+        """Whether training gives up some of its ranks: see optim/rank_budget.py."""
+        return False
+
+    @property
     def in_bytes(self) -> bool:
         """Whether the model's own matrices are kept in int8."""
         return False

@@ -110,21 +110,28 @@ class Update(nnx.Module):
         self.B = nnx.Param(B, axes=("rank", *axes[n_inputs:]), kind="matrix", inputs=(0,), outputs=dims)
 
     @property
+    def down(self):
+        """What inputs are multiplied by first, [*inputs, rank]."""
+        return self.A[...]
+
+    @property
     def product(self):
         """A B [*inputs, *outputs], float32."""
-        A, B = self.A[...].astype(jnp.float32), self.B[...].astype(jnp.float32)
+        A, B = self.down.astype(jnp.float32), self.B[...].astype(jnp.float32)
         return jnp.tensordot(A, B, 1, precision="highest")
 
 
 class LowRank(Part):
     """The updates of one linear map, by piece."""
 
+    made = Update
+
     def __init__(self, spec: Lora, linear, of: targets.Map, pieces, key):
         super().__init__(of, pieces, spec.dropout)
         self.scale = spec.scale
         axes = linear.weight.get_metadata()["axes"]
         for piece, key_of_piece in zip(pieces, jax.random.split(key, len(pieces))):
-            setattr(self, piece, Update(key_of_piece, spec.rank, of.inputs, of.outputs_of(piece), axes))
+            setattr(self, piece, self.made(key_of_piece, spec.rank, of.inputs, of.outputs_of(piece), axes))
 
     def __call__(self, linear, x, index):
         return linear.plain(x, index) + self.update(self.dropped(x), index)
@@ -132,7 +139,7 @@ class LowRank(Part):
     def update(self, x, index):
         """What is added to the outputs at an index, for inputs x."""
         linear = layers.LINEAR[sharding.platform()]
-        hidden = {piece: linear(x, getattr(self, piece).A[...], None, len(self.of.inputs)) for piece in self.chosen}
+        hidden = {piece: linear(x, getattr(self, piece).down, None, len(self.of.inputs)) for piece in self.chosen}
         pieces = {piece: linear(hidden[piece], getattr(self, piece).B[...], None, 1) for piece in self.chosen}
         return self.scale * self.assembled(pieces, 0.0, index)
 
