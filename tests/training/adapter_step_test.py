@@ -123,6 +123,7 @@ def test_dropout_of_an_adapter_is_drawn_anew_for_each_matrix_and_layer():
 def test_an_adapter_that_cannot_be_is_refused_when_the_config_is_made(adapter, said):
     with pytest.raises(UserError) as error:
         Config(model=dataclasses.replace(GPT2, adapter=adapter), train=TrainConfig(steps=1))
+    assert str(error.value).count("model.adapter=") == 1
     assert said in str(error.value) and str(error.value).startswith("model.adapter=")
 
 
