@@ -148,8 +148,9 @@ def test_what_stands_before_every_text_is_seen_by_each_packed_document_and_by_th
     flops.check_counts(model.config, sum(leaf.size for leaf in jax.tree.leaves(architectures.split(model)[1])))
 
 
-def test_a_prompt_is_what_its_vectors_before_the_tokens_would_be():
-    shape = dataclasses.replace(MODERN, init_std=0.3)
+@pytest.mark.parametrize("rope_pattern", ["R", "RN"])
+def test_a_prompt_is_what_its_vectors_before_the_tokens_would_be(rope_pattern):
+    shape = dataclasses.replace(MODERN, init_std=0.3, rope_pattern=rope_pattern)
     adapted = architectures.make(
         dataclasses.replace(shape, adapter="prompt(length=4, shifted=True)"), jax.random.key(0)
     )
