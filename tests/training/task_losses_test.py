@@ -151,6 +151,13 @@ def labelled(tmp_path_factory):
     }
 
 
+def test_a_classifier_is_sent_on_to_its_evaluation_and_not_to_text(labelled, tmp_path, capsys):
+    short = runs.changed(labelled, train={"steps": 2}, checkpoint={"every_steps": None}, eval={"every_steps": None})
+    assert cli.main(["train", runs.write_config(short, tmp_path / "short.py"), f"--workdir={tmp_path / 'run'}"]) == 0
+    printed = "".join(capsys.readouterr())
+    assert "next:\n  gptjax eval" in printed and "gptjax sample" not in printed
+
+
 @pytest.fixture(scope="module")
 def classifier(labelled, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("classifier") / "run"
