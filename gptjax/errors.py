@@ -170,10 +170,13 @@ def make_chosen(text: str, table: dict, key: str):
 @contextlib.contextmanager
 def naming(text: str, key: str):
     """What is raised inside says which choice it is about."""
+    choice = f"{key}={shorten(repr(text), 80)}"
     try:
         yield
     except UserError as error:
-        raise UserError(f"{key}={shorten(repr(text), 80)}: {error}") from error
+        if str(error).startswith(choice):
+            raise
+        raise UserError(f"{choice}: {error}") from error
 
 
 def written_call(text: str, table: dict, key: str) -> tuple[str, dict]:

@@ -79,6 +79,8 @@ def settings(args) -> dict:
     if (args.system is not None or args.chat_format is not None) and not args.chat:
         flag = "--system" if args.system is not None else "--chat_format"
         raise UserError(f"{flag} is for conversations; add --chat.")
+    if args.chat and any(not prompt.strip() for prompt in args.prompt or ()):
+        raise UserError("--prompt is empty, and --chat answers a message; give it a text.")
     if args.chat and not args.prompt and not args.prompts_file:
         _check_talk(args, checked)
     if args.logprobs and not args.json:

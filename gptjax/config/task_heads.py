@@ -20,13 +20,14 @@ class TaskHead:
     bias: bool = True
     dropout: float = 0.1
     loss: typing.ClassVar[str]  # the name in training.losses.LOSSES
+    least: typing.ClassVar[int] = 1  # outputs that it needs: one class alone leaves nothing to learn
     reads_tokens: typing.ClassVar[bool] = False  # the activation of every token, instead of a sequence's last
 
     def __post_init__(self):
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout={self.dropout} is not in [0, 1).")
-        if self.outputs < 1:
-            raise UserError(f"n={self.outputs} is too small; use at least 1.")
+        if self.outputs < self.least:
+            raise UserError(f"n={self.outputs} is too small; use at least {self.least}.")
 
     @property
     def outputs(self) -> int:
@@ -52,6 +53,7 @@ class Classes(Counted):
     """One of n classes for an example, as in Radford et al. 2018, section 3.2."""
 
     loss = "classify"
+    least = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,7 @@ class TokenClasses(Counted):
 
     loss = "tag"
     reads_tokens = True
+    least = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

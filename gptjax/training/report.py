@@ -109,17 +109,25 @@ def stopping(doing: str, calls: int, steps_per_call: int, call_seconds: float | 
 
 def ending(session, directory) -> list[str]:
     """What lies in the run directory, and what to do next."""
-    writes_on, where = session.config.data.writes_on, shown_path(directory)
-    sampled = f"  gptjax sample --workdir={where}" + " --prompt='ROMEO:'" * ("corpus" in session.store.sources)
-    sampled += " --temperature=0.8" if session.config.data.chat is None else " --chat"
-    drawn = session.config.train.tensorboard
+    where, drawn = shown_path(directory), session.config.train.tensorboard
+    sampled = _sampled(session.config.data, where, "corpus" in session.store.sources)
     return [
         f"{where}/config.json, manifest.json: the config, and the code and data of the run",
         f"{where}/metrics.jsonl{', tensorboard/' if drawn else ''}: the numbers of every logged step and evaluation",
         f"{where}/checkpoints/, tokenizer/: what evaluation, sampling and resuming need",
         "next:",
-        *([sampled] if writes_on else []),
+        *([f"  {sampled}"] if sampled else []),
         f"  gptjax eval --workdir={where}",
         f"  gptjax watch {where}",
         *([f"  tensorboard --logdir={where}"] if drawn else []),
     ]
+
+
+def _sampled(data, where: str, is_corpus: bool) -> str | None:
+    """The command that shows what a run learned to write, of its section data; None: it learned no text."""
+    if data.task is not None or not data.writes_on:
+        return None
+    if data.chat is not None:
+        return f"gptjax sample --workdir={where} --chat"
+    prompt = " --prompt='ROMEO:'" if is_corpus else ""
+    return f"gptjax sample --workdir={where}{prompt} --temperature=0.8"

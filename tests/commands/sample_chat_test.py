@@ -103,6 +103,7 @@ def test_another_format_may_be_asked_for(imported, tmp_path):
         (None, ["--chat", "--prompt=a", "--chat_format=chatlm"], "--chat_format='chatlm' is not known; did you mean 'chatml'"),
         (None, ["--chat", "--prompt=a", "--chat_format=llama3"], "has no control token <|start_header_id|>"),
         (None, ["--chat"], "--chat has no message to answer; give --prompt or --prompts_file, or run it on a terminal."),
+        (None, ["--chat", "--prompt="], "--prompt is empty, and --chat answers a message; give it a text."),
         (None, ["--system=a", "--prompt=b"], "--system is for conversations; add --chat."),
         (None, ["--chat_format=chatml", "--prompt=b"], "--chat_format is for conversations; add --chat."),
         (GOLDEN, ["--chat", "--prompt=a"], "was trained on no conversations and has no chat template; give --chat_format"),

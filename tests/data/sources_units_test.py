@@ -154,6 +154,11 @@ def html(payload: bytes, content_type: str = "text/html", *more) -> bytes:
 BAD = {
     "line.jsonl": (b'{"text": "a"}\n{"text": \n{"text": "b"}\n', ["a", "b"], "line.jsonl:2 is not JSON: .* column"),
     "field.jsonl": (b'{"body": "a"}\n{"text": "b"}', ["b"], "field.jsonl:1 has no field 'text'; it has: 'body'"),
+    "chat.jsonl": (
+        b'{"messages": []}\n{"text": "b"}',
+        ["b"],
+        "chat.jsonl:1 has no field 'text'; it has: 'messages'. Set data.text_field or, for conversations, data.chat.",
+    ),
     "latin.jsonl": (b'{"text": "a"}\n\n{"text": "\xe9"}', ["a"], "latin.jsonl:3 is not UTF-8 at byte 10"),
     "deep.jsonl": (b"[" * 5000 + b'\n{"text": "a"}', ["a"], "deep.jsonl:1 is not JSON that can be read"),
     "list.jsonl.gz": (gzip.compress(b'{"text": "a"}\n[]\n'), ["a"], "list.jsonl.gz:2 holds a list"),

@@ -123,6 +123,7 @@ def test_dropout_of_an_adapter_is_drawn_anew_for_each_matrix_and_layer():
 def test_an_adapter_that_cannot_be_is_refused_when_the_config_is_made(adapter, said):
     with pytest.raises(UserError) as error:
         Config(model=dataclasses.replace(GPT2, adapter=adapter), train=TrainConfig(steps=1))
+    assert str(error.value).count("model.adapter=") == 1
     assert said in str(error.value) and str(error.value).startswith("model.adapter=")
 
 
@@ -147,8 +148,9 @@ def test_what_stands_before_every_text_is_seen_by_each_packed_document_and_by_th
     flops.check_counts(model.config, sum(leaf.size for leaf in jax.tree.leaves(architectures.split(model)[1])))
 
 
-def test_a_prompt_is_what_its_vectors_before_the_tokens_would_be():
-    shape = dataclasses.replace(MODERN, init_std=0.3)
+@pytest.mark.parametrize("rope_pattern", ["R", "RN"])
+def test_a_prompt_is_what_its_vectors_before_the_tokens_would_be(rope_pattern):
+    shape = dataclasses.replace(MODERN, init_std=0.3, rope_pattern=rope_pattern)
     adapted = architectures.make(
         dataclasses.replace(shape, adapter="prompt(length=4, shifted=True)"), jax.random.key(0)
     )

@@ -250,8 +250,10 @@ def test_a_run_that_was_killed_goes_on_bit_equal(tmp_path, capsys):
     write_conversations(tmp_path / "c.jsonl", [*records(60), {"messages": [{"role": "user", "content": "?"}]}])
     values, whole, killed = run_values(tmp_path), tmp_path / "whole", tmp_path / "killed"
     assert train(values, whole) == 0
-    said = capsys.readouterr().err
+    printed = capsys.readouterr()
+    said = printed.err
     assert f"{tmp_path}/c.jsonl:61 has no target" in said and "conversations fit a row of 65 tokens" in said
+    assert "--chat\n  gptjax eval" in printed.out + said  # what comes next asks for an answer
     assert train(values, killed) == 0
     for name in ("4", "6"):  # as if it had been killed after step 3
         shutil.rmtree(killed / "checkpoints" / name)

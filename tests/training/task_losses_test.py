@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 
 import gptjax
 from gptjax import cli
+from gptjax.config import task_heads
 from gptjax.config.config_file import from_dict
 from gptjax.config.fields import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from gptjax.data.examples.store import open_examples
@@ -149,6 +150,19 @@ def labelled(tmp_path_factory):
         "checkpoint": dict(every_steps=60),
         "eval": dict(every_steps=60),
     }
+
+
+def test_a_classifier_is_sent_on_to_its_evaluation_and_not_to_text(labelled, tmp_path, capsys):
+    short = runs.changed(labelled, train={"steps": 2}, checkpoint={"every_steps": None}, eval={"every_steps": None})
+    assert cli.main(["train", runs.write_config(short, tmp_path / "short.py"), f"--workdir={tmp_path / 'run'}"]) == 0
+    printed = "".join(capsys.readouterr())
+    assert "next:\n  gptjax eval" in printed and "gptjax sample" not in printed
+
+
+@pytest.mark.parametrize("head", ["classes(n=1)", "token_classes(n=0)"])
+def test_a_head_of_fewer_than_two_classes_is_refused(head):
+    with pytest.raises(UserError, match="n=[01] is too small; use at least 2."):
+        task_heads.of(ModelConfig(task_head=head))
 
 
 @pytest.fixture(scope="module")

@@ -51,8 +51,14 @@ class TemplateFormat(Format):
         return _Text(self, messages, tokenizer, is_prompt=True).pieces([])
 
     def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
-        """The control token that the template writes behind an answer, and the end of documents."""
+        """The control token that the template writes behind an answer, and the end of documents. Raises UserError: it
+        writes no answer."""
         text = _Text(self, (Message("user", "?"), Message("assistant", "!")), tokenizer)
+        if "!" not in text.marked:
+            raise UserError(
+                f"the chat template {self.name!r} does not write the text of an answer; write message.content of each of"
+                " messages in it."
+            )
         answer_end = text.marked.rindex("!") + 1
         after = next((p for end, p in text.parts() if p.is_control and end > answer_end), None)
         ids = [] if after is None else [control_id(after.text, tokenizer, self.name)]

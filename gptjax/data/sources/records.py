@@ -186,7 +186,8 @@ def named_field(record: dict, field: str, where: str) -> str | bytes:
     if field not in record:
         names = ", ".join(map(repr, record)) or "none"
         shown = names if len(names) <= _NAMES_SHOWN else f"{names[:_NAMES_SHOWN]} ..."
-        raise UserError(f"{where} has no field {field!r}; it has: {shown}. Set data.text_field.")
+        chat = " or, for conversations, data.chat" if {"messages", "conversations"} & set(record) else ""
+        raise UserError(f"{where} has no field {field!r}; it has: {shown}. Set data.text_field{chat}.")
     if not isinstance(record[field], (str, bytes)):
         kind = type(record[field]).__name__
         raise UserError(f"{where}: field {field!r} is a {kind}; expected a string. Set data.text_field.")

@@ -95,6 +95,11 @@ def test_stop_ids_are_the_control_token_behind_an_answer_and_end_of_text():
     assert TemplateFormat("mine", PLAIN.replace("<|im_end|>", "")).stop_ids(TOKENIZER) == (special["<|endoftext|>"],)
 
 
+def test_a_template_without_the_answer_is_refused_where_its_end_is_looked_for():
+    with pytest.raises(UserError, match="'mine' does not write the text of an answer; write message.content"):
+        TemplateFormat("mine", "hello").stop_ids(TOKENIZER)
+
+
 # ---- files
 
 
