@@ -1,6 +1,8 @@
 """What fine-tuning on conversations has changed: python notebooks/sft_evaluate.py RUN --exercises=FILE --out=DIR
 
-RUN, of `gptjax train`, is read at its step 0, before fine-tuning (checkpoint.keep_every keeps it), and at its last step:
+RUN, of `gptjax train`, is read at its last step and, for before fine-tuning, at step 0 (which a checkpoint.keep of all
+checkpoints keeps); or with --before=RUN0 another run stands for that, such as one of --config.optim.peak_lr=0
+--config.train.steps=1:
 
     exact match     of the answers to the exercises of FILE, lines of {"task", "prompt", "answer"}, per task; spaces at both
                     ends do not count
@@ -92,22 +94,24 @@ def evaluation(run, exercises: list[dict], held_out: list[str] | None, max_token
     }
 
 
-def before_and_after(workdir: str) -> tuple:
-    """The run at step 0 and at its last. Raises UserError: it has no step 0, or was not trained on conversations."""
+def before_and_after(workdir: str, before: str | None) -> tuple:
+    """The run before, or the same at step 0, and the run at its last step. Raises UserError: it has no step 0, or was not trained on conversations."""
     after = gptjax.load(workdir)
     if after.config.data.chat is None:
         raise UserError(f"the run in {workdir} was not trained on conversations (data.chat=None); give one that was.")
+    if before is not None:
+        return gptjax.load(before), after
     if 0 not in after.steps or after.step == 0:
         raise UserError(
-            f"{workdir} has the steps {', '.join(map(str, after.steps))}; expected 0 and a later one: train"
-            " from another run (train.start_from) with --config.checkpoint.keep_every=N, which keeps 0 and every Nth step."
+            f"{workdir} has the steps {', '.join(map(str, after.steps))}; expected 0 and a later one: train from another run"
+            " (train.start_from) and with --config.checkpoint.keep=N for all checkpoints, or give --before=RUN0."
         )
     return after.at(0), after
 
 
 def markdown(before: dict, after: dict) -> str:
     """Tables of two evaluations, and the dialogues."""
-    lines = [f"| | step {before['step']} | step {after['step']} | |", "|---|---|---|---|"]
+    lines = [f"| | before, step {before['step']} | after, step {after['step']} | |", "|---|---|---|---|"]
     for task in after["exact_match"]:
         lines.append(_share_row(f"exact match, {task}", before["exact_match"][task], after["exact_match"][task]))
     lines.append(_share_row("answers that end by the end token", before["ended"], after["ended"]))
@@ -142,12 +146,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--held_out", nargs="+", metavar="SPEC", help="as --data of gptjax eval (default: the run's own)"
     )
+    parser.add_argument("--before", metavar="RUN0", help="a run that stands for before (default: step 0 of the run)")
     parser.add_argument("--max_tokens", type=int, default=40, help="of an answer (default: 40)")
     parser.add_argument("--out", type=pathlib.Path, help="a folder, made if need be")
     args = parser.parse_args(arguments)
     try:
         exercises = read_exercises(args.exercises)
-        steps = [evaluation(run, exercises, args.held_out, args.max_tokens) for run in before_and_after(args.run)]
+        steps = [
+            evaluation(run, exercises, args.held_out, args.max_tokens)
+            for run in before_and_after(args.run, args.before)
+        ]
     except UserError as error:
         print(f"sft_evaluate: {error}", file=sys.stderr)
         return 2
@@ -155,7 +163,13 @@ def main(arguments: list[str] | None = None) -> int:
     print(text, end="")
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-        values = {"run": args.run, "exercises": str(args.exercises), "before": steps[0], "after": steps[1]}
+        values = {
+            "run": args.run,
+            "run_before": args.before or args.run,
+            "exercises": str(args.exercises),
+            "before": steps[0],
+            "after": steps[1],
+        }
         values = json.loads(json.dumps(values), parse_constant=lambda nan: None)  # JSON has no NaN: an error of one row
         (args.out / "evaluation.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
         (args.out / "evaluation.md").write_text(text, "utf-8")

