@@ -18,9 +18,9 @@ def config_out(kind, adapted) -> dict:
     """Fields of adapter_config.json. adapted: [(module, our pieces in it)]. Raises UserError: a module has several pieces,
     which would be of a larger rank, and PEFT has one for all."""
     for module, pieces in adapted:
-        if len(pieces) > 1 or (module.layout is not None and pieces != ("whole",)):
+        if len(pieces) > 1:
             raise UserError(
-                f"model.adapter with on={kind.on!r} has parts of {module.short_name}, which is one matrix in PEFT's model; PEFT's"
+                f"model.adapter with on={kind.on!r} has {' and '.join(pieces)} of {module.short_name}, which are one matrix in PEFT's model; PEFT's"
                 " AdaLoRA takes it whole: train with qkv in place of q, k and v to export."
             )
     fields = {theirs: getattr(kind, ours) for theirs, ours in FIELDS.items()}

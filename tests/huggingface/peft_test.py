@@ -147,8 +147,20 @@ def test_what_is_no_adapter_of_this_model_is_refused_by_name(imported, folder, t
 
 
 OURS = {
-    "gpt2": ["lora(on='q,v', rank=2)", "rslora(on='q,v,o', rank=3)", "dora(on='k,down', rank=2)", "ia3(on='k,v,down')"],
-    "llama": ["lora(on='qkv', rank=2)", "dora(on='all', rank=2)", "ia3(on='q,gate,down')", "rslora(on='qkv,up')"],
+    "gpt2": [
+        "lora(on='q,v', rank=2)",
+        "rslora(on='q,v,o', rank=3)",
+        "dora(on='k,down', rank=2)",
+        "ia3(on='k,v,down')",
+        "adalora(on='v,up', rank=3, target=2)",
+    ],
+    "llama": [
+        "lora(on='qkv', rank=2)",
+        "dora(on='all', rank=2)",
+        "ia3(on='q,gate,down')",
+        "adalora(on='qkv,down')",
+        "rslora(on='qkv,up')",
+    ],
 }
 
 

@@ -102,6 +102,13 @@ def test_an_adapter_with_lost_ranks_comes_from_peft_s_files(imported, tmp_path, 
     assert abs(logits - expected).max() <= 1e-5 * abs(expected).max()
 
 
+def test_parts_of_a_matrix_that_is_one_in_peft_s_model_are_not_exported(imported):
+    loaded = run.load(imported[0])
+    kind = catalogue.adapter("adalora(on='q,v')")
+    with pytest.raises(UserError, match="has q and v of attn.c_attn, which are one matrix in PEFT's model"):
+        peft.config_out(kind, loaded.config.model)
+
+
 @functools.cache
 def trained(config, devices: int) -> tuple:
     """(state on the host, metrics) after all steps of a Config."""
