@@ -273,7 +273,7 @@ PREFIXED = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
         (dict(model_type="WordPiece"), "is a model of type 'WordPiece'; expected byte-level BPE"),
         (
             dict(model_vocab={"a": 0}, model_merges=[]),
-            "is not byte-level BPE: it has no token for byte 0x00 and 241 more",
+            "is not byte-level BPE: it has no token for byte 0x00 and 210 more",
         ),
         (
             dict(model_vocab={"\u2581the": 0}, model_merges=[]),

@@ -231,8 +231,9 @@ def test_added_symbols_change_the_hash_by_their_names_and_order_but_not_the_base
 
 
 def test_symbols_are_named_by_sets_or_singly():
-    expected = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|mine|>", "<|fim_prefix|>", "<|fim_middle|>")
-    assert tokenizers.parse_symbols("chat,<|mine|>,fim,<|user|>") == (*expected, "<|fim_suffix|>")
+    chat, fim = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|tool|>"), ("prefix", "middle", "suffix")
+    expected = (*chat, "<|mine|>", *(f"<|fim_{part}|>" for part in fim))
+    assert tokenizers.parse_symbols("chat,<|mine|>,fim,<|user|>") == expected
     assert tokenizers.parse_symbols("") == ()
     with pytest.raises(UserError, match="'caht' is no set of special symbols; did you mean 'chat'"):
         tokenizers.parse_symbols("caht")

@@ -197,7 +197,10 @@ def test_llama_3s_factors_are_those_of_transformers():
         (["--to=gguf", "--dtype=float16"], "--dtype is of --to=hf, and --to=gguf is given; use --type"),
         (["--to=hf", "--type=q8_0"], "--type is of --to=gguf, and --to=hf is given; use --dtype"),
         (["--to=gguf", "--type=q6_k"], "--type=q6_k is not known; expected one of: f32, f16, bf16, q4_0, q4_1, q8_0"),
-        (["--to=onnx"], "--to=onnx is not known; expected hf, Hugging Face's transformers or gguf, llama.cpp's GGUF"),
+        (
+            ["--to=onnx"],
+            "--to=onnx is not known; expected hf, Hugging Face's transformers or peft, adapters of PEFT or gguf, llama.cpp's GGUF",
+        ),
     ],
 )
 def test_flags_of_another_format_are_refused(words, message, tmp_path, capsys):

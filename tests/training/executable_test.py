@@ -120,16 +120,17 @@ def test_another_config_or_mesh_is_named(ready, saved, changes, named):
 
 def test_what_the_hash_leaves_out_changes_no_character_of_the_program(ready):
     config, mesh, kernel = ready
-    plain = config.replace(mesh={"offload_optimizer": False})
+    plain = config.replace(mesh={"offload_optimizer": False}, eval={"every_steps": 5})
     other = {"train": {"steps": 99, "log_every": 3, "max_skips": 4, "max_rollbacks": 1, "stall_seconds": None}}
     other["train"] |= {"profile_steps": (1, 2), "tensorboard": True, "wandb_project": "p", "tokens": None}
     other["train"] |= {name: None for name in ("batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")}
+    other["train"] |= {"stop_metric": "loss", "stop_patience": 5, "stop_change": 0.1}
     other["optim"] = {"peak_lr": 0.5, "schedule": "linear", "warmup_steps": 3, "decay_steps": 50}
     other["optim"] |= {"final_lr_fraction": 0.3, "cooldown_fraction": 0.5}
     told = {f"{section}.{name}" for section, fields in other.items() for name in fields}
     of_a_step = {key for key in changes.words() if key.partition(".")[0] in executable.SECTIONS}
     left_out = {key for key in of_a_step if not changes.word(key).program} - set(executable.SHAPES)
-    instead = {"optim.warmup_tokens", "optim.decay_tokens"}  # of warmup_steps and decay_steps
+    instead = {"optim.warmup_tokens", "optim.decay_tokens", "train.epochs"}  # of steps
     assert left_out - told - instead == set() == told - left_out
     changed = plain.replace(**other)
     assert executable.config_hash(changed) == executable.config_hash(plain)

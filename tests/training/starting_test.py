@@ -1,6 +1,5 @@
 """Runs that start from the parameters of another (train.start_from): what they take, what they keep, what they refuse."""
 
-import dataclasses
 import json
 import shutil
 
@@ -8,13 +7,12 @@ import jax
 import numpy as np
 import pytest
 import runs
-from conftest import TINY
 from judging import trained_values
 from places import ROOT
 
 from gptjax import cli
 from gptjax.config.config_file import from_dict
-from gptjax.config.fields import Config, MeshConfig, TrainConfig
+from gptjax.config.fields import Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.data import tokenizers
 from gptjax.huggingface import importing
 from gptjax.models import architectures
@@ -25,6 +23,7 @@ from gptjax.training import new_symbols, starting
 from gptjax.training import program as programs
 
 STEPS = 4
+SMALL = ModelConfig(vocab_size=127, context_length=16, n_layers=2, d_model=32, n_heads=4, dtype="float32")
 
 
 def started(values, origin) -> dict:
@@ -231,9 +230,7 @@ def test_an_adapter_learns_new_symbols_with_their_rows_or_not_at_all(tmp_path, v
 
 
 def test_a_vocabulary_that_outgrows_its_padding_gets_more_rows_on_any_mesh():
-    small = Config(
-        model=dataclasses.replace(TINY, vocab_size=127), train=TrainConfig(steps=1), mesh=MeshConfig(tensor=4)
-    )
+    small = Config(model=SMALL, train=TrainConfig(steps=1), mesh=MeshConfig(tensor=4))
     large = small.replace(model=dict(vocab_size=132))
     program = programs.build(large, meshes.make_mesh(large), "xla")
     params = architectures.split(architectures.make(small.model, jax.random.key(0)))[1]
