@@ -295,6 +295,12 @@ def _check_judged(config) -> None:
             metric is None or config.eval.every_steps is not None,
             f"{key}={_shown(metric)} judges evaluations, but eval.every_steps=None has one at the end alone; set both.",
         )
+    for name in ("stop_patience", "stop_change"):
+        value = getattr(config.train, name)
+        _require(
+            config.train.stop_metric is not None or value == getattr(type(config.train), name),
+            f"train.{name}={value} is of train.stop_metric, which is None; set it, such as train.stop_metric='loss'.",
+        )
 
 
 def _check_start(t) -> None:

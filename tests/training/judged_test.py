@@ -114,6 +114,13 @@ def test_a_metric_that_no_evaluation_has_is_refused_before_the_first_step(values
         assert not workdir.exists()
 
 
+@pytest.mark.parametrize("field, value", [("stop_patience", 5), ("stop_change", 0.1)])
+def test_a_field_of_early_stopping_without_its_metric_is_refused(values, folder, capsys, field, value):
+    code, workdir = command(values, folder, "refused", train={field: value})
+    assert code == 2 and not workdir.exists()
+    assert f"train.{field}={value} is of train.stop_metric, which is None" in capsys.readouterr().err
+
+
 def test_two_processes_end_together_and_keep_what_one_keeps(values, tmp_path, ended):
     ours = runs.changed(
         trained_values(values), train=dict(steps=12, **patient(2)), mesh=dict(fsdp=2),
