@@ -25,7 +25,8 @@ def messages(record: dict, where: str) -> list:
     for fields, form in FORMS.items():
         if all(record.get(field) is not None for field in fields):
             return form(record, where)
-    names = shorten(", ".join(map(repr, record)), 300) or "none"
+    names = (f"{name!r} (null)" if value is None else repr(name) for name, value in record.items())
+    names = shorten(", ".join(names), 300) or "none"
     expected = "; ".join(" and ".join(fields) for fields in FORMS)
     raise UserError(f"{where} is no conversation: it has the fields {names}; expected one of: {expected}.")
 

@@ -66,6 +66,7 @@ def test_answers_alone_are_targets():
             {"messages": [U, {"role": "tool", "content": "t"}, A]},
             "message 2 (tool) is out of place; it has to follow an",
         ),
+        ({"messages": None}, "is no conversation: it has the fields 'messages' (null); expected one of: messages;"),
         ({"messages": [U]}, "has no target: it has no assistant's message"),
         ({"messages": [U, A | {"weight": 0}]}, "has no target: it has only weights of 0"),
         ({"messages": [U, A | {"weight": -1}]}, "message 2: weight=-1; expected a number of at least 0."),
