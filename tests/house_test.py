@@ -17,7 +17,7 @@ from places import ROOT
 # Each room may import those before it. What stands at the top of the package is a room of its own.
 ORDER = """
 errors terminal pages storage schedule config hosts parallel flops models hardware start generation data evaluation
-checkpoints rundir run optim training planning huggingface gguf supervisor plot study watch diagnostics tasks commands cli
+checkpoints rundir run optim training posttrain planning huggingface gguf supervisor plot study watch diagnostics tasks commands cli
 __main__
 """.split()
 OUTSIDE = ("tiny_run",)  # a program for the notebooks, which nothing imports
@@ -164,7 +164,7 @@ def test_the_way_of_a_batch_is_as_short_as_the_readme_says():
         f"gptjax.{name}"
         for name in ("training.feed", "training.loop", "training.step", "training.losses", "models.gpt")
     }
-    assert "fewer than 1,050 lines" in " ".join(README.split()) and lines(way) < 1050
+    assert "fewer than 1,100 lines" in " ".join(README.split()) and lines(way) < 1100
     assert all(f"`{name.removeprefix('gptjax.').replace('.', '/')}.py`" in README for name in way)
 
 

@@ -358,7 +358,7 @@ class TrainConfig(_Shown):
     vocab_chunks: int = setting(
         1, "parts of the vocabulary that the loss goes through one by one: it holds float32 logits of one part"
     )
-    loss: str = setting("next_token", "what is minimised: a name of training.losses.LOSSES")
+    loss: str = setting("next_token", "what is minimised: a name of training.losses.LOSSES, or NAME(PARAMETER=VALUE)")
     lm_coef: float = setting(0.0, "task heads: weight of the language model's loss beside the head's (GPT-1: 0.5)")
     z_loss: float | None = setting(None, "next_token: weight of mean(logsumexp(logits)^2) in the loss; None: none")
     label_smoothing: float | None = setting(

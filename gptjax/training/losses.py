@@ -14,7 +14,8 @@ Everything is a sum over rows. The step adds up microbatches, XLA the devices, a
 the sum of the weights: so they don't depend on how a batch was split. A mean taken inside a loss would.
 
 To add a loss, write such a function in any module and name it in LOSSES, as "module:function"; the module is imported when
-the loss is chosen. Held-out text is judged by the loss of its tokens whatever is minimised (models/placed).
+the loss is chosen. A loss with parameters, train.loss="dpo(beta=0.1)", is a frozen dataclass whose instances are such
+functions. Held-out text is judged by the loss of its tokens whatever is minimised (models/placed).
 """
 
 import typing
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.config import catalogue
-from gptjax.errors import choose, imported
+from gptjax.errors import UserError, choose, imported, make_chosen, written_call
 from gptjax.models import placed
 
 LOSSES = {"next_token": "gptjax.training.losses:next_token"}
@@ -69,10 +70,21 @@ OF_LAYERS = {"activation_rms": RootMeanSquare, "max_attention_logit": Largest}  
 
 
 def of(config) -> typing.Callable:
-    """The loss function of a Config. Raises UserError for an unknown name, and for an entry that leads nowhere."""
-    name = config.train.loss
-    loss = imported(choose(LOSSES, name, "train.loss"), f"train.loss={name!r}")
+    """The loss function of a Config. Raises UserError for an unknown name, for parameters that it does not take, and for an
+    entry that leads nowhere."""
+    loss = chosen(config.train.loss)
     return loss if config.model.adapter is None else with_penalty(loss, catalogue.adapter(config.model.adapter))
+
+
+def chosen(text: str) -> typing.Callable:
+    """The loss that train.loss names, without what an adapter adds to it."""
+    name, arguments = written_call(text, LOSSES, "train.loss")
+    loss = imported(choose(LOSSES, name, "train.loss"), f"train.loss={text!r}")
+    if isinstance(loss, type):
+        return make_chosen(text, LOSSES, "train.loss")
+    if arguments:
+        raise UserError(f"train.loss={text!r}: {name} has no parameters; write train.loss={name!r}.")
+    return loss
 
 
 def with_penalty(loss_of, adapter):

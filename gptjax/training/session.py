@@ -8,6 +8,7 @@ from gptjax.data.rows import pipeline
 from gptjax.hosts import compiling
 from gptjax.optim import optimizers
 from gptjax.parallel import meshes
+from gptjax.training import losses
 from gptjax.training import program as programs
 from gptjax.training.step import gives_up_ranks
 
@@ -53,6 +54,7 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     alive: is called now and then while text is read.
     """
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
+    losses.of(config)
     schedule.learning_rate(config, 0)
     optimizers.check(config)
     if gives_up_ranks(config):

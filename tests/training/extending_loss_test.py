@@ -1,7 +1,9 @@
 """A loss that gptjax does not have, added from outside: one function, and one entry in a table."""
 
+import dataclasses
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from judging import trained_values
 
 from gptjax import cli
 from gptjax.config.fields import Config, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from gptjax.errors import UserError
 from gptjax.parallel import numerics
 from gptjax.training import losses
 from gptjax.training import program as programs
@@ -78,6 +81,36 @@ def test_an_entry_that_leads_nowhere_is_one_line(address, missing, values, tmp_p
     assert cli.main(["train", config, f"--workdir={tmp_path / 'run'}"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("gptjax: train.loss='mine' is ") and missing in lines[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """A loss with a parameter."""
+
+    factor: float = 1.0
+
+    def __call__(self, params, batch, key, *, graph, config):
+        objective, rest = smoothed(params, batch, key, graph=graph, config=config)
+        return self.factor * objective, rest
+
+
+def test_a_loss_with_parameters_is_a_dataclass_whose_instances_are_losses(monkeypatch):
+    monkeypatch.setitem(losses.LOSSES, "scaled", f"{__name__}:Scaled")
+    config = PAIRS.replace(train=dict(loss="scaled(factor=3)"))
+    assert losses.of(config) == Scaled(3.0) and losses.chosen("scaled") == Scaled()
+
+
+@pytest.mark.parametrize(
+    "text, wrong",
+    [
+        ("scaled(facto=3)", "scaled has no parameter 'facto'; did you mean 'factor'?"),
+        ("next_token(factor=3)", "next_token has no parameters; write train.loss='next_token'."),
+    ],
+)
+def test_parameters_that_a_loss_does_not_take_are_refused(monkeypatch, text, wrong):
+    monkeypatch.setitem(losses.LOSSES, "scaled", f"{__name__}:Scaled")
+    with pytest.raises(UserError, match=re.escape(wrong)):
+        losses.chosen(text)
 
 
 # Batches of more than tokens: what a loss takes of a batch is between it and the data
