@@ -45,7 +45,7 @@ def scores(x, head_VD, target, *, vocab_size: int, chunks: int = 1, softcap: flo
     def step(carry, part):
         running, target_logit, largest, likeliest = carry
         head_vD, entry_v = part
-        logit = _part_logits(x, head_vD, entry_v, vocab_size, softcap)
+        logit = part_logits(x, head_vD, entry_v, vocab_size, softcap)
         chosen = jnp.where(entry_v == target[..., None], logit, 0).sum(-1)
         here, entry = logit.max(-1), entry_v[logit.argmax(-1)]
         better = (here > largest) | ((here == largest) & (entry < likeliest))
@@ -54,7 +54,7 @@ def scores(x, head_VD, target, *, vocab_size: int, chunks: int = 1, softcap: flo
 
     low, zero = jnp.full(target.shape, -jnp.inf, jnp.float32), jnp.zeros(target.shape, jnp.float32)
     start = (low, zero, low, jnp.full(target.shape, head_VD.shape[0], jnp.int32))
-    (log_normaliser, target_logit, _, likeliest), _ = jax.lax.scan(step, start, _parts(head_VD, chunks))
+    (log_normaliser, target_logit, _, likeliest), _ = jax.lax.scan(step, start, parts(head_VD, chunks))
     return target_logit - log_normaliser, likeliest == target
 
 
@@ -100,7 +100,7 @@ def _chunked(chunks, x, head_VD, target, vocab_size, softcap, with_mean):
     return _chunked_forward(chunks, x, head_VD, target, vocab_size, softcap, with_mean)[0]
 
 
-def _parts(head_VD, chunks):
+def parts(head_VD, chunks):
     """The head as [chunks, V/chunks, D], and the entries of each part.
 
     A part takes every chunks-th entry: so a vocabulary sharded over devices stays where it is.
@@ -110,7 +110,7 @@ def _parts(head_VD, chunks):
     return head_VD.reshape(size, chunks, -1).swapaxes(0, 1), entry_cv
 
 
-def _part_logits(x, head_vD, entry_v, vocab_size, softcap):
+def part_logits(x, head_vD, entry_v, vocab_size, softcap):
     logit = mask_padding(logits(x, head_vD, softcap), vocab_size, entry_v)
     return sharding.constrain(logit, "batch", "head_length", "vocab") if logit.ndim == 3 else logit
 
@@ -119,14 +119,14 @@ def _chunked_forward(chunks, x, head_VD, target, vocab_size, softcap, with_mean)
     def step(carry, part):
         running, target_logit, *mean = carry
         head_vD, entry_v = part
-        logit = _part_logits(x, head_vD, entry_v, vocab_size, softcap)
+        logit = part_logits(x, head_vD, entry_v, vocab_size, softcap)
         chosen = jnp.where(entry_v == target[..., None], logit, 0).sum(-1)
         mean = [so_far + _mean_part(logit, entry_v, vocab_size) for so_far in mean]
         return (jnp.logaddexp(running, jax.nn.logsumexp(logit, axis=-1)), target_logit + chosen, *mean), None
 
     zero = jnp.zeros(target.shape, jnp.float32)
     start = (jnp.full(target.shape, -jnp.inf, jnp.float32), zero, *[zero] * with_mean)
-    result, _ = jax.lax.scan(step, start, _parts(head_VD, chunks))
+    result, _ = jax.lax.scan(step, start, parts(head_VD, chunks))
     return result, (x, head_VD, target, result[0])
 
 
@@ -136,7 +136,7 @@ def _chunked_backward(chunks, vocab_size, softcap, with_mean, saved, cotangents)
 
     def step(dx, part):
         head_vD, entry_v = part
-        logit, pullback = jax.vjp(lambda x, h: _part_logits(x, h, entry_v, vocab_size, softcap), x, head_vD)
+        logit, pullback = jax.vjp(lambda x, h: part_logits(x, h, entry_v, vocab_size, softcap), x, head_vD)
         probability = jnp.exp(logit - log_normaliser[..., None])
         d_logit = d_normaliser * probability + jnp.where(entry_v == target[..., None], d_target, 0)
         for d in d_mean:  # padding's part of it ends at the mask
@@ -144,7 +144,7 @@ def _chunked_backward(chunks, vocab_size, softcap, with_mean, saved, cotangents)
         dx_part, d_head_vD = pullback(d_logit)
         return dx + dx_part.astype(jnp.float32), d_head_vD
 
-    dx, d_head_cvD = jax.lax.scan(step, jnp.zeros(x.shape, jnp.float32), _parts(head_VD, chunks))
+    dx, d_head_cvD = jax.lax.scan(step, jnp.zeros(x.shape, jnp.float32), parts(head_VD, chunks))
     return dx.astype(x.dtype), d_head_cvD.swapaxes(0, 1).reshape(head_VD.shape), None
 
 
