@@ -162,7 +162,7 @@ def _as_rollouts(rows, row_tokens: int, end_id: int) -> Rollouts:
     length_B, prompt_B, ended_B = np.zeros(B, np.int32), np.zeros(B, np.int32), np.zeros(B, bool)
     for b, row in enumerate(rows):
         ended_B[b] = row.finished == "eot"
-        ids = np.concatenate([row.tokens, [end_id] * ended_B[b]])
+        ids = np.concatenate([row.tokens, [end_id] * int(ended_B[b])])
         token_BT[b, : len(ids)], length_B[b], prompt_B[b] = ids, len(ids), len(row.prompt)
         weight_BL[b, prompt_B[b] - 1 : length_B[b] - 1] = 1
     return Rollouts(token_BT, prompt_B, length_B, weight_BL, np.zeros((B, L), np.float32), ended_B)
