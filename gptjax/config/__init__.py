@@ -1,10 +1,14 @@
 """Every field of a run's config, what it may be, and configs from files.
 
 fields           the sections and their fields: type, default, meaning, and a word for what changing one does
+mesh_fields      the section mesh
+rl_fields        the section rl: reinforcement learning
+setting          what a section is made of: a field that says what it holds
 changes          what follows from that word: at a resume, for a branch, in a study, for a compiled step
 removed          fields there once were, and the value that each always has now
 checks           what may be, and what goes together; made once, when a Config is made
 chat_checks      the same for conversations
+rl_checks        the same for reinforcement learning
 layer_patterns   likewise of layers that are not all alike, where a config has such
 bounds           how large a number may be
 catalogue        which architectures there are, and what a config may ask of each

@@ -1,4 +1,4 @@
-"""What changing a field of a config does: one word beside the field (`fields.setting`), and here what follows from it.
+"""What changing a field of a config does: one word beside the field (`setting.setting`), and here what follows from it.
 
 Whoever has to know asks here: a resume, a branch, a study, a compiled step in a file. A new field needs its word and
 nothing else.

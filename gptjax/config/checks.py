@@ -32,6 +32,10 @@ def check(config) -> None:
         from gptjax.config import task_heads  # of no use to pretraining
 
         task_heads.check(config)
+    if config.rl != type(config.rl)():
+        from gptjax.config import rl_checks  # of those who asked for reinforcement learning
+
+        rl_checks.check(config)
 
 
 def _require(condition, message: str) -> None:

@@ -12,25 +12,14 @@ import math
 import typing
 
 from gptjax.config import catalogue, checks, text_kinds
+from gptjax.config.mesh_fields import MeshConfig
+from gptjax.config.rl_fields import RLConfig
+from gptjax.config.setting import Shown, setting
 from gptjax.errors import UserError
 
 
-def setting(default, meaning: str, changes: str = "training") -> typing.Any:
-    """A field of a section. meaning: what it holds, its unit, its choices; changes: a word of `changes.WORDS`."""
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "changes": changes})
-
-
-class _Shown:
-    def __repr__(self) -> str:
-        """The fields that are not at their defaults; where all are, as nothing."""
-        differing = (
-            (f.name, getattr(self, f.name)) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
-        )
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in differing)})"
-
-
 @dataclasses.dataclass(frozen=True, repr=False)
-class ModelConfig(_Shown):
+class ModelConfig(Shown):
     """A decoder-only transformer, or an LSTM, which takes fewer of these (catalogue.py). The defaults are GPT-2 small."""
 
     architecture: str = setting("gpt", "kind of model: gpt | lstm")
@@ -165,7 +154,7 @@ class ModelConfig(_Shown):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class DataConfig(_Shown):
+class DataConfig(Shown):
     TRAIN_BYTES: typing.ClassVar = 100_000_000  # of text that a SentencePiece model is trained on, at most
 
     source: str = setting(
@@ -255,7 +244,7 @@ class DataConfig(_Shown):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class OptimConfig(_Shown):
+class OptimConfig(Shown):
     name: str = setting("adamw", "optimizer: adamw | adafactor | lion | muon | sgd")
     peak_lr: float = setting(6e-4, "learning rate at the end of the warmup", "schedule")
     schedule: str = setting(
@@ -308,43 +297,7 @@ class OptimConfig(_Shown):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class MeshConfig(_Shown):
-    """Devices of a slice along each axis, one of which may be -1 and uses all remaining devices; and slices (`dcn_*`)."""
-
-    AXES: typing.ClassVar = ("replica", "stage", "fsdp", "sequence", "tensor")  # the last gets neighbouring chips
-    DCN_AXES: typing.ClassVar = ("replica", "fsdp")  # those that slices may lie along
-
-    replica: int = setting(1, "devices along replica: data parallel, each holds all parameters", "rounding")
-    stage: int = setting(1, "devices along stage: pipeline parallel, each holds some layers", "rounding")
-    fsdp: int = setting(-1, "devices along fsdp: data parallel, parameters are sharded", "rounding")
-    sequence: int = setting(
-        1, "devices along sequence: context parallel, the tokens of a sequence are sharded", "rounding"
-    )
-    tensor: int = setting(1, "devices along tensor: tensor parallel, heads, MLP and vocabulary are sharded", "rounding")
-    dcn_replica: int = setting(-1, "slices along replica; -1: all that dcn_fsdp leaves", "rounding")
-    dcn_fsdp: int = setting(1, "slices along fsdp", "rounding")
-    pipeline_microbatches: int | None = setting(
-        None, "parts of a batch that pass through the stages one after another; None: one for each stage", "rounding"
-    )
-    pipeline_repeats: int = setting(
-        1,
-        "times that a part passes through all stages, each of which then holds that many pieces of the model",
-        "rounding",
-    )
-    offload_optimizer: bool = setting(
-        False, "whether the optimizer's state waits in the host's pinned memory between updates", "rounding"
-    )
-    cpu_devices: int = setting(
-        1, "JAX devices that a CPU host is split into; one for each core keeps all cores at work", "rounding"
-    )
-
-    def pipeline_parts(self, stages: int) -> int:
-        """Parts of a batch that go one by one through a pipeline of so many stages; 1 where that is none."""
-        return 1 if stages == 1 else self.pipeline_microbatches or stages
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class TrainConfig(_Shown):
+class TrainConfig(Shown):
     steps: int | None = setting(None, "optimizer steps in the run", "schedule")
     tokens: int | None = setting(
         None, "length of the run in tokens, instead of steps; the last step may go over it", "schedule"
@@ -420,7 +373,7 @@ class TrainConfig(_Shown):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class CheckpointConfig(_Shown):
+class CheckpointConfig(Shown):
     every_steps: int | None = setting(1000, "steps from one checkpoint to the next; None: only at the end", "nothing")
     every_minutes: float | None = setting(
         None, "minutes after which a checkpoint is saved too; None: only by steps", "nothing"
@@ -443,7 +396,7 @@ class CheckpointConfig(_Shown):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class EvalConfig(_Shown):
+class EvalConfig(Shown):
     every_steps: int | None = setting(1000, "steps from one evaluation to the next; None: only at the end", "nothing")
     batch_size: int | None = setting(None, "sequences; None: train.batch_size / train.microbatches", "rounding")
     max_tokens: int | None = setting(None, "tokens of the held-out text that an evaluation reads; None: all", "result")
@@ -469,7 +422,7 @@ class EvalConfig(_Shown):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Config(_Shown):
+class Config(Shown):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
@@ -477,6 +430,7 @@ class Config(_Shown):
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+    rl: RLConfig = RLConfig()
 
     def __post_init__(self):
         checks.check(self)

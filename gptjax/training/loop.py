@@ -14,7 +14,7 @@ import jax
 
 from gptjax import errors, schedule
 from gptjax.errors import Diverged, NoWayBack
-from gptjax.training.feed import Feed, Inputs
+from gptjax.training import feed
 from gptjax.training.recorder import Recorder
 
 
@@ -45,6 +45,7 @@ class Loop:
         self.training, self.keeper, self.hooks = training, keeper, hooks
         self.total_steps = schedule.total_steps(training.session.config)
         self.rows_read = 0  # of the training text, by this process
+        self.carried = {}  # JSON values that the feed hands from call to call, kept in checkpoints
         self._first = True  # whether no call has been made yet
         self._compiled = set()  # shapes of batches, of which a ramp has several
         self._begun = []  # hooks, in the order in which they began
@@ -61,7 +62,7 @@ class Loop:
         session, training = self.training.session, self.training
         with training.watchdog.doing("resuming or initialising"):
             self.state = session.program.init() if start.state is None else start.state
-        self.step = start.step
+        self.step, self.carried = start.step, start.data.get("carried", {})
         self.recorder = Recorder(training, start.batch_hash, self.rewinds)
         for hook in self.hooks:
             hook.begin(training, self.step)
@@ -101,15 +102,15 @@ class Loop:
     def _train_on(self) -> Diverged | None:
         """Trains and saves, to the end of the run or until asked to stop. Returns what went wrong, if it did."""
         try:
-            with Feed(self.training.session, self.rewinds, self.step) as inputs:
-                while self.going:
-                    self.advance(inputs.next())
+            with feed.of(self) as inputs:
+                while self.going and (call := inputs.next()) is not None:
+                    self.advance(call)
             self.finish()
         except Diverged as error:
             return error
         return None
 
-    def advance(self, inputs: Inputs) -> None:
+    def advance(self, inputs: feed.Inputs) -> None:
         """One call of the train step, and what is due after it. Raises Diverged."""
         known = jax.tree.leaves(inputs.batch)[0].shape in self._compiled
         dispatch = self.training.session.program.train if known else self._compile
@@ -163,7 +164,7 @@ class Loop:
 
     # ---- a call, and what follows it
 
-    def take(self, inputs: Inputs, state, read, timed: bool) -> None:
+    def take(self, inputs: feed.Inputs, state, read, timed: bool) -> None:
         """The state after a call that was just dispatched, whose metrics read() gives; logs those of the call before, and of
         the first one its own. timed: whether the throughput's clock ran during the call. Raises Diverged."""
         self.state, first_step = state, self.step
@@ -217,7 +218,7 @@ class Loop:
             if self.keeper.saved_step != self.step and self.step > 0:
                 rows_read = schedule.rows_before(self.training.session.config, self.step)
                 batch_hash = self.recorder.batch_hash()
-                skipped = self.rewinds.as_dict()
+                skipped = self.rewinds.as_dict() | ({"carried": self.carried} if self.carried else {})
                 self.keeper.save(self.state, self.step, last, batch_hash=batch_hash, rows_read=rows_read, **skipped)
         self.training.agreed.saved()
         self.training.log.flush()

@@ -5,6 +5,7 @@ import typing
 
 from gptjax import flops, hardware, schedule
 from gptjax.data.rows import pipeline
+from gptjax.errors import imported
 from gptjax.hosts import compiling
 from gptjax.optim import optimizers
 from gptjax.parallel import meshes
@@ -61,12 +62,11 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
         from gptjax.optim import rank_budget
 
         rank_budget.check(config)
-    if config.data.task is None:
+    kind = learns_from(config)
+    if kind == "text":
         store, objective = pipeline.open_text(config.data, config.model.context_length, alive)
     else:
-        from gptjax.data.examples.store import open_examples
-
-        store, objective = open_examples(config, alive), None
+        store, objective = imported(STORES[kind], f"a run on {kind}")(config, alive), None
     config = config.with_vocabulary(store.tokenizer.vocab_size)
     program = programs.on_mesh(config, mesh)
     if objective is None:
@@ -76,6 +76,20 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
         eval_rows = held_out_rows(config, store, objective)
     peak, source = hardware.peak_of(mesh.devices.flat[0], config.model.dtype)
     return Session(config, store, objective, rows, eval_rows, program, peak_flops=peak, peak_source=source)
+
+
+STORES = {
+    "examples": "gptjax.data.examples.store:open_examples",
+    "prompts": "gptjax.posttrain.prompts:open_prompts",
+}
+"""What a run learns from beside text -> (config, alive) -> its store: one that has rows(config, program)."""
+
+
+def learns_from(config) -> str:
+    """text, or a key of STORES."""
+    if config.rl.prompts is not None:
+        return "prompts"
+    return "text" if config.data.task is None else "examples"
 
 
 def held_out_rows(config, store, objective) -> dict[str, pipeline.EvalRows]:

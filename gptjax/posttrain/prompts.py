@@ -1,0 +1,258 @@
+"""The prompts of a run: read, made into tokens, and cut into training and held-out ones, in memory.
+
+A record is {"prompt": text or messages} or {"messages": [...]}, of which the answer at the end, if there is one, is left out;
+whatever else it holds is for the rewards. With data.chat a prompt is rendered as a conversation that awaits an answer;
+without, it is text, and an answer ends with the end-of-text token. Prompt number i of a run is a function of the set, data.seed
+and i, in whole epochs.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from gptjax.config import rl_checks
+from gptjax.data import sources, tokenizers
+from gptjax.data.chat import chat_format, parse_messages
+from gptjax.data.chat.conversation import Message
+from gptjax.data.examples import records
+from gptjax.data.rows.hashing import hash_of_name, is_held_out, mix, permute
+from gptjax.data.tokens import rendering
+from gptjax.data.tokens.folder import digest
+from gptjax.errors import UserError
+from gptjax.generation.text import prompt_ids
+
+
+class Prompt(NamedTuple):
+    """What is answered."""
+
+    record: dict  # as it was read
+    messages: tuple[Message, ...]
+    token_L: np.ndarray  # int32, up to where the answer begins
+    where: str  # "FILE:LINE"
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    prompts: tuple[Prompt, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(len(prompt.token_L) for prompt in self.prompts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """A set, as a TokenStore has its texts."""
+
+    train: Split
+    val: Split
+    description: dict  # JSON values for the manifest
+    fingerprint: str
+    training_text: str = "the training prompts"
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptStore:
+    """In the place of a TokenStore."""
+
+    tokenizer: tokenizers.Tokenizer  # with the control tokens of data.chat
+    stop_ids: tuple[int, ...]  # tokens that end an answer
+    prompts: Prompts
+    name: str
+
+    def rows(self, config, program) -> tuple["TrainPrompts", dict]:
+        """(prompts to train on, held-out texts, of which there are none) for a Config."""
+        return TrainPrompts(self, config), {}
+
+    @property
+    def sources(self) -> dict[str, Prompts]:
+        return {self.name: self.prompts}
+
+    @property
+    def fingerprint(self) -> str:
+        return self.prompts.fingerprint
+
+    @property
+    def description(self) -> dict:
+        return self.prompts.description
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        both = self.prompts.train.prompts + self.prompts.val.prompts
+        return max(len(prompt.token_L) for prompt in both)
+
+
+class TrainPrompts:
+    """An endless stream of prompts, in the place of pipeline.TrainRows. A row of a run is an answer that is learnt from."""
+
+    def __init__(self, store: PromptStore, config):
+        self._prompts, self._seed, self._name = store.prompts.train.prompts, config.data.seed, store.name
+        self._rows_per_prompt = config.rl.group * config.rl.epochs
+        self._identity = np.uint64(int(store.fingerprint[:16], 16))
+        self.overflow = store.description["overflow"]
+
+    @property
+    def by_source(self) -> dict[str, "TrainPrompts"]:
+        return {self._name: self}
+
+    @property
+    def rows_per_epoch(self) -> dict[str, int]:
+        return {self._name: len(self._prompts) * self._rows_per_prompt}
+
+    def order(self, number_P: np.ndarray) -> np.ndarray:
+        """int64 [P]: which prompt of the set each number of the run is."""
+        epoch_P, index_P = np.divmod(np.asarray(number_P, np.int64), len(self._prompts))
+        return permute(index_P, len(self._prompts), self._seed, epoch_P)
+
+    def prompts(self, number_P: np.ndarray) -> list[Prompt]:
+        """Those with these numbers in the run."""
+        return [self._prompts[i] for i in self.order(number_P).tolist()]
+
+    def hashes(self, first: int, stop: int) -> np.ndarray:
+        """uint64 [stop - first]: of the set, the prompt, and the number in the run of rows first to stop - 1."""
+        row_B = np.arange(first, stop, dtype=np.int64)
+        place_B = mix(self._identity ^ self.order(row_B // self._rows_per_prompt).astype(np.uint64))
+        return mix(place_B ^ mix(row_B.astype(np.uint64)))
+
+    def epochs(self, n_rows: int) -> dict[str, float]:
+        """How often the set was gone through for the first n_rows rows of the run."""
+        return {self._name: n_rows / self.rows_per_epoch[self._name]}
+
+
+def open_prompts(config, alive: Callable = lambda: None) -> PromptStore:
+    """The PromptStore of a Config; alive() is called after each record that is read.
+
+    Raises UserError: no such file or generator, a tokenizer that does not work, no prompt that leaves room for an answer.
+    """
+    omissions = sources.Omissions(said=True)
+    named = list(_records(config, omissions, alive))
+    tokenizer = tokenizers.train_tokenizer(config.data, _texts(named))
+    form = None if config.data.chat is None else chat_format(config.data.chat)
+    tokenizer = tokenizer if form is None else tokenizer.with_special(form.symbols)
+    stop_ids = _stop_ids(tokenizer, form)
+    prompts, too_long = _prompts(named, config, tokenizer, form, omissions)
+    omissions.end()
+    train, val = _split(prompts, config.data)
+    room = config.model.context_length - config.rl.max_tokens
+    description = {
+        "prompts": config.rl.prompts,
+        "splits": {"train": len(train.prompts), "val": len(val.prompts)},
+        "overflow": f"{too_long:,} of {too_long + len(prompts):,} prompts are longer than {room} tokens and left out",
+        **({"left_out": {"count": omissions.count, "messages": omissions.messages}} if omissions.count else {}),
+        **rendering.identity(config.data),
+    }
+    facts = {"prompts": _hash(prompts), "tokenizer": tokenizer.hash, "val_fraction": config.data.val_fraction}
+    fingerprint = digest(facts | {"val_split": config.data.val_split})
+    return PromptStore(tokenizer, stop_ids, Prompts(train, val, description, fingerprint), "prompts")
+
+
+def _records(config, omissions, alive):
+    """(where, record) of rl.prompts."""
+    for where, record in records.read(sources.from_spec(config.rl.prompts, config.data), omissions):
+        alive()
+        yield where, record
+
+
+def _texts(named):
+    """The prompts as text, for a tokenizer that is made from text."""
+    for where, record in named:
+        try:
+            yield from (message.content for message in parse_messages(_values(record, where), where))
+        except UserError:  # told of when it is made a prompt
+            continue
+
+
+def _stop_ids(tokenizer, form) -> tuple[int, ...]:
+    """Tokens that end an answer. Raises UserError: there is none."""
+    ids = form.stop_ids(tokenizer) if form is not None else tuple(i for i in (tokenizer.eot_id,) if i is not None)
+    if not ids:
+        raise UserError(
+            f"the tokenizer {tokenizer.kind!r} has no end-of-text token that could end an answer; set data.chat, such as"
+            " data.chat='gptjax'."
+        )
+    return ids
+
+
+def _prompts(named, config, tokenizer, form, omissions) -> tuple[list[Prompt], int]:
+    """(those that leave room for an answer, how many do not). What is no prompt is told to omissions. Raises UserError: none is
+    left, or one is too long with data.chat_overflow='refuse'."""
+    room, prompts, too_long = config.model.context_length - config.rl.max_tokens, [], 0
+    for where, record in named:
+        try:
+            prompt = _prompt(record, where, tokenizer, form)
+        except UserError as error:
+            omissions(error)
+            continue
+        if len(prompt.token_L) <= room:
+            prompts.append(prompt)
+            continue
+        too_long += 1
+        if config.data.chat_overflow == "refuse":
+            raise UserError(f"{where} has {len(prompt.token_L)} tokens; {_room(config)}")
+    if not prompts:
+        first = omissions.messages[0] if omissions.messages else "rl.prompts holds no prompt; give another source."
+        raise UserError(f"all {too_long} prompts are too long; {_room(config)}" if too_long else first)
+    return prompts, too_long
+
+
+def _room(config) -> str:
+    length, tokens = config.model.context_length, config.rl.max_tokens
+    return (
+        f"model.context_length={length} less rl.max_tokens={tokens} has room for {length - tokens}; use a longer context, or"
+        " shorter answers."
+    )
+
+
+def _prompt(record: dict, where: str, tokenizer, form) -> Prompt:
+    """Raises UserError that begins with where: it holds no prompt."""
+    messages = parse_messages(_values(record, where), where)
+    if form is not None:
+        return Prompt(record, messages, form.prompt(messages, tokenizer), where)
+    if len(messages) > 1:
+        raise UserError(f"{where} has {len(messages)} messages, which text cannot tell apart; set data.chat.")
+    return Prompt(record, messages, prompt_ids(tokenizer, messages[0].content), where)
+
+
+def _values(record: dict, where: str) -> list:
+    """The messages of a record that await an answer. Raises UserError that begins with where: there are none."""
+    value = record.get("prompt")
+    if value is None and isinstance(record.get("messages"), list):
+        value = list(record["messages"])
+        while value and isinstance(value[-1], dict) and value[-1].get("role") == "assistant":
+            value.pop()
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list):
+        names = ", ".join(map(repr, record)) or "none"
+        raise UserError(f"{where} has no prompt: it has the fields {names}; expected prompt or messages.")
+    return value
+
+
+def _split(prompts: list[Prompt], data) -> tuple[Split, Split]:
+    """(training, held-out) ones; with data.val_fraction=0 none is held out. Raises UserError: one part is empty."""
+    if data.val_split == "document":
+        held_out = [is_held_out(_text(prompt), data.val_fraction) for prompt in prompts]
+    else:
+        n_train = len(prompts) - int(len(prompts) * data.val_fraction)
+        held_out = [i >= n_train for i in range(len(prompts))]
+    parts = [Split(tuple(each for each, out in zip(prompts, held_out) if out == wanted)) for wanted in (False, True)]
+    for part, name in zip(parts, ("training", "held-out")):
+        if not part.prompts and (name == "training" or data.val_fraction):
+            raise UserError(
+                f"data.val_fraction={data.val_fraction} of {len(prompts)} prompts leaves no {name} ones; use another."
+            )
+    return parts[0], parts[1]
+
+
+def _text(prompt: Prompt) -> str:
+    return "\n".join(message.content for message in prompt.messages)
+
+
+def _hash(prompts: list[Prompt]) -> str:
+    """Of tokens and records: a reward reads these too."""
+    texts = [json.dumps([prompt.token_L.tolist(), prompt.record], sort_keys=True, default=str) for prompt in prompts]
+    return f"{hash_of_name(json.dumps(texts)):016x}"
