@@ -77,12 +77,22 @@ def check_counts(model: ModelConfig, entries: int) -> None:
     a copied model with another matrix: every number of FLOPs and every fit over sizes would be wrong, and nobody told."""
     padding = (model.padded_vocab_size - model.vocab_size) * model.d_model * (1 if model.tied_head else 2)
     counted = parameters(model).total
+    if model.critic is not None:
+        entries -= critic_parameters(model)
     if entries - padding != counted:
         raise UserError(
             f"model.architecture={model.architecture!r} has {entries - padding:,} parameters, but"
             f" {counts_of(model).__name__} counts {counted:,}; name counts of its own in its entry of"
             " catalogue.ARCHITECTURES."
         )
+
+
+def critic_parameters(model: ModelConfig) -> int:
+    """Entries of a model's critic, which are none of the model's own; padding of its vocabulary included."""
+    trunk = catalogue.critic(model.critic).trunk(model)
+    if trunk is None:
+        return model.d_model + 1
+    return parameters(dataclasses.replace(trunk, vocab_size=trunk.padded_vocab_size)).total + trunk.d_model + 1
 
 
 def parameter_counts(model: ModelConfig) -> dict[str, int]:

@@ -38,7 +38,7 @@ ARCHITECTURES = {
             *("attention", "attention_dropout", "linear_bias", "scale_embedding"),
             *("init_std", "position_init_std", "scale_residual_init"),
             *("parametrization", "base_width", "base_depth", "base_d_ff"),
-            *("attention_scale", "task_head", "adapter"),
+            *("attention_scale", "task_head", "adapter", "critic"),
         ),
     ),
 }
@@ -79,3 +79,12 @@ def adapter(text: str):
     """The adapters.adapter.Adapter that model.adapter names. Raises UserError: there is none of the name, or it takes no such
     parameter."""
     return make_chosen(text, ADAPTERS, "model.adapter")
+
+
+# What model.critic may name: a frozen dataclass of models/critic.py each.
+CRITICS = {"shared": "gptjax.models.critic:Shared", "separate": "gptjax.models.critic:Separate"}
+
+
+def critic(text: str):
+    """The critic that model.critic names. Raises UserError: there is none of the name, or it takes no such parameter."""
+    return make_chosen(text, CRITICS, "model.critic")

@@ -84,6 +84,9 @@ def _check_model(m) -> None:
         if m.adapter is not None:
             with naming(m.adapter, "model.adapter"):
                 catalogue.adapter(m.adapter).check(m)
+        if m.critic is not None:
+            with naming(m.critic, "model.critic"):
+                catalogue.critic(m.critic).check(m)
 
 
 def _check_attention(m) -> None:
@@ -214,7 +217,7 @@ def _check_objective(d) -> None:
 def _check_optim(o) -> None:
     _require(o.peak_lr >= 0, f"optim.peak_lr={o.peak_lr} is negative.")
     _require(o.eps > 0, f"optim.eps={o.eps} must be positive.")
-    _at_least(0, o, "optim", "warmup_steps", "warmup_tokens", "weight_decay", "muon_lr_ratio")
+    _at_least(0, o, "optim", "warmup_steps", "warmup_tokens", "weight_decay", "muon_lr_ratio", "critic_lr_ratio")
     _at_least(1, o, "optim", "decay_steps", "decay_tokens")
     _in_unit_interval(o, "optim", "beta1", "beta2", "momentum", "ema_decay")
     _require(0 <= o.final_lr_fraction <= 1, f"optim.final_lr_fraction={o.final_lr_fraction} is not in [0, 1].")

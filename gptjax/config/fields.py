@@ -84,6 +84,10 @@ class ModelConfig(Shown):
         None,
         "parts added to a frozen model: lora | rslora | dora | ia3 | bottleneck | prefix | prompt, or NAME(PARAMETER=VALUE)",
     )
+    critic: str | None = setting(
+        None,
+        "what tells the reward still to come, for PPO: shared | separate, or separate(PARAMETER=VALUE); None: none",
+    )
     dtype: str = setting(
         "bfloat16", "number format of the matmuls: bfloat16 | float32; that of the parameters is optim.param_dtype"
     )
@@ -271,6 +275,7 @@ class OptimConfig(Shown):
     layer_lr_decay: float | None = setting(
         None, "share of the learning rate that a layer has of that of the layer above it; None: all learn alike"
     )
+    critic_lr_ratio: float = setting(1.0, "learning rate of a critic, as a share of peak_lr")
     clip_norm: float | None = setting(
         1.0, "largest norm of the whole gradient; a larger one is scaled down; None: no clipping"
     )
@@ -327,6 +332,9 @@ class TrainConfig(Shown):
     )
     start_step: str | None = setting(
         None, "which of its checkpoints: a number, or best (the lowest held-out loss); None: the newest"
+    )
+    critic_from: str | None = setting(
+        None, "a run whose newest parameters a separate critic starts from, its score head as the value head"
     )
     trainable: str | None = setting(
         None,

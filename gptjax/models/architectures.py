@@ -26,7 +26,7 @@ def split(module) -> tuple:
     axes = {}
     for path, variable in nnx.to_flat_state(state):
         stated = variable.get_metadata().get("axes")
-        axes[path] = None if stated is None else (("layers",) * (path[0] == "blocks") + tuple(stated))
+        axes[path] = None if stated is None else (("layers",) * ("blocks" in path) + tuple(stated))
     return graph, nnx.to_pure_dict(state), axes
 
 

@@ -160,6 +160,8 @@ class GPT(language_model.LanguageModel):
             from gptjax.models import heads
 
             self.task_head = heads.Head(config, jax.random.fold_in(key, heads.STREAM))
+        if config.critic is not None:
+            catalogue.critic(config.critic).attach(self, config, key)
         self.adapter = None  # what an adapter has outside the blocks
         if config.adapter is not None:
             catalogue.adapter(config.adapter).attach_outside(self, config, jax.random.fold_in(key, ADAPTER_STREAM))

@@ -73,10 +73,11 @@ def _of_parts(graph, params, axes: dict, mesh_config, mesh, kernel: str, vocab_c
 def of_run(config, mesh_config, devices, dtype: str | None = None) -> Placed:
     """The model of a run's Config, for reading and for making text, on another mesh than it was trained on.
 
-    dtype: one of layers.READING_DTYPES; None: matmuls as trained. Raises UserError: the model does not fit there.
+    dtype: one of layers.READING_DTYPES; None: matmuls as trained. A critic is left out. Raises UserError: the model does not fit there.
     """
     matmuls = config.model.dtype if dtype in (None, "int8") else dtype
-    config = config.replace(model=dict(attention="auto", attention_dropout=0.0, remat="none", dtype=matmuls))
+    reading = {"attention": "auto", "attention_dropout": 0.0, "remat": "none", "critic": None}
+    config = config.replace(model=reading | {"dtype": matmuls})
     mesh = meshes.for_reading(config, mesh_config, devices)
     kernel, _ = attention.choose_kernel(config, devices[0].platform, mesh.shape["sequence"])
     layout = (mesh_config, mesh, kernel, config.train.vocab_chunks)

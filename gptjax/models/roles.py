@@ -36,7 +36,7 @@ class Role:
 def of_variable(path: tuple[str, ...], variable) -> Role:
     """What an nnx.Param at a path of a model states. Raises ValueError that names the parameter if it states no kind."""
     stated = variable.get_metadata()
-    kind, stacked = stated.get("kind"), path[0] == "blocks"
+    kind, stacked = stated.get("kind"), "blocks" in path
     if kind not in KINDS:
         raise ValueError(
             f"parameter {'/'.join(path)} states kind={kind!r}; give nnx.Param(..., kind=...) beside its shape, one of:"

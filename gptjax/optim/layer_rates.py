@@ -32,3 +32,14 @@ def factor(role, config, model, ndim: int) -> jax.Array | float:
         share_N = jnp.asarray([decay ** (layers - 1 - layer) for layer in stack], jnp.float32)
         return share_N.reshape(-1, *[1] * (ndim - 1))
     return decay**layers if role.kind == "embedding" else 1.0
+
+
+def scale_critic(config) -> tuple[optax.GradientTransformation, ...]:
+    """What multiplies the updates of a critic, weight decay's part of them too, by optim.critic_lr_ratio."""
+
+    def multiply(updates, params):
+        return tree_map_with_path(
+            lambda path, update: update * config.critic_lr_ratio if path[0].key == "critic" else update, updates
+        )
+
+    return (optax.stateless(multiply),)

@@ -156,7 +156,12 @@ def _updates(optimizer: Optimizer, config, model, roles: dict) -> optax.Gradient
         from gptjax.optim import layer_rates
 
         by_depth = layer_rates.scale_by_depth(config, model, roles)
-    return optax.chain(*before, *optimizer.direction(config, roles), *_times(rates), decay, *by_depth)
+    of_critic = ()
+    if model.critic is not None and config.critic_lr_ratio != 1:
+        from gptjax.optim import layer_rates
+
+        of_critic = layer_rates.scale_critic(config)
+    return optax.chain(*before, *optimizer.direction(config, roles), *_times(rates), decay, *by_depth, *of_critic)
 
 
 def _times(factors_of) -> tuple:

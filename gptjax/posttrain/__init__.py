@@ -1,4 +1,7 @@
 """After pretraining: preferences and reinforcement learning. Each stage is a loss and a batch for the loop of training/.
 
-sampled.py   log-probability and entropy of the distribution that answers are drawn from, in the trainer
+sampled         the distribution that tokens are drawn from, in the trainer: log-probabilities and entropies
+advantages      how much better an answer was than expected, token by token
+policy_losses   the losses of PPO, GRPO and their kin
+values          what a critic says of each token
 """

@@ -93,7 +93,9 @@ def whiten(value_BL, weight_BL, shift_mean: bool = True):
     drawn_BL = weight_BL > 0
     values = np.float64(value_BL)[drawn_BL]
     if len(values) < 2:
-        raise UserError(f"{len(values)} drawn tokens in a batch of rollouts have no standard deviation; draw more answers.")
+        raise UserError(
+            f"{len(values)} drawn tokens in a batch of rollouts have no standard deviation; draw more answers."
+        )
     mean = values.mean()
     scaled = (values - mean) / np.sqrt(values.var(ddof=1) + 1e-8)
     whitened_BL = np.zeros(drawn_BL.shape)

@@ -12,7 +12,8 @@ Everything is a sum with a weight, so that losses don't depend on microbatches a
 
     sequence   the mean of each answer's tokens, then of the answers (Shao et al. 2024: GRPO)
     token      all tokens of the step (Yu et al. 2025: DAPO; TRL's bnpo is this of a microbatch)
-    constant   the sum of an answer's tokens over `length`, then the mean of the answers (Liu et al. 2025: Dr.GRPO)
+    constant   the sum of an answer's tokens over `length` (None: rl.max_tokens), then the mean of the answers (Liu et al.
+               2025: Dr.GRPO)
 
 Axes: B answers, L tokens, T = L + 1.
 """
@@ -95,11 +96,26 @@ class PolicyLoss:
             if (getattr(self, name) or 0) < 0:
                 raise UserError(f"{name}={getattr(self, name)} is negative; use 0 or more.")
         if self.dual_clip is not None and self.dual_clip <= 1 + self.high:
-            raise UserError(f"dual_clip={self.dual_clip} cuts ratios that clip lets pass; use more than {1 + self.high}.")
-        if (self.aggregate == "constant") != (self.length is not None) or (self.length or 1) < 1:
             raise UserError(
-                f"length={self.length} with aggregate={self.aggregate!r}: aggregate='constant' divides by length, the most"
-                " tokens of an answer; give both, or neither."
+                f"dual_clip={self.dual_clip} cuts ratios that clip lets pass; use more than {1 + self.high}."
+            )
+        if self.length is not None and (self.aggregate != "constant" or self.length < 1):
+            raise UserError(
+                f"length={self.length} with aggregate={self.aggregate!r}: it is what aggregate='constant' divides by; give a"
+                " positive number with that, or leave it out."
+            )
+
+    def check(self, config) -> None:
+        """Raises UserError: a Config has what this loss has no use for, or has not what it needs."""
+        critic, loss = config.model.critic, config.train.loss
+        if self.needs_critic != (critic is not None):
+            mend = (
+                "set model.critic='shared' or 'separate'" if critic is None else "leave it out, or use train.loss='ppo'"
+            )
+            raise UserError(f"model.critic={critic!r} with train.loss={loss!r}; {mend}.")
+        if config.model.max_dropout:
+            raise UserError(
+                f"train.loss={loss!r} is of what was sampled, which is done without dropout; set every dropout of model to 0."
             )
 
     @property
@@ -112,17 +128,18 @@ class PolicyLoss:
         return self.correction != "none"
 
     def __call__(self, params, batch: dict, key, *, graph, config):
+        sampling = sampling_of(config)
         logprob_BL, entropy_BL, value_BL = values.policy_and_critic(
-            params, batch, graph=graph, config=config, with_critic=self.needs_critic
+            params, batch, graph=graph, config=config, sampling=sampling, with_critic=self.needs_critic
         )
-        weight_BL = batch["weight_BL"]
+        weight_BL, length = batch["weight_BL"], self.length or sampling.max_tokens
         policy_BL, numbers = self.of_tokens(logprob_BL, batch)
-        loss_sum, weight = self.total(policy_BL, weight_BL), self.weight(weight_BL)
+        loss_sum, weight = self.total(policy_BL, weight_BL, length), self.weight(weight_BL)
         numbers |= {"entropy": _mean(entropy_BL, weight_BL), "length": Mean(weight_BL.sum(), _rows(weight_BL))}
         objective = loss_sum
         if self.needs_critic:
             critic_BL, of_critic = self.of_values(value_BL, batch)
-            objective = objective + self.value_coef * self.total(critic_BL, weight_BL)
+            objective = objective + self.value_coef * self.total(critic_BL, weight_BL, length)
             numbers |= of_critic
         if self.ptx_coef:
             ptx_sum, ptx_weight = ptx(params, batch, key, graph=graph, config=config)
@@ -194,21 +211,31 @@ class PolicyLoss:
     def divergences(self, logprob_BL, batch: dict):
         """(the estimate in the loss, of each token, in nats; numbers)."""
         weight_BL = batch["weight_BL"]
-        k1_BL = jnp.where(weight_BL > 0, logprob_BL - batch["reference_BL"], 0)
+        # What today's policy cuts, as by top-p, it never draws: that is no part of its divergence.
+        counts_BL = (weight_BL > 0) & (logprob_BL > sampled.CUT_LOGPROB)
+        k1_BL = jnp.where(counts_BL, logprob_BL - batch["reference_BL"], 0)
         estimates = {"k1": k1_BL, "k2": jnp.square(k1_BL) / 2, "k3": jnp.expm1(-k1_BL) + k1_BL}
         logged = {f"kl_{name}": _mean(estimates[name], weight_BL) for name in ("k1", "k3")}
         return estimates[self.kl], logged
 
-    def total(self, loss_BL, weight_BL):
-        """The sum that `weight` divides."""
+    def total(self, loss_BL, weight_BL, length: int):
+        """The sum that `weight` divides. length: of aggregate="constant"."""
         if self.aggregate == "token":
             return jnp.sum(loss_BL * weight_BL)
-        tokens_B = jnp.maximum(weight_BL.sum(-1), 1) if self.aggregate == "sequence" else self.length
+        tokens_B = jnp.maximum(weight_BL.sum(-1), 1) if self.aggregate == "sequence" else length
         return jnp.sum(jnp.sum(loss_BL * weight_BL, -1) / tokens_B)
 
     def weight(self, weight_BL):
         """What the sums of a step are divided by: tokens, or answers, also those of which no token was drawn."""
         return weight_BL.sum() if self.aggregate == "token" else _rows(weight_BL)
+
+
+def sampling_of(config) -> sampled.Sampling:
+    """The distribution that a Config's answers are drawn from."""
+    rl = getattr(config, "rl", None)
+    if rl is None:
+        return sampled.Sampling()
+    return sampled.Sampling(rl.temperature, rl.top_k, rl.top_p, max_tokens=rl.max_tokens)
 
 
 def _rows(weight_BL):

@@ -89,7 +89,7 @@ def token_logprobs(params, batch: dict, *, graph, config, sampling: Sampling, ke
         mesh_config=config.mesh,
         chunks=config.train.vocab_chunks,
         key=key if config.model.max_dropout else None,
-        head=_head(sampling),
+        head=head(sampling),
     )
     return logprob_BL, entropy_BL
 
@@ -112,7 +112,7 @@ def of_logits(logit_BV, target_B, sampling: Sampling):
     return jnp.where(was_left_B, logprob_B, CUT_LOGPROB), log_normaliser_B - (probability_BV * finite_BV).sum(-1)
 
 
-def _head(sampling: Sampling):
+def head(sampling: Sampling):
     """What LanguageModel.token_loss makes of final activations, output matrix and targets."""
 
     def head(x_BLD, head_VD, target_BL, *, vocab_size: int, chunks: int, softcap):

@@ -15,7 +15,8 @@ the sum of the weights: so they don't depend on how a batch was split. A mean ta
 
 To add a loss, write such a function in any module and name it in LOSSES, as "module:function"; the module is imported when
 the loss is chosen. A loss with parameters, train.loss="dpo(beta=0.1)", is a frozen dataclass whose instances are such
-functions. Held-out text is judged by the loss of its tokens whatever is minimised (models/placed).
+functions; it may have check(config), which raises UserError. Held-out text is judged by the loss of its tokens whatever is
+minimised (models/placed).
 """
 
 import typing
@@ -28,6 +29,8 @@ from gptjax.errors import UserError, choose, imported, make_chosen, written_call
 from gptjax.models import placed
 
 LOSSES = {"next_token": "gptjax.training.losses:next_token"}
+POLICY_LOSSES = {"ppo": "PPO", "grpo": "GRPO", "dapo": "DAPO", "gspo": "GSPO", "rloo": "RLOO", "reinforce": "Reinforce"}
+LOSSES |= {name: f"gptjax.posttrain.policy_losses:{kind}" for name, kind in POLICY_LOSSES.items()}
 LOSSES |= {name: f"gptjax.training.task_losses:{name}" for name in ("classify", "choice", "tag", "span", "regress")}
 
 
@@ -73,6 +76,8 @@ def of(config) -> typing.Callable:
     """The loss function of a Config. Raises UserError for an unknown name, for parameters that it does not take, and for an
     entry that leads nowhere."""
     loss = chosen(config.train.loss)
+    if hasattr(loss, "check"):
+        loss.check(config)
     return loss if config.model.adapter is None else with_penalty(loss, catalogue.adapter(config.model.adapter))
 
 

@@ -17,6 +17,7 @@ from gptjax.errors import UserError
 
 OF_ADAPTER = "*adapter/*"  # all parameters that an adapter adds to a model
 OF_TASK_HEAD = "task_head"
+OF_CRITIC = "critic"
 
 
 def split(tree: dict, config) -> tuple[dict, dict]:
@@ -92,10 +93,11 @@ def roles(config) -> dict | None:
 
 def patterns_of(config) -> list[str] | None:
     """Of train.trainable; None: all are trained. A model with an adapter trains that alone unless it says otherwise, and with
-    it a task head, which no base has."""
+    it a task head and a critic, which no base has."""
     patterns = config.train.trainable
     if patterns is None and config.model.adapter is not None:
-        return [OF_ADAPTER, *[OF_TASK_HEAD] * (config.model.task_head is not None)]
+        parts = {OF_TASK_HEAD: config.model.task_head, OF_CRITIC: config.model.critic}
+        return [OF_ADAPTER, *(name for name, part in parts.items() if part is not None)]
     return None if patterns in (None, "all") else [pattern.strip() for pattern in patterns.split(",")]
 
 
