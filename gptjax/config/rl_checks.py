@@ -14,7 +14,7 @@ def check(config) -> None:
     if rl.prompts is None:
         _check_unused(rl)
         return
-    for name in ("group", "epochs", "max_tokens", "slots", "top_k", "ptx_rows", "eval_prompts"):
+    for name in ("group", "epochs", "max_tokens", "slots", "top_k", "ptx_rows", "eval_prompts", "problems"):
         _check_least(rl, name, 1)
     for name in ("temperature", "redraws", "unended_penalty", "shown"):
         _check_least(rl, name, 0)

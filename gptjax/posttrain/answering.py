@@ -16,9 +16,9 @@ import numpy as np
 
 from gptjax.config import rl_checks
 from gptjax.generation.engine import Engine, Row
+from gptjax.posttrain.policy_losses import sampling_of
 from gptjax.posttrain.prompts import Prompt
 from gptjax.posttrain.rewards import reward
-from gptjax.posttrain.sampled import Sampling
 
 
 class Rollouts(typing.NamedTuple):
@@ -62,12 +62,6 @@ def joined(parts: list[Answered]) -> Answered:
         {name: np.concatenate([part.reward_B[name] for part in parts]) for name in parts[0].reward_B},
         np.concatenate([part.score_B for part in parts]),
     )
-
-
-def sampling_of(config) -> Sampling:
-    """What section rl of a Config draws from."""
-    rl = config.rl
-    return Sampling(temperature=rl.temperature, top_k=rl.top_k, top_p=rl.top_p, max_tokens=rl.max_tokens)
 
 
 @dataclasses.dataclass(frozen=True)

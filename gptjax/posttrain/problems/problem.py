@@ -83,5 +83,10 @@ def chosen(text: str, seed: int = 0, split: str = "train", key: str = "rl.prompt
     return Problems(make_chosen(text, GENERATORS, key), text, seed, split)
 
 
+def is_named(text: str) -> bool:
+    """Whether a text names a generator, and not a file."""
+    return text.partition("(")[0].strip() in GENERATORS
+
+
 def is_held_out(prompt: str) -> bool:
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]) % HELD_OUT_SHARE == 0
