@@ -372,7 +372,7 @@ def _check_cadence(config) -> None:
     _at_least(1, config.eval, "eval", "every_steps", "batch_size", "max_tokens", "tasks_every_steps", "tasks_limit")
     _at_least(1, config.eval, "eval", "sample_every_steps")
     _require(
-        config.eval.sample_tokens or config.eval.sample_every_steps is None,
+        config.eval.sample_tokens or config.eval.sample_every_steps is None or config.rl.prompts is not None,
         f"eval.sample_every_steps={config.eval.sample_every_steps}, but eval.sample_tokens=0 asks for no sample; set both.",
     )
     _at_least(0, config.eval, "eval", "sample_tokens", "tasks_num_fewshot")

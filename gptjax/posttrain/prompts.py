@@ -25,6 +25,7 @@ from gptjax.errors import UserError
 from gptjax.generation.text import prompt_ids
 from gptjax.posttrain.problems import problem
 
+FURTHER_STREAM = 0x66757274  # of the order of prompts that are asked for beside those of the iterations
 HELD_OUT_PROBLEMS = 256  # of a generator, where rl.eval_prompts does not say
 
 
@@ -114,6 +115,12 @@ class TrainPrompts:
     def prompts(self, number_P: np.ndarray) -> list[Prompt]:
         """Those with these numbers in the run."""
         return [self._prompts[i] for i in self.order(number_P).tolist()]
+
+    def further_prompts(self, number_P: np.ndarray) -> list[Prompt]:
+        """Others of the set, in whole epochs of an order of their own, for what those of an iteration did not give."""
+        epoch_P, index_P = np.divmod(np.asarray(number_P, np.int64), len(self._prompts))
+        order_P = permute(index_P, len(self._prompts), self._seed ^ FURTHER_STREAM, epoch_P)
+        return [self._prompts[i] for i in order_P.tolist()]
 
     def hashes(self, first: int, stop: int) -> np.ndarray:
         """uint64 [stop - first]: of the set, the prompt, and the number in the run of rows first to stop - 1."""

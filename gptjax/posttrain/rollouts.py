@@ -83,8 +83,9 @@ def sample(
     numbers=None,
     respond=None,
     overflow: str = "refuse",
-) -> Rollouts:
-    """Answers to each prompt, `group` of them, [B, T = length].
+    should_stop=lambda: False,
+) -> Rollouts | None:
+    """Answers to each prompt, `group` of them, [B, T = length]; None: should_stop(), which is asked now and then, said so.
 
     prompts: token ids, of unequal length. ends: tokens that end an answer, and are its last. slots: rows at a time; None:
     all. numbers: of the prompts, by which they draw; None: 0, 1, ... respond(tokens of a row) is asked when a row has ended
@@ -102,8 +103,8 @@ def sample(
         for prompt, number in zip(prompts, numbers, strict=True)
         for i in range(group)
     ]
-    _run(engine, rows, min(slots or len(rows), len(rows)), length)
-    return _arrays(rows, length)
+    is_whole = _run(engine, rows, min(slots or len(rows), len(rows)), length, should_stop)
+    return _arrays(rows, length) if is_whole else None
 
 
 def row_seed(seed: int, step: int, prompt: int, number: int) -> int:
@@ -155,8 +156,8 @@ def _answer(prompt, key: tuple[int, ...], sampling: Sampling, ends, length: int,
     return Answer(prompt, row_seed(*key), settings, stop_ids=tuple(ends), respond=respond)
 
 
-def _run(engine: Engine, rows: list[Answer], count: int, length: int) -> None:
-    """Until all rows are finished. Rows are admitted a quarter of the slots at a time, so that many prompts are read by one
+def _run(engine: Engine, rows: list[Answer], count: int, length: int, should_stop) -> bool:
+    """Until all rows are finished; False: should_stop() said so before. Rows are admitted a quarter of the slots at a time, so that many prompts are read by one
     call, and the host is asked as seldom."""
     places = min(-(-length // PLACES_UNIT) * PLACES_UNIT, engine.config.context_length)
     slots = Slots(engine, count, places=places, logprobs=decoding.DRAWN, penalises=False)
@@ -165,6 +166,9 @@ def _run(engine: Engine, rows: list[Answer], count: int, length: int) -> None:
         if waiting and slots.free >= min(quantum, len(waiting)):
             slots.admit(*(waiting.pop() for _ in range(min(slots.free, len(waiting)))))
         slots.step(decoding.COLUMNS, until_free=min(quantum, len(waiting)) if waiting else None)
+        if should_stop():
+            return False
+    return True
 
 
 def _arrays(rows: list[Answer], length: int) -> Rollouts:
