@@ -15,6 +15,9 @@ rollout_feed        all of these as what the loop asks for its next call
 rollout_report      what iterations leave in the log: numbers, answers as text, alarms
 reward_evaluation   the mean reward of held-out prompts
 
-problems            generators of prompts whose answers can be verified
-rewards             what an answer is worth
+rewards             what an answer is worth: functions by name, with weights
+problems            prompts whose answers can be verified, generated
+sandbox             code of a model run in a locked-down child process
+tools               tools that an assistant calls in the middle of its answer
+calculator          the tool that does arithmetic
 """
