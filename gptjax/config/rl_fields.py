@@ -40,7 +40,8 @@ class RLConfig(Shown):
         None, "taken from the reward of an answer without an end token; None: nothing"
     )
     redraws: int = setting(
-        0, "times that groups of equal rewards are replaced by groups of further prompts (DAPO, Yu et al. 2025); 0: kept"
+        0,
+        "times that groups of equal rewards are replaced by groups of further prompts (DAPO, Yu et al. 2025); 0: kept",
     )
     ptx: str | None = setting(None, "text whose next tokens are learnt in the same steps: a SPEC; None: none")
     ptx_rows: int | None = setting(None, "rows of that text in a step; None: train.batch_size")

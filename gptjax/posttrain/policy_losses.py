@@ -232,9 +232,7 @@ class PolicyLoss:
 
 def sampling_of(config) -> sampled.Sampling:
     """The distribution that a Config's answers are drawn from."""
-    rl = getattr(config, "rl", None)
-    if rl is None:
-        return sampled.Sampling()
+    rl = config.rl
     return sampled.Sampling(rl.temperature, rl.top_k, rl.top_p, max_tokens=rl.max_tokens)
 
 
