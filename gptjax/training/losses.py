@@ -29,6 +29,7 @@ from gptjax.models import placed
 
 LOSSES = {"next_token": "gptjax.training.losses:next_token"}
 LOSSES |= {name: f"gptjax.training.task_losses:{name}" for name in ("classify", "choice", "tag", "span", "regress")}
+LOSSES |= {"reward": "gptjax.posttrain.reward:Reward"}
 
 
 class Largest(typing.NamedTuple):
