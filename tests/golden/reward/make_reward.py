@@ -17,7 +17,12 @@ SIZES = dict(n_embd=12, n_layer=2, n_head=3, n_positions=10, vocab_size=29)
 PAD = 28  # the id of PAD is in no text
 LENGTHS = ((10, 7), (3, 9), (5, 5), (8, 2))  # of chosen and rejected, in tokens
 MARGINS = (0.5, 0.0, 1.5, -0.25)
-CASES = {"plain": {}, "centered": {"centering": 0.3}, "margin": {"margin": True}, "both": {"margin": True, "centering": 0.01}}
+CASES = {
+    "plain": {},
+    "centered": {"centering": 0.3},
+    "margin": {"margin": True},
+    "both": {"margin": True, "centering": 0.01},
+}
 
 
 def drawn(name: str, shape) -> np.ndarray:
@@ -38,7 +43,9 @@ def model():
     import transformers
 
     off = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    config = transformers.GPT2Config(**SIZES, **off, num_labels=1, pad_token_id=PAD, bos_token_id=None, eos_token_id=None)
+    config = transformers.GPT2Config(
+        **SIZES, **off, num_labels=1, pad_token_id=PAD, bos_token_id=None, eos_token_id=None
+    )
     made = transformers.GPT2ForSequenceClassification(config)
     with torch.no_grad():
         for name, weight in made.named_parameters():
