@@ -48,6 +48,10 @@ def run(args) -> int:
     _check_flags(args)
     config, directory = _config(args)
     if args.verify:
+        if config.data.examples is not None:
+            raise UserError(
+                f"--verify: the examples of {config.data.examples_field} are in no token files; leave it out."
+            )
         return _verify(config, args)
     rows, store = _open(config, directory) if config.data.preferences is None else _open_pairs(config, directory)
     rewinds = schedule.NO_REWINDS if directory is None else directory.rewinds()

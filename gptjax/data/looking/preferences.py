@@ -24,6 +24,7 @@ def row_facts(rows, tokenizer, first: int, stop: int) -> list[dict]:
 def _answer(row: dict[str, np.ndarray], k: int, tokenizer) -> dict:
     length = int(row["length_BK"][k])
     of_one = {"token_BT": row["token_BKT"][k, :length], "weight_BL": row["weight_BKL"][k, : length - 1]}
+    of_one["segment_BT"] = np.zeros(length, np.int32)
     return {
         "score": float(row["score_BK"][k]),
         "tokens": length,
