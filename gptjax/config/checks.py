@@ -36,6 +36,10 @@ def check(config) -> None:
         from gptjax.config import rl_checks  # of those who asked for reinforcement learning
 
         rl_checks.check(config)
+    if config.data.preferences is not None:
+        from gptjax.config import preference_checks  # likewise
+
+        preference_checks.check(config)
 
 
 def _require(condition, message: str) -> None:

@@ -20,4 +20,6 @@ problems            prompts whose answers can be verified, generated
 sandbox             code of a model run in a locked-down child process
 tools               tools that an assistant calls in the middle of its answer
 calculator          the tool that does arithmetic
+
+reward              the loss of a reward model: Bradley-Terry over all pairs of a prompt
 """
