@@ -316,6 +316,10 @@ def _check_start(t) -> None:
         f"train.start_step={_shown(t.start_step)} needs train.start_from, which is None; give both, or neither.",
     )
     _require(
+        t.critic_from is None or t.start_from is not None,
+        f"train.critic_from={_shown(t.critic_from)} needs train.start_from, the run that the policy starts from; give both.",
+    )
+    _require(
         t.start_step in (None, "best") or bounds.whole_number(t.start_step) is not None,
         f"train.start_step={_shown(t.start_step)} is not a step; give the step of a checkpoint, 'best', or None.",
     )
