@@ -21,7 +21,7 @@ def check(config) -> None:
     bounds.check_config(config)
     _check_model(config.model)
     _check_architecture(config)
-    _check_data(config.data)
+    _check_data(config.data, is_text=config.rl.prompts is None)
     _check_mixture(config.data)
     _check_objective(config.data)
     _check_optim(config.optim)
@@ -36,6 +36,10 @@ def check(config) -> None:
         from gptjax.config import rl_checks  # of those who asked for reinforcement learning
 
         rl_checks.check(config)
+    if config.data.preferences is not None:
+        from gptjax.config import preference_checks  # likewise
+
+        preference_checks.check(config)
 
 
 def _require(condition, message: str) -> None:
@@ -158,12 +162,13 @@ def _check_parametrization(m) -> None:
     )
 
 
-def _check_data(d) -> None:
+def _check_data(d, is_text: bool = True) -> None:
+    """is_text: whether it is what a run learns from, and not prompts."""
     _at_least(1, d, "data", "tokenizer_vocab_size")
     _at_least(0, d, "data", "prefetch_workers", "seed")
     _in_unit_interval(d, "data", "val_fraction")
     _one_of(d.val_split, ("tail", "document"), "data.val_split")
-    if (d.chat, d.chat_loss, d.chat_overflow) != (None, "assistant", "drop"):
+    if is_text and (d.chat, d.chat_loss, d.chat_overflow) != (None, "assistant", "drop"):
         from gptjax.config import chat_checks  # of those who asked for conversations
 
         chat_checks.check(d)
@@ -375,7 +380,7 @@ def _check_cadence(config) -> None:
     _at_least(1, config.eval, "eval", "every_steps", "batch_size", "max_tokens", "tasks_every_steps", "tasks_limit")
     _at_least(1, config.eval, "eval", "sample_every_steps")
     _require(
-        config.eval.sample_tokens or config.eval.sample_every_steps is None,
+        config.eval.sample_tokens or config.eval.sample_every_steps is None or config.rl.prompts is not None,
         f"eval.sample_every_steps={config.eval.sample_every_steps}, but eval.sample_tokens=0 asks for no sample; set both.",
     )
     _at_least(0, config.eval, "eval", "sample_tokens", "tasks_num_fewshot")

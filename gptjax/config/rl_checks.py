@@ -14,7 +14,7 @@ def check(config) -> None:
     if rl.prompts is None:
         _check_unused(rl)
         return
-    for name in ("group", "epochs", "max_tokens", "slots", "top_k", "ptx_rows", "eval_prompts"):
+    for name in ("group", "epochs", "max_tokens", "slots", "top_k", "ptx_rows", "eval_prompts", "problems"):
         _check_least(rl, name, 1)
     for name in ("temperature", "redraws", "unended_penalty", "shown"):
         _check_least(rl, name, 0)
@@ -81,6 +81,7 @@ def _check_rest(config, train) -> None:
         (config.data.task is not None, "data.task", "labelled examples are not sampled"),
         (config.data.mixture is not None, "data.mixture", "prompts come from rl.prompts, text from rl.ptx"),
         (config.data.source != "corpus" or config.data.path is not None, "data.source", "prompts come from rl.prompts"),
+        (config.data.chat_loss != "assistant", "data.chat_loss", "answers are learnt from their rewards"),
         (config.data.chat_overflow == "cut", "data.chat_overflow", "a prompt without its end asks something else"),
         (train.loss == "next_token", "train.loss", "it learns no rewards; use 'grpo' or 'ppo'"),
     ):

@@ -15,6 +15,7 @@ class RLConfig(Shown):
     prompts: str | None = setting(
         None, "what is answered: KIND:PATH of records, or a generator NAME(PARAMETER=VALUE); None: no RL"
     )
+    problems: int = setting(10_000, "generators: prompts that there are to train on")
     rewards: str | None = setting(
         None, "what an answer is worth: WEIGHT*NAME(PARAMETER=VALUE) + ..., names of posttrain.rewards.REWARDS"
     )
@@ -44,5 +45,5 @@ class RLConfig(Shown):
     )
     ptx: str | None = setting(None, "text whose next tokens are learnt in the same steps: a SPEC; None: none")
     ptx_rows: int | None = setting(None, "rows of that text in a step; None: train.batch_size")
-    eval_prompts: int | None = setting(None, "held-out prompts that an evaluation answers; None: all", "result")
+    eval_prompts: int | None = setting(None, "held-out prompts that an evaluation answers, from the first; None: all, 256 of a generator", "result")
     shown: int = setting(3, "answers that are shown each eval.sample_every_steps steps", "nothing")

@@ -22,6 +22,8 @@ from gptjax.parallel import sharding
 
 COLUMNS = 64  # new tokens that a call of decode makes at most
 NO_TOKEN = -1  # the end-of-text of a row that has none
+# Whose log-probabilities of new tokens are returned: the model's own, before any setting, or what they were drawn from.
+MODEL, DRAWN = "model", "drawn"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Prompts(typing.NamedTuple):
 class Wanted(typing.NamedTuple):
     """What was asked for in each row."""
 
-    seed_B: typing.Any  # uint32
+    seed_B2: typing.Any  # uint32: the higher and the lower half of each row's seed
     limit_B: typing.Any  # new tokens at most, those of earlier calls included
     stop_BE: typing.Any  # the tokens that end it, each alone; NO_TOKEN where there are fewer
     value_B: dict  # sampling.values()
@@ -75,7 +77,7 @@ class New(typing.NamedTuple):
     """Tokens of one call. A row has those of its first columns, up to where it was done."""
 
     token_BC: jax.Array
-    logprob_BC: jax.Array | None  # of the model, before any setting; None: nobody asks
+    logprob_BC: jax.Array | None  # of the distribution that the caller names; None: nobody asks
 
 
 @functools.partial(compiling.jit, static_argnames="graph")
@@ -108,21 +110,29 @@ def prefill(setup: Setup, weights: Weights, prompts: Prompts, *, places: int, of
 
 
 @functools.partial(compiling.jit, static_argnames=("setup", "logprobs"), donate_argnames="state")
-def decode(setup: Setup, weights: Weights, wanted: Wanted, state: State, count, *, logprobs: bool) -> tuple[State, New]:
-    """The state after `count` tokens more, or fewer where all rows are done; and these tokens."""
+def decode(
+    setup: Setup, weights: Weights, wanted: Wanted, state: State, count, done, *, logprobs: str | None
+) -> tuple[State, New]:
+    """The state after `count` tokens more, or fewer where `done` of the rows are; and these tokens.
+
+    logprobs: MODEL, DRAWN or None."""
     batch = len(state.done_B)
     new = New(jnp.zeros((batch, COLUMNS), jnp.int32), jnp.zeros((batch, COLUMNS), jnp.float32) if logprobs else None)
     gpt = nnx.merge(setup.graph, weights.params)
-    key_B = jax.vmap(jax.random.key)(wanted.seed_B)
+    key_B = jax.random.wrap_key_data(wanted.seed_B2)
 
     def unfinished(carry):
         column, s, _ = carry
-        return (column < count) & ~s.done_B.all()
+        return (column < count) & (s.done_B.sum() < done)
 
     def step(carry):
         column, s, new = carry
-        token_B = _choose(setup, wanted, key_B, s)
-        new = _write(new, token_B, s.logit_BV, column)
+        token_B, logprob_B = _choose(setup, wanted, key_B, s, logprobs)
+        new = jax.tree.map(
+            lambda into_BC, a_B: jax.lax.dynamic_update_slice(into_BC, a_B[:, None], (0, column)),
+            new,
+            New(token_B, logprob_B),
+        )
         live_B = ~s.done_B
         x_B1D, cache = gpt.extend(token_B[:, None], s.cache, s.place, wanted.pad_B, weights.layers)
         made_B = s.made_B + live_B
@@ -150,42 +160,49 @@ def _lay_out(gpt, state: State) -> State:
     )
 
 
-def _choose(setup: Setup, wanted: Wanted, key_B, s: State):
-    """The next token of each row, by a key of its own that goes by the number of the token."""
+def _choose(setup: Setup, wanted: Wanted, key_B, s: State, logprobs: str | None):
+    """(the next token of each row, its log-probability or None), by a key of its own that goes by the number of the token."""
     logit_BV = s.logit_BV
     if setup.entries < logit_BV.shape[-1]:
         logit_BV = loss.mask_padding(logit_BV, setup.entries)
     key_B = jax.vmap(jax.random.fold_in)(key_B, s.made_B)
-    return sampling.draw(setup.options, logit_BV, key_B, wanted.value_B, s.counts)
-
-
-def _write(new: New, token_B, logit_BV, column) -> New:
-    token_BC = jax.lax.dynamic_update_slice(new.token_BC, token_B[:, None], (0, column))
-    if new.logprob_BC is None:
-        return New(token_BC, None)
-    logprob_B = logit_BV[jnp.arange(len(token_B)), token_B] - jax.nn.logsumexp(logit_BV, axis=-1)
-    return New(token_BC, jax.lax.dynamic_update_slice(new.logprob_BC, logprob_B[:, None], (0, column)))
+    arguments = (setup.options, logit_BV, key_B, wanted.value_B, s.counts)
+    token_B, logprob_B = sampling.draw(*arguments, logprobs=logprobs == DRAWN)
+    return token_B, sampling.logprob(s.logit_BV, token_B) if logprobs == MODEL else logprob_B
 
 
 # ---- rows that come and go
 
 
-@functools.partial(compiling.jit, static_argnames=("setup", "rows"))
-def empty(setup: Setup, weights: Weights, *, rows: int) -> State:
-    """Rows that are done, each with a cache of the whole context."""
+@functools.partial(compiling.jit, static_argnames=("setup", "rows", "places", "with_counts"))
+def empty(setup: Setup, weights: Weights, *, rows: int, places: int, with_counts: bool) -> State:
+    """Rows that are done, each with a cache of so many places."""
     gpt = nnx.merge(setup.graph, weights.params)
     vocab_size, dtype = gpt.config.vocab_size, DTYPES[setup.cache_dtype]
     zero_B, blank_BV = jnp.zeros(rows, jnp.int32), jnp.zeros((rows, vocab_size), jnp.float32)
-    cache = gpt.empty_cache(rows, gpt.config.context_length, dtype, apart=weights.layers is not None)
-    counts = sampling.Counts(blank_BV.astype(bool), blank_BV.astype(jnp.int32))
+    cache = gpt.empty_cache(rows, places, dtype, apart=weights.layers is not None)
+    counts = sampling.Counts(blank_BV.astype(bool), blank_BV.astype(jnp.int32)) if with_counts else None
     return _lay_out(gpt, State(zero_B, zero_B, jnp.ones(rows, bool), blank_BV, cache, counts))
 
 
+class Move(typing.NamedTuple):
+    """Rows of a prefill that are put into rows of a state, the first `count` of each array; one may be put into several."""
+
+    from_N: typing.Any
+    to_N: typing.Any
+    count: typing.Any
+
+
 @functools.partial(compiling.jit, static_argnames="setup", donate_argnames="state")
-def put(setup: Setup, weights: Weights, state: State, one: State, row, pad) -> State:
-    """The state with everything of a row replaced by that of a prefill of one prompt, which has so much padding."""
+def put(setup: Setup, weights: Weights, state: State, prefilled: State, pad_B, move: Move) -> State:
+    """The state with everything of some rows replaced by that of a prefill, whose rows have so much padding."""
     gpt = nnx.merge(setup.graph, weights.params)
-    cache = gpt.put_row(state.cache, one.cache, row, pad)
-    one = one._replace(place=(one.place - pad)[None], cache=None)
-    replaced = jax.tree.map(lambda into, new: into.at[row].set(new[0]), state._replace(cache=None), one)
-    return _lay_out(gpt, replaced._replace(cache=cache))
+    prefilled = prefilled._replace(place=prefilled.place - pad_B)
+
+    def put_one(i, state: State) -> State:
+        source, row = move.from_N[i], move.to_N[i]
+        cache = gpt.put_row(state.cache, gpt.take_rows(prefilled.cache, source[None]), row, pad_B[source])
+        others = state._replace(cache=None), prefilled._replace(cache=None)
+        return jax.tree.map(lambda into, new: into.at[row].set(new[source]), *others)._replace(cache=cache)
+
+    return _lay_out(gpt, jax.lax.fori_loop(0, move.count, put_one, state))

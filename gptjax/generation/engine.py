@@ -36,7 +36,7 @@ class Row:
     """One text that is being made."""
 
     prompt: np.ndarray
-    seed: int
+    seed: int  # below 2 ** 64
     settings: Settings = dataclasses.field(default_factory=Settings)
     eot_id: int | None = None  # the token that ends the text, and is no part of it
     stop_ids: tuple[int, ...] = ()  # others that do, such as the end of a turn in a conversation
@@ -44,6 +44,7 @@ class Row:
     logprobs: list[float] = dataclasses.field(default_factory=list)  # of new, natural logarithms; if settings ask
     prompt_logprobs: np.ndarray | None = None  # of prompt[1:]; of a prompt longer than the context, of its end
     finished: str | None = None  # eot | length | stop, or what the watcher said
+    altered: bool = False  # whether it has other new tokens than those that were drawn: it is then read anew
 
     @property
     def tokens(self) -> np.ndarray:
@@ -139,7 +140,7 @@ class Engine:
         penalises = any(row.settings.penalties for row in rows)
         state, pad_B = self.prefill(rows, places_for=new, with_counts=penalises)
         wanted = wanted_of(rows, len(pad_B))._replace(pad_B=pad_B)
-        logprobs, made = any(row.settings.logprobs for row in rows), 0
+        logprobs, made = decoding.MODEL if any(row.settings.logprobs for row in rows) else None, 0
         while made < new and any(row.finished is None for row in rows):
             count = min(new - made, chunk)
             state = self.decode(rows, wanted, state, count, watch, logprobs=logprobs)
@@ -171,13 +172,15 @@ class Engine:
                 rows[i].prompt_logprobs = logprob_BL[i, pad_B[i] :]
         return state, pad_B
 
-    def decode(self, rows, wanted, state, count: int, watch, *, logprobs: bool) -> decoding.State:
-        """The state after `count` tokens more, which are appended to the rows. rows: None for one that is not in use."""
+    def decode(self, rows, wanted, state, count: int, watch=None, *, logprobs, done_rows=None) -> decoding.State:
+        """The state after `count` tokens more, which are appended to the rows. rows: None for one that is not in use.
+
+        logprobs: whose, see decoding. done_rows: fewer tokens where so many are done or not in use; None: all."""
         made_B = np.array([0 if row is None else len(row.new) for row in rows])
-        state = state._replace(done_B=jnp.array(done(rows, len(wanted.seed_B))))
-        state, new = decoding.decode(
-            self.setup, self.weights(len(wanted.seed_B)), wanted, state, np.int32(count), logprobs=logprobs
-        )
+        batch = len(wanted.seed_B2)
+        state = state._replace(done_B=jnp.array(done(rows, batch)))
+        numbers = np.int32(count), np.int32(batch if done_rows is None else done_rows)
+        state, new = decoding.decode(self.setup, self.weights(batch), wanted, state, *numbers, logprobs=logprobs)
         made_after_B, (token_BC, logprob_BC) = sharding.on_host((state.made_B, new))
         for i, row in enumerate(rows):
             if row is not None and row.finished is None:
@@ -215,7 +218,7 @@ def wanted_of(rows: list[Row], batch: int) -> decoding.Wanted:
     for i, row in enumerate(rows):
         stop_BE[i, : len(row.ends)] = row.ends
     return decoding.Wanted(
-        seed_B=np.array([row.seed for row in rows] + blank, np.uint32),
+        seed_B2=np.array([divmod(row.seed, 2**32) for row in rows] + [(0, 0)] * len(blank), np.uint32),
         limit_B=np.array([row.settings.max_tokens for row in rows] + blank, np.int32),
         stop_BE=stop_BE,
         value_B=sampling.values([row.settings for row in rows], batch),

@@ -42,19 +42,28 @@ def values(settings: list[Settings], rows: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-def draw(options, logit_BV, key_B, value_B: dict, counts: Counts | None):
-    """A token of each row by its own key: the likeliest at temperature 0. counts: None where no row penalises."""
+def draw(options, logit_BV, key_B, value_B: dict, counts: Counts | None, *, logprobs: bool = False):
+    """(a token of each row by its own key, its log-probability under what it was drawn from, or None). The likeliest at
+    temperature 0, whose log-probability is 0. counts: None where no row penalises."""
     if counts is not None:
         logit_BV = apply([named for named in options if not named[1].drawing], logit_BV, value_B, counts)
     likeliest_B = jnp.argmax(logit_BV, axis=-1).astype(jnp.int32)
+    certain_B = jnp.zeros(len(likeliest_B), jnp.float32) if logprobs else None
 
     def drawn(_):
         shaped_BV = apply([named for named in options if named[1].drawing], logit_BV, value_B)
         drawn_B = jax.vmap(jax.random.categorical)(key_B, shaped_BV).astype(jnp.int32)
-        return jnp.where(value_B["temperature"] == 0, likeliest_B, drawn_B)
+        token_B = jnp.where(value_B["temperature"] == 0, likeliest_B, drawn_B)
+        logprob_B = jnp.where(value_B["temperature"] == 0, 0.0, logprob(shaped_BV, token_B)) if logprobs else None
+        return token_B, logprob_B
 
     # A random number for each entry of the vocabulary is a tenth of a CPU's time for a token of GPT-2 small.
-    return jax.lax.cond((value_B["temperature"] != 0).any(), drawn, lambda _: likeliest_B, None)
+    return jax.lax.cond((value_B["temperature"] != 0).any(), drawn, lambda _: (likeliest_B, certain_B), None)
+
+
+def logprob(logit_BV, token_B):
+    """Log-probability of a token of each row under the softmax of these logits."""
+    return logit_BV[jnp.arange(len(token_B)), token_B] - jax.nn.logsumexp(logit_BV, axis=-1)
 
 
 def apply(options, logit_BV, value_B: dict, counts: Counts | None = None):

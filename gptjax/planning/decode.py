@@ -154,8 +154,8 @@ def lower_decode(program: placed.Placed, text: Text, state: decoding.State):
     state = state._replace(
         done_B=shape((B,), np.bool_, sharding=everywhere)
     )  # which the engine makes anew for each call
-    arguments = (_setup(program), _weights(program, text), wanted, state, shape((), np.int32))
-    return decoding.decode.lower(*arguments, logprobs=False)
+    arguments = (_setup(program), _weights(program, text), wanted, state, shape((), np.int32), shape((), np.int32))
+    return decoding.decode.lower(*arguments, logprobs=None)
 
 
 def _state(program: placed.Placed, text: Text) -> decoding.State:

@@ -11,23 +11,16 @@ import dataclasses
 import typing
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from gptjax.config import rl_checks
-from gptjax.generation.engine import Engine, Row
+from gptjax.models import labelled
+from gptjax.posttrain.policy_losses import sampling_of
 from gptjax.posttrain.prompts import Prompt
 from gptjax.posttrain.rewards import reward
-from gptjax.posttrain.sampled import Sampling
+from gptjax.posttrain.rollouts import Rollouts, sample
 
-
-class Rollouts(typing.NamedTuple):
-    token_BT: np.ndarray
-    prompt_length_B: np.ndarray
-    length_B: np.ndarray
-    weight_BL: np.ndarray
-    logprob_BL: np.ndarray
-    ended_B: np.ndarray
+SLOTS = 64  # answers that are sampled at a time, where rl.slots does not say
 
 
 class Answered(typing.NamedTuple):
@@ -64,27 +57,24 @@ def joined(parts: list[Answered]) -> Answered:
     )
 
 
-def sampling_of(config) -> Sampling:
-    """What section rl of a Config draws from."""
-    rl = config.rl
-    return Sampling(temperature=rl.temperature, top_k=rl.top_k, top_p=rl.top_p, max_tokens=rl.max_tokens)
-
-
 @dataclasses.dataclass(frozen=True)
 class Answerer:
-    """Answers prompts with the parameters it is given. training: a loop.Training. row_tokens: T of what it gives."""
+    """Answers prompts with the parameters it is given. training: a loop.Training. length: tokens of prompt and answer at most;
+    row_tokens: T of what it gives, of which the first L fill whole tiles of the attention kernel."""
 
     training: typing.Any
+    length: int
     row_tokens: int
     rewards: tuple[reward.Weighted, ...]
 
     @classmethod
     def of(cls, training) -> "Answerer":
         """Of a run. Raises UserError: a reward that there is not."""
-        session = training.session
-        config = session.config
-        length = min(config.model.context_length, session.store.longest + config.rl.max_tokens)
-        return cls(training, length + 1, reward.chosen(rl_checks.reward_weights(config.rl.rewards)))
+        session, config = training.session, training.session.config
+        length = session.store.longest + config.rl.max_tokens
+        unit = labelled.length_unit(session.program.kernel, session.program.mesh)
+        row_tokens = -(-(length - 1) // unit) * unit + 1
+        return cls(training, length, row_tokens, reward.chosen(rl_checks.reward_weights(config.rl.rewards)))
 
     def __call__(
         self,
@@ -108,17 +98,26 @@ class Answerer:
             return self._scored(of_each, rollouts)
 
     def _sampled(self, params, prompts, number_P, group: int, seed: int, iteration: int) -> Rollouts | None:
-        session = self.training.session
-        config, store = session.config, session.store
-        engine = Engine(session.program.graph, params, entries=store.tokenizer.vocab_size)
-        sampling = sampling_of(config)
-        rows = [
-            Row(prompt.token_L, _seed(seed, iteration, number, sample), sampling.settings(), None, store.stop_ids)
-            for prompt, number in zip(prompts, number_P)
-            for sample in range(group)
-        ]
-        engine.run(rows)
-        return _as_rollouts(rows, self.row_tokens, store.stop_ids[0])
+        session, rl = self.training.session, self.training.session.config.rl
+        made = sample(
+            params,
+            [prompt.token_L for prompt in prompts],
+            graph=session.program.graph,
+            sampling=sampling_of(session.config),
+            ends=session.store.stop_ids,
+            length=self.length,
+            group=group,
+            slots=min(rl.slots or SLOTS, group * len(prompts)),
+            seed=seed,
+            step=iteration,
+            numbers=[int(number) for number in number_P],
+            should_stop=self.training.should_stop,
+        )
+        if made is None:
+            return None
+        more = ((0, 0), (0, self.row_tokens - self.length))
+        wider = {name: np.pad(getattr(made, name), more) for name in ("token_BT", "weight_BL", "logprob_BL")}
+        return made._replace(**wider)
 
     def _scored(self, prompts: list[Prompt], rollouts: Rollouts) -> Answered:
         store, peers = self.training.session.store, self.training.peers
@@ -148,21 +147,3 @@ def _answer(prompt: Prompt, text: str, rollouts: Rollouts, row: int) -> reward.A
     fields = {name: value for name, value in prompt.record.items() if name not in ("prompt", "messages")}
     token_L = rollouts.token_BT[row, rollouts.prompt_length_B[row] : rollouts.length_B[row]]
     return reward.Answer(prompt.messages, text, token_L, bool(rollouts.ended_B[row]), fields, prompt.where)
-
-
-def _seed(*numbers: int) -> int:
-    from gptjax.data.rows.hashing import draw
-
-    return int(draw(np.zeros(1, np.uint64), *numbers)[0] % 2**32)
-
-
-def _as_rollouts(rows, row_tokens: int, end_id: int) -> Rollouts:
-    B, L = len(rows), row_tokens - 1
-    token_BT, weight_BL = np.zeros((B, L + 1), np.int32), np.zeros((B, L), np.float32)
-    length_B, prompt_B, ended_B = np.zeros(B, np.int32), np.zeros(B, np.int32), np.zeros(B, bool)
-    for b, row in enumerate(rows):
-        ended_B[b] = row.finished == "eot"
-        ids = np.concatenate([row.tokens, [end_id] * ended_B[b]])
-        token_BT[b, : len(ids)], length_B[b], prompt_B[b] = ids, len(ids), len(row.prompt)
-        weight_BL[b, prompt_B[b] - 1 : length_B[b] - 1] = 1
-    return Rollouts(token_BT, prompt_B, length_B, weight_BL, np.zeros((B, L), np.float32), ended_B)

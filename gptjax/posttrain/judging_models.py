@@ -4,9 +4,7 @@ Axes: B answers, L tokens, T = L + 1.
 """
 
 import functools
-import typing
 
-import jax
 import numpy as np
 
 from gptjax.checkpoints import loading
@@ -19,40 +17,32 @@ from gptjax.rundir import run_directory
 
 
 class Judge:
-    """(parameters, token_BT) -> float32 [B, L] on the host: log-probabilities in nats of each next token, as a Sampling has
-    them, in batches of the evaluation's size. program: a Placed; size: answers at a time."""
+    """(parameters, token_BT) -> float32 [B, L] on the host: a number of each next token, in batches of an evaluation's size.
 
-    def __init__(self, program: placed.Placed, config, sampling: sampled.Sampling, size: int):
-        self._program, self._size = program, size
-        function = functools.partial(_logprobs, graph=program.graph, config=config, sampling=sampling)
-        self._logprobs = in_batches(program, function)
+    function(params, batch, graph=, config=, **options) gives it. program: a Placed.
+    """
+
+    def __init__(self, program: placed.Placed, config, function, **options):
+        self._program, self._size = program, config.train.batch_size // config.train.microbatches
+        self._function = compiling.jit(
+            functools.partial(function, graph=program.graph, config=config, **options),
+            in_shardings=(program.param_sharding, program.eval_batch_sharding),
+            out_shardings=sharding.replicated(program.mesh),
+        )
 
     def __call__(self, params, token_BT) -> np.ndarray:
-        return by_parts(self._logprobs, params, {"token_BT": token_BT}, self._size, self._program.eval_batch_sharding)
+        parts = []
+        for first in range(0, len(token_BT), self._size):
+            part = token_BT[first : first + self._size]
+            read = lambda start, stop, part=part: {"token_BT": part[start:stop]}  # noqa: E731
+            batch = placement.device_batch(read, len(part), self._program.eval_batch_sharding)
+            parts.append(sharding.on_host(self._function(params, batch)))
+        return np.concatenate(parts)
 
 
-def _logprobs(params, batch: dict, **options):
-    return sampled.token_logprobs(params, batch, **options)[0]
-
-
-def in_batches(program: placed.Placed, function) -> typing.Callable:
-    """function(params, batch) compiled for the mesh of a program, its result whole on every device."""
-    return compiling.jit(
-        function,
-        in_shardings=(program.param_sharding, program.eval_batch_sharding),
-        out_shardings=sharding.replicated(program.mesh),
-    )
-
-
-def by_parts(function, params, batch: dict, size: int, layout) -> np.ndarray:
-    """What function gives for a batch of NumPy arrays, so many rows at a time."""
-    rows = len(next(iter(batch.values())))
-    parts = []
-    for first in range(0, rows, size):
-        part = {name: array[first : first + size] for name, array in batch.items()}
-        read = lambda start, stop, part=part: {name: array[start:stop] for name, array in part.items()}  # noqa: E731
-        parts.append(function(params, placement.device_batch(read, min(size, rows - first), layout)))
-    return np.concatenate([sharding.on_host(part) for part in parts])
+def logprobs(params, batch: dict, *, graph, config, sampling):
+    """float32 [B, L]: in nats, of the distribution that is sampled."""
+    return sampled.token_logprobs(params, batch, graph=graph, config=config, sampling=sampling)[0]
 
 
 class Reference:
@@ -60,11 +50,9 @@ class Reference:
     for its cuts, which would give a token that it has not no probability at all."""
 
     def __init__(self, training, sampling: sampled.Sampling):
-        session = training.session
-        self._config, self._directory = session.config, training.directory
-        self._program, self._params = self._model(session)
-        size = session.config.train.batch_size // session.config.train.microbatches
-        self._judge = Judge(self._program, self._config, sampling.uncut, size)
+        self._directory = training.directory
+        program, self._params = self._model(training.session)
+        self._judge = Judge(program, training.session.config, logprobs, sampling=sampling.uncut)
 
     def __call__(self, token_BT) -> np.ndarray:
         """float32 [B, L]."""

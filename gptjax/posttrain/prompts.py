@@ -1,28 +1,32 @@
 """The prompts of a run: read, made into tokens, and cut into training and held-out ones, in memory.
 
-A record is {"prompt": text or messages} or {"messages": [...]}, of which the answer at the end, if there is one, is left out;
+A generator of problems (problems/) gives both parts by itself. A record of a file is {"prompt": text or messages} or {"messages": [...]}, of which the answer at the end, if there is one, is left out;
 whatever else it holds is for the rewards. With data.chat a prompt is rendered as a conversation that awaits an answer;
 without, it is text, and an answer ends with the end-of-text token. Prompt number i of a run is a function of the set, data.seed
 and i, in whole epochs.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from gptjax.config import rl_checks
 from gptjax.data import sources, tokenizers
 from gptjax.data.chat import chat_format, parse_messages
 from gptjax.data.chat.conversation import Message
 from gptjax.data.examples import records
-from gptjax.data.rows.hashing import hash_of_name, is_held_out, mix, permute
+from gptjax.data.rows.hashing import is_held_out, mix, permute
 from gptjax.data.tokens import rendering
 from gptjax.data.tokens.folder import digest
 from gptjax.errors import UserError
 from gptjax.generation.text import prompt_ids
+from gptjax.posttrain.problems import problem
+
+FURTHER_STREAM = 0x66757274  # of the order of prompts that are asked for beside those of the iterations
+HELD_OUT_PROBLEMS = 256  # of a generator, where rl.eval_prompts does not say
 
 
 class Prompt(NamedTuple):
@@ -112,6 +116,12 @@ class TrainPrompts:
         """Those with these numbers in the run."""
         return [self._prompts[i] for i in self.order(number_P).tolist()]
 
+    def further_prompts(self, number_P: np.ndarray) -> list[Prompt]:
+        """Others of the set, in whole epochs of an order of their own, for what those of an iteration did not give."""
+        epoch_P, index_P = np.divmod(np.asarray(number_P, np.int64), len(self._prompts))
+        order_P = permute(index_P, len(self._prompts), self._seed ^ FURTHER_STREAM, epoch_P)
+        return [self._prompts[i] for i in order_P.tolist()]
+
     def hashes(self, first: int, stop: int) -> np.ndarray:
         """uint64 [stop - first]: of the set, the prompt, and the number in the run of rows first to stop - 1."""
         row_B = np.arange(first, stop, dtype=np.int64)
@@ -129,32 +139,60 @@ def open_prompts(config, alive: Callable = lambda: None) -> PromptStore:
     Raises UserError: no such file or generator, a tokenizer that does not work, no prompt that leaves room for an answer.
     """
     omissions = sources.Omissions(said=True)
-    named = list(_records(config, omissions, alive))
-    tokenizer = tokenizers.train_tokenizer(config.data, _texts(named))
+    is_made = problem.is_named(config.rl.prompts)
+    parts = _generated(config) if is_made else [list(_records(config, omissions, alive))]
+    tokenizer = tokenizers.train_tokenizer(config.data, _texts([each for part in parts for each in part]))
     form = None if config.data.chat is None else chat_format(config.data.chat)
     tokenizer = tokenizer if form is None else tokenizer.with_special(form.symbols)
-    stop_ids = _stop_ids(tokenizer, form)
-    prompts, too_long = _prompts(named, config, tokenizer, form, omissions)
+    _check_entries(config.model.vocab_size, tokenizer)
+    stop_ids, unread = _stop_ids(tokenizer, form), omissions.count
+    made = [_prompts(part, config, tokenizer, form, omissions) for part in parts]
     omissions.end()
-    train, val = _split(prompts, config.data)
-    room = config.model.context_length - config.rl.max_tokens
+    train, val = map(Split, made) if is_made else _split(made[0], config.data)
+    n_prompts = sum(map(len, parts)) - (omissions.count - unread)
+    prompts = _set(config, tokenizer, train, val, n_prompts, omissions)
+    return PromptStore(tokenizer, stop_ids, prompts, "prompts")
+
+
+def _set(config, tokenizer, train: Split, val: Split, n_prompts: int, omissions) -> Prompts:
+    """n_prompts: how many prompts there were before those that are too long were left out."""
+    kept, room = len(train.prompts) + len(val.prompts), config.model.context_length - config.rl.max_tokens
     description = {
         "prompts": config.rl.prompts,
         "splits": {"train": len(train.prompts), "val": len(val.prompts)},
-        "overflow": f"{too_long:,} of {too_long + len(prompts):,} prompts are longer than {room} tokens and left out",
+        "overflow": f"{n_prompts - kept:,} of {n_prompts:,} prompts are longer than {room} tokens and left out",
         **({"left_out": {"count": omissions.count, "messages": omissions.messages}} if omissions.count else {}),
         **rendering.identity(config.data),
     }
-    facts = {"prompts": _hash(prompts), "tokenizer": tokenizer.hash, "val_fraction": config.data.val_fraction}
-    fingerprint = digest(facts | {"val_split": config.data.val_split})
-    return PromptStore(tokenizer, stop_ids, Prompts(train, val, description, fingerprint), "prompts")
+    facts = {"prompts": [_hash(train), _hash(val)], "tokenizer": tokenizer.hash}
+    return Prompts(train, val, description, digest(facts))
+
+
+def _generated(config) -> list[list[tuple[str, dict]]]:
+    """[(where, record) of the problems to train on, of those held out]."""
+    counts = {"train": config.rl.problems, "held_out": config.rl.eval_prompts or HELD_OUT_PROBLEMS}
+    parts = []
+    for split, count in counts.items():
+        problems = problem.chosen(config.rl.prompts, config.data.seed, split)
+        each = (problems[i] for i in range(count))
+        parts.append([(one.where, {"prompt": one.prompt, **one.fields}) for one in each])
+    return parts
 
 
 def _records(config, omissions, alive):
-    """(where, record) of rl.prompts."""
+    """(where, record) of the files of rl.prompts."""
     for where, record in records.read(sources.from_spec(config.rl.prompts, config.data), omissions):
         alive()
         yield where, record
+
+
+def _check_entries(entries: int | None, tokenizer) -> None:
+    """Raises UserError: the model would say tokens that the tokenizer has not."""
+    if entries is not None and entries != tokenizer.vocab_size:
+        raise UserError(
+            f"model.vocab_size={entries}, but the tokenizer has {tokenizer.vocab_size} entries, and only those can be answered"
+            " with; use model.vocab_size=None."
+        )
 
 
 def _texts(named):
@@ -177,9 +215,9 @@ def _stop_ids(tokenizer, form) -> tuple[int, ...]:
     return ids
 
 
-def _prompts(named, config, tokenizer, form, omissions) -> tuple[list[Prompt], int]:
-    """(those that leave room for an answer, how many do not). What is no prompt is told to omissions. Raises UserError: none is
-    left, or one is too long with data.chat_overflow='refuse'."""
+def _prompts(named, config, tokenizer, form, omissions) -> tuple[Prompt, ...]:
+    """Those that leave room for an answer. What is no prompt is told to omissions. Raises UserError: none is left, or one is
+    too long with data.chat_overflow='refuse'."""
     room, prompts, too_long = config.model.context_length - config.rl.max_tokens, [], 0
     for where, record in named:
         try:
@@ -196,7 +234,7 @@ def _prompts(named, config, tokenizer, form, omissions) -> tuple[list[Prompt], i
     if not prompts:
         first = omissions.messages[0] if omissions.messages else "rl.prompts holds no prompt; give another source."
         raise UserError(f"all {too_long} prompts are too long; {_room(config)}" if too_long else first)
-    return prompts, too_long
+    return tuple(prompts)
 
 
 def _room(config) -> str:
@@ -232,7 +270,7 @@ def _values(record: dict, where: str) -> list:
     return value
 
 
-def _split(prompts: list[Prompt], data) -> tuple[Split, Split]:
+def _split(prompts: tuple[Prompt, ...], data) -> tuple[Split, Split]:
     """(training, held-out) ones; with data.val_fraction=0 none is held out. Raises UserError: one part is empty."""
     if data.val_split == "document":
         held_out = [is_held_out(_text(prompt), data.val_fraction) for prompt in prompts]
@@ -252,7 +290,9 @@ def _text(prompt: Prompt) -> str:
     return "\n".join(message.content for message in prompt.messages)
 
 
-def _hash(prompts: list[Prompt]) -> str:
+def _hash(split: Split) -> str:
     """Of tokens and records: a reward reads these too."""
-    texts = [json.dumps([prompt.token_L.tolist(), prompt.record], sort_keys=True, default=str) for prompt in prompts]
-    return f"{hash_of_name(json.dumps(texts)):016x}"
+    sha = hashlib.sha256()
+    for prompt in split.prompts:
+        sha.update(json.dumps([prompt.token_L.tolist(), prompt.record], sort_keys=True, default=str).encode() + b"\n")
+    return sha.hexdigest()

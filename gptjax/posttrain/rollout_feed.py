@@ -8,18 +8,20 @@ of the config, i, the parameters and the numbers in `Loop.carried`: a run that g
 two calls, does what an undisturbed one does, sample for sample.
 """
 
+import time
+
+import jax
 import numpy as np
 
 from gptjax.config import rl_checks
-from gptjax.data.rows.hashing import hash_of
+from gptjax.errors import UserError
 from gptjax.parallel import placement
-from gptjax.posttrain import advantages, minibatches
-from gptjax.posttrain.answering import Answered, Answerer, joined, sampling_of
-from gptjax.posttrain.judging_models import Judge, Reference
+from gptjax.posttrain import advantages, minibatches, values
+from gptjax.posttrain.answering import Answered, Answerer, joined
+from gptjax.posttrain.judging_models import Judge, Reference, logprobs
+from gptjax.posttrain.policy_losses import sampling_of
+from gptjax.posttrain.rollout_report import RolloutReport
 from gptjax.training import feed, losses
-
-REDRAW_STREAM = 0x72656472  # of the prompts that stand in for groups of equal rewards
-NUMBERS_AHEAD = 2**40  # of the prompts of an iteration, more than a run has
 
 
 class RolloutFeed:
@@ -27,17 +29,22 @@ class RolloutFeed:
     stop meanwhile. Use it in a `with`."""
 
     def __init__(self, loop):
-        self._loop, self._training = loop, loop.training
-        session = self._training.session
-        self._session, self._config = session, session.config
-        self._loss = losses.chosen(self._config.train.loss)
-        self._advantage = advantages.of(self._config.rl.advantage)
-        self._control = advantages.controller(self._config.rl.kl_control)
-        self._answerer = Answerer.of(self._training)
-        sampling = sampling_of(self._config)
-        self._reference = None if self._config.rl.reference is None else Reference(self._training, sampling)
-        size = self._config.train.batch_size // self._config.train.microbatches
-        self._judge = Judge(session.program, self._config, sampling, size)
+        """loop: a loop.Loop that has begun. Raises UserError: what section rl asks for does not go together."""
+        self._loop, self._training, self._session = loop, loop.training, loop.training.session
+        config = self._config = self._session.config
+        self._loss, self._advantage = losses.chosen(config.train.loss), advantages.of(config.rl.advantage)
+        self._control = advantages.controller(config.rl.kl_control)
+        check(config, self._loss, self._advantage, self._session.batch_unit)
+        self._answerer, sampling = Answerer.of(self._training), sampling_of(config)
+        self._reference = None if config.rl.reference is None else Reference(self._training, sampling)
+        self._logprobs = Judge(self._session.program, config, logprobs, sampling=sampling)
+        self._values = Judge(self._session.program, config, values.values)
+        self._text = None
+        if config.rl.ptx is not None:
+            from gptjax.posttrain.ptx import TextRows
+
+            self._text = TextRows(self._session)
+        self._report = RolloutReport(self._training, loop.step)
 
     def __enter__(self) -> "RolloutFeed":
         return self
@@ -46,64 +53,151 @@ class RolloutFeed:
         """Nothing is ahead."""
 
     def next(self) -> feed.Inputs | None:
-        first_row = self._loop.rewinds.first_row(self._config, self._loop.step)
-        iteration = first_row // (self._config.train.batch_size * self._config.train.steps_per_call)
-        answered = self._answered(iteration)
+        config, loop = self._config, self._loop
+        first_row = loop.rewinds.first_row(config, loop.step)
+        iteration = first_row // (config.train.batch_size * config.train.steps_per_call)
+        jax.block_until_ready(loop.state.step)  # the update before, which is no part of the time of sampling
+        began = time.monotonic()
+        answered, numbers = self._answers(iteration)
         if answered is None:
             return None
-        of_answers, numbers = self._learnt(answered)
-        batch = minibatches.arrays(of_answers, minibatches.order(self._config, iteration))
-        read = lambda start, stop: {name: array[:, start:stop] for name, array in batch.items()}  # noqa: E731
-        layout = self._session.program.train_batch_sharding
-        placed = placement.device_batch(read, self._config.train.batch_size, layout, dim=1)
-        call = self._loop.step // self._config.train.steps_per_call
-        return feed.Inputs(placed, feed.learning_rates(self._config, call), *self._read(first_row))
+        with loop.recorder.throughput.paused("judging"), self._training.watchdog.doing("judging answers"):
+            of_answers, further = self._learnt(answered)
+        numbers |= further | {"seconds": time.monotonic() - began}
+        self._report.write(loop.step + config.train.steps_per_call, answered, numbers)
+        call = loop.step // config.train.steps_per_call
+        batch = self._placed(of_answers, iteration)
+        return feed.Inputs(batch, feed.learning_rates(config, call), *self._rows_read(first_row))
 
-    def _answered(self, iteration: int) -> Answered | None:
-        config = self._config
-        count = rl_checks.answers_of(config) // config.rl.group
+    # ---- answers
+
+    def _answers(self, iteration: int) -> tuple[Answered | None, dict]:
+        """(answers to learn from, numbers of them), with groups of equal rewards replaced as rl.redraws says."""
+        rl, rows = self._config.rl, self._session.rows
+        count = rl_checks.answers_of(self._config) // rl.group
         number_P = np.arange(iteration * count, (iteration + 1) * count)
-        return self._answers(self._session.rows.prompts(number_P), number_P, iteration)
+        answered = self._answered(rows.prompts(number_P), number_P, iteration)
+        if answered is None or not rl.redraws:
+            return answered, {}
+        kept, equal, rounds = *_apart(answered, rl.group), 0
+        while len(equal.texts) and rounds < rl.redraws:
+            missing = len(equal.texts) // rl.group
+            number_P = (iteration * rl.redraws + rounds) * count + np.arange(missing)
+            further = self._answered(rows.further_prompts(number_P), number_P, iteration, redraw=1)
+            if further is None:
+                return None, {}
+            taken, _ = _apart(further, rl.group)
+            kept = joined([kept, taken])
+            equal, rounds = equal.rows(np.arange(len(taken.texts), len(equal.texts))), rounds + 1
+        return joined([kept, equal]), {"redraws": rounds}
 
-    def _answers(self, prompts, number_P, iteration: int) -> Answered | None:
+    def _answered(self, prompts, number_P, iteration: int, redraw: int = 0) -> Answered | None:
+        config = self._config
         return self._answerer(
             self._loop.state.params,
             prompts,
             number_P,
-            group=self._config.rl.group,
-            seed=self._config.train.seed,
-            iteration=iteration,
+            group=config.rl.group,
+            seed=config.train.seed,
+            iteration=2 * iteration + redraw,
             paused=self._loop.recorder.throughput.paused,
         )
 
-    def _learnt(self, answered: Answered) -> tuple[dict, dict]:
-        rollouts, rl = answered.rollouts, self._config.rl
-        token_BT = rollouts.token_BT
-        logprob_BL = self._judge(self._loop.state.params, token_BT) * rollouts.weight_BL
-        reference_BL = None if self._reference is None else self._reference(token_BT) * rollouts.weight_BL
-        score_B = advantages.with_end_penalty(answered.score_B, rollouts.ended_B, rl.unended_penalty)
-        coef = self._loop.carried.get("kl_coef", rl.kl_coef)
-        seen = advantages.Answers(score_B, rollouts.weight_BL, rl.group, logprob_BL, reference_BL, None, coef)
-        made = self._advantage(seen)
-        of_answers = {
-            "token_BT": token_BT,
-            "weight_BL": rollouts.weight_BL,
-            "logprob_BL": logprob_BL,
-            "advantage_BL": made.advantage_BL,
-        }
-        if reference_BL is not None:
-            of_answers["reference_BL"] = reference_BL
-        numbers = {"reward": float(answered.score_B.mean()), "end_rate": float(rollouts.ended_B.mean())}
-        self._training.log.write("rollout", self._loop.step + self._config.train.steps_per_call, **numbers)
-        return of_answers, numbers
+    # ---- what is learnt from them
 
-    def _read(self, first_row: int) -> tuple[list[int], int]:
+    def _learnt(self, answered: Answered) -> tuple[dict, dict]:
+        """(arrays [R, ...] of the batch that a policy loss takes, numbers)."""
+        rollouts, rl, params = answered.rollouts, self._config.rl, self._loop.state.params
+        drawn_BL = rollouts.weight_BL > 0
+        judged = lambda judge, *of: np.where(drawn_BL, judge(*of, rollouts.token_BT), 0).astype(np.float32)  # noqa: E731
+        arrays = {"token_BT": rollouts.token_BT, "weight_BL": rollouts.weight_BL, "logprob_BL": rollouts.logprob_BL}
+        if self._reference is not None:
+            arrays["reference_BL"] = judged(self._reference)
+        if self._loss.corrects:
+            arrays["old_BL"] = judged(self._logprobs, params)
+        if self._loss.needs_critic:
+            arrays["value_BL"] = judged(self._values, params)
+        coef = self._loop.carried.get("kl_coef", rl.kl_coef)
+        score_B = advantages.with_end_penalty(answered.score_B, rollouts.ended_B, rl.unended_penalty)
+        seen = advantages.Answers(
+            score_B, rollouts.weight_BL, rl.group, rollouts.logprob_BL, arrays.get("reference_BL"), arrays.get("value_BL"), coef
+        )  # fmt: skip
+        made = self._advantage(seen)
+        arrays["advantage_BL"] = made.advantage_BL
+        if made.return_BL is not None:
+            arrays["return_BL"] = made.return_BL
+        return arrays, made.numbers | self._divergence(seen, len(score_B))
+
+    def _divergence(self, seen: advantages.Answers, answers: int) -> dict[str, float]:
+        """Numbers of the divergence from the reference, after which the next kl_coef is settled."""
+        if seen.reference_BL is None:
+            return {}
+        k1_B = advantages.divergence(seen).sum(-1)
+        tokens, kl = seen.weight_BL.sum(), float(k1_B.mean())
+        if self._config.rl.kl_coef:
+            self._loop.carried = {"kl_coef": self._control(seen.kl_coef, kl, answers)}
+        return {
+            "kl_coef": seen.kl_coef,
+            "kl": kl,
+            "kl_error": float(k1_B.std(ddof=1) / np.sqrt(answers)),
+            "kl_k1": float(k1_B.sum() / tokens),
+            "kl_k3": float(advantages.divergence(seen, "k3").sum() / tokens),
+        }
+
+    def _placed(self, of_answers: dict[str, np.ndarray], iteration: int) -> dict:
+        """The arrays [S, B, ...] of the call, on the devices."""
+        layout, batch_size = self._session.program.train_batch_sharding, self._config.train.batch_size
+        batch = minibatches.arrays(of_answers, minibatches.order(self._config, iteration))
+        placed = placement.device_batch(_part_of(batch), batch_size, layout, dim=1)
+        if self._text is None:
+            return placed
+        weight_S = np.array([self._loss.weight(weight_BL) for weight_BL in batch["weight_BL"]])
+        text = self._text.batch(iteration, weight_S)
+        return placed | placement.device_batch(_part_of(text), self._text.size, layout, dim=1)
+
+    def _rows_read(self, first_row: int) -> tuple[list[int], int]:
         """(hashes of the rows that this process answers for, of each step, how many they are)."""
-        config, layout = self._config, self._session.program.train_batch_sharding
-        own = placement.own_rows(config.train.batch_size, layout, dim=1)
+        config, rows = self._config, self._session.rows
+        own = placement.own_rows(config.train.batch_size, self._session.program.train_batch_sharding, dim=1)
         firsts = [first_row + step * config.train.batch_size for step in range(config.train.steps_per_call)]
         hash_S = [
-            int(np.sum([self._session.rows.hashes(first + a, first + b).sum() for a, b in own], dtype=np.uint64))
+            int(np.sum([rows.hashes(first + start, first + stop).sum() for start, stop in own], dtype=np.uint64))
             for first in firsts
         ]
-        return hash_S, len(firsts) * sum(b - a for a, b in own)
+        return hash_S, len(firsts) * sum(stop - start for start, stop in own)
+
+
+def _part_of(batch: dict[str, np.ndarray]):
+    return lambda start, stop: {name: array[:, start:stop] for name, array in batch.items()}
+
+
+def _apart(answered: Answered, group: int) -> tuple[Answered, Answered]:
+    """(groups whose rewards differ, groups whose rewards are equal)."""
+    equal_B = np.repeat(advantages.has_equal_rewards(answered.score_B, group), group)
+    return answered.rows(np.flatnonzero(~equal_B)), answered.rows(np.flatnonzero(equal_B))
+
+
+def check(config, loss, advantage, unit: int) -> None:
+    """Raises UserError: loss, advantage, reference and text of a Config do not go together, or its batch does not divide."""
+    rl, train = config.rl, config.train
+    if not hasattr(loss, "needs_critic"):
+        raise UserError(f"train.loss={train.loss!r} learns no rewards; use one of: ppo, grpo, dapo, gspo, rloo, reinforce.")
+    if loss.needs_critic != advantage.needs_critic:
+        mend = "rl.advantage='gae'" if loss.needs_critic else "train.loss='ppo'"
+        raise UserError(f"rl.advantage={rl.advantage!r} and train.loss={train.loss!r}: one has a critic; use {mend}.")
+    if rl.reference is None and (rl.kl_coef or loss.beta):
+        raise UserError(
+            f"rl.reference=None, but rl.kl_coef={rl.kl_coef} and train.loss={train.loss!r} keep answers near a reference; use"
+            " rl.reference='start', or no such weight."
+        )
+    if (rl.ptx is None) != (loss.ptx_coef == 0):
+        raise UserError(
+            f"rl.ptx={rl.ptx!r} with train.loss={train.loss!r}: text is learnt with the weight ptx_coef of the loss; give both,"
+            " or neither."
+        )
+    unit *= train.microbatches
+    if train.batch_size % unit:
+        raise UserError(
+            f"train.batch_size={train.batch_size} answers do not divide over {unit} (devices along the batch times"
+            f" train.microbatches={train.microbatches}); use a multiple of {unit}."
+        )

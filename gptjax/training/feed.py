@@ -10,7 +10,6 @@ import numpy as np
 
 from gptjax import schedule
 from gptjax.data.rows import reading
-from gptjax.errors import imported
 from gptjax.parallel import placement
 
 
@@ -21,16 +20,6 @@ class Inputs(typing.NamedTuple):
     learning_rate_S: np.ndarray
     hash_S: list[int]  # the sum of hashes over this process's rows of each step
     rows_read: int  # of this process
-
-
-FEEDS = {"rollouts": "gptjax.posttrain.rollout_feed:RolloutFeed"}
-
-
-def of(loop):
-    """The Feed of a Loop from where it stands, or one of FEEDS, made of the loop, whose next() may be None: asked to stop."""
-    if loop.training.session.config.rl.prompts is not None:
-        return imported(FEEDS["rollouts"], "rl.prompts")(loop)
-    return Feed(loop.training.session, loop.rewinds, loop.step)
 
 
 class Feed:

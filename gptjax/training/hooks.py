@@ -180,6 +180,13 @@ class Sample(Hook):
         return any((row["step"], row["prompt"]) == (step, prompt) for row in samples)
 
 
+def _held_out(config) -> Hook:
+    """On held-out text, or of a run with reinforcement learning, the reward of answers."""
+    if config.rl.prompts is None:
+        return HeldOut(config)
+    return importlib.import_module("gptjax.posttrain.reward_evaluation").HeldOutReward(config)
+
+
 def _profile(config) -> Hook | None:
     if config.train.profile_steps is None:
         return None
@@ -208,7 +215,7 @@ def is_multiple(step: int, every: int | None) -> bool:
 
 
 HOOKS = {
-    "held_out": HeldOut,
+    "held_out": _held_out,
     "early_stop": _early_stop,  # these two read what held_out has logged
     "keep_best": _keep_best,
     "tasks": _tasks,

@@ -14,7 +14,7 @@ import jax
 
 from gptjax import errors, schedule
 from gptjax.errors import Diverged, NoWayBack
-from gptjax.training import feed
+from gptjax.training.feed import Inputs
 from gptjax.training.recorder import Recorder
 
 
@@ -102,7 +102,7 @@ class Loop:
     def _train_on(self) -> Diverged | None:
         """Trains and saves, to the end of the run or until asked to stop. Returns what went wrong, if it did."""
         try:
-            with feed.of(self) as inputs:
+            with self.training.session.feed(self) as inputs:
                 while self.going and (call := inputs.next()) is not None:
                     self.advance(call)
             self.finish()
@@ -110,7 +110,7 @@ class Loop:
             return error
         return None
 
-    def advance(self, inputs: feed.Inputs) -> None:
+    def advance(self, inputs: Inputs) -> None:
         """One call of the train step, and what is due after it. Raises Diverged."""
         known = jax.tree.leaves(inputs.batch)[0].shape in self._compiled
         dispatch = self.training.session.program.train if known else self._compile
@@ -164,7 +164,7 @@ class Loop:
 
     # ---- a call, and what follows it
 
-    def take(self, inputs: feed.Inputs, state, read, timed: bool) -> None:
+    def take(self, inputs: Inputs, state, read, timed: bool) -> None:
         """The state after a call that was just dispatched, whose metrics read() gives; logs those of the call before, and of
         the first one its own. timed: whether the throughput's clock ran during the call. Raises Diverged."""
         self.state, first_step = state, self.step

@@ -32,6 +32,7 @@ LOSSES = {"next_token": "gptjax.training.losses:next_token"}
 POLICY_LOSSES = {"ppo": "PPO", "grpo": "GRPO", "dapo": "DAPO", "gspo": "GSPO", "rloo": "RLOO", "reinforce": "Reinforce"}
 LOSSES |= {name: f"gptjax.posttrain.policy_losses:{kind}" for name, kind in POLICY_LOSSES.items()}
 LOSSES |= {name: f"gptjax.training.task_losses:{name}" for name in ("classify", "choice", "tag", "span", "regress")}
+LOSSES |= {"reward": "gptjax.posttrain.reward:Reward"}
 
 
 class Largest(typing.NamedTuple):

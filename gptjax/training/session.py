@@ -5,12 +5,13 @@ import typing
 
 from gptjax import flops, hardware, schedule
 from gptjax.data.rows import pipeline
-from gptjax.errors import imported
+from gptjax.errors import UserError, imported
 from gptjax.hosts import compiling
 from gptjax.optim import optimizers
 from gptjax.parallel import meshes
 from gptjax.training import losses
 from gptjax.training import program as programs
+from gptjax.training.feed import Feed
 from gptjax.training.step import gives_up_ranks
 
 
@@ -37,6 +38,13 @@ class Session:
         """How many of which kind."""
         return f"{self.program.mesh.size} x {self.program.mesh.devices.flat[0].device_kind}"
 
+    def feed(self, loop):
+        """What gives the calls of a loop.Loop their feed.Inputs, from where it stands; use it in a `with`. In reinforcement
+        learning its next() needs the state that the loop has then, and may be None: asked to stop."""
+        if self.config.rl.prompts is None:
+            return Feed(self, loop.rewinds, loop.step)
+        return imported("gptjax.posttrain.rollout_feed:RolloutFeed", "rl.prompts")(loop)
+
     def mfu(self, tokens_per_second: float) -> float | None:
         """Model FLOPs utilisation, a fraction of what all devices could do; None where that is not known, as on a CPU."""
         if self.peak_flops is None:
@@ -55,18 +63,18 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     alive: is called now and then while text is read.
     """
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
-    losses.of(config)
+    check_rows(config)
     schedule.learning_rate(config, 0)
     optimizers.check(config)
     if gives_up_ranks(config):
         from gptjax.optim import rank_budget
 
         rank_budget.check(config)
-    kind = learns_from(config)
-    if kind == "text":
+    store_opener = opener(config)
+    if store_opener is None:
         store, objective = pipeline.open_text(config.data, config.model.context_length, alive)
     else:
-        store, objective = imported(STORES[kind], f"a run on {kind}")(config, alive), None
+        store, objective = imported(store_opener, "data")(config, alive), None
     config = config.with_vocabulary(store.tokenizer.vocab_size)
     program = programs.on_mesh(config, mesh)
     if objective is None:
@@ -78,18 +86,21 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     return Session(config, store, objective, rows, eval_rows, program, peak_flops=peak, peak_source=source)
 
 
-STORES = {
-    "examples": "gptjax.data.examples.store:open_examples",
-    "prompts": "gptjax.posttrain.prompts:open_prompts",
-}
-"""What a run learns from beside text -> (config, alive) -> its store: one that has rows(config, program)."""
-
-
-def learns_from(config) -> str:
-    """text, or a key of STORES."""
+def opener(config) -> str | None:
+    """The address of a function (config, alive) -> the store of what a run learns from; None: of running text."""
     if config.rl.prompts is not None:
-        return "prompts"
-    return "text" if config.data.task is None else "examples"
+        return "gptjax.posttrain.prompts:open_prompts"
+    return None if config.data.examples is None else config.data.examples.open
+
+
+def check_rows(config) -> None:
+    """Raises UserError: the loss of a Config learns from rows of another kind than its data are."""
+    losses.of(config)
+    name, data = config.train.loss, config.data.preferences
+    wanted = getattr(losses.chosen(name), "preferences", None)
+    if wanted != data:
+        mend = f"set data.preferences={wanted!r}" if wanted else "use such as 'reward' or 'dpo' of preferences"
+        raise UserError(f"train.loss={name!r} does not learn from data.preferences={data!r}; {mend}.")
 
 
 def held_out_rows(config, store, objective) -> dict[str, pipeline.EvalRows]:

@@ -229,7 +229,7 @@ def test_drawn_tokens_have_the_hand_worked_shares(settings, share):
     n = 20_000
     logit_BV, key_B = jnp.tile(jnp.log(PROBABILITY), (n, 1)), jax.random.split(jax.random.key(0), n)
     value_B = sampling.values([Settings(**settings)] * n, n)
-    drawn_B = sampling.draw(sampling.table(), logit_BV, key_B, value_B, None)
+    drawn_B, _ = sampling.draw(sampling.table(), logit_BV, key_B, value_B, None)
     np.testing.assert_allclose(np.bincount(drawn_B, minlength=4) / n, share, atol=0.015)
 
 

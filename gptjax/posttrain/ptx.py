@@ -1,0 +1,43 @@
+"""Rows of text learnt in the same steps as answers, so that a policy keeps what pretraining taught it (rl.ptx; Ouyang et al.
+2022, equation 2).
+
+Row r of the text is a function of (text, data.seed, r), as in pretraining (data/rows/pipeline.py), and an iteration reads the
+next ones. Axes: S minibatches of a call, R rows of text in each, T = L + 1 tokens.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from gptjax.data import sources
+from gptjax.data.rows import pipeline
+from gptjax.errors import UserError
+from gptjax.posttrain.policy_losses import ptx_weights
+
+
+class TextRows:
+    """The text of rl.ptx in the tokens of a run. Raises UserError: it cannot be read, has another tokenizer, or its rows do not
+    divide over the devices."""
+
+    def __init__(self, session):
+        config = session.config
+        self.size = config.rl.ptx_rows or config.train.batch_size
+        self._steps = config.train.steps_per_call
+        unit = config.train.microbatches * session.batch_unit
+        if self.size % unit:
+            raise UserError(f"rl.ptx_rows={self.size} does not divide over {unit} devices times microbatches; use a multiple.")
+        data = dataclasses.replace(sources.from_spec(config.rl.ptx, config.data), chat=None)
+        store, objective = pipeline.open_text(data, config.model.context_length)
+        if store.tokenizer.base_hash != session.store.tokenizer.base_hash:
+            raise UserError(
+                f"rl.ptx={config.rl.ptx!r} has another tokenizer ({store.tokenizer.kind}) than the run"
+                f" ({session.store.tokenizer.kind}); set data.tokenizer, or give other text."
+            )
+        self._rows = pipeline.TrainRows(store, data, config.model.context_length, objective)
+
+    def batch(self, iteration: int, weight_S) -> dict[str, np.ndarray]:
+        """ptx_token_BT and ptx_weight_BL [S, R, ...] of an iteration. weight_S: of the policy's loss in each step."""
+        first = iteration * self._steps * self.size
+        steps = [self._rows.rows(first + i * self.size, first + (i + 1) * self.size) for i in range(self._steps)]
+        weights = [ptx_weights(rows["weight_BL"], float(weight)) for rows, weight in zip(steps, weight_S)]
+        return {"ptx_token_BT": np.stack([rows["token_BT"] for rows in steps]), "ptx_weight_BL": np.stack(weights)}
