@@ -45,5 +45,7 @@ class RLConfig(Shown):
     )
     ptx: str | None = setting(None, "text whose next tokens are learnt in the same steps: a SPEC; None: none")
     ptx_rows: int | None = setting(None, "rows of that text in a step; None: train.batch_size")
-    eval_prompts: int | None = setting(None, "held-out prompts that an evaluation answers, from the first; None: all, 256 of a generator", "result")
+    eval_prompts: int | None = setting(
+        None, "held-out prompts that an evaluation answers, from the first; None: all, 256 of a generator", "result"
+    )
     shown: int = setting(3, "answers that are shown each eval.sample_every_steps steps", "nothing")

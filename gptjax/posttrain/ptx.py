@@ -25,7 +25,9 @@ class TextRows:
         self._steps = config.train.steps_per_call
         unit = config.train.microbatches * session.batch_unit
         if self.size % unit:
-            raise UserError(f"rl.ptx_rows={self.size} does not divide over {unit} devices times microbatches; use a multiple.")
+            raise UserError(
+                f"rl.ptx_rows={self.size} does not divide over {unit} devices times microbatches; use a multiple."
+            )
         data = dataclasses.replace(sources.from_spec(config.rl.ptx, config.data), chat=None)
         store, objective = pipeline.open_text(data, config.model.context_length)
         if store.tokenizer.base_hash != session.store.tokenizer.base_hash:

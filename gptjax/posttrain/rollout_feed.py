@@ -181,7 +181,9 @@ def check(config, loss, advantage, unit: int) -> None:
     """Raises UserError: loss, advantage, reference and text of a Config do not go together, or its batch does not divide."""
     rl, train = config.rl, config.train
     if not hasattr(loss, "needs_critic"):
-        raise UserError(f"train.loss={train.loss!r} learns no rewards; use one of: ppo, grpo, dapo, gspo, rloo, reinforce.")
+        raise UserError(
+            f"train.loss={train.loss!r} learns no rewards; use one of: ppo, grpo, dapo, gspo, rloo, reinforce."
+        )
     if loss.needs_critic != advantage.needs_critic:
         mend = "rl.advantage='gae'" if loss.needs_critic else "train.loss='ppo'"
         raise UserError(f"rl.advantage={rl.advantage!r} and train.loss={train.loss!r}: one has a critic; use {mend}.")

@@ -209,7 +209,7 @@ def begin(started: dict, config, program, keeper):
     names = flatten_dict(program.abstract_params, sep="/").keys() - not_taken
     taken, places = (
         unflatten_dict({name: leaf for name, leaf in flatten_dict(tree, sep="/").items() if name in names}, sep="/")
-        for tree in (new_symbols.withshapes_of(program.abstract_params, symbols["shapes"]), program.param_sharding)
+        for tree in (new_symbols.with_their_shapes(program.abstract_params, symbols["shapes"]), program.param_sharding)
     )
     scales = _scales(taken)
     origin = dataclasses.replace(
