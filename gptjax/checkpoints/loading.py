@@ -15,13 +15,20 @@ from gptjax.hosts import coordination
 from gptjax.models.layers import DTYPES
 
 
-def read(directory, step: int | None, item: str, dtype: str | None, program) -> tuple[int, dict]:
-    """(its number, the parameters or their average) of a step of a RunDirectory; None: of the newest that is whole.
+def read(directory, step: int | None, item: str, dtype: str | None, program, others: bool = False) -> tuple[int, dict]:
+    """(its number, the parameters or their average) of a step of a RunDirectory; None: of the newest that is whole. others:
+    as of weights.read.
 
     Raises UserError or Damaged, in all processes: there is none, or not this one.
     """
     peers = coordination.among(program.mesh.devices.flat)
-    arguments = (item, program.abstract_params, program.param_sharding, None if dtype is None else DTYPES[dtype])
+    arguments = (
+        item,
+        program.abstract_params,
+        program.param_sharding,
+        None if dtype is None else DTYPES[dtype],
+        others,
+    )
     standings = validity.standings(directory.checkpoints) if peers.leads else []
     if step is not None:
         _check_asked(directory, peers, standings, step)

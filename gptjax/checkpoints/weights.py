@@ -27,9 +27,10 @@ ALIGNMENT = 64  # bytes: a NumPy array that begins so is taken over by JAX on a 
 def read(folder, item: str, abstract, shardings, dtype=None, others: bool = False) -> dict:
     """The arrays "params" or "ema" of the step in a folder: a tree like abstract, laid out by shardings.
 
-    dtype: None: as they are stored. others: whether the step may hold more of the item. Raises UserError: other arrays than abstract has, a newer schema; Damaged: they are
-    not as they were written (of schema 1, which kept no checksums, as far as TensorStore can tell). What the step has left
-    in its base is read from there.
+    dtype: None: as they are stored. others: whether the step may hold more of the item; it may always hold a critic, which
+    few want. Raises UserError: other arrays than abstract has, a newer schema; Damaged: they are not as they were written
+    (of schema 1, which kept no checksums, as far as TensorStore can tell). What the step has left in its base is read from
+    there.
     """
     base = bases.of(validity.description(folder))
     if base is None:
@@ -71,8 +72,13 @@ def _read_own(folder, item: str, abstract, shardings, dtype, others: bool) -> di
     """`read` of what lies in the folder itself."""
     like = {item: jax.tree.map(_placed, abstract, shardings)}
     known = validity.description(folder).get("arrays")
-    if others and known is not None:
-        known = {name: about for name, about in known.items() if name in named(like)}
+    if known is not None:
+        wanted = named(like)
+        known = {
+            name: about
+            for name, about in known.items()
+            if name in wanted or not (others or is_of_critic(name.removeprefix(f"{item}/")))
+        }
     try:
         stores = {name: stored.open_array(folder, name) for name in named(like)}
     except Damaged:
@@ -89,6 +95,11 @@ def _read_own(folder, item: str, abstract, shardings, dtype, others: bool) -> di
     return jax.tree_util.tree_map_with_path(
         lambda path, _: arrays["/".join((item, *(key.key for key in path)))], abstract
     )
+
+
+def is_of_critic(name: str) -> bool:
+    """Whether a parameter, such as "critic/value/weight", is one of a critic's."""
+    return name.startswith("critic/")
 
 
 def _placed(leaf, place):

@@ -36,6 +36,8 @@ def check(config) -> None:
         from gptjax.config import rl_checks  # of those who asked for reinforcement learning
 
         rl_checks.check(config)
+    if config.model.critic is not None:
+        _check_critic(config)
     if config.data.preferences is not None:
         from gptjax.config import preference_checks  # likewise
 
@@ -91,6 +93,8 @@ def _check_model(m) -> None:
         if m.critic is not None:
             with naming(m.critic, "model.critic"):
                 catalogue.critic(m.critic).check(m)
+                if (trunk := catalogue.critic(m.critic).trunk(m)) is not None:
+                    _check_model(trunk)
 
 
 def _check_attention(m) -> None:
@@ -133,6 +137,18 @@ def _check_architecture(config) -> None:
         entry.sees_ahead or not config.data.sees_ahead,
         f"data.objective={config.data.objective!r} lets tokens be seen by earlier ones, and"
         f" model.architecture={m.architecture!r} reads in one direction; use 'next_token' or 'fim'.",
+    )
+
+
+def _check_critic(config) -> None:
+    asked = f"model.critic={_shown(config.model.critic)}"
+    _require(
+        config.rl.prompts is not None,
+        f"{asked} is of reinforcement learning, but rl.prompts is None; set rl.prompts, or leave it out.",
+    )
+    _require(
+        config.optim.layer_lr_decay is None,
+        f"optim.layer_lr_decay={config.optim.layer_lr_decay} is of one model's layers, and {asked} has its own; set it to None.",
     )
 
 
@@ -319,6 +335,10 @@ def _check_start(t) -> None:
     _require(
         t.start_step is None or t.start_from is not None,
         f"train.start_step={_shown(t.start_step)} needs train.start_from, which is None; give both, or neither.",
+    )
+    _require(
+        t.critic_from is None or t.start_from is not None,
+        f"train.critic_from={_shown(t.critic_from)} needs train.start_from, the run that the policy starts from; give both.",
     )
     _require(
         t.start_step in (None, "best") or bounds.whole_number(t.start_step) is not None,

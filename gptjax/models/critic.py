@@ -82,7 +82,6 @@ class Separate:
                 f"model.parametrization={config.parametrization!r} is of one model's width, and a critic is another; use"
                 " 'standard', or model.critic='shared'."
             )
-        self.trunk(config)
 
     def trunk(self, config):
         """It reads the policy's tokens and has no output matrix."""

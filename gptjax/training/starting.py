@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gptjax.checkpoints import base, consistency, loading
+from gptjax.checkpoints import base, consistency, loading, weights
 from gptjax.config import bounds
 from gptjax.errors import UserError
 from gptjax.evaluation import judging
@@ -43,7 +43,7 @@ def lineage(directory, config, store, abstract_params: dict) -> dict:
     known = directory.manifest().get("started_from") if directory.exists() else None
     if directory.steps():
         return {} if known is None else {"started_from": known}
-    origin = _origin(config.train, directory)
+    origin = origin_of("train.start_from", config.train.start_from, config.train.start_step, directory)
     values = json.dumps(config_at(origin).to_dict(), sort_keys=True, separators=(",", ":"))
     theirs = origin.run.manifest()
     symbols = _added_symbols(origin, theirs, store.tokenizer)
@@ -51,6 +51,12 @@ def lineage(directory, config, store, abstract_params: dict) -> dict:
     model = consistency.differences(consistency.as_json(before), consistency.as_json(now))
     vocab_dims = new_symbols.axes(config.model) if symbols else {}
     initialised = _initialised(origin, abstract_params, model, vocab_dims)
+    critic = {}
+    if config.train.critic_from is not None:
+        from gptjax.training import critic_start
+
+        critic = critic_start.lineage(config, directory, store.tokenizer, abstract_params)
+        initialised = [name for name in initialised if name not in critic["critic"]["taken"]]
     started = {
         "run": str(origin.run.path),
         "step": origin.step,
@@ -60,48 +66,49 @@ def lineage(directory, config, store, abstract_params: dict) -> dict:
         "initialised": initialised,
         "model": model,
         "trunk": theirs.get("started_from"),
+        **critic,
     }
     if symbols:
         _check_learnt(origin, symbols, vocab_dims, config)
         started["symbols"] = {
             "names": list(symbols),
             "first": store.tokenizer.vocab_size - len(symbols),
-            "shapes": {name: shape for name, shape in _their_shapes(origin).items() if name in vocab_dims},
+            "shapes": {name: shape for name, shape in shapes_of(origin).items() if name in vocab_dims},
         }
     return {"started_from": started}
 
 
-def _refused(origin: str, why: str, mend: str) -> UserError:
+def refused(origin: str, why: str, mend: str) -> UserError:
     return UserError(f"this run cannot start from {origin}: {why}; {mend}.")
 
 
-def _origin(train, directory) -> Origin:
-    """The checkpoint that a TrainConfig names. Raises UserError: there is none."""
-    run = run_directory.open_run(train.start_from)
+def origin_of(key: str, name: str, step: str | None, directory) -> Origin:
+    """The checkpoint of a run that a config field names. step: as train.start_step. Raises UserError: there is none."""
+    run = run_directory.open_run(name)
     if run.path == directory.path:
-        raise UserError(f"train.start_from={train.start_from!r} is --workdir itself; give another run, or None.")
+        raise UserError(f"{key}={name!r} is --workdir itself; give another run, or None.")
     if folder_kinds.kind_of(run.path) != folder_kinds.RUN:
         raise UserError(
-            f"train.start_from={train.start_from!r} is not a run directory: it is {folder_kinds.said(run.path)}; give that of"
+            f"{key}={name!r} is not a run directory: it is {folder_kinds.said(run.path)}; give that of"
             " a run, or of a model that gptjax import has made one of."
         )
     try:
         run.config()  # these files are of one run
         run.read_tokenizer()
     except UserError as error:
-        raise _refused(train.start_from, str(error).rstrip("."), "repair that run") from error
+        raise refused(name, str(error).rstrip("."), "repair that run") from error
     steps = run.steps()
     if not steps:
-        raise _refused(train.start_from, "it has no checkpoint", "train it further, or give another run")
-    if train.start_step is None:
+        raise refused(name, "it has no checkpoint", "train it further, or give another run")
+    if step is None:
         return Origin(run, steps[-1])
-    if train.start_step == "best":
-        return Origin(run, best_step(run, train.start_from))
-    step = bounds.whole_number(train.start_step)
-    if step not in steps:
+    if step == "best":
+        return Origin(run, best_step(run, name))
+    number = bounds.whole_number(step)
+    if number not in steps:
         there = ", ".join(map(str, steps))
-        raise _refused(train.start_from, f"it has no checkpoint of train.start_step={step}", f"there are: {there}")
-    return Origin(run, step)
+        raise refused(name, f"it has no checkpoint of train.start_step={number}", f"there are: {there}")
+    return Origin(run, number)
 
 
 def best_step(run: run_directory.RunDirectory, name: str) -> int:
@@ -110,7 +117,7 @@ def best_step(run: run_directory.RunDirectory, name: str) -> int:
     metric = run.best_metric()
     losses = run.held_out_losses(metric)
     if not losses:
-        raise _refused(
+        raise refused(
             name,
             "train.start_step='best' needs an evaluation on held-out text, and none of its checkpoints has one",
             "give a step, or None",
@@ -125,7 +132,7 @@ def _added_symbols(origin: Origin, theirs: dict, tokenizer) -> tuple[str, ...]:
     there = origin.run.read_tokenizer()
     symbols = new_symbols.added(there, tokenizer)
     if symbols is None:
-        raise _refused(
+        raise refused(
             str(origin),
             f"its tokenizer differs ({there.kind}, {there.vocab_size:,} entries, {there.hash[:12]}; here {tokenizer.kind},"
             f" {tokenizer.vocab_size:,} entries, {tokenizer.hash[:12]})",
@@ -139,7 +146,7 @@ def _check_learnt(origin: Origin, symbols: tuple[str, ...], vocab_dims: dict, co
     every other control token for ever."""
     names = sorted(flatten_dict(trainable.split(dict.fromkeys(vocab_dims), config)[1], sep="/"), reverse=True)
     if config.data.chat is not None and names:
-        raise _refused(
+        raise refused(
             str(origin),
             f"the rows of {listed(list(symbols))} in {' and '.join(names)} start alike and are frozen",
             f"set train.trainable={', '.join([*trainable.patterns_of(config), *names])!r}, or a data.chat whose control tokens"
@@ -147,7 +154,7 @@ def _check_learnt(origin: Origin, symbols: tuple[str, ...], vocab_dims: dict, co
         )
 
 
-def _their_shapes(origin: Origin) -> dict[str, tuple[int, ...]]:
+def shapes_of(origin: Origin) -> dict[str, tuple[int, ...]]:
     """Of the other run's parameters; {}: its checkpoint is of schema 1, which does not say."""
     known = base.arrays(origin.run.checkpoints / str(origin.step)) or {}
     return {name.removeprefix("params/"): tuple(about["shape"]) for name, about in known.items() if _is_param(name)}
@@ -156,7 +163,7 @@ def _their_shapes(origin: Origin) -> dict[str, tuple[int, ...]]:
 def _initialised(origin: Origin, abstract_params: dict, model: dict, vocab_dims: dict) -> list[str]:
     """Names of our parameters that the other run does not have. Raises UserError: it has others, or of other shapes, but for
     those of vocab_dims, which may have fewer rows."""
-    theirs = _their_shapes(origin)
+    theirs = shapes_of(origin)
     if not theirs:  # the same names, as reading it will see
         return []
     ours = {name: leaf.shape for name, leaf in flatten_dict(abstract_params, sep="/").items()}
@@ -165,12 +172,12 @@ def _initialised(origin: Origin, abstract_params: dict, model: dict, vocab_dims:
               for name in ours if name in theirs and theirs[name] != ours[name]
               and not new_symbols.may_grow(name, theirs[name], ours[name], vocab_dims)]  # fmt: skip
     if others:
-        raise _refused(str(origin), f"{listed(others)}{differing}", "use the same shapes for this model")
-    homeless = sorted(theirs.keys() - ours.keys())
+        raise refused(str(origin), f"{listed(others)}{differing}", "use the same shapes for this model")
+    homeless = sorted(name for name in theirs.keys() - ours.keys() if not weights.is_of_critic(name))
     if homeless:
         adapted = any("/adapter/" in f"/{name}" for name in homeless)
         mend = "merge its adapter first (gptjax adapter merge)" if adapted else "add those parts to this model"
-        raise _refused(str(origin), f"this model has no {listed(homeless)}{differing}", mend)
+        raise refused(str(origin), f"this model has no {listed(homeless)}{differing}", mend)
     return sorted(ours.keys() - theirs.keys() - _scales(abstract_params))
 
 
@@ -197,7 +204,9 @@ def begin(started: dict, config, program, keeper):
     from gptjax.training.resume import Resumed
 
     symbols = started.get("symbols") or {"shapes": {}, "first": 0}
-    names = flatten_dict(program.abstract_params, sep="/").keys() - set(started["initialised"])
+    critic = started.get("critic")
+    not_taken = {*started["initialised"], *(critic["taken"] if critic else ())}
+    names = flatten_dict(program.abstract_params, sep="/").keys() - not_taken
     taken, places = (
         unflatten_dict({name: leaf for name, leaf in flatten_dict(tree, sep="/").items() if name in names}, sep="/")
         for tree in (new_symbols.with_their_shapes(program.abstract_params, symbols["shapes"]), program.param_sharding)
@@ -212,6 +221,10 @@ def begin(started: dict, config, program, keeper):
     params = new_symbols.grown(params, symbols["shapes"], symbols["first"], program, config.model)
     params = int8.with_bytes(params, taken, places) if scales else params
     params = unflatten_dict(flatten_dict(state.params, sep="/") | flatten_dict(params, sep="/"), sep="/")
+    if critic:
+        from gptjax.training import critic_start
+
+        params = critic_start.with_critic(params, critic, config, program)
     ema = None if state.ema is None else jax.tree.map(lambda p, a: jnp.copy(p.astype(a.dtype)), params, state.ema)
     state = state._replace(params=params, ema=ema)
     keeper.frozen = _frozen(started, config, names - symbols["shapes"].keys())
@@ -242,6 +255,10 @@ def said(started: dict) -> str:
     line = f"starts from the parameters of step {started['step']} of {started['run']}"
     if symbols := started.get("symbols"):
         line += f"; new symbols, as the mean of its {symbols['first']:,}: {listed(symbols['names'])}"
+    if critic := started.get("critic"):
+        from gptjax.training import critic_start
+
+        line += critic_start.said(critic)
     if started["initialised"]:
         line += f"; newly initialised: {listed(started['initialised'])}"
     if started["model"]:
