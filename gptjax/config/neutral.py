@@ -6,7 +6,7 @@ whatever fields there will be: a list of those to reset would miss the next one.
 
 import dataclasses
 
-from gptjax.config.fields import CheckpointConfig, EvalConfig, MeshConfig, TrainConfig
+from gptjax.config.fields import CheckpointConfig, EvalConfig, MeshConfig, RLConfig, TrainConfig
 
 KEPT = (
     "seed",
@@ -24,6 +24,7 @@ def neutral(config, **sections: dict):
 
     Raises UserError: fields that do not go together.
     """
+    config = config if config.rl.prompts is None else _of_text(config)
     kept = {name: getattr(config.train, name) for name in KEPT}
     bare = {
         "model": config.model,
@@ -36,3 +37,14 @@ def neutral(config, **sections: dict):
     }
     changed = {name: dataclasses.replace(section, **sections.get(name, {})) for name, section in bare.items()}
     return dataclasses.replace(config, **changed)
+
+
+def _of_text(config):
+    """A Config of reinforcement learning, whose batches only a run makes, with the policy learning text instead."""
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, critic=None),
+        data=dataclasses.replace(config.data, chat=None),
+        train=dataclasses.replace(config.train, loss="next_token", critic_from=None),
+        rl=RLConfig(),
+    )

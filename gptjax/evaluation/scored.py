@@ -13,6 +13,7 @@ from gptjax.data.chat import Conversation, Message, parse_messages
 from gptjax.data.examples.rows import row_length
 from gptjax.data.pairs.encoding import last_target
 from gptjax.errors import UserError
+from gptjax.evaluation import run_loss
 from gptjax.evaluation.labelled import head_of
 from gptjax.hosts import compiling
 from gptjax.models import labelled, placed
@@ -58,8 +59,21 @@ def score(run, conversations, batch_size: int) -> np.ndarray:
     sequences = [
         _sequence(form, run.tokenizer, one, f"conversation {i}", length) for i, one in enumerate(conversations)
     ]
+    return score_tokens(run, sequences, batch_size)
+
+
+def score_tokens(run, sequences: list[np.ndarray], batch_size: int | None = None) -> np.ndarray:
+    """float32: what the reward model of a Run gives to sequences of tokens at the last of each. batch_size: None: as many as
+    the run was evaluated with. Raises UserError: one is longer than the context."""
+    length = run.config.model.context_length
     if not sequences:
         return np.zeros(0, np.float32)
+    if max(map(len, sequences)) > length:
+        raise UserError(
+            f"a conversation of {max(map(len, sequences)):,} tokens is longer than the reward model's context of {length:,};"
+            " use shorter ones."
+        )
+    batch_size = run_loss.batch_rows(run, None) if batch_size is None else batch_size
     longest, unit = max(map(len, sequences)), labelled.length_unit(run.model.kernel, run.mesh)
     rows, parts = _Rows(sequences, row_length(longest, length, unit)), []
     with numerics.on_mesh(run.mesh):

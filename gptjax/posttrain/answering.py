@@ -125,8 +125,8 @@ class Answerer:
     def _scored(self, prompts: list[Prompt], rollouts: Rollouts) -> Answered:
         store, peers = self.training.session.store, self.training.peers
         texts = [text_of(rollouts, b, store) for b in range(len(prompts))]
-        values = None
-        if peers.index == 0:
+        values, needs_all = None, any(getattr(each.reward, "reads_model", False) for each in self.rewards)
+        if peers.index == 0 or needs_all:
             answers = [_answer(prompt, text, rollouts, b) for b, (prompt, text) in enumerate(zip(prompts, texts))]
             scores = reward.scored(answers, self.rewards)
             values = [{name: value_B.tolist() for name, value_B in scores.by_name.items()}, scores.total_B.tolist()]

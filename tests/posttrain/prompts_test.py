@@ -76,11 +76,6 @@ def test_every_epoch_has_each_prompt_once_in_an_order_of_its_own():
     assert len(set(further)) == 30 and further != [prompt.where for prompt in rows.prompts(np.arange(30))]
 
 
-def test_text_without_an_end_token_cannot_be_answered():
-    with pytest.raises(UserError, match="'chars' has no end-of-text token that could end an answer; set data.chat"):
-        prompting.open_prompts(config(data=dict(chat=None, tokenizer="chars")))
-
-
 def test_the_fingerprint_is_of_prompts_and_of_what_rewards_read(of_file):
     same, other, answered = (
         of_file(record, data=dict(val_fraction=0.0)).fingerprint

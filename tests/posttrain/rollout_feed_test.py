@@ -1,19 +1,16 @@
 """Reinforcement learning in the loop: what an iteration learns from, and that interruptions and meshes change none of it."""
 
-import dataclasses
 import json
 import os
 import shutil
 import signal
 
-import jax
 import numpy as np
 import pytest
 import runs
 
 from gptjax import errors
 from gptjax.config.config_file import from_dict
-from gptjax.errors import UserError
 from gptjax.posttrain import minibatches
 from gptjax.rundir import metrics
 from gptjax.training import main

@@ -8,5 +8,6 @@ instructions    instructions that a program can check (IFEval), by the table CHE
 checks          the checks themselves, of a text
 length          length, answers that go on too long, repetition
 classifier      the probability of a class under a run with a task head
+model           the score of a reward model
 code            code that passes its tests in the sandbox
 """

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Sequence
 
 from gptjax.errors import UserError, did_you_mean
@@ -19,6 +20,7 @@ class Classifier:
     label: str
     step: int | None = None
     with_prompt: bool = False
+    reads_model: typing.ClassVar[bool] = True  # on the devices of all processes, which have to ask it together
 
     def __call__(self, answer: Answer) -> float:
         return self.many([answer])[0]

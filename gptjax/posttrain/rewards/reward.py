@@ -31,6 +31,7 @@ REWARDS: dict[str, Callable | str] = {
     "overlong": f"{_HERE}.length:Overlong",
     "repetition": f"{_HERE}.length:Repetition",
     "classifier": f"{_HERE}.classifier:Classifier",
+    "score": f"{_HERE}.model:Score",
     "code": f"{_HERE}.code:Code",
     "reasoning_gym": "gptjax.posttrain.problems.reasoning:Score",
 }
