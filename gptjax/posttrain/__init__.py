@@ -6,6 +6,7 @@ advantages          how much better an answer was than expected, token by token
 policy_losses       the losses of PPO, GRPO and their kin
 values              what a critic says of each token
 
+compatibility       what of a config goes together
 prompts             what is answered: prompts of files or generators, as tokens, train and held out
 answering           prompts answered by the model in training, and the answers scored
 judging_models      log-probabilities of the policy and of a frozen reference, and a critic's values, of whole answers

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from gptjax.posttrain import compatibility
 from gptjax.posttrain.answering import Answered, Answerer
 from gptjax.training.hooks import HeldOut
 
@@ -19,6 +20,8 @@ class HeldOutReward(HeldOut):
     doing = "evaluating"
 
     def check(self, session) -> None:
+        """Raises UserError: what section rl asks for does not go together."""
+        compatibility.check(session.config, session.batch_unit)
         self._prompts = session.store.prompts.val.prompts[: self.config.rl.eval_prompts]
 
     def _prefixes(self) -> tuple[str, ...]:

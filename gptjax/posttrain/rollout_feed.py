@@ -14,13 +14,13 @@ import jax
 import numpy as np
 
 from gptjax.config import rl_checks
-from gptjax.errors import UserError
 from gptjax.parallel import placement
 from gptjax.posttrain import advantages, minibatches, values
 from gptjax.posttrain.answering import Answered, Answerer, joined
 from gptjax.posttrain.judging_models import Judge, Reference, logprobs
 from gptjax.posttrain.policy_losses import sampling_of
 from gptjax.posttrain.rollout_report import RolloutReport
+from gptjax.posttrain.rollouts import difference
 from gptjax.training import feed, losses
 
 
@@ -29,12 +29,11 @@ class RolloutFeed:
     stop meanwhile. Use it in a `with`."""
 
     def __init__(self, loop):
-        """loop: a loop.Loop that has begun. Raises UserError: what section rl asks for does not go together."""
+        """loop: a loop.Loop that has begun."""
         self._loop, self._training, self._session = loop, loop.training, loop.training.session
         config = self._config = self._session.config
         self._loss, self._advantage = losses.chosen(config.train.loss), advantages.of(config.rl.advantage)
         self._control = advantages.controller(config.rl.kl_control)
-        check(config, self._loss, self._advantage, self._session.batch_unit)
         self._answerer, sampling = Answerer.of(self._training), sampling_of(config)
         self._reference = None if config.rl.reference is None else Reference(self._training, sampling)
         self._logprobs = Judge(self._session.program, config, logprobs, sampling=sampling)
@@ -77,9 +76,12 @@ class RolloutFeed:
         count = rl_checks.answers_of(self._config) // rl.group
         number_P = np.arange(iteration * count, (iteration + 1) * count)
         answered = self._answered(rows.prompts(number_P), number_P, iteration)
-        if answered is None or not rl.redraws:
+        if answered is None or rl.group == 1:
             return answered, {}
         kept, equal, rounds = *_apart(answered, rl.group), 0
+        numbers = {"equal_groups": len(equal.texts) / len(answered.texts)}
+        if not rl.redraws:
+            return answered, numbers
         while len(equal.texts) and rounds < rl.redraws:
             missing = len(equal.texts) // rl.group
             number_P = (iteration * rl.redraws + rounds) * count + np.arange(missing)
@@ -89,7 +91,7 @@ class RolloutFeed:
             taken, _ = _apart(further, rl.group)
             kept = joined([kept, taken])
             equal, rounds = equal.rows(np.arange(len(taken.texts), len(equal.texts))), rounds + 1
-        return joined([kept, equal]), {"redraws": rounds}
+        return joined([kept, equal]), numbers | {"redraws": rounds}
 
     def _answered(self, prompts, number_P, iteration: int, redraw: int = 0) -> Answered | None:
         config = self._config
@@ -113,8 +115,10 @@ class RolloutFeed:
         arrays = {"token_BT": rollouts.token_BT, "weight_BL": rollouts.weight_BL, "logprob_BL": rollouts.logprob_BL}
         if self._reference is not None:
             arrays["reference_BL"] = judged(self._reference)
+        of_sampler = {}
         if self._loss.corrects:
             arrays["old_BL"] = judged(self._logprobs, params)
+            of_sampler = difference(rollouts.logprob_BL, arrays["old_BL"], rollouts.weight_BL)
         if self._loss.needs_critic:
             arrays["value_BL"] = judged(self._values, params)
         coef = self._loop.carried.get("kl_coef", rl.kl_coef)
@@ -126,7 +130,8 @@ class RolloutFeed:
         arrays["advantage_BL"] = made.advantage_BL
         if made.return_BL is not None:
             arrays["return_BL"] = made.return_BL
-        return arrays, made.numbers | self._divergence(seen, len(score_B))
+        numbers = {name: value for name, value in made.numbers.items() if name != "equal_groups"} | of_sampler
+        return arrays, numbers | self._divergence(seen, len(score_B))
 
     def _divergence(self, seen: advantages.Answers, answers: int) -> dict[str, float]:
         """Numbers of the divergence from the reference, after which the next kl_coef is settled."""
@@ -175,31 +180,3 @@ def _apart(answered: Answered, group: int) -> tuple[Answered, Answered]:
     """(groups whose rewards differ, groups whose rewards are equal)."""
     equal_B = np.repeat(advantages.has_equal_rewards(answered.score_B, group), group)
     return answered.rows(np.flatnonzero(~equal_B)), answered.rows(np.flatnonzero(equal_B))
-
-
-def check(config, loss, advantage, unit: int) -> None:
-    """Raises UserError: loss, advantage, reference and text of a Config do not go together, or its batch does not divide."""
-    rl, train = config.rl, config.train
-    if not hasattr(loss, "needs_critic"):
-        raise UserError(
-            f"train.loss={train.loss!r} learns no rewards; use one of: ppo, grpo, dapo, gspo, rloo, reinforce."
-        )
-    if loss.needs_critic != advantage.needs_critic:
-        mend = "rl.advantage='gae'" if loss.needs_critic else "train.loss='ppo'"
-        raise UserError(f"rl.advantage={rl.advantage!r} and train.loss={train.loss!r}: one has a critic; use {mend}.")
-    if rl.reference is None and (rl.kl_coef or loss.beta):
-        raise UserError(
-            f"rl.reference=None, but rl.kl_coef={rl.kl_coef} and train.loss={train.loss!r} keep answers near a reference; use"
-            " rl.reference='start', or no such weight."
-        )
-    if (rl.ptx is None) != (loss.ptx_coef == 0):
-        raise UserError(
-            f"rl.ptx={rl.ptx!r} with train.loss={train.loss!r}: text is learnt with the weight ptx_coef of the loss; give both,"
-            " or neither."
-        )
-    unit *= train.microbatches
-    if train.batch_size % unit:
-        raise UserError(
-            f"train.batch_size={train.batch_size} answers do not divide over {unit} (devices along the batch times"
-            f" train.microbatches={train.microbatches}); use a multiple of {unit}."
-        )

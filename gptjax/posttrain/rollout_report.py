@@ -9,7 +9,6 @@ import math
 import numpy as np
 
 from gptjax import schedule
-from gptjax.posttrain import advantages
 from gptjax.posttrain.answering import Answered
 from gptjax.posttrain.reward_evaluation import of_answers
 from gptjax.rundir import metrics
@@ -46,19 +45,17 @@ class RolloutReport:
         if eval.sample_every_steps is not None and step % eval.sample_every_steps == 0:
             self._show(step, answered)
 
-    def numbers(self, answered: Answered) -> dict[str, float]:
+    @staticmethod
+    def numbers(answered: Answered) -> dict[str, float]:
         """Rewards, lengths, entropy. The entropy is -log p of the tokens that were drawn, whose mean is that of their
         distribution, in nats per token."""
-        rollouts, group = answered.rollouts, self._config.rl.group
+        rollouts = answered.rollouts
         length_B = rollouts.weight_BL.sum(-1)
-        numbers = of_answers(answered) | {
+        return of_answers(answered) | {
             "reward_std": float(np.float64(answered.score_B).std()),
             "length_max": float(length_B.max()),
             "entropy": float(-np.float64(rollouts.logprob_BL).sum() / rollouts.weight_BL.sum()),
         }
-        if group > 1:
-            numbers["equal_groups"] = float(advantages.has_equal_rewards(answered.score_B, group).mean())
-        return numbers
 
     def _show(self, step: int, answered: Answered) -> None:
         """The first answers of as many prompts, as text."""

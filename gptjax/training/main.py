@@ -198,7 +198,14 @@ def keeper_of(session: Session, directory, progress, peers, alone: bool = True) 
     checkpointer = Checkpointer(directory.checkpoints, session.config, peers, run=run)
     checkpoint = session.config.checkpoint
     best = tuple if checkpoint.keep_best is None else directory.best_steps
+    if session.config.rl.prompts is not None and session.config.rl.reference == "start":
+        best = functools.partial(_with_start, best)
     return Keeper(checkpointer, checkpoint, peers, progress.message, alone, best)
+
+
+def _with_start(best) -> tuple[int, ...]:
+    """Steps that stay, and step 0, whose parameters answers are held to."""
+    return (*best(), 0)
 
 
 def _start(session: Session, directory, keeping: Keeper, peers) -> resume.Resumed:

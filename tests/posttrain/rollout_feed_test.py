@@ -118,12 +118,9 @@ def test_a_run_that_is_told_to_stop_while_it_scores_goes_on_as_if_nobody_had(
 
 
 def test_each_answer_is_in_one_minibatch_of_each_pass():
-    config = from_dict(
-        {
-            "train": dict(steps=12, batch_size=4, steps_per_call=6, loss="grpo"),
-            "rl": dict(prompts="copying", rewards="exact", group=4, epochs=2, max_tokens=8),
-        }
-    )
+    train = dict(steps=12, batch_size=4, steps_per_call=6, log_every=6, loss="grpo")
+    values = {"train": train, "rl": dict(prompts="copying", rewards="exact", group=4, epochs=2, max_tokens=8)}
+    config = from_dict(values | {"checkpoint": dict(every_steps=None), "eval": dict(every_steps=None)})
     order_SB = minibatches.order(config, 0)
     assert order_SB.shape == (6, 4)
     passes = order_SB.reshape(2, 12)
