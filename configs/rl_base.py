@@ -8,7 +8,7 @@ def get_config():
         source="jsonl:configs/rl/sums.jsonl", chat="gptjax", packing="best_fit", val_split="document", tokenizer="bytes"
     )
     config.optim = dict(peak_lr=3e-3, warmup_steps=20, final_lr_fraction=0.0)
-    config.train = dict(steps=200, batch_size=64, log_every=20)
+    config.train = dict(steps=600, batch_size=64, log_every=50)
     config.checkpoint = dict(every_steps=None)
     config.eval = dict(every_steps=None)
     return config

@@ -2,8 +2,8 @@
 
     python configs/rl/make_sums.py configs/rl/sums.jsonl
 
-Each is a sum of two digits and an answer in the right form: a number from 0 to 18, right in one of eight, else drawn at random.
-Problems that generators hold out (gptjax/posttrain/problems) are left out.
+Each is a sum of two digits and an answer that is off by -3 to 3, all seven as likely: whoever learns from them knows the form of
+an answer and roughly where it lies, and is right once in seven. Problems that generators hold out are left out.
 """
 
 import json
@@ -13,15 +13,14 @@ import sys
 
 from gptjax.posttrain.problems import problem
 
-CONVERSATIONS, RIGHT = 4000, 1 / 8
+CONVERSATIONS, FARTHEST = 2000, 3
 
 
 def main(file: str) -> None:
-    drawn = random.Random(0)
-    lines = []
+    drawn, lines = random.Random(0), []
     while len(lines) < CONVERSATIONS:
         a, b = drawn.randrange(10), drawn.randrange(10)
-        prompt, answer = f"{a}+{b}=", a + b if drawn.random() < RIGHT else drawn.randrange(19)
+        prompt, answer = f"{a}+{b}=", abs(a + b + drawn.randint(-FARTHEST, FARTHEST))
         if not problem.is_held_out(prompt):
             lines.append(json.dumps({"prompt": prompt, "completion": str(answer)}))
     pathlib.Path(file).write_text("".join(line + "\n" for line in lines))

@@ -48,6 +48,7 @@ def check_flags(args) -> None:
     for flag in () if args.tasks is None else FOR_TEXT:
         if getattr(args, flag):
             raise UserError(f"--{flag} is for text, but --tasks have text of their own; give one of the two.")
+    sampled(args)
 
 
 def sampled(args):

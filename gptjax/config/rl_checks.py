@@ -27,6 +27,8 @@ def check(config) -> None:
             f"rl.max_tokens={rl.max_tokens} leaves no room for a prompt in model.context_length={config.model.context_length};"
             " use fewer."
         )
+    if rl.tools is not None and config.data.chat is None:
+        raise UserError(f"rl.tools={shorten(repr(rl.tools), 80)} are called in conversations; set data.chat.")
     if rl.rewards is None:
         raise UserError("rl.prompts has no rewards; set rl.rewards, such as 'numeric'.")
     reward_weights(rl.rewards)

@@ -25,6 +25,10 @@ class RLConfig(Shown):
     temperature: float = setting(1.0, "divides the logits of what is sampled, and of what is learnt")
     top_k: int | None = setting(None, "sampling from the k likeliest tokens only; None: from all")
     top_p: float | None = setting(None, "sampling from the likeliest tokens up to this probability; None: from all")
+    tools: str | None = setting(
+        None,
+        "what an answer may call, names of posttrain.tools.TOOLS or module:function with commas between; None: none",
+    )
     slots: int | None = setting(None, "answers that are sampled at a time; None: up to 64", "rounding")
     advantage: str = setting(
         "group", "how rewards become advantages: a name of posttrain.advantages.ADVANTAGES, or NAME(PARAMETER=VALUE)"

@@ -77,6 +77,10 @@ def reading_of(
     config, tokenizer = run.config, run.tokenizer
     stride = _count("stride", stride)
     max_tokens = max_tokens if max_tokens is RUNS_OWN else _count("max_tokens", max_tokens)
+    if config.rl.prompts is not None and texts is None:
+        raise UserError(
+            "a run with rl.prompts has no text of its own; its evaluations are rewards, in metrics.jsonl; give --data of a text."
+        )
     if config.data.examples is not None:
         own = config.eval.max_tokens if texts is None else None
         _check_settings(config.data, {"protocol": protocol, "stride": stride, **how})

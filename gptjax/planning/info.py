@@ -13,6 +13,7 @@ from gptjax.planning import topology
 from gptjax.terminal import columns, si
 from gptjax.training import program as programs
 from gptjax.training import trainable
+from gptjax.training.session import opener
 
 
 def info(config, devices: int | None = None, machine: str | None = None, num_slices: int = 1) -> dict:
@@ -134,8 +135,8 @@ def resolved(config):
     """config with its vocabulary: where it names none, that of the tokenizer a run would use, trained if need be."""
     if config.model.vocab_size is not None:
         return config
-    if config.data.examples is not None:
-        store = imported(config.data.examples.open, "data")(config)
+    if (address := opener(config)) is not None:
+        store = imported(address, "data")(config)
         return config.with_vocabulary(store.tokenizer.vocab_size)
     from gptjax.data.tokens.store import prepare
 

@@ -66,6 +66,7 @@ class Answerer:
     length: int
     row_tokens: int
     rewards: tuple[reward.Weighted, ...]
+    respond: Callable | None = None  # to an answer that calls a tool
 
     @classmethod
     def of(cls, training) -> "Answerer":
@@ -74,7 +75,8 @@ class Answerer:
         length = session.store.longest + config.rl.max_tokens
         unit = labelled.length_unit(session.program.kernel, session.program.mesh)
         row_tokens = -(-(length - 1) // unit) * unit + 1
-        return cls(training, length, row_tokens, reward.chosen(rl_checks.reward_weights(config.rl.rewards)))
+        rewards = reward.chosen(rl_checks.reward_weights(config.rl.rewards))
+        return cls(training, length, row_tokens, rewards, _responder(config, session.store.tokenizer))
 
     def __call__(
         self,
@@ -111,6 +113,7 @@ class Answerer:
             seed=seed,
             step=iteration,
             numbers=[int(number) for number in number_P],
+            respond=self.respond,
             should_stop=self.training.should_stop,
         )
         if made is None:
@@ -137,9 +140,22 @@ class Answerer:
         )
 
 
+def _responder(config, tokenizer):
+    """Of rl.tools; None: there are none. Raises UserError: no such tool."""
+    if config.rl.tools is None:
+        return None
+    from gptjax.data.chat import chat_format
+    from gptjax.posttrain import tools
+
+    names = [name.strip() for name in config.rl.tools.split(",")]
+    return tools.responder(names, chat_format(config.data.chat), tokenizer)
+
+
 def text_of(rollouts: Rollouts, row: int, store) -> str:
-    """An answer without the token that ended it."""
-    first, stop = rollouts.prompt_length_B[row], rollouts.length_B[row] - bool(rollouts.ended_B[row])
+    """What the model said last, without the token that ended it: an answer, or where a tool was called, what follows that."""
+    stop = rollouts.length_B[row] - bool(rollouts.ended_B[row])
+    others_L = np.flatnonzero(rollouts.weight_BL[row, : rollouts.length_B[row] - 1] == 0)  # of the prompt, of tools
+    first = others_L[-1] + 2 if len(others_L) else 1
     return store.tokenizer.decode(rollouts.token_BT[row, first:stop])
 
 

@@ -30,7 +30,7 @@ def calculate(expression: str) -> str:
     try:
         tree = ast.parse(expression.strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise UserError(f"{shorten(expression, 60)} is no arithmetic expression") from None
+        raise UserError(f"{shorten(repr(expression), 60)} is no arithmetic expression") from None
     try:
         return _written(_value(tree.body))
     except ZeroDivisionError:

@@ -14,11 +14,12 @@ from gptjax.config.fields import Config, MeshConfig, ModelConfig, TrainConfig
 
 SECTIONS = {section.name: section.type for section in dataclasses.fields(Config)}
 FIELDS = {f"{name}.{field.name}": field for name, kind in SECTIONS.items() for field in dataclasses.fields(kind)}
-JUDGES = {"checks.py", "bounds.py", "changes.py"}  # look at values, and do nothing with them
+JUDGES = {"checks.py", "bounds.py", "changes.py", "rl_checks.py"}  # look at values, and do nothing with them
 # What a section is called where a function is given it alone, beside its own name.
 CALLED = {name: {name, "config"} for name in ("model", "data", "optim", "eval")}
 CALLED |= {"mesh": {"mesh", "mesh_config"}, "train": {"train"}, "checkpoint": {"checkpoint", "keep"}}
 CALLED["data"] |= {"settings"}
+CALLED["rl"] = {"rl"}
 AXES = {*MeshConfig.AXES, *(f"dcn_{axis}" for axis in MeshConfig.DCN_AXES)}  # read one after the other
 
 

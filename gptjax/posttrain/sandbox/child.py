@@ -19,7 +19,7 @@ def main() -> None:
     _write(report_end, {"locked": locked, "missing": missing})
     if missing and not request["unlocked"]:
         os._exit(0)
-    sys.argv, sys.path = ["program"], sys.path[1:]
+    _forget_gptjax()
     result, detail = _run(request["program"], request["may_exit"])
     try:
         sys.stdout.flush()
@@ -27,6 +27,13 @@ def main() -> None:
     except (OSError, ValueError, AttributeError):  # the program closed them
         os._exit(1)
     os._exit(0)  # what the program left to run at the end does not run
+
+
+def _forget_gptjax() -> None:
+    """What was imported from a checkout, which the program has not asked for."""
+    sys.argv, sys.path = ["program"], sys.path[1:]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gptjax"]:
+        del sys.modules[name]
 
 
 def _run(program: str, may_exit: bool) -> tuple[str, str]:

@@ -1,0 +1,103 @@
+"""Runs of reinforcement learning as processes of their own: killed at random points, on meshes, as two processes."""
+
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import runs
+
+from gptjax.rundir import metrics
+
+ITERATIONS = 30
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def rl_values(text):
+    """GRPO with a divergence in the loss, and groups drawn again."""
+    return {
+        "model": dict(context_length=32, n_layers=1, d_model=16, n_heads=2, dtype="float32"),
+        "data": dict(tokenizer="bytes", chat="gptjax", cache_dir=str(text.parent / "cache")),
+        "optim": dict(peak_lr=3e-3, schedule="constant"),
+        "train": dict(steps=2 * ITERATIONS, batch_size=16, steps_per_call=2, log_every=2, loss="grpo(beta=0.01)", tensorboard=False),
+        "rl": dict(prompts="copying(shortest=2, longest=3)", problems=50, eval_prompts=8, rewards="ended + 0.25*length(target=3)",
+                   group=4, max_tokens=5, redraws=1),
+        "checkpoint": dict(every_steps=6, keep=3),
+        "eval": dict(every_steps=20, sample_every_steps=2),
+    }  # fmt: skip
+
+
+def rollouts(workdir) -> list[dict]:
+    return metrics.read_metrics(workdir / "metrics.jsonl", "rollout")
+
+
+def drawn(workdir) -> list:
+    """Every answer shown, and what answers were worth, by step."""
+    shown = [row for row in metrics.read_metrics(workdir / "metrics.jsonl", "event") if row["event"] == "answer"]
+    return [(row["step"], row["prompt"], row["text"], row["reward"]) for row in shown] + [
+        (row["step"], row["reward"], row["tokens"], row["end_rate"]) for row in rollouts(workdir)
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(rl_values, tmp_path_factory):
+    """The directory of a run of one process on one device."""
+    folder = tmp_path_factory.mktemp("alone")
+    with runs.processes(rl_values, folder / "run", folder, 1, 1) as [process]:
+        process.ends_with(0)
+    return folder / "run"
+
+
+@pytest.mark.parametrize(("count", "devices"), [(1, 2), (1, 8), (2, 1)])
+def test_answers_and_rewards_are_the_same_on_any_mesh_and_in_two_processes(rl_values, alone, tmp_path, count, devices):
+    with runs.processes(rl_values, tmp_path / "run", tmp_path, count, devices) as started:
+        for process in started:
+            process.ends_with(0)
+    assert drawn(tmp_path / "run") == drawn(alone) and len(rollouts(alone)) == ITERATIONS
+    for name in ("kl_k3", "entropy"):
+        values = [[row[name] for row in rollouts(workdir)] for workdir in (tmp_path / "run", alone)]
+        np.testing.assert_allclose(*values, rtol=2e-3, atol=1e-5)
+
+
+def test_a_run_that_is_killed_at_25_points_comes_to_the_same_bits(rl_values, tmp_path):
+    """In rollout, scoring or update: up to a few iterations behind a resume, at any moment of one; sometimes before."""
+    rng, kills = random.Random(0), 25
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    config = runs.write_config(rl_values, tmp_path / "fields.py")
+    command = [sys.executable, "-m", "gptjax", "train", config]
+    subprocess.run([*command, f"--workdir={whole}"], check=True, capture_output=True)
+    steps = []
+    for _ in range(kills):
+        process = subprocess.Popen([*command, f"--workdir={killed}"], stderr=subprocess.PIPE, text=True)
+        before = last_step(killed)
+        runs.wait_until(lambda: process.poll() is None and last_step(killed) != before, process)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        steps.append(last_step(killed))
+        trim = rng.random() < 0.6  # so that the run does not end before the kills do
+        if trim and max(steps) > ITERATIONS:
+            drop_newest(killed)
+    end = subprocess.run([*command, f"--workdir={killed}"], capture_output=True, text=True)
+    assert end.returncode == 0, end.stderr
+    assert drawn(killed) == drawn(whole)
+    runs.assert_same_state(whole, killed, 2 * ITERATIONS)
+
+
+def last_step(workdir) -> int:
+    file = workdir / "metrics.jsonl"
+    return max([0, *(row["step"] for row in rollouts(workdir))]) if file.exists() else 0
+
+
+def drop_newest(workdir) -> None:
+    """The newest checkpoint, as if its disk had lost it."""
+    import shutil
+
+    from gptjax.rundir import run_directory
+
+    steps = run_directory.open_run(workdir).steps()
+    if len(steps) > 1:
+        shutil.rmtree(workdir / "checkpoints" / str(steps[-1]))

@@ -1,0 +1,136 @@
+"""Reinforcement learning in the loop: what an iteration learns from, and that interruptions and meshes change none of it."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from gptjax import errors
+from gptjax.config.config_file import from_dict
+from gptjax.errors import UserError
+from gptjax.posttrain import minibatches
+from gptjax.rundir import metrics
+from gptjax.training import main
+
+ITERATIONS, STEPS_PER_CALL = 4, 4
+CLOCK = ("time", "seconds", "tokens_per_second")  # of a row, what no two runs have in common
+
+
+def stop_now(answer) -> float:
+    """A reward that asks the run to stop, where the file it watches says that this answer is the one."""
+    counted = int(open(os.environ["GPTJAX_TEST_STOP"]).read()) - 1
+    with open(os.environ["GPTJAX_TEST_STOP"], "w") as file:
+        file.write(str(counted))
+    if counted == 0:
+        signal.raise_signal(signal.SIGTERM)
+    return 0.0
+
+
+@pytest.fixture(scope="module")
+def rl_values(text):
+    """PPO with all that an iteration may have: a critic, text beside, an adaptive coefficient, groups drawn again."""
+    return {
+        "model": dict(context_length=32, n_layers=1, d_model=16, n_heads=2, dtype="float32", critic="shared"),
+        "data": dict(tokenizer="bytes", chat="gptjax", cache_dir=str(text.parent / "cache")),
+        "optim": dict(peak_lr=1e-2, schedule="constant"),
+        "train": dict(
+            steps=ITERATIONS * STEPS_PER_CALL, batch_size=8, steps_per_call=STEPS_PER_CALL, log_every=4,
+            loss="ppo(ptx_coef=0.5)", tensorboard=False,
+        ),
+        "rl": dict(
+            prompts="copying(shortest=2, longest=3)", problems=20, eval_prompts=8, rewards="ended + 0.25*length(target=3)",
+            group=4, epochs=2, max_tokens=5, advantage="gae", kl_coef=0.05, kl_control="adaptive(horizon=100)",
+            ptx=f"text:{text}", redraws=1,
+        ),
+        "checkpoint": dict(every_steps=STEPS_PER_CALL, keep=9),
+        "eval": dict(every_steps=8, sample_every_steps=4),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(rl_values, tmp_path_factory):
+    """The directory of a run that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    assert main.train(from_dict(rl_values), str(workdir)) == 0
+    return workdir
+
+
+def rows(workdir, *kinds) -> list[dict]:
+    """What a run has logged, but for times."""
+    kept = [row for row in metrics.read_metrics(workdir / "metrics.jsonl") if row["kind"] in kinds]
+    return [
+        {name: value for name, value in row.items() if name not in CLOCK and not name.startswith("seconds")}
+        for row in kept
+    ]
+
+
+def answers(workdir) -> list[dict]:
+    return [row for row in rows(workdir, "event") if row["event"] == "answer"]
+
+
+def test_a_run_that_goes_on_from_any_iteration_draws_the_same_answers_and_comes_to_the_same_bits(
+    rl_values, whole, tmp_path
+):
+    for iteration in (1, 3):
+        workdir = tmp_path / str(iteration)
+        shutil.copytree(whole, workdir)
+        for step in range(STEPS_PER_CALL * (iteration + 1), ITERATIONS * STEPS_PER_CALL + 1, STEPS_PER_CALL):
+            shutil.rmtree(workdir / "checkpoints" / str(step))
+        assert main.train(from_dict(rl_values), str(workdir)) == 0
+        assert rows(workdir, "rollout", "eval") == rows(whole, "rollout", "eval")
+        assert answers(workdir) == answers(whole) and len(answers(whole)) == 3 * ITERATIONS
+        runs.assert_same_state(whole, workdir, ITERATIONS * STEPS_PER_CALL)
+
+
+def test_the_coefficient_of_the_penalty_moves_and_is_kept_in_checkpoints(whole):
+    coefs = [row["kl_coef"] for row in rows(whole, "rollout")]
+    assert coefs[0] == 0.05 and len(set(coefs)) == ITERATIONS
+    for row, coef in zip(rows(whole, "rollout"), coefs[1:]):
+        manifest = json.loads((whole / "checkpoints" / str(row["step"]) / "manifest.json").read_text())
+        assert manifest["data"]["carried"]["kl_coef"] == pytest.approx(coef, rel=1e-11)  # the log has 12 digits
+
+
+def test_the_first_answers_are_the_reference_s_own(whole):
+    first, *_, last = rows(whole, "rollout")
+    assert abs(first["kl"]) < 1e-4 and abs(first["kl_k3"]) < 1e-4 and last["kl_k3"] > 1e-3
+
+
+@pytest.mark.parametrize("number", [3, 40])
+def test_a_run_that_is_told_to_stop_while_it_scores_goes_on_as_if_nobody_had(
+    rl_values, whole, tmp_path, monkeypatch, number
+):
+    """Of the first iteration, and of the second."""
+    monkeypatch.setenv("GPTJAX_TEST_STOP", str(tmp_path / "stop"))
+    (tmp_path / "stop").write_text(str(number))
+    rewards = rl_values["rl"]["rewards"] + " + 0*rollout_feed_test:stop_now"
+    values = runs.changed(rl_values, rl=dict(rewards=rewards))
+    assert main.train(from_dict(values), str(tmp_path / "run")) == errors.SAVED_AND_STOPPED
+    assert main.train(from_dict(values), str(tmp_path / "run")) == 0
+    without = [
+        {name: value for name, value in row.items() if name != "reward/stop_now"}
+        for row in rows(tmp_path / "run", "rollout")
+    ]
+    assert without == rows(whole, "rollout") and answers(tmp_path / "run") == answers(whole)
+    runs.assert_same_state(whole, tmp_path / "run", ITERATIONS * STEPS_PER_CALL)
+
+
+def test_each_answer_is_in_one_minibatch_of_each_pass():
+    config = from_dict(
+        {
+            "train": dict(steps=12, batch_size=4, steps_per_call=6, loss="grpo"),
+            "rl": dict(prompts="copying", rewards="exact", group=4, epochs=2, max_tokens=8),
+        }
+    )
+    order_SB = minibatches.order(config, 0)
+    assert order_SB.shape == (6, 4)
+    passes = order_SB.reshape(2, 12)
+    assert (np.sort(passes, axis=1) == np.arange(12)).all() and (passes[0] != passes[1]).any()
+    assert (minibatches.order(config, 1) != order_SB).any()
+    arrays = minibatches.arrays({"x": np.arange(12) * 10}, order_SB)
+    assert (arrays["x"] == order_SB * 10).all()
