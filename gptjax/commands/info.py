@@ -22,6 +22,11 @@ def add_flags(parser) -> None:
         action="store_true",
         help="compare: bytes per device of full training, LoRA, LoRA on an int8 base",
     )
+    parser.add_argument(
+        "--rl",
+        action="store_true",
+        help="bytes per device of what reinforcement learning holds: policy, critic, reference, reward model",
+    )
     flags.add_json_flag(parser)
 
 
@@ -33,6 +38,14 @@ def run(args) -> None:
         raise UserError("--devices and --topology both say how many devices there are; give one of the two.")
     if args.num_slices is not None and (args.topology is None or args.num_slices < 1):
         raise UserError(f"--num_slices={args.num_slices} needs --topology=NAME, and is at least 1.")
+    if args.finetuning and args.rl:
+        raise UserError("--finetuning and --rl are two tables; give one of the two.")
+    if args.rl:
+        from gptjax.planning import rl
+
+        rows = rl.models(config, args.devices, args.topology, args.num_slices or 1)
+        print(json.dumps(rows, indent=2) if args.json else rl.table(rows, args.topology, args.num_slices or 1))
+        return
     from gptjax.planning import info
 
     if args.finetuning:

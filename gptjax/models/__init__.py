@@ -6,6 +6,7 @@
     lstm, lstm_counts    an LSTM to compare with, likewise
     heads, labelled      heads beside that of the language model; what they make of labelled examples: outputs and losses
     scores               what a reward model makes of answers
+    critic               what tells, at each token, how much reward is still to come
     layers               linear maps, norms, activations: named variants stand in tables
     rotary               rotary positions
     rope_scaling         rates of rotary positions for longer contexts: linear, dynamic, llama3, yarn

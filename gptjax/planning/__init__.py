@@ -13,5 +13,6 @@ costs           FLOPs and bytes of one instruction
 collectives     what a program sends, over which axis, and what runs meanwhile
 roofline        how long a step takes at best
 estimate        the same by arithmetic alone, where nothing can be compiled
+rl              what reinforcement learning holds: up to four models and a cache
 search          meshes, microbatches and remat policies, tried
 """

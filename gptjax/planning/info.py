@@ -24,11 +24,8 @@ def info(config, devices: int | None = None, machine: str | None = None, num_sli
     Raises UserError for a config that no device count, optimizer or schedule could run.
     """
     config = resolved(config)
-    slices = _slices(machine, num_slices)
-    if devices is None:
-        devices = _fewest_devices(config.mesh) if machine is None else topology.device_count(machine, num_slices)
-    fixed = meshes.mesh_sizes(config.mesh, devices, slices)
-    mesh = AbstractMesh(tuple(fixed.values()), meshes.AXES, axis_types=meshes.auto_axes())
+    mesh = abstract_mesh(config, devices, machine, num_slices)
+    fixed, devices = dict(mesh.shape), mesh.size
     meshes.check_fit(config, fixed)
     schedule.learning_rate(config, 0)
     program = programs.build(config, mesh, "xla")  # the kernel has no part in the state
@@ -68,12 +65,7 @@ def finetuning(config, devices: int | None = None, machine: str | None = None, n
     rows = []
     for name, adapter in kinds:
         of_kind = config.replace(model={"adapter": adapter}, train={"trainable": None})
-        slices = _slices(machine, num_slices)
-        if devices is None:
-            devices = _fewest_devices(config.mesh) if machine is None else topology.device_count(machine, num_slices)
-        fixed = meshes.mesh_sizes(config.mesh, devices, slices)
-        mesh = AbstractMesh(tuple(fixed.values()), meshes.AXES, axis_types=meshes.auto_axes())
-        program = programs.build(of_kind, mesh, "xla")
+        program = programs.build(of_kind, abstract_mesh(config, devices, machine, num_slices), "xla")
         state, places = program.abstract_state, program.state_sharding
         trained, where = trainable.split(state.params, of_kind)[0], trainable.split(places.params, of_kind)[0]
         gradients = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, "float32"), trained)
@@ -105,6 +97,15 @@ def finetuning_table(rows: list[dict]) -> str:
         held = [f"{si(row[size])}B" for size in sizes] + [f"{si(sum(row[size] for size in sizes))}B"]
         lines.append((row["name"], f"{si(row['trained'])}", *held))
     return "\n".join(columns(lines))
+
+
+def abstract_mesh(config, devices: int | None, machine: str | None, num_slices: int) -> AbstractMesh:
+    """The mesh of a Config on so many devices, or on those of a machine, or on the fewest it fits. Raises UserError."""
+    slices = _slices(machine, num_slices)
+    if devices is None:
+        devices = _fewest_devices(config.mesh) if machine is None else topology.device_count(machine, num_slices)
+    sizes = meshes.mesh_sizes(config.mesh, devices, slices)
+    return AbstractMesh(tuple(sizes.values()), meshes.AXES, axis_types=meshes.auto_axes())
 
 
 def _slices(machine: str | None, num_slices: int) -> int | None:

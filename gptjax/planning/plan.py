@@ -144,6 +144,10 @@ def abstract_arguments(config, program: programs.Program):
         )
     calls, rows, length = config.train.steps_per_call, config.train.batch_size, config.model.context_length
     shapes = {"token_BT": ((rows, length + 1), np.int32), "weight_BL": ((rows, length), np.float32)}
+    if config.rl.prompts is not None:
+        from gptjax.planning import rl
+
+        shapes = rl.batch_shapes(config)
     if config.data.documents_apart:
         shapes |= {"segment_BT": ((rows, length + 1), np.int32), "position_BL": ((rows, length), np.int32)}
     if config.data.sees_ahead:

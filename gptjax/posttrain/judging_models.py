@@ -3,6 +3,7 @@
 Axes: B answers, L tokens, T = L + 1.
 """
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -63,10 +64,12 @@ class Reference:
         config = session.config
         if config.rl.reference != "start":
             return _of_run(config.rl.reference, session)
+        program = _policy_alone(config.model, session)
         if config.train.start_from is None:
-            return session.program, session.program.init().params
-        _, params = loading.read(self._directory, 0, "params", None, session.program)
-        return session.program, params
+            params = session.program.init().params
+            return program, {name: params[name] for name in program.abstract_params}
+        _, params = loading.read(self._directory, 0, "params", None, program)
+        return program, params
 
 
 def _of_run(path: str, session):
@@ -75,6 +78,12 @@ def _of_run(path: str, session):
     config = run.config()
     if run.read_tokenizer().hash != session.store.tokenizer.hash:
         raise UserError(f"rl.reference={path!r} has another tokenizer than this run; give one that has the same.")
-    program = placed.place(config.model, session.config.mesh, session.program.mesh, session.program.kernel)
+    program = _policy_alone(config.model, session)
     _, params = loading.read(run, None, "params", None, program)
     return program, params
+
+
+def _policy_alone(model, session) -> placed.Placed:
+    """Of a ModelConfig on a session's mesh, without a critic, which would be another model in memory."""
+    model = dataclasses.replace(model, critic=None)
+    return placed.place(model, session.config.mesh, session.program.mesh, session.program.kernel)

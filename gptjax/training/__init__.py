@@ -21,6 +21,7 @@ resume          the checkpoint it goes on from, and what follows when one cannot
 recovery        what is done when training goes wrong
 branching       a run that begins with another one's checkpoint
 starting        a run that begins with another one's parameters
+origins         the checkpoint of another run that a config field names
 critic_start    a critic that begins with a reward model's
 new_symbols     the rows of special symbols that the other one's tokenizer lacks
 executable      the compiled step in a file

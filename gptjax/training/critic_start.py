@@ -13,8 +13,8 @@ from gptjax.checkpoints import consistency, loading
 from gptjax.config import catalogue
 from gptjax.errors import UserError
 from gptjax.rundir import run_directory
-from gptjax.training import starting
 from gptjax.training.branching import config_at, digest
+from gptjax.training.origins import listed, origin_of, refused, shapes_of
 
 MODEL, VALUE, SCORE_HEAD = "critic/model/", "critic/value/", "task_head/"  # where parameters are, here and there
 
@@ -31,11 +31,9 @@ def lineage(config, directory, tokenizer, abstract_params: dict) -> dict:
             f"train.critic_from={name!r} is of a critic that is a model of its own, and model.critic={config.model.critic!r};"
             " set model.critic='separate', or leave it out."
         )
-    origin = starting.origin_of("train.critic_from", name, None, directory)
+    origin = origin_of("train.critic_from", name, None, directory)
     if origin.run.manifest().get("tokenizer_hash") != tokenizer.hash:
-        raise starting.refused(
-            str(origin), "its tokenizer is not the policy's", f"train one with {origin.run.tokenizer}"
-        )
+        raise refused(str(origin), "its tokenizer is not the policy's", f"train one with {origin.run.tokenizer}")
     taken = _taken(origin, abstract_params, config_at(origin).model, trunk)
     about = {"run": str(origin.run.path), "step": origin.step, "run_id": origin.run.manifest().get("run_id")}
     return {"critic": about | {"checkpoint_sha256": digest(origin), "taken": taken}}
@@ -43,7 +41,7 @@ def lineage(config, directory, tokenizer, abstract_params: dict) -> dict:
 
 def _taken(origin, abstract_params: dict, theirs, ours) -> dict[str, str]:
     """{our parameter: theirs}. Raises UserError: theirs do not make this critic."""
-    shapes = starting.shapes_of(origin)
+    shapes = shapes_of(origin)
     taken, wrong = {}, []
     for name, leaf in flatten_dict(abstract_params["critic"], sep="/").items():
         name = f"critic/{name}"
@@ -54,14 +52,14 @@ def _taken(origin, abstract_params: dict, theirs, ours) -> dict[str, str]:
             wrong.append(f"{name} has shape {leaf.shape}, and {their_name} there {shapes.get(their_name, 'is none')}")
         taken[name] = their_name
     if more := shapes.keys() - {*taken.values()} - {"head"}:
-        wrong.append(f"there is no place for {starting.listed(sorted(more))}")
+        wrong.append(f"there is no place for {listed(sorted(more))}")
     if wrong:
         before, now = (consistency.as_json({"model": dataclasses.asdict(each)}) for each in (theirs, ours))
         differing = (
             f" ({consistency.shown(differences)})" if (differences := consistency.differences(before, now)) else ""
         )
-        why = f"it does not make this critic: {starting.listed(wrong)}{differing}"
-        raise starting.refused(str(origin), why, "give model.critic='separate(...)' its shape")
+        why = f"it does not make this critic: {listed(wrong)}{differing}"
+        raise refused(str(origin), why, "give model.critic='separate(...)' its shape")
     return taken
 
 

@@ -23,16 +23,11 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gptjax.checkpoints import base, consistency, loading, weights
-from gptjax.config import bounds
-from gptjax.errors import UserError
-from gptjax.evaluation import judging
 from gptjax.models import int8
 from gptjax.rundir import run_directory
-from gptjax.storage import folder_kinds
 from gptjax.training import new_symbols, trainable
 from gptjax.training.branching import Origin, config_at, digest
-
-SHOWN = 5  # names of parameters in a line
+from gptjax.training.origins import listed, origin_of, refused, shapes_of
 
 
 def lineage(directory, config, store, abstract_params: dict) -> dict:
@@ -78,53 +73,6 @@ def lineage(directory, config, store, abstract_params: dict) -> dict:
     return {"started_from": started}
 
 
-def refused(origin: str, why: str, mend: str) -> UserError:
-    return UserError(f"this run cannot start from {origin}: {why}; {mend}.")
-
-
-def origin_of(key: str, name: str, step: str | None, directory) -> Origin:
-    """The checkpoint of a run that a config field names. step: as train.start_step. Raises UserError: there is none."""
-    run = run_directory.open_run(name)
-    if run.path == directory.path:
-        raise UserError(f"{key}={name!r} is --workdir itself; give another run, or None.")
-    if folder_kinds.kind_of(run.path) != folder_kinds.RUN:
-        raise UserError(
-            f"{key}={name!r} is not a run directory: it is {folder_kinds.said(run.path)}; give that of"
-            " a run, or of a model that gptjax import has made one of."
-        )
-    try:
-        run.config()  # these files are of one run
-        run.read_tokenizer()
-    except UserError as error:
-        raise refused(name, str(error).rstrip("."), "repair that run") from error
-    steps = run.steps()
-    if not steps:
-        raise refused(name, "it has no checkpoint", "train it further, or give another run")
-    if step is None:
-        return Origin(run, steps[-1])
-    if step == "best":
-        return Origin(run, best_step(run, name))
-    number = bounds.whole_number(step)
-    if number not in steps:
-        there = ", ".join(map(str, steps))
-        raise refused(name, f"it has no checkpoint of train.start_step={number}", f"there are: {there}")
-    return Origin(run, number)
-
-
-def best_step(run: run_directory.RunDirectory, name: str) -> int:
-    """The step of the lowest held-out loss that was logged, or of the best by checkpoint.keep_best of that run, of those
-    with a checkpoint. Raises UserError: none of them has one."""
-    metric = run.best_metric()
-    losses = run.held_out_losses(metric)
-    if not losses:
-        raise refused(
-            name,
-            "train.start_step='best' needs an evaluation on held-out text, and none of its checkpoints has one",
-            "give a step, or None",
-        )
-    return judging.best_step(metric, losses)
-
-
 def _added_symbols(origin: Origin, theirs: dict, tokenizer) -> tuple[str, ...]:
     """Special symbols that our tokenizer has behind the other run's. Raises UserError: it is another tokenizer."""
     if theirs.get("tokenizer_hash") == tokenizer.hash:
@@ -154,12 +102,6 @@ def _check_learnt(origin: Origin, symbols: tuple[str, ...], vocab_dims: dict, co
         )
 
 
-def shapes_of(origin: Origin) -> dict[str, tuple[int, ...]]:
-    """Of the other run's parameters; {}: its checkpoint is of schema 1, which does not say."""
-    known = base.arrays(origin.run.checkpoints / str(origin.step)) or {}
-    return {name.removeprefix("params/"): tuple(about["shape"]) for name, about in known.items() if _is_param(name)}
-
-
 def _initialised(origin: Origin, abstract_params: dict, model: dict, vocab_dims: dict) -> list[str]:
     """Names of our parameters that the other run does not have. Raises UserError: it has others, or of other shapes, but for
     those of vocab_dims, which may have fewer rows."""
@@ -184,16 +126,6 @@ def _initialised(origin: Origin, abstract_params: dict, model: dict, vocab_dims:
 def _scales(abstract_params: dict) -> set[str]:
     """Names of what is made of the other's parameters where ours are in bytes."""
     return {"/".join(path) for path in int8.scales_in(abstract_params)}
-
-
-def _is_param(name: str) -> bool:
-    return name.startswith("params/")
-
-
-def listed(names: list[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 # ---- the beginning of such a run

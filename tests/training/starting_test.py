@@ -19,7 +19,7 @@ from gptjax.models import architectures
 from gptjax.parallel import meshes
 from gptjax.run import run
 from gptjax.rundir import metrics, run_directory
-from gptjax.training import new_symbols, starting
+from gptjax.training import new_symbols, origins, starting
 from gptjax.training import program as programs
 
 STEPS = 4
@@ -106,10 +106,10 @@ def test_the_best_step_is_the_one_of_the_lowest_loss_that_has_a_checkpoint(train
         4,
         6,
     ]
-    assert starting.best_step(copy, str(copy.path)) == 4
+    assert origins.best_step(copy, str(copy.path)) == 4
     not_numbers = [row | {"loss": "nan"} if row["step"] == 4 and row["kind"] == "eval" else row for row in lines]
     copy.metrics.write_text("".join(json.dumps(row) + "\n" for row in not_numbers))
-    assert starting.best_step(copy, str(copy.path)) == 6, "a loss that is NaN, logged as text, is not the lowest"
+    assert origins.best_step(copy, str(copy.path)) == 6, "a loss that is NaN, logged as text, is not the lowest"
 
 
 @pytest.mark.parametrize(
