@@ -19,7 +19,7 @@ from gptjax.models import architectures
 from gptjax.parallel import meshes
 from gptjax.run import run
 from gptjax.rundir import metrics, run_directory
-from gptjax.training import new_symbols, origins, starting
+from gptjax.training import new_symbols, origins
 from gptjax.training import program as programs
 
 STEPS = 4
