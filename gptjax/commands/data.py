@@ -47,6 +47,9 @@ def run(args) -> int:
     """Returns the exit code: 2 where --verify finds a file altered."""
     _check_flags(args)
     config, directory = _config(args)
+    if config.rl.prompts is not None:
+        _prompts(config, args)
+        return 0
     if args.verify:
         if config.data.examples is not None:
             raise UserError(
@@ -63,6 +66,21 @@ def run(args) -> int:
         return 0
     _rows(config, rows, store.tokenizer, args, rewinds)
     return 0
+
+
+def _prompts(config, args) -> None:
+    """Prints the first prompts of a Config with reinforcement learning, as its model sees them. Raises UserError: a flag that is
+    of text."""
+    from gptjax.posttrain.prompts import open_prompts
+
+    for flag in ("stats", "verify", "json", "picture"):
+        if getattr(args, flag):
+            raise UserError(f"--{flag}: prompts (rl.prompts) are no rows of text; leave it out.")
+    store = open_prompts(config)
+    train, val = store.prompts.train.prompts, store.prompts.val.prompts
+    print(f"{len(train):,} prompts to train on, {len(val):,} held out; {store.description['overflow']}")
+    for prompt in train[:_SHOWN] if args.row is None else train[args.row : args.row + 1]:
+        print(f"{prompt.where}: {store.tokenizer.decode(prompt.token_L, special=True)!r}")
 
 
 def _check_flags(args) -> None:

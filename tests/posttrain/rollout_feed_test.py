@@ -128,3 +128,8 @@ def test_each_answer_is_in_one_minibatch_of_each_pass():
     assert (minibatches.order(config, 1) != order_SB).any()
     arrays = minibatches.arrays({"x": np.arange(12) * 10}, order_SB)
     assert (arrays["x"] == order_SB * 10).all()
+
+
+def test_groups_drawn_again_are_further_prompts_and_keep_the_batch_full(whole):
+    first, *_ = rows(whole, "rollout")
+    assert first["redraws"] == 1 and 0 <= first["equal_groups"] <= 1
