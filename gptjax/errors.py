@@ -206,7 +206,11 @@ def _parsed_call(text: str) -> tuple[str, dict] | None:
 
 
 def _typed(parameter: str, kind: type, value):
-    """A parameter as the type of its field: a whole number serves as a float. Raises UserError."""
+    """A parameter as the type of its field: a whole number serves as a float, a single value as a tuple of it. Raises
+    UserError."""
+    if typing.get_origin(kind) is tuple:  # of one type, as `tuple[str, ...]`
+        items = value if isinstance(value, tuple | list) else (value,)
+        return tuple(_typed(parameter, typing.get_args(kind)[0], item) for item in items)
     kind = next((each for each in typing.get_args(kind) if each is not type(None)), kind)  # of `float | None`
     if kind is float and type(value) is int:
         value = float(value)

@@ -1,13 +1,15 @@
 """`gptjax eval --tasks=...`: a run on tasks of lm-evaluation-harness, as a table or JSON."""
 
 import json
+import math
 import sys
 
 from gptjax import terminal
 from gptjax.config import bounds
 from gptjax.errors import UserError
 
-FLAGS = ("num_fewshot", "limit")
+FLAGS = ("num_fewshot", "limit", "samples", "temperature")
+SAMPLES_TEMPERATURE = 0.8  # of Chen et al. 2021 for pass@100
 FOR_TEXT = ("data", "protocol", "stride", "max_tokens", "text_field", "separator", "catch_up")
 
 
@@ -23,6 +25,18 @@ def add_flags(parser) -> None:
         metavar="K",
         help="number of examples before each question; several numbers give a table, as in 0,1,32",
     )
+    tasks.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="draw N answers to each document, of tasks that score several, as humaneval (default: one, the likeliest)",
+    )
+    tasks.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="divide the logits by this when --samples are drawn (default: 0.8)",
+    )
     tasks.add_argument("--limit", type=int, metavar="N", help="use the first N documents of each task (default: all)")
 
 
@@ -34,6 +48,25 @@ def check_flags(args) -> None:
     for flag in () if args.tasks is None else FOR_TEXT:
         if getattr(args, flag):
             raise UserError(f"--{flag} is for text, but --tasks have text of their own; give one of the two.")
+    sampled(args)
+
+
+def sampled(args):
+    """The task.Sampled of --samples; None without. Raises UserError."""
+    from gptjax.tasks.task import Sampled
+
+    if args.samples is None:
+        if args.temperature is not None:
+            raise UserError(f"--temperature={args.temperature} is for answers that are drawn; give --samples=N too.")
+        return None
+    if args.samples < 1:
+        raise UserError(f"--samples={args.samples} is too small; use at least 1.")
+    temperature = SAMPLES_TEMPERATURE if args.temperature is None else args.temperature
+    if not 0 < temperature < math.inf:
+        raise UserError(
+            f"--temperature={temperature}; expected more than 0, or leave out --samples for the likeliest answer."
+        )
+    return Sampled(args.samples, temperature)
 
 
 def shots(text: str | None) -> tuple[int | None, ...]:
@@ -55,8 +88,9 @@ def run(args, steps: list[int], why: str, load, should_stop) -> int | None:
     from gptjax.tasks import task_set as tasks
 
     numbers = shots(args.num_fewshot)
+    several = sampled(args)
     task_files.require()
-    chosen = tasks.TaskSet(args.tasks.split(","), args.limit)
+    chosen = tasks.TaskSet(args.tasks.split(","), args.limit, several)
     from gptjax.tasks import harness
 
     facts = {"workdir": args.workdir, "chosen": why, "parameters": "ema" if args.ema else "params", "steps": []}

