@@ -5,7 +5,7 @@ import json
 import sys
 
 from gptjax import start
-from gptjax.commands import flags
+from gptjax.commands import best_of, flags
 from gptjax.config import bounds
 from gptjax.errors import UserError
 from gptjax.generation.settings import OPTIONS, Settings
@@ -62,6 +62,14 @@ def add_flags(parser) -> None:
         "--logprobs", action="store_true", help="with --json: also the log-probabilities of prompt and text"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, a line for each text")
+    parser.add_argument(
+        "--best_of",
+        metavar="N",
+        type=int,
+        action=bounds.AsTyped,
+        help="with --chat: draw N answers to each prompt and print the best by --reward; with --json as a conversation",
+    )
+    parser.add_argument("--reward", metavar="NAME", help="with --best_of: a reward of docs/rewards.md, or run:DIR")
 
 
 def _flags() -> list[tuple]:
@@ -83,6 +91,7 @@ def settings(args) -> dict:
         raise UserError("--prompt is empty, and --chat answers a message; give it a text.")
     if args.chat and not args.prompt and not args.prompts_file:
         _check_talk(args, checked)
+    best_of.check(args)
     if args.logprobs and not args.json:
         raise UserError("--logprobs needs --json; add --json.")
     if args.stream and (
@@ -121,6 +130,9 @@ def run(args) -> None:
             chatting.converse(loaded, form, args.system, chosen)
             return
         prompts = [chatting.question(prompt, args.system) for prompt in prompts]
+        if args.best_of is not None:
+            best_of.run(loaded, form, prompts, args, chosen)
+            return
         generate = functools.partial(loaded.answers, form=form)
     if args.stream:
         print("" if args.chat else prompts[0] or "", end="", flush=True)

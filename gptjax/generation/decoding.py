@@ -34,12 +34,12 @@ class Setup:
     cache_dtype: str
     entries: int  # of the vocabulary that can be said
     options: tuple  # sampling.table()
+    columns: bool = False  # whether few rows are multiplied as layers.by_columns does
 
 
 class Weights(typing.NamedTuple):
     params: dict
     layers: tuple | None = None  # apart, see model.apart
-    head_DV: typing.Any = None  # the output matrix, transposed; None: the parameters' own
 
 
 class Prompts(typing.NamedTuple):
@@ -82,12 +82,7 @@ class New(typing.NamedTuple):
 
 @functools.partial(compiling.jit, static_argnames="graph")
 def layers_apart(graph, params):
-    return nnx.merge(graph, params).apart()
-
-
-@functools.partial(compiling.jit, static_argnames="graph")
-def transposed_head(graph, params):
-    return nnx.merge(graph, params).head_VD.T
+    return nnx.merge(graph, params).apart(columns=True)
 
 
 @functools.partial(compiling.jit, static_argnames=("setup", "places", "of_prompt"))
@@ -98,7 +93,7 @@ def prefill(setup: Setup, weights: Weights, prompts: Prompts, *, places: int, of
     batch, length = prompts.token_BL.shape
     cache = gpt.empty_cache(batch, places, DTYPES[setup.cache_dtype], apart=weights.layers is not None)
     x_BLD, cache = gpt.extend(prompts.token_BL, cache, 0, prompts.pad_B, weights.layers)
-    logit_BV = gpt.logits(x_BLD[:, -1], weights.head_DV)
+    logit_BV = gpt.logits(x_BLD[:, -1], setup.columns)
     state = State(jnp.int32(length), prompts.made_B, prompts.done_B, logit_BV, cache, prompts.counts)
     state = _lay_out(gpt, state)
     if not of_prompt:
@@ -140,7 +135,7 @@ def decode(
         done_B = s.done_B | stopped_B | (made_B >= wanted.limit_B)
         place = s.place + (live_B if s.place.ndim else 1)
         counts = None if s.counts is None else s.counts.with_tokens(token_B)
-        return column + 1, State(place, made_B, done_B, gpt.logits(x_B1D[:, 0], weights.head_DV), cache, counts), new
+        return column + 1, State(place, made_B, done_B, gpt.logits(x_B1D[:, 0], setup.columns), cache, counts), new
 
     _, state, new = jax.lax.while_loop(unfinished, step, (jnp.int32(0), state, new))
     return _lay_out(gpt, state), new

@@ -10,8 +10,7 @@ The engine runs a batch from its start to its end, with a cache no longer than i
 a cache of the whole context, are slots.py's; both have the programs of decoding.py.
 
 On a CPU the layers are taken apart: one by one they are read where they lie, while slices of the stack would be copied
-for every token. That costs a second copy of them, and of the output matrix: for several rows XLA:CPU would transpose it
-anew for every token.
+for every token. That costs a second copy of them, in which each matrix lies as its product with few rows is fastest.
 """
 
 import dataclasses
@@ -105,18 +104,15 @@ class Engine:
         """The layers apart; None where the stack is as good."""
         return decoding.layers_apart(self.graph, self.params) if self._on_one_cpu else None
 
-    @functools.cached_property
-    def _head_DV(self):
-        return decoding.transposed_head(self.graph, self.params) if self._on_one_cpu else None
-
-    def weights(self, rows: int) -> decoding.Weights:
-        """As they are read fastest for so many rows: a CPU reads [V, D] faster for one."""
-        return decoding.Weights(self.params, self.layers, None if rows == 1 else self._head_DV)
+    @property
+    def weights(self) -> decoding.Weights:
+        """As they are read fastest."""
+        return decoding.Weights(self.params, self.layers)
 
     @property
     def setup(self) -> decoding.Setup:
         """What programs are compiled for, with the options that there are now."""
-        return decoding.Setup(self.graph, self.cache_dtype, self.entries, sampling.table())
+        return decoding.Setup(self.graph, self.cache_dtype, self.entries, sampling.table(), self._on_one_cpu)
 
     @numerics.settings()
     def run(self, rows: list[Row], watch=None, chunk: int = decoding.COLUMNS) -> None:
@@ -164,7 +160,7 @@ class Engine:
         asking = [i for i, row in enumerate(rows) if row.settings.logprobs and not row.new]
         places = length + (_bucket(places_for) if places_for else 0)
         options = {"places": places, "of_prompt": bool(asking)}
-        state, logprob_BL = decoding.prefill(self.setup, self.weights(batch), prompts, **options)
+        state, logprob_BL = decoding.prefill(self.setup, self.weights, prompts, **options)
         if asking:
             logprob_BL = sharding.on_host(logprob_BL)
         for i in asking:
@@ -180,7 +176,7 @@ class Engine:
         batch = len(wanted.seed_B2)
         state = state._replace(done_B=jnp.array(done(rows, batch)))
         numbers = np.int32(count), np.int32(batch if done_rows is None else done_rows)
-        state, new = decoding.decode(self.setup, self.weights(batch), wanted, state, *numbers, logprobs=logprobs)
+        state, new = decoding.decode(self.setup, self.weights, wanted, state, *numbers, logprobs=logprobs)
         made_after_B, (token_BC, logprob_BC) = sharding.on_host((state.made_B, new))
         for i, row in enumerate(rows):
             if row is not None and row.finished is None:

@@ -46,7 +46,7 @@ class Slots:
         self._places = places or engine.config.context_length
         self._full = np.zeros(count, np.int64)  # new tokens of each row with which it fills its cache
         options = {"rows": count, "places": self._places, "with_counts": penalises}
-        self._state = decoding.empty(engine.setup, engine.weights(count), **options)
+        self._state = decoding.empty(engine.setup, engine.weights, **options)
         self._prefilled: Prefilled | None = None
 
     @property
@@ -120,7 +120,7 @@ class Slots:
             return
         from_N, to_N = np.zeros((2, len(self._rows)), np.int32)
         from_N[: len(moves)], to_N[: len(moves)] = np.transpose(moves)
-        move, weights = decoding.Move(from_N, to_N, np.int32(len(moves))), self._engine.weights(len(self._rows))
+        move, weights = decoding.Move(from_N, to_N, np.int32(len(moves))), self._engine.weights
         read = self._prefilled
         self._state = decoding.put(self._engine.setup, weights, self._state, read.state, read.pad_B, move)
 

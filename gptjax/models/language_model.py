@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gptjax.models import loss
+from gptjax.models import layers, loss
 from gptjax.parallel import context, sharding
 
 
@@ -71,11 +71,17 @@ class LanguageModel(nnx.Module):
         """Float32 logits [B, L, vocab_size]."""
         return self.logits(self.activations(token_BL, **options)[0])
 
-    def logits(self, x_BLD, head_DV=None):
-        """Float32 logits [..., vocab_size] of final activations [..., D]. head_DV: a copy of the output matrix, transposed."""
-        head_VD = self.head_VD if head_DV is None else head_DV.T
-        return loss.logits(x_BLD, head_VD, self.config.logit_softcap)[..., : self.config.vocab_size]
+    def logits(self, x_BLD, columns: bool = False):
+        """Float32 logits [..., vocab_size] of final activations [..., D]. columns: by layers.by_columns."""
+        product = layers.by_columns if columns else None
+        return loss.logits(x_BLD, self.head_VD, self.config.logit_softcap, product)[..., : self.config.vocab_size]
 
-    def apart(self) -> tuple:
-        """The layers one by one, each with arrays of its own: for `extend`, where a slice of the stack would be copied."""
-        return tuple(jax.tree.map(lambda a, i=i: a[i], self.blocks) for i in range(self.config.n_layers))
+    def apart(self, columns: bool = False) -> tuple:
+        """The layers one by one, each with arrays of its own: for `extend`, where a slice of the stack would be copied. columns:
+        with linear maps as layers.by_columns reads them, but for an LSTM, which reads its matrices otherwise."""
+        columns = columns and self.config.has_attention
+        apart = tuple(jax.tree.map(lambda a, i=i: a[i], self.blocks) for i in range(self.config.n_layers))
+        for _, module in (named for block in apart if columns for named in nnx.iter_modules(block)):
+            if isinstance(module, layers.Linear) and module.adapter is None and module.scale is None:
+                module.turn()
+        return apart

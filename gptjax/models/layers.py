@@ -59,6 +59,17 @@ def whole_linear(x, weight, bias, n_inputs: int):
     return y if bias is None else y + bias.astype(y.dtype)
 
 
+def by_columns(x, weight_OI):
+    """x [..., I] times the transpose of a weight [O, I], as weight @ columns: for a CPU and few rows.
+
+    XLA:CPU reads the weight where it lies, row by row, in three quarters of the time of x @ weight for 2 to 32 rows (768 x
+    3,072, float32). Without the barriers it would turn this into x @ weight', and transpose the weight anew for each call.
+    """
+    columns = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
+    product = jnp.matmul(weight_OI.astype(x.dtype), columns, preferred_element_type=jnp.float32)
+    return jax.lax.optimization_barrier(product).T.reshape(*x.shape[:-1], len(weight_OI))
+
+
 def linear_of_bytes(x, weight, scale, bias, n_inputs: int):
     """The linear map of a weight in int8: the product of x and the bytes in the dtype of x, times the scale of each output.
 
@@ -87,6 +98,7 @@ class Linear(nnx.Module):
         }
         self.weight = nnx.Param(normal(key, (*inputs, *outputs), std), axes=axes, kind="matrix", **dims)
         self.scale = None  # of each output, where the weight is in int8
+        self.in_columns = False  # whether the weight is [all outputs, all inputs], see by_columns
         self.adapter = None  # an adapters.adapter.Part, which is then called in the place of this map
         if bias:
             self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32), axes=axes[n_inputs:], kind="vector")
@@ -102,6 +114,10 @@ class Linear(nnx.Module):
 
     def plain(self, x, index, biased: bool = True):
         """`part` without its adapter."""
+        if self.in_columns:
+            y = by_columns(x.reshape(*x.shape[: x.ndim - len(self.inputs)], -1), self.weight[...]).astype(x.dtype)
+            y = y.reshape(*y.shape[:-1], *self.outputs)
+            return y if self.bias is None else y + self.bias[...].astype(y.dtype)
         outputs = ... if index is ... else (slice(None), index)
         weight = self.weight[... if index is ... else (*[slice(None)] * len(self.inputs), *outputs)]
         bias = None if self.bias is None or not biased else self.bias[outputs]
@@ -112,6 +128,12 @@ class Linear(nnx.Module):
     def whole_weight(self):
         """[*inputs, *outputs], of bytes what they stand for."""
         return self.weight[...] if self.scale is None else self.weight[...].astype(jnp.float32) * self.scale[...]
+
+    def turn(self) -> None:
+        """Holds its weight as `by_columns` reads it, of a map that is only called whole."""
+        weight = self.weight[...]
+        self.weight = nnx.Param(weight.reshape(math.prod(self.inputs), -1).T, **self.weight.get_metadata())
+        self.in_columns = True
 
     def hold_bytes(self) -> None:
         """Gives it a weight in int8 and scales, all 0, in place of its weight, which may be stacked."""

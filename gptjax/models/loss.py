@@ -64,15 +64,16 @@ def mask_padding(logit, vocab_size: int, entry_v=None):
     return jnp.where(entry_v < vocab_size, logit, -jnp.inf)
 
 
-def logits(x, head_VD, softcap: float | None = None):
-    """Float32 logits [..., V] of activations [..., D], padding included.
+def logits(x, head_VD, softcap: float | None = None, product=None):
+    """Float32 logits [..., V] of activations [..., D], padding included. product: of both, other than a plain one.
 
     Tokens are flat where layers.flat_linear has them so. On TPU the gradient of flat logits is written twice, in two
     orders of axes: 1.3 times the time of the loss.
     """
     keeps_shape = sharding.length_is_split(at_head=True) or sharding.platform() == "tpu"
     tokens = x if keeps_shape else x.reshape(-1, x.shape[-1])
-    logit = jnp.einsum("...d,vd->...v", tokens, head_VD.astype(x.dtype), preferred_element_type=jnp.float32)
+    product = product or functools.partial(jnp.einsum, "...d,vd->...v", preferred_element_type=jnp.float32)
+    logit = product(tokens, head_VD.astype(x.dtype))
     if softcap:
         logit = softcap * jnp.tanh(logit / softcap)
     return logit.reshape(*x.shape[:-1], head_VD.shape[0])

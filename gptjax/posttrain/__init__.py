@@ -22,5 +22,6 @@ sandbox             code of a model run in a locked-down child process
 tools               tools that an assistant calls in the middle of its answer
 calculator          the tool that does arithmetic
 
+best_of             the best of n answers by a reward, and what n buys: reward against divergence
 reward              the loss of a reward model: Bradley-Terry over all pairs of a prompt
 """

@@ -1,7 +1,10 @@
 """Instructions that a program can check: each with a text that follows it and one that does not."""
 
+import json
+
 import numpy as np
 import pytest
+from places import ROOT
 
 from gptjax.errors import UserError
 from gptjax.posttrain.rewards.instructions import CHECKS, followed
@@ -57,6 +60,18 @@ FOLLOWED = [  # instruction, parameters, a text that follows it, one that does n
 def test_a_text_follows_an_instruction_or_not(name, parameters, good, bad):
     assert followed(name, good, parameters) and not followed(name, bad, parameters)
     assert not followed(name, " \n", parameters)
+
+
+def test_instructions_are_judged_as_lm_evals_implementation_does():
+    """Of golden/ifeval.json, made by make_ifeval.py beside it."""
+    golden = json.loads((ROOT / "tests" / "golden" / "ifeval.json").read_text())
+    different = [
+        (case["name"], case["parameters"], text)
+        for case in golden["cases"]
+        for text, theirs in zip(golden["texts"], case["followed"], strict=True)
+        if followed(case["name"], text, case["parameters"]) != theirs
+    ]
+    assert len(golden["cases"]) == 36 and not different
 
 
 def test_every_check_is_tested():

@@ -41,6 +41,7 @@ WORKED = [  # reward, text, the record's answer, value
     ("numeric(form='boxed')", r"1 \boxed{2} 3 \boxed{\frac{1}{2}} 4", "0.5", 1.0),
     ("numeric(form='boxed')", "0.5", "0.5", 0.0),
     ("numeric(form='answer')", "Answer: 5\nthat was 7", 5, 1.0),
+    ("numeric(form='answer')", "Answer: 5\nno, the answer is: 6", 6, 1.0),
     ("numeric(form='last_line')", "7\n5\n", 5, 1.0),
     ("choice", "A is wrong, so (B).", "B", 1.0),
     ("choice", "Because", "B", 0.0),

@@ -62,6 +62,12 @@ def test_a_program_that_sleeps_is_stopped_by_the_clock():
     assert outcome.result == "timeout" and outcome.seconds < 20
 
 
+def test_limits_are_set_before_a_program_runs():
+    shown = "import resource as r\nfor kind in (r.RLIMIT_CPU, r.RLIMIT_AS, r.RLIMIT_FSIZE, r.RLIMIT_CORE): print(*r.getrlimit(kind))"
+    limits = Sandbox(LIMITS, unlocked=True).run(shown).output.splitlines()
+    assert limits == ["1 2", f"{256 << 20} {256 << 20}", "0 0", "0 0"]
+
+
 WRITING = [
     "open({path!r}, 'w')",
     "open({path!r}, 'a').write('x')",
@@ -106,6 +112,14 @@ def test_no_connection_is_made_by_either_mechanism_alone(mechanisms):
         assert Sandbox(LIMITS, unlocked=True, mechanisms=()).run(connect).passed
         outcome = Sandbox(LIMITS, unlocked=True, mechanisms=mechanisms).run(connect)
         assert outcome.result in ("denied", "error") and "refused" not in outcome.detail, outcome
+    if "seccomp" in mechanisms:
+        for kind in ("AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"):
+            assert (
+                Sandbox(LIMITS, unlocked=True, mechanisms=mechanisms)
+                .run(f"import socket; socket.socket(socket.{kind}, socket.SOCK_DGRAM)")
+                .result
+                == "denied"
+            )
 
 
 @locked
@@ -144,9 +158,10 @@ def test_a_program_reads_its_input_and_is_compared_by_what_it_prints():
     assert BOX.run("print('é' * 3)", expected="ééé").passed
 
 
-def test_where_something_cannot_be_denied_nothing_runs_unless_that_was_asked_for():
-    with pytest.raises(UserError, match="cannot deny network and files and processes on this machine"):
-        Sandbox(LIMITS, mechanisms=()).run("print(1)")
+def test_where_something_cannot_be_denied_nothing_runs_unless_that_was_asked_for(tmp_path):
+    with pytest.raises(UserError, match="cannot deny network and files .*on this machine"):
+        Sandbox(LIMITS, mechanisms=()).run(f"open({str(tmp_path / 'trace')!r}, 'w')")
+    assert not os.listdir(tmp_path)
     outcome = Sandbox(LIMITS, unlocked=True, mechanisms=()).run("print(1)")
     assert outcome.output == "1\n"
 

@@ -58,7 +58,7 @@ def test_a_second_call_in_a_row_is_answered_too(formatted):
 def test_without_a_call_of_the_assistant_there_is_no_tool_s_turn(formatted):
     form, tokenizer, respond = formatted
     assert respond(row_of(form, tokenizer, (Message("user", CALL),), "No.")) is None
-    assert respond(row_of(form, tokenizer, (Message("user", "?"),), CALL)[:-1]) is None  # not ended yet
+    assert respond(row_of(form, tokenizer, (Message("user", "?"),), CALL + "..")[:-1]) is None  # not ended yet
     assert respond(row_of(form, tokenizer, (Message("user", "?"),), "<tool_call>calculator(1)")) is None
     assert respond([]) is None
 
@@ -107,6 +107,7 @@ def test_the_calculator_calculates(expression, value):
         ("0**-1", "division by zero"),
         ("9**9**9", "too large"),
         ("1e999", "too large"),
+        ("2**100000", "too large"),
         ("2**2000 * 2**2000", "too large"),
         ("(-8)**0.5", "negative number"),
         ("1,234", "only numbers"),

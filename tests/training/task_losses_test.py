@@ -16,9 +16,11 @@ from gptjax import cli
 from gptjax.config import task_heads
 from gptjax.config.config_file import from_dict
 from gptjax.config.fields import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from gptjax.data.chat import Message
 from gptjax.data.examples.store import open_examples
 from gptjax.errors import UserError
 from gptjax.parallel import numerics
+from gptjax.posttrain.rewards import reward
 from gptjax.rundir import metrics
 from gptjax.training import epochs, trainable
 from gptjax.training import program as programs
@@ -218,6 +220,18 @@ def test_a_loaded_run_classifies_texts_alone_as_together(classifier):
     assert [one.label for one in run.classify([{"text": "bcdae"}])] == ["with"] and run.classify([]) == []
     with pytest.raises(UserError, match="field 'text' is missing"):
         run.classify([{"txt": "a"}])
+
+
+def test_the_probability_of_a_class_is_a_reward(classifier):
+    """Of any text, an empty one and one longer than the context among them."""
+    texts = ["bcdae", "bcdbe", "", "b" * 40]
+    answers = [reward.Answer((Message("user", "?"),), text, np.zeros(1, np.int32)) for text in texts]
+    scores = reward.scored(answers, reward.chosen([f"classifier(run={str(classifier)!r}, label='with')"]))
+    expected = [one.probability["with"] for one in gptjax.load(classifier).classify(texts)]
+    np.testing.assert_allclose(scores.by_name["classifier"], expected, rtol=1e-6)
+    assert scores.total_B[0] > 0.9 > 0.1 > scores.total_B[1]
+    with pytest.raises(UserError, match="has no class 'wit'; did you mean 'with'"):
+        reward.scored(answers, reward.chosen([f"classifier(run={str(classifier)!r}, label='wit')"]))
 
 
 def test_a_run_without_a_head_does_not_classify(trained):

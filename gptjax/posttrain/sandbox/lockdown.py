@@ -33,7 +33,7 @@ DENIED_BY = {  # any one of them does
 def lock(mechanisms: list[str], cpu_seconds: int, memory_bytes: int) -> list[str]:
     """The mechanisms that hold from now on, for this process and whatever it starts."""
     limit(cpu_seconds, memory_bytes)
-    locked = []
+    user, locked = os.getuid(), []
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -41,7 +41,7 @@ def lock(mechanisms: list[str], cpu_seconds: int, memory_bytes: int) -> list[str
         locked = [name for name in MECHANISMS[:-1] if name in mechanisms and SET_UP[name](libc)]
         _drop_capabilities(libc)
         locked += [name for name in MECHANISMS[-1:] if name in mechanisms and SET_UP[name](libc)]
-    if "seccomp" not in locked and _limit_processes():
+    if "seccomp" not in locked and _limit_processes(user):
         locked.append("process limit")
     return locked
 
@@ -68,10 +68,10 @@ def _set_limit(kind: int, soft: int, hard: int) -> None:
     resource.setrlimit(kind, (soft, hard))
 
 
-def _limit_processes() -> bool:
-    """Whether the limit of processes holds; root is above it."""
+def _limit_processes(user: int) -> bool:
+    """Whether the limit of processes holds for who started it; root is above it, and an unmapped user may be root."""
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    return os.getuid() not in (0, namespaces.UNMAPPED)
+    return user not in (0, namespaces.UNMAPPED)
 
 
 def _drop_capabilities(libc) -> None:

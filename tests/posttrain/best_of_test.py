@@ -1,0 +1,53 @@
+"""Best-of-n: hand-worked numbers, the estimator against all subsets, and the command."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from gptjax import cli
+from gptjax.errors import UserError
+from gptjax.posttrain import best_of
+
+
+def test_the_divergence_is_log_n_minus_n_minus_1_over_n():
+    assert best_of.kl(1) == 0
+    assert best_of.kl(2) == pytest.approx(0.193147, abs=1e-6)
+    assert best_of.kl(16) == pytest.approx(math.log(16) - 15 / 16)
+
+
+def test_the_estimate_is_the_mean_over_all_subsets():
+    score_N, judged_N = np.array([0.3, -1.0, 2.5, 0.3, 1.0]), np.array([1.0, 0.0, -3.0, 2.0, 5.0])
+    for n in range(1, 6):
+        subsets = [list(chosen) for chosen in itertools.combinations(range(5), n)]
+        assert best_of.expected_best(score_N, n) == pytest.approx(np.mean([score_N[s].max() for s in subsets]))
+        judged = []
+        for s in subsets:
+            judged.append(judged_N[s][score_N[s] == score_N[s].max()].mean())
+        # A tie of which one is left out of a subset is met by its other half as often: the mean over both is the same.
+        assert best_of.expected_best(score_N, n, judged_N) == pytest.approx(np.mean(judged))
+    assert best_of.best_weights(3, 2).tolist() == pytest.approx([0, 1 / 3, 2 / 3])  # worked by hand
+    with pytest.raises(UserError, match="best-of-6 of 5 answers"):
+        best_of.expected_best(score_N, 6)
+
+
+def test_a_curve_has_its_reward_and_error_over_prompts():
+    one, two, four = best_of.curve([[0, 1, 0, 1], [1, 1, 1, 1]])
+    assert [point.n for point in (one, two, four)] == [1, 2, 4]
+    assert one.reward == pytest.approx(0.75) and one.error == pytest.approx(0.25)
+    assert two.reward == pytest.approx((5 / 6 + 1) / 2)  # of 6 pairs of the first prompt, one has no 1
+    assert four.reward == 1 and four.error == 0 and four.kl == best_of.kl(4)
+    assert best_of.curve([[1.0, 2.0]])[0].error is None
+
+
+def test_best_of_needs_a_reward_and_prompts_of_a_conversation(capsys):
+    for flags, message in (
+        (["--best_of=2"], "--best_of and --reward go together; add --reward=NAME or run:DIR"),
+        (["--reward=ended"], "go together; add --best_of=N"),
+        (["--best_of=0", "--reward=ended"], "--best_of=0 is too small"),
+        (["--best_of=2", "--reward=ended", "--prompt=a"], "add --chat"),
+        (["--best_of=2", "--reward=ended", "--chat", "--prompt=a", "--num_beams=2"], "leave out --num_beams"),
+    ):
+        assert cli.main(["sample", "--workdir=nowhere", *flags]) == 2
+        assert message in capsys.readouterr().err
