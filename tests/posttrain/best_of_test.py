@@ -1,13 +1,18 @@
 """Best-of-n: hand-worked numbers, the estimator against all subsets, and the command."""
 
 import itertools
+import json
 import math
 
+import chat_folders
 import numpy as np
 import pytest
 
+import gptjax
 from gptjax import cli
+from gptjax.data.chat import chat_format
 from gptjax.errors import UserError
+from gptjax.huggingface import importing
 from gptjax.posttrain import best_of
 
 
@@ -51,3 +56,22 @@ def test_best_of_needs_a_reward_and_prompts_of_a_conversation(capsys):
     ):
         assert cli.main(["sample", "--workdir=nowhere", *flags]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_command_prints_the_best_of_the_answers_that_are_drawn_as_conversations(tmp_path, capsys):
+    folder = chat_folders.write(tmp_path / "folder", None, chat_template=chat_format("chatml").template)
+    importing.import_folder(str(folder), str(tmp_path / "run"))
+    capsys.readouterr()
+    flags = ["--chat", "--system=s", "--prompt=Hello", "--prompt=Bye", "--max_tokens=5", "--seed=3"]
+    reward = "length(target=9, unit='characters')"
+    command = ["sample", f"--workdir={tmp_path / 'run'}", "--best_of=4", f"--reward={reward}", "--json", *flags]
+    assert cli.main(command) == 0
+    printed, said = capsys.readouterr()
+    loaded = gptjax.load(tmp_path / "run")
+    for record, (question, seed) in zip(map(json.loads, printed.splitlines()), (("Hello", 3), ("Bye", 7)), strict=True):
+        *asked, answer = record["messages"]
+        assert asked == [{"role": "system", "content": "s"}, {"role": "user", "content": question}]
+        texts = [loaded.chat(asked, max_tokens=5, seed=seed + i).text for i in range(4)]
+        assert answer["content"] in texts and answer["role"] == "assistant"
+        assert abs(len(answer["content"]) - 9) == min(abs(len(text) - 9) for text in texts)
+    assert [line.partition(":")[0] for line in said.splitlines()[-3:]] == ["best of 1", "best of 2", "best of 4"]

@@ -5,12 +5,21 @@ import functools
 import jax
 import numpy as np
 import pytest
+import runs
+from places import ROOT
 
+import gptjax
 from gptjax.config.fields import Config, TrainConfig
 from gptjax.errors import UserError
+from gptjax.generation import decoding
+from gptjax.generation.engine import Engine, Row
+from gptjax.generation.settings import Settings
+from gptjax.generation.slots import Slots
+from gptjax.parallel import numerics
 from gptjax.posttrain import rollouts, sampled
 from gptjax.posttrain.sampled import Sampling
 
+GOLDEN = ROOT / "tests" / "golden" / "checkpoints" / "schema2"
 PROMPTS = [[3], [1, 4, 1, 5, 9, 2], [2, 6, 5], [8, 8, 8, 8]]
 LENGTH, END = 16, 7
 SETTINGS = {
@@ -132,3 +141,43 @@ def test_prompts_without_room_are_refused_or_their_answers_shortened(tiny):
     ):
         with pytest.raises(UserError, match=message):
             drawn(tiny, **wrong)
+
+
+def test_rows_of_one_prompt_are_read_once_and_draw_as_if_each_had_been_read_alone(tiny, monkeypatch):
+    """Bit for bit, also when a row comes later than the others."""
+    engine, read = Engine(tiny.graph, tiny.params), []
+
+    def rows():
+        return [Row(np.array(PROMPTS[1], np.int32), seed, Settings(max_tokens=6, logprobs=True)) for seed in range(4)]
+
+    def made(groups) -> list:
+        slots = Slots(engine, 4, places=LENGTH, logprobs=decoding.DRAWN, penalises=False)
+        for group in groups:
+            slots.admit(*group)
+        while slots.rows:
+            slots.step(3)
+        return [(row.new, row.logprobs) for group in groups for row in group]
+
+    alone = [pair for row in rows() for pair in made([[row]])]
+    prefill = engine.prefill
+    monkeypatch.setattr(engine, "prefill", lambda rows, **options: read.append(rows) or prefill(rows, **options))
+    a, b, c, d = rows()
+    assert made([[a, b, c], [d]]) == alone and len(read) == 1 and len(read[0]) == 1
+
+
+MESHES = ("fsdp=2", "replica=2,fsdp=2,tensor=2")
+
+
+@pytest.mark.parametrize("mesh", runs.default_or_slow(MESHES, MESHES[:1]))
+def test_rollouts_on_a_mesh_are_those_of_one_device(mesh):
+    def of(run):
+        options = dict(ends=(3,), length=16, group=2, slots=4, seed=1, step=7)
+        prompts = [run.tokens(text) for text in ("the cat", "a", "on ")]
+        with numerics.on_mesh(run.mesh):
+            return rollouts.sample(
+                run.params, prompts, graph=run.graph, sampling=Sampling(top_p=0.95, max_tokens=8), **options
+            )
+
+    one, split = of(gptjax.load(GOLDEN)), of(gptjax.load(GOLDEN, mesh=mesh))
+    for expected, array in zip(one, split):
+        np.testing.assert_allclose(array, expected, atol=2e-5)
