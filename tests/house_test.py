@@ -26,6 +26,7 @@ TABLES = (
     "config.catalogue",
     "config.text_kinds",
     "training.hooks",
+    "training.losses",
 )  # name what stands above them, imported when chosen
 
 

@@ -1,1 +1,7 @@
-"""After pretraining: preferences and reinforcement learning. Each stage is a loss and a batch for the loop of training/."""
+"""After pretraining: preferences and reinforcement learning. Each stage is a loss and a batch for the loop of training/.
+
+answers             log-probabilities of the answers of a batch, under the model and under its reference
+preference_losses   losses of pairs of answers: DPO and its family
+kto                 a loss of answers judged one by one: KTO
+preference_numbers  what these losses log beside themselves
+"""
