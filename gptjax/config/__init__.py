@@ -5,6 +5,7 @@ changes          what follows from that word: at a resume, for a branch, in a st
 removed          fields there once were, and the value that each always has now
 checks           what may be, and what goes together; made once, when a Config is made
 chat_checks      the same for conversations
+preference_checks  the same for preferences
 layer_patterns   likewise of layers that are not all alike, where a config has such
 bounds           how large a number may be
 catalogue        which architectures there are, and what a config may ask of each

@@ -18,7 +18,7 @@ def check(d) -> None:
     if d.chat is None:
         _check_unused(d)
         return
-    for field, (value, why) in _NEEDED.items():
+    for field, (value, why) in (_NEEDED if d.preferences is None else {}).items():
         if getattr(d, field) != value:
             raise UserError(
                 f"data.{field}={shorten(repr(getattr(d, field)), 80)} is not for conversations (data.chat); use {value!r}, which {why}."

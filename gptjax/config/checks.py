@@ -32,6 +32,10 @@ def check(config) -> None:
         from gptjax.config import task_heads  # of no use to pretraining
 
         task_heads.check(config)
+    if config.data.preferences is not None:
+        from gptjax.config import preference_checks  # likewise
+
+        preference_checks.check(config)
 
 
 def _require(condition, message: str) -> None:

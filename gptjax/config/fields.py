@@ -207,6 +207,9 @@ class DataConfig(_Shown):
         "next_token", "what the model learns to predict: next_token | fim | prefix_lm | masked_lm | span_corruption"
     )
     task: str | None = setting(None, "labelled examples in place of text, such as classify(text='text'); None: text")
+    preferences: str | None = setting(
+        None, "chat: the records judge answers: compared (pairs, rankings, scores) | judged (thumbs); None: they don't"
+    )
     fim_rate: float = setting(0.5, "fim: share of the documents whose middle moves to the end")
     fim_spm_rate: float = setting(0.5, "fim: share of those documents that start with the suffix")
     mask_rate: float = setting(0.15, "masked_lm, span_corruption: share of the tokens that is hidden")
@@ -224,6 +227,18 @@ class DataConfig(_Shown):
     prefetch_workers: int = setting(
         0, "processes that read batches ahead; 0: a thread of the training process does", "nothing"
     )
+
+    @property
+    def examples(self) -> text_kinds.Examples | None:
+        """What its rows are in the place of running text; None: they are text."""
+        kinds = {"task": self.task, "preferences": self.preferences}
+        return next((text_kinds.EXAMPLES[name] for name, value in kinds.items() if value is not None), None)
+
+    @property
+    def examples_field(self) -> str:
+        """The field that asks for `examples`, as it was typed."""
+        name = "task" if self.task is not None else "preferences"
+        return f"data.{name}={getattr(self, name)!r}"
 
     @property
     def documents_apart(self) -> bool:

@@ -8,6 +8,7 @@ To add a head, write its class here, name it in HEADS, and give its loss to mode
 """
 
 import dataclasses
+import math
 import typing
 
 from gptjax.errors import UserError, make_chosen, shorten
@@ -22,6 +23,10 @@ class TaskHead:
     loss: typing.ClassVar[str]  # the name in training.losses.LOSSES
     least: typing.ClassVar[int] = 1  # outputs that it needs: one class alone leaves nothing to learn
     reads_tokens: typing.ClassVar[bool] = False  # the activation of every token, instead of a sequence's last
+    absent: typing.ClassVar[float | None] = (
+        None  # output of a sequence that is not there; None: all of an example are added
+    )
+    data: typing.ClassVar[str] = "task"  # the field of DataConfig that gives what it learns from
 
     def __post_init__(self):
         if not 0 <= self.dropout < 1:
@@ -79,6 +84,7 @@ class Choice(TaskHead):
 
     loss = "choice"
     outputs = 1
+    absent = -math.inf
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,12 +96,24 @@ class Span(TaskHead):
     reads_tokens = True
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score(TaskHead):
+    """How good an answer is, read at its last token: a reward model (Ouyang et al. 2022, section 3.5)."""
+
+    dropout: float = 0.0
+    loss = "reward"
+    outputs = 1
+    absent = 0.0
+    data = "preferences"
+
+
 HEADS = {
     "classes": Classes,
     "choice": Choice,
     "token_classes": TokenClasses,
     "span": Span,
     "regression": Regression,
+    "score": Score,
 }
 
 
@@ -117,17 +135,17 @@ def check(config) -> None:
             f"data.task={_shown(data.task)} gives labelled examples, and the model has no head for them; set model.task_head, such"
             " as 'classes(n=2)'."
         )
-    if data.task is None:
-        raise UserError(
-            f"model.task_head={_shown(config.model.task_head)} learns from labelled examples; set data.task, such as 'classify'."
-        )
-    if train.loss != head.loss:
+    if getattr(data, head.data) is None:
+        from_what = {"task": "labelled examples; set data.task, such as 'classify'"}
+        from_what["preferences"] = "preferences; set data.preferences='compared'"
+        raise UserError(f"model.task_head={_shown(config.model.task_head)} learns from {from_what[head.data]}.")
+    if train.loss.partition("(")[0].strip() != head.loss:
         raise UserError(
             f"train.loss={_shown(train.loss)} does not train model.task_head={_shown(config.model.task_head)}; set train.loss={head.loss!r}."
         )
     if train.lm_coef < 0:
         raise UserError(f"train.lm_coef={train.lm_coef} is negative; use 0 for no loss of the language model.")
-    for field in _WITHOUT_MEANING:
+    for field in _WITHOUT_MEANING if head.data == "task" else ():
         section, name = field.split(".")
         value, default = (getattr(one, name) for one in (getattr(config, section), type(getattr(config, section))))
         if value != default:

@@ -93,6 +93,26 @@ FORMATS = {  # of conversations; beside these there is template:FILE, of a Jinja
     "smollm2": "gptjax.data.chat.formats:SMOLLM2",
 }
 
+PREFERENCES = {  # data.preferences: what the records say of answers
+    "compared": "of several answers to a prompt which are better: pairs, rankings, scores",
+    "judged": "of one answer whether it is good: a thumb up or down",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Rows that are no running text. open: the address of a function (config, alive) -> their store; evaluation: the module
+    that judges a model by them."""
+
+    open: str
+    evaluation: str
+
+
+EXAMPLES = {  # by the field of DataConfig that asks for them
+    "task": Examples("gptjax.data.examples.store:open_examples", "gptjax.evaluation.labelled"),
+    "preferences": Examples("gptjax.data.pairs.store:open_pairs", "gptjax.evaluation.preferred"),
+}
+
 CHAT_LOSSES = {  # data.chat_loss, which tokens of a conversation are targets: functions of their weights
     "assistant": "gptjax.data.rows.conversations:assistant",
     "last": "gptjax.data.rows.conversations:last_answer",

@@ -7,6 +7,7 @@
     sources/        where documents come from         tokenizers/     text to tokens and back
     tokens/         tokens on disk                    preparing/      `gptjax prepare`: documents to tokens
     examples/       labelled examples in the place of text
+    pairs/          preferences in the place of text
     rows/           row g of a run, as arithmetic     looking/        `gptjax data`: what a run reads
     chat/           conversations to tokens
 

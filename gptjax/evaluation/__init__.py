@@ -8,6 +8,9 @@ judging         which evaluation is the best, by a metric, and how long ago it w
 scoring         how likely continuations are, given their contexts
 metrics         accuracy, F1, correlations ... of predictions, and their standard errors
 labelled        what a model with a task head is worth on labelled examples
+preferred       how well scores of answers agree with preferences
+preference_metrics  accuracy, calibration, and what length has to do with it
+scored          the scores that a reward model gives to conversations
 predictions     what the outputs of a task head say of an example
 classifying     what a run says of new examples
 compare         two runs on one text, and whether the difference could be chance

@@ -209,9 +209,10 @@ def compare(
             raise UserError(
                 f"a model of data.objective={run.config.data.objective!r} does not predict next tokens, so its losses cannot be compared."
             )
-        if run.config.data.task is not None:
+        data = run.config.data
+        if data.examples is not None:
             raise UserError(
-                f"a run of data.task={run.config.data.task!r} is judged by examples; compare the numbers of gptjax eval."
+                f"a run of {data.examples_field} is judged by examples; compare the numbers of gptjax eval."
             )
     same = a.tokenizer.base_hash == b.tokenizer.base_hash
     reading_a = run_loss.reading_of(a, texts, **settings)

@@ -18,7 +18,6 @@ from gptjax.data import tokenizers
 from gptjax.data.examples import kinds, store
 from gptjax.data.examples.rows import EvalExamples
 from gptjax.data.examples.task import Example
-from gptjax.errors import UserError
 from gptjax.evaluation import held_out, metrics, predictions
 from gptjax.evaluation import texts as evaluation_text
 from gptjax.hosts import compiling
@@ -221,15 +220,6 @@ class LabelledReading:
             "examples": self.about,
             "dtype": run.model_config.dtype,
         }
-
-
-def check_settings(run, settings: dict) -> None:
-    """Raises UserError: a flag of `gptjax eval` is of running text."""
-    for name, value in settings.items():
-        if value is not None:
-            raise UserError(
-                f"--{name}={value}: a run of data.task={run.config.data.task!r} is judged by examples; leave it out."
-            )
 
 
 def reading_of(run, texts=None, max_tokens: int | None = None) -> LabelledReading:

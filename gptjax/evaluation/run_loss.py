@@ -11,7 +11,7 @@ import dataclasses
 from gptjax.config.values import typed
 from gptjax.data.rows import objectives
 from gptjax.data.rows.pipeline import EvalRows, held_out_rows
-from gptjax.errors import UserError, choose, did_you_mean
+from gptjax.errors import UserError, choose, did_you_mean, imported
 from gptjax.evaluation import held_out, protocols, scoring
 from gptjax.evaluation import texts as evaluation_text
 from gptjax.evaluation.held_out import Evaluation
@@ -49,12 +49,13 @@ class Reading:
 
 
 def evaluator(data):
-    """`held_out.evaluate_sources`, or that of labelled examples where a DataConfig has a task."""
-    if data.task is None:
-        return held_out.evaluate_sources
-    from gptjax.evaluation import labelled
+    """`held_out.evaluate_sources`, or that of other rows where a DataConfig has such."""
+    return held_out.evaluate_sources if data.examples is None else _of_examples(data).evaluate_sources
 
-    return labelled.evaluate_sources
+
+def _of_examples(data):
+    """The module that judges by them."""
+    return imported(data.examples.evaluation, "data")
 
 
 def reading_of(
@@ -76,12 +77,10 @@ def reading_of(
     config, tokenizer = run.config, run.tokenizer
     stride = _count("stride", stride)
     max_tokens = max_tokens if max_tokens is RUNS_OWN else _count("max_tokens", max_tokens)
-    if config.data.task is not None:
-        from gptjax.evaluation import labelled
-
+    if config.data.examples is not None:
         own = config.eval.max_tokens if texts is None else None
-        labelled.check_settings(run, {"protocol": protocol, "stride": stride, **how})
-        return labelled.reading_of(run, texts, own if max_tokens is RUNS_OWN else max_tokens)
+        _check_settings(config.data, {"protocol": protocol, "stride": stride, **how})
+        return _of_examples(config.data).reading_of(run, texts, own if max_tokens is RUNS_OWN else max_tokens)
     for name in how:
         if name not in HOW_READ:
             raise UserError(f"{name!r} is no setting{did_you_mean(name, SETTINGS)}; expected: {', '.join(SETTINGS)}.")
@@ -100,6 +99,13 @@ def reading_of(
     if max_tokens is RUNS_OWN:
         max_tokens = config.eval.max_tokens if texts is None else None
     return windows_of(run, found, stride, max_tokens)
+
+
+def _check_settings(data, settings: dict) -> None:
+    """Raises UserError: a flag of `gptjax eval` is of running text."""
+    for name, value in settings.items():
+        if value is not None:
+            raise UserError(f"--{name}={value}: a run of {data.examples_field} is judged by examples; leave it out.")
 
 
 def _chat(run) -> str | None:

@@ -5,6 +5,7 @@
     gpt, gpt_counts      GPT-1, GPT-2 and GPT-3 and modern variants; what such a model has and costs, counted without JAX
     lstm, lstm_counts    an LSTM to compare with, likewise
     heads, labelled      heads beside that of the language model; what they make of labelled examples: outputs and losses
+    scores               what a reward model makes of answers
     layers               linear maps, norms, activations: named variants stand in tables
     rotary               rotary positions
     rope_scaling         rates of rotary positions for longer contexts: linear, dynamic, llama3, yarn

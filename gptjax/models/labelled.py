@@ -21,7 +21,7 @@ from gptjax.models import attention, layers, loss, placed
 def outputs(params, batch: dict, *, graph, mesh_config, head, chunks: int = 1, key=None, with_lm: bool = False):
     """(float32 outputs of the task head, each example's loss of the language model or None).
 
-    Outputs are [B, O] of an example, [B, C] of a choice, [B, L, O] of tokens. head: the config.task_heads.TaskHead.
+    Outputs are [B, O] of an example, [B, C] of a choice or of scores, [B, L, O] of tokens. head: the config.task_heads.TaskHead.
     chunks: see `loss.cross_entropy`. key: of dropout; None: off.
     """
     token_BCL, length_BC = batch["token_BCL"], batch["length_BC"]
@@ -50,8 +50,8 @@ def _outputs(task_head, x_BCLD, length_BC, head, key):
     x_BCD = jnp.take_along_axis(x_BCLD, last_BC[..., None, None], axis=2)[:, :, 0]
     kept_B1D = layers.dropout(jnp.ones_like(x_BCD[:, :1]), head.dropout, key)
     x_BCD = x_BCD * kept_B1D if key is not None and head.dropout else x_BCD
-    if head.loss == "choice":
-        return jnp.where(length_BC > 0, task_head(x_BCD)[..., 0], -jnp.inf)
+    if head.absent is not None:
+        return jnp.where(length_BC > 0, task_head(x_BCD)[..., 0], head.absent)
     return task_head(x_BCD.sum(axis=1))  # of a pair both orders, added (Radford et al. 2018, section 3.3)
 
 

@@ -7,6 +7,7 @@ from jax.sharding import AbstractMesh
 
 from gptjax import flops, hardware, schedule
 from gptjax.config import catalogue
+from gptjax.errors import imported
 from gptjax.parallel import meshes, sharding
 from gptjax.planning import topology
 from gptjax.terminal import columns, si
@@ -133,10 +134,9 @@ def resolved(config):
     """config with its vocabulary: where it names none, that of the tokenizer a run would use, trained if need be."""
     if config.model.vocab_size is not None:
         return config
-    if config.data.task is not None:
-        from gptjax.data.examples.store import open_examples
-
-        return config.with_vocabulary(open_examples(config).tokenizer.vocab_size)
+    if config.data.examples is not None:
+        store = imported(config.data.examples.open, "data")(config)
+        return config.with_vocabulary(store.tokenizer.vocab_size)
     from gptjax.data.tokens.store import prepare
 
     return config.with_vocabulary(prepare(config.data).tokenizer.vocab_size)

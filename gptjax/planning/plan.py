@@ -136,10 +136,11 @@ def abstract_arguments(config, program: programs.Program):
     def placed(leaf, sharding_):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding_)
 
-    if config.data.task is not None:
+    if config.data.examples is not None:
+        field = "data.task" if config.data.task is not None else "data.preferences"
         raise UserError(
-            f"data.task={config.data.task!r}: how long its rows are is known with its examples alone; plan the model without"
-            " model.task_head, data.task and train.loss, which needs no less."
+            f"{config.data.examples_field}: how long its rows are is known with its examples alone; plan the model without"
+            f" model.task_head, {field} and train.loss, which needs no less."
         )
     calls, rows, length = config.train.steps_per_call, config.train.batch_size, config.model.context_length
     shapes = {"token_BT": ((rows, length + 1), np.int32), "weight_BL": ((rows, length), np.float32)}

@@ -4,4 +4,5 @@ answers             log-probabilities of the answers of a batch, under the model
 preference_losses   losses of pairs of answers: DPO and its family
 kto                 a loss of answers judged one by one: KTO
 preference_numbers  what these losses log beside themselves
+reward              the loss of a reward model: Bradley-Terry over all pairs of a prompt
 """

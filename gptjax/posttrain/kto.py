@@ -30,7 +30,7 @@ class Kto:
     good_weight: float = 1.0
     bad_weight: float = 1.0
     has_reference: typing.ClassVar[bool] = True
-    examples: typing.ClassVar[str] = "judged"
+    preferences: typing.ClassVar[str] = "judged"
 
     def __post_init__(self):
         for name in ("beta", "good_weight", "bad_weight"):

@@ -82,7 +82,7 @@ class PairLoss:
     beta: float = 0.1
     nll: float = 0.0
     has_reference: typing.ClassVar[bool] = True
-    examples: typing.ClassVar[str] = "compared"  # what data.preferences gives it
+    preferences: typing.ClassVar[str] = "compared"
 
     def __post_init__(self):
         if self.beta <= 0:

@@ -163,6 +163,14 @@ class Run:
         return classifying.classify(self, examples, run_loss.batch_rows(self, batch_size))
 
     @checked()
+    def score(self, conversations: list | tuple, *, batch_size: int | None = None) -> np.ndarray:
+        """float32: what a reward model gives to conversations, each a list of {"role", "content"} that ends with the answer
+        that is judged (docs/preferences.md). Raises UserError: another model, no conversation."""
+        from gptjax.evaluation import scored
+
+        return scored.score(self, conversations, run_loss.batch_rows(self, batch_size))
+
+    @checked()
     def at(self, step: int) -> "Run":
         """The same with the parameters of another step; nothing is compiled anew. Raises UserError as `load`."""
         number, params = _read(self.directory, step, self.item, self.dtype, self.program)

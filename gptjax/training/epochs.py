@@ -4,7 +4,7 @@ import math
 
 from gptjax import schedule
 from gptjax.data.rows import pipeline
-from gptjax.errors import UserError
+from gptjax.errors import UserError, imported
 
 
 def resolved(config, alive=lambda: None):
@@ -24,10 +24,9 @@ def resolved(config, alive=lambda: None):
 
 
 def _rows_per_epoch(config, alive) -> int:
-    if config.data.task is not None:
-        from gptjax.data.examples.store import open_examples
-
-        return len(open_examples(config, alive).examples.train.examples)
+    if config.data.examples is not None:
+        store = imported(config.data.examples.open, "data")(config, alive)
+        return len(store.examples.train.examples)
     store, objective = pipeline.open_text(config.data, config.model.context_length, alive)
     rows = pipeline.TrainRows(store, config.data, config.model.context_length, objective, alive)
     [count] = rows.rows_per_epoch.values()

@@ -28,21 +28,14 @@ from gptjax.errors import UserError, choose, imported, make_chosen, written_call
 from gptjax.models import placed
 
 PAIR_LOSSES = {
-    **{
-        "dpo": "Dpo",
-        "robust": "Robust",
-        "hinge": "Hinge",
-        "ipo": "Ipo",
-        "sigmoid_norm": "SigmoidNorm",
-        "exo_pair": "Exo",
-    },
-    **{"nca": "Nca", "bco": "Bco", "sppo_hard": "Sppo", "aot": "Aot", "apo_zero": "ApoZero", "apo_down": "ApoDown"},
-    **{"discopop": "DiscoPop", "simpo": "SimPo", "cpo": "Cpo", "orpo": "Orpo"},
+    **{"dpo": "Dpo", "robust": "Robust", "hinge": "Hinge", "ipo": "Ipo", "sigmoid_norm": "SigmoidNorm"},
+    **{"exo_pair": "Exo", "nca": "Nca", "bco": "Bco", "sppo_hard": "Sppo", "aot": "Aot", "apo_zero": "ApoZero"},
+    **{"apo_down": "ApoDown", "discopop": "DiscoPop", "simpo": "SimPo", "cpo": "Cpo", "orpo": "Orpo"},
 }
 LOSSES = {"next_token": "gptjax.training.losses:next_token"}
 LOSSES |= {name: f"gptjax.training.task_losses:{name}" for name in ("classify", "choice", "tag", "span", "regress")}
 LOSSES |= {name: f"gptjax.posttrain.preference_losses:{kind}" for name, kind in PAIR_LOSSES.items()}
-LOSSES["kto"] = "gptjax.posttrain.kto:Kto"
+LOSSES |= {"reward": "gptjax.posttrain.reward:Reward", "kto": "gptjax.posttrain.kto:Kto"}
 
 
 class Largest(typing.NamedTuple):

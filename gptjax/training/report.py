@@ -83,7 +83,7 @@ def _text_lines(store) -> list[str]:
 
 def _conversation_lines(session) -> list[str]:
     """What becomes of the conversations that are longer than a row, of each source and its held-out text."""
-    if session.config.data.chat is None:
+    if session.config.data.chat is None or session.config.data.preferences is not None:
         return []
     rows = [*session.rows.by_source.values(), *session.eval_rows.values()]
     return [f"           {each.overflow}" for each in rows]
@@ -110,7 +110,7 @@ def stopping(doing: str, calls: int, steps_per_call: int, call_seconds: float | 
 def ending(session, directory) -> list[str]:
     """What lies in the run directory, and what to do next."""
     where, drawn = shown_path(directory), session.config.train.tensorboard
-    sampled = _sampled(session.config.data, where, "corpus" in session.store.sources)
+    sampled = _sampled(session.config, where, "corpus" in session.store.sources)
     return [
         f"{where}/config.json, manifest.json: the config, and the code and data of the run",
         f"{where}/metrics.jsonl{', tensorboard/' if drawn else ''}: the numbers of every logged step and evaluation",
@@ -123,9 +123,10 @@ def ending(session, directory) -> list[str]:
     ]
 
 
-def _sampled(data, where: str, is_corpus: bool) -> str | None:
-    """The command that shows what a run learned to write, of its section data; None: it learned no text."""
-    if data.task is not None or not data.writes_on:
+def _sampled(config, where: str, is_corpus: bool) -> str | None:
+    """The command that shows what a run learned to write; None: it learned no text."""
+    data = config.data
+    if config.model.task_head is not None or not data.writes_on:
         return None
     if data.chat is not None:
         return f"gptjax sample --workdir={where} --chat"

@@ -5,6 +5,7 @@ import typing
 
 from gptjax import flops, hardware, schedule
 from gptjax.data.rows import pipeline
+from gptjax.errors import UserError, imported
 from gptjax.hosts import compiling
 from gptjax.optim import optimizers
 from gptjax.parallel import meshes
@@ -54,19 +55,17 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
     alive: is called now and then while text is read.
     """
     mesh = meshes.make_mesh(config, devices)  # first, because it is quick to find a wrong one
-    losses.of(config)
+    check_rows(config)
     schedule.learning_rate(config, 0)
     optimizers.check(config)
     if gives_up_ranks(config):
         from gptjax.optim import rank_budget
 
         rank_budget.check(config)
-    if config.data.task is None:
+    if config.data.examples is None:
         store, objective = pipeline.open_text(config.data, config.model.context_length, alive)
     else:
-        from gptjax.data.examples.store import open_examples
-
-        store, objective = open_examples(config, alive), None
+        store, objective = imported(config.data.examples.open, "data")(config, alive), None
     config = config.with_vocabulary(store.tokenizer.vocab_size)
     program = programs.on_mesh(config, mesh)
     if objective is None:
@@ -76,6 +75,16 @@ def prepare(config, devices=None, alive=lambda: None) -> Session:
         eval_rows = held_out_rows(config, store, objective)
     peak, source = hardware.peak_of(mesh.devices.flat[0], config.model.dtype)
     return Session(config, store, objective, rows, eval_rows, program, peak_flops=peak, peak_source=source)
+
+
+def check_rows(config) -> None:
+    """Raises UserError: the loss of a Config learns from rows of another kind than its data are."""
+    losses.of(config)
+    name, data = config.train.loss, config.data.preferences
+    wanted = getattr(losses.chosen(name), "preferences", None)
+    if wanted != data:
+        mend = f"set data.preferences={wanted!r}" if wanted else "use such as 'reward' or 'dpo' of preferences"
+        raise UserError(f"train.loss={name!r} does not learn from data.preferences={data!r}; {mend}.")
 
 
 def held_out_rows(config, store, objective) -> dict[str, pipeline.EvalRows]:

@@ -56,7 +56,7 @@ class TrainExamples:
     def __init__(self, store, seed: int, unit: int):
         self._examples, self._head, self._seed = store.examples.train.examples, store.head, seed
         longest = max(len(ids) for example in self._examples for ids in example.sequences)
-        self._shape = (
+        self.shape = (
             max(len(each.sequences) for each in self._examples),
             row_length(longest, store.context_length, unit),
         )
@@ -74,7 +74,10 @@ class TrainExamples:
     def rows(self, first: int, stop: int) -> dict[str, np.ndarray]:
         """Rows first to stop - 1 of the run."""
         examples = [self._examples[i] for i in self.order(first, stop).tolist()]
-        return batch_of(examples, self._head, *self._shape)
+        return self.batch(examples)
+
+    def batch(self, examples) -> dict[str, np.ndarray]:
+        return batch_of(examples, self._head, *self.shape)
 
     def hashes(self, first: int, stop: int) -> np.ndarray:
         """uint64 [stop - first]: of the set, the example, and the number in the run, as TrainRows.hashes."""
@@ -96,7 +99,7 @@ class EvalExamples:
             examples = examples[: max(1, int(np.searchsorted(until, max_tokens, side="right")))]
         self.examples, self.head, self.task, self.tokenizer = examples, head, task, tokenizer
         longest = max(len(ids) for example in examples for ids in example.sequences)
-        self._shape = max(len(each.sequences) for each in examples), row_length(longest, context_length, unit)
+        self.shape = max(len(each.sequences) for each in examples), row_length(longest, context_length, unit)
 
     @classmethod
     def held_out(cls, store, unit: int, max_tokens: int | None = None) -> "EvalExamples":
@@ -111,8 +114,11 @@ class EvalExamples:
     def rows(self, first: int, stop: int) -> dict[str, np.ndarray]:
         """Rows first to stop - 1. stop may lie beyond num_rows."""
         last = len(self.examples) - 1
-        batch = batch_of([self.examples[min(i, last)] for i in range(first, stop)], self.head, *self._shape)
+        batch = self.batch([self.examples[min(i, last)] for i in range(first, stop)])
         is_real_B = np.arange(first, stop) <= last
         for name in [name for name in batch if name.startswith("weight")]:
             batch[name] = batch[name] * is_real_B.reshape(-1, *[1] * (batch[name].ndim - 1))
         return batch
+
+    def batch(self, examples) -> dict[str, np.ndarray]:
+        return batch_of(examples, self.head, *self.shape)

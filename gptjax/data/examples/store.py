@@ -25,7 +25,7 @@ from gptjax.models import labelled
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    examples: tuple[Example, ...]
+    examples: tuple  # of Example, or of data.pairs.encoding.Example
 
     @property
     def n_tokens(self) -> int:
@@ -91,11 +91,11 @@ def open_examples(config, alive: Callable = lambda: None) -> ExampleStore:
         raise UserError(f"model.context_length={length} has no room for two texts; use at least 6.")
     examples, texts = _examples(placed_records, task, head, encoder, omissions)
     omissions.end()
-    train, val = _split(examples, texts, data)
+    train, val = split(examples, texts, data)
     _say_cut(examples, encoder)
     description = _description(data, examples, omissions, train, val)
     fingerprint = digest(
-        {"examples": _hash(examples), "task": data.task, "tokenizer": tokenizer.hash, **_how_split(data)}
+        {"examples": _hash(examples), "task": data.task, "tokenizer": tokenizer.hash, **how_split(data)}
     )
     made = Examples(train, val, description, fingerprint)
     return ExampleStore(tokenizer, task, head, length, made, sources.source_name(data))
@@ -153,7 +153,9 @@ def _examples(placed_records, task: Task, head, encoder: Encoder, omissions) -> 
     return examples, texts
 
 
-def _split(examples: list[Example], texts: list[str], data) -> tuple[Split, Split]:
+def split(examples: list, texts: list[str], data) -> tuple[Split, Split]:
+    """(training, held-out). texts: of each example, by which it is held out where data.val_split says so. Raises UserError:
+    one of them is empty."""
     if data.val_split == "document":
         held_out = [is_held_out(text, data.val_fraction) for text in texts]
     else:
@@ -168,7 +170,8 @@ def _split(examples: list[Example], texts: list[str], data) -> tuple[Split, Spli
     return parts[0], parts[1]
 
 
-def _how_split(data) -> dict:
+def how_split(data) -> dict:
+    """What `split` goes by, for a fingerprint."""
     return {"val_split": data.val_split, "val_fraction": data.val_fraction}
 
 

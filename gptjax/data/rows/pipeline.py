@@ -31,6 +31,10 @@ def open_text(config, context_length: int, alive: Callable = lambda: None):
         raise UserError(
             f"data.task={config.task!r} gives labelled examples, but running text is read here: it has to be None."
         )
+    if config.preferences is not None:
+        raise UserError(
+            f"data.preferences={config.preferences!r} gives answers, but running text is read here: it has to be None."
+        )
     choose(PACKINGS, config.packing, "data.packing")  # before text is read, perhaps for hours
     choose(text_kinds.OBJECTIVES, config.objective, "data.objective")
     from gptjax.data.tokens import store as stores  # who reads rows of tokens that are open needs none of it

@@ -89,7 +89,9 @@ def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Documen
 def _documents(config: DataConfig, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
     with _opened(file) as reader:
         n = reader.num_records()
-        to_document = _conversation if config.chat is not None else _to_document(_reader_of_records(file), config)
+        to_document = (
+            _conversation(config) if config.chat is not None else _to_document(_reader_of_records(file), config)
+        )
         numbers = range(unit.first, n if unit.stop is None else unit.stop)
         read = lambda some: reader.read(some.start, some.stop)  # noqa: E731
         yield from _documents_of(read, numbers, to_document, lambda number: f"{file} record {number}", on_error)
@@ -106,8 +108,8 @@ def _to_document(text_of: Callable, config: DataConfig) -> Callable[[typing.Any,
     return lambda record, where: Document(text_of(config.text_field, record, where), where)
 
 
-def _conversation(record: bytes, where: str) -> Document:
-    return conversation_of(json_value(record, where), where)
+def _conversation(config: DataConfig) -> Callable[[bytes, str], Document]:
+    return lambda record, where: conversation_of(config, json_value(record, where), where)
 
 
 def _whole_records(read, numbers: range, name: Callable[[str], str], on_error: OnError) -> Iterator[tuple]:

@@ -43,7 +43,7 @@ def _rows(table, config: DataConfig, name: str, first: int) -> Iterator[tuple]:
 
 def _document_of(config: DataConfig, data, where: str) -> Document:
     if config.chat is not None:
-        return conversation_of(data, where)
+        return conversation_of(config, data, where)
     if data is None:
         raise UserError(f"{where}: field {config.text_field!r} is null; expected a string.")
     return Document(decoded(data, where), where)

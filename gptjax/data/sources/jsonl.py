@@ -44,7 +44,7 @@ def _read(config: DataConfig, unit: Unit, on_error: OnError) -> Iterator[Documen
 def _documents(config: DataConfig, unit: Unit, on_error: OnError, file) -> Iterator[Document]:
     def to_document(line: bytes, where: str) -> Document:
         if config.chat is not None:
-            return conversation_of(json_value(line, where), where)
+            return conversation_of(config, json_value(line, where), where)
         return Document(text_of_json(line, config.text_field, where), where)
 
     if packing.is_plain(file):

@@ -13,6 +13,7 @@ from gptjax.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from gptjax.data.chat import Conversation
+    from gptjax.data.pairs.forms import Comparison
 
 Record = TypeVar("Record")
 
@@ -22,6 +23,7 @@ class Document(NamedTuple):
     where: str  # "FILE:LINE", "FILE at byte 17", "FILE row 17", "example 17 of ...": for messages and samples
     is_html: bool | None = None  # as its source says; None: it doesn't say
     conversation: "Conversation | None" = None  # that the text is of, where data.chat is set
+    comparison: "Comparison | None" = None  # of answers to the prompt that the text is, where data.preferences is set
 
 
 class Unit(NamedTuple):
@@ -128,20 +130,31 @@ def _is_ours(error: BaseException) -> bool:
 # ---- conversations of records
 
 
-def conversation_of(record, where: str) -> Document:
-    """A document whose text is that of its messages, each after its role: the same in every chat format.
+def conversation_of(config: DataConfig, record, where: str) -> Document:
+    """A document whose text is that of its messages, each after its role: the same in every chat format. With
+    data.preferences the messages are those of a prompt, and the document has its answers.
 
     Raises UserError that begins with where: the record is no conversation, or has nothing to learn.
     """
+    if config.preferences is not None:
+        from gptjax.data.pairs import forms
+
+        comparison = forms.from_record(record, where, config.preferences)
+        return Document(_spoken(comparison.prompt), where, comparison=comparison)
     from gptjax.data.chat import from_record
 
     conversation = from_record(record, where)
-    text = "\n".join(f"{message.role}: {message.content}" for message in conversation.messages)
-    return Document(text, where, conversation=conversation)
+    return Document(_spoken(conversation.messages), where, conversation=conversation)
+
+
+def _spoken(messages) -> str:
+    return "\n".join(f"{message.role}: {message.content}" for message in messages)
 
 
 def fields_read(config: DataConfig) -> dict:
     """Which fields of a record are read, for a source's identity."""
+    if config.preferences is not None:
+        return {"preferences": config.preferences}
     return {"text_field": config.text_field} if config.chat is None else {"conversations": True}
 
 
