@@ -390,6 +390,10 @@ class TrainConfig(_Shown):
     start_step: str | None = setting(
         None, "which of its checkpoints: a number, or best (the lowest held-out loss); None: the newest"
     )
+    reference: str | None = setting(
+        None,
+        "losses of preferences: a run directory whose newest parameters are the reference; None: those of this run's start",
+    )
     trainable: str | None = setting(
         None,
         "parameters that are trained, by names or globs with commas between; None: adapter and task head, else all",

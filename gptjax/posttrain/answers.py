@@ -23,11 +23,20 @@ from gptjax.models import architectures, int8, placed
 
 
 class Answers(typing.NamedTuple):
-    """Of the answers of a batch, float32 [B, K]: nats, summed over tokens, and how many tokens."""
+    """Of answers, float32 arrays of one shape, such as [B, K]."""
 
-    logprob_BK: jax.Array
-    reference_BK: jax.Array  # zeros for a loss without reference
-    length_BK: jax.Array  # tokens of the answer, its end token included
+    logprob: jax.Array  # nats, summed over tokens
+    reference: jax.Array  # the same under the reference; 0 for a loss without one
+    length: jax.Array  # tokens, the end token included
+
+    @property
+    def ratio(self):
+        """Nats: how much likelier than under the reference."""
+        return self.logprob - self.reference
+
+    def mean(self, total):
+        """Per token of each answer."""
+        return total / jnp.maximum(self.length, 1)
 
 
 def of_batch(params, batch: dict, key, *, graph, config, with_reference: bool) -> Answers:
@@ -64,8 +73,9 @@ def without_adapter(params, batch: dict, *, graph, config):
 def base_model(params, graph, config) -> tuple:
     """(graph, parameters) of the model below the adapter of a Config. Nothing is copied."""
     assert config.model.adapter is not None, "only a model with an adapter has another below it"
-    plain = dataclasses.replace(config.model, adapter=None)
-    base_graph, abstract_params, _ = architectures.abstract(plain, nnx.merge(graph, params).kernel)
+    model = nnx.merge(graph, params)
+    plain = dataclasses.replace(model.config, adapter=None)
+    base_graph, abstract_params, _ = architectures.abstract(plain, model.kernel)
     if catalogue.adapter(config.model.adapter).in_bytes:
         base_graph, _, _ = int8.parts(plain, base_graph, abstract_params)
     leaves = flatten_dict(params)

@@ -6,7 +6,7 @@ With h(y) the log-ratio of an answer to the reference and s the logistic functio
     a bad one        bad_weight  (1 - s(beta (z - h(y))))            z = max(0, mean of h(y') over the batch)
 
 where y' is the answer to another prompt, whose gradient is not taken: z estimates the divergence from the reference (section
-4.1). A batch has K = 2 sequences of each example: the answer, and y' behind the same prompt (reference.py makes it).
+4.1). A batch has K = 2 sequences of each example: the answer, and y' behind the same prompt (mismatched.py makes it).
 The mean of z is over a microbatch, on all devices together; that of other implementations is too.
 """
 
@@ -46,9 +46,9 @@ class Kto:
         of_answer = answers.of_batch(params, matched, key, with_reference=True, **functions)
         of_other = answers.of_batch(jax.lax.stop_gradient(params), mismatched, key, with_reference=True, **functions)
         weight_B, is_good_B = batch["weight_B"], batch["label_B"] > 0
-        other_B = jax.lax.stop_gradient(of_other.logprob_BK - of_other.reference_BK)[:, 0]
+        other_B = jax.lax.stop_gradient(of_other.ratio)[:, 0]
         divergence = jnp.maximum(jnp.sum(other_B * weight_B) / jnp.maximum(weight_B.sum(), 1), 0)
-        ratio_B = (of_answer.logprob_BK - of_answer.reference_BK)[:, 0]
+        ratio_B = of_answer.ratio[:, 0]
         sign_B = jnp.where(is_good_B, 1.0, -1.0)
         loss_B = 1 - jax.nn.sigmoid(self.beta * sign_B * (ratio_B - divergence))
         loss_sum = jnp.sum(loss_B * jnp.where(is_good_B, self.good_weight, self.bad_weight) * weight_B)
@@ -56,10 +56,14 @@ class Kto:
         numbers["reference_divergence"] = Mean(divergence * weight_B.sum(), weight_B.sum())
         return loss_sum, ((loss_sum, weight_B.sum()), numbers)
 
+    def reward(self, side: answers.Answers):
+        """float32: the implicit reward of answers."""
+        return self.beta * side.ratio
+
     def numbers(self, of_answer, ratio_B, sign_B, weight_B) -> dict:
         """Log-probabilities, nats of an answer and per token, and implicit rewards of good and bad answers apart."""
         ratio_B = jax.lax.stop_gradient(ratio_B)
-        logprob_B, length_B = of_answer.logprob_BK[:, 0], of_answer.length_BK[:, 0]
+        logprob_B, length_B = of_answer.logprob[:, 0], of_answer.length[:, 0]
         right_B = jnp.where(ratio_B == 0, 0.5, ratio_B * sign_B > 0)
         numbers = {"reward_accuracy": Mean(jnp.sum(right_B * weight_B), weight_B.sum())}
         for name, sign in (("good", 1.0), ("bad", -1.0)):

@@ -43,7 +43,12 @@ def lineage(directory, config, store, abstract_params: dict) -> dict:
     known = directory.manifest().get("started_from") if directory.exists() else None
     if directory.steps():
         return {} if known is None else {"started_from": known}
-    origin = _origin(config.train, directory)
+    return {"started_from": described(origin_of(config.train, directory), config, store, abstract_params)}
+
+
+def described(origin: Origin, config, store, abstract_params: dict) -> dict:
+    """What `parameters` needs to know of a checkpoint whose parameters a Config takes, as JSON values. Raises UserError: they
+    are of another tokenizer or model."""
     values = json.dumps(config_at(origin).to_dict(), sort_keys=True, separators=(",", ":"))
     theirs = origin.run.manifest()
     symbols = _added_symbols(origin, theirs, store.tokenizer)
@@ -68,33 +73,19 @@ def lineage(directory, config, store, abstract_params: dict) -> dict:
             "first": store.tokenizer.vocab_size - len(symbols),
             "shapes": {name: shape for name, shape in _their_shapes(origin).items() if name in vocab_dims},
         }
-    return {"started_from": started}
+    return started
 
 
 def _refused(origin: str, why: str, mend: str) -> UserError:
     return UserError(f"this run cannot start from {origin}: {why}; {mend}.")
 
 
-def _origin(train, directory) -> Origin:
+def origin_of(train, directory) -> Origin:
     """The checkpoint that a TrainConfig names. Raises UserError: there is none."""
-    run = run_directory.open_run(train.start_from)
-    if run.path == directory.path:
-        raise UserError(f"train.start_from={train.start_from!r} is --workdir itself; give another run, or None.")
-    if folder_kinds.kind_of(run.path) != folder_kinds.RUN:
-        raise UserError(
-            f"train.start_from={train.start_from!r} is not a run directory: it is {folder_kinds.said(run.path)}; give that of"
-            " a run, or of a model that gptjax import has made one of."
-        )
-    try:
-        run.config()  # these files are of one run
-        run.read_tokenizer()
-    except UserError as error:
-        raise _refused(train.start_from, str(error).rstrip("."), "repair that run") from error
-    steps = run.steps()
-    if not steps:
-        raise _refused(train.start_from, "it has no checkpoint", "train it further, or give another run")
+    origin = newest_of("train.start_from", train.start_from, directory)
+    run, steps = origin.run, origin.run.steps()
     if train.start_step is None:
-        return Origin(run, steps[-1])
+        return origin
     if train.start_step == "best":
         return Origin(run, best_step(run, train.start_from))
     step = bounds.whole_number(train.start_step)
@@ -102,6 +93,26 @@ def _origin(train, directory) -> Origin:
         there = ", ".join(map(str, steps))
         raise _refused(train.start_from, f"it has no checkpoint of train.start_step={step}", f"there are: {there}")
     return Origin(run, step)
+
+
+def newest_of(field: str, name: str, directory) -> Origin:
+    """The newest checkpoint of a run that a field of the config names. Raises UserError: there is none."""
+    run = run_directory.open_run(name)
+    if run.path == directory.path:
+        raise UserError(f"{field}={name!r} is --workdir itself; give another run, or None.")
+    if folder_kinds.kind_of(run.path) != folder_kinds.RUN:
+        raise UserError(
+            f"{field}={name!r} is not a run directory: it is {folder_kinds.said(run.path)}; give that of"
+            " a run, or of a model that gptjax import has made one of."
+        )
+    try:
+        run.config()  # these files are of one run
+        run.read_tokenizer()
+    except UserError as error:
+        raise _refused(name, str(error).rstrip("."), "repair that run") from error
+    if not run.steps():
+        raise _refused(name, "it has no checkpoint", "train it further, or give another run")
+    return Origin(run, run.steps()[-1])
 
 
 def best_step(run: run_directory.RunDirectory, name: str) -> int:
@@ -196,8 +207,22 @@ def begin(started: dict, config, program, keeper):
     """The state that a run starts with, saved as its first checkpoint. started: of its manifest. Returns a resume.Resumed."""
     from gptjax.training.resume import Resumed
 
+    state = program.init()
+    params = parameters(started, config, program, state.params)
+    ema = None if state.ema is None else jax.tree.map(lambda p, a: jnp.copy(p.astype(a.dtype)), params, state.ema)
+    state = state._replace(params=params, ema=ema)
+    symbols = started.get("symbols") or {"shapes": {}}
+    keeper.frozen = _frozen(started, config, _taken(started, program) - symbols["shapes"].keys())
+    data = {"batch_hash": f"{0:016x}", "rows_read": 0}
+    keeper.save(state, 0, last=True, **data)
+    return Resumed(0, state, data, said(started))
+
+
+def parameters(started: dict, config, program, initialised: dict) -> dict:
+    """Those of the other run, on the program's mesh, and of `initialised` those that it does not have. started: as `described`
+    gives it. Raises UserError or Damaged, in all processes: they cannot be read."""
     symbols = started.get("symbols") or {"shapes": {}, "first": 0}
-    names = flatten_dict(program.abstract_params, sep="/").keys() - set(started["initialised"])
+    names = _taken(started, program)
     taken, places = (
         unflatten_dict({name: leaf for name, leaf in flatten_dict(tree, sep="/").items() if name in names}, sep="/")
         for tree in (new_symbols.with_their_shapes(program.abstract_params, symbols["shapes"]), program.param_sharding)
@@ -206,18 +231,16 @@ def begin(started: dict, config, program, keeper):
     origin = dataclasses.replace(
         program, abstract_params=_without(taken, scales), param_sharding=_without(places, scales)
     )
-    state = program.init()
     run = run_directory.open_run(started["run"])
     _, params = loading.read(run, started["step"], "params", config.optim.param_dtype, origin)
     params = new_symbols.grown(params, symbols["shapes"], symbols["first"], program, config.model)
     params = int8.with_bytes(params, taken, places) if scales else params
-    params = unflatten_dict(flatten_dict(state.params, sep="/") | flatten_dict(params, sep="/"), sep="/")
-    ema = None if state.ema is None else jax.tree.map(lambda p, a: jnp.copy(p.astype(a.dtype)), params, state.ema)
-    state = state._replace(params=params, ema=ema)
-    keeper.frozen = _frozen(started, config, names - symbols["shapes"].keys())
-    data = {"batch_hash": f"{0:016x}", "rows_read": 0}
-    keeper.save(state, 0, last=True, **data)
-    return Resumed(0, state, data, said(started))
+    return unflatten_dict(flatten_dict(initialised, sep="/") | flatten_dict(params, sep="/"), sep="/")
+
+
+def _taken(started: dict, program) -> set[str]:
+    """Names of our parameters that are the other run's."""
+    return flatten_dict(program.abstract_params, sep="/").keys() - set(started["initialised"])
 
 
 def _without(tree: dict, names: set[str]) -> dict:
