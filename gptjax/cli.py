@@ -46,6 +46,7 @@ COMMANDS = {  # name: (module, what it is for)
     "tokenizer": ("gptjax.commands.tokenizer", "train a tokenizer, or show one and what it does"),
     "import": ("gptjax.commands.import_", "make a run directory from a model of transformers or llama.cpp"),
     "adapter": ("gptjax.commands.adapter", "merge the adapter of a run into its model"),
+    "reward": ("gptjax.commands.reward", "put the scores of a reward model on a scale"),
     "export": ("gptjax.commands.export", "write a run's model for transformers or llama.cpp"),
     "study": ("gptjax.commands.study", "scaling studies: many runs from one file, and the laws fitted to them"),
     "parity": (

@@ -9,9 +9,10 @@ sample           text from a run; chatting.py is the conversation of --chat
 watch            a page of a run or a study for a browser
 verify           whether a run's files are as they were written
 prepare          token shards from text
-data             what a run reads; data_table.py prints it, data_picture.py draws it
+data             what a run reads; data_table.py and data_pairs.py print it, data_picture.py draws it
 tokenizer        trains one, or shows what it does
 adapter          merges the adapter of a run into its model
+reward           puts the scores of a reward model on a scale
 import_, export  models of other programs
 study            study_plan.py, study_run.py, study_status.py, study_fit.py
 parity           the same training on every mesh

@@ -48,8 +48,12 @@ def run(args) -> int:
     _check_flags(args)
     config, directory = _config(args)
     if args.verify:
+        if config.data.examples is not None:
+            raise UserError(
+                f"--verify: the examples of {config.data.examples_field} are in no token files; leave it out."
+            )
         return _verify(config, args)
-    rows, store = _open(config, directory)
+    rows, store = _open(config, directory) if config.data.preferences is None else _open_pairs(config, directory)
     rewinds = schedule.NO_REWINDS if directory is None else directory.rewinds()
     if args.stats:
         if rewinds.count:
@@ -109,21 +113,46 @@ def _open(config, directory):
     return TrainRows(store, config.data, config.model.context_length, objective), store
 
 
-def _rows(config, rows, tokenizer, args, rewinds) -> None:
-    from gptjax.commands import data_table
-    from gptjax.data.looking import inspection
+def _open_pairs(config, directory):
+    """(rows, store) of a config of preferences. Raises UserError: they are not those that the run was started with."""
+    from gptjax.data.pairs.rows import TrainPairs
+    from gptjax.data.pairs.store import open_pairs
 
+    store = open_pairs(config)
+    if directory is not None:
+        directory.check_text(store)
+    return TrainPairs(store, config.data.seed, unit=1), store
+
+
+def _rows(config, rows, tokenizer, args, rewinds) -> None:
+    from gptjax.commands import data_pairs, data_table
+    from gptjax.data.looking import inspection, preferences
+
+    is_text = config.data.preferences is None
+    facts_of, show = (None, None) if is_text else (preferences.row_facts, data_pairs.row)
+    step = 1 if args.step is None else args.step
     with _Report("hashing earlier rows") as report:
-        facts = inspection.step_facts(
-            config, rows, tokenizer, 1 if args.step is None else args.step, args.row, report, rewinds
-        )
+        facts = inspection.step_facts(config, rows, tokenizer, step, args.row, report, rewinds, facts_of)
     if args.json:
         print(json.dumps(facts, indent=2))
     else:
-        print(data_table.step(facts, _SHOWN if args.row is None else 1, data_table.style(sys.stdout)))
+        print(data_table.step(facts, _SHOWN if args.row is None else 1, data_table.style(sys.stdout), show))
+
+
+def _pair_statistics(config, store, args) -> None:
+    from gptjax.commands import data_pairs
+    from gptjax.data.looking import preferences
+
+    if args.picture is not None:
+        raise UserError(f"--picture={args.picture}: preferences have no picture of documents; leave it out.")
+    facts = preferences.statistics(config, store)
+    print(json.dumps(facts, indent=2) if args.json else data_pairs.statistics(facts))
 
 
 def _statistics(config, store, rows, args) -> None:
+    if config.data.preferences is not None:
+        _pair_statistics(config, store, args)
+        return
     from gptjax.commands import data_picture, data_table
     from gptjax.data.looking import statistics
 

@@ -46,15 +46,15 @@ def style(stream) -> Style:
 # ---- rows
 
 
-def step(facts: dict, n_rows: int, marks: Style) -> str:
-    """The first n_rows of a step's rows as text."""
+def step(facts: dict, n_rows: int, marks: Style, show=None) -> str:
+    """The first n_rows of a step's rows as text. show: in the place of `_row`, of rows that are no running text."""
     shown, last = facts["rows"][:n_rows], facts["first_row"] + facts["batch_size"] - 1
     lines = [
         f"step {facts['step']:,} of {facts['steps']:,}: rows {facts['first_row']:,} to {last:,} of the run"
         + (f", after rollbacks that left out {facts['rows_left_out']:,}" if facts["rows_left_out"] else ""),
         f"batch hash {facts['batch_hash_before']} before it, {facts['batch_hash']} after it (as in metrics.jsonl)",
-        _legend(shown, marks),
-        *(_row(row, marks) for row in shown),
+        _legend(shown, marks) if show is None else "marks: " + _marked("answer", "…", marks) + " " + _MEANING["answer"],
+        *((show or _row)(row, marks) for row in shown),
     ]
     if left := len(facts["rows"]) - len(shown):
         lines.append(f"\n{left:,} more rows in this step: --row={len(shown)} to --row={facts['batch_size'] - 1}")
@@ -96,8 +96,17 @@ def _row(row: dict, marks: Style) -> str:
         f"\n{row['predicted']:,} of {row['targets']:,} targets have a loss, {row['weight_0']:,} have none{padding};"
         f" batch hash {row['batch_hash']}"
     )
-    text = "".join(_part(part, row, marks) for part in row["parts"])
-    return head + "\n" + "\n".join(f"  │ {line}" for line in text.split("\n"))
+    return head + "\n" + _barred("".join(_part(part, row, marks) for part in row["parts"]))
+
+
+def text(parts: list[dict], marks: Style) -> str:
+    """Of a conversation, its targets marked."""
+    of_conversation = {"conversations": True, "predicts_in_place": False}
+    return _barred("".join(_part(part, of_conversation, marks) for part in parts))
+
+
+def _barred(text: str) -> str:
+    return "\n".join(f"  │ {line}" for line in text.split("\n"))
 
 
 def _part(part: dict, row: dict, marks: Style) -> str:

@@ -61,16 +61,14 @@ def of_pairs(pairs: Pairs) -> dict[str, metrics.Estimate]:
     chosen_longer, the share of pairs in which it is longer. What is not defined, such as a correlation where all differences
     are the same, is left out."""
     prompts = int(pairs.prompt_P.max()) + 1
-    first_E = np.searchsorted(pairs.prompt_P, np.arange(prompts))
-    stop_E = np.append(first_E[1:], len(pairs.prompt_P))
-    columns = (*pairs[1:3], pairs.weight_P)
-    defined = {name for name, value in _numbers(*columns).items() if np.isfinite(value)}
 
     def of_prompts(index_E) -> dict[str, float]:
-        place_P = np.concatenate([np.arange(first_E[e], stop_E[e]) for e in index_E])
-        numbers = _numbers(*(column_P[place_P] for column_P in columns))
+        weight_P = pairs.weight_P * np.bincount(index_E, minlength=prompts)[pairs.prompt_P]
+        numbers = _numbers(pairs.difference_P, pairs.longer_P, weight_P)
         return {name: value for name, value in numbers.items() if name in defined}
 
+    whole = _numbers(pairs.difference_P, pairs.longer_P, pairs.weight_P)
+    defined = {name for name, value in whole.items() if np.isfinite(value)}
     of_prompt = (mean_by_prompt(value_P, pairs) for value_P in (right(pairs.difference_P), pairs.difference_P))
     accuracy, margin = map(metrics.mean, of_prompt)
     if len(pairs.prompt_P) == prompts:  # one pair each: a share
@@ -80,18 +78,25 @@ def of_pairs(pairs: Pairs) -> dict[str, metrics.Estimate]:
 
 def _numbers(difference_P, longer_P, weight_P) -> dict[str, float]:
     right_P = right(difference_P)
-    parts = {"accuracy_longer": longer_P > 0, "accuracy_shorter": longer_P < 0}
-    numbers = {name: _weighted_mean(right_P[is_in_P], weight_P[is_in_P]) for name, is_in_P in parts.items()}
-    numbers["chosen_longer"] = _weighted_mean(longer_P > 0, weight_P)
-    return numbers | {
+    return {
+        "accuracy_longer": _mean(right_P, weight_P * (longer_P > 0)),
+        "accuracy_shorter": _mean(right_P, weight_P * (longer_P < 0)),
+        "chosen_longer": _mean(longer_P > 0, weight_P),
         "ece": calibration_error(calibration(difference_P, weight_P)),
-        "length_correlation": metrics.pearson(difference_P, longer_P),
+        "length_correlation": _correlation(difference_P, longer_P, weight_P),
     }
 
 
-def _weighted_mean(value_P, weight_P) -> float:
-    """NaN of none."""
-    return float(np.sum(value_P * weight_P) / np.sum(weight_P)) if len(weight_P) else float("nan")
+def _mean(value_P, weight_P) -> float:
+    """Weighted; NaN where no weight is."""
+    return float(np.sum(value_P * weight_P) / np.sum(weight_P)) if np.any(weight_P) else float("nan")
+
+
+def _correlation(a_P, b_P, weight_P) -> float:
+    """Pearson's, weighted; NaN where one of both does not vary."""
+    a_P, b_P = a_P - _mean(a_P, weight_P), b_P - _mean(b_P, weight_P)
+    size = np.sqrt(np.sum(weight_P * a_P**2) * np.sum(weight_P * b_P**2))
+    return float(np.sum(weight_P * a_P * b_P) / size) if size > 0 else float("nan")
 
 
 def calibration(difference_P, weight_P) -> list[dict[str, float]]:

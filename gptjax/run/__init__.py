@@ -5,6 +5,7 @@ inside          logits, attention, the residual stream, the logit lens
 token_loss      the loss of each token of a text, as numbers and in colours
 attention_maps  attention weights with their axes and tokens
 adapters        the adapter of a run, merged into its model, or another one on the same base
+rewards         a reward model whose scores are put on a scale
 metrics_frame   the log of a run as tables
 arguments       what is said of an argument that cannot be
 """

@@ -29,11 +29,13 @@ def step_facts(
     row: int | None,
     report=lambda done, total: None,
     rewinds: Rewinds = NO_REWINDS,
+    facts_of=None,
 ) -> dict:
     """Of a step: its rows in the run, the batch hash before and after it, and the facts of its rows, or of one.
 
     step: counted from 1, as on the screen and in metrics.jsonl: the rows that the loss logged for this step is of.
-    rewinds: of a run that left text out. report: is called while earlier rows are hashed.
+    rewinds: of a run that left text out. report: is called while earlier rows are hashed. facts_of: in the place of
+    `row_facts`, of rows that are no running text.
     Raises UserError: no such step of the run, no such row of the step.
     """
     steps = schedule.total_steps(config)
@@ -48,7 +50,7 @@ def step_facts(
     chosen = range(size) if row is None else (row,)
     before = hash_before(rows, rewinds.read_before(config, index), report)
     hash_B = np.array(before, np.uint64) + np.cumsum(rows.hashes(first, first + size), dtype=np.uint64)
-    facts = row_facts(rows, tokenizer, first + chosen[0], first + chosen[-1] + 1)
+    facts = (facts_of or row_facts)(rows, tokenizer, first + chosen[0], first + chosen[-1] + 1)
     return {
         "step": step,
         "steps": steps,
