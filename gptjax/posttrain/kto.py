@@ -23,8 +23,11 @@ from gptjax.training.losses import Mean
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kto:
-    """good_weight, bad_weight: of the two kinds of examples; the paper sets them so that good_weight times the number of
-    good ones is 1 to 4/3 of bad_weight times that of bad ones (eq. 8)."""
+    """1 - s(beta (h(y) - z)) of a good answer, 1 - s(beta (z - h(y))) of a bad one (Ethayarajh et al. 2024, eq. 7).
+
+    good_weight, bad_weight: of the two kinds of examples; the paper sets them so that good_weight times the number of
+    good ones is 1 to 4/3 of bad_weight times that of bad ones (eq. 8).
+    """
 
     beta: float = 0.1
     good_weight: float = 1.0

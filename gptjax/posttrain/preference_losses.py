@@ -1,26 +1,7 @@
 """Losses of pairs of answers, one of which was preferred: DPO and its family, as train.loss="dpo(beta=0.1)".
 
-Below, c and r are the chosen and the rejected answer, log p(c) the log-probability of one given its prompt, h(c) its log-ratio
-to the reference, log p(c) - log p_ref(c), |c| its tokens, and s the logistic function. A loss is in nats a pair.
-
-    dpo           -log s(beta (h(c) - h(r)))                                       Rafailov et al. 2023, eq. 7
-                  with label_smoothing e: that of the pair the other way round counts e (cDPO, Mitchell 2023)
-    robust        the same, unbiased if a share e of the labels is flipped         Chowdhury et al. 2024
-    hinge         max(0, 1 - beta (h(c) - h(r)))                                   Zhao et al. 2023 (SLiC), Liu et al. 2023 (RSO)
-    ipo           (h(c)/|c| - h(r)/|r| - 1 / (2 beta))^2                           Azar et al. 2023, eq. 17
-    sigmoid_norm  -log s(beta (h(c)/|c| - h(r)/|r|))                               Lambert et al. 2024 (Tulu 3), eq. 6
-    exo_pair      KL(q || p) of q = s(beta (h(c) - h(r))) and p = 1 - e            Ji et al. 2024, eq. 16
-    nca           -log s(beta h(c)) - (log s(-beta h(c)) + log s(-beta h(r))) / 2  Chen et al. 2024
-    bco           -log s(beta h(c)) - log s(-beta h(r))                            Jung et al. 2024, without reward shift
-    sppo_hard     (h(c) - 1/(2 beta))^2 + (h(r) + 1/(2 beta))^2                    Wu et al. 2024, eq. 4.7, certain wins
-    aot           -log s(beta d), d between sorted log p(c) - log p(r) and the     Melnyk et al. 2024
-                  reference's sorted ones
-    apo_zero      1 - s(beta h(c)) + s(beta h(r))                                  D'Oosterlinck et al. 2024, eq. 7
-    apo_down      s(beta h(c)) + 1 - s(beta (h(c) - h(r)))                         the same, eq. 8
-    discopop      a blend of dpo and exp(-beta (h(c) - h(r)))                      Lu et al. 2024, eq. 5
-    simpo         -log s(beta (log p(c)/|c| - log p(r)/|r|) - gamma)               Meng et al. 2024, eq. 6; no reference
-    cpo           -log s(beta (log p(c) - log p(r))) + nll's                       Xu et al. 2024; no reference
-    orpo          -log p(c)/|c| - beta log s(log odds of c less those of r)        Hong et al. 2024, eq. 6; no reference
+In what follows c and r are the chosen and the rejected answer, log p(c) is the log-probability of one given its prompt, h(c) its
+log-ratio to the reference, log p(c) - log p_ref(c), |c| its tokens, and s the logistic function. A loss is in nats a pair.
 
 `nll` adds that many times -log p(c)/|c|, which keeps the chosen answer likely (Pang et al. 2024, eq. 1). Of a ranking every
 pair of two different scores is one, and an example counts once: the mean over its pairs. What is computed over a whole
@@ -117,12 +98,17 @@ class Smoothed(PairLoss):
 
 
 class Dpo(Smoothed):
+    """-log s(beta (h(c) - h(r))) (Rafailov et al. 2023, eq. 7); with label_smoothing e, the pair the other way round counts e
+    (cDPO, Mitchell 2023)."""
+
     def of_pairs(self, pairs):
         return self.of_margin(self.margin(pairs))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Robust(Smoothed):
+    """DPO's loss, unbiased where a share label_smoothing of the pairs is the wrong way round (Chowdhury et al. 2024)."""
+
     label_smoothing: float = 0.1
 
     def of_pairs(self, pairs):
@@ -132,13 +118,18 @@ class Robust(Smoothed):
 
 
 class Hinge(PairLoss):
+    """max(0, 1 - beta (h(c) - h(r))) (Zhao et al. 2023, SLiC; Liu et al. 2023, RSO)."""
+
     def of_pairs(self, pairs):
         return jax.nn.relu(1 - self.margin(pairs))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ipo(PairLoss):
-    """per_token: whether log-ratios are means over tokens, as the authors' own results have it; else sums, as printed."""
+    """(h(c)/|c| - h(r)/|r| - 1/(2 beta))^2 (Azar et al. 2023, eq. 17).
+
+    per_token: whether log-ratios are means over tokens, as the authors' own results have it; else sums, as printed.
+    """
 
     per_token: bool = True
 
@@ -154,6 +145,8 @@ class Ipo(PairLoss):
 
 
 class SigmoidNorm(Smoothed):
+    """-log s(beta (h(c)/|c| - h(r)/|r|)): DPO by the token (Lambert et al. 2024, Tulu 3)."""
+
     def of_pairs(self, pairs):
         return self.of_margin(self.margin(pairs))
 
@@ -163,6 +156,8 @@ class SigmoidNorm(Smoothed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exo(Smoothed):
+    """The divergence KL(q || p) of q = s(beta (h(c) - h(r))) from p = 1 - label_smoothing (Ji et al. 2024, eq. 16)."""
+
     label_smoothing: float = 1e-3
 
     def __post_init__(self):
@@ -177,25 +172,33 @@ class Exo(Smoothed):
 
 
 class Nca(PairLoss):
+    """-log s(beta h(c)) - (log s(-beta h(c)) + log s(-beta h(r))) / 2 (Chen et al. 2024)."""
+
     def of_pairs(self, pairs):
         chosen_BP, rejected_BP = self.reward(pairs.chosen), self.reward(pairs.rejected)
         return -log_sigmoid(chosen_BP) - 0.5 * log_sigmoid(-chosen_BP) - 0.5 * log_sigmoid(-rejected_BP)
 
 
 class Bco(PairLoss):
+    """-log s(beta h(c)) - log s(-beta h(r)) (Jung et al. 2024, without their shift of the reward)."""
+
     def of_pairs(self, pairs):
         return -log_sigmoid(self.reward(pairs.chosen)) - log_sigmoid(-self.reward(pairs.rejected))
 
 
 class Sppo(PairLoss):
+    """(h(c) - 1/(2 beta))^2 + (h(r) + 1/(2 beta))^2 (Wu et al. 2024, eq. 4.7, of wins that are certain)."""
+
     def of_pairs(self, pairs):
         aim = 0.5 / self.beta
         return jnp.square(pairs.chosen.ratio - aim) + jnp.square(pairs.rejected.ratio + aim)
 
 
 class Aot(Smoothed):
+    """-log s(beta d), d between log p(c) - log p(r), sorted over the batch, and the reference's, sorted (Melnyk et al. 2024)."""
+
     def of_pairs(self, pairs):
-        """In the places of the sorted pairs; those that do not count are sorted behind the others, where nothing does."""
+        """The mean over the pairs, for each: those that do not count are sorted behind the others."""
         counts = pairs.weight_BP.ravel() > 0
         chosen, rejected = pairs.chosen, pairs.rejected
         of_model, of_reference = (
@@ -214,18 +217,25 @@ class Aot(Smoothed):
 
 
 class ApoZero(PairLoss):
+    """1 - s(beta h(c)) + s(beta h(r)): for chosen answers better than the model's own (D'Oosterlinck et al. 2024, eq. 7)."""
+
     def of_pairs(self, pairs):
         return 1 - sigmoid(self.reward(pairs.chosen)) + sigmoid(self.reward(pairs.rejected))
 
 
 class ApoDown(PairLoss):
+    """s(beta h(c)) + 1 - s(beta (h(c) - h(r))): for chosen answers worse than the model's own (the same, eq. 8)."""
+
     def of_pairs(self, pairs):
         return sigmoid(self.reward(pairs.chosen)) + 1 - sigmoid(self.margin(pairs))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiscoPop(PairLoss):
-    """tau: temperature of the blend."""
+    """A blend of DPO's loss and exp(-beta (h(c) - h(r))) (Lu et al. 2024, eq. 5).
+
+    tau: temperature of the blend.
+    """
 
     tau: float = 0.05
 
@@ -245,7 +255,10 @@ class DiscoPop(PairLoss):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimPo(Smoothed):
-    """gamma: margin that a pair is to have. Its authors set beta to 2 and more, gamma to about half of it."""
+    """-log s(beta (log p(c)/|c| - log p(r)/|r|) - gamma); no reference (Meng et al. 2024, eq. 6).
+
+    Its authors set beta to 2 and more, and gamma to about half of it.
+    """
 
     beta: float = 2.0
     gamma: float = 1.0
@@ -260,6 +273,8 @@ class SimPo(Smoothed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cpo(Smoothed):
+    """-log s(beta (log p(c) - log p(r))) beside nll's; no reference (Xu et al. 2024)."""
+
     nll: float = 1.0
     has_reference = False
 
@@ -269,7 +284,7 @@ class Cpo(Smoothed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Orpo(PairLoss):
-    """beta: weight of the odds ratio beside the loss of the chosen answer; nll: weight of the latter."""
+    """-log p(c)/|c| - beta log s(log odds of c less those of r); no reference (Hong et al. 2024, eq. 6)."""
 
     nll: float = 1.0
     has_reference = False

@@ -7,7 +7,6 @@ held-out rows   log-probabilities under the reference; answers are judged by the
 import functools
 
 from gptjax.config.fields import MeshConfig
-from gptjax.errors import UserError
 from gptjax.hosts import compiling, coordination
 from gptjax.posttrain import answers, mismatched, reference
 from gptjax.training import losses
@@ -22,11 +21,6 @@ class PreferenceRows(Hook):
     def __init__(self, config):
         super().__init__(config)
         self.loss = losses.chosen(config.train.loss)
-        if config.train.reference is not None and not self.loss.has_reference:
-            raise UserError(
-                f"train.reference={config.train.reference!r}, but train.loss={config.train.loss!r} has no reference; leave it"
-                " out."
-            )
         self._is_ready = False
 
     def due(self, step: int) -> bool:

@@ -52,6 +52,7 @@ RUN = {  # a valid value that is not BASE's, of every field that is a run's; a d
         "seed": 1,
         "start_from": "run",
         "start_step": {"train": {"start_from": "run", "start_step": "best"}},
+        "reference": "run",
         "trainable": "blocks",
         "stop_metric": "loss",
         "stop_patience": {"train": {"stop_metric": "loss", "stop_patience": 4}},
