@@ -66,9 +66,9 @@ def weights(seed: int = 0) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def batch() -> dict[str, np.ndarray]:
+def batch(seed: int = 7) -> dict[str, np.ndarray]:
     """Five prompts, each with two answers of different lengths: token_BKT, length_BK and prompt_B tokens of each prompt."""
-    rng, T = np.random.RandomState(7), SHAPE["n_positions"]
+    rng, T = np.random.RandomState(seed), SHAPE["n_positions"]
     prompt_B = rng.randint(2, 6, 5)
     token_BKT, length_BK = np.zeros((5, 2, T), np.int32), np.zeros((5, 2), np.int32)
     for b, prompt in enumerate(prompt_B):
@@ -80,9 +80,10 @@ def batch() -> dict[str, np.ndarray]:
     return {"token_BKT": token_BKT, "length_BK": length_BK, "prompt_B": prompt_B}
 
 
-def judged() -> dict[str, np.ndarray]:
-    """The first answers of `batch` as good and bad ones (label_B), each with the mismatched one that TRL rotates to it."""
-    pairs = batch()
+def judged(seed: int = 14) -> dict[str, np.ndarray]:
+    """The first answers of `batch` as good and bad ones (label_B), each with the mismatched one that TRL rotates to it. Of this seed
+    the mean log-ratio of the latter is above 0, where the loss depends on it."""
+    pairs = batch(seed)
     token_BKT, length_BK = np.zeros_like(pairs["token_BKT"]), np.zeros_like(pairs["length_BK"])
     for b, prompt in enumerate(pairs["prompt_B"]):
         answers = [pairs["token_BKT"][i, 0, pairs["prompt_B"][i] : pairs["length_BK"][i, 0]] for i in (b, (b - 1) % 5)]
