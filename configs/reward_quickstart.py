@@ -1,8 +1,8 @@
 """A reward model that knows right sums from wrong ones, from the model of configs/sft_quickstart.py.
 
-    gptjax train --config=configs/quickstart.py --workdir=runs/quickstart
-    gptjax train --config=configs/sft_quickstart.py --workdir=runs/sft_quickstart --config.train.start_from=runs/quickstart
-    gptjax train --config=configs/reward_quickstart.py --workdir=runs/reward_quickstart --config.train.start_from=runs/sft_quickstart
+gptjax train --config=configs/quickstart.py --workdir=runs/quickstart
+gptjax train --config=configs/sft_quickstart.py --workdir=runs/sft_quickstart --config.train.start_from=runs/quickstart
+gptjax train --config=configs/reward_quickstart.py --workdir=runs/reward_quickstart --config.train.start_from=runs/sft_quickstart
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ def get_config():
     )
     config.optim = dict(peak_lr=1e-3, warmup_steps=20, final_lr_fraction=0.0)
     config.mesh = dict(replica=-1, fsdp=1, cpu_devices=2)
-    config.train = dict(steps=300, batch_size=32, log_every=10, loss="reward", start_from="runs/sft_quickstart")
+    config.train = dict(steps=300, batch_size=16, log_every=10, loss="reward", start_from="runs/sft_quickstart")
     config.checkpoint = dict(every_steps=150)
-    config.eval = dict(every_steps=50, batch_size=64)
+    config.eval = dict(every_steps=100, batch_size=64)
     return config

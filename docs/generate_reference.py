@@ -195,6 +195,7 @@ KINDS = [  # (heading, chosen by, the table, an attribute of an entry or a dict 
     ("Packings", "`data.packing`", "gptjax.data.rows.pipeline:PACKINGS", PACKINGS),
     ("Objectives", "`data.objective`", "gptjax.config.text_kinds:OBJECTIVES", "code"),
     ("Tasks of labelled examples", "`data.task`", "gptjax.data.examples.kinds:TASKS", None),
+    ("Preferences", "`data.preferences`", "gptjax.config.text_kinds:PREFERENCES", None),
     ("Cleaning steps", "`gptjax prepare --clean`", "gptjax.data.preparing.cleaning.specs:STEPS", None),
     ("Sampler options", "`gptjax sample`, `run.generate`", "gptjax.generation.settings:OPTIONS", "help"),
     ("Tasks in Python", "`gptjax eval --tasks`, `eval.tasks`", "gptjax.tasks.task:TASKS", None),

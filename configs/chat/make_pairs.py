@@ -2,8 +2,8 @@
 
     python configs/chat/make_pairs.py
 
-Each prompt asks for the sum of two numbers below 10. The chosen answer is right; the rejected one is off by 1 to 3 or by 10,
-or has its two digits changed round. Every such pair is there once, in an order drawn by chance.
+Each prompt asks which of two numbers from 10 to 99 is larger, or smaller; the chosen answer is that one, the rejected answer
+the other. No prompt is there twice, so one that is held out was never seen; both answers have one length.
 """
 
 import json
@@ -11,29 +11,22 @@ import pathlib
 import random
 
 HERE = pathlib.Path(__file__).parent
+PAIRS = 1200
 
 
-def wrong(right: int) -> list[int]:
-    near = [right + step for step in (-10, -3, -2, -1, 1, 2, 3, 10)]
-    turned = int(str(right)[::-1])
-    return sorted(number for number in {*near, turned} - {right} if number >= 0)
-
-
-def pairs() -> list[dict]:
+def pair(word: str, a: int, b: int) -> dict:
     """In TRL's form."""
-    return [
-        {"prompt": f"What is {a} + {b}?", "chosen": str(a + b), "rejected": str(number)}
-        for a in range(10)
-        for b in range(10)
-        for number in wrong(a + b)
-    ]
+    right, wrong = (max(a, b), min(a, b)) if word == "larger" else (min(a, b), max(a, b))
+    return {"prompt": f"Which is {word}, {a} or {b}?", "chosen": str(right), "rejected": str(wrong)}
 
 
 def main() -> None:
-    records = pairs()
-    random.Random(0).shuffle(records)
-    (HERE / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    print(f"pairs.jsonl: {len(records)} pairs")
+    rng = random.Random(0)
+    numbers = range(10, 100)
+    questions = [(word, a, b) for word in ("larger", "smaller") for a in numbers for b in numbers if a != b]
+    lines = [json.dumps(pair(*question)) + "\n" for question in rng.sample(questions, PAIRS)]
+    (HERE / "pairs.jsonl").write_text("".join(lines))
+    print(f"pairs.jsonl: {len(lines)} pairs")
 
 
 if __name__ == "__main__":
