@@ -1,7 +1,8 @@
 """Losses of pairs of answers, one of which was preferred: DPO and its family, as train.loss="dpo(beta=0.1)".
 
-In what follows c and r are the chosen and the rejected answer, log p(c) is the log-probability of one given its prompt, h(c) its
-log-ratio to the reference, log p(c) - log p_ref(c), |c| its tokens, and s the logistic function. A loss is in nats a pair.
+In what follows c and r are the chosen and the rejected answer, log p(c) is the log-probability of one given its prompt,
+h(c) its log-ratio to the reference, log p(c) - log p_ref(c), |c| its tokens, and s the logistic function. A loss is in nats
+a pair.
 
 `nll` adds that many times -log p(c)/|c|, which keeps the chosen answer likely (Pang et al. 2024, eq. 1). Of a ranking every
 pair of two different scores is one, and an example counts once: the mean over its pairs. What is computed over a whole

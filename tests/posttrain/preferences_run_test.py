@@ -1,4 +1,4 @@
-"""Whole runs of DPO and KTO: where they start, what their reference is, resumed as uninterrupted, on any mesh, and evaluated."""
+"""Whole runs of DPO and KTO: their start and their reference, resumed as uninterrupted, on any mesh, and evaluated."""
 
 import json
 import math
@@ -201,3 +201,16 @@ def test_the_key_of_a_reference_changes_with_its_parameters_and_with_the_answers
 
     keys = [key({"initialised": 0}, 1, 2, 3), key({"initialised": 1}, 1, 2, 3), key({"initialised": 0}, 1, 2, 4)]
     assert len({*keys}) == 3 and key({"initialised": 0}, 1, 2, 3) == keys[0]
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_reference_and_the_losses_of_one(run, values, folder, tmp_path):
+    apart = runs.changed(values, data=dict(cache_dir=str(tmp_path / "cache")))
+    with runs.processes(apart, tmp_path / "run", tmp_path, count=2) as both:
+        for process in both:
+            process.ends_with(0)
+    assert references(tmp_path / "run").keys() == references(run).keys()
+    for name, array in references(run).items():
+        np.testing.assert_allclose(references(tmp_path / "run")[name], array, atol=1e-5)
+    for row, other in zip(runs.train_rows(tmp_path / "run"), runs.train_rows(run), strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], abs=2e-5)
