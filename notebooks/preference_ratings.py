@@ -65,7 +65,8 @@ def is_test(text: str) -> bool:
 
 def rated(dialogues: list[dict]) -> dict[str, int]:
     """{text: sum of its ratings} of those that somebody rated, in the order of a hash."""
-    scores = {text_of(one): sum(one["ratings"].values()) for one in dialogues if one["ratings"] not in (None, DEFAULT)}
+    of_people = [one for one in dialogues if one.get("ratings") not in (None, DEFAULT)]
+    scores = {text_of(one): sum(one["ratings"].values()) for one in of_people}
     return {text: scores[text] for text in sorted(scores, key=digest) if text}
 
 

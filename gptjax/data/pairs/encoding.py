@@ -67,7 +67,7 @@ class Encoder:
                 " data.chat."
             )
         is_target_T = weight_T > 0
-        is_target_T[: len(prompt_L)] = False
+        is_target_T[: len(prompt_L)] = False  # also what the assistant has said in it
         end = last_target(is_target_T, where) + 1
         return token_T[:end], is_target_T[:end]
 

@@ -99,11 +99,7 @@ FORMS = {
 
 def _prompt(value, where: str) -> tuple[Message, ...]:
     values = [Message("user", value)] if isinstance(value, str) else value
-    return tuple(_not_learnt(message) for message in parse_messages(values, f"{where}: prompt"))
-
-
-def _not_learnt(message: Message) -> Message:
-    return message._replace(weight=0.0) if message.role == "assistant" else message
+    return parse_messages(values, f"{where}: prompt")
 
 
 def _without(prompt: tuple[Message, ...], value, where: str, name: str) -> tuple[Message, ...]:

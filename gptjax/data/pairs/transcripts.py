@@ -21,10 +21,7 @@ def parted(chosen, rejected, where: str) -> tuple[tuple[Message, ...], tuple[Mes
         raise UserError(f"{where}: chosen and rejected differ in no answer; leave it out.")
     for side, name in zip(sides, ("chosen", "rejected")):
         check_answer(side[alike:], f"{where}: {name}")
-    prompt = tuple(
-        message._replace(weight=0.0 if message.role == "assistant" else None) for message in sides[0][:alike]
-    )
-    return prompt, sides[0][alike:], sides[1][alike:]
+    return sides[0][:alike], sides[0][alike:], sides[1][alike:]
 
 
 def check_answer(answer: tuple[Message, ...], where: str) -> None:
