@@ -351,6 +351,10 @@ class TrainConfig(Shown):
     critic_from: str | None = setting(
         None, "a run whose newest parameters a separate critic starts from, its score head as the value head"
     )
+    reference: str | None = setting(
+        None,
+        "losses of preferences: a run directory whose newest parameters are the reference; None: those of this run's start",
+    )
     trainable: str | None = setting(
         None,
         "parameters that are trained, by names or globs with commas between; None: adapter and task head, else all",

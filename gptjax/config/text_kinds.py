@@ -102,15 +102,21 @@ PREFERENCES = {  # data.preferences: what the records say of answers
 @dataclasses.dataclass(frozen=True)
 class Examples:
     """Rows that are no running text. open: the address of a function (config, alive) -> their store; evaluation: the module
-    that judges a model by them."""
+    that judges a model by them; ready: of a function (run, {name: held-out rows}) that readies them for a run without a
+    head, if any."""
 
     open: str
     evaluation: str
+    ready: str | None = None
 
 
 EXAMPLES = {  # by the field of DataConfig that asks for them
     "task": Examples("gptjax.data.examples.store:open_examples", "gptjax.evaluation.labelled"),
-    "preferences": Examples("gptjax.data.pairs.store:open_pairs", "gptjax.evaluation.preferred"),
+    "preferences": Examples(
+        "gptjax.data.pairs.store:open_pairs",
+        "gptjax.evaluation.preferred",
+        ready="gptjax.posttrain.preference_rows:ready_for_evaluation",
+    ),
 }
 
 CHAT_LOSSES = {  # data.chat_loss, which tokens of a conversation are targets: functions of their weights

@@ -15,6 +15,7 @@ from gptjax.config import task_heads
 from gptjax.data import tokenizers
 from gptjax.data.pairs import store
 from gptjax.data.pairs.rows import EvalPairs
+from gptjax.errors import imported
 from gptjax.evaluation import labelled, metrics, preference_metrics, scored
 from gptjax.evaluation import texts as evaluation_text
 from gptjax.models import labelled as labelled_model
@@ -67,7 +68,7 @@ def scores_of(
     program, params, rows: EvalPairs, batch_size: int, should_stop=lambda: False, report=None
 ) -> list[np.ndarray] | None:
     """Of each example float64 [K], on the mesh in context, batch_size examples at a time. None: should_stop() said so."""
-    compute, scores = (scored.of_likelihood if rows.head is None else scored.of_head), []
+    compute, scores = rows.scores or (scored.of_likelihood if rows.head is None else scored.of_head), []
     for first in range(0, rows.num_rows, batch_size):
         if should_stop():
             return None
@@ -119,7 +120,7 @@ class PreferenceReading:
             "loss": "nats per prompt, the mean over its pairs, without margin",
             "standard_error": "accuracy, margin and loss: over prompts; others: over"
             f" {metrics.RESAMPLES} bootstrap samples of the prompts",
-            "scores": "of the reward model" if run.config.model.task_head else "log-probabilities of the answers",
+            "scores": "of the reward model" if run.config.model.task_head else f"implicit, of {run.config.train.loss}",
             "examples": self.about,
             "dtype": run.model_config.dtype,
         }
@@ -137,7 +138,10 @@ def reading_of(run, texts=None, max_tokens: int | None = None) -> PreferenceRead
         specs, form = evaluation_text.named(texts), run.chat_format()
         sets = {name: store.other_examples(spec, run.config, form, run.tokenizer) for name, spec in specs.items()}
         about = {name: f"all of {spec}" for name, spec in specs.items()}
-    return PreferenceReading({name: rows_of(run, examples, max_tokens) for name, examples in sets.items()}, about)
+    rows = {name: rows_of(run, examples, max_tokens) for name, examples in sets.items()}
+    if run.config.model.task_head is None and run.config.data.preferences is not None:
+        imported(run.config.data.examples.ready, "data.preferences")(run, rows)
+    return PreferenceReading(rows, about)
 
 
 def open_own(run) -> store.PairStore:

@@ -1,5 +1,14 @@
 """After pretraining: preferences and reinforcement learning. Each stage is a loss and a batch for the loop of training/.
 
+reward              the loss of a reward model: Bradley-Terry over all pairs of a prompt
+answers             log-probabilities of the answers of a batch, under the model and under its reference
+preference_losses   losses of pairs of answers: DPO and its family
+kto                 a loss of answers judged one by one: KTO
+preference_rows     rows of preferences made ready for these losses
+reference           which parameters are the reference, and log-probabilities under them, computed once
+mismatched          answers behind prompts that they do not answer, for KTO
+preference_numbers  what these losses log beside themselves
+
 sampled             the distribution that tokens are drawn from, in the trainer: log-probabilities and entropies
 rollouts            answers that a policy draws to prompts, with the log-probabilities they were drawn with
 advantages          how much better an answer was than expected, token by token
@@ -23,5 +32,4 @@ tools               tools that an assistant calls in the middle of its answer
 calculator          the tool that does arithmetic
 
 best_of             the best of n answers by a reward, and what n buys: reward against divergence
-reward              the loss of a reward model: Bradley-Terry over all pairs of a prompt
 """

@@ -42,7 +42,8 @@ class MetricsLog:
         scalars = {f"{kind}/{name}": value for name, value in numbers.items() if isinstance(value, (int, float))}
         if self._tensorboard:
             for name, value in scalars.items():
-                self._tensorboard.add_scalar(name, value, step)
+                if value == value:  # of NaN it draws nothing, and warns in the middle of the terminal's lines
+                    self._tensorboard.add_scalar(name, value, step)
         if self._wandb:
             self._wandb.log(scalars, step=step)
 

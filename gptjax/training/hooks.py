@@ -209,6 +209,12 @@ def _keep_best(config) -> Hook | None:
     return None if metric is None else importlib.import_module("gptjax.training.judged").KeepBest(config, metric)
 
 
+def _preference_rows(config) -> Hook | None:
+    if config.data.preferences is None or config.model.task_head is not None:
+        return None
+    return importlib.import_module("gptjax.posttrain.preference_rows").PreferenceRows(config)
+
+
 def is_multiple(step: int, every: int | None) -> bool:
     """Whether something is due that is done every so many steps; None: never."""
     return every is not None and step % every == 0
@@ -221,6 +227,7 @@ HOOKS = {
     "tasks": _tasks,
     "sample": lambda config: Sample(config) if config.eval.sample_tokens else None,
     "profile": _profile,
+    "preference_rows": _preference_rows,
 }
 """Name -> a function of the config: the hook, or None where the config does not ask for it. They are run in this order."""
 

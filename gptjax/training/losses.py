@@ -28,11 +28,17 @@ from gptjax.config import catalogue
 from gptjax.errors import UserError, choose, imported, make_chosen, written_call
 from gptjax.models import placed
 
+PAIR_LOSSES = {
+    **{"dpo": "Dpo", "robust": "Robust", "hinge": "Hinge", "ipo": "Ipo", "sigmoid_norm": "SigmoidNorm"},
+    **{"exo_pair": "Exo", "nca": "Nca", "bco": "Bco", "sppo_hard": "Sppo", "aot": "Aot", "apo_zero": "ApoZero"},
+    **{"apo_down": "ApoDown", "discopop": "DiscoPop", "simpo": "SimPo", "cpo": "Cpo", "orpo": "Orpo"},
+}
 LOSSES = {"next_token": "gptjax.training.losses:next_token"}
 POLICY_LOSSES = {"ppo": "PPO", "grpo": "GRPO", "dapo": "DAPO", "gspo": "GSPO", "rloo": "RLOO", "reinforce": "Reinforce"}
 LOSSES |= {name: f"gptjax.posttrain.policy_losses:{kind}" for name, kind in POLICY_LOSSES.items()}
 LOSSES |= {name: f"gptjax.training.task_losses:{name}" for name in ("classify", "choice", "tag", "span", "regress")}
-LOSSES |= {"reward": "gptjax.posttrain.reward:Reward"}
+LOSSES |= {name: f"gptjax.posttrain.preference_losses:{kind}" for name, kind in PAIR_LOSSES.items()}
+LOSSES |= {"reward": "gptjax.posttrain.reward:Reward", "kto": "gptjax.posttrain.kto:Kto"}
 
 
 class Largest(typing.NamedTuple):

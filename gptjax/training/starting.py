@@ -39,29 +39,34 @@ def lineage(directory, config, store, abstract_params: dict) -> dict:
     if directory.steps():
         return {} if known is None else {"started_from": known}
     origin = origin_of("train.start_from", config.train.start_from, config.train.start_step, directory)
+    started = described(origin, config, store, abstract_params)
+    if config.train.critic_from is not None:
+        from gptjax.training import critic_start
+
+        started |= critic_start.lineage(config, directory, store.tokenizer, abstract_params)
+        taken = started["critic"]["taken"]
+        started["initialised"] = [name for name in started["initialised"] if name not in taken]
+    return {"started_from": started}
+
+
+def described(origin: Origin, config, store, abstract_params: dict) -> dict:
+    """What `parameters` needs to know of a checkpoint whose parameters a Config takes, as JSON values. Raises UserError: they
+    are of another tokenizer or model."""
     values = json.dumps(config_at(origin).to_dict(), sort_keys=True, separators=(",", ":"))
     theirs = origin.run.manifest()
     symbols = _added_symbols(origin, theirs, store.tokenizer)
     before, now = ({"model": dataclasses.asdict(each.model)} for each in (config_at(origin), config))
     model = consistency.differences(consistency.as_json(before), consistency.as_json(now))
     vocab_dims = new_symbols.axes(config.model) if symbols else {}
-    initialised = _initialised(origin, abstract_params, model, vocab_dims)
-    critic = {}
-    if config.train.critic_from is not None:
-        from gptjax.training import critic_start
-
-        critic = critic_start.lineage(config, directory, store.tokenizer, abstract_params)
-        initialised = [name for name in initialised if name not in critic["critic"]["taken"]]
     started = {
         "run": str(origin.run.path),
         "step": origin.step,
         "run_id": theirs.get("run_id"),
         "config_sha256": hashlib.sha256(values.encode()).hexdigest(),
         "checkpoint_sha256": digest(origin),
-        "initialised": initialised,
+        "initialised": _initialised(origin, abstract_params, model, vocab_dims),
         "model": model,
         "trunk": theirs.get("started_from"),
-        **critic,
     }
     if symbols:
         _check_learnt(origin, symbols, vocab_dims, config)
@@ -70,7 +75,7 @@ def lineage(directory, config, store, abstract_params: dict) -> dict:
             "first": store.tokenizer.vocab_size - len(symbols),
             "shapes": {name: shape for name, shape in shapes_of(origin).items() if name in vocab_dims},
         }
-    return {"started_from": started}
+    return started
 
 
 def _added_symbols(origin: Origin, theirs: dict, tokenizer) -> tuple[str, ...]:
@@ -135,10 +140,26 @@ def begin(started: dict, config, program, keeper):
     """The state that a run starts with, saved as its first checkpoint. started: of its manifest. Returns a resume.Resumed."""
     from gptjax.training.resume import Resumed
 
+    state = program.init()
+    params = parameters(started, config, program, state.params)
+    if critic := started.get("critic"):
+        from gptjax.training import critic_start
+
+        params = critic_start.with_critic(params, critic, config, program)
+    ema = None if state.ema is None else jax.tree.map(lambda p, a: jnp.copy(p.astype(a.dtype)), params, state.ema)
+    state = state._replace(params=params, ema=ema)
+    symbols = started.get("symbols") or {"shapes": {}}
+    keeper.frozen = _frozen(started, config, _taken(started, program) - symbols["shapes"].keys())
+    data = {"batch_hash": f"{0:016x}", "rows_read": 0}
+    keeper.save(state, 0, last=True, **data)
+    return Resumed(0, state, data, said(started))
+
+
+def parameters(started: dict, config, program, initialised: dict) -> dict:
+    """Those of the other run, on the program's mesh, and of `initialised` those that it does not have. started: as `described`
+    gives it. Raises UserError or Damaged, in all processes: they cannot be read."""
     symbols = started.get("symbols") or {"shapes": {}, "first": 0}
-    critic = started.get("critic")
-    not_taken = {*started["initialised"], *(critic["taken"] if critic else ())}
-    names = flatten_dict(program.abstract_params, sep="/").keys() - not_taken
+    names = _taken(started, program)
     taken, places = (
         unflatten_dict({name: leaf for name, leaf in flatten_dict(tree, sep="/").items() if name in names}, sep="/")
         for tree in (new_symbols.with_their_shapes(program.abstract_params, symbols["shapes"]), program.param_sharding)
@@ -147,22 +168,17 @@ def begin(started: dict, config, program, keeper):
     origin = dataclasses.replace(
         program, abstract_params=_without(taken, scales), param_sharding=_without(places, scales)
     )
-    state = program.init()
     run = run_directory.open_run(started["run"])
     _, params = loading.read(run, started["step"], "params", config.optim.param_dtype, origin)
     params = new_symbols.grown(params, symbols["shapes"], symbols["first"], program, config.model)
     params = int8.with_bytes(params, taken, places) if scales else params
-    params = unflatten_dict(flatten_dict(state.params, sep="/") | flatten_dict(params, sep="/"), sep="/")
-    if critic:
-        from gptjax.training import critic_start
+    return unflatten_dict(flatten_dict(initialised, sep="/") | flatten_dict(params, sep="/"), sep="/")
 
-        params = critic_start.with_critic(params, critic, config, program)
-    ema = None if state.ema is None else jax.tree.map(lambda p, a: jnp.copy(p.astype(a.dtype)), params, state.ema)
-    state = state._replace(params=params, ema=ema)
-    keeper.frozen = _frozen(started, config, names - symbols["shapes"].keys())
-    data = {"batch_hash": f"{0:016x}", "rows_read": 0}
-    keeper.save(state, 0, last=True, **data)
-    return Resumed(0, state, data, said(started))
+
+def _taken(started: dict, program) -> set[str]:
+    """Names of our parameters that are the other run's."""
+    ours = flatten_dict(program.abstract_params, sep="/").keys()
+    return ours - {*started["initialised"]} - started.get("critic", {}).get("taken", {}).keys()
 
 
 def _without(tree: dict, names: set[str]) -> dict:

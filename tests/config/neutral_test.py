@@ -53,6 +53,7 @@ RUN = {  # a valid value that is not BASE's, of every field that is a run's; a d
         "start_from": "run",
         "start_step": {"train": {"start_from": "run", "start_step": "best"}},
         "critic_from": {"train": {"start_from": "run", "critic_from": "run"}},
+        "reference": "run",
         "trainable": "blocks",
         "stop_metric": "loss",
         "stop_patience": {"train": {"stop_metric": "loss", "stop_patience": 4}},

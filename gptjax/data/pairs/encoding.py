@@ -25,6 +25,9 @@ class Example(NamedTuple):
     margin: float
     label: int | None
     cut: int = 0  # sequences that were too long
+    reference_K: np.ndarray | None = (
+        None  # float32: log-probability of each answer under a reference (posttrain/reference.py)
+    )
 
 
 class TooLong(UserError):

@@ -8,6 +8,7 @@
     weight_B        float32: 1 of an example, 0 of padding
     prompt_length_B int32: tokens of the prompt, the same ones in each of its answers
     label_B         int32, of thumbs, where K is 1: 1 up, 0 down
+    reference_BK    float32, of a loss with a reference: log-probability of each answer under it
 
 Axes: B prompts, K answers, T = L + 1 tokens.
 """
@@ -33,11 +34,24 @@ def batch_of(examples: list[Example], answers: int, length: int) -> dict[str, np
     batch |= {"prompt_length_B": np.array([example.prompt_length for example in examples], np.int32)}
     if examples[0].label is not None:
         batch["label_B"] = np.array([example.label for example in examples], np.int32)
+    if examples[0].reference_K is not None:
+        batch["reference_BK"] = np.zeros((B, K), np.float32)
+        for b, example in enumerate(examples):
+            batch["reference_BK"][b, : len(example.reference_K)] = example.reference_K
     return batch | {"weight_B": np.ones(B, np.float32)}
 
 
 class TrainPairs(TrainExamples):
     """An endless stream of rows. store: a PairStore."""
+
+    @property
+    def examples(self) -> list[Example]:
+        return self._examples
+
+    def replace(self, examples: list[Example]) -> None:
+        """Puts other examples in the places of its own, which may have more sequences, in the same rows."""
+        self._examples = examples
+        self.shape = (max(len(example.sequences) for example in examples), self.shape[1])
 
     def batch(self, examples) -> dict[str, np.ndarray]:
         return batch_of(examples, *self.shape)
@@ -45,6 +59,12 @@ class TrainPairs(TrainExamples):
 
 class EvalPairs(EvalExamples):
     """Held-out examples in order, in `num_rows` rows; those from there on have weight 0."""
+
+    scores = None  # (graph, params, batch) -> float32 [B, K], where answers are judged in another way than by the model's head
+
+    def replace(self, examples: list[Example]) -> None:
+        """Puts other examples of the same sequences in the places of its own."""
+        self.examples = examples
 
     def batch(self, examples) -> dict[str, np.ndarray]:
         return batch_of(examples, *self.shape)
