@@ -19,7 +19,9 @@ PARTS = 8  # shares of a row: more leave fewer logits without a use, and take lo
 
 def apply_to(config) -> bool:
     """Whether a Config's loss is of some tokens only, on a mesh that leaves each row whole on its device."""
-    return config.data.chat is not None and config.data.chat_loss != "all" and not sharding.length_is_split(at_head=True)
+    return (
+        config.data.chat is not None and config.data.chat_loss != "all" and not sharding.length_is_split(at_head=True)
+    )
 
 
 def head(weight_BL, sums, per_token):
