@@ -59,10 +59,11 @@ def whole_linear(x, weight, bias, n_inputs: int):
     return y if bias is None else y + bias.astype(y.dtype)
 
 
+@functools.partial(recomputed, static_argnums=4)
 def linear_of_bytes(x, weight, scale, bias, n_inputs: int):
     """The linear map of a weight in int8: the product of x and the bytes in the dtype of x, times the scale of each output.
 
-    A product in float32 would be twice as many bytes where devices add their parts of it up.
+    Under an adapter the backward pass keeps the bytes, and not every layer's in the dtype of x. A product in float32 would be twice as many bytes where devices add their parts of it up.
     """
     dims = tuple(range(x.ndim - n_inputs, x.ndim)), tuple(range(n_inputs))
     y = jax.lax.dot_general(x, weight.astype(x.dtype), (dims, ((), ()))).astype(jnp.float32) * scale
@@ -86,7 +87,8 @@ class Linear(nnx.Module):
             "outputs": tuple(dim for dim in range(n_inputs, len(axes)) if axes[dim] != side_by_side),
         }
         self.weight = nnx.Param(normal(key, (*inputs, *outputs), std), axes=axes, kind="matrix", **dims)
-        self.scale = None  # of each output, where the weight is in int8
+        self.scale = None  # of each output, where the weight is in int8; of each block, where it is in nf4
+        self.block_dim = None  # which dimension, from the end, the blocks of nf4 lie along
         self.adapter = None  # an adapters.adapter.Part, which is then called in the place of this map
         if bias:
             self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32), axes=axes[n_inputs:], kind="vector")
@@ -103,14 +105,23 @@ class Linear(nnx.Module):
     def plain(self, x, index, biased: bool = True):
         """`part` without its adapter."""
         outputs = ... if index is ... else (slice(None), index)
-        weight = self.weight[... if index is ... else (*[slice(None)] * len(self.inputs), *outputs)]
+        entries = ... if index is ... else (*[slice(None)] * len(self.inputs), *outputs)
+        weight = self.weight[entries]
         bias = None if self.bias is None or not biased else self.bias[outputs]
+        if self.block_dim is not None:
+            from gptjax.models import nf4
+
+            return nf4.linear(x, weight, self.scale[entries], bias, self.block_dim, len(self.inputs))
         if self.scale is not None:
             return linear_of_bytes(x, weight, self.scale[outputs], bias, len(self.inputs))
         return LINEAR[sharding.platform()](x, weight, bias, len(self.inputs))
 
     def whole_weight(self):
         """[*inputs, *outputs], of bytes what they stand for."""
+        if self.block_dim is not None:
+            from gptjax.models import nf4
+
+            return nf4.dequantised(self.weight[...], self.scale[...], self.block_dim)
         return self.weight[...] if self.scale is None else self.weight[...].astype(jnp.float32) * self.scale[...]
 
     def hold_bytes(self) -> None:

@@ -159,7 +159,7 @@ def _initialised(origin: Origin, abstract_params: dict, model: dict, vocab_dims:
     theirs = _their_shapes(origin)
     if not theirs:  # the same names, as reading it will see
         return []
-    ours = {name: leaf.shape for name, leaf in flatten_dict(abstract_params, sep="/").items()}
+    ours = {name: leaf.shape for name, leaf in flatten_dict(int8.in_floats(abstract_params), sep="/").items()}
     differing = f" ({consistency.shown(model)})" if model else ""
     others = [f"{name} has shape {theirs[name]} there and {ours[name]} here"
               for name in ours if name in theirs and theirs[name] != ours[name]
@@ -171,7 +171,7 @@ def _initialised(origin: Origin, abstract_params: dict, model: dict, vocab_dims:
         adapted = any("/adapter/" in f"/{name}" for name in homeless)
         mend = "merge its adapter first (gptjax adapter merge)" if adapted else "add those parts to this model"
         raise _refused(str(origin), f"this model has no {listed(homeless)}{differing}", mend)
-    return sorted(ours.keys() - theirs.keys() - _scales(abstract_params))
+    return sorted(ours.keys() - theirs.keys())
 
 
 def _scales(abstract_params: dict) -> set[str]:
@@ -204,7 +204,7 @@ def begin(started: dict, config, program, keeper):
     )
     scales = _scales(taken)
     origin = dataclasses.replace(
-        program, abstract_params=_without(taken, scales), param_sharding=_without(places, scales)
+        program, abstract_params=int8.in_floats(taken), param_sharding=_without(places, scales)
     )
     state = program.init()
     run = run_directory.open_run(started["run"])
