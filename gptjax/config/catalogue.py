@@ -79,3 +79,9 @@ def adapter(text: str):
     """The adapters.adapter.Adapter that model.adapter names. Raises UserError: there is none of the name, or it takes no such
     parameter."""
     return make_chosen(text, ADAPTERS, "model.adapter")
+
+
+def check_stages(model, stages: int) -> None:
+    """Raises UserError: the adapter of a ModelConfig stands before the layers of all stages of a pipeline at once."""
+    if stages > 1 and model.adapter is not None and adapter(model.adapter).prefix_length:
+        raise UserError(f"model.adapter={model.adapter!r} can't be split into stages; set mesh.stage=1.")

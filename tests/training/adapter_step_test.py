@@ -168,7 +168,19 @@ def test_a_prefix_that_no_position_or_mesh_has_room_for_is_refused():
     with pytest.raises(UserError, match="needs whole sequences; set mesh.sequence=1"):
         programs.of(BASE.replace(model=dict(adapter="prefix"), mesh=dict(sequence=2)), jax.devices()[:2])
     with pytest.raises(UserError, match="can't be split into stages; set mesh.stage=1"):
-        trained(BASE.replace(model=dict(adapter="prefix"), mesh=dict(stage=2)), 2)
+        BASE.replace(model=dict(adapter="prefix"), mesh=dict(stage=2))
+    with pytest.raises(UserError, match="can't be split into stages; set mesh.stage=1"):
+        programs.of(BASE.replace(model=dict(adapter="prefix"), mesh=dict(stage=-1, fsdp=1)), jax.devices()[:2])
+
+
+def test_a_rank_above_the_full_one_is_refused():
+    BASE.replace(model=dict(adapter="lora(on='q,o', rank=32)"))
+    with pytest.raises(
+        UserError, match="rank=33 is more than the full rank of out, a matrix of 32 x 32; use at most 32"
+    ):
+        BASE.replace(model=dict(adapter="lora(on='o', rank=33)"))
+    with pytest.raises(UserError, match="more than the full rank of k, a matrix of 32 x 16; use at most 16"):
+        BASE.replace(model=dict(adapter="dora(on='k', rank=17)"))
 
 
 @pytest.mark.parametrize("kind", AHEAD[:2])

@@ -53,6 +53,14 @@ class Lora(OnLinear):
         super().check(model)
         at_least_one(self, "rank")
         check_dropout(self.dropout)
+        for of, pieces in targets.chosen(self.on, model):
+            for piece in pieces:
+                if self.rank > (full := min(fan(of.inputs), fan(of.outputs_of(piece)))):
+                    name = of.path[-1] if piece == targets.WHOLE else piece
+                    raise UserError(
+                        f"rank={self.rank} is more than the full rank of {name}, a matrix of {fan(of.inputs)} x"
+                        f" {fan(of.outputs_of(piece))}; use at most {full}."
+                    )
         if self.alpha <= 0:
             raise UserError(f"alpha={self.alpha} must be positive.")
         choose(dict.fromkeys(FROZEN), self.frozen, "frozen")
