@@ -61,6 +61,8 @@ def lineage(directory, config, store, abstract_params: dict) -> dict:
         "model": model,
         "trunk": theirs.get("started_from"),
     }
+    if files := origin.run.imported_files():
+        started["imported_files"] = files  # for exports of this run, wherever the other one will be
     if symbols:
         _check_learnt(origin, symbols, vocab_dims, config)
         started["symbols"] = {
