@@ -85,7 +85,14 @@ def resolved(config, lora: bool):
     model = {"dtype": "float32", "embed_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
     if lora:
         model["adapter"] = f"lora(rank={LORA['rank']}, alpha={LORA['alpha']}, on='qkv')"
-    return config.replace(model=model, train={"steps_per_call": 1}, data={"packing": "best_fit"})
+    of_conversations = {
+        "chat": "gptjax",
+        "source": "jsonl",
+        "path": "constructed",
+        "mixture": None,
+    }  # read by nobody here
+    data = of_conversations | {"packing": "best_fit", "val_split": "document", "objective": "next_token"}
+    return config.replace(model=model, train={"steps_per_call": 1}, data=data)
 
 
 class Ours:

@@ -185,10 +185,11 @@ class Comparison:
         ]
         for by_text in filter(None, (self.loss, self.bits_per_byte)):
             lines += [f"{name + '  ' if len(by_text) > 1 else ''}{one}" for name, one in by_text.items()]
-        return "\n".join([*lines, _verdict(next(iter(self.main.values())))])
+        return "\n".join([*lines, verdict(next(iter(self.main.values())))])
 
 
-def _verdict(one: Difference) -> str:
+def verdict(one: Difference) -> str:
+    """What a difference of losses says of the two."""
     if one.difference == 0 and one.standard_error == 0:
         return "A and B are the same on this text"
     if not one.p_value < 0.05:
@@ -199,19 +200,24 @@ def _verdict(one: Difference) -> str:
 def compare(
     a, b, texts=None, *, batch_size: int | None = None, should_stop=lambda: False, report=None, **settings
 ) -> Comparison | None:
-    """Of two Runs. texts: SPECs; None: the held-out text of a. settings: of `evaluation.reading_of`. None if
-    should_stop() said so.
+    """Of two Runs; of two with task heads a compare_labelled.LabelledComparison. texts: SPECs; None: the held-out text of a.
+    settings: of `evaluation.reading_of`. None if should_stop() said so.
 
     Raises UserError: text that cannot be had, or a model that is not judged by its next tokens.
     """
+    tasks = [run.config.data.task is not None for run in (a, b)]
+    if all(tasks):
+        from gptjax.evaluation import compare_labelled
+
+        return compare_labelled.compare_runs(a, b, texts, batch_size, should_stop, report, settings)
+    if any(tasks):
+        raise UserError(
+            "one of the two runs has a task head and is judged by examples; compare it with another of that task."
+        )
     for run in (a, b):
         if run.config.data.sees_ahead:
             raise UserError(
                 f"a model of data.objective={run.config.data.objective!r} does not predict next tokens, so its losses cannot be compared."
-            )
-        if run.config.data.task is not None:
-            raise UserError(
-                f"a run of data.task={run.config.data.task!r} is judged by examples; compare the numbers of gptjax eval."
             )
     same = a.tokenizer.base_hash == b.tokenizer.base_hash
     reading_a = run_loss.reading_of(a, texts, **settings)

@@ -328,7 +328,7 @@ def config_in(values: dict, tensors: dict, model, where) -> str:
     if kind in peft_prefix.KINDS:
         return peft_prefix.config_in(values, where / CONFIG)
     rank, alpha, parted = 0, 0.0, {}
-    if kind == "LORA" and any(name.endswith("lora_A.weight") for name in tensors):
+    if kind == "LORA":
         rank, alpha, parted = peft_ranks.common(values, modules(model), tensors, model, where / CONFIG)
     names = _names_in(tensors, model, where, parted)
     if kind == "ADALORA":
@@ -347,8 +347,8 @@ def _names_in(tensors: dict, model, where, parted: dict) -> str:
     """`on` of the modules that tensors are of. parted: of `peft_ranks.common`. Raises UserError: they are of none of this model's."""
     names = []
     for module in modules(model):
-        if module in parted:
-            names += parted[module]
+        if module.name in parted:
+            names += parted[module.name]
         elif any(name.startswith(f"{module.full_name(0)}.") for name in tensors):
             names.append(module.home if module.layout is not None or len(module.of.pieces) == 1 else module.pieces[0])
     if not names:

@@ -23,9 +23,11 @@ def of_modules(modules, tensors: dict) -> dict:
 
 
 def common(values: dict, modules, tensors: dict, model, where) -> tuple[int, float, dict]:
-    """(rank, alpha, {module: the pieces it is parted into}) of an adapter_config.json and its tensors. Raises UserError: ranks
+    """(rank, alpha, {name of a module: the pieces it is parted into}) of an adapter_config.json and its tensors. Raises UserError: ranks
     or scales that ours have not."""
     ranks = of_modules(modules, tensors)
+    if not ranks:
+        return 0, 0.0, {}
     rank, power = min(ranks.values()), 0.5 if values.get("use_rslora") else 1.0
     scales = {_alpha(values, module) / r**power for module, r in ranks.items()}
     if max(scales) > min(scales) * (1 + 1e-6):
@@ -39,7 +41,7 @@ def common(values: dict, modules, tensors: dict, model, where) -> tuple[int, flo
             raise UserError(
                 f"{where} has rank {rank} and rank {r}, of {module.short_name}, and gptjax has one rank for all matrices."
             )
-        parted[module] = pieces
+        parted[module.name] = pieces
     return rank, min(scales) * rank**power, parted
 
 
@@ -55,7 +57,8 @@ def _pieces(module, tensors: dict, rank: int, model) -> tuple[str, ...] | None:
     """The pieces of ours that a module's updates are of, one for each run of rank columns of its B; None: of no such."""
     names = tuple(name for name, _ in module.of.pieces)
     whole = [tensors.get(f"{module.full_name(layer)}.lora_B.weight") for layer in range(model.n_layers)]
-    if module.layout is None or any(B is None or B.shape[1] % rank for B in whole):
+    shape = (module.fan_out, rank * max(1, whole[0].shape[1] // rank)) if whole[0] is not None else ()
+    if module.layout is None or any(B is None or B.shape != shape for B in whole):
         return None
     runs = [np.split(module.outputs_in(B), B.shape[1] // rank) for B in whole]  # [rank, *outputs] each
     for pieces in itertools.combinations(names, len(runs[0])):
