@@ -14,7 +14,8 @@ import numpy as np
 
 from gptjax.config import task_heads
 from gptjax.errors import UserError
-from gptjax.evaluation import compare, labelled, metrics, predictions, run_loss
+from gptjax.evaluation import labelled, metrics, predictions, run_loss
+from gptjax.evaluation.differences import Difference, difference, verdict
 from gptjax.parallel import numerics
 
 _RIGHT = {"classify": "accuracy", "choice": "accuracy", "span": "exact match"}  # by the loss of a head
@@ -22,9 +23,9 @@ _RIGHT = {"classify": "accuracy", "choice": "accuracy", "span": "exact match"}  
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LabelledComparison:
-    """differences: {set: {"loss", and "accuracy" or "exact match": compare.Difference}}. convention: JSON values."""
+    """differences: {set: {"loss", and "accuracy" or "exact match": Difference}}. convention: JSON values."""
 
-    differences: dict[str, dict[str, compare.Difference]]
+    differences: dict[str, dict[str, Difference]]
     convention: dict
 
     def as_dict(self) -> dict:
@@ -37,7 +38,7 @@ class LabelledComparison:
         for name, of_set in self.differences.items():
             lines += [f"{name + '  ' if len(self.differences) > 1 else ''}{one}" for one in of_set.values()]
         first = next(iter(self.differences.values()))
-        return "\n".join([*lines, compare.verdict(first["loss"])])
+        return "\n".join([*lines, verdict(first["loss"])])
 
 
 def compare_runs(a, b, texts, batch_size: int | None, should_stop, report, settings: dict) -> LabelledComparison | None:
@@ -91,12 +92,12 @@ def _rows_of_b(a, b, reading_a, texts, settings: dict) -> dict:
     return rows_b
 
 
-def _differences(a: labelled.Outcome, b: labelled.Outcome, kind: str) -> dict[str, compare.Difference]:
+def _differences(a: labelled.Outcome, b: labelled.Outcome, kind: str) -> dict[str, Difference]:
     unit = {"tag": "nats/token", "regress": "squared error"}.get(kind, "nats/example")
-    found = {"loss": compare.difference(a.loss_E, b.loss_E, a.weight_E, unit)}
+    found = {"loss": difference(a.loss_E, b.loss_E, a.weight_E, unit)}
     if (name := _RIGHT.get(kind)) is not None:
         right = [_right(outcome, kind) for outcome in (a, b)]
-        found[name] = compare.difference(*right, np.ones(len(right[0])), name)
+        found[name] = difference(*right, np.ones(len(right[0])), name)
     return found
 
 

@@ -73,6 +73,15 @@ def linear_of_bytes(x, weight, scale, bias, n_inputs: int):
 LINEAR = {"cpu": flat_linear, "gpu": whole_linear, "tpu": whole_linear}  # the fastest form on each platform
 
 
+@functools.partial(recomputed, static_argnums=(4, 5))
+def linear_of_nf4(x, weight, scale, bias, dim: int, n_inputs: int):
+    """The linear map of a weight in four bits, in the dtype of x. The backward pass keeps the bytes and no float of them. dim:
+    which the blocks lie along, from the end."""
+    from gptjax.models import nf4  # of models with such weights alone
+
+    return LINEAR[sharding.platform()](x, nf4.dequantised(weight, scale, dim).astype(x.dtype), bias, n_inputs)
+
+
 class Linear(nnx.Module):
     """A linear map from the last dimensions `inputs` to the dimensions `outputs`, both tuples.
 
@@ -109,9 +118,7 @@ class Linear(nnx.Module):
         weight = self.weight[entries]
         bias = None if self.bias is None or not biased else self.bias[outputs]
         if self.block_dim is not None:
-            from gptjax.models import nf4
-
-            return nf4.linear(x, weight, self.scale[entries], bias, self.block_dim, len(self.inputs))
+            return linear_of_nf4(x, weight, self.scale[entries], bias, self.block_dim, len(self.inputs))
         if self.scale is not None:
             return linear_of_bytes(x, weight, self.scale[outputs], bias, len(self.inputs))
         return LINEAR[sharding.platform()](x, weight, bias, len(self.inputs))

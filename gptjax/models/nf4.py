@@ -17,8 +17,6 @@ import numpy as np
 from flax import nnx
 
 from gptjax.errors import UserError
-from gptjax.models import layers
-from gptjax.parallel import sharding
 
 BLOCK = 64
 # Quantiles of the normal distribution, on [-1, 1], with 0 among them: appendix E.
@@ -101,17 +99,6 @@ def _split(array, size: int, dim: int):
 
 
 # ---- in a model
-
-
-def linear(x, weight, scale, bias, dim: int, n_inputs: int):
-    """The linear map of such a weight, in the dtype of x. The backward pass keeps the bytes and no float of them."""
-
-    @layers.recomputed
-    def mapped(x, weight, scale, bias):
-        floats = dequantised(weight, scale, dim).astype(x.dtype)
-        return layers.LINEAR[sharding.platform()](x, floats, bias, n_inputs)
-
-    return mapped(x, weight, scale, bias)
 
 
 def quantise(linear) -> None:
