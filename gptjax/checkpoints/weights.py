@@ -59,8 +59,8 @@ def read_base(base: bases.Base, abstract, shardings, dtype=None) -> dict:
 
     base.check()
     scales = int8.scales_in(abstract)
-    there = [unflatten_dict({path: leaf for path, leaf in flatten_dict(tree).items() if path not in scales})
-             for tree in (abstract, shardings)]  # fmt: skip
+    without_scales = {path: leaf for path, leaf in flatten_dict(shardings).items() if path not in scales}
+    there = int8.in_floats(abstract), unflatten_dict(without_scales)
     try:
         params = read(base.folder, "params", *there, dtype, others=True)
         return int8.with_bytes(params, abstract, shardings) if scales else params

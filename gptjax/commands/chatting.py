@@ -17,6 +17,8 @@ def question(text: str, system: str | None) -> tuple[Message, ...]:
 def converse(run, form, system: str | None, settings: dict) -> None:
     """Reads a message a line and streams the answer to all so far, until Ctrl-D. Ctrl-C ends an answer, and no more.
 
+    The model sees its own answers in the tokens that it drew: their text might be encoded in others.
+
     Messages that the context has no more room for are forgotten from the oldest on, which is said on stderr.
     """
     form.stop_ids(run.tokenizer)  # a tokenizer without the format's control tokens is said before anything is typed
@@ -32,7 +34,14 @@ def converse(run, form, system: str | None, settings: dict) -> None:
             callback = lambda _, piece: _print(piece) if not interrupted else False  # noqa: B023, E731
             [answer] = run.answers([(*_system(system), *history)], form, callback, **settings)
         print()
-        history = (*history, Message("assistant", answer.text))
+        history = (*history, said(answer))
+
+
+def said(answer) -> Message:
+    """An answer (generation.text.Completion) as a message. Up to a stop string it is its text alone, as the last token may
+    reach into what was stopped at."""
+    tokens = None if answer.finish_reason == "stop" else tuple(answer.tokens.tolist())
+    return Message("assistant", answer.text, tokens=tokens)
 
 
 def _read_line() -> str | None:

@@ -81,6 +81,12 @@ def adapter(text: str):
     return make_chosen(text, ADAPTERS, "model.adapter")
 
 
+def check_stages(model, stages: int) -> None:
+    """Raises UserError: the adapter of a ModelConfig stands before the layers of all stages of a pipeline at once."""
+    if stages > 1 and model.adapter is not None and adapter(model.adapter).prefix_length:
+        raise UserError(f"model.adapter={model.adapter!r} can't be split into stages; set mesh.stage=1.")
+
+
 # What model.critic may name: a frozen dataclass of models/critic.py each.
 CRITICS = {"shared": "gptjax.models.critic:Shared", "separate": "gptjax.models.critic:Separate"}
 

@@ -272,6 +272,7 @@ def _check_mesh(config) -> None:
             )
         free = [axis for axis in axes if getattr(mesh, axis) == -1]
         _require(len(free) <= 1, f"mesh has -1 for {' and '.join(free)}; only one axis can use all remaining devices.")
+    catalogue.check_stages(config.model, mesh.stage)
 
 
 def _check_train(config) -> None:
@@ -282,6 +283,11 @@ def _check_train(config) -> None:
     _at_least(1, t, "train", "batch_ramp_start", "batch_ramp_increment", "batch_ramp_tokens")
     _at_least(0, t, "train", "seed", "z_loss", "max_rollbacks", "neftune_alpha")
     _in_unit_interval(t, "train", "label_smoothing")
+    _require(
+        not t.lm_coef or config.model.task_head is not None,
+        f"train.lm_coef={t.lm_coef} weighs the language model's loss beside a task head's, and model.task_head is None; leave it"
+        " out.",
+    )
     _at_least(1, t, "train", "max_skips", "stop_patience")
     _at_least(0, t, "train", "stop_change")
     _check_judged(config)

@@ -12,6 +12,7 @@ KEPT = (
     "seed",
     "vocab_chunks",
     "loss",
+    "lm_coef",
     "z_loss",
     "label_smoothing",
     "neftune_alpha",

@@ -18,7 +18,7 @@ import typing
 
 import numpy as np
 
-from gptjax import start
+from gptjax import flops, start
 from gptjax.config.values import from_dict
 from gptjax.errors import UserError
 from gptjax.planning import info
@@ -85,7 +85,14 @@ def resolved(config, lora: bool):
     model = {"dtype": "float32", "embed_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
     if lora:
         model["adapter"] = f"lora(rank={LORA['rank']}, alpha={LORA['alpha']}, on='qkv')"
-    return config.replace(model=model, train={"steps_per_call": 1}, data={"packing": "best_fit"})
+    of_conversations = {
+        "chat": "gptjax",
+        "source": "jsonl",
+        "path": "constructed",
+        "mixture": None,
+    }  # read by nobody here
+    data = of_conversations | {"packing": "best_fit", "val_split": "document", "objective": "next_token"}
+    return config.replace(model=model, train={"steps_per_call": 1}, data=data)
 
 
 class Ours:
@@ -152,8 +159,35 @@ def bench(config, seconds: float, lora: bool = False) -> dict:
         "tokens_per_second": {name: statistics.median(rates[name]) for name in SIDES},
         "ratio": ratio,
         "pairs": len(rates[OURS]),
+        "flops_per_step": config.train.batch_size * flops.train_flops_per_sequence(config.model),
+        "targets_per_step": statistics.mean(_targets(config)),
+        "matmul_flops_per_second": matmul_rate(config),
         "memory": memory,
     }
+
+
+def _targets(config) -> list[float]:
+    """Loss-bearing tokens of each step of an epoch."""
+    made, size = conversations(config.model.vocab_size, config.model.context_length), config.train.batch_size
+    target_B = packed(made, config.model.context_length)["weight_BL"].sum(axis=1)
+    return [float(target_B[np.arange(first, first + size) % len(target_B)].sum()) for first in range(len(target_B))]
+
+
+def matmul_rate(config, times: int = 8) -> float:
+    """FLOPs per second of the MLP's first matmul alone, a row of tokens on each device: what bounds a step. The best of some."""
+    import jax
+
+    shape, devices = config.model, jax.devices()[: config.mesh.cpu_devices]
+    rows, D, F = len(devices) * shape.context_length, shape.d_model, shape.ff_size
+    mesh = jax.sharding.Mesh(np.array(devices), ("rows",))
+    on_mesh = lambda array, *spec: jax.device_put(array, jax.NamedSharding(mesh, jax.P(*spec)))  # noqa: E731
+    x, weight = on_mesh(np.ones((rows, D), np.float32), "rows"), on_mesh(np.ones((D, F), np.float32))
+    matmul, seconds = jax.jit(lambda x, weight: x @ weight).lower(x, weight).compile(), []
+    for _ in range(1 + times):
+        begun = time.perf_counter()
+        jax.block_until_ready(matmul(x, weight))
+        seconds.append(time.perf_counter() - begun)
+    return 2 * rows * D * F / min(seconds[1:])
 
 
 def _alternate(sides: dict, seconds: float) -> dict[str, list[float]]:
@@ -209,12 +243,16 @@ def table(results: dict) -> str:
     """bench() for a person."""
     form = "LoRA of rank 8" if results["lora"] else "all parameters"
     rates, memory = results["tokens_per_second"], results["memory"]
+    per_target = results["flops_per_step"] / results["targets_per_step"]
+    flop_rates = {name: si(per_target * rates[name]) for name in SIDES}
     shown = {name: f"{memory[name]['peak'] / 2**30:.2f} GiB" for name in SIDES}
     return "\n".join(
         [
             f"packed conversations, {results['batch_size']} rows of {results['context_length']} tokens a step, float32, {form}",
             f"{si(rates[OURS])} loss-bearing tokens/s, TRL's SFTTrainer {si(rates[THEIRS])}: {results['ratio']:.2f} times as fast"
             f" (median of {results['pairs']} pairs)",
+            f"{si(per_target)}FLOP for each at all logits, so {flop_rates[OURS]}FLOP/s, TRL {flop_rates[THEIRS]}FLOP/s;"
+            f" the MLP's matmul alone {si(results['matmul_flops_per_second'])}FLOP/s",
             f"peak memory {shown[OURS]}, TRL {shown[THEIRS]}",
         ]
     )

@@ -14,4 +14,6 @@ scored          the scores that a reward model gives to conversations
 predictions     what the outputs of a task head say of an example
 classifying     what a run says of new examples
 compare         two runs on one text, and whether the difference could be chance
+differences     the difference of two runs from pairs, its error, and p
+compare_labelled  two runs with task heads on the same examples
 """

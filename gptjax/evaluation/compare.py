@@ -21,8 +21,9 @@ import jax
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.evaluation import held_out, run_loss
+from gptjax.evaluation import run_loss
 from gptjax.evaluation import texts as evaluation_text
+from gptjax.evaluation.differences import Difference, difference, verdict
 from gptjax.parallel import numerics, placement
 
 
@@ -41,58 +42,6 @@ class Pairs(typing.NamedTuple):
     b_P: np.ndarray
     tokens_P: np.ndarray | None  # None: the tokenizers differ
     bytes_P: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """Of b less a, in nats per token or bits per byte: below 0, b is better."""
-
-    unit: str
-    a: float
-    b: float
-    difference: float
-    standard_error: float
-    p_value: float
-    unpaired_error: float  # that of the difference if the two had been measured on different texts
-    pairs: int
-
-    @property
-    def shrinkage(self) -> float:
-        """How many times smaller the standard error is than that of an unpaired comparison."""
-        return self.unpaired_error / self.standard_error if self.standard_error else math.inf
-
-    def as_dict(self) -> dict:
-        return dataclasses.asdict(self) | {"shrinkage": self.shrinkage}
-
-    def __str__(self) -> str:
-        times = f"{self.shrinkage:.1f} times smaller than unpaired" if math.isfinite(self.shrinkage) else "0"
-        if 0 < self.shrinkage < 1:
-            times = f"{1 / self.shrinkage:.1f} times larger than unpaired"
-        return (
-            f"{self.unit}: A {self.a:.4f}  B {self.b:.4f}  B - A {self.difference:+.4f} +- {self.standard_error:.4f}"
-            f"  p {self.p_value:.2g}  ({self.pairs:,} pairs; its error is {times})"
-        )
-
-
-def difference(a_P, b_P, size_P, unit: str) -> Difference:
-    """From nats (or bits) of each pair and its size in tokens (or bytes)."""
-    a_P, b_P, size_P = (np.float64(value) for value in (a_P, b_P, size_P))
-    (a, a_error), (b, b_error) = held_out.ratio_of_means(a_P, size_P), held_out.ratio_of_means(b_P, size_P)
-    mean, error = held_out.ratio_of_means(b_P - a_P, size_P)
-    return Difference(
-        unit, a, b, mean, error, p_value(mean, error, len(size_P)), math.hypot(a_error, b_error), len(size_P)
-    )
-
-
-def p_value(mean: float, error: float, pairs: int) -> float:
-    """Two-sided, of Student's t with pairs - 1 degrees of freedom. NaN of a single pair; 1 of no difference at all."""
-    from scipy import special
-
-    if pairs < 2 or math.isnan(error):
-        return math.nan
-    if error == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * special.stdtr(pairs - 1, -abs(mean) / error))
 
 
 # ---- pairs
@@ -185,25 +134,26 @@ class Comparison:
         ]
         for by_text in filter(None, (self.loss, self.bits_per_byte)):
             lines += [f"{name + '  ' if len(by_text) > 1 else ''}{one}" for name, one in by_text.items()]
-        return "\n".join([*lines, _verdict(next(iter(self.main.values())))])
-
-
-def _verdict(one: Difference) -> str:
-    if one.difference == 0 and one.standard_error == 0:
-        return "A and B are the same on this text"
-    if not one.p_value < 0.05:
-        return "this text does not show which run is better (p is not below 0.05)"
-    return f"{'B' if one.difference < 0 else 'A'} is better on this text"
+        return "\n".join([*lines, verdict(next(iter(self.main.values())))])
 
 
 def compare(
     a, b, texts=None, *, batch_size: int | None = None, should_stop=lambda: False, report=None, **settings
 ) -> Comparison | None:
-    """Of two Runs. texts: SPECs; None: the held-out text of a. settings: of `evaluation.reading_of`. None if
-    should_stop() said so.
+    """Of two Runs; of two with task heads a compare_labelled.LabelledComparison. texts: SPECs; None: the held-out text of a.
+    settings: of `evaluation.reading_of`. None if should_stop() said so.
 
     Raises UserError: text that cannot be had, or a model that is not judged by its next tokens.
     """
+    tasks = [run.config.data.task is not None for run in (a, b)]
+    if all(tasks):
+        from gptjax.evaluation import compare_labelled
+
+        return compare_labelled.compare_runs(a, b, texts, batch_size, should_stop, report, settings)
+    if any(tasks):
+        raise UserError(
+            "one of the two runs has a task head and is judged by examples; compare it with another of that task."
+        )
     for run in (a, b):
         if run.config.data.sees_ahead:
             raise UserError(

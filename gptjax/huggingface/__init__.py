@@ -10,7 +10,9 @@ vocabulary.py     tokenizer files
 chat_template.py  how conversations are written: the Jinja template of a tokenizer
 ends.py           the ids that begin and end a document
 peft.py           adapters as PEFT keeps them, from and to runs with an adapter
+peft_ranks.py     several ranks in one of these, where ours are parts of one matrix
 peft_prefix.py    prefix and prompt tuning of these
 peft_adalora.py   AdaLoRA of these
+task_models.py    a model with a task head as the class of its task
 importing.py, exporting.py     a folder of transformers to a run directory, and back
 """

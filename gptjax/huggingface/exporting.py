@@ -9,7 +9,7 @@ from etils import epath
 
 from gptjax.data.chat import kinds
 from gptjax.errors import UserError
-from gptjax.huggingface import chat_template, families, tensors, vocabulary
+from gptjax.huggingface import chat_template, families, task_models, tensors, vocabulary
 from gptjax.models import architectures
 from gptjax.storage import folder_kinds, outputs
 
@@ -24,10 +24,11 @@ def export_run(run, out: str, dtype: str | None = None, max_shard_bytes: int = 5
     Raises UserError: a model that transformers has not, a dtype that is none, a folder that holds something.
     """
     run = run if run.config.model.adapter is None else run.merged()
-    shape = run.config.model
+    shape = task_models.body_of(run.config.model)
     imported = run.directory.manifest().get("imported") or {}
-    files_of_import = imported.get("files", {})  # what transformers' own said, where the model came from them
+    files_of_import = run.directory.imported_files()  # what transformers' own said, where the model came from them
     family = families.family_for(shape, files_of_import.get("config.json", {}).get("model_type"))
+    task_model = task_models.of_run(run, family)
     folder = _empty_folder(out)
     dtype = dtype or imported.get("dtype") or str(run.params["token_embedding"].dtype)
     if dtype not in DTYPES:
@@ -38,18 +39,23 @@ def export_run(run, out: str, dtype: str | None = None, max_shard_bytes: int = 5
     tokenizer_files = chat_template.written(chat, run.tokenizer, tokenizer_files)
     stop_ids = () if chat is None or run.config.data.chat is None else chat.stop_ids(run.tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
-    writer = tensors.Writer(folder, _sizes(family, shape, dtype), max_shard_bytes)
-    for name, array in arrays(family, shape, run.params):
+    writer = tensors.Writer(folder, _sizes(family, run.config.model, dtype, task_model), max_shard_bytes)
+    for name, array in arrays(family, run.config.model, run.params, task_model):
         writer.write(name, _cast(name, array, dtype))
     writer.finish()
     config = family.config_out(shape, dtype, run.tokenizer.eot_id)
+    if task_model is not None:
+        config |= task_model.fields | {"architectures": [task_model.architecture]}
     _write_configs(folder, run.tokenizer, config, files_of_import, stop_ids)
     for name, content in tokenizer_files.items():
         (folder / name).write_bytes(content)
-    about = {"architecture": family.architecture, "dtype": dtype, "tokenizer_files": sorted(tokenizer_files)}
+    architecture = family.architecture if task_model is None else task_model.architecture
+    about = {"architecture": architecture, "dtype": dtype, "tokenizer_files": sorted(tokenizer_files)}
     left_out = ", ".join(family.unwritten(shape))
-    note = f"{left_out} not written, for which {family.architecture} has no field: no logit depends on it"
-    return about | {"notes": [note] if left_out else []}
+    notes = (
+        [f"{left_out} not written, for which {architecture} has no field: no logit depends on it"] if left_out else []
+    )
+    return about | {"notes": notes + ([] if task_model is None else [task_model.note])}
 
 
 def _empty_folder(out: str):
@@ -78,35 +84,37 @@ def _write_configs(
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 
-def arrays(family, shape, params: dict):
-    """(name, array) of every tensor, layer by layer, one of ours at a time in the host's memory."""
-    for tensor, layer, names in _order(family, shape):
+def arrays(family, shape, params: dict, task_model=None):
+    """(name, array) of every tensor, layer by layer, one of ours at a time in the host's memory. task_model: a
+    task_models.TaskModel, whose head takes the place of the language model's."""
+    for tensor, layer, names in _order(family, shape, task_model):
         ours = tensor.leaf(params)
         arrays = tensor.layout.part(np.asarray(ours if layer is None else ours[layer]), shape)
         yield from zip(names, arrays, strict=True)
 
 
-def _order(family, shape):
-    """(tensor, layer or None, full names): embeddings, layer after layer, the rest."""
-    tensors_of_family = family.tensors(shape)
+def _order(family, shape, task_model):
+    """(tensor, layer or None, full names): embeddings, layer after layer, the rest, the head of a task."""
+    tensors_of_family = [tensor for tensor in family.tensors(shape) if task_model is None or tensor.ours != "head"]
     stacked = [tensor for tensor in tensors_of_family if tensor.stacked]
     first = tensors_of_family.index(stacked[0])
     single = [(tensor, None, tensor.names(shape)[0]) for tensor in tensors_of_family if not tensor.stacked]
     layers = [(tensor, i, tensor.names(shape)[i]) for i in range(shape.n_layers) for tensor in stacked]
     ordered = [*single[:first], *layers, *single[first:]]
-    return [(tensor, layer, [family.full_name(name) for name in names]) for tensor, layer, names in ordered]
+    named = [(tensor, layer, [family.full_name(name) for name in names]) for tensor, layer, names in ordered]
+    return named + [(tensor, None, list(tensor.theirs)) for tensor in (task_model.tensors if task_model else ())]
 
 
-def _sizes(family, shape, dtype: str) -> dict[str, int]:
+def _sizes(family, shape, dtype: str, task_model) -> dict[str, int]:
     """Bytes of every tensor, in the order in which they are written."""
     width = 4 if dtype == "float32" else 2
-    return {name: math.prod(of_one) * width for name, of_one in shapes(family, shape)}
+    return {name: math.prod(of_one) * width for name, of_one in shapes(family, shape, task_model)}
 
 
-def shapes(family, shape):
+def shapes(family, shape, task_model=None):
     """(name, shape) of every tensor, in the order of arrays."""
     abstract = architectures.abstract(shape)[1]
-    for tensor, _, names in _order(family, shape):
+    for tensor, _, names in _order(family, shape, task_model):
         yield from zip(names, tensor.shapes(abstract, shape), strict=True)
 
 

@@ -19,7 +19,7 @@ from gptjax.checkpoints import base as bases
 from gptjax.config import catalogue
 from gptjax.data.chat import kinds
 from gptjax.errors import UserError, first_line
-from gptjax.huggingface import families, peft_adalora, peft_prefix
+from gptjax.huggingface import families, peft_adalora, peft_prefix, peft_ranks
 from gptjax.models.adapters import merging, targets
 from gptjax.models.adapters.adalora import AdaLora
 from gptjax.models.adapters.adapter import fan
@@ -327,16 +327,14 @@ def config_in(values: dict, tensors: dict, model, where) -> str:
         raise UserError(f"{where / CONFIG} has {', '.join(unlike)}, for which gptjax has no equal.")
     if kind in peft_prefix.KINDS:
         return peft_prefix.config_in(values, where / CONFIG)
-    names = _names_in(tensors, model, where)
+    rank, alpha, parted = 0, 0.0, {}
+    if kind == "LORA":
+        rank, alpha, parted = peft_ranks.common(values, modules(model), tensors, model, where / CONFIG)
+    names = _names_in(tensors, model, where, parted)
     if kind == "ADALORA":
         return peft_adalora.config_in(values, names)
     if kind == "IA3":
         return f"ia3(on={names!r})"
-    ranks = {array.shape[0] for name, array in tensors.items() if name.endswith("lora_A.weight")}
-    alphas = set((values.get("alpha_pattern") or {}).values()) or {values["lora_alpha"]}
-    if len(ranks) != 1 or len(alphas) != 1:
-        raise UserError(f"{where / CONFIG} has matrices of several ranks or alphas, and gptjax has one of each.")
-    (rank,), (alpha,) = ranks, alphas
     dora, stabilised = bool(values.get("use_dora")), bool(values.get("use_rslora"))
     alpha = alpha * rank**0.5 if dora and stabilised else alpha
     name = "dora" if dora else "rslora" if stabilised else "lora"
@@ -345,11 +343,13 @@ def config_in(values: dict, tensors: dict, model, where) -> str:
     )
 
 
-def _names_in(tensors: dict, model, where) -> str:
-    """`on` of the modules that tensors are of. Raises UserError: they are of none of this model's."""
+def _names_in(tensors: dict, model, where, parted: dict) -> str:
+    """`on` of the modules that tensors are of. parted: of `peft_ranks.common`. Raises UserError: they are of none of this model's."""
     names = []
     for module in modules(model):
-        if any(name.startswith(f"{module.full_name(0)}.") for name in tensors):
+        if module.name in parted:
+            names += parted[module.name]
+        elif any(name.startswith(f"{module.full_name(0)}.") for name in tensors):
             names.append(module.home if module.layout is not None or len(module.of.pieces) == 1 else module.pieces[0])
     if not names:
         raise UserError(
@@ -364,20 +364,25 @@ def params_in(tensors: dict, model, blocks: dict, where) -> dict:
     missing, of other shapes, or of no use here."""
     kind, left = catalogue.adapter(model.adapter), dict(tensors)
     adapter: dict = {}
-    for module, (piece,) in _adapted(kind, merging.without_adapter(model)):
+    for module, pieces in _adapted(kind, merging.without_adapter(model)):
         node, weight = adapter, blocks
         for name in module.of.path:
             node, weight = node.setdefault(name, {}), weight[name]
         node = node.setdefault("adapter", {})
         layers = [
-            _piece_in(module, left, layer, np.asarray(weight["weight"][layer]), where)
+            _pieces_in(module, pieces, left, layer, np.asarray(weight["weight"][layer]), where)
             for layer in range(model.n_layers)
         ]
-        made = jax.tree.map(lambda *each: np.stack(each), *layers)
-        node[piece] = made
+        node |= jax.tree.map(lambda *each: np.stack(each), *layers)
     if left:
         raise UserError(f"{where} has {min(left)}, which is no part of this model's {module.name}.")
     return adapter
+
+
+def _pieces_in(module: Module, pieces, left: dict, layer: int, weight, where) -> dict:
+    """{piece: its parameters} of one layer, whose tensors are taken out of left."""
+    whole = _piece_in(module, left, layer, weight, where)
+    return {pieces[0]: whole} if len(pieces) == 1 else peft_ranks.part(whole, pieces, module.of, _taken)
 
 
 def _piece_in(module: Module, left: dict, layer: int, weight, where) -> dict:

@@ -16,6 +16,7 @@
     context_attention    attention over sequences that the mesh splits
     splash               the TPU flash kernel that ships with JAX
     int8                 weights of the layers as bytes with scales, for making text
+    nf4                  weights of the layers in four bits, frozen under an adapter
     loss                 cross-entropy, holding the logits of a part of the vocabulary at a time
     parametrization      what width and depth do to initialisation, learning rates and multipliers: standard, mup, completep
     placed               a model on a mesh, for reading: evaluation, notebooks and scoring take this much of a config

@@ -8,6 +8,7 @@ and how to add one: catalogue.py.
 import functools
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from gptjax.config import catalogue
@@ -39,6 +40,11 @@ def _shapes(config, kernel: str, model_class):
 def abstract(config, kernel: str = "xla") -> tuple:
     """split() of a model whose parameters are shapes only: nothing is allocated."""
     return split(_shapes(config, kernel, catalogue.model_class(config.architecture)))
+
+
+def entries(params: dict) -> int:
+    """How many numbers a tree of parameters holds; a byte of nf4 has two."""
+    return sum(leaf.size * (2 if leaf.dtype == jnp.uint8 else 1) for leaf in jax.tree.leaves(params))
 
 
 def roles(config) -> dict:

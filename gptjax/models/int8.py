@@ -17,6 +17,7 @@ from gptjax.errors import UserError
 from gptjax.hosts import compiling
 from gptjax.models import architectures, layers
 
+IN_BYTES = (jnp.int8, jnp.uint8)  # dtypes of frozen weights: uint8 is two entries of nf4.py
 LARGEST = 127  # -128 is not used, so that a weight and its negative are as exact
 
 
@@ -68,6 +69,14 @@ def _conversion(n_inputs: int, weight_sharding, scale_sharding):
     return compiling.jit(convert, out_shardings=(weight_sharding, scale_sharding))
 
 
+@functools.lru_cache(maxsize=64)
+def _conversion_to_nf4(dim: int, *layout):
+    """weight -> (its bytes, scales of blocks along a dimension)."""
+    from gptjax.models import nf4
+
+    return compiling.jit(functools.partial(nf4.quantised, dim=dim), out_shardings=layout)
+
+
 def quantised(weight, inputs: tuple[int, ...]):
     """(bytes, scales) of a weight, whose dimensions `inputs` a scale is of."""
     largest = jnp.abs(weight.astype(jnp.float32)).max(inputs, keepdims=True)
@@ -88,17 +97,33 @@ def quantise(linear) -> None:
 def scales_in(abstract: dict) -> set[tuple[str, ...]]:
     """Paths of the scales of weights in bytes, in a tree of shapes: no checkpoint of a model in floats has them."""
     kinds = _by_path(abstract)
-    return {(*path[:-1], "scale") for path, leaf in kinds.items() if leaf.dtype == jnp.int8 and path[-1] == "weight"}
+    return {(*path[:-1], "scale") for path, leaf in kinds.items() if leaf.dtype in IN_BYTES and path[-1] == "weight"}
+
+
+def in_floats(abstract: dict) -> dict:
+    """A tree of shapes as a checkpoint of a model in floats has them: without the scales of `scales_in`, and with two entries
+    in place of a byte of nf4."""
+    leaves, scales = _by_path(abstract), scales_in(abstract)
+    for path in scales:
+        weight, scale = leaves[weight_path := (*path[:-1], "weight")], leaves.pop(path)
+        if weight.dtype == jnp.uint8:
+            shape = [2 * size if size != of_scale else size for size, of_scale in zip(weight.shape, scale.shape)]
+            leaves[weight_path] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return unflatten_dict(leaves)
 
 
 def with_bytes(params: dict, abstract: dict, shardings: dict) -> dict:
     """Parameters with the weights that are bytes in `abstract` made so, and their scales, of a tree that has them in floats.
     Others are left as they are."""
-    made, places = _by_path(params), _by_path(shardings)
+    made, places, kinds = _by_path(params), _by_path(shardings), _by_path(abstract)
     for path in scales_in(abstract) & places.keys():
         weight_path = (*path[:-1], "weight")
-        n_inputs = made[weight_path].ndim - len(_by_path(abstract)[path].shape)
-        made[weight_path], made[path] = _conversion(n_inputs, places[weight_path], places[path])(made[weight_path])
+        layout, weight = (places[weight_path], places[path]), made[weight_path]
+        if kinds[weight_path].dtype == jnp.uint8:
+            dim = next(d for d in range(-weight.ndim, 0) if kinds[weight_path].shape[d] != weight.shape[d])
+            made[weight_path], made[path] = _conversion_to_nf4(dim, *layout)(weight)
+        else:
+            made[weight_path], made[path] = _conversion(weight.ndim - len(kinds[path].shape), *layout)(weight)
     return unflatten_dict(made)
 
 

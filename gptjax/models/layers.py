@@ -70,10 +70,11 @@ def by_columns(x, weight_OI):
     return jax.lax.optimization_barrier(product).T.reshape(*x.shape[:-1], len(weight_OI))
 
 
+@functools.partial(recomputed, static_argnums=4)
 def linear_of_bytes(x, weight, scale, bias, n_inputs: int):
     """The linear map of a weight in int8: the product of x and the bytes in the dtype of x, times the scale of each output.
 
-    A product in float32 would be twice as many bytes where devices add their parts of it up.
+    Under an adapter the backward pass keeps the bytes, and not every layer's in the dtype of x. A product in float32 would be twice as many bytes where devices add their parts of it up.
     """
     dims = tuple(range(x.ndim - n_inputs, x.ndim)), tuple(range(n_inputs))
     y = jax.lax.dot_general(x, weight.astype(x.dtype), (dims, ((), ()))).astype(jnp.float32) * scale
@@ -81,6 +82,15 @@ def linear_of_bytes(x, weight, scale, bias, n_inputs: int):
 
 
 LINEAR = {"cpu": flat_linear, "gpu": whole_linear, "tpu": whole_linear}  # the fastest form on each platform
+
+
+@functools.partial(recomputed, static_argnums=(4, 5))
+def linear_of_nf4(x, weight, scale, bias, dim: int, n_inputs: int):
+    """The linear map of a weight in four bits, in the dtype of x. The backward pass keeps the bytes and no float of them. dim:
+    which the blocks lie along, from the end."""
+    from gptjax.models import nf4  # of models with such weights alone
+
+    return LINEAR[sharding.platform()](x, nf4.dequantised(weight, scale, dim).astype(x.dtype), bias, n_inputs)
 
 
 class Linear(nnx.Module):
@@ -97,7 +107,8 @@ class Linear(nnx.Module):
             "outputs": tuple(dim for dim in range(n_inputs, len(axes)) if axes[dim] != side_by_side),
         }
         self.weight = nnx.Param(normal(key, (*inputs, *outputs), std), axes=axes, kind="matrix", **dims)
-        self.scale = None  # of each output, where the weight is in int8
+        self.scale = None  # of each output, where the weight is in int8; of each block, where it is in nf4
+        self.block_dim = None  # which dimension, from the end, the blocks of nf4 lie along
         self.in_columns = False  # whether the weight is [all outputs, all inputs], see by_columns
         self.adapter = None  # an adapters.adapter.Part, which is then called in the place of this map
         if bias:
@@ -119,14 +130,21 @@ class Linear(nnx.Module):
             y = y.reshape(*y.shape[:-1], *self.outputs)
             return y if self.bias is None else y + self.bias[...].astype(y.dtype)
         outputs = ... if index is ... else (slice(None), index)
-        weight = self.weight[... if index is ... else (*[slice(None)] * len(self.inputs), *outputs)]
+        entries = ... if index is ... else (*[slice(None)] * len(self.inputs), *outputs)
+        weight = self.weight[entries]
         bias = None if self.bias is None or not biased else self.bias[outputs]
+        if self.block_dim is not None:
+            return linear_of_nf4(x, weight, self.scale[entries], bias, self.block_dim, len(self.inputs))
         if self.scale is not None:
             return linear_of_bytes(x, weight, self.scale[outputs], bias, len(self.inputs))
         return LINEAR[sharding.platform()](x, weight, bias, len(self.inputs))
 
     def whole_weight(self):
         """[*inputs, *outputs], of bytes what they stand for."""
+        if self.block_dim is not None:
+            from gptjax.models import nf4
+
+            return nf4.dequantised(self.weight[...], self.scale[...], self.block_dim)
         return self.weight[...] if self.scale is None else self.weight[...].astype(jnp.float32) * self.scale[...]
 
     def turn(self) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from gptjax.config import catalogue
 from gptjax.config.fields import MeshConfig
 from gptjax.errors import UserError
 from gptjax.parallel.sharding import HOST_MEMORY
@@ -176,6 +177,7 @@ def _check_pipeline(model, mesh_config, stages: int) -> None:
         if repeats > 1:
             raise UserError(f"mesh.pipeline_repeats={repeats} needs a pipeline; set mesh.stage, or use 1.")
         return
+    catalogue.check_stages(model, stages)
     units, rest = divmod(model.n_layers, model.layer_period * repeats)
     if rest or units % stages:
         bands = f", {model.layer_period} layers of a pattern together" if model.layer_period > 1 else ""

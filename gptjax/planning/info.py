@@ -1,5 +1,6 @@
 """What a config is and will cost, from arithmetic and shapes alone: nothing is allocated, no device is used."""
 
+import dataclasses
 import math
 
 import jax
@@ -50,7 +51,7 @@ def info(config, devices: int | None = None, machine: str | None = None, num_sli
 
 
 def finetuning(config, devices: int | None = None, machine: str | None = None, num_slices: int = 1) -> list[dict]:
-    """Bytes on a device of a config trained whole, by LoRA, and by LoRA on a base in int8: {"name", "adapter", "trained" (its
+    """Bytes on a device of a config trained whole, by LoRA, and by LoRA on a base in int8 and in nf4 (QLoRA): {"name", "adapter", "trained" (its
     parameters), "params", "gradients", "moments"} each, laid out as by `info`. What is kept for backward passes comes to all
     alike (`info`).
 
@@ -59,9 +60,8 @@ def finetuning(config, devices: int | None = None, machine: str | None = None, n
     config = resolved(config)
     chosen = config.model.adapter
     lora = chosen if chosen and chosen.startswith(("lora", "rslora", "dora")) else "lora(rank=8, on='all')"
-    kinds = [("full", None), ("LoRA", lora), ("LoRA, int8 base", _in_bytes(lora))]
-    if catalogue.adapter(lora).in_bytes:
-        del kinds[1]
+    kinds = [("full", None), ("LoRA", _with_base(lora, "as_stored"))]
+    kinds += [(f"LoRA, {form} base", _with_base(lora, form)) for form in ("int8", "nf4")]
     rows = []
     for name, adapter in kinds:
         of_kind = config.replace(model={"adapter": adapter}, train={"trainable": None})
@@ -80,13 +80,15 @@ def finetuning(config, devices: int | None = None, machine: str | None = None, n
     return rows
 
 
-def _in_bytes(lora: str) -> str:
-    """model.adapter of the same LoRA on a base in int8."""
-    if catalogue.adapter(lora).in_bytes:
+def _with_base(lora: str, form: str) -> str:
+    """model.adapter of the same LoRA on a base in another form: as_stored, int8 or nf4."""
+    kind = catalogue.adapter(lora)
+    if kind.frozen == form:
         return lora
-    name, _, parameters = lora.partition("(")
-    parameters = parameters.strip().removesuffix(")")
-    return f"{name}({parameters}{', ' * bool(parameters)}frozen='int8')"
+    plain = dataclasses.replace(kind, frozen=form)
+    parameters = [f.name for f in dataclasses.fields(kind) if getattr(plain, f.name) != f.default or f.name == "on"]
+    written = ", ".join(f"{name}={getattr(plain, name)!r}" for name in parameters)
+    return f"{lora.partition('(')[0].strip()}({written})"
 
 
 def finetuning_table(rows: list[dict]) -> str:

@@ -106,7 +106,7 @@ def write_merged(run, out: str) -> None:
         checkpoint=CheckpointConfig(every_steps=None),
     )
     started = run.directory.manifest().get("started_from")
-    files = _imported_files(started)
+    files = run.directory.imported_files()
     origin = {
         "from": "adapter",
         "folder": str(run.directory.path),
@@ -118,10 +118,3 @@ def write_merged(run, out: str) -> None:
     model_directory.write(directory, config, model.params, run.tokenizer, {"imported": origin | {"files": files}})
     if (template := kinds.of_folder(run.directory.tokenizer)) is not None:
         kinds.keep(template, directory.tokenizer)
-
-
-def _imported_files(started: dict | None) -> dict:
-    """What transformers' files said of the base, which an export gives back."""
-    if started is None or not (base := run_directory.open_run(started["run"])).exists():
-        return {}
-    return (base.manifest().get("imported") or {}).get("files", {})

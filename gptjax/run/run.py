@@ -28,7 +28,7 @@ from gptjax.generation.engine import Engine
 from gptjax.generation.settings import Settings
 from gptjax.generation.settings import names as setting_names
 from gptjax.generation.text import Completion, generate, prompt_ids
-from gptjax.models import attention, int8, placed
+from gptjax.models import architectures, attention, int8, placed
 from gptjax.models.layers import READING_DTYPES
 from gptjax.parallel import numerics, sharding
 from gptjax.run import inside
@@ -348,7 +348,7 @@ class Run:
         return {
             "run": str(self.directory.path),
             "step": f"{self.step}{', averaged parameters' * (self.item == 'ema')} (of {', '.join(map(str, self.steps)) or 'none'})",
-            "model": f"{sum(leaf.size for leaf in leaves):,} parameters, {shape.shown_shape},"
+            "model": f"{architectures.entries(self.params):,} parameters, {shape.shown_shape},"
             f" context {shape.context_length}",
             "tokenizer": f"{self.tokenizer.kind}, {self.tokenizer.vocab_size:,} entries",
             "loaded": f"{kept} parameters, {self.model_config.dtype} matmuls, on {split or device}"

@@ -194,6 +194,20 @@ class RunDirectory:
                 f"{self.path / 'manifest.json'} does not say what text the run has ({error!r}); restore it."
             ) from error
 
+    def imported_files(self) -> dict[str, dict]:
+        """{name: content} of what transformers' files said of the model that was imported here, or of the one that this run
+        goes back to, whose manifest may be gone by now; {}: there is none, or it is not known."""
+        manifest = self.manifest()
+        if (source := manifest.get("imported")) is not None:
+            return source.get("files", {})
+        started = manifest.get("started_from") or manifest.get("branched")
+        if started is None:
+            return {}
+        if "imported_files" in started:
+            return started["imported_files"]
+        origin = open_run(started["run"])
+        return origin.imported_files() if origin.exists() else {}
+
     def check_trained(self, wanted: str) -> None:
         """Raises UserError: the model was imported, so that it has no text of its own and no optimizer state.
 

@@ -4,6 +4,7 @@ loop            call after call of the train step: the numbers of the one before
 step            one optimizer step, a pure function of state, batch and learning rate
 losses          what is minimised, by name
 regularisation  label smoothing, and noise on embeddings, for fine-tuning
+target_logits   the loss of answers from the logits of their tokens alone
 task_losses     the losses of labelled examples
 trainable       which parameters are trained
 depth           some of the layers, of parameters that hold them all

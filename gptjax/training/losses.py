@@ -19,6 +19,7 @@ functions; it may have check(config), which raises UserError. Held-out text is j
 minimised (models/placed).
 """
 
+import functools
 import typing
 
 import jax
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 
 from gptjax.config import catalogue
 from gptjax.errors import UserError, choose, imported, make_chosen, written_call
-from gptjax.models import placed
+from gptjax.models import loss, placed
 
 PAIR_LOSSES = {
     **{"dpo": "Dpo", "robust": "Robust", "hinge": "Hinge", "ipo": "Ipo", "sigmoid_norm": "SigmoidNorm"},
@@ -82,21 +83,21 @@ OF_LAYERS = {"activation_rms": RootMeanSquare, "max_attention_logit": Largest}  
 def of(config) -> typing.Callable:
     """The loss function of a Config. Raises UserError for an unknown name, for parameters that it does not take, and for an
     entry that leads nowhere."""
-    loss = chosen(config.train.loss)
-    if hasattr(loss, "check"):
-        loss.check(config)
-    return loss if config.model.adapter is None else with_penalty(loss, catalogue.adapter(config.model.adapter))
+    function = chosen(config.train.loss)
+    if hasattr(function, "check"):
+        function.check(config)
+    return function if config.model.adapter is None else with_penalty(function, catalogue.adapter(config.model.adapter))
 
 
 def chosen(text: str) -> typing.Callable:
     """The loss that train.loss names, without what an adapter adds to it."""
     name, arguments = written_call(text, LOSSES, "train.loss")
-    loss = imported(choose(LOSSES, name, "train.loss"), f"train.loss={text!r}")
-    if isinstance(loss, type):
+    function = imported(choose(LOSSES, name, "train.loss"), f"train.loss={text!r}")
+    if isinstance(function, type):
         return make_chosen(text, LOSSES, "train.loss")
     if arguments:
         raise UserError(f"train.loss={text!r}: {name} has no parameters; write train.loss={name!r}.")
-    return loss
+    return function
 
 
 def with_penalty(loss_of, adapter):
@@ -118,26 +119,39 @@ def with_penalty(loss_of, adapter):
 def next_token(params, batch: dict, key, *, graph, config):
     """Cross-entropy of the next token, or of what the objective has predicted instead, train.z_loss (Chowdhery et al.
     2022, section 5) and train.label_smoothing; weighed by weight_BL."""
-    weight_BL, smoothing = batch["weight_BL"], config.train.label_smoothing
-    options = {}
-    if smoothing or config.train.neftune_alpha:
+    train, weight_BL, options = config.train, batch["weight_BL"], {}
+    if train.label_smoothing or train.neftune_alpha:
         from gptjax.training import regularisation
 
         options = regularisation.options(batch, key, config)
-    loss_BL, log_normaliser_BL, *above_mean_BL, numbers = placed.token_loss(
+    sums = functools.partial(token_sums, train)
+    answers_alone = config.data.chat is not None
+    if answers_alone:
+        from gptjax.training import target_logits
+
+        answers_alone = target_logits.apply_to(config)
+        if answers_alone:
+            options["head"] = target_logits.head(weight_BL, sums, options.get("head", loss.cross_entropy))
+    *made, numbers = placed.token_loss(
         params,
         batch,
         graph=graph,
         mesh_config=config.mesh,
-        chunks=config.train.vocab_chunks,
+        chunks=train.vocab_chunks,
         key=key if config.model.max_dropout else None,
-        log_activations=config.train.log_activations,
+        log_activations=train.log_activations,
         **options,
     )
-    loss_sum = jnp.sum(loss_BL * weight_BL)
-    objective = loss_sum
-    if config.train.z_loss:
-        objective = objective + config.train.z_loss * jnp.sum(jnp.square(log_normaliser_BL) * weight_BL)
-    for array_BL in above_mean_BL:
-        objective = objective + smoothing * jnp.sum(array_BL * weight_BL)
+    objective, loss_sum = made if answers_alone else sums(weight_BL, *made)
     return objective, ((loss_sum, weight_BL.sum()), {name: OF_LAYERS[name](value) for name, value in numbers.items()})
+
+
+def token_sums(train, weight, loss_of_token, log_normaliser, *above_mean):
+    """(objective, loss sum) of tokens, with train.z_loss and label smoothing in the objective."""
+    loss_sum = jnp.sum(loss_of_token * weight)
+    objective = loss_sum
+    if train.z_loss:
+        objective = objective + train.z_loss * jnp.sum(jnp.square(log_normaliser) * weight)
+    for array in above_mean:
+        objective = objective + train.label_smoothing * jnp.sum(array * weight)
+    return objective, loss_sum

@@ -11,7 +11,7 @@ import jax
 
 from gptjax import flops
 from gptjax.hosts import compiling
-from gptjax.models import attention, placed
+from gptjax.models import architectures, attention, placed
 from gptjax.parallel import meshes, numerics, sharding
 from gptjax.training import losses, trainable
 from gptjax.training.step import TrainState, init_state, train_call
@@ -49,7 +49,7 @@ def build(config, mesh, kernel: str, kernel_reason: str = "as given") -> Program
     """
     losses.of(config)
     model = placed.place(config.model, config.mesh, mesh, kernel, config.train.vocab_chunks)
-    flops.check_counts(config.model, sum(leaf.size for leaf in jax.tree.leaves(model.abstract_params)))
+    flops.check_counts(config.model, architectures.entries(model.abstract_params))
     trainable.check(config, model.abstract_params)
     init = functools.partial(init_state, config, kernel)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # as it is run: so it is traced once for both

@@ -68,6 +68,8 @@ def described(origin: Origin, config, store, abstract_params: dict) -> dict:
         "model": model,
         "trunk": theirs.get("started_from"),
     }
+    if files := origin.run.imported_files():
+        started["imported_files"] = files  # for exports of this run, wherever the other one will be
     if symbols:
         _check_learnt(origin, symbols, vocab_dims, config)
         started["symbols"] = {
@@ -113,7 +115,7 @@ def _initialised(origin: Origin, abstract_params: dict, model: dict, vocab_dims:
     theirs = shapes_of(origin)
     if not theirs:  # the same names, as reading it will see
         return []
-    ours = {name: leaf.shape for name, leaf in flatten_dict(abstract_params, sep="/").items()}
+    ours = {name: leaf.shape for name, leaf in flatten_dict(int8.in_floats(abstract_params), sep="/").items()}
     differing = f" ({consistency.shown(model)})" if model else ""
     others = [f"{name} has shape {theirs[name]} there and {ours[name]} here"
               for name in ours if name in theirs and theirs[name] != ours[name]
@@ -125,7 +127,7 @@ def _initialised(origin: Origin, abstract_params: dict, model: dict, vocab_dims:
         adapted = any("/adapter/" in f"/{name}" for name in homeless)
         mend = "merge its adapter first (gptjax adapter merge)" if adapted else "add those parts to this model"
         raise refused(str(origin), f"this model has no {listed(homeless)}{differing}", mend)
-    return sorted(ours.keys() - theirs.keys() - _scales(abstract_params))
+    return sorted(ours.keys() - theirs.keys())
 
 
 def _scales(abstract_params: dict) -> set[str]:
@@ -166,7 +168,7 @@ def parameters(started: dict, config, program, initialised: dict) -> dict:
     )
     scales = _scales(taken)
     origin = dataclasses.replace(
-        program, abstract_params=_without(taken, scales), param_sharding=_without(places, scales)
+        program, abstract_params=int8.in_floats(taken), param_sharding=_without(places, scales)
     )
     run = run_directory.open_run(started["run"])
     _, params = loading.read(run, started["step"], "params", config.optim.param_dtype, origin)

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gptjax.config import catalogue
 from gptjax.errors import UserError
+from gptjax.models import architectures
 
 OF_ADAPTER = "*adapter/*"  # all parameters that an adapter adds to a model
 OF_TASK_HEAD = "task_head"
@@ -55,7 +56,7 @@ def floats(tree: dict) -> dict:
 
 def share(params: dict, config) -> float:
     """Of all entries of the parameters, the part that is trained."""
-    trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in split(params, config))
+    trained, frozen = map(architectures.entries, split(params, config))
     return trained / (trained + frozen)
 
 

@@ -13,6 +13,7 @@ from places import ROOT
 
 import gptjax
 from gptjax import cli
+from gptjax.commands import chatting
 from gptjax.data.chat import Message, chat_format
 from gptjax.errors import UserError
 from gptjax.huggingface import importing
@@ -136,12 +137,15 @@ def test_a_conversation_on_a_terminal_keeps_what_was_said(imported):
     output, said = (text.decode() for text in process.communicate(timeout=240))
     os.close(controller)
     assert process.returncode == 0, said
-    run, history, answers = gptjax.load(imported()), [], []
+    run, history, answers = gptjax.load(imported()), (), []
     for question in ("Hello", "And then?"):
-        history.append({"role": "user", "content": question})
-        answers.append(run.chat(history, max_tokens=6, seed=2).text)
-        history.append({"role": "assistant", "content": answers[-1]})
+        history = (*history, Message("user", question))
+        [answer] = run.answers([history], run.chat_format(), max_tokens=6, seed=2)
+        answers.append(answer.text)
+        history = (*history, chatting.said(answer))  # whose text has other tokens than it was drawn in
     assert re.sub("you> ", "", output) == f"{answers[0]}\n{answers[1]}\n\n"
+    drawn = history[1]
+    assert drawn.tokens and list(drawn.tokens) != run.tokenizer.encode(drawn.content).tolist()
     assert "Ctrl-D" in said
 
 

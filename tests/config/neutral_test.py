@@ -45,7 +45,11 @@ RUN = {  # a valid value that is not BASE's, of every field that is a run's; a d
         "steps_per_call": 2,
         "vocab_chunks": 2,
         "loss": "next_token_of_another",
-        "lm_coef": 0.5,
+        "lm_coef": {
+            "model": {"task_head": "classes(n=2)"},
+            "data": {"task": "classify"},
+            "train": {"loss": "classify", "lm_coef": 0.5},
+        },
         "z_loss": 1e-4,
         "label_smoothing": 0.1,
         "neftune_alpha": 5.0,
@@ -106,7 +110,7 @@ def all_changed() -> Config:
     sections = {}
     for section, field in FIELDS:
         value = RUN[section][field]
-        if field not in ("tokens", "epochs", "loss") and not field.startswith(
+        if field not in ("tokens", "epochs", "loss", "lm_coef") and not field.startswith(
             ("batch_ramp", "replica", "sequence", "tensor", "dcn")
         ):
             for name, fields in (value if isinstance(value, dict) else {section: {field: value}}).items():

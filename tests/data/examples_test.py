@@ -269,6 +269,10 @@ def test_text_commands_refuse_a_labelled_set(folder):
         (dict(data=dict(task=None)), "learns from labelled examples; set data.task"),
         (dict(train=dict(loss="tag")), "set train.loss='classify'."),
         (dict(train=dict(lm_coef=-1.0)), "train.lm_coef=-1.0 is negative"),
+        (
+            dict(model=dict(task_head=None), data=dict(task=None), train=dict(loss="next_token", lm_coef=0.5)),
+            "train.lm_coef=0.5 weighs the language model's loss beside a task head's, and model.task_head is None",
+        ),
         (dict(data=dict(packing="best_fit")), "data.packing='best_fit' is of running text"),
         (dict(train=dict(z_loss=1e-4)), "train.z_loss=0.0001 is of running text"),
         (dict(train=dict(label_smoothing=0.1)), "train.label_smoothing=0.1 is of running text"),

@@ -17,6 +17,8 @@ from gptjax.data import sources, tokenizers
 from gptjax.data.preparing import shardmaker
 from gptjax.data.preparing.cleaning import outcome, specs
 from gptjax.data.sources import records
+from gptjax.data.tokenizers import lossless
+from gptjax.data.tokenizers.byte_level import byte_of_character
 from gptjax.data.tokenizers.simple import ByteTokenizer
 from gptjax.data.tokens import store
 from gptjax.errors import UserError
@@ -316,3 +318,64 @@ def test_what_python_says_of_json_that_ends_early_is_a_sentence():
         ) as refused:
             records.json_value(line, "a.jsonl:1")
         assert " at at " not in str(refused.value)
+
+
+# ---- what a tokenizer's vocabulary has no token for
+
+
+def without_control_bytes(file) -> str:
+    """The spec of a byte-level tokenizer without the bytes that SmolLM2's vocabulary lacks."""
+    vocab = [c for c, b in byte_of_character().items() if b not in (*lossless.SELDOM, *lossless.NEVER)]
+    model = {"type": "BPE", "vocab": {c: i for i, c in enumerate(vocab)}, "merges": []}
+    pre = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    file.write_text(json.dumps({"model": model, "pre_tokenizer": pre, "decoder": pre, "added_tokens": []}))
+    return f"hf:{file}"
+
+
+@pytest.fixture
+def bells(tmp_path):
+    """(a file of which line 2 has a control character, the spec of a tokenizer without it)."""
+    pytest.importorskip("tokenizers")
+    file = tmp_path / "b.jsonl"
+    file.write_text("\n".join([STORIES[0], json.dumps({"text": "A bell: \a."}), *STORIES[1:]]))
+    return file, without_control_bytes(tmp_path / "tokenizer.json")
+
+
+def test_a_preparation_leaves_out_a_text_that_the_vocabulary_cannot_spell(bells, tmp_path):
+    file, tokenizer = bells
+    record = done(recipe(tmp_path / "out", file, tokenizer))
+    assert record["counts"]["documents"] == 11 and record["counts"]["kept_documents"] == 10
+    [message] = record["failures"]["messages"]
+    assert message.startswith(f"{file} at byte") and "the tokenizer 'hf' changes this text" in message
+
+
+@pytest.mark.parametrize("val_split", ["tail", "document"])
+def test_a_run_leaves_it_out_too_and_names_it(bells, tmp_path, capfd, val_split):
+    file, tokenizer = bells
+    kind, _, path = tokenizer.partition(":")
+    config = DataConfig(source="jsonl", path=str(file), cache_dir=str(tmp_path / "c"), val_split=val_split)
+    config = dataclasses.replace(config, tokenizer=kind, tokenizer_path=path)
+    made = store.prepare(config).sources["jsonl"]
+    assert made.train.n_documents + made.val.n_documents == 10 + (val_split == "tail")  # which parts one
+    assert made.description["left_out"]["count"] == 1
+    assert f"left out: {file} at byte 39: the tokenizer 'hf' changes this text" in capfd.readouterr().err
+    file.write_text(json.dumps({"text": "\a"}))
+    with pytest.raises(UserError, match="b.jsonl at byte 0: the tokenizer 'hf' changes this text"):
+        store.prepare(config)
+
+
+def test_a_conversation_that_the_vocabulary_cannot_spell_is_left_out_too(bells, tmp_path, capfd):
+    file, tokenizer = bells
+    kind, _, path = tokenizer.partition(":")
+    turns = [
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}] for text in ("Yes.", "\a", "No.")
+    ]
+    file.write_text("\n".join(json.dumps({"messages": messages}) for messages in turns))
+    config = DataConfig(
+        source="jsonl", path=str(file), cache_dir=str(tmp_path / "c"), tokenizer=kind, tokenizer_path=path
+    )
+    config = dataclasses.replace(config, chat="gptjax", packing="best_fit", val_split="document", val_fraction=0.0)
+    made = store.prepare(config).sources["jsonl"]
+    assert made.train.n_documents == 2
+    said = capfd.readouterr().err
+    assert f"left out: {file} at byte" in said and "the tokenizer 'hf' changes this text" in said

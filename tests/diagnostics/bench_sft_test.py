@@ -40,6 +40,26 @@ def test_our_side_takes_steps_and_counts_the_tokens_of_answers():
     assert [side.step(), side.step()] == [weight_BL[:8].sum(), weight_BL[8:16].sum()]
 
 
+def test_the_bound_of_a_step_is_measured_and_shown():
+    config = bench_sft.resolved(CONFIG, lora=False)
+    assert 1e6 < bench_sft.matmul_rate(config, times=2) < 1e15
+    of_step = bench_sft._targets(config)
+    assert bench_sft.Ours(config).step() == of_step[0] and max(of_step) <= 8 * LENGTH
+    memory = {side: {"peak": 2**30, "before": 0} for side in bench_sft.SIDES}
+    rates = {"ours": 200.0, "theirs": 100.0}
+    results = {
+        "lora": None,
+        "batch_size": 8,
+        "context_length": 64,
+        "tokens_per_second": rates,
+        "ratio": 2.0,
+        "pairs": 3,
+    }
+    results |= {"flops_per_step": 4e6, "targets_per_step": 40.0, "matmul_flops_per_second": 5e7, "memory": memory}
+    said = bench_sft.table(results)
+    assert "100kFLOP for each" in said and "20MFLOP/s, TRL 10MFLOP/s" in said and "alone 50MFLOP/s" in said
+
+
 def test_a_context_without_room_is_refused():
     with pytest.raises(
         UserError, match="model.context_length=32 has no room for the conversations that --sft measures"

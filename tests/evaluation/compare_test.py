@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gptjax.errors import UserError
-from gptjax.evaluation import compare, held_out
+from gptjax.evaluation import compare, differences, held_out
 from gptjax.evaluation.compare import Predicted
 
 
@@ -19,7 +19,7 @@ def book(tmp_path_factory):
 
 def test_difference_and_error_of_hand_worked_pairs():
     """Of sizes 1 and 3: A has 2 and 6 nats, B 3 and 5. The difference is 0, its residuals 1 and -1."""
-    found = compare.difference([2.0, 6.0], [3.0, 5.0], [1.0, 3.0], "nats/token")
+    found = differences.difference([2.0, 6.0], [3.0, 5.0], [1.0, 3.0], "nats/token")
     assert (found.a, found.b, found.difference, found.pairs) == (2.0, 2.0, 0.0, 2)
     assert found.standard_error == pytest.approx(math.sqrt((1 + 1) * 2 / 1) / 4)
     assert found.p_value == 1.0
@@ -28,10 +28,10 @@ def test_difference_and_error_of_hand_worked_pairs():
 
 def test_p_is_that_of_students_t():
     """With one degree of freedom t is Cauchy's, and P(|t| > 1) is 1/2; with many it is normal."""
-    assert compare.p_value(1.0, 1.0, 2) == pytest.approx(0.5)
-    assert compare.p_value(-1.959964, 1.0, 10**7) == pytest.approx(0.05, rel=1e-4)
-    assert math.isnan(compare.p_value(1.0, math.nan, 1))
-    assert (compare.p_value(0.0, 0.0, 9), compare.p_value(0.1, 0.0, 9)) == (1.0, 0.0)
+    assert differences.p_value(1.0, 1.0, 2) == pytest.approx(0.5)
+    assert differences.p_value(-1.959964, 1.0, 10**7) == pytest.approx(0.05, rel=1e-4)
+    assert math.isnan(differences.p_value(1.0, math.nan, 1))
+    assert (differences.p_value(0.0, 0.0, 9), differences.p_value(0.1, 0.0, 9)) == (1.0, 0.0)
 
 
 def null_p_values(repetitions: int, shift: float = 0.0) -> np.ndarray:
@@ -42,7 +42,7 @@ def null_p_values(repetitions: int, shift: float = 0.0) -> np.ndarray:
         size_P = rng.integers(50, 100, size=40)
         hard_P = 3 + rng.standard_normal(40)
         a_P, b_P = (size_P * (hard_P + 0.1 * rng.standard_normal(40)) for _ in range(2))
-        found.append(compare.difference(a_P, b_P + shift * size_P, size_P, "nats/token"))
+        found.append(differences.difference(a_P, b_P + shift * size_P, size_P, "nats/token"))
     return found
 
 
@@ -152,5 +152,5 @@ def test_the_ratio_of_means_is_the_one_of_evaluations():
     rng = np.random.default_rng(0)
     loss_R, weight_R = rng.uniform(1, 9, 20), rng.integers(1, 5, 20)
     result = held_out.summarise(held_out.Sums(loss_R, weight_R, weight_R))
-    found = compare.difference(np.zeros(20), loss_R, weight_R, "nats/token")
+    found = differences.difference(np.zeros(20), loss_R, weight_R, "nats/token")
     assert (found.difference, found.standard_error) == (result.loss, result.standard_error)

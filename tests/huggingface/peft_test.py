@@ -133,7 +133,7 @@ def test_what_is_no_adapter_of_this_model_is_refused_by_name(imported, folder, t
     assert "peft_type='OFT'; gptjax imports LORA" in said_of(peft_type="OFT")
     assert "modules_to_save=['lm_head'], for which gptjax has no equal" in said_of(modules_to_save=["lm_head"])
     assert "bias='all'" in said_of(bias="all")
-    assert "several ranks or alphas" in said_of(alpha_pattern={"c_attn": 3, "c_fc": 4})
+    assert "updates of several scales" in said_of(alpha_pattern={"c_attn": 3, "c_fc": 4})
     assert "h.0.attn.c_attn.lora_A.weight, which is no part of this model, whose linear maps are" in said_of("llama")
     assert "has an adapter already" in said_of("gpt2/lora")
     tensors = load_file(GOLDEN / "gpt2/lora" / peft.WEIGHTS)
@@ -186,3 +186,54 @@ def test_what_peft_reads_computes_the_same(imported, base, adapter, tmp_path):
     with torch.no_grad():
         expected = model(input_ids=torch.from_numpy(token_BL)).logits.numpy()
     assert relative(adapted.logits(token_BL), expected) <= 1e-5 < relative(loaded.logits(token_BL), expected)
+
+
+def adapted_run(base, adapter: str):
+    """A Run of a base with an adapter of drawn parameters."""
+    loaded = run.load(base)
+    config = loaded.config.replace(model={"adapter": adapter})
+    program = placed.of_run(config, MeshConfig(), jax.local_devices()[:1])
+    rng = np.random.default_rng(0)
+    start = architectures.split(architectures.make(config.model, jax.random.key(0)))[1]
+    drawn = jax.tree.map(lambda leaf: leaf + 0.2 * rng.standard_normal(leaf.shape).astype(np.float32), start)
+    params = unflatten_dict(flatten_dict(drawn) | flatten_dict(loaded.params))
+    return dataclasses.replace(loaded, config=config, program=program, params=params)
+
+
+@pytest.mark.parametrize(
+    "adapter", ["lora(on='all', rank=2)", "rslora(on='q,v,o', rank=3)", "dora(on='k,v,down', rank=2)"]
+)
+def test_an_adapter_of_parts_of_one_matrix_comes_back_as_it_was(imported, adapter, tmp_path):
+    """GPT-2's c_attn has the ranks of all its parts together in PEFT's files, and the other matrices one of them."""
+    base = imported("gpt2")
+    adapted = adapted_run(base, adapter)
+    peft.export_adapter(adapted, str(tmp_path / "out"))
+    peft.import_adapter(str(tmp_path / "out"), str(base), str(tmp_path / "back"))
+    back = run.load(tmp_path / "back")
+    parts = [part.strip("'") for part in adapter.partition("on=")[2].partition(", rank")[0].split(",")]
+    assert back.config.model.adapter.partition("on=")[2].startswith(
+        repr(",".join(parts if parts != ["all"] else "q k v o up down".split()))
+    )
+    ours = {name: leaf for name, leaf in flatten_dict(adapted.params).items() if "adapter" in name}
+    read = {name: leaf for name, leaf in flatten_dict(back.params).items() if "adapter" in name}
+    assert ours.keys() == read.keys()
+    for name, leaf in ours.items():
+        np.testing.assert_allclose(read[name], leaf, atol=1e-6, err_msg=str(name))
+    token_BL = np.random.default_rng(1).integers(0, 65, (2, 12))
+    np.testing.assert_allclose(back.logits(token_BL), adapted.logits(token_BL), rtol=1e-5, atol=1e-5)
+
+
+def test_ranks_and_scales_that_no_parts_explain_are_refused(imported, tmp_path):
+    base, out = imported("gpt2"), tmp_path / "out"
+    peft.export_adapter(adapted_run(base, "lora(on='all', rank=2)"), str(out))
+    tensors = load_file(out / peft.WEIGHTS)
+    name = next(name for name in tensors if name.endswith("h.1.attn.c_attn.lora_B.weight"))
+    save_file(tensors | {name: tensors[name] + 1}, out / peft.WEIGHTS)
+    with pytest.raises(
+        UserError, match="has rank 2 and rank 6, of attn.c_attn, and gptjax has one rank for all matrices"
+    ):
+        peft.import_adapter(str(out), str(base), str(tmp_path / "back"))
+    config = json.loads((out / peft.CONFIG).read_text())
+    (out / peft.CONFIG).write_text(json.dumps(config | {"alpha_pattern": {}}))
+    with pytest.raises(UserError, match="has updates of several scales"):
+        peft.import_adapter(str(out), str(base), str(tmp_path / "back"))

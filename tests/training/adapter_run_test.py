@@ -12,6 +12,7 @@ from judging import trained_values
 
 from gptjax import cli
 from gptjax.errors import UserError
+from gptjax.models import nf4
 from gptjax.run import run
 from gptjax.rundir import run_directory
 
@@ -172,6 +173,26 @@ def test_several_adapters_share_one_base(adapter, values, base):
         assert np.array_equal(both.logits(TEXT), run.load(path).logits(TEXT))
     with pytest.raises(UserError, match="was trained on step 6 of .* and not on step 4"):
         run.load(base, 4).with_adapter(adapter)
+
+
+def test_a_frozen_base_in_nf4_is_made_of_the_run_it_starts_from_and_goes_on_bit_equal(values, base, capsys):
+    workdir = base.with_name("nf4")
+    config = adapted(values, base, adapter="lora(on='all', rank=2, frozen='nf4')")
+    assert train(config, workdir) == 0
+    assert all("adapter" in name or "count" in name for name in runs.saved_arrays(workdir, STEPS))
+    start, plain = run.load(workdir, 0), run.load(base)
+    up = names(start.params)["blocks/mlp/up/weight"], names(start.params)["blocks/mlp/up/scale"]
+    expected = nf4.quantised(names(plain.params)["blocks/mlp/up/weight"], -1)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(up, expected, strict=True))
+    trained_run = run.load(workdir)
+    assert np.array_equal(run.load(base).with_adapter(workdir).logits(TEXT), trained_run.logits(TEXT))
+    assert not np.array_equal(trained_run.logits(TEXT), start.logits(TEXT))
+    assert abs(trained_run.merged().logits(TEXT) - trained_run.logits(TEXT)).max() <= 1e-5
+    disturbed = shutil.copytree(workdir, workdir.with_name("nf4_disturbed"))
+    shutil.rmtree(disturbed / "checkpoints" / "4")
+    assert train(config, disturbed) == 0 and runs.losses(disturbed) == runs.losses(workdir)
+    assert train(runs.changed(config, train=dict(trainable="*weight")), workdir.with_name("nf4_refused")) == 2
+    assert "which is kept in uint8 and frozen" in capsys.readouterr().err
 
 
 def test_a_frozen_base_in_bytes_is_made_of_the_run_it_starts_from(adapter, values, base, capsys):

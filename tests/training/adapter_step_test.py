@@ -168,7 +168,19 @@ def test_a_prefix_that_no_position_or_mesh_has_room_for_is_refused():
     with pytest.raises(UserError, match="needs whole sequences; set mesh.sequence=1"):
         programs.of(BASE.replace(model=dict(adapter="prefix"), mesh=dict(sequence=2)), jax.devices()[:2])
     with pytest.raises(UserError, match="can't be split into stages; set mesh.stage=1"):
-        trained(BASE.replace(model=dict(adapter="prefix"), mesh=dict(stage=2)), 2)
+        BASE.replace(model=dict(adapter="prefix"), mesh=dict(stage=2))
+    with pytest.raises(UserError, match="can't be split into stages; set mesh.stage=1"):
+        programs.of(BASE.replace(model=dict(adapter="prefix"), mesh=dict(stage=-1, fsdp=1)), jax.devices()[:2])
+
+
+def test_a_rank_above_the_full_one_is_refused():
+    BASE.replace(model=dict(adapter="lora(on='q,o', rank=32)"))
+    with pytest.raises(
+        UserError, match="rank=33 is more than the full rank of out, a matrix of 32 x 32; use at most 32"
+    ):
+        BASE.replace(model=dict(adapter="lora(on='o', rank=33)"))
+    with pytest.raises(UserError, match="more than the full rank of k, a matrix of 32 x 16; use at most 16"):
+        BASE.replace(model=dict(adapter="dora(on='k', rank=17)"))
 
 
 @pytest.mark.parametrize("kind", AHEAD[:2])
@@ -198,9 +210,10 @@ def test_a_step_is_counted_without_gradients_of_frozen_matrices():
 
 def test_the_table_of_memory_has_moments_of_the_adapter_alone():
     config = BASE.replace(model=dict(adapter=None), optim=dict(ema_decay=None))
-    full, lora, in_bytes = info.finetuning(config, devices=1)
+    full, lora, in_bytes, in_nf4 = info.finetuning(config, devices=1)
     assert full["gradients"] == full["params"] and lora["gradients"] == in_bytes["gradients"] == 4 * lora["trained"]
     assert abs(lora["moments"] - 8 * lora["trained"]) <= 64 and lora["params"] == full["params"] + lora["gradients"]
     assert in_bytes["params"] < 0.6 * lora["params"] and "LoRA, int8 base" in info.finetuning_table([in_bytes])
-    _, of_bytes = info.finetuning(config.replace(model=dict(adapter=in_bytes["adapter"])), devices=1)
-    assert of_bytes == in_bytes, "an adapter in bytes already"
+    assert in_nf4["params"] < in_bytes["params"] and in_nf4["moments"] == lora["moments"]
+    again = info.finetuning(config.replace(model=dict(adapter=in_bytes["adapter"])), devices=1)
+    assert again[1:] == [lora | {"adapter": again[1]["adapter"]}, in_bytes, in_nf4], "an adapter in bytes already"

@@ -14,7 +14,7 @@ from gptjax import cli
 from gptjax.config.config_file import from_dict
 from gptjax.config.fields import Config, MeshConfig, ModelConfig, TrainConfig
 from gptjax.data import tokenizers
-from gptjax.huggingface import importing
+from gptjax.huggingface import exporting, importing
 from gptjax.models import architectures
 from gptjax.parallel import meshes
 from gptjax.run import run
@@ -186,6 +186,30 @@ def test_an_imported_model_is_trained_further(values, trained, tmp_path, capsys)
         assert np.array_equal(array, begun[name]) and not np.array_equal(array, later[name]), name
     assert cli.main(["train", command[1], f"--workdir={imported}"]) == 2
     assert f"a new run starts with its parameters by train.start_from={imported}" in capsys.readouterr().err
+
+
+def test_an_export_of_a_fine_tune_has_the_generation_settings_of_the_imported_model(values, trained, tmp_path):
+    """Of a fine-tune of a fine-tune too, and when the imported run is gone."""
+    folder = shutil.copytree(ROOT / "tests/golden/hf/gpt2_plain", tmp_path / "folder")
+    generation = {"eos_token_id": 3, "temperature": 0.6, "top_p": 0.9}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    imported = tmp_path / "imported"
+    importing.import_folder(str(folder), str(imported), str(trained / "tokenizer"))
+    ours = started(values, imported) | {"model": json.loads((imported / "config.json").read_text())["model"]}
+    data = dict(tokenizer=f"{imported}/tokenizer")
+    ours = runs.changed(ours, train=dict(steps=1), mesh=dict(replica=2, fsdp=4), data=data)
+    again = runs.changed(
+        ours, train=dict(start_from=str(tmp_path / "first")), data=dict(tokenizer=str(tmp_path / "first" / "tokenizer"))
+    )
+    for config, name in ((ours, "first"), (again, "second")):
+        assert (
+            cli.main(["train", runs.write_config(config, tmp_path / f"{name}.py"), f"--workdir={tmp_path / name}"]) == 0
+        )
+    shutil.rmtree(imported)
+    for name in ("first", "second"):
+        exporting.export_run(run.read(tmp_path / name), str(tmp_path / f"{name}_out"))
+        written = json.loads((tmp_path / f"{name}_out" / "generation_config.json").read_text())
+        assert {key: written[key] for key in generation} == generation
 
 
 def test_control_tokens_of_a_chat_start_as_the_mean_of_the_vocabulary_and_all_else_as_it_was(tmp_path, values, capsys):

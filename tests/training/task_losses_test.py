@@ -195,6 +195,22 @@ def test_gptjax_eval_gives_the_numbers_of_training(classifier, capsys):
     assert "binomial" in told["convention"]["standard_error"]
 
 
+def test_two_classifiers_are_compared_example_by_example(classifier, labelled, capsys):
+    """By hand, of what gptjax eval and run.classify say of the same examples."""
+    flags = ["--step_a=60", "--step_b=120", "--json"]
+    assert cli.main(["compare", str(classifier), str(classifier), *flags]) == 0
+    [of_set] = json.loads(capsys.readouterr().out)["differences"].values()
+    logged = metrics.read_metrics(classifier / "metrics.jsonl", "eval")
+    for side, row in zip("ab", logged, strict=True):
+        assert of_set["loss"][side] == pytest.approx(row["loss"], rel=1e-5)
+        assert of_set["accuracy"][side] == pytest.approx(row["accuracy"], rel=1e-6)
+    assert of_set["loss"]["pairs"] == of_set["accuracy"]["pairs"] == 24
+    spec = f"--data=jsonl:{labelled['data']['path']}"
+    assert cli.main(["compare", str(classifier), str(classifier), spec]) == 0
+    out = capsys.readouterr().out
+    assert "A and B are the same on this text" in out and "(120 pairs" in out and "accuracy: A " in out
+
+
 def test_gptjax_eval_judges_other_sets_whole_and_says_what_it_is(classifier, labelled, capsys):
     assert cli.main(["eval", f"--workdir={classifier}", f"--data=jsonl:{labelled['data']['path']}"]) == 0
     out = capsys.readouterr().out
@@ -350,10 +366,10 @@ def test_every_task_is_trained_evaluated_and_asked(task, labelled, tmp_path):
 @pytest.mark.parametrize(
     "command, message",
     [
-        (["compare", "RUN", "RUN"], "is judged by examples; compare the numbers of gptjax eval."),
         (["data", "--workdir=RUN"], "gives labelled examples, but running text is read here: it has to be None."),
         (["plan", "--config=RUN/config.json", "--topology=v5e:2x2"], "plan the model without model.task_head"),
-        (["export", "--workdir=RUN", "--to=hf", "--out=RUN-hf"], "it has a head classes(n=2) beside"),
+        (["export", "--workdir=RUN", "--to=hf", "--out=RUN-hf"], "that class has no bias, and this head has one"),
+        (["export", "--workdir=RUN", "--to=gguf", "--out=RUN.gguf"], "it has a head classes(n=2) beside"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

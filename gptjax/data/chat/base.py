@@ -22,12 +22,13 @@ class Rendered(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A control token by its name, or text. begins_answer: no token may reach across its start."""
+    """A control token by its name, or text, or tokens. begins_answer: no token may reach across its start."""
 
     text: str
     is_control: bool = False
     weight: float = 0.0
     begins_answer: bool = False
+    tokens: tuple[int, ...] | None = None
 
 
 class Format(abc.ABC):
@@ -59,17 +60,40 @@ class Format(abc.ABC):
 
     def prompt(self, messages: tuple[Message, ...], tokenizer: Tokenizer) -> np.ndarray:
         """int32 [L]: what generation continues, a prefix of the token_L of the same messages with an answer."""
-        return encode(self.prompt_pieces(tuple(messages), tokenizer), tokenizer, self.name).token_L
+        pieces = with_drawn_tokens(self.prompt_pieces(tuple(messages), tokenizer), messages)
+        return encode(pieces, tokenizer, self.name).token_L
+
+
+def with_drawn_tokens(pieces: list[Piece], messages) -> list[Piece]:
+    """pieces with the tokens that a model drew in place of the texts of its answers, which encoded anew may have others.
+
+    An answer that a template writes otherwise than it was said stays text.
+    """
+    answers = [message for message in messages if message.role == "assistant"]
+    starts = [i for i, piece in enumerate(pieces) if piece.begins_answer and not piece.is_control]
+    if len(answers) != len(starts):
+        return pieces
+    pieces = list(pieces)
+    for start, answer in reversed(list(zip(starts, answers))):
+        end = next((i for i in range(start, len(pieces)) if pieces[i].is_control), len(pieces))
+        text = "".join(piece.text for piece in pieces[start:end])
+        written = next((form for form in (answer.content, answer.content.strip()) if text.startswith(form)), None)
+        if answer.tokens is not None and written is not None:
+            pieces[start:end] = [Piece("", tokens=answer.tokens), Piece(text[len(written) :])]
+    return pieces
 
 
 def encode(pieces: list[Piece], tokenizer: Tokenizer, format_name: str) -> Rendered:
     """Tokens of pieces in order, each with the largest weight of the pieces it spells a part of."""
     tokens, weights, run = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)], []
     for piece in _without_swallowed_spaces(pieces, tokenizer):
-        if piece.is_control or piece.begins_answer:
+        if piece.is_control or piece.begins_answer or piece.tokens is not None:
             _encode_run(run, tokenizer, tokens, weights)
             run = []
-        if piece.is_control:
+        if piece.tokens is not None:
+            tokens.append(piece.tokens)
+            weights.append([piece.weight] * len(piece.tokens))
+        elif piece.is_control:
             tokens.append([control_id(piece.text, tokenizer, format_name)])
             weights.append([piece.weight])
         elif piece.text:
@@ -94,7 +118,7 @@ def _without_swallowed_spaces(pieces: list[Piece], tokenizer: Tokenizer) -> list
 def _strip(pieces: list[Piece], places, strip) -> None:
     """Takes spaces from the texts at places, as far as there is nothing but spaces."""
     for i in places:
-        if pieces[i].is_control:
+        if pieces[i].is_control or pieces[i].tokens is not None:
             return
         pieces[i] = pieces[i]._replace(text=strip(pieces[i].text))
         if pieces[i].text:

@@ -15,11 +15,13 @@ ROLES = {name: name for name in ("system", "user", "assistant", "tool")} | {"dev
 
 
 class Message(NamedTuple):
-    """One turn. weight: of an assistant's message in the loss; None is 1. Other roles' messages are no targets."""
+    """One turn. weight: of an assistant's message in the loss; None is 1. Other roles' messages are no targets. tokens: of an
+    answer that a model gave, as it drew them; None: those of the text are meant."""
 
     role: str
     content: str
     weight: float | None = None
+    tokens: tuple[int, ...] | None = None
 
     @property
     def loss_weight(self) -> float:

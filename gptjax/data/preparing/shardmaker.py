@@ -269,10 +269,7 @@ def _batches(documents: Iterable[Piece]) -> Iterator[list[Piece]]:
 
 
 def values(recipe: Recipe, batch: list[Piece], tally: Tally) -> Iterator[tuple[Piece, tuple]]:
-    """The documents, each with what ShardWriter.add takes of it, without those that are told to the tally.
-
-    Raises UserError as _encoded does.
-    """
+    """The documents, each with what ShardWriter.add takes of it, without those that are told to the tally."""
     if recipe.config.chat is not None:
         yield from _rendered(recipe, batch, tally)
         return
@@ -286,16 +283,13 @@ def _rendered(recipe: Recipe, batch: list[Piece], tally: Tally) -> Iterator[tupl
         try:
             rendered = renderer(piece.document)
         except BaseException as error:
-            tally.failed(sources.left_out(error, piece.where, "be tokenised"))
+            tally.failed(sources.not_tokenised(error, piece.where))
             continue
         yield piece, (rendered.token_L, renderer.text_bytes(rendered), rendered.weight_L)
 
 
 def _encoded(tokenizer: Tokenizer, batch: list[Piece], tally: Tally) -> Iterable[tuple[Piece, np.ndarray]]:
-    """The documents with their tokens, without those on which the tokenizer's library fails.
-
-    Raises UserError: the tokenizer cannot write a document's text, as another would; it is named.
-    """
+    """The documents with their tokens, without those that the tokenizer cannot write or its library fails on."""
     try:
         return zip(batch, tokenizer.encode_batch([document.text for document in batch]))
     except BaseException as error:
@@ -307,10 +301,8 @@ def _encoded_one_by_one(tokenizer, batch: list[Piece], tally: Tally) -> Iterator
     for document in batch:
         try:
             tokens = tokenizer.encode(document.text)
-        except UserError as error:
-            raise UserError(f"{document.where}: {in_flags(str(error))}") from error
         except BaseException as error:
-            tally.failed(sources.left_out(error, document.where, "be tokenised"))
+            tally.failed(sources.not_tokenised(error, document.where))
             continue
         yield document, tokens
 

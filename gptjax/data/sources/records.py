@@ -106,6 +106,13 @@ def left_out(error: BaseException, where: str, doing: str = "be read") -> UserEr
     return UserError(f"{where} cannot {doing} ({type(error).__name__}: {first_line(error).rstrip('.')}).")
 
 
+def not_tokenised(error: BaseException, where: str) -> UserError:
+    """The line on a document that a tokenizer fails on, or whose text it cannot write. Raises error itself as `left_out` does."""
+    if isinstance(error, UserError) and not str(error).startswith(where):
+        return UserError(f"{where}: {error}")
+    return left_out(error, where, "be tokenised")
+
+
 def check_blame(error: BaseException) -> None:
     """Raises error, if the bytes that were read are not to blame: a mistake in gptjax, a full memory, Ctrl-C."""
     is_panic = type(error).__name__ == "PanicException"  # of a library in Rust; no Exception to Python

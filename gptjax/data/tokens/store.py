@@ -293,11 +293,29 @@ def _write_store(config: DataConfig, key: dict, folder: pathlib.Path, alive: Cal
 
 
 def _text_spans(config: DataConfig, tokenizer, omissions, n_characters, alive: Callable) -> Iterator[tuple]:
-    """(split, characters, tokens, UTF-8 bytes) of each document, or of its part in a split."""
-    documents = _watched(sources.documents(config, omissions), "tokenising", alive)
-    for span in split_documents(config, documents, n_characters):
-        ids = tokenizer.encode(span.text)
+    """(split, characters, tokens, UTF-8 bytes) of each document, or of its part in a split, that the tokenizer can write.
+
+    Raises UserError: there is none."""
+    where, n_written = "", 0
+
+    def texts():
+        nonlocal where
+        for document in _watched(
+            sources.whole_documents(config, omissions), "tokenising", alive, lambda d: len(d.text)
+        ):
+            where = document.where  # which the span that is made next is of
+            yield document.text
+
+    for span in split_documents(config, texts(), n_characters):
+        try:
+            ids = tokenizer.encode(span.text)
+        except BaseException as error:
+            omissions(sources.not_tokenised(error, where))
+            continue
+        n_written += 1
         yield span.split, len(span.text), with_end(ids, tokenizer) if span.ends else ids, len(span.text.encode())
+    if not n_written and omissions.messages:
+        raise UserError(omissions.messages[0])
 
 
 def _conversation_spans(renderer, config: DataConfig, tokenizer, omissions, _, alive: Callable) -> Iterator[tuple]:
@@ -309,7 +327,7 @@ def _conversation_spans(renderer, config: DataConfig, tokenizer, omissions, _, a
         try:
             rendered = renderer(document)
         except BaseException as error:
-            omissions(sources.left_out(error, document.where, "be tokenised"))
+            omissions(sources.not_tokenised(error, document.where))
             continue
         n_written += 1
         split = "val" if is_held_out(document.text, config.val_fraction) else "train"

@@ -74,7 +74,7 @@ class Adapter:
 
     @property
     def in_bytes(self) -> bool:
-        """Whether the model's own matrices are kept in int8."""
+        """Whether the model's own matrices are kept in bytes, int8 or nf4."""
         return False
 
 

@@ -6,8 +6,7 @@
 
 A [*inputs, rank] starts uniform within 1/sqrt(fan in), as torch's linear maps do and PEFT's; B [rank, *outputs].
 
-With frozen="int8" the model's own matrices are bytes: QLoRA (Dettmers et al. 2023) but for the number format, which is nf4
-there.
+With frozen="nf4" the model's own matrices have four bits an entry: QLoRA (Dettmers et al. 2023). With "int8" they are bytes.
 
 DoRA's length of an output is |W| plus `magnitude`, which starts at 0: so that the ratio of lengths is exactly 1 before
 training, and a base of any parameters is fitted by itself. It has no part in gradients but through `magnitude` (section
@@ -21,19 +20,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gptjax.errors import UserError, choose
+from gptjax.errors import UserError, choose, imported
 from gptjax.models import layers
 from gptjax.models.adapters import targets
 from gptjax.models.adapters.adapter import OnLinear, Part, at_index, at_least_one, check_dropout, fan, linear_at
 from gptjax.parallel import sharding
 
-FROZEN = ("as_stored", "int8")
+FROZEN = ("as_stored", "int8", "nf4")
 
 
 @dataclasses.dataclass(frozen=True)
 class Lora(OnLinear):
     """rank: of the updates; alpha: scale times rank; on: which matrices (targets.py); dropout: of the updates' inputs; frozen:
-    how the layers' own matrices are kept, as_stored or as int8 with a scale for each output (models/int8.py)."""
+    how the layers' own matrices are kept, as_stored, as int8 with a scale for each output (models/int8.py), or as nf4 with one for
+    each block (models/nf4.py)."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -53,26 +53,43 @@ class Lora(OnLinear):
         super().check(model)
         at_least_one(self, "rank")
         check_dropout(self.dropout)
+        for of, pieces in targets.chosen(self.on, model):
+            for piece in pieces:
+                if self.rank > (full := min(fan(of.inputs), fan(of.outputs_of(piece)))):
+                    name = of.path[-1] if piece == targets.WHOLE else piece
+                    raise UserError(
+                        f"rank={self.rank} is more than the full rank of {name}, a matrix of {fan(of.inputs)} x"
+                        f" {fan(of.outputs_of(piece))}; use at most {full}."
+                    )
         if self.alpha <= 0:
             raise UserError(f"alpha={self.alpha} must be positive.")
         choose(dict.fromkeys(FROZEN), self.frozen, "frozen")
+        if self.frozen == "nf4":
+            from gptjax.models import nf4
+
+            nf4.check(targets.maps(model))
 
     def attach(self, block, model, key) -> None:
         super().attach(block, model, key)
         if self.in_bytes:
-            from gptjax.models import int8
-
+            quantise = imported(f"gptjax.models.{self.frozen}:quantise", f"frozen={self.frozen!r}")
             for of in targets.maps(model).values():
-                int8.quantise(linear_at(block, of.path))
+                quantise(linear_at(block, of.path))
 
     def layer_parameters(self, model):
         matrices, vectors = super().layer_parameters(model)
-        scales = sum(fan(of.outputs) for of in targets.maps(model).values())
-        return matrices, vectors + scales * self.in_bytes
+        scales = 0
+        if self.frozen == "nf4":
+            from gptjax.models import nf4
+
+            scales = sum(nf4.entries(of) for of in targets.maps(model).values())
+        elif self.in_bytes:
+            scales = sum(fan(of.outputs) for of in targets.maps(model).values())
+        return matrices, vectors + scales
 
     @property
     def in_bytes(self) -> bool:
-        return self.frozen == "int8"
+        return self.frozen != "as_stored"
 
     def part(self, linear, of, pieces, key):
         return LowRank(self, linear, of, pieces, key)

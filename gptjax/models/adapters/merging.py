@@ -65,7 +65,10 @@ def _changed(config, params: dict, plain: dict, change, kept: dict) -> tuple[dic
         linear, path = linear_at(blocks, of.path), ("blocks", *of.path)
         if (scale := leaves.pop((*path, "scale"), None)) is not None:  # of bytes
             over = tuple(range(1, 1 + len(of.inputs)))
-            leaves[*path, "weight"] = leaves[*path, "weight"].astype(jnp.float32) * jnp.expand_dims(scale, over)
+            wide = lambda path=path, over=over, scale=scale: (  # noqa: E731
+                leaves[*path, "weight"].astype(jnp.float32) * jnp.expand_dims(scale, over)
+            )
+            leaves[*path, "weight"] = wide() if linear.block_dim is None else linear.whole_weight()
         if linear.adapter is None:
             continue
         weight = leaves[*path, "weight"].astype(jnp.float32)

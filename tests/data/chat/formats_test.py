@@ -190,3 +190,17 @@ def test_an_unknown_format_is_refused_with_those_there_are():
         UserError, match="^data.chat='chatlm' is not known; did you mean 'chatml'.; expected one of: gptjax"
     ):
         chat_format("chatlm")
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "template of chatml", "template of llama3", "macros"])
+def test_an_answer_that_was_drawn_keeps_its_tokens_in_later_prompts(name):
+    """Letter by letter, as a model may draw what the tokenizer would write in fewer tokens."""
+    form, tokenizer = format_of(name), tokenizer_for("gpt2", name)
+    drawn = tuple(int(i) for letter in "hello" for i in tokenizer.encode(letter))
+    assert len(tokenizer.encode("hello")) < len(drawn)
+    asked, again = (Message("user", "Hi"),), Message("user", "And?")
+    anew = form.prompt((*asked, Message("assistant", "hello"), again), tokenizer).tolist()
+    kept = form.prompt((*asked, Message("assistant", "hello", tokens=drawn), again), tokenizer).tolist()
+    start = len(form.prompt(asked, tokenizer))
+    assert kept[: start + len(drawn)] == [*anew[:start], *drawn]
+    assert kept[start + len(drawn) :] == anew[start + len(tokenizer.encode("hello")) :]
