@@ -16,21 +16,21 @@ SmolLM2's own chat format is kept, and its control tokens with it.
 
 from ml_collections import ConfigDict
 
-WEIGHTS = dict(small_talk=1.0, translation=2.0, arithmetic=2.0, reading=1.0, classification=0.5, pairs_en=0.5)
+WEIGHTS = dict(small_talk=1.0, translation=1.0, arithmetic=2.0, reading=2.0, classification=0.5, pairs_en=0.5)
 
 
 def get_config():
     config = ConfigDict()
     config.model = dict(
-        context_length=512, n_layers=30, d_model=576, n_heads=9, n_kv_heads=3, d_ff=1536, vocab_size=49152
+        context_length=256, n_layers=30, d_model=576, n_heads=9, n_kv_heads=3, d_ff=1536, vocab_size=49152
     )
     config.model.update(norm="rmsnorm", mlp="swiglu", bias=False, position="rope", rope_theta=100_000.0)
     config.model.update(dtype="float32", adapter="lora(rank=8, on='all')")
     config.data = dict(mixture={name: f"jsonl:sft/train/{name}.jsonl" for name in WEIGHTS}, weights=WEIGHTS)
     config.data.update(chat="smollm2", chat_overflow="cut", packing="best_fit")
     config.data.update(val_split="document", val_fraction=0.02, tokenizer="runs/smollm2/tokenizer")
-    config.optim = dict(peak_lr=5e-4, warmup_steps=20, final_lr_fraction=0.0)
-    config.train = dict(steps=500, batch_size=8, log_every=10, start_from="runs/smollm2")
-    config.checkpoint = dict(every_steps=100, keep=6)  # all, and so step 0, for sft_evaluate.py
-    config.eval = dict(every_steps=100, batch_size=8, max_tokens=16_384)
+    config.optim = dict(peak_lr=1e-3, warmup_steps=10, final_lr_fraction=0.0)
+    config.train = dict(steps=120, batch_size=4, log_every=5, start_from="runs/smollm2")
+    config.checkpoint = dict(every_steps=60, keep=3)  # all, and so step 0, for sft_evaluate.py
+    config.eval = dict(every_steps=60, batch_size=8, max_tokens=4096)
     return config
