@@ -4,7 +4,7 @@
     gptjax train --config=configs/grpo_quickstart.py --workdir=runs/grpo_quickstart
 
 Hardware: two CPU cores. Two minutes of CPU time. The mean reward of an iteration rises from 0.15 to 0.96 in 440
-steps (held out 0.92 after 500; seed 0; train.seed and data.seed of one run, measured while other programs ran).
+steps and 0.98 in 600; of held-out sums 0.93 are right (seed 0; train.seed and data.seed of one run, measured while other programs ran).
 
 Source: nobody's recipe. Model and tokenizer are those of configs/rl_base.py, which the run starts from.
 """
