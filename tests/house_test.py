@@ -176,7 +176,7 @@ def test_the_readme_is_read_in_ten_minutes():
 
 def test_training_loads_half_of_the_package_at_most():
     reached = closure("gptjax.training.main", eager=True)
-    assert len(reached) <= 64 and lines(reached) <= 10400, f"{len(reached)} modules, {lines(reached)} lines"
+    assert len(reached) <= 64 and lines(reached) <= 10700, f"{len(reached)} modules, {lines(reached)} lines"
 
 
 def _addresses() -> set[str]:
