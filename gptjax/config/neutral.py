@@ -48,4 +48,5 @@ def _of_text(config):
         data=dataclasses.replace(config.data, chat=None),
         train=dataclasses.replace(config.train, loss="next_token", critic_from=None),
         rl=RLConfig(),
+        eval=EvalConfig(every_steps=None),
     )

@@ -325,6 +325,8 @@ def _check_kept(order: Order, counts: list[dict], read: list[dict]) -> None:
         raise UserError(f"{order.spec} gave no document{because}; check --source and --text_field.")
     if order.config.chat is not None:
         raise UserError(f"none of the {n:,} conversations of {order.spec} can be written{because}.")
+    if failures:
+        raise UserError(f"nothing is left of the {n:,} documents of {order.spec}: {failures[0]}")
     raise UserError(
         f"nothing is left of the {n:,} documents of {order.spec}; they are empty, or --clean removes them all."
     )
