@@ -41,9 +41,9 @@ class Theirs:
         torch.manual_seed(0)
         model = trl_side.model(self._config.model)
         model.save_pretrained(f"{folder}/model")  # GRPOTrainer wants one that was loaded
-        tokenizer = _tokenizer(transformers, self._config.model.vocab_size, self._end_id)
+        tokenizer = trl_side.tokenizer(self._config.model.vocab_size, self._end_id)
         tokenizer.save_pretrained(f"{folder}/model")
-        rows = [{"prompt": " ".join(f"w{i}" for i in ids)} for ids in self._prompt_ids]
+        rows = [{"prompt": trl_side.words(ids)} for ids in self._prompt_ids]
         trainer = Timed(
             model=transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/model"),
             reward_funcs=reward,
@@ -76,16 +76,3 @@ class Theirs:
 def reward(completion_ids, **_) -> list[float]:
     """One that costs nothing, and differs in a group."""
     return [float(len(set(ids))) for ids in completion_ids]
-
-
-def _tokenizer(transformers, vocab_size: int, end_id: int):
-    """Word w5 is token 5, also the one that pads, which is masked."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = {f"w{i}": i for i in range(vocab_size)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    pad_id = next(i for i in range(vocab_size) if i != end_id)
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=f"w{pad_id}", eos_token=f"w{end_id}"
-    )
