@@ -9,7 +9,7 @@ from gptjax.diagnostics import bench_prefs
 from gptjax.errors import UserError
 
 SHAPE = Config(
-    model=ModelConfig(vocab_size=64, context_length=32, n_layers=1, d_model=16, n_heads=2, residual_dropout=0.1),
+    model=ModelConfig(vocab_size=64, context_length=32, n_layers=1, d_model=16, n_heads=8, residual_dropout=0.1),
     train=TrainConfig(steps=4, batch_size=2, steps_per_call=2),
 )
 
@@ -32,7 +32,7 @@ def test_the_loss_is_measured_in_float32_one_step_a_call(kind, head):
 
 
 def test_three_answers_are_three_pairs_of_a_step():
-    config = bench_prefs.resolved(SHAPE.replace(mesh={"fsdp": 1}), "reward", 3)
+    config = bench_prefs.resolved(SHAPE.replace(mesh={"fsdp": 1, "tensor": -1}), "reward", 3)
     ours = bench_prefs.Ours(config, bench_prefs.examples(64, 32, 3, 4))
     assert ours.step() == 6
 
@@ -59,6 +59,6 @@ def test_answers_are_of_prefs_alone(capsys):
 @pytest.mark.parametrize("kind, answers", [("dpo", 2), ("reward", 3)])
 def test_both_sides_take_turns(kind, answers):
     pytest.importorskip("trl")
-    results = bench_prefs.bench(SHAPE.replace(mesh={"fsdp": 1}), 0.1, kind, answers)
+    results = bench_prefs.bench(SHAPE.replace(mesh={"fsdp": 1, "tensor": -1}), 0.1, kind, answers)
     assert results["steps"] == 3 and all(rate > 0 for rate in results["pairs_per_second"].values())
     assert f"of {answers} answers" in bench_prefs.table(results)

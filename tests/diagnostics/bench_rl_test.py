@@ -59,7 +59,7 @@ def test_shapes_and_interpreters_that_tunix_cannot_do_with_are_refused(capsys):
 @pytest.mark.slow
 def test_both_sides_take_turns():
     pytest.importorskip("trl")
-    results = bench_rl.bench(GRPO.replace(mesh={"fsdp": 1}), seconds=0.1)
+    results = bench_rl.bench(GRPO.replace(mesh={"fsdp": 1, "tensor": -1}), seconds=0.1)
     assert results["iterations"] == 3 and results["answers"] == 16
     assert all(side["seconds"] > side["seconds_of_answers"] > 0 for side in results["sides"].values())
     assert "TRL" in bench_rl.table(results)
