@@ -27,6 +27,12 @@ TIMED = (  # the first that the flags choose is measured
     ),
     Timed("gptjax.diagnostics.bench_generation", lambda args: args.generate),
     Timed("gptjax.diagnostics.bench_sft", lambda args: args.sft, lambda args: {"lora": args.lora}),
+    Timed(
+        "gptjax.diagnostics.bench_prefs",
+        lambda args: args.prefs is not None,
+        lambda args: {"kind": args.prefs, "answers": args.answers or 2},
+    ),
+    Timed("gptjax.diagnostics.bench_rl", lambda args: args.rl, lambda args: {"tunix": args.tunix}),
     Timed("gptjax.study.lanes.bench", lambda args: args.batched is not None, lambda args: {"runs": args.batched}),
     Timed("gptjax.diagnostics.bench_training"),
 )
@@ -56,6 +62,18 @@ def add_flags(parser) -> None:
     )
     parser.add_argument("--lora", action="store_true", help="with --sft: LoRA of rank 8, with TRL's peft")
     parser.add_argument(
+        "--prefs",
+        choices=("reward", "dpo"),
+        help="measure instead: a reward model, or DPO, compared with TRL's trainers",
+    )
+    parser.add_argument(
+        "--answers", type=int, metavar="K", help="with --prefs=reward: answers to a prompt (default: 2)"
+    )
+    parser.add_argument(
+        "--rl", action="store_true", help="measure instead: iterations of GRPO, compared with TRL's GRPOTrainer"
+    )
+    parser.add_argument("--tunix", metavar="PYTHON", help="with --rl: also tunix, in this Python that has google-tunix")
+    parser.add_argument(
         "--batched",
         type=int,
         metavar="R",
@@ -71,6 +89,10 @@ def run(args) -> None:
         raise UserError(f"--tokenizer={args.tokenizer[0]} is only for gptjax bench --data; add --data.")
     if args.lora and not args.sft:
         raise UserError("--lora is only for gptjax bench --sft; add --sft.")
+    if args.answers is not None and args.prefs is None:
+        raise UserError(f"--answers={args.answers} is only for gptjax bench --prefs; add --prefs=reward.")
+    if args.tunix and not args.rl:
+        raise UserError(f"--tunix={args.tunix} is only for gptjax bench --rl; add --rl.")
     if timed.uses_jax:
         start.start_jax(config)
     module = importlib.import_module(timed.module)

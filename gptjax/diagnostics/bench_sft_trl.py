@@ -51,7 +51,7 @@ class Theirs:
             model=trl_side.model(self._config.model),
             args=trl.SFTConfig(**_settings(self._config, folder)),
             train_dataset=datasets.Dataset.from_list(rows),
-            processing_class=_tokenizer(transformers),
+            processing_class=trl_side.tokenizer(self._config.model.vocab_size, 0),
             peft_config=_lora(*peft, self._lora) if peft else None,
             callbacks=[callback],
         )
@@ -67,14 +67,6 @@ def _settings(config, folder: str) -> dict:
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": config.train.batch_size,
     }
-
-
-def _tokenizer(transformers):
-    """One that SFTTrainer asks for its padding alone: the conversations are tokens already."""
-    from tokenizers import Tokenizer, models
-
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
 
 
 def _lora(peft, values: dict):

@@ -95,3 +95,21 @@ def model(shape):
     values = families.family_for(shape).config_out(shape, "float32", None)
     config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
     return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def words(ids: list[int]) -> str:
+    """Tokens as text, for trainers that take nothing else: one word a token."""
+    return " ".join(f"w{i}" for i in ids)
+
+
+def tokenizer(vocab_size: int, end_id: int):
+    """Of such text. end_id: the token that ends an answer; another one pads, and is masked."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    of_words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(vocab_size)}, unk_token="w0"))
+    of_words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    pad_id = next(i for i in range(vocab_size) if i != end_id)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=of_words, pad_token=f"w{pad_id}", eos_token=f"w{end_id}"
+    )

@@ -16,6 +16,7 @@ hooks           what is done between calls: held-out text, tasks, samples, profi
 judged          the end before the last step, and the best checkpoint, by a metric of evaluations
 profiling       the last of these
 main            all of it together, through any number of interruptions
+alone           the loop of a run that nobody watches, for what measures it
 epochs          a length in epochs of the text, in steps
 session         what a run is made of before its first step
 resume          the checkpoint it goes on from, and what follows when one cannot be written

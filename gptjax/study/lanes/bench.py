@@ -7,7 +7,6 @@ checkpoints. They take turns, a block of calls each, so that a machine's drift i
 
 import contextlib
 import dataclasses
-import io
 import pathlib
 import statistics
 import tempfile
@@ -18,14 +17,12 @@ import jax
 from gptjax import schedule, terminal
 from gptjax.config.neutral import neutral
 from gptjax.errors import UserError
-from gptjax.hosts import agreement, watchdog
-from gptjax.hosts.coordination import Alone
+from gptjax.hosts import watchdog
 from gptjax.parallel import numerics
-from gptjax.rundir import run_directory
 from gptjax.schedule import NO_REWINDS
 from gptjax.study.lanes import grouping, together
 from gptjax.study.running import layout
-from gptjax.training import main, session
+from gptjax.training import alone, session
 from gptjax.training.feed import Feed
 
 BLOCK_SECONDS = 0.5
@@ -116,13 +113,8 @@ def _together(config, runs: int, folder: pathlib.Path, dog, stack) -> Contestant
 
 def _alone(config, devices, folder: pathlib.Path, dog, stack) -> Contestant:
     config = config.replace(mesh={"replica": -1, "fsdp": 1})
-    run_session, directory = session.prepare(config, devices), run_directory.open_run(str(folder))
-    mesh = run_session.program.mesh
-    main.check_directory(directory, run_session, (), None)
-    with numerics.on_mesh(mesh):
-        agreed = stack.enter_context(agreement.Agreement(Alone(), False))
-        progress = terminal.Progress(io.StringIO())
-        loop = main.open_loop(run_session, directory, progress, Alone(), agreed, dog, time.monotonic(), stack)
+    run_session = session.prepare(config, devices)
+    mesh, loop = run_session.program.mesh, alone.open_loop(run_session, folder, dog, stack)
     feed = stack.enter_context(Feed(run_session, NO_REWINDS, 0))
 
     def advance():
