@@ -17,7 +17,7 @@ from gptjax.config import rl_checks
 from gptjax.parallel import placement
 from gptjax.posttrain import advantages, minibatches, values
 from gptjax.posttrain.answering import Answered, Answerer, joined
-from gptjax.posttrain.judging_models import Judge, Reference, logprobs
+from gptjax.posttrain.judging_models import Judge, ReferenceJudge, logprobs
 from gptjax.posttrain.policy_losses import sampling_of
 from gptjax.posttrain.rollout_report import RolloutReport
 from gptjax.posttrain.rollouts import difference
@@ -35,7 +35,7 @@ class RolloutFeed:
         self._loss, self._advantage = losses.chosen(config.train.loss), advantages.of(config.rl.advantage)
         self._control = advantages.controller(config.rl.kl_control)
         self._answerer, sampling = Answerer.of(self._training), sampling_of(config)
-        self._reference = None if config.rl.reference is None else Reference(self._training, sampling)
+        self._reference = None if config.rl.reference is None else ReferenceJudge(self._training, loop.step, sampling)
         self._logprobs = Judge(self._session.program, config, logprobs, sampling=sampling)
         self._values = Judge(self._session.program, config, values.values)
         self._text = None
