@@ -54,7 +54,8 @@ class RolloutFeed:
     def next(self) -> feed.Inputs | None:
         config, loop = self._config, self._loop
         first_row = loop.rewinds.first_row(config, loop.step)
-        iteration = first_row // (config.train.batch_size * config.train.steps_per_call)
+        iteration, rest = divmod(first_row, config.train.batch_size * config.train.steps_per_call)
+        assert rest == 0, f"step {loop.step} is within an iteration"
         jax.block_until_ready(loop.state.step)  # the update before, which is no part of the time of sampling
         began = time.monotonic()
         answered, numbers = self._answers(iteration)
