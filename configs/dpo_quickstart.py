@@ -4,9 +4,9 @@
     gptjax train --config=configs/sft_quickstart.py --workdir=runs/sft_quickstart --config.train.start_from=runs/quickstart
     gptjax train --config=configs/dpo_quickstart.py --workdir=runs/dpo_quickstart --config.train.start_from=runs/sft_quickstart
 
-Hardware: two CPU cores, as two JAX devices that share each batch. A minute of CPU time; expect that of
-240 held-out pairs, of prompts that were never seen, all have their chosen answer ahead, and that both answers have become less
-likely (log-probabilities of -41 and -98 nats, from -20 both): docs/dpo.md has what to do about it.
+Hardware: two CPU cores, as two JAX devices that share each batch. A minute of CPU time. Expect all of 240 held-out pairs, of
+prompts that were never seen, to have their chosen answer ahead, and both answers to have become less likely (log-probabilities
+of -41 and -98 nats, from -20 both): docs/dpo.md has what to do about it.
 
 Source: nobody's recipe. The pairs are constructed (configs/chat/make_pairs.py), and are those of configs/reward_quickstart.py;
 beta is that of Rafailov et al. 2023.

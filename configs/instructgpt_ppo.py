@@ -12,7 +12,8 @@ and 6B); pretraining gradients with gamma 27.8, from 8 times as many examples as
 answers of at most 1,000 tokens (appendix E); Adam 0.9, 0.95 (C). Shapes: table 2.1 of Brown et al. 2020.
 Not published: the lr of the policy (they swept 2.55e-6 to 2.55e-5; the critic's here), lambda of GAE (0.95 is Ziegler's),
 value clip and value coefficient (Ziegler's), weight decay and clipping (none), whether the EMA counts updates (here) or
-iterations, how gamma is normalised (here both losses are means over their own tokens), the pretraining data (C4 here). Otherwise here: the warm-up begins at 0, theirs at a tenth; bfloat16, theirs float16.
+iterations, how gamma is normalised (here both losses are means over their own tokens), the pretraining data (C4 here).
+What differs here: the warm-up begins at 0, theirs at a tenth; bfloat16, theirs float16.
 """
 
 from ml_collections import ConfigDict

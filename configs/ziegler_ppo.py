@@ -10,8 +10,8 @@ minibatch, 4 passes, lr 1e-5 linear to 0, value coefficient 0.1, both clips 0.2,
 without their mean, advantages whitened, KL as k1 in the rewards of tokens, beta 0.15 adaptive to 6 nats with horizon 10,000
 and errors clipped at 0.2, answers of 24 tokens at temperature 0.7, a value head on the policy. Their CNN/TL;DR summaries:
 batch 32, lr 2e-6, beta 0.01 and 0.03 fixed.
-Not published there: Adam's weight decay and clipping (none here). Otherwise here: their answers have always 24 tokens and are
-cut at a sentence's end afterwards, with a fixed reward of -1 where there is none behind 16 tokens; ours end with the
+Not published there: Adam's weight decay and clipping (none here). What differs here: their answers always have 24 tokens and
+are cut at a sentence's end afterwards, with a fixed reward of -1 where there is none after 16 tokens; ours end with the
 end-of-text token, and rl.unended_penalty=1 takes the place of that.
 """
 

@@ -69,6 +69,7 @@ def scores_of(
 ) -> list[np.ndarray] | None:
     """Of each example float64 [K], on the mesh in context, batch_size examples at a time. None: should_stop() said so."""
     compute, scores = rows.scores or (scored.of_likelihood if rows.head is None else scored.of_head), []
+    loss_sum = 0.0
     for first in range(0, rows.num_rows, batch_size):
         if should_stop():
             return None
@@ -77,8 +78,8 @@ def scores_of(
         examples = rows.examples[first : first + batch_size]
         scores += [np.float64(score_BK[b, : len(example.sequences)]) for b, example in enumerate(examples)]
         if report is not None:
-            loss = [_losses([example], [score_K])[0] for example, score_K in zip(rows.examples, scores)]
-            report(len(scores), float(np.sum(loss)), float(len(scores)))
+            loss_sum += float(_losses(examples, scores[first:]).sum())
+            report(len(scores), loss_sum, float(len(scores)))
     return scores
 
 

@@ -74,7 +74,8 @@ def by_columns(x, weight_OI):
 def linear_of_bytes(x, weight, scale, bias, n_inputs: int):
     """The linear map of a weight in int8: the product of x and the bytes in the dtype of x, times the scale of each output.
 
-    Under an adapter the backward pass keeps the bytes, and not every layer's in the dtype of x. A product in float32 would be twice as many bytes where devices add their parts of it up.
+    Under an adapter the backward pass keeps the bytes, and not every layer's in the dtype of x. A product in float32 would be
+    twice as many bytes where devices add their parts of it up.
     """
     dims = tuple(range(x.ndim - n_inputs, x.ndim)), tuple(range(n_inputs))
     y = jax.lax.dot_general(x, weight.astype(x.dtype), (dims, ((), ()))).astype(jnp.float32) * scale

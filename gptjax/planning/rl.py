@@ -105,5 +105,8 @@ def batch_shapes(config) -> dict[str, tuple[tuple[int, ...], type]]:
 
     shapes = tokens(config.train.batch_size, "", names)
     if config.rl.ptx is not None:
-        shapes |= tokens(config.rl.ptx_rows or config.train.batch_size, "ptx_", ["weight_BL"])
+        rows = config.rl.ptx_rows or config.train.batch_size
+        shapes |= tokens(rows, "ptx_", ["weight_BL"])
+        if config.data.documents_apart:
+            shapes |= {"ptx_segment_BT": ((rows, length + 1), np.int32), "ptx_position_BL": ((rows, length), np.int32)}
     return shapes

@@ -87,7 +87,7 @@ def answers(run, form, conversations, reward: str, n: int, **settings) -> list[B
     Raises UserError: no such reward, settings that don't go together."""
     completions = run.answers(conversations, form, num_return_sequences=n, **settings)
     prompts = [messages for messages in conversations for _ in range(n)]
-    score_PN = scores(reward, prompts, completions).reshape(-1, n)
+    score_PN = scores(reward, prompts, completions, form.stop_ids(run.tokenizer)[:1]).reshape(-1, n)
     best = []
     for p, (messages, score_N) in enumerate(zip(conversations, score_PN)):
         at = int(np.argmax(score_N))
@@ -95,8 +95,9 @@ def answers(run, form, conversations, reward: str, n: int, **settings) -> list[B
     return best
 
 
-def scores(reward: str, prompts, completions) -> np.ndarray:
-    """float32 [answers]: of Completions, each to the messages of a prompt."""
+def scores(reward: str, prompts, completions, end_ids: tuple[int, ...]) -> np.ndarray:
+    """float32 [answers]: of Completions, each to the messages of a prompt. end_ids: the token that ends an answer, which a
+    Completion leaves out and a reward counts, as in training."""
     if reward.startswith(RUN):
         from gptjax.run import run
 
@@ -106,8 +107,9 @@ def scores(reward: str, prompts, completions) -> np.ndarray:
         return np.asarray(run.load(reward.removeprefix(RUN)).score(texts), np.float32)
     from gptjax.posttrain.rewards import reward as rewards
 
-    answered = [
-        rewards.Answer(prompt, made.text, made.tokens, ended=made.finish_reason == "eot")
-        for prompt, made in zip(prompts, completions, strict=True)
-    ]
+    answered = []
+    for prompt, made in zip(prompts, completions, strict=True):
+        ended = made.finish_reason == "eot"
+        token_L = np.concatenate([made.tokens, np.array(end_ids if ended else (), np.int32)])
+        answered.append(rewards.Answer(prompt, made.text, token_L, ended))
     return rewards.scored(answered, rewards.chosen({reward: 1.0}, "--reward")).total_B

@@ -13,8 +13,9 @@ from gptjax.errors import UserError
 from gptjax.hosts import compiling
 from gptjax.models import placed
 from gptjax.parallel import placement, sharding
-from gptjax.posttrain import sampled
+from gptjax.posttrain import reference, sampled
 from gptjax.rundir import run_directory
+from gptjax.training import branching, origins
 
 
 class Judge:
@@ -46,41 +47,61 @@ def logprobs(params, batch: dict, *, graph, config, sampling):
     return sampled.token_logprobs(params, batch, graph=graph, config=config, sampling=sampling)[0]
 
 
-class Reference:
+class ReferenceJudge:
     """The model that answers are not to leave (rl.reference): its log-probabilities, of the distribution that is sampled but
-    for its cuts, which would give a token that it has not no probability at all."""
+    for its cuts, which would give a token that it has not no probability at all.
 
-    def __init__(self, training, sampling: sampled.Sampling):
-        self._directory = training.directory
-        program, self._params = self._model(training.session)
+    training: a loop.Training; step: where it stands. Raises UserError: the model cannot be read, or is another one now."""
+
+    def __init__(self, training, step: int, sampling: sampled.Sampling):
+        program, self._params = _reference_model(training, step)
         self._judge = Judge(program, training.session.config, logprobs, sampling=sampling.uncut)
 
     def __call__(self, token_BT) -> np.ndarray:
         """float32 [B, L]."""
         return self._judge(self._params, token_BT)
 
-    def _model(self, session):
-        """(Placed, parameters). Raises UserError: it cannot be read, or has another tokenizer."""
-        config = session.config
-        if config.rl.reference != "start":
-            return _of_run(config.rl.reference, session)
-        program = _policy_alone(config.model, session)
-        if config.train.start_from is None:
-            params = session.program.init().params
-            return program, {name: params[name] for name in program.abstract_params}
-        _, params = loading.read(self._directory, 0, "params", None, program)
-        return program, params
 
-
-def _of_run(path: str, session):
-    """Of another run, at its newest checkpoint, on this mesh."""
+def _reference_model(training, step: int):
+    """(Placed, parameters) on the mesh of the run."""
+    session, peers = training.session, training.peers
+    config = session.config
+    if config.rl.reference == "start" and config.train.start_from is None:
+        program, params = _policy_alone(config.model, session), reference.initial_params(config, session.program)
+        return program, {name: params[name] for name in program.abstract_params}
+    choose = _of_start if config.rl.reference == "start" else _of_run
+    path, number = peers.tell("reference", choose(training, step) if peers.index == 0 else None)
     run = run_directory.open_run(path)
-    config = run.config()
-    if run.read_tokenizer().hash != session.store.tokenizer.hash:
-        raise UserError(f"rl.reference={path!r} has another tokenizer than this run; give one that has the same.")
-    program = _policy_alone(config.model, session)
-    _, params = loading.read(run, None, "params", None, program)
+    program = _policy_alone(config.model if config.rl.reference == "start" else run.config().model, session)
+    _, params = loading.read(run, number, "params", None, program)
     return program, params
+
+
+def _of_start(training, step: int) -> tuple[str, int]:
+    """The checkpoint that this run began with, or the trunk that it branched from."""
+    run = training.directory
+    while (branched := run.manifest().get("branched")) is not None:
+        run = run_directory.open_run(branched["run"])
+    return str(run.path), 0
+
+
+def _of_run(training, step: int) -> tuple[str, int]:
+    """The newest checkpoint that another run had when this one began. Raises UserError: there is none, it has another
+    tokenizer, or is not what it was."""
+    name, directory = training.session.config.rl.reference, training.directory
+    about = reference.kept(directory)
+    if about is None and step:
+        raise UserError(f"{reference.file_of(directory)} is missing; it says what rl.reference is. Restore it.")
+    if about is None:
+        origin = origins.origin_of("rl.reference", name, None, directory)
+        if origin.run.read_tokenizer().hash != training.session.store.tokenizer.hash:
+            raise UserError(f"rl.reference={name!r} has another tokenizer than this run; give one that has the same.")
+        about = {"run": str(origin.run.path), "step": origin.step, "checkpoint_sha256": branching.digest(origin)}
+        reference.keep(about, directory)
+    origin = branching.Origin(run_directory.open_run(about["run"]), about["step"])
+    if branching.digest(origin) != about["checkpoint_sha256"]:
+        raise UserError(f"rl.reference: {origin} is another checkpoint than when this run began, or gone; restore it.")
+    return about["run"], about["step"]
 
 
 def _policy_alone(model, session) -> placed.Placed:

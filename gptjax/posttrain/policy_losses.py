@@ -6,7 +6,8 @@ A batch holds, beside token_BT, arrays [B, L] of predicting the token at t + 1:
     advantage_BL   posttrain/advantages.py             reference_BL   of the reference model, for a divergence from it
     old_BL         logprob_BL as this program has it, before the first update: where a sampler's numbers are corrected
     value_BL       of the critic before the first update                return_BL      what it should have said
-    ptx_token_BT, ptx_weight_BL    rows of text (ptx_weights), of any number that microbatches and devices divide
+    ptx_token_BT, ptx_weight_BL, ...   rows of text, of any number that microbatches and devices divide (ptx_weights), with
+                   whatever else a batch of pretraining has, such as ptx_segment_BT
 
 Everything is a sum with a weight, so that losses don't depend on microbatches and meshes. What the mean is over is `aggregate`:
 
@@ -255,7 +256,7 @@ def ptx_weights(weight_BL, policy_weight: float):
 
 def ptx(params, batch: dict, key, *, graph, config):
     """(sum, weight) of the loss of the next token of text (Ouyang et al. 2022, equation 2: gamma = ptx_coef is 27.8)."""
-    rows = {"token_BT": batch["ptx_token_BT"], "weight_BL": batch["ptx_weight_BL"]}
+    rows = {name.removeprefix("ptx_"): array for name, array in batch.items() if name.startswith("ptx_")}
     return losses.next_token(params, rows, key, graph=graph, config=config)[1][0]
 
 

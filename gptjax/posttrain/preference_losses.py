@@ -210,9 +210,8 @@ class Aot(Smoothed):
         distance = jnp.where(is_counted, of_model - of_reference, 0.0)
         loss = self.of_margin(self.beta * distance)
         weight = pairs.weight_BP.ravel()
-        share = jnp.where(
-            is_counted, weight.sum() / jnp.maximum(counts.sum(), 1), 0.0
-        )  # so that the sum is weighed alike
+        # So that the sum is weighed alike.
+        share = jnp.where(is_counted, weight.sum() / jnp.maximum(counts.sum(), 1), 0.0)
         loss = jnp.where(counts, jnp.sum(loss * share) / jnp.maximum(weight.sum(), 1e-30), 0.0)
         return loss.reshape(pairs.weight_BP.shape)
 

@@ -46,9 +46,11 @@ class PreferenceRows(Hook):
         if about is None:
             return True
         folder = training.directory.path / reference.FOLDER
-        of_run = reference.Reference(about, session.config, session.program, folder, peers, training.should_stop)
+        of_run = reference.ReferenceLogprobs(
+            about, session.config, session.program, folder, peers, training.should_stop
+        )
         if peers.index == 0:
-            of_run.save_choice()
+            reference.keep(about, training.directory)
         for rows in (session.rows, *session.eval_rows.values()):
             where = of_run.attach(rows)
             if where is None:
@@ -79,6 +81,6 @@ def ready_for_evaluation(run, rows: dict) -> None:
     about = reference.kept(run.directory) if loss.has_reference else None
     if about is not None:
         folder, peers = run.directory.path / reference.FOLDER, coordination.among(run.mesh.devices.flat)
-        of_run = reference.Reference(about, config, run.program, folder, peers, keeps=False)
+        of_run = reference.ReferenceLogprobs(about, config, run.program, folder, peers, keeps=False)
         for one in rows.values():
             of_run.attach(one)

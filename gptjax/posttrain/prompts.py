@@ -1,7 +1,8 @@
 """The prompts of a run: read, made into tokens, and cut into training and held-out ones, in memory.
 
-A generator of problems (problems/) gives both parts by itself. A record of a file is {"prompt": text or messages} or {"messages": [...]}, of which the answer at the end, if there is one, is left out;
-whatever else it holds is for the rewards. With data.chat a prompt is rendered as a conversation that awaits an answer;
+A generator of problems (problems/) gives both parts by itself. A record of a file is {"prompt": text or messages} or
+{"messages": [...]}, of which the answer at the end, if there is one, is left out; whatever else it holds is for the rewards.
+With data.chat a prompt is rendered as a conversation that awaits an answer;
 without, it is text, and an answer ends with the end-of-text token. Prompt number i of a run is a function of the set, data.seed
 and i, in whole epochs.
 """

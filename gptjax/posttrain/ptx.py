@@ -38,8 +38,10 @@ class TextRows:
         self._rows = pipeline.TrainRows(store, data, config.model.context_length, objective)
 
     def batch(self, iteration: int, weight_S) -> dict[str, np.ndarray]:
-        """ptx_token_BT and ptx_weight_BL [S, R, ...] of an iteration. weight_S: of the policy's loss in each step."""
+        """{ptx_NAME: [S, R, ...]} of what a batch of pretraining has, in an iteration. weight_S: of the policy's loss in each
+        step."""
         first = iteration * self._steps * self.size
         steps = [self._rows.rows(first + i * self.size, first + (i + 1) * self.size) for i in range(self._steps)]
-        weights = [ptx_weights(rows["weight_BL"], float(weight)) for rows, weight in zip(steps, weight_S)]
-        return {"ptx_token_BT": np.stack([rows["token_BT"] for rows in steps]), "ptx_weight_BL": np.stack(weights)}
+        for rows, weight in zip(steps, weight_S):
+            rows["weight_BL"] = ptx_weights(rows["weight_BL"], float(weight))
+        return {f"ptx_{name}": np.stack([rows[name] for rows in steps]) for name in steps[0]}

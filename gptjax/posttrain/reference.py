@@ -1,4 +1,4 @@
-"""The reference of a loss of preferences: which parameters they are, and the log-probabilities of all answers under them.
+"""The reference of a loss of preferences: which parameters it is, and the log-probabilities of all answers under them.
 
 They are computed once, before the first step, on the run's mesh, and kept in its folder `reference/`:
 
@@ -49,9 +49,7 @@ def chosen(config, session, directory, step: int) -> dict | None:
     if (before := kept(directory)) is not None:
         return before
     if step and config.train.reference is not None:
-        raise UserError(
-            f"{directory.path / FOLDER / PARAMETERS} is missing; it says what the reference is. Restore it."
-        )
+        raise UserError(f"{file_of(directory)} is missing; it says what the reference is. Restore it.")
     manifest = directory.manifest()
     if config.train.reference is not None:
         origin = origins.origin_of("train.reference", config.train.reference, None, directory)
@@ -65,11 +63,24 @@ def chosen(config, session, directory, step: int) -> dict | None:
 
 def kept(directory) -> dict | None:
     """What was chosen before, by this run or by the trunk that it branched from."""
-    file = directory.path / FOLDER / PARAMETERS
+    file = file_of(directory)
     if file.exists():
         return json.loads(file.read_text())
     branched = directory.manifest().get("branched")
     return None if branched is None else kept(run_directory.open_run(branched["run"]))
+
+
+def file_of(directory):
+    """The path of a run's parameters.json."""
+    return directory.path / FOLDER / PARAMETERS
+
+
+def keep(about: dict, directory) -> None:
+    """Writes parameters.json into the folder of a run, unless it is there."""
+    file = file_of(directory)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_whole(file, json.dumps(about, indent=2) + "\n")
 
 
 def parameters(about: dict, config, program) -> dict:
@@ -101,7 +112,7 @@ def _identity(about: dict, config) -> dict:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reference:
+class ReferenceLogprobs:
     """about: of `chosen`; folder: of the run; peers: the processes of the mesh."""
 
     about: dict
@@ -141,12 +152,6 @@ class Reference:
                 sha.update(np.ascontiguousarray(is_target_T, bool).tobytes())
         values = {"examples": sha.hexdigest(), "model": dataclasses.asdict(self.config.model)}
         return digest(values | _identity(self.about, self.config))[:32]
-
-    def save_choice(self) -> None:
-        """Writes parameters.json, unless it is there."""
-        if not (self.folder / PARAMETERS).exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            replace_whole(self.folder / PARAMETERS, json.dumps(self.about, indent=2) + "\n")
 
     # ---- files
 

@@ -17,7 +17,7 @@ from gptjax.config import rl_checks
 from gptjax.parallel import placement
 from gptjax.posttrain import advantages, minibatches, values
 from gptjax.posttrain.answering import Answered, Answerer, joined
-from gptjax.posttrain.judging_models import Judge, Reference, logprobs
+from gptjax.posttrain.judging_models import Judge, ReferenceJudge, logprobs
 from gptjax.posttrain.policy_losses import sampling_of
 from gptjax.posttrain.rollout_report import RolloutReport
 from gptjax.posttrain.rollouts import difference
@@ -35,7 +35,7 @@ class RolloutFeed:
         self._loss, self._advantage = losses.chosen(config.train.loss), advantages.of(config.rl.advantage)
         self._control = advantages.controller(config.rl.kl_control)
         self._answerer, sampling = Answerer.of(self._training), sampling_of(config)
-        self._reference = None if config.rl.reference is None else Reference(self._training, sampling)
+        self._reference = None if config.rl.reference is None else ReferenceJudge(self._training, loop.step, sampling)
         self._logprobs = Judge(self._session.program, config, logprobs, sampling=sampling)
         self._values = Judge(self._session.program, config, values.values)
         self._text = None
@@ -54,7 +54,8 @@ class RolloutFeed:
     def next(self) -> feed.Inputs | None:
         config, loop = self._config, self._loop
         first_row = loop.rewinds.first_row(config, loop.step)
-        iteration = first_row // (config.train.batch_size * config.train.steps_per_call)
+        iteration, rest = divmod(first_row, config.train.batch_size * config.train.steps_per_call)
+        assert rest == 0, f"step {loop.step} is within an iteration"
         jax.block_until_ready(loop.state.step)  # the update before, which is no part of the time of sampling
         began = time.monotonic()
         answered, numbers = self._answers(iteration)
@@ -78,7 +79,7 @@ class RolloutFeed:
         answered = self._answered(rows.prompts(number_P), number_P, iteration)
         if answered is None or rl.group == 1:
             return answered, {}
-        kept, equal, rounds = *_apart(answered, rl.group), 0
+        kept, equal, rounds = *_apart(answered, rl), 0
         numbers = {"equal_groups": len(equal.texts) / len(answered.texts)}
         if not rl.redraws:
             return answered, numbers
@@ -88,7 +89,7 @@ class RolloutFeed:
             further = self._answered(rows.further_prompts(number_P), number_P, iteration, redraw=1)
             if further is None:
                 return None, {}
-            taken, _ = _apart(further, rl.group)
+            taken, _ = _apart(further, rl)
             kept = joined([kept, taken])
             equal, rounds = equal.rows(np.arange(len(taken.texts), len(equal.texts))), rounds + 1
         return joined([kept, equal]), numbers | {"redraws": rounds}
@@ -122,7 +123,7 @@ class RolloutFeed:
         if self._loss.needs_critic:
             arrays["value_BL"] = judged(self._values, params)
         coef = self._loop.carried.get("kl_coef", rl.kl_coef)
-        score_B = advantages.with_end_penalty(answered.score_B, rollouts.ended_B, rl.unended_penalty)
+        score_B = _penalised(answered, rl)
         seen = advantages.Answers(
             score_B, rollouts.weight_BL, rl.group, rollouts.logprob_BL, arrays.get("reference_BL"), arrays.get("value_BL"), coef
         )  # fmt: skip
@@ -176,7 +177,12 @@ def _part_of(batch: dict[str, np.ndarray]):
     return lambda start, stop: {name: array[:, start:stop] for name, array in batch.items()}
 
 
-def _apart(answered: Answered, group: int) -> tuple[Answered, Answered]:
-    """(groups whose rewards differ, groups whose rewards are equal)."""
-    equal_B = np.repeat(advantages.has_equal_rewards(answered.score_B, group), group)
+def _penalised(answered: Answered, rl) -> np.ndarray:
+    """float32 [B]: what is learnt from, the scores less rl.unended_penalty."""
+    return advantages.with_end_penalty(answered.score_B, answered.rollouts.ended_B, rl.unended_penalty)
+
+
+def _apart(answered: Answered, rl) -> tuple[Answered, Answered]:
+    """(groups whose penalised scores differ, groups whose are equal)."""
+    equal_B = np.repeat(advantages.has_equal_rewards(_penalised(answered, rl), rl.group), rl.group)
     return answered.rows(np.flatnonzero(~equal_B)), answered.rows(np.flatnonzero(equal_B))

@@ -39,11 +39,8 @@ class RolloutReport:
         self._rows.append(row)
         self._alarm(step)
         eval = self._config.eval
-        ends = (
-            self._config.train.steps_per_call,
-            schedule.total_steps(self._config),
-        )  # of the first and the last iteration
-        if step % self._config.train.log_every == 0 or step in ends:
+        first, last = self._config.train.steps_per_call, schedule.total_steps(self._config)
+        if step % self._config.train.log_every == 0 or step in (first, last):
             self._training.log.write("rollout", step, **numbers)
             self._training.progress.message(line(step, numbers))
         if eval.sample_every_steps is not None and step % eval.sample_every_steps == 0:

@@ -157,8 +157,8 @@ def _answer(prompt, key: tuple[int, ...], sampling: Sampling, ends, length: int,
 
 
 def _run(engine: Engine, rows: list[Answer], count: int, length: int, should_stop) -> bool:
-    """Until all rows are finished; False: should_stop() said so before. Rows are admitted a quarter of the slots at a time, so that many prompts are read by one
-    call, and the host is asked as seldom."""
+    """Whether all rows were finished; False: should_stop() said so before. Rows are admitted a quarter of the slots at a time,
+    so that many prompts are read by one call, and the host is asked as seldom."""
     places = min(-(-length // PLACES_UNIT) * PLACES_UNIT, engine.config.context_length)
     slots = Slots(engine, count, places=places, logprobs=decoding.DRAWN, penalises=False)
     waiting, quantum = list(reversed(rows)), max(1, count // 4)

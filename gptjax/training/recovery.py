@@ -21,8 +21,10 @@ from gptjax.schedule import Rewinds
 
 
 def rewound(config, now: Rewinds, known: Rewinds, step: int, error: Diverged) -> Rewinds:
-    """After a rollback to the checkpoint of `step`, which knows of `known`, from a run that is at `now`."""
-    past = now.first_row(config, error.step)
+    """After a rollback to the checkpoint of `step`, which knows of `known`, from a run that is at `now`. In reinforcement learning
+    the whole iteration is left out, whose answers would be drawn again: a call of the train step."""
+    call = 1 if config.rl.prompts is None else config.train.steps_per_call
+    past = now.first_row(config, -(-error.step // call) * call)
     return Rewinds(now.count + 1, (*known.windows, (step, past - known.first_row(config, step))))
 
 

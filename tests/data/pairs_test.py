@@ -112,6 +112,9 @@ def test_a_thumb_has_a_label_and_a_pair_a_margin():
         ({"prompt": "q", "answers": ["a", "b"], "ranking": [1]}, "no list of 2 whole numbers"),
         ({"prompt": "q", "answers": ["a"], "ranking": [1]}, "answers is no list of two answers or more"),
         ({"prompt": "q", "completions": ["a", "b"], "scores": [1, float("nan")]}, "no list of 2 finite numbers"),
+        ({"prompt": "q", "completions": ["a", "b"], "scores": [1, 10**400]}, "no list of 2 finite numbers"),
+        ({"prompt": "q", "completions": ["a", "b"], "scores": [1, 1 + 1e-12]}, "as good as each other"),
+        (PAIR | {"margin": 1e39}, "expected a finite number"),
         ({"prompt": 3, "chosen": "a", "rejected": "b"}, "here: prompt has no messages"),
     ],
 )
@@ -159,6 +162,11 @@ def test_what_is_too_long_is_dropped_or_cut_to_its_beginning():
     )
     with pytest.raises(TooLong, match="nothing of its answers is left"):
         encoded(PAIR | {"prompt": "q" * 70}, overflow="cut")
+
+
+def test_an_answer_that_is_judged_alone_is_cut_as_one_of_several_is():
+    made = encoded({"prompt": "2+2?", "completion": "4" * 60, "label": True}, "judged", overflow="cut")
+    assert [len(ids) for ids in made.sequences] == [64] and made.cut == 1 and made.targets[0].any()
 
 
 def test_a_batch_has_the_arrays_that_losses_read():

@@ -197,7 +197,7 @@ def test_the_key_of_a_reference_changes_with_its_parameters_and_with_the_answers
     def key(about: dict, *tokens: int) -> str:
         token_T = np.array(tokens, np.int32)
         example = Example((token_T,), (token_T > 1,), 1, np.zeros(1), 0.0, None)
-        return reference.Reference(about, loaded, None, None, None).key([example])
+        return reference.ReferenceLogprobs(about, loaded, None, None, None).key([example])
 
     keys = [key({"initialised": 0}, 1, 2, 3), key({"initialised": 1}, 1, 2, 3), key({"initialised": 0}, 1, 2, 4)]
     assert len({*keys}) == 3 and key({"initialised": 0}, 1, 2, 3) == keys[0]

@@ -11,9 +11,11 @@ import runs
 
 from gptjax import errors
 from gptjax.config.config_file import from_dict
-from gptjax.posttrain import minibatches
+from gptjax.config.rl_fields import RLConfig
+from gptjax.posttrain import answering, minibatches, rollout_feed, rollouts
 from gptjax.rundir import metrics
-from gptjax.training import main
+from gptjax.schedule import NO_REWINDS
+from gptjax.training import main, recovery
 
 ITERATIONS, STEPS_PER_CALL = 4, 4
 CLOCK = ("time", "seconds", "tokens_per_second")  # of a row, what no two runs have in common
@@ -128,6 +130,22 @@ def test_each_answer_is_in_one_minibatch_of_each_pass():
     assert (minibatches.order(config, 1) != order_SB).any()
     arrays = minibatches.arrays({"x": np.arange(12) * 10}, order_SB)
     assert (arrays["x"] == order_SB * 10).all()
+
+
+def test_a_run_that_diverges_within_an_iteration_goes_on_with_the_next_one(rl_values):
+    config = from_dict(rl_values)
+    rewinds = recovery.rewound(config, NO_REWINDS, NO_REWINDS, STEPS_PER_CALL, errors.Diverged(5, "grad_norm is nan"))
+    assert rewinds.windows == ((STEPS_PER_CALL, 8 * STEPS_PER_CALL),)
+
+
+def test_a_group_whose_rewards_differ_by_the_penalty_alone_is_not_drawn_again():
+    zeros_BL = np.zeros((6, 3), np.float32)
+    length_B, ended_B = np.full(6, 3, np.int32), np.array([True, False, True, True, False, False])
+    made = rollouts.Rollouts(np.zeros((6, 4), np.int32), length_B, length_B, zeros_BL, zeros_BL, ended_B)
+    answered = answering.Answered(list("abcdef"), list("abcdef"), made, {}, np.ones(6, np.float32))
+    for penalty, taught in ((None, []), (0.5, ["a", "b"])):
+        kept, equal = rollout_feed._apart(answered, RLConfig(group=2, unended_penalty=penalty))
+        assert kept.texts == taught and len(equal.texts) == 6 - len(taught)
 
 
 def test_groups_drawn_again_are_further_prompts_and_keep_the_batch_full(whole):

@@ -25,9 +25,7 @@ class Example(NamedTuple):
     margin: float
     label: int | None
     cut: int = 0  # sequences that were too long
-    reference_K: np.ndarray | None = (
-        None  # float32: log-probability of each answer under a reference (posttrain/reference.py)
-    )
+    reference_K: np.ndarray | None = None  # float32: log-probabilities under a reference (posttrain/reference.py)
 
 
 class TooLong(UserError):
@@ -53,7 +51,8 @@ class Encoder:
         sequences, targets = zip(
             *((token_T[: self._length], is_target_T[: self._length]) for token_T, is_target_T in written)
         )
-        if not all(is_target_T.any() for is_target_T in targets) or (cut and len({s.tobytes() for s in sequences}) < 2):
+        differ = len(sequences) == 1 or len({token_T.tobytes() for token_T in sequences}) > 1
+        if not all(is_target_T.any() for is_target_T in targets) or (cut and not differ):
             raise TooLong(f"{where}: nothing of its answers is left in {self._length:,} tokens.")
         score_K = np.array(comparison.scores, np.float32)
         return Example(sequences, targets, len(prompt_L), score_K, comparison.margin, comparison.label, cut)

@@ -4,8 +4,9 @@ A prompt and an answer are a text, which is one message of the user or of the as
 A form is a function (record, where) -> Comparison and one line of FORMS.
 """
 
-import math
 from typing import NamedTuple
+
+import numpy as np
 
 from gptjax.data.chat.conversation import Message, parse_messages
 from gptjax.data.pairs import transcripts
@@ -65,13 +66,13 @@ def ranking(record: dict, where: str) -> Comparison:
 
 
 def scored(record: dict, where: str) -> Comparison:
-    """{"prompt", "completions", "scores"}: a number for each completion, higher is better."""
+    """{"prompt", "completions", "scores"}: a number for each completion, higher is better; equal in float32 is a tie."""
     score_K, answers = record["scores"], _list(record, "completions", where)
     if not _as_many(score_K, answers) or not all(map(_is_number, score_K)):
         raise UserError(
-            f"{where}: scores is no list of {len(answers)} finite numbers, one for each of the completions."
+            f"{where}: scores is no list of {len(answers)} finite numbers (float32), one for each of the completions."
         )
-    return _of_several(record, answers, tuple(map(float, score_K)), where)
+    return _of_several(record, answers, tuple(np.array(score_K, np.float32).tolist()), where)
 
 
 def thumb(record: dict, where: str) -> Comparison:
@@ -133,7 +134,9 @@ def _as_many(values, answers: list) -> bool:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite number in float32, in which batches have it."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= float(np.finfo(np.float32).max)
 
 
 def _of_several(record: dict, answers: list, score_K: tuple[float, ...], where: str) -> Comparison:
@@ -147,7 +150,7 @@ def _compared(prompt, answers, score_K: tuple[float, ...], record: dict, where: 
     margin = record.get("margin", 0.0)
     margin = 0.0 if margin is None else margin
     if not _is_number(margin):
-        raise UserError(f"{where}: margin={shorten(repr(margin), 80)}; expected a finite number.")
+        raise UserError(f"{where}: margin={shorten(repr(margin), 80)}; expected a finite number (float32).")
     if len(set(score_K)) == 1:
         raise UserError(
             f"{where}: all answers are as good as each other, so that nothing is learnt of it; leave it out."
