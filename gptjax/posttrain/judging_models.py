@@ -15,6 +15,7 @@ from gptjax.models import placed
 from gptjax.parallel import placement, sharding
 from gptjax.posttrain import sampled
 from gptjax.rundir import run_directory
+from gptjax.training import origins
 
 
 class Judge:
@@ -74,13 +75,24 @@ class Reference:
 
 def _of_run(path: str, session):
     """Of another run, at its newest checkpoint, on this mesh."""
-    run = run_directory.open_run(path)
-    config = run.config()
-    if run.read_tokenizer().hash != session.store.tokenizer.hash:
-        raise UserError(f"rl.reference={path!r} has another tokenizer than this run; give one that has the same.")
-    program = _policy_alone(config.model, session)
+    run = reference_run(path, session)
+    program = _policy_alone(run.config().model, session)
     _, params = loading.read(run, None, "params", None, program)
     return program, params
+
+
+def reference_run(path: str, session) -> run_directory.RunDirectory:
+    """The run that rl.reference names. Raises UserError: there is none, or it cannot judge a session's answers."""
+    run = origins.run_of("rl.reference", path)
+    if run.read_tokenizer().hash != session.store.tokenizer.hash:
+        raise UserError(f"rl.reference={path!r} has another tokenizer than this run; give one that has the same.")
+    theirs, ours = run.config().model.context_length, session.config.model.context_length
+    if theirs < ours:
+        raise UserError(
+            f"rl.reference={path!r} reads {theirs} tokens, and model.context_length={ours}; give one that reads as many, or set"
+            f" model.context_length={theirs}."
+        )
+    return run
 
 
 def _policy_alone(model, session) -> placed.Placed:
