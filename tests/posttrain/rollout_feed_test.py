@@ -148,10 +148,13 @@ def test_a_reference_that_cannot_judge_the_answers_is_refused_before_anything_is
     rl_values, text, tmp_path, model, message
 ):
     if model is not None:
-        made = dict(tokenizer="bytes", source="text", path=str(text), cache_dir=str(text.parent / "cache"))
+        (tmp_path / "chat.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20)
+        data = dict(
+            source="jsonl", path=str(tmp_path / "chat.jsonl"), packing="best_fit", chat="gptjax", tokenizer="bytes"
+        )
         values = {
             "model": rl_values["model"] | dict(critic=None) | model,
-            "data": made,
+            "data": data | dict(cache_dir=str(text.parent / "cache")),
             "train": dict(steps=1, batch_size=8, log_every=1, tensorboard=False),
             "checkpoint": dict(every_steps=None),
             "eval": dict(every_steps=None),
