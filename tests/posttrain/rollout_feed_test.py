@@ -148,10 +148,10 @@ def test_a_reference_that_cannot_judge_the_answers_is_refused_before_anything_is
     rl_values, text, tmp_path, model, message
 ):
     if model is not None:
-        (tmp_path / "chat.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20)
-        data = dict(
-            source="jsonl", path=str(tmp_path / "chat.jsonl"), packing="best_fit", chat="gptjax", tokenizer="bytes"
-        )
+        lines = (json.dumps(dict(prompt=str(i), completion=str(i))) + "\n" for i in range(60))
+        (tmp_path / "chat.jsonl").write_text("".join(lines))
+        data = dict(source="jsonl", path=str(tmp_path / "chat.jsonl"), packing="best_fit", val_split="document")
+        data |= dict(chat="gptjax", tokenizer="bytes")
         values = {
             "model": rl_values["model"] | dict(critic=None) | model,
             "data": data | dict(cache_dir=str(text.parent / "cache")),
