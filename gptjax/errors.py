@@ -8,6 +8,7 @@ import functools
 import importlib
 import math
 import os
+import re
 import traceback
 import typing
 
@@ -126,6 +127,8 @@ def imported(address: str, key: str):
     Raises UserError: there is no such module, or nothing of this name in it.
     """
     module_name, _, name = address.partition(":")
+    if not re.fullmatch(r"\w+(\.\w+)*", module_name):
+        raise UserError(f"{key} is {address}, which names no module; write module:name.")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

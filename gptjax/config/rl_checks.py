@@ -16,7 +16,7 @@ def check(config) -> None:
         return
     for name in ("group", "epochs", "max_tokens", "slots", "top_k", "ptx_rows", "eval_prompts", "problems"):
         _check_least(rl, name, 1)
-    for name in ("temperature", "redraws", "unended_penalty", "shown"):
+    for name in ("temperature", "redraws", "unended_penalty", "shown", "kl_coef"):
         _check_least(rl, name, 0)
     if rl.top_p is not None and not 0 < rl.top_p <= 1:
         raise UserError(f"rl.top_p={rl.top_p} is not in (0, 1]; None is off.")

@@ -112,12 +112,17 @@ def has_equal_rewards(reward_B, group: int):
     return (reward_PG == reward_PG[:, :1]).all(-1)
 
 
+def check_group(group: int, least: int) -> None:
+    """Raises UserError: groups are too small."""
+    if group < least:
+        raise UserError(
+            f"rl.group={group}: answers to a prompt are compared with one another; use at least rl.group={least}."
+        )
+
+
 def _in_groups(answers: Answers, least: int):
     """(rewards [P, G], {"equal_groups": share of the prompts}) of P prompts. Raises UserError: groups are too small."""
-    if answers.group < least:
-        raise UserError(
-            f"rl.group={answers.group}: answers to a prompt are compared with one another; use at least rl.group={least}."
-        )
+    check_group(answers.group, least)
     reward_B = answer_rewards(answers)
     return reward_B.reshape(-1, answers.group), {
         "equal_groups": float(has_equal_rewards(answers.score_B, answers.group).mean())
@@ -149,6 +154,7 @@ class GAE:
     whiten_rewards: bool = False
     kl: str = "k1"
     needs_critic: typing.ClassVar[bool] = True
+    least_group: typing.ClassVar[int] = 1
 
     def __post_init__(self):
         for name in ("gamma", "lam"):
@@ -191,13 +197,14 @@ class Group:
 
     scale: str = "std"
     needs_critic: typing.ClassVar[bool] = False
+    least_group: typing.ClassVar[int] = 2
 
     def __post_init__(self):
         if self.scale not in ("std", "batch", "none"):
             raise UserError(f"scale={self.scale!r} is not known; expected one of: std, batch, none.")
 
     def __call__(self, answers: Answers) -> Advantages:
-        reward_PG, numbers = _in_groups(answers, least=2)
+        reward_PG, numbers = _in_groups(answers, self.least_group)
         advantage_PG = reward_PG - reward_PG.mean(-1, keepdims=True)
         if self.scale != "none":
             over = {"axis": -1, "keepdims": True} if self.scale == "std" else {}
@@ -213,9 +220,10 @@ class LeaveOneOut:
 
     normalize: bool = False
     needs_critic: typing.ClassVar[bool] = False
+    least_group: typing.ClassVar[int] = 2
 
     def __call__(self, answers: Answers) -> Advantages:
-        reward_PG, numbers = _in_groups(answers, least=2)
+        reward_PG, numbers = _in_groups(answers, self.least_group)
         others_PG = (reward_PG.sum(-1, keepdims=True) - reward_PG) / (answers.group - 1)
         advantage_PG = reward_PG - others_PG
         if self.normalize:
@@ -229,13 +237,14 @@ class Baseline:
 
     scale: str = "none"
     needs_critic: typing.ClassVar[bool] = False
+    least_group: typing.ClassVar[int] = 1
 
     def __post_init__(self):
         if self.scale not in ("batch", "none"):
             raise UserError(f"scale={self.scale!r} is not known; expected one of: batch, none.")
 
     def __call__(self, answers: Answers) -> Advantages:
-        reward_PG, numbers = _in_groups(answers, least=1)
+        reward_PG, numbers = _in_groups(answers, self.least_group)
         if reward_PG.size < 2:
             raise UserError("one answer in a batch is its own baseline, and its advantage 0; draw more answers.")
         advantage_PG = reward_PG - reward_PG.mean()

@@ -76,7 +76,7 @@ class Answerer:
         unit = labelled.length_unit(session.program.kernel, session.program.mesh)
         row_tokens = -(-(length - 1) // unit) * unit + 1
         rewards = reward.chosen(rl_checks.reward_weights(config.rl.rewards))
-        return cls(training, length, row_tokens, rewards, _responder(config, session.store.tokenizer))
+        return cls(training, length, row_tokens, rewards, responder(config, session.store.tokenizer))
 
     def __call__(
         self,
@@ -140,7 +140,7 @@ class Answerer:
         )
 
 
-def _responder(config, tokenizer):
+def responder(config, tokenizer):
     """Of rl.tools; None: there are none. Raises UserError: no such tool."""
     if config.rl.tools is None:
         return None

@@ -2,8 +2,8 @@
 stand, and sizes against the devices there are."""
 
 from gptjax.config import rl_checks
-from gptjax.errors import UserError
-from gptjax.posttrain import advantages
+from gptjax.errors import UserError, naming
+from gptjax.posttrain import advantages, answering, judging_models
 from gptjax.posttrain.rewards import reward
 from gptjax.training import losses
 
@@ -22,6 +22,7 @@ def check(config, unit: int) -> None:
     if loss.needs_critic != advantage.needs_critic:
         mend = "rl.advantage='gae'" if loss.needs_critic else "train.loss='ppo'"
         raise UserError(f"rl.advantage={rl.advantage!r} and train.loss={train.loss!r}: one has a critic; use {mend}.")
+    advantages.check_group(rl.group, advantage.least_group)
     if rl.reference is None and (rl.kl_coef or loss.beta):
         raise UserError(
             f"rl.reference=None, but rl.kl_coef={rl.kl_coef} and train.loss={train.loss!r} keep answers near a reference; use"
@@ -38,3 +39,21 @@ def check(config, unit: int) -> None:
             f"train.batch_size={train.batch_size} answers do not divide over {unit} (devices along the batch times"
             f" train.microbatches={train.microbatches}); use a multiple of {unit}."
         )
+
+
+def check_others(session) -> None:
+    """Raises UserError: a run, a text or a tool that the Config of a Session names is not there, or cannot be used with its
+    tokenizer and the length of its answers."""
+    config, store = session.config, session.store
+    answering.responder(config, store.tokenizer)
+    if config.rl.ptx is not None:
+        from gptjax.posttrain import ptx
+
+        ptx.rows_of_step(session)
+        ptx.data_of(config)
+    if config.rl.reference not in (None, "start"):
+        judging_models.reference_run(config.rl.reference, session)
+    for each in reward.chosen(rl_checks.reward_weights(config.rl.rewards)):
+        if hasattr(each.reward, "check"):
+            with naming(each.text, "rl.rewards"):
+                each.reward.check()

@@ -94,14 +94,27 @@ def _of_run(training, step: int) -> tuple[str, int]:
         raise UserError(f"{reference.file_of(directory)} is missing; it says what rl.reference is. Restore it.")
     if about is None:
         origin = origins.origin_of("rl.reference", name, None, directory)
-        if origin.run.read_tokenizer().hash != training.session.store.tokenizer.hash:
-            raise UserError(f"rl.reference={name!r} has another tokenizer than this run; give one that has the same.")
+        reference_run(name, training.session)
         about = {"run": str(origin.run.path), "step": origin.step, "checkpoint_sha256": branching.digest(origin)}
         reference.keep(about, directory)
     origin = branching.Origin(run_directory.open_run(about["run"]), about["step"])
     if branching.digest(origin) != about["checkpoint_sha256"]:
         raise UserError(f"rl.reference: {origin} is another checkpoint than when this run began, or gone; restore it.")
     return about["run"], about["step"]
+
+
+def reference_run(path: str, session) -> run_directory.RunDirectory:
+    """The run that rl.reference names. Raises UserError: there is none, or it cannot judge a session's answers."""
+    run = origins.run_of("rl.reference", path)
+    if run.read_tokenizer().hash != session.store.tokenizer.hash:
+        raise UserError(f"rl.reference={path!r} has another tokenizer than this run; give one that has the same.")
+    theirs, ours = run.config().model.context_length, session.config.model.context_length
+    if theirs < ours:
+        raise UserError(
+            f"rl.reference={path!r} reads {theirs} tokens, and model.context_length={ours}; give one that reads as many, or set"
+            f" model.context_length={theirs}."
+        )
+    return run
 
 
 def _policy_alone(model, session) -> placed.Placed:

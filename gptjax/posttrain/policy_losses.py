@@ -314,6 +314,12 @@ class PPO(PolicyLoss):
     value_coef: float = 0.1
     needs_critic: typing.ClassVar[bool] = True
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("value_clip", "value_coef"):
+            if (getattr(self, name) or 0) < 0:
+                raise UserError(f"{name}={getattr(self, name)} is negative; use 0 or more.")
+
     def of_values(self, value_BL, batch: dict):
         """(loss of each value without its weight, float32 [B, L]; numbers)."""
         weight_BL, return_BL, old_BL = batch["weight_BL"], batch["return_BL"], batch["value_BL"]

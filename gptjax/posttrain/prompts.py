@@ -10,6 +10,8 @@ and i, in whole epochs.
 import dataclasses
 import hashlib
 import json
+import pathlib
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,7 +24,7 @@ from gptjax.data.examples import records
 from gptjax.data.rows.hashing import is_held_out, mix, permute
 from gptjax.data.tokens import rendering
 from gptjax.data.tokens.folder import digest
-from gptjax.errors import UserError
+from gptjax.errors import UserError, did_you_mean, shorten
 from gptjax.generation.text import prompt_ids
 from gptjax.posttrain.problems import problem
 
@@ -182,9 +184,21 @@ def _generated(config) -> list[list[tuple[str, dict]]]:
 
 def _records(config, omissions, alive):
     """(where, record) of the files of rl.prompts."""
-    for where, record in records.read(sources.from_spec(config.rl.prompts, config.data), omissions):
-        alive()
-        yield where, record
+    with sources.naming_field("rl.prompts"):
+        _check_is_source(config.rl.prompts)
+        for where, record in records.read(sources.from_spec(config.rl.prompts, config.data), omissions):
+            alive()
+            yield where, record
+
+
+def _check_is_source(spec: str) -> None:
+    """Raises UserError: a word that names neither a generator nor what lies on the disk."""
+    if re.fullmatch(r"\w*(\(.*)?", spec, re.DOTALL) and not pathlib.Path(spec or "-").exists():
+        near = did_you_mean(spec.partition("(")[0], problem.GENERATORS)
+        raise UserError(
+            f"rl.prompts={shorten(repr(spec), 80)} is no generator and no file{near or ';'} expected jsonl:FILE, parquet:FILE or"
+            f" one of: {', '.join(problem.GENERATORS)}."
+        )
 
 
 def _check_entries(entries: int | None, tokenizer) -> None:

@@ -15,21 +15,36 @@ from gptjax.errors import UserError
 from gptjax.posttrain.policy_losses import ptx_weights
 
 
+def rows_of_step(session) -> int:
+    """Rows of text in a step. Raises UserError: they do not divide over the devices."""
+    config = session.config
+    size, unit = config.rl.ptx_rows or config.train.batch_size, config.train.microbatches * session.batch_unit
+    if size % unit:
+        raise UserError(
+            f"rl.ptx_rows={size} does not divide over {unit} (devices along the batch times"
+            f" train.microbatches={config.train.microbatches}); use a multiple of {unit}."
+        )
+    return size
+
+
+def data_of(config):
+    """The DataConfig of the text. Raises UserError: there is none."""
+    with sources.naming_field("rl.ptx"):
+        data = dataclasses.replace(sources.from_spec(config.rl.ptx, config.data), chat=None)
+        sources.identity(data)
+    return data
+
+
 class TextRows:
     """The text of rl.ptx in the tokens of a run. Raises UserError: it cannot be read, has another tokenizer, or its rows do not
     divide over the devices."""
 
     def __init__(self, session):
         config = session.config
-        self.size = config.rl.ptx_rows or config.train.batch_size
-        self._steps = config.train.steps_per_call
-        unit = config.train.microbatches * session.batch_unit
-        if self.size % unit:
-            raise UserError(
-                f"rl.ptx_rows={self.size} does not divide over {unit} devices times microbatches; use a multiple."
-            )
-        data = dataclasses.replace(sources.from_spec(config.rl.ptx, config.data), chat=None)
-        store, objective = pipeline.open_text(data, config.model.context_length)
+        self.size, self._steps = rows_of_step(session), config.train.steps_per_call
+        data = data_of(config)
+        with sources.naming_field("rl.ptx"):
+            store, objective = pipeline.open_text(data, config.model.context_length)
         if store.tokenizer.base_hash != session.store.tokenizer.base_hash:
             raise UserError(
                 f"rl.ptx={config.rl.ptx!r} has another tokenizer ({store.tokenizer.kind}) than the run"

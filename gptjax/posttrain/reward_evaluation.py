@@ -22,6 +22,7 @@ class HeldOutReward(HeldOut):
     def check(self, session) -> None:
         """Raises UserError: what section rl asks for does not go together."""
         compatibility.check(session.config, session.batch_unit)
+        compatibility.check_others(session)
         self._prompts = session.store.prompts.val.prompts[: self.config.rl.eval_prompts]
 
     def _prefixes(self) -> tuple[str, ...]:

@@ -107,8 +107,11 @@ def responder(names: Sequence[str], form: Format, tokenizer: Tokenizer) -> Respo
 
 
 def _tool(name: str) -> Callable[[str], str]:
-    tool = name if ":" in name else choose(TOOLS, name, "tools")
-    return imported(tool, f"tools={name!r}") if isinstance(tool, str) else tool
+    tool = name if ":" in name else choose(TOOLS, name, "rl.tools")
+    tool = imported(tool, f"rl.tools={name!r}") if isinstance(tool, str) else tool
+    if not callable(tool):
+        raise UserError(f"rl.tools={name!r} is a {type(tool).__name__}; expected a function from text to text.")
+    return tool
 
 
 def result_of(call: str, tools: dict[str, Callable[[str], str]]) -> str:
@@ -120,11 +123,14 @@ def result_of(call: str, tools: dict[str, Callable[[str], str]]) -> str:
     if name not in tools:
         return f"error: no tool {shorten(name, 40)}; there are: {', '.join(tools)}"
     try:
-        return tools[name](argument)
+        result = tools[name](argument)
     except UserError as error:
         return f"error: {first_line(error)}"
     except Exception as error:  # of a tool of the user's own: the assistant is told, as of any other wrong call
         return f"error: {type(error).__name__}: {first_line(error)}"
+    if not isinstance(result, str):
+        raise UserError(f"the tool {name!r} gave {shorten(repr(result), 40)}, no text; have it give a str.")
+    return result
 
 
 def parsed_call(call: str) -> tuple[str, str] | None:

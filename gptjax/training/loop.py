@@ -13,7 +13,7 @@ import typing
 import jax
 
 from gptjax import errors, schedule
-from gptjax.errors import Diverged, NoWayBack
+from gptjax.errors import Diverged, NoWayBack, UserError
 from gptjax.training.feed import Inputs
 from gptjax.training.recorder import Recorder
 
@@ -108,7 +108,17 @@ class Loop:
             self.finish()
         except Diverged as error:
             return error
+        except UserError as error:
+            if type(error) is UserError and self.training.peers.count == 1:
+                self._save_what_was_learnt()
+            raise
         return None
+
+    def _save_what_was_learnt(self) -> None:
+        """Before the run ends with a mistake in what a reward, a tool or a hook gave; nothing, where the run has diverged."""
+        with contextlib.suppress(Diverged):
+            self.recorder.drain()
+            self._save(last=True)
 
     def advance(self, inputs: Inputs) -> None:
         """One call of the train step, and what is due after it. Raises Diverged."""

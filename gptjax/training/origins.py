@@ -16,16 +16,22 @@ def refused(origin: str, why: str, mend: str) -> UserError:
     return UserError(f"this run cannot start from {origin}: {why}; {mend}.")
 
 
-def origin_of(key: str, name: str, step: str | None, directory) -> Origin:
-    """The checkpoint of a run that a config field names. step: as train.start_step. Raises UserError: there is none."""
+def run_of(key: str, name: str) -> run_directory.RunDirectory:
+    """The run that a config field names. Raises UserError: there is none."""
     run = run_directory.open_run(name)
-    if run.path == directory.path:
-        raise UserError(f"{key}={name!r} is --workdir itself; give another run, or None.")
     if folder_kinds.kind_of(run.path) != folder_kinds.RUN:
         raise UserError(
             f"{key}={name!r} is not a run directory: it is {folder_kinds.said(run.path)}; give that of"
             " a run, or of a model that gptjax import has made one of."
         )
+    return run
+
+
+def origin_of(key: str, name: str, step: str | None, directory) -> Origin:
+    """The checkpoint of a run that a config field names. step: as train.start_step. Raises UserError: there is none."""
+    if run_directory.open_run(name).path == directory.path:
+        raise UserError(f"{key}={name!r} is --workdir itself; give another run, or None.")
+    run = run_of(key, name)
     try:
         run.config()  # these files are of one run
         run.read_tokenizer()
@@ -43,6 +49,15 @@ def origin_of(key: str, name: str, step: str | None, directory) -> Origin:
         there = ", ".join(map(str, steps))
         raise refused(name, f"it has no checkpoint of train.start_step={number}", f"there are: {there}")
     return Origin(run, number)
+
+
+def check_step(key: str, name: str, run: run_directory.RunDirectory, step: int | None) -> None:
+    """Raises UserError: the run that a field names has no checkpoint, or none of this step; None: any."""
+    steps = run.steps()
+    if not steps or (step is not None and step not in steps):
+        wanted = "" if step is None else f" of step {step}"
+        there = f"; there are: {', '.join(map(str, steps))}" if steps else ""
+        raise UserError(f"{key}={name!r} has no checkpoint{wanted}{there}; give another run or step.")
 
 
 def best_step(run: run_directory.RunDirectory, name: str) -> int:

@@ -101,6 +101,8 @@ def check_rows(config) -> None:
     if wanted != data:
         mend = f"set data.preferences={wanted!r}" if wanted else "use such as 'reward' or 'dpo' of preferences"
         raise UserError(f"train.loss={name!r} does not learn from data.preferences={data!r}; {mend}.")
+    if config.rl.prompts is None and hasattr(losses.chosen(name), "needs_critic"):
+        raise UserError(f"train.loss={name!r} learns from rewards of answers, and rl.prompts is None; set rl.prompts.")
     reference = config.train.reference
     if reference is not None and not getattr(losses.chosen(name), "has_reference", False):
         raise UserError(f"train.reference={reference!r}, but train.loss={name!r} has no reference; leave it out.")

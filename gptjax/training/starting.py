@@ -125,7 +125,9 @@ def _initialised(origin: Origin, abstract_params: dict, model: dict, vocab_dims:
     homeless = sorted(name for name in theirs.keys() - ours.keys() if not weights.is_of_critic(name))
     if homeless:
         adapted = any("/adapter/" in f"/{name}" for name in homeless)
+        headed = all(name.startswith("task_head/") for name in homeless)
         mend = "merge its adapter first (gptjax adapter merge)" if adapted else "add those parts to this model"
+        mend = "give a run without a head, such as the one that it started from" if headed else mend
         raise refused(str(origin), f"this model has no {listed(homeless)}{differing}", mend)
     return sorted(ours.keys() - theirs.keys())
 

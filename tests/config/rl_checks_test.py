@@ -24,6 +24,7 @@ def config(**sections):
         (dict(rl=dict(group=5)), "train.batch_size=8 * train.steps_per_call=4 / rl.epochs=1 = 32 answers are no multiple of rl.group=5"),
         (dict(rl=dict(temperature=0)), "rl.temperature=0 samples one answer only"),
         (dict(rl=dict(top_p=1.5)), "rl.top_p=1.5 is not in (0, 1]"),
+        (dict(rl=dict(kl_coef=-0.1)), "rl.kl_coef=-0.1 is too small; use at least 0"),
         (dict(rl=dict(group=0)), "rl.group=0 is too small; use at least 1"),
         (dict(rl=dict(max_tokens=1024)), "rl.max_tokens=1024 leaves no room for a prompt in model.context_length=1024"),
         (dict(rl=dict(ptx_rows=4)), "rl.ptx_rows=4 is of rl.ptx, which is None"),

@@ -359,6 +359,7 @@ def test_before_the_first_update_reinforce_and_a_ratio_have_the_same_gradient():
         ("grpo(aggregate='mean')", "aggregate='mean' is not known; expected one of: sequence, token, constant."),
         ("grpo(length=8)", "length=8 with aggregate='sequence'"),
         ("grpo(dual_clip=1.1)", "dual_clip=1.1 cuts ratios that clip lets pass; use more than 1.2."),
+        ("ppo(value_coef=-0.1)", "value_coef=-0.1 is negative; use 0 or more"),
         ("dapo(clip=-0.1)", "clip=-0.1 is negative"),
         ("grpo(correction='truncate')", "correction='truncate' is not known"),
         ("grpo(value_coef=0.1)", "grpo has no parameter 'value_coef'"),

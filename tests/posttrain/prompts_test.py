@@ -83,3 +83,20 @@ def test_the_fingerprint_is_of_prompts_and_of_what_rewards_read(of_file):
     )
     assert len({same, other, answered}) == 3
     assert same == of_file({"prompt": "a"}, data=dict(val_fraction=0.0)).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("arithmetik(digits=1)", "is no generator and no file; did you mean 'arithmetic'?"),
+        ("", "rl.prompts='' is no generator and no file; expected jsonl:FILE"),
+        ("jsonl:no_such.jsonl", "rl.prompts=no_such.jsonl does not exist"),
+        ("no/such.jsonl", "rl.prompts=no/such.jsonl does not exist"),
+        ("text:README.md", "rl.prompts='text' is not known; expected one of: jsonl, parquet"),
+        ("jsonl:", "rl.prompts='jsonl:': expected jsonl:PATH"),
+    ],
+)
+def test_what_holds_no_prompts_is_refused_by_the_field_that_named_it(prompts, message):
+    with pytest.raises(UserError) as raised:
+        prompting.open_prompts(config(rl=dict(prompts=prompts, rewards="exact", max_tokens=8)))
+    assert message in str(raised.value)

@@ -10,7 +10,7 @@ import pytest
 from gptjax.data.chat.conversation import Message
 from gptjax.errors import UserError
 from gptjax.posttrain.rewards import extraction
-from gptjax.posttrain.rewards.reward import REWARDS, Answer, chosen, reward_of, scored
+from gptjax.posttrain.rewards.reward import REWARDS, Answer, Weighted, chosen, reward_of, scored
 
 
 def answer(text: str, tokens=(1, 2, 3), ended=True, where="prompts.jsonl:1", **fields) -> Answer:
@@ -167,7 +167,49 @@ def test_a_reward_that_is_no_number_stops_the_scoring(own_module):
         scored([answer("x")], chosen([f"{own_module}:nothing"]))
 
 
+@dataclasses.dataclass(frozen=True)
+class Gives:
+    """A reward that gives what it was told, or raises it."""
+
+    value: object = 0.0
+
+    def __call__(self, answer) -> float:
+        if isinstance(self.value, BaseException):
+            raise self.value
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "gave None; expected a number"),
+        ("0.5", "gave '0.5'; expected a number"),
+        (np.ones(1), "expected a number"),
+        (1e300, "expected a finite number, at most 3.4"),
+        (-np.inf, "expected a finite number"),
+        (SystemExit(3), "failed: SystemExit: 3; correct the reward"),
+    ],
+)
+def test_what_is_no_number_of_float32_ends_the_scoring_and_names_the_record(value, message):
+    gives = [Weighted("gives", 1.0, Gives(value), "own:gives")]
+    with pytest.raises(UserError, match=message) as caught:
+        scored([answer("x", where="p.jsonl:7")], gives)
+    assert str(caught.value).startswith("p.jsonl:7: the reward 'own:gives'")
+
+
+def test_bools_and_numbers_of_numpy_are_rewards():
+    for value in (True, np.float32(1), np.ones(())):
+        assert scored([answer("x")], [Weighted("gives", 1.0, Gives(value), "gives")]).total_B == [1.0]
+
+
+def test_a_sum_beyond_float32_is_refused():
+    with pytest.raises(UserError, match="the weighted sum of rewards is 1e.60"):
+        scored([answer("x")], [Weighted("gives", 1e30, Gives(1e30), "gives")])
+
+
 REFUSED = [
+    (lambda: chosen([":x"]), "rl.rewards=':x' is :x, which names no module"),
+    (lambda: chosen(["..x:y"]), "which names no module"),
     (lambda: chosen([]), "rl.rewards is empty"),
     (lambda: chosen({"exact": "a lot"}), "gives 'exact' the weight 'a lot'; expected a number"),
     (lambda: chosen(["numerik"]), "did you mean 'numeric'"),

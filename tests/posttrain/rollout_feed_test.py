@@ -31,6 +31,14 @@ def stop_now(answer) -> float:
     return 0.0
 
 
+def fails_late(answer) -> float:
+    """A reward that raises where the file it watches says that this answer is the one, and from then on is 0."""
+    counted = int(open(os.environ["GPTJAX_TEST_STOP"]).read()) - 1
+    with open(os.environ["GPTJAX_TEST_STOP"], "w") as file:
+        file.write(str(counted))
+    return 1 / counted if counted == 0 else 0.0
+
+
 @pytest.fixture(scope="module")
 def rl_values(text):
     """PPO with all that an iteration may have: a critic, text beside, an adaptive coefficient, groups drawn again."""
@@ -117,6 +125,47 @@ def test_a_run_that_is_told_to_stop_while_it_scores_goes_on_as_if_nobody_had(
     ]
     assert without == rows(whole, "rollout") and answers(tmp_path / "run") == answers(whole)
     runs.assert_same_state(whole, tmp_path / "run", ITERATIONS * STEPS_PER_CALL)
+
+
+def test_a_run_whose_reward_raises_has_saved_what_it_learnt_before_and_goes_on(rl_values, whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTJAX_TEST_STOP", str(tmp_path / "stop"))
+    (tmp_path / "stop").write_text("40")  # of the second iteration
+    rewards = rl_values["rl"]["rewards"] + " + 0*rollout_feed_test:fails_late"
+    cadence = dict(checkpoint=dict(every_steps=None), eval=dict(every_steps=None, sample_every_steps=None))
+    values = runs.changed(rl_values, rl=dict(rewards=rewards), **cadence)
+    with pytest.raises(
+        errors.UserError, match="fails_late' failed: ZeroDivisionError: division by zero; correct the reward"
+    ):
+        main.train(from_dict(values), str(tmp_path / "run"))
+    assert (tmp_path / "run" / "checkpoints" / str(STEPS_PER_CALL)).exists()
+    assert main.train(from_dict(values), str(tmp_path / "run")) == 0
+    runs.assert_same_state(whole, tmp_path / "run", ITERATIONS * STEPS_PER_CALL)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [(dict(context_length=16), "reads 16 tokens, and model.context_length=32"), (None, "is not a run directory")],
+)
+def test_a_reference_that_cannot_judge_the_answers_is_refused_before_anything_is_written(
+    rl_values, text, tmp_path, model, message
+):
+    if model is not None:
+        lines = (json.dumps(dict(prompt=str(i), completion=str(i))) + "\n" for i in range(60))
+        (tmp_path / "chat.jsonl").write_text("".join(lines))
+        data = dict(source="jsonl", path=str(tmp_path / "chat.jsonl"), packing="best_fit", val_split="document")
+        data |= dict(chat="gptjax", tokenizer="bytes")
+        values = {
+            "model": rl_values["model"] | dict(critic=None) | model,
+            "data": data | dict(cache_dir=str(text.parent / "cache")),
+            "train": dict(steps=1, batch_size=8, log_every=1, tensorboard=False),
+            "checkpoint": dict(every_steps=None),
+            "eval": dict(every_steps=None),
+        }
+        assert main.train(from_dict(values), str(tmp_path / "other")) == 0
+    values = runs.changed(rl_values, rl=dict(reference=str(tmp_path / "other")))
+    with pytest.raises(errors.UserError, match=message) as raised:
+        main.train(from_dict(values), str(tmp_path / "run"))
+    assert str(raised.value).startswith("rl.reference=") and not (tmp_path / "run").exists()
 
 
 def test_each_answer_is_in_one_minibatch_of_each_pass():

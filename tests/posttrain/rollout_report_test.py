@@ -43,6 +43,8 @@ VALUES = {
         (dict(rl=dict(ptx="corpus")), 1, "rl.ptx='corpus' with train.loss='grpo'"),
         (dict(train=dict(loss="grpo(ptx_coef=1.0)")), 1, "rl.ptx=None with train.loss='grpo(ptx_coef=1.0)'"),
         (dict(rl=dict(rewards="exakt")), 1, "exakt"),
+        (dict(rl=dict(group=1)), 1, "rl.group=1: answers to a prompt are compared with one another"),
+        (dict(train=dict(loss="rloo"), rl=dict(group=1, advantage="leave_one_out")), 1, "use at least rl.group=2"),
         (dict(), 3, "train.batch_size=8 answers do not divide over 3"),
     ],
 )
@@ -58,3 +60,10 @@ def test_groups_whose_rewards_differ_are_told_from_those_whose_do_not():
     from gptjax.posttrain.advantages import has_equal_rewards
 
     assert has_equal_rewards(np.array([1, 1, 0, 1], np.float32), 2).tolist() == [True, False]
+
+
+def test_a_loss_of_rewards_without_prompts_is_refused():
+    from gptjax.training.session import check_rows
+
+    with pytest.raises(UserError, match="train.loss='grpo' learns from rewards of answers, and rl.prompts is None"):
+        check_rows(from_dict({"train": dict(steps=4, batch_size=8, loss="grpo")}))

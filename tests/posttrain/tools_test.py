@@ -82,6 +82,13 @@ def test_a_tool_of_ones_own_is_an_address(formatted):
     assert tools.responder(["html:escape"], form, tokenizer).tools["escape"]("<") == "&lt;"
     with pytest.raises(UserError, match="did you mean 'calculator'"):
         tools.responder(["calculater"], form, tokenizer)
+    with pytest.raises(UserError, match="rl.tools='math:pi' is a float; expected a function from text to text"):
+        tools.responder(["math:pi"], form, tokenizer)
+
+
+def test_a_tool_that_gives_no_text_is_named():
+    with pytest.raises(UserError, match="the tool 'length' gave 3, no text; have it give a str"):
+        tools.result_of("length(abc)", {"length": len})
 
 
 @pytest.mark.parametrize(

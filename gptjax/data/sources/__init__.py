@@ -29,7 +29,7 @@ from gptjax.config import chat_checks, text_kinds
 from gptjax.config.fields import DataConfig
 from gptjax.data.rows.hashing import permute
 from gptjax.data.sources.records import Document, OnError, Source, Unit, left_out, not_tokenised, number_left_out
-from gptjax.data.sources.spec import from_spec, kind_of_path
+from gptjax.data.sources.spec import from_spec, kind_of_path, naming_field
 from gptjax.errors import UserError, choose, imported
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "from_spec",
     "identity",
     "left_out",
+    "naming_field",
     "not_tokenised",
     "number_left_out",
     "read",

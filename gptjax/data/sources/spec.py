@@ -14,6 +14,7 @@ that come as lines are named by their files, such as the Pile's jsonl:pile/train
 """
 
 import collections
+import contextlib
 import dataclasses
 
 from gptjax.config import spelling, text_kinds
@@ -37,6 +38,19 @@ def from_spec(spec: str, base: DataConfig) -> DataConfig:
             return _with_source(base, **fields)
     spelling.check_kind(spec)
     return _with_source(base, _kind(spec), path=spec)
+
+
+@contextlib.contextmanager
+def naming_field(key: str):
+    """What is raised inside names the field that held the SPEC, and not one of `data`, which nobody typed."""
+    try:
+        yield
+    except UserError as error:
+        line = str(error)
+        for of_data in ("data.path=", "source ", "data.source (of labelled examples)="):
+            if line.startswith(of_data):
+                raise UserError(f"{key}={line.removeprefix(of_data)}") from error
+        raise
 
 
 def _with_source(base: DataConfig, source: str, **fields) -> DataConfig:

@@ -30,10 +30,20 @@ class Classifier:
         predictions = self._run.classify([self._text(answer) for answer in answers])
         return [self._probability(prediction) for prediction in predictions]
 
+    def check(self) -> None:
+        """Raises UserError: no such run, or one without classes."""
+        from gptjax.training import origins
+
+        directory = origins.run_of("run", self.run)
+        if directory.config().data.task is None:
+            raise UserError(f"run={self.run!r} tells no classes apart; use one of data.task='classify'.")
+        origins.check_step("run", self.run, directory, self.step)
+
     @functools.cached_property
     def _run(self):
         import gptjax
 
+        self.check()
         return gptjax.load(self.run, self.step)
 
     def _text(self, answer: Answer) -> str:

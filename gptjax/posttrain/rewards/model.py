@@ -32,15 +32,22 @@ class Score:
 
         return scored.score_tokens(self._run, [self._tokens(answer) for answer in answers]).tolist()
 
+    def check(self) -> None:
+        """Raises UserError: no such run, or one without scores."""
+        from gptjax.training import origins
+
+        directory = origins.run_of("run", self.run)
+        head = task_heads.of(directory.config().model)
+        if head is None or head.loss != task_heads.Score.loss:
+            raise UserError(f"run={self.run!r} gives no scores; use one with model.task_head='score'.")
+        origins.check_step("run", self.run, directory, self.step)
+
     @functools.cached_property
     def _run(self):
         import gptjax
 
-        run = gptjax.load(self.run, self.step)
-        head = task_heads.of(run.config.model)
-        if head is None or head.loss != task_heads.Score.loss:
-            raise UserError(f"the run {self.run} gives no scores; use one with model.task_head='score'.")
-        return run
+        self.check()
+        return gptjax.load(self.run, self.step)
 
     def _tokens(self, answer: Answer) -> np.ndarray:
         form, tokenizer = self._run.chat_format(), self._run.tokenizer

@@ -36,6 +36,7 @@ REWARDS: dict[str, Callable | str] = {
     "reasoning_gym": "gptjax.posttrain.problems.reasoning:Score",
 }
 ON_ERROR = ("stop", "zero")
+LARGEST = float(np.finfo(np.float32).max)  # of a reward, and of their sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +140,10 @@ def scored(answers: Sequence[Answer], rewards: Sequence[Weighted], on_error: str
     total_B = np.zeros(len(answers), np.float64)
     for each in rewards:
         total_B += each.weight * by_name[each.name].astype(np.float64)
+    if len(total_B) and not np.abs(total_B).max() <= LARGEST:
+        raise UserError(
+            f"the weighted sum of rewards is {np.abs(total_B).max():g}, more than {LARGEST:g}; use smaller weights."
+        )
     return Scores(by_name, total_B.astype(np.float32), failed)
 
 
@@ -149,14 +154,14 @@ def _values(each: Weighted, answers: Sequence[Answer], on_error: str) -> tuple[l
             values = list(each.reward.many(answers))
             assert len(values) == len(answers), f"{each.text}: {len(values)} values for {len(answers)} answers"
             return [_number(value, each, answer) for value, answer in zip(values, answers)], 0
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if on_error == "stop":
                 raise _named(error, each, "these answers") from error
     values, failures = [], 0  # one by one, so that one that raises is found
     for answer in answers:
         try:
             values.append(_number(each.reward(answer), each, answer))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if on_error == "stop":
                 raise _named(error, each, answer.where) from error
             values.append(0.0)
@@ -165,16 +170,21 @@ def _values(each: Weighted, answers: Sequence[Answer], on_error: str) -> tuple[l
 
 
 def _number(value, each: Weighted, answer: Answer) -> float:
+    if isinstance(value, str) or np.ndim(value) or not hasattr(value, "__float__"):
+        shown = shorten(repr(value), 40)
+        raise UserError(f"{answer.where}: the reward {each.text!r} gave {shown}; expected a number.")
     number = float(value)
-    if not math.isfinite(number):
-        raise UserError(f"{answer.where}: the reward {each.text!r} is {number}; expected a finite number.")
+    if not abs(number) <= LARGEST:
+        raise UserError(
+            f"{answer.where}: the reward {each.text!r} is {number}; expected a finite number, at most {LARGEST:g}."
+        )
     return number
 
 
-def _named(error: Exception, each: Weighted, where: str) -> UserError:
+def _named(error: BaseException, each: Weighted, where: str) -> UserError:
     """The error with the record and the reward it came from."""
     said = first_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
     if isinstance(error, UserError) and repr(each.text) in said:
         return error
-    cure = "" if isinstance(error, UserError) else '; correct the reward, or set on_error="zero", which counts them'
+    cure = "" if isinstance(error, UserError) else "; correct the reward"
     return UserError(f"{where}: the reward {shorten(repr(each.text), 120)} failed: {said}{cure}.".replace("..", "."))
