@@ -109,7 +109,10 @@ class Shared:
         from gptjax.evaluation import run_loss
 
         args, loaded = self._args, self.load(number)
-        with reading.Watch(self._stop, number) as watch:
+        data = loaded.config.data
+        is_labelled = data.task is not None or data.preferences is not None
+        units = reading.EXAMPLE_UNITS if is_labelled else reading.TEXT_UNITS
+        with reading.Watch(self._stop, number, units) as watch:
             if args.protocol == "lambada":
                 convention = {"protocol": "lambada", "window": loaded.config.model.context_length, "text": args.data}
                 results = run_loss.last_words(

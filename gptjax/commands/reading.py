@@ -106,11 +106,14 @@ def chosen_steps(directory, which: str | None, ema: bool) -> tuple[list[int], st
     return [number], "as asked"
 
 
+TEXT_UNITS, EXAMPLE_UNITS = ("windows", "tok"), ("examples", "examples")  # rows of an evaluation, and what has a loss
+
+
 class Watch:
     """The progress line of an evaluation, on stderr, and the wish to stop. Used in a `with`."""
 
-    def __init__(self, stop, step: int | None = None):
-        self._stop, self._began, self._step = stop, time.monotonic(), step
+    def __init__(self, stop, step: int | None = None, units: tuple[str, str] = TEXT_UNITS):
+        self._stop, self._began, self._step, self._units = stop, time.monotonic(), step, units
         self._progress = terminal.Progress(sys.stderr)
         self._since = {}  # of each text: when its first batch was done, and what was in it
 
@@ -128,15 +131,18 @@ class Watch:
         began, rows_before, tokens_before = self._since.setdefault(name, (now, rows_done, tokens))
         if now - self._began < QUIET_SECONDS or not tokens:
             return
-        line = progress_line(name, num_rows, rows_done, nats, tokens, (now - began, rows_before, tokens_before))
+        line = progress_line(
+            name, num_rows, rows_done, nats, tokens, (now - began, rows_before, tokens_before), self._units
+        )
         self._progress.update(line if self._step is None else f"step {self._step}  {line}")
 
 
-def progress_line(name: str, num_rows: int, rows_done: int, nats: float, tokens: float, since) -> str:
-    """since: seconds, and the windows and tokens that were done before them: the first batch waits for the compiler."""
+def progress_line(name: str, num_rows: int, rows_done: int, nats: float, tokens: float, since, units=TEXT_UNITS) -> str:
+    """since: seconds, and the rows and tokens that were done before them: the first batch waits for the compiler. units: what
+    rows and tokens are called."""
     seconds, rows_before, tokens_before = since
-    line = f"{name}: {rows_done:,} of {num_rows:,} windows  loss {nats / tokens:.4f}"
+    line = f"{name}: {rows_done:,} of {num_rows:,} {units[0]}  loss {nats / tokens:.4f}"
     if rows_done == rows_before or not seconds:
         return line
     left = (num_rows - rows_done) * seconds / (rows_done - rows_before)
-    return f"{line}  {terminal.si((tokens - tokens_before) / seconds)} tok/s  left {terminal.duration(left)}"
+    return f"{line}  {terminal.si((tokens - tokens_before) / seconds)} {units[1]}/s  left {terminal.duration(left)}"

@@ -32,10 +32,15 @@ class Metrics(pandas.DataFrame):
 
     @property
     def eval(self) -> "Evaluations":
-        """Held-out text: loss, bits_per_byte, their standard errors ... of each evaluation."""
+        """Held-out text, preferences or prompts: loss, bits_per_byte, accuracy, reward, their standard errors ... of each."""
         frame = Evaluations(*self._of("eval"))
         frame._all = pandas.DataFrame(self)
         return frame
+
+    @property
+    def rollouts(self) -> pandas.DataFrame:
+        """Answers of reinforcement learning: reward, kl, entropy, length, end_rate ... of each logged iteration."""
+        return pandas.DataFrame(*self._of("rollout"))
 
     @property
     def tasks(self) -> pandas.DataFrame:

@@ -117,7 +117,7 @@ def ending(session, directory) -> list[str]:
         f"{where}/checkpoints/, tokenizer/: what evaluation, sampling and resuming need",
         "next:",
         *([f"  {sampled}"] if sampled else []),
-        f"  gptjax eval --workdir={where}",
+        *([f"  gptjax eval --workdir={where}"] if session.config.rl.prompts is None else []),  # which has no text
         f"  gptjax watch {where}",
         *([f"  tensorboard --logdir={where}"] if drawn else []),
     ]

@@ -151,3 +151,5 @@ def test_progress_says_how_far_it_is_and_how_long_it_takes():
     line = reading.progress_line("text", 100, 30, 200.0, 75.0, since=(10.0, 10, 25.0))
     assert line == "text: 30 of 100 windows  loss 2.6667  5 tok/s  left 0:35"
     assert reading.progress_line("text", 9, 1, 2.0, 1.0, since=(0.0, 1, 1.0)) == "text: 1 of 9 windows  loss 2.0000"
+    pairs = reading.progress_line("pairs", 9, 4, 2.0, 4.0, (1.0, 2, 2.0), reading.EXAMPLE_UNITS)
+    assert pairs == "pairs: 4 of 9 examples  loss 0.5000  2 examples/s  left 0:02"

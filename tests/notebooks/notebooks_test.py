@@ -28,6 +28,7 @@ PICTURES = {
     "03_evaluate.ipynb": 1,
     "04_inside_the_model.ipynb": 4,
     "05_finetune.ipynb": 1,
+    "06_preferences.ipynb": 4,
 }
 NAMES = list(PICTURES)
 
@@ -93,7 +94,7 @@ def test_the_small_run_has_induction_heads_that_the_notebook_finds(executed):
 
 
 @pytest.mark.slow  # three runs on top of the small one
-@pytest.mark.parametrize("executed", NAMES[4:], indirect=True, ids=NAMES[4:])
+@pytest.mark.parametrize("executed", NAMES[4:5], indirect=True, ids=NAMES[4:5])
 def test_the_small_run_learns_to_answer_keeps_it_with_an_adapter_and_labels_texts(executed):
     check_pictures(executed, 1)
     shares = {name: float(share) for name, share in re.findall(r"(before|after): ([\d.]+) of", printed(executed))}
@@ -104,6 +105,18 @@ def test_the_small_run_learns_to_answer_keeps_it_with_an_adapter_and_labels_text
     megabytes = {name: float(size) for name, size in re.findall(r"(sft|lora) +([\d.]+) MB", printed(executed))}
     assert megabytes["lora"] < megabytes["sft"] / 3
     assert int(re.search(r"(\d+) of 200 new lines right", printed(executed)).group(1)) > 180
+
+
+@pytest.mark.slow  # four runs on top of the small one
+@pytest.mark.parametrize("executed", NAMES[5:], indirect=True, ids=NAMES[5:])
+def test_the_small_run_learns_from_comparisons_and_from_rewards(executed):
+    check_pictures(executed, 4)
+    orders = dict(re.findall(r"as (people judged|it is true): ([\d.]+) ", printed(executed)))
+    assert 0.8 < float(orders["people judged"]) < float(orders["it is true"]) and float(orders["it is true"]) > 0.95
+    shares = {name: float(share) for name, share in re.findall(r"(before|DPO|GRPO): ([\d.]+) of", printed(executed))}
+    assert shares["before"] < 0.5 and shares["DPO"] > 0.7 and shares["GRPO"] > 0.7
+    best = re.findall(r"best of n by .*: ([\d.]+) .* of one answer, ([\d.]+) ", printed(executed))
+    assert len(best) == 2 and all(float(one) < 0.5 and float(sixteen) > 0.8 for one, sixteen in best)
 
 
 def check_pictures(notebook, number: int) -> None:

@@ -428,4 +428,6 @@ def test_metrics_are_a_data_frame_all_the_same(logged):
 def test_a_run_that_has_logged_nothing_has_empty_frames(copy):
     (copy / "metrics.jsonl").unlink()
     frame = gptjax.load(copy).metrics
-    assert [len(rows) for rows in (frame, frame.train, frame.eval, frame.tasks, frame.events)] == [0] * 5
+    assert [len(rows) for rows in (frame, frame.train, frame.eval, frame.tasks, frame.rollouts, frame.events)] == [
+        0
+    ] * 6
