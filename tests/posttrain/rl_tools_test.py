@@ -11,7 +11,9 @@ import runs
 import gptjax
 from gptjax import cli
 from gptjax.config.config_file import from_dict
+from gptjax.data import tokenizers
 from gptjax.data.chat import Message, chat_format
+from gptjax.evaluation import scored
 from gptjax.parallel import numerics
 from gptjax.posttrain import rollouts, sampled, tools
 from gptjax.posttrain.sampled import Sampling
@@ -27,18 +29,13 @@ CLOCK = ("time", "seconds", "tokens_per_second")
 
 def answer_tokens(answer) -> float:
     """A reward: the tokens of an answer, those of a tool among them; the tool has said what it should."""
-    text = gptjax_tokenizer().decode(answer.token_L)
+    text = chat_tokenizer()[1].decode(answer.token_L)
     assert CALL not in text or "5" in text.partition(CALL)[2]
     return float(len(answer.token_L))
 
 
-def gptjax_tokenizer():
-    return chat_tokenizer()[1]
-
-
 def chat_tokenizer():
-    from gptjax.data import tokenizers
-
+    """(chat format, tokenizer) of all runs here."""
     form = chat_format("gptjax", "data.chat")
     return form, tokenizers.from_spec("bytes").with_special(form.symbols)
 
@@ -101,7 +98,7 @@ def values(shared, folder, policy, judge):
         "train": dict(steps=STEPS, batch_size=8, steps_per_call=STEPS // ITERATIONS, log_every=2, start_from=str(policy),
                       loss="grpo(beta=0.01, correction='token_truncate')", tensorboard=False),
         "rl": dict(prompts="jsonl:" + write(folder / "prompts.jsonl", prompts), tools="calculator", group=4, max_tokens=52,
-                   rewards=f"score(run='{judge}') + 0*rl_tools_test:answer_tokens", redraws=3, temperature=0.7, shown=4),
+                   rewards=f"score(run='{judge}') + 0*rl_tools_test:answer_tokens", redraws=3, temperature=1.5, shown=4),
         "checkpoint": dict(every_steps=2, keep=9),
         "eval": dict(every_steps=None, sample_every_steps=2),
     }  # fmt: skip
@@ -202,8 +199,6 @@ def test_the_best_of_several_answers_is_the_one_that_the_reward_model_of_a_run_g
         unended = [
             np.concatenate([form.prompt((Message("user", question),), tokenizer), tokenizer.encode(t)]) for t in drawn
         ]
-        from gptjax.evaluation import scored
-
         scores = scored.score_tokens(reward_model, [ids.astype(np.int32) for ids in unended])
         assert len(set(drawn)) > 1 and answer["content"] == drawn[int(scores.argmax())]
         assert record["score"] == pytest.approx(float(scores.max()), abs=1e-5)
