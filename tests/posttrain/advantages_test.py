@@ -40,6 +40,12 @@ def test_gae_is_the_sum_of_discounted_errors_of_each_answer_s_drawn_tokens():
     assert not made.advantage_BL[answers.weight_BL == 0].any() and not made.return_BL[answers.weight_BL == 0].any()
 
 
+def test_whitening_changes_advantages_and_not_what_a_critic_should_have_said():
+    plain, whitened = (advantages.of(f"gae(whiten={whiten})")(some_answers()) for whiten in (False, True))
+    np.testing.assert_array_equal(whitened.return_BL, plain.return_BL)
+    assert np.abs(whitened.advantage_BL - plain.advantage_BL).max() > 0.1
+
+
 def test_without_discount_lam_1_and_a_critic_that_says_0_an_advantage_is_the_reward_still_to_come():
     answers = some_answers(value_BL=np.zeros((6, 9), np.float32), kl_coef=0.0)
     made = advantages.of("gae(lam=1, whiten=False)")(answers)

@@ -1,9 +1,11 @@
 """Runs of reinforcement learning as processes of their own: killed at random points, on meshes, as two processes."""
 
 import os
+import pathlib
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +16,8 @@ import runs
 
 from gptjax.rundir import metrics, run_directory
 
-ITERATIONS = 30
+ITERATIONS, ANSWERS = 30, 32  # in all; in each
+KILLS = int(os.environ.get("GPTJAX_TEST_KILLS", 5))
 pytestmark = pytest.mark.slow
 
 
@@ -65,28 +68,55 @@ def test_answers_and_rewards_are_the_same_on_any_mesh_and_in_two_processes(rl_va
         np.testing.assert_allclose(*values, rtol=2e-3, atol=1e-5)
 
 
-def test_a_run_that_is_killed_at_25_points_comes_to_the_same_bits(rl_values, alone, tmp_path):
-    """In rollout, scoring or update, up to eight iterations behind a resume, at any moment of one; some while it starts."""
-    rng, killed = random.Random(0), tmp_path / "killed"
-    environment = os.environ | {"XLA_FLAGS": re.sub(r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"])}
-    config = runs.write_config(rl_values, tmp_path / "fields.py")
-    command = [sys.executable, "-m", "gptjax", "train", config, f"--workdir={killed}"]
-    for number in range(25):
+def kill_now(answer) -> float:
+    """A reward that kills its process with the answer that the file it watches counts down to; without the file, none."""
+    file = os.environ.get("GPTJAX_TEST_KILL")
+    if file and os.path.exists(file):
+        counted = int(pathlib.Path(file).read_text()) - 1
+        pathlib.Path(file).write_text(str(counted))
+        if counted == 0:
+            os.remove(file)
+            os.kill(os.getpid(), signal.SIGKILL)
+    return 0.0
+
+
+def test_a_run_that_is_killed_at_random_points_comes_to_the_same_bits(rl_values, alone, tmp_path):
+    """By turns while it scores, at any moment of an update or a rollout, and while it starts; up to eight iterations behind a
+    resume, before it has saved once and after. GPTJAX_TEST_KILLS: how often."""
+    rng, killed, countdown = random.Random(0), tmp_path / "killed", tmp_path / "countdown"
+    values = runs.changed(rl_values, rl=dict(rewards=rl_values["rl"]["rewards"] + " + 0*rl_restarts_test:kill_now"))
+    command = [sys.executable, "-m", "gptjax", "train", runs.write_config(values, tmp_path / "fields.py")]
+    command.append(f"--workdir={killed}")
+    environment = os.environ | {
+        "XLA_FLAGS": re.sub(r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"]),
+        "PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path]),
+        "GPTJAX_TEST_KILL": str(countdown),
+    }
+    for number in range(KILLS):
         lose_late_checkpoints(killed)
+        if number % 3 == 0:
+            countdown.write_text(str(rng.randint(1, 5 * ANSWERS)))
         started = time.time()
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        if number % 6 == 5:
-            time.sleep(rng.uniform(1, 4))
-        else:
+        if number % 3 == 1:  # a row is written between scoring and update
             new_rows = rng.randint(1, 8)
             runs.wait_until(lambda: since(killed, started) >= new_rows, process)  # noqa: B023
-            time.sleep(rng.uniform(0, 0.05))
-        process.kill()
-        process.communicate()
+            time.sleep(rng.uniform(0, seconds_of_iteration(alone)))
+        elif number % 3 == 2:
+            time.sleep(rng.uniform(1, 6))
+        if number % 3:
+            process.kill()
+        stderr = process.communicate(timeout=runs.SECONDS)[1]
+        assert process.returncode == -signal.SIGKILL, stderr
     end = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert end.returncode == 0, end.stderr
     assert drawn(killed) == drawn(alone)
     runs.assert_same_state(alone, killed, 2 * ITERATIONS)
+
+
+def seconds_of_iteration(workdir) -> float:
+    """The median time between two rows."""
+    return float(np.median(np.diff([row["time"] for row in rollouts(workdir)])))
 
 
 def since(workdir, started: float) -> int:

@@ -53,7 +53,7 @@ def test_objective_loss_and_gradients_are_those_of_all_logits(train, chunks):
 
 
 def test_without_a_gradient_the_sums_are_the_same():
-    of_all, of_targets = functions(1)
+    of_all, of_targets = map(jax.jit, functions(1))
     np.testing.assert_allclose(of_targets(*inputs(0.5)), of_all(*inputs(0.5)), rtol=1e-6)
 
 
@@ -63,6 +63,15 @@ def test_a_frozen_output_matrix_takes_no_matmul_for_its_gradient():
         "dot_general"
     )
     assert count((0, 1)) == 3 * target_logits.PARTS and count(0) == 2 * target_logits.PARTS
+
+
+def test_the_program_plans_no_more_memory_than_for_all_logits():
+    """One branch runs at a time, so that the branches share what they need."""
+    arrays = jnp.zeros((2, 128, 16)), jnp.zeros((4096, 16)), jnp.zeros((2, 128), int), jnp.ones((2, 128))
+    of_all, of_targets = (
+        jax.jit(jax.grad(f, (0, 1), has_aux=True)).lower(*arrays).compile().memory_analysis() for f in functions(1)
+    )
+    assert of_targets.temp_size_in_bytes < 1.05 * of_all.temp_size_in_bytes
 
 
 def test_rows_of_any_length_have_shares_that_end_with_the_whole_row():
