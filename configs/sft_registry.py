@@ -28,7 +28,7 @@ def get_config():
     config.data.update(val_split="document", val_fraction=0.02, tokenizer="runs/registry_corpus/tokenizer")
     config.optim = dict(peak_lr=1e-3, warmup_steps=50, final_lr_fraction=0.0)
     config.mesh = dict(replica=-1, fsdp=1, cpu_devices=2)
-    config.train = dict(steps=1200, batch_size=8, log_every=10, start_from="runs/registry_corpus")
+    config.train = dict(steps=800, batch_size=8, log_every=10, start_from="runs/registry_corpus")
     config.checkpoint = dict(every_steps=400, keep=4)  # all, and so step 0, for sft_evaluate.py
     config.eval = dict(every_steps=400, batch_size=32, max_tokens=32_768)
     return config

@@ -30,7 +30,7 @@ def get_config():
     config.data.update(chat="smollm2", chat_overflow="cut", packing="best_fit")
     config.data.update(val_split="document", val_fraction=0.02, tokenizer="runs/smollm2/tokenizer")
     config.optim = dict(peak_lr=1e-3, warmup_steps=10, final_lr_fraction=0.0)
-    config.train = dict(steps=120, batch_size=4, log_every=5, start_from="runs/smollm2")
-    config.checkpoint = dict(every_steps=60, keep=3)  # all, and so step 0, for sft_evaluate.py
+    config.train = dict(steps=60, batch_size=4, log_every=5, start_from="runs/smollm2")
+    config.checkpoint = dict(every_steps=60, keep=2)  # all, and so step 0, for sft_evaluate.py
     config.eval = dict(every_steps=60, batch_size=8, max_tokens=4096)
     return config
