@@ -27,10 +27,10 @@ def line(headline: str, label: str) -> str:
 
 @pytest.fixture(scope="module")
 def rows(script, tmp_path_factory):
-    """The rows of test.jsonl and of train.jsonl, of 1,200 headlines, one repeated and one under both labels."""
+    """The rows of test.jsonl and of train.jsonl, of 800 headlines, one repeated and one under both labels."""
     folder = tmp_path_factory.mktemp("headlines")
     (folder / "packages").mkdir()
-    lines = [line(f"news {i}", str(i % 2)) for i in range(1200)]
+    lines = [line(f"news {i}", str(i % 2)) for i in range(800)]
     lines += [line("news 0", "0"), line("which is it", "0"), line("which is it", "1")]
     with zipfile.ZipFile(folder / "packages" / "evals-3.0.1-py3-none-any.whl", "w") as wheel:
         wheel.writestr("evals/registry/data/sarcasm/samples.jsonl", "".join(lines))
@@ -43,7 +43,7 @@ def rows(script, tmp_path_factory):
 
 def test_a_headline_stands_in_the_test_or_in_the_training_set_once_with_its_label(rows):
     test, train = rows
-    assert (len(test), len(train)) == (1000, 200)
+    assert (len(test), len(train)) == (600, 200)
     texts = [row["text"] for row in test + train]
     assert len(set(texts)) == len(texts)
     assert all(row["label"] == int(row["text"].removeprefix("news ")) % 2 for row in test + train)
@@ -55,7 +55,7 @@ def test_a_headline_under_both_labels_or_of_another_file_is_left_out(rows):
 
 
 def test_more_labels_than_headlines_are_refused(script):
-    with pytest.raises(SystemExit, match="--labels=28000: 27498 headlines are left beside the test"):
+    with pytest.raises(SystemExit, match="--labels=28000: 27898 headlines are left beside the test"):
         script.check_enough(28_498, 28_000)
 
 
@@ -65,3 +65,9 @@ def test_lora_has_ten_times_the_rate_and_only_runs_from_the_base_start_from_it(s
     assert kinds["lora"].rate == pytest.approx(10 * kinds["pretrained"].rate)
     assert [kind.starts_from_base for kind in kinds.values()] == [True, True, False, False]
     assert kinds["scratch"].model == {"n_layers": 3, "vocab_size": None, "context_length": 24}
+
+
+def test_naive_bayes_weighs_the_words_of_each_label_and_ignores_new_ones(script):
+    train = [{"text": text, "label": label} for text, label in (("a b", 1), ("a c", 1), ("d b", 0), ("d c", 0))]
+    test = [{"text": text, "label": label} for text, label in (("a new b", 1), ("d D new", 0), ("c d", 1))]
+    assert script.naive_bayes_accuracy(train, test) == pytest.approx(2 / 3)
