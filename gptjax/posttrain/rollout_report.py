@@ -15,6 +15,7 @@ from gptjax.rundir import metrics
 
 WINDOW = 5  # iterations that alarms compare with as many before
 NEGATIVE_ERRORS = 4.0  # standard errors below 0 at which a KL cannot be one
+ROUNDING = 1e-3  # nats per answer: below 0 by less is float32, as where the policy still is the reference
 LEAST_ENTROPY = 0.005  # nats per token: answers are as good as certain
 LEAST_END_RATE = 0.5
 
@@ -81,7 +82,7 @@ class RolloutReport:
 def alarms(rows: list[dict]) -> dict[str, str]:
     """{name: what is wrong, for people} by the numbers of the iterations so far."""
     last, wrong = rows[-1], {}
-    if last.get("kl", 0.0) < 0 and last["kl"] < -NEGATIVE_ERRORS * last["kl_error"]:
+    if last.get("kl", 0.0) < -ROUNDING and last["kl"] < -NEGATIVE_ERRORS * last["kl_error"]:
         wrong["negative_kl"] = (
             f"the KL to the reference is {last['kl']:.4f} +- {last['kl_error']:.4f} nats per answer, which none can be: answers"
             " were drawn from another distribution than the one that is judged, or far too few"

@@ -19,6 +19,7 @@ def test_iterations_that_go_well_sound_no_alarm():
 
 def test_each_alarm_names_its_numbers():
     assert "-0.3000 +- 0.0500 nats per answer" in alarms([WELL | {"kl": -0.3}])["negative_kl"]
+    assert alarms([WELL | {"kl": -1e-6, "kl_error": 1e-7}]) == {}, "a policy that is its reference, by other roundings"
     assert "0.001 nats per token" in alarms([WELL | {"entropy": 0.001}])["collapsed_entropy"]
     rising = [WELL] * WINDOW + [WELL | {"reward": 0.8, "end_rate": 0.3}] * WINDOW
     assert (
