@@ -97,17 +97,14 @@ def answers(run, form, conversations, reward: str, n: int, **settings) -> list[B
 
 def scores(reward: str, prompts, completions) -> np.ndarray:
     """float32 [answers]: of Completions, each to the messages of a prompt."""
-    if reward.startswith(RUN):
-        from gptjax.run import run
-
-        texts = [
-            Best(prompt, made.text, 0.0, np.zeros(0)).record()["messages"] for prompt, made in zip(prompts, completions)
-        ]
-        return np.asarray(run.load(reward.removeprefix(RUN)).score(texts), np.float32)
     from gptjax.posttrain.rewards import reward as rewards
 
     answered = [
         rewards.Answer(prompt, made.text, made.tokens, ended=made.finish_reason == "eot")
         for prompt, made in zip(prompts, completions, strict=True)
     ]
+    if reward.startswith(RUN):
+        from gptjax.posttrain.rewards.model import Score
+
+        return np.asarray(Score(reward.removeprefix(RUN)).many(answered), np.float32)
     return rewards.scored(answered, rewards.chosen({reward: 1.0}, "--reward")).total_B
