@@ -87,7 +87,7 @@ def answers(run, form, conversations, reward: str, n: int, **settings) -> list[B
     Raises UserError: no such reward, settings that don't go together."""
     completions = run.answers(conversations, form, num_return_sequences=n, **settings)
     prompts = [messages for messages in conversations for _ in range(n)]
-    score_PN = scores(reward, prompts, completions).reshape(-1, n)
+    score_PN = scores(reward, prompts, completions, form.stop_ids(run.tokenizer)[0]).reshape(-1, n)
     best = []
     for p, (messages, score_N) in enumerate(zip(conversations, score_PN)):
         at = int(np.argmax(score_N))
@@ -95,14 +95,16 @@ def answers(run, form, conversations, reward: str, n: int, **settings) -> list[B
     return best
 
 
-def scores(reward: str, prompts, completions) -> np.ndarray:
-    """float32 [answers]: of Completions, each to the messages of a prompt."""
+def scores(reward: str, prompts, completions, end_id: int) -> np.ndarray:
+    """float32 [answers]: of Completions, each to the messages of a prompt. end_id: the token that ends a turn, which a
+    Completion is without."""
     from gptjax.posttrain.rewards import reward as rewards
 
-    answered = [
-        rewards.Answer(prompt, made.text, made.tokens, ended=made.finish_reason == "eot")
-        for prompt, made in zip(prompts, completions, strict=True)
-    ]
+    answered = []
+    for prompt, made in zip(prompts, completions, strict=True):
+        ended = made.finish_reason == "eot"
+        token_L = np.append(made.tokens, end_id).astype(np.int32) if ended else made.tokens
+        answered.append(rewards.Answer(prompt, made.text, token_L, ended))
     if reward.startswith(RUN):
         from gptjax.posttrain.rewards.model import Score
 

@@ -12,6 +12,7 @@ import gptjax
 from gptjax import cli
 from gptjax.data.chat import chat_format
 from gptjax.errors import UserError
+from gptjax.generation.text import Completion
 from gptjax.huggingface import importing
 from gptjax.posttrain import best_of
 
@@ -44,6 +45,12 @@ def test_a_curve_has_its_reward_and_error_over_prompts():
     assert two.reward == pytest.approx((5 / 6 + 1) / 2)  # of 6 pairs of the first prompt, one has no 1
     assert four.reward == 1 and four.error == 0 and four.kl == best_of.kl(4)
     assert best_of.curve([[1.0, 2.0]])[0].error is None
+
+
+def test_an_answer_that_ended_has_its_end_token_among_its_tokens_and_a_cut_one_has_none():
+    made = [Completion("", "ab", np.array([1, 2], np.int32), reason, None) for reason in ("eot", "length")]
+    scores = best_of.scores("length(target=3, unit='tokens')", [(), ()], made, end_id=9)
+    assert scores.tolist() == pytest.approx([1, 2 / 3])
 
 
 def test_best_of_needs_a_reward_and_prompts_of_a_conversation(capsys):
