@@ -87,7 +87,7 @@ def answers(run, form, conversations, reward: str, n: int, **settings) -> list[B
     Raises UserError: no such reward, settings that don't go together."""
     completions = run.answers(conversations, form, num_return_sequences=n, **settings)
     prompts = [messages for messages in conversations for _ in range(n)]
-    score_PN = scores(reward, prompts, completions, form.stop_ids(run.tokenizer)[:1]).reshape(-1, n)
+    score_PN = scores(reward, prompts, completions, form.stop_ids(run.tokenizer)[0]).reshape(-1, n)
     best = []
     for p, (messages, score_N) in enumerate(zip(conversations, score_PN)):
         at = int(np.argmax(score_N))
@@ -95,21 +95,18 @@ def answers(run, form, conversations, reward: str, n: int, **settings) -> list[B
     return best
 
 
-def scores(reward: str, prompts, completions, end_ids: tuple[int, ...]) -> np.ndarray:
-    """float32 [answers]: of Completions, each to the messages of a prompt. end_ids: the token that ends an answer, which a
-    Completion leaves out and a reward counts, as in training."""
-    if reward.startswith(RUN):
-        from gptjax.run import run
-
-        texts = [
-            Best(prompt, made.text, 0.0, np.zeros(0)).record()["messages"] for prompt, made in zip(prompts, completions)
-        ]
-        return np.asarray(run.load(reward.removeprefix(RUN)).score(texts), np.float32)
+def scores(reward: str, prompts, completions, end_id: int) -> np.ndarray:
+    """float32 [answers]: of Completions, each to the messages of a prompt. end_id: the token that ends a turn, which a
+    Completion is without."""
     from gptjax.posttrain.rewards import reward as rewards
 
     answered = []
     for prompt, made in zip(prompts, completions, strict=True):
         ended = made.finish_reason == "eot"
-        token_L = np.concatenate([made.tokens, np.array(end_ids if ended else (), np.int32)])
+        token_L = np.append(made.tokens, end_id).astype(np.int32) if ended else made.tokens
         answered.append(rewards.Answer(prompt, made.text, token_L, ended))
+    if reward.startswith(RUN):
+        from gptjax.posttrain.rewards.model import Score
+
+        return np.asarray(Score(reward.removeprefix(RUN)).many(answered), np.float32)
     return rewards.scored(answered, rewards.chosen({reward: 1.0}, "--reward")).total_B

@@ -13,6 +13,7 @@ from gptjax import cli
 from gptjax.data.chat import chat_format
 from gptjax.errors import UserError
 from gptjax.generation import text
+from gptjax.generation.text import Completion
 from gptjax.huggingface import importing
 from gptjax.posttrain import best_of
 
@@ -47,6 +48,12 @@ def test_a_curve_has_its_reward_and_error_over_prompts():
     assert best_of.curve([[1.0, 2.0]])[0].error is None
 
 
+def test_an_answer_that_ended_has_its_end_token_among_its_tokens_and_a_cut_one_has_none():
+    made = [Completion("", "ab", np.array([1, 2], np.int32), reason, None) for reason in ("eot", "length")]
+    scores = best_of.scores("length(target=3, unit='tokens')", [(), ()], made, end_id=9)
+    assert scores.tolist() == pytest.approx([1, 2 / 3])
+
+
 def test_best_of_needs_a_reward_and_prompts_of_a_conversation(capsys):
     for flags, message in (
         (["--best_of=2"], "--best_of and --reward go together; add --reward=NAME or run:DIR"),
@@ -61,7 +68,7 @@ def test_best_of_needs_a_reward_and_prompts_of_a_conversation(capsys):
 
 def test_a_reward_counts_the_end_token_of_an_answer_as_in_training():
     made = [text.Completion("Hi", "ab", np.array([5, 6], np.int32), reason, None) for reason in ("eot", "length")]
-    assert best_of.scores("length(target=3)", [()] * 2, made, (9,)).tolist() == pytest.approx([1.0, 2 / 3])
+    assert best_of.scores("length(target=3)", [()] * 2, made, 9).tolist() == pytest.approx([1.0, 2 / 3])
 
 
 def test_the_command_prints_the_best_of_the_answers_that_are_drawn_as_conversations(tmp_path, capsys):

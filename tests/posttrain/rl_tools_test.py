@@ -28,9 +28,7 @@ CLOCK = ("time", "seconds", "tokens_per_second")
 
 
 def answer_tokens(answer) -> float:
-    """A reward: the tokens of an answer, those of a tool among them; the tool has said what it should."""
-    text = chat_tokenizer()[1].decode(answer.token_L)
-    assert CALL not in text or "5" in text.partition(CALL)[2]
+    """A reward: the tokens of an answer, those of a tool among them."""
     return float(len(answer.token_L))
 
 
@@ -98,7 +96,7 @@ def values(shared, folder, policy, judge):
         "train": dict(steps=STEPS, batch_size=8, steps_per_call=STEPS // ITERATIONS, log_every=2, start_from=str(policy),
                       loss="grpo(beta=0.01, correction='token_truncate')", tensorboard=False),
         "rl": dict(prompts="jsonl:" + write(folder / "prompts.jsonl", prompts), tools="calculator", group=4, max_tokens=52,
-                   rewards=f"score(run='{judge}') + 0*rl_tools_test:answer_tokens", redraws=3, temperature=1.5, shown=4),
+                   rewards=f"score(run='{judge}') + 0*rl_tools_test:answer_tokens", redraws=3, temperature=1.3, shown=4),
         "checkpoint": dict(every_steps=2, keep=9),
         "eval": dict(every_steps=None, sample_every_steps=2),
     }  # fmt: skip
@@ -179,6 +177,7 @@ def test_groups_with_equal_rewards_are_drawn_again_and_a_resumed_run_draws_the_s
 
 
 def test_the_best_of_several_answers_is_the_one_that_the_reward_model_of_a_run_gives_most(policy, judge, capsys):
+    """Also where answers are cut: they are scored without an end token, as in training."""
     command = [
         "sample",
         f"--workdir={policy}",
@@ -188,18 +187,17 @@ def test_the_best_of_several_answers_is_the_one_that_the_reward_model_of_a_run_g
         "--best_of=4",
         f"--reward=run:{judge}",
     ]
-    settings = dict(max_tokens=4, temperature=1.5)
-    assert cli.main([*command, "--json", "--seed=3", "--max_tokens=4", "--temperature=1.5"]) == 0
+    settings = dict(max_tokens=4, temperature=4.0)
+    assert cli.main([*command, "--json", "--seed=3", "--max_tokens=4", "--temperature=4"]) == 0
     printed, said = capsys.readouterr()
-    run, reward_model = gptjax.load(policy), gptjax.load(judge)
+    run, reward_model, (form, tokenizer) = gptjax.load(policy), gptjax.load(judge), chat_tokenizer()
     for record, (question, seed) in zip(map(json.loads, printed.splitlines()), (("a", 3), ("z", 7)), strict=True):
         *asked, answer = record["messages"]
-        drawn = [run.chat(asked, seed=seed + i, **settings).text for i in range(4)]
-        form, tokenizer = chat_tokenizer()
-        unended = [
-            np.concatenate([form.prompt((Message("user", question),), tokenizer), tokenizer.encode(t)]) for t in drawn
-        ]
-        scores = scored.score_tokens(reward_model, [ids.astype(np.int32) for ids in unended])
-        assert len(set(drawn)) > 1 and answer["content"] == drawn[int(scores.argmax())]
+        drawn = [run.chat(asked, seed=seed + i, **settings) for i in range(4)]
+        prompt_L = form.prompt((Message("user", question),), tokenizer)
+        unended = [np.concatenate([prompt_L, one.tokens]).astype(np.int32) for one in drawn]
+        scores = scored.score_tokens(reward_model, unended)
+        assert {one.finish_reason for one in drawn} == {"length"} and len(set(scores)) > 1
+        assert answer["content"] == drawn[int(scores.argmax())].text
         assert record["score"] == pytest.approx(float(scores.max()), abs=1e-5)
     assert "best of 4: reward" in said

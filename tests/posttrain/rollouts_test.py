@@ -129,6 +129,14 @@ def test_a_tools_answer_is_no_token_of_the_policys_and_what_follows_is_drawn_as_
     assert rollouts.difference(made.logprob_BL, logprob_BL, made.weight_BL)["logprob_gap_max"] < 1e-5
 
 
+def test_a_tools_answer_that_leaves_no_room_ends_the_row_without_it(tiny):
+    options = dict(ends=(END, 11, 12, 13, 14), group=4, max_tokens=10)
+    made, plain = drawn(tiny, respond=lambda token_L: [33] * 10, **options), drawn(tiny, **options)
+    assert plain.ended_B.any() and not made.ended_B.any()
+    np.testing.assert_array_equal(made.token_BT, plain.token_BT)
+    np.testing.assert_array_equal(made.weight_BL, plain.weight_BL)
+
+
 def test_prompts_without_room_are_refused_or_their_answers_shortened(tiny):
     assert rollouts.room([[1] * 6, [1] * 7, []], Sampling(max_tokens=10), LENGTH).tolist() == [True, False, False]
     with pytest.raises(UserError, match="1 of 2 prompts leave no room for max_tokens=10 in rows of 16 tokens"):
