@@ -12,7 +12,6 @@ import gptjax
 from gptjax import cli
 from gptjax.data.chat import chat_format
 from gptjax.errors import UserError
-from gptjax.generation import text
 from gptjax.generation.text import Completion
 from gptjax.huggingface import importing
 from gptjax.posttrain import best_of
@@ -64,11 +63,6 @@ def test_best_of_needs_a_reward_and_prompts_of_a_conversation(capsys):
     ):
         assert cli.main(["sample", "--workdir=nowhere", *flags]) == 2
         assert message in capsys.readouterr().err
-
-
-def test_a_reward_counts_the_end_token_of_an_answer_as_in_training():
-    made = [text.Completion("Hi", "ab", np.array([5, 6], np.int32), reason, None) for reason in ("eot", "length")]
-    assert best_of.scores("length(target=3)", [()] * 2, made, 9).tolist() == pytest.approx([1.0, 2 / 3])
 
 
 def test_the_command_prints_the_best_of_the_answers_that_are_drawn_as_conversations(tmp_path, capsys):
