@@ -158,7 +158,7 @@ def test_a_room_s_docstring_names_its_files(package):
 
 def test_the_loop_is_read_in_an_afternoon():
     reached = closure("gptjax.training.loop")
-    assert len(reached) <= 10 and lines(reached) <= 1450, f"{len(reached)} modules, {lines(reached)} lines"
+    assert len(reached) <= 10 and lines(reached) <= 1500, f"{len(reached)} modules, {lines(reached)} lines"
 
 
 def test_the_way_of_a_batch_is_as_short_as_the_readme_says():

@@ -110,7 +110,7 @@ def bench(config, seconds: float, kind: str, answers: int = 2) -> dict:
     config = resolved(config, kind, answers)
     count = SETS * config.train.batch_size
     made = examples(config.model.vocab_size, config.model.context_length, answers, count)
-    sides = {"ours": Ours(config, made), "theirs": bench_prefs_trl.Theirs(config, made, kind)}
+    sides = {"ours": Ours(config, made), "theirs": bench_prefs_trl.Theirs(config, made, pairs(made[0]), kind)}
     try:
         rates = _alternate(sides, seconds)
     finally:

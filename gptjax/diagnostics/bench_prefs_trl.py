@@ -3,16 +3,18 @@
 import dataclasses
 
 from gptjax.diagnostics import trl_side
-from gptjax.diagnostics.bench_prefs import pairs
 from gptjax.huggingface import families
 
 
 class Theirs:
-    """Steps over all pairs of the same answers, those of a prompt in one step. `step` returns of how many pairs."""
+    """Steps over pairs of the same answers, those of a prompt in one step. `step` returns of how many pairs.
 
-    def __init__(self, config, made: list, kind: str):
-        self._config, self._made, self._kind = config, made, kind
-        self._pairs = config.train.batch_size * len(pairs(made[0]))
+    pairs: (better, worse) answers of each example.
+    """
+
+    def __init__(self, config, made: list, pairs: list[tuple[int, int]], kind: str):
+        self._config, self._made, self._of_each, self._kind = config, made, pairs, kind
+        self._pairs = config.train.batch_size * len(pairs)
         modules = trl_side.libraries(f"--prefs={kind}")
         self._turns = trl_side.Turns(lambda folder, callback: self._trainer(modules, folder, callback))
 
@@ -42,7 +44,7 @@ class Theirs:
     def _rows(self) -> list[dict]:
         rows = []
         for example in self._made:
-            for better, worse in pairs(example):
+            for better, worse in self._of_each:
                 ids = {"chosen": example.sequences[better].tolist(), "rejected": example.sequences[worse].tolist()}
                 if self._kind == "reward":
                     rows.append({f"{name}_ids": each for name, each in ids.items()})

@@ -49,8 +49,9 @@ SAID = {  # event: (words, whether something went wrong)
     "skips_begin_anew": lambda row: ("the statistics of skipped updates begin anew", False),
     "ended_early": lambda row: (_reason(row, "the run ended early"), False),
     "tasks_failed": lambda row: (_reason(row, "the evaluation tasks failed"), True),
+    "alarm": lambda row: (_reason(row, "alarm"), True),
 }  # fmt: skip
-SILENT = ("first_call", "rows_read", "sample")
+SILENT = ("first_call", "rows_read", "sample", "answer")
 
 
 class Record:
