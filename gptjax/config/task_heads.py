@@ -154,6 +154,16 @@ def check(config) -> None:
             )
 
 
+def check_needed(loss: str) -> None:
+    """Raises UserError: a train.loss of a model without a head trains one."""
+    name = loss.partition("(")[0].strip()
+    kinds = [kind for kind, head in HEADS.items() if head.loss == name]
+    if kinds:
+        raise UserError(
+            f"train.loss={_shown(loss)} trains a head, and model.task_head is None; set model.task_head={kinds[0]!r}."
+        )
+
+
 _WITHOUT_MEANING = (
     *("data.mixture", "data.packing", "data.mask_documents", "data.objective"),
     *("data.chat", "train.z_loss", "train.log_activations", "train.label_smoothing", "train.neftune_alpha"),

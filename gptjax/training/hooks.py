@@ -180,7 +180,7 @@ class Sample(Hook):
         return any((row["step"], row["prompt"]) == (step, prompt) for row in samples)
 
 
-def _held_out(config) -> Hook:
+def held_out(config) -> Hook:
     """On held-out text, or of a run with reinforcement learning, the reward of answers."""
     if config.rl.prompts is None:
         return HeldOut(config)
@@ -221,7 +221,7 @@ def is_multiple(step: int, every: int | None) -> bool:
 
 
 HOOKS = {
-    "held_out": _held_out,
+    "held_out": held_out,
     "early_stop": _early_stop,  # these two read what held_out has logged
     "keep_best": _keep_best,
     "tasks": _tasks,

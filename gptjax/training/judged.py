@@ -25,12 +25,12 @@ class Judged(Hook):
         self._every, self._last = config.eval.every_steps, schedule.total_steps(config)
 
     def check(self, session) -> None:
-        """Raises UserError, before the first step: no evaluation will log the metric. What other losses than our own log is
-        seen at the first evaluation."""
-        if self.config.train.loss == "next_token":
-            from gptjax.training.hooks import HeldOut
+        """Raises UserError, before the first step: no evaluation will log the metric. What losses of other examples than text
+        and rewards log is seen at the first evaluation."""
+        if self.config.train.loss == "next_token" or self.config.rl.prompts is not None:
+            from gptjax.training.hooks import held_out
 
-            self._check_logged(HeldOut(self.config).metrics_of(session))
+            self._check_logged(held_out(self.config).metrics_of(session))
 
     def _check_logged(self, names) -> None:
         if self.metric not in names:

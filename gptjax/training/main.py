@@ -264,6 +264,10 @@ def check_directory(directory: run_directory.RunDirectory, session: Session, all
 def _described(directory, session: Session, allowed: tuple[str, ...], origin) -> dict:
     """The manifest of a run that starts or goes on. Raises UserError: it cannot branch, or start, where it is asked to."""
     manifest = directory.begin_manifest(session.config, session.store, run_directory.command_line())
+    if session.config.train.reference is not None and not directory.exists():  # else it has been read
+        from gptjax.training import origins
+
+        origins.origin_of("train.reference", session.config.train.reference, None, directory)
     if origin is None and not (directory.exists() and "branched" in directory.manifest()):
         if session.config.train.start_from is None:
             return manifest

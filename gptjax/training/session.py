@@ -101,6 +101,10 @@ def check_rows(config) -> None:
     if wanted != data:
         mend = f"set data.preferences={wanted!r}" if wanted else "use such as 'reward' or 'dpo' of preferences"
         raise UserError(f"train.loss={name!r} does not learn from data.preferences={data!r}; {mend}.")
+    if data is None and config.model.task_head is None and name != "next_token":
+        from gptjax.config import task_heads
+
+        task_heads.check_needed(name)
     if config.rl.prompts is None and hasattr(losses.chosen(name), "needs_critic"):
         raise UserError(f"train.loss={name!r} learns from rewards of answers, and rl.prompts is None; set rl.prompts.")
     reference = config.train.reference

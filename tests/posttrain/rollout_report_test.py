@@ -63,8 +63,19 @@ def test_groups_whose_rewards_differ_are_told_from_those_whose_do_not():
     assert has_equal_rewards(np.array([1, 1, 0, 1], np.float32), 2).tolist() == [True, False]
 
 
-def test_a_loss_of_rewards_without_prompts_is_refused():
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("grpo", "train.loss='grpo' learns from rewards of answers, and rl.prompts is None"),
+        (
+            "classify",
+            "train.loss='classify' trains a head, and model.task_head is None; set model.task_head='classes'.",
+        ),
+    ],
+)
+def test_a_loss_of_text_that_learns_from_something_else_is_refused(loss, message):
     from gptjax.training.session import check_rows
 
-    with pytest.raises(UserError, match="train.loss='grpo' learns from rewards of answers, and rl.prompts is None"):
-        check_rows(from_dict({"train": dict(steps=4, batch_size=8, loss="grpo")}))
+    with pytest.raises(UserError) as raised:
+        check_rows(from_dict({"train": dict(steps=4, batch_size=8, loss=loss)}))
+    assert message in str(raised.value)

@@ -8,8 +8,11 @@ import runs
 from judging import trained_values
 
 from gptjax import cli
+from gptjax.config.config_file import from_dict
+from gptjax.errors import UserError
 from gptjax.evaluation import judging
 from gptjax.rundir import metrics, run_directory
+from gptjax.training import main
 
 
 def command(values, folder, name: str, *flags, **sections) -> tuple[int, object]:
@@ -103,6 +106,18 @@ def test_the_best_checkpoint_stays_beside_the_newest_and_is_the_one_called_best(
     assert run_directory.open_run(workdir).steps() == [best, 12]
     assert cli.main(["eval", f"--workdir={workdir}", "--step=best", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] == best
+
+
+def test_a_metric_that_no_evaluation_of_answers_has_is_refused_before_the_first_step(values, folder):
+    rl = dict(prompts="copying", rewards="exact", max_tokens=4, group=4)
+    values = {"model": dict(context_length=32, n_layers=1, d_model=16, n_heads=2), "data": dict(tokenizer="bytes", chat="gptjax"), "rl": rl}
+    values["train"] = dict(steps=2, batch_size=8, loss="grpo", stop_metric="loss", log_every=1)
+    values["eval"] = dict(every_steps=1)
+    with pytest.raises(
+        UserError, match="train.stop_metric='loss' is not in the evaluations of this run; there are: reward,"
+    ):
+        main.train(from_dict(values), str(folder / "answers"))
+    assert not (folder / "answers").exists()
 
 
 def test_a_metric_that_no_evaluation_has_is_refused_before_the_first_step(values, folder, capsys):
