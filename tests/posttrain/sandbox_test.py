@@ -142,12 +142,19 @@ def test_the_environment_is_empty_and_hashes_are_the_same_each_time(monkeypatch)
 
 
 @locked
+def children() -> set[str]:
+    """Processes that this one has started and that are still there."""
+    lists = pathlib.Path("/proc/self/task").glob("*/children")
+    return {child for entry in lists for child in entry.read_text().split()}
+
+
 def test_many_at_a_time_come_back_in_order_and_none_ends_the_others():
+    before = children()  # of other tests
     jobs = [Job(("import os; os.abort()", f"print({i})", "assert False")[i % 3]) for i in range(12)]
     outcomes = BOX.run_all(jobs, workers=4)
     assert [outcome.result for outcome in outcomes] == ["crashed", "passed", "failed"] * 4
     assert [outcome.output for outcome in outcomes[1::3]] == [f"{i}\n" for i in range(1, 12, 3)]
-    assert not [entry for entry in pathlib.Path("/proc/self/task").glob("*/children") if entry.read_text().strip()]
+    assert not children() - before
 
 
 @locked
