@@ -7,6 +7,7 @@ held-out rows   log-probabilities under the reference; answers are judged by the
 import functools
 
 from gptjax.config.fields import MeshConfig
+from gptjax.errors import UserError
 from gptjax.hosts import compiling, coordination
 from gptjax.posttrain import answers, mismatched, reference
 from gptjax.training import losses
@@ -22,6 +23,15 @@ class PreferenceRows(Hook):
         super().__init__(config)
         self.loss = losses.chosen(config.train.loss)
         self._is_ready = False
+
+    def check(self, session) -> None:
+        """Raises UserError: all answers that are judged one by one have the same judgement."""
+        if self.loss.preferences == "judged" and len({example.label for example in session.rows.examples}) == 1:
+            up = "up" if session.rows.examples[0].label else "down"
+            raise UserError(
+                f"train.loss={self.config.train.loss!r} learns from thumbs up and down, and all training answers of the data are"
+                f" {up}; give both, or use a loss that needs no judgement."
+            )
 
     def due(self, step: int) -> bool:
         return False

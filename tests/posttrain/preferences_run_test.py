@@ -191,6 +191,16 @@ def test_a_reference_or_loss_that_does_not_fit_is_refused(fields, message, value
     assert re.search(message, error) and not (tmp_path / "run").exists(), error
 
 
+@pytest.mark.parametrize("up", [True, False])
+def test_thumbs_of_one_kind_are_refused_before_anything_is_written(up, folder, tmp_path, capsys):
+    write_sums(folder / "alike.jsonl", lambda *of: thumb(*of) | {"label": up})
+    config = runs.write_config(values_of(folder, "alike.jsonl", "judged", loss="kto(beta=0.5)"), tmp_path / "c.py")
+    assert cli.main(["train", config, f"--workdir={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"all training answers of the data are {'up' if up else 'down'}; give both" in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_key_of_a_reference_changes_with_its_parameters_and_with_the_answers(run, values, folder):
     loaded = run_directory.open_run(str(run)).config()
 

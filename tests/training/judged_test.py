@@ -110,7 +110,11 @@ def test_the_best_checkpoint_stays_beside_the_newest_and_is_the_one_called_best(
 
 def test_a_metric_that_no_evaluation_of_answers_has_is_refused_before_the_first_step(values, folder):
     rl = dict(prompts="copying", rewards="exact", max_tokens=4, group=4)
-    values = {"model": dict(context_length=32, n_layers=1, d_model=16, n_heads=2), "data": dict(tokenizer="bytes", chat="gptjax"), "rl": rl}
+    values = {
+        "model": dict(context_length=32, n_layers=1, d_model=16, n_heads=2),
+        "data": dict(tokenizer="bytes", chat="gptjax"),
+        "rl": rl,
+    }
     values["train"] = dict(steps=2, batch_size=8, loss="grpo", stop_metric="loss", log_every=1)
     values["eval"] = dict(every_steps=1)
     with pytest.raises(
