@@ -43,8 +43,24 @@ class Examples:
     training_text: str = "the training examples"
 
 
+class OfOneSet:
+    """What stores of a single set, `examples`, called `name`, have in common with a TokenStore."""
+
+    @property
+    def sources(self) -> dict[str, Examples]:
+        return {self.name: self.examples}
+
+    @property
+    def fingerprint(self) -> str:
+        return self.examples.fingerprint
+
+    @property
+    def description(self) -> dict:
+        return self.examples.description
+
+
 @dataclasses.dataclass(frozen=True)
-class ExampleStore:
+class ExampleStore(OfOneSet):
     """In the place of a TokenStore."""
 
     tokenizer: tokenizers.Tokenizer  # with the control tokens
@@ -59,18 +75,6 @@ class ExampleStore:
         unit = labelled.length_unit(program.kernel, program.mesh)
         held_out = EvalExamples.held_out(self, unit, config.eval.max_tokens)
         return TrainExamples(self, config.data.seed, unit), {self.name: held_out}
-
-    @property
-    def sources(self) -> dict[str, Examples]:
-        return {self.name: self.examples}
-
-    @property
-    def fingerprint(self) -> str:
-        return self.examples.fingerprint
-
-    @property
-    def description(self) -> dict:
-        return self.examples.description
 
 
 def open_examples(config, alive: Callable = lambda: None) -> ExampleStore:

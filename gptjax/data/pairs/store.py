@@ -18,7 +18,7 @@ import numpy as np
 from gptjax.config import task_heads
 from gptjax.data import sources, tokenizers
 from gptjax.data.chat import chat_format
-from gptjax.data.examples.store import Examples, Split, how_split, split
+from gptjax.data.examples.store import Examples, OfOneSet, Split, how_split, split
 from gptjax.data.pairs.encoding import Encoder, Example, TooLong
 from gptjax.data.pairs.rows import EvalPairs, TrainPairs
 from gptjax.data.tokens.folder import digest
@@ -27,7 +27,7 @@ from gptjax.models import labelled
 
 
 @dataclasses.dataclass(frozen=True)
-class PairStore:
+class PairStore(OfOneSet):
     """In the place of a TokenStore."""
 
     tokenizer: tokenizers.Tokenizer  # with the control tokens of the chat format
@@ -41,18 +41,6 @@ class PairStore:
         unit = labelled.length_unit(program.kernel, program.mesh)
         held_out = rows_of(self.examples.val.examples, self.head, self.tokenizer, config, unit, config.eval.max_tokens)
         return TrainPairs(self, config.data.seed, unit), {self.name: held_out}
-
-    @property
-    def sources(self) -> dict[str, Examples]:
-        return {self.name: self.examples}
-
-    @property
-    def fingerprint(self) -> str:
-        return self.examples.fingerprint
-
-    @property
-    def description(self) -> dict:
-        return self.examples.description
 
 
 def open_pairs(config, alive: Callable = lambda: None) -> PairStore:
