@@ -12,6 +12,7 @@ INSTALLED_BY = {  # a package that gptjax imports only where it is chosen: what 
     "lm_eval": "gptjax[eval]",
     "matplotlib": "gptjax[study]",
     "reasoning_gym": "gptjax[reasoning]",
+    **dict.fromkeys(("llguidance", "prompt_toolkit", "pydantic", "starlette", "uvicorn"), "gptjax[serve]"),
     **dict.fromkeys(("jupyterlab", "nbclient", "nbformat"), "gptjax[notebooks]"),
     "libtpu": "gptjax[tpu]",
     "gcsfs": "etils[epath-gcs]",

@@ -1,0 +1,4 @@
+"""A run served over HTTP, as OpenAI's clients expect it, and a page to talk to it.
+
+jobs        a text that somebody waits for, and what is said of it while it is made
+"""
