@@ -7,7 +7,10 @@ sampling.py   logits to a token: what the options do
 decoding.py   the compiled programs: prefill and decode, with a cache of keys and values
 engine.py     tokens to tokens: a batch of rows of unequal length, from its start to its end
 slots.py      tokens to tokens: rows that come and go
+reading.py    prompts that are read chunk by chunk, for rows that join others
+prefixes.py   what is kept of them for prompts that begin alike
 text.py       texts to texts: stop strings, streaming, log-probabilities
+watching.py   what can be read of a text while its tokens come
 chat.py       conversations to answers
 beam.py       beam search
 """

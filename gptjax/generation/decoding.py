@@ -24,6 +24,7 @@ COLUMNS = 64  # new tokens that a call of decode makes at most
 NO_TOKEN = -1  # the end-of-text of a row that has none
 # Whose log-probabilities of new tokens are returned: the model's own, before any setting, or what they were drawn from.
 MODEL, DRAWN = "model", "drawn"
+LIKELIEST = 20  # tokens that are named at each place, where somebody asks: what OpenAI's API allows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Wanted(typing.NamedTuple):
     stop_BE: typing.Any  # the tokens that end it, each alone; NO_TOKEN where there are fewer
     value_B: dict  # sampling.values()
     pad_B: typing.Any = None  # places of the cache before the row; None: none
+    bias_BV: typing.Any = None  # added to the logits before anything else; None: no row has one
 
 
 class State(typing.NamedTuple):
@@ -73,11 +75,19 @@ class State(typing.NamedTuple):
     counts: sampling.Counts | None
 
 
+class Likeliest(typing.NamedTuple):
+    """The likeliest tokens at each new one, K = LIKELIEST of them, the likeliest first."""
+
+    token_BCK: jax.Array
+    logprob_BCK: jax.Array  # as the model gives them, before any setting; -inf: the tokens that can be said are fewer
+
+
 class New(typing.NamedTuple):
     """Tokens of one call. A row has those of its first columns, up to where it was done."""
 
     token_BC: jax.Array
     logprob_BC: jax.Array | None  # of the distribution that the caller names; None: nobody asks
+    likeliest: Likeliest | None = None
 
 
 @functools.partial(compiling.jit, static_argnames="graph")
@@ -95,7 +105,7 @@ def prefill(setup: Setup, weights: Weights, prompts: Prompts, *, places: int, of
     x_BLD, cache = gpt.extend(prompts.token_BL, cache, 0, prompts.pad_B, weights.layers)
     logit_BV = gpt.logits(x_BLD[:, -1], setup.columns)
     state = State(jnp.int32(length), prompts.made_B, prompts.done_B, logit_BV, cache, prompts.counts)
-    state = _lay_out(gpt, state)
+    state = lay_out(gpt, state)
     if not of_prompt:
         return state, None
     options = {"vocab_size": gpt.config.vocab_size, "softcap": gpt.config.logit_softcap}
@@ -104,15 +114,14 @@ def prefill(setup: Setup, weights: Weights, prompts: Prompts, *, places: int, of
     return state, -loss_BL
 
 
-@functools.partial(compiling.jit, static_argnames=("setup", "logprobs"), donate_argnames="state")
+@functools.partial(compiling.jit, static_argnames=("setup", "logprobs", "likeliest"), donate_argnames="state")
 def decode(
-    setup: Setup, weights: Weights, wanted: Wanted, state: State, count, done, *, logprobs: str | None
+    setup: Setup, weights: Weights, wanted: Wanted, state: State, count, done, *, logprobs: str | None, likeliest=False
 ) -> tuple[State, New]:
     """The state after `count` tokens more, or fewer where `done` of the rows are; and these tokens.
 
-    logprobs: MODEL, DRAWN or None."""
-    batch = len(state.done_B)
-    new = New(jnp.zeros((batch, COLUMNS), jnp.int32), jnp.zeros((batch, COLUMNS), jnp.float32) if logprobs else None)
+    logprobs: MODEL, DRAWN or None. likeliest: whether these are named."""
+    new = _blank(len(state.done_B), logprobs, likeliest)
     gpt = nnx.merge(setup.graph, weights.params)
     key_B = jax.random.wrap_key_data(wanted.seed_B2)
 
@@ -124,9 +133,9 @@ def decode(
         column, s, new = carry
         token_B, logprob_B = _choose(setup, wanted, key_B, s, logprobs)
         new = jax.tree.map(
-            lambda into_BC, a_B: jax.lax.dynamic_update_slice(into_BC, a_B[:, None], (0, column)),
+            lambda into_BC, a_B: jax.lax.dynamic_update_slice_in_dim(into_BC, a_B[:, None], column, axis=1),
             new,
-            New(token_B, logprob_B),
+            New(token_B, logprob_B, likeliest_of(setup, s.logit_BV) if likeliest else None),
         )
         live_B = ~s.done_B
         x_B1D, cache = gpt.extend(token_B[:, None], s.cache, s.place, wanted.pad_B, weights.layers)
@@ -138,10 +147,25 @@ def decode(
         return column + 1, State(place, made_B, done_B, gpt.logits(x_B1D[:, 0], setup.columns), cache, counts), new
 
     _, state, new = jax.lax.while_loop(unfinished, step, (jnp.int32(0), state, new))
-    return _lay_out(gpt, state), new
+    return lay_out(gpt, state), new
 
 
-def _lay_out(gpt, state: State) -> State:
+def _blank(batch: int, logprobs: str | None, likeliest: bool) -> New:
+    zeros = lambda dtype, *shape: jnp.zeros((batch, COLUMNS, *shape), dtype)  # noqa: E731
+    top = Likeliest(zeros(jnp.int32, LIKELIEST), zeros(jnp.float32, LIKELIEST)) if likeliest else None
+    return New(zeros(jnp.int32), zeros(jnp.float32) if logprobs else None, top)
+
+
+def likeliest_of(setup: Setup, logit_BV) -> Likeliest:
+    """The likeliest tokens of logits [..., V]: both arrays [..., K]."""
+    normaliser_B1 = jax.nn.logsumexp(logit_BV, axis=-1, keepdims=True)
+    logit_BV = loss.mask_padding(logit_BV, setup.entries)
+    logit_BK, token_BK = jax.lax.top_k(logit_BV, min(LIKELIEST, logit_BV.shape[-1]))
+    lacking = [(0, 0)] * (logit_BK.ndim - 1) + [(0, LIKELIEST - logit_BK.shape[-1])]
+    return Likeliest(jnp.pad(token_BK, lacking), jnp.pad(logit_BK - normaliser_B1, lacking, constant_values=-jnp.inf))
+
+
+def lay_out(gpt, state: State) -> State:
     """The state, always in one layout on a mesh: a program would be compiled again for another."""
     by_row = lambda a: sharding.constrain(a, "batch", "vocab")  # noqa: E731
     whole = lambda a: sharding.constrain(a, *(None,) * a.ndim)  # noqa: E731
@@ -160,6 +184,8 @@ def _choose(setup: Setup, wanted: Wanted, key_B, s: State, logprobs: str | None)
     logit_BV = s.logit_BV
     if setup.entries < logit_BV.shape[-1]:
         logit_BV = loss.mask_padding(logit_BV, setup.entries)
+    if wanted.bias_BV is not None:
+        logit_BV = logit_BV + wanted.bias_BV
     key_B = jax.vmap(jax.random.fold_in)(key_B, s.made_B)
     arguments = (setup.options, logit_BV, key_B, wanted.value_B, s.counts)
     token_B, logprob_B = sampling.draw(*arguments, logprobs=logprobs == DRAWN)
@@ -177,7 +203,7 @@ def empty(setup: Setup, weights: Weights, *, rows: int, places: int, with_counts
     zero_B, blank_BV = jnp.zeros(rows, jnp.int32), jnp.zeros((rows, vocab_size), jnp.float32)
     cache = gpt.empty_cache(rows, places, dtype, apart=weights.layers is not None)
     counts = sampling.Counts(blank_BV.astype(bool), blank_BV.astype(jnp.int32)) if with_counts else None
-    return _lay_out(gpt, State(zero_B, zero_B, jnp.ones(rows, bool), blank_BV, cache, counts))
+    return lay_out(gpt, State(zero_B, zero_B, jnp.ones(rows, bool), blank_BV, cache, counts))
 
 
 class Move(typing.NamedTuple):
@@ -200,4 +226,4 @@ def put(setup: Setup, weights: Weights, state: State, prefilled: State, pad_B, m
         others = state._replace(cache=None), prefilled._replace(cache=None)
         return jax.tree.map(lambda into, new: into.at[row].set(new[source]), *others)._replace(cache=cache)
 
-    return _lay_out(gpt, jax.lax.fori_loop(0, move.count, put_one, state))
+    return lay_out(gpt, jax.lax.fori_loop(0, move.count, put_one, state))

@@ -44,6 +44,16 @@ class Row:
     prompt_logprobs: np.ndarray | None = None  # of prompt[1:]; of a prompt longer than the context, of its end
     finished: str | None = None  # eot | length | stop, or what the watcher said
     altered: bool = False  # whether it has other new tokens than those that were drawn: it is then read anew
+    bias_V: np.ndarray | None = None  # float32, added to the logits of its next token; replaced, never changed
+    top: int = 0  # how many of the likeliest tokens it names at each new one, at most decoding.LIKELIEST
+    likeliest: list[tuple] = dataclasses.field(
+        default_factory=list
+    )  # at each of new: (token, log-probability) of these
+
+    @property
+    def limit(self) -> int:
+        """New tokens at most."""
+        return self.settings.max_tokens
 
     @property
     def tokens(self) -> np.ndarray:
@@ -66,16 +76,17 @@ class Row:
         ended = len(token_L) > 0 and int(token_L[-1]) in self.ends
         kept = token_L[:-1] if ended else token_L
         self.new += kept.tolist()
+        del self.likeliest[len(self.new) :]
         if self.settings.logprobs:
             self.logprobs += logprob_L[: len(kept)].tolist()
         if ended:
             self.finished = "eot"
-        elif len(self.new) >= self.settings.max_tokens:
+        elif len(self.new) >= self.limit:
             self.finished = "length"
         verdict = watch(self, kept) if watch is not None else None
         if verdict is not None:
             self.finished, keep = verdict
-            del self.new[keep:], self.logprobs[keep:]
+            del self.new[keep:], self.logprobs[keep:], self.likeliest[keep:]
 
 
 class Engine:
@@ -130,7 +141,7 @@ class Engine:
 
     def _round(self, rows, watch, chunk: int) -> None:
         """Until all are finished or the longest has filled the context."""
-        left = max(row.settings.max_tokens - len(row.new) for row in rows if row.finished is None)
+        left = max(row.limit - len(row.new) for row in rows if row.finished is None)
         longest = max(len(self.shown(row)) for row in rows)
         new = min(left, self.config.context_length - longest)
         penalises = any(row.settings.penalties for row in rows)
@@ -171,16 +182,21 @@ class Engine:
     def decode(self, rows, wanted, state, count: int, watch=None, *, logprobs, done_rows=None) -> decoding.State:
         """The state after `count` tokens more, which are appended to the rows. rows: None for one that is not in use.
 
-        logprobs: whose, see decoding. done_rows: fewer tokens where so many are done or not in use; None: all."""
+        logprobs: whose, see decoding. done_rows: fewer tokens where so many are done or not in use; None: all. A row's bias
+        is of one token: where it changes from token to token, count is 1.
+        """
         made_B = np.array([0 if row is None else len(row.new) for row in rows])
         batch = len(wanted.seed_B2)
         state = state._replace(done_B=jnp.array(done(rows, batch)))
         numbers = np.int32(count), np.int32(batch if done_rows is None else done_rows)
-        state, new = decoding.decode(self.setup, self.weights, wanted, state, *numbers, logprobs=logprobs)
-        made_after_B, (token_BC, logprob_BC) = sharding.on_host((state.made_B, new))
+        options = {"logprobs": logprobs, "likeliest": any(row is not None and row.top for row in rows)}
+        state, new = decoding.decode(self.setup, self.weights, wanted, state, *numbers, **options)
+        made_after_B, (token_BC, logprob_BC, top) = sharding.on_host((state.made_B, new))
         for i, row in enumerate(rows):
             if row is not None and row.finished is None:
                 columns = made_after_B[i] - made_B[i]
+                if row.top:
+                    row.likeliest += named(top.token_BCK[i, :columns], top.logprob_BCK[i, :columns], row.top)
                 row.take(token_BC[i, :columns], None if logprob_BC is None else logprob_BC[i, :columns], watch)
         return state
 
@@ -207,18 +223,25 @@ class Engine:
         return sampling.Counts(seen_BV, count_BV)
 
 
-def wanted_of(rows: list[Row], batch: int) -> decoding.Wanted:
-    """Settings, seeds and ends of rows, as arrays of `batch` rows."""
+def wanted_of(rows: list[Row], batch: int, least_ends: int = 1) -> decoding.Wanted:
+    """Settings, seeds and ends of rows, as arrays of `batch` rows. least_ends: of the ends that there is room for in a row."""
     blank = [0] * (batch - len(rows))
-    stop_BE = np.full((batch, max([1, *(len(row.ends) for row in rows)])), decoding.NO_TOKEN, np.int32)
+    most_ends = max([least_ends, *(len(row.ends) for row in rows)])
+    stop_BE = np.full((batch, most_ends), decoding.NO_TOKEN, np.int32)
     for i, row in enumerate(rows):
         stop_BE[i, : len(row.ends)] = row.ends
     return decoding.Wanted(
         seed_B2=np.array([divmod(row.seed, 2**32) for row in rows] + [(0, 0)] * len(blank), np.uint32),
-        limit_B=np.array([row.settings.max_tokens for row in rows] + blank, np.int32),
+        limit_B=np.array([row.limit for row in rows] + blank, np.int32),
         stop_BE=stop_BE,
         value_B=sampling.values([row.settings for row in rows], batch),
     )
+
+
+def named(token_CK, logprob_CK, count: int) -> list[tuple[tuple[int, float], ...]]:
+    """At each place the first `count` of the likeliest tokens with their log-probabilities; such as cannot be said, left out."""
+    pairs_of_places = (zip(*place) for place in zip(token_CK[:, :count].tolist(), logprob_CK[:, :count].tolist()))
+    return [tuple((token, logprob) for token, logprob in pairs if logprob > -np.inf) for pairs in pairs_of_places]
 
 
 def done(rows: list[Row | None], batch: int) -> np.ndarray:

@@ -15,10 +15,12 @@ engine, which reads a cache no longer than its texts and is the faster for a bat
 
 import typing
 
+import jax.numpy as jnp
 import numpy as np
 
-from gptjax.generation import decoding
+from gptjax.generation import decoding, sampling
 from gptjax.generation.engine import Engine, Row, wanted_of
+from gptjax.generation.reading import Reading, put
 from gptjax.parallel import numerics
 
 
@@ -34,20 +36,33 @@ class Slots:
     """A fixed number of places for rows, with the parameters, mesh and cache dtype of an engine.
 
     places: of each row's cache; None: the whole context. logprobs: whose a row gets, see decoding. penalises: whether rows
-    may have penalties, which count all tokens of a row.
+    may have penalties, which count all tokens of a row. ends: of each row that there is room for without another program.
     """
 
     @numerics.settings()
     def __init__(
-        self, engine: Engine, count: int, *, places: int | None = None, logprobs=decoding.MODEL, penalises: bool = True
+        self,
+        engine: Engine,
+        count: int,
+        *,
+        places: int | None = None,
+        logprobs=decoding.MODEL,
+        penalises: bool = True,
+        ends: int = 1,
     ):
-        self._engine, self._logprobs, self._penalises = engine, logprobs, penalises
+        self._engine, self._logprobs, self._penalises, self._ends = engine, logprobs, penalises, ends
         self._rows: list[Row | None] = [None] * count
         self._places = places or engine.config.context_length
         self._full = np.zeros(count, np.int64)  # new tokens of each row with which it fills its cache
         options = {"rows": count, "places": self._places, "with_counts": penalises}
         self._state = decoding.empty(engine.setup, engine.weights, **options)
         self._prefilled: Prefilled | None = None
+        self._bias = (), None  # (those of the rows, the same as one array)
+
+    @property
+    def places(self) -> int:
+        """Of each row's cache."""
+        return self._places
 
     @property
     def free(self) -> int:
@@ -69,6 +84,18 @@ class Slots:
         for slot, row in zip(free, rows):
             self._rows[slot] = row
         self._fill(free[: len(rows)])
+
+    @numerics.settings()
+    def place(self, row: Row, reading: Reading) -> None:
+        """Puts a row whose prompt was read to its end into a free slot."""
+        slot, counts = self._rows.index(None), None
+        if self._penalises:
+            seen_1V = np.zeros((1, self._engine.config.vocab_size), bool)
+            seen_1V[0, row.prompt] = True
+            counts = sampling.Counts(seen_1V, np.zeros(seen_1V.shape, np.int32))
+        arguments = reading.cache, reading.logit_1V, counts, np.int32(slot), np.int32(len(row.prompt))
+        self._state = put(self._engine.setup, self._engine.weights, self._state, *arguments)
+        self._rows[slot], self._full[slot] = row, self._places - len(row.prompt)
 
     def cancel(self, row: Row, reason: str = "cancelled") -> None:
         """Ends a row where it is, and frees its slot."""
@@ -126,8 +153,24 @@ class Slots:
 
     def _wanted(self) -> decoding.Wanted:
         nobody = Row(np.zeros(0, np.int32), seed=0)
-        wanted = wanted_of([row or nobody for row in self._rows], len(self._rows))
-        return wanted._replace(limit_B=np.minimum(wanted.limit_B, self._full).astype(np.int32))
+        wanted = wanted_of([row or nobody for row in self._rows], len(self._rows), self._ends)
+        limit_B = np.minimum(wanted.limit_B, self._full).astype(np.int32)
+        return wanted._replace(limit_B=limit_B, bias_BV=self._bias_of_rows())
+
+    def _bias_of_rows(self):
+        """[B, V], the array of the call before where no row has another bias than then; None: no row has one."""
+        biases = tuple(None if row is None else row.bias_V for row in self._rows)
+        if all(bias_V is None for bias_V in biases):
+            return None
+        before, bias_BV = self._bias
+        if len(before) != len(biases) or any(old is not new for old, new in zip(before, biases)):
+            host_BV = np.zeros((len(biases), self._engine.config.vocab_size), np.float32)
+            for slot, bias_V in enumerate(biases):
+                if bias_V is not None:
+                    host_BV[slot] = bias_V
+            bias_BV = jnp.asarray(host_BV)
+            self._bias = biases, bias_BV
+        return bias_BV
 
 
 def _text(row: Row) -> tuple[bytes, int]:

@@ -1,8 +1,6 @@
 """Texts to texts: prompts and completions, stop strings wherever they lie between tokens, streaming piece by piece."""
 
-import codecs
 import dataclasses
-import typing
 
 import numpy as np
 
@@ -10,6 +8,7 @@ from gptjax.errors import UserError, shorten
 from gptjax.generation import beam
 from gptjax.generation.engine import Engine, Row
 from gptjax.generation.settings import Settings
+from gptjax.generation.watching import Watcher
 
 WATCHED_CHUNK = 8  # tokens between two looks for stop strings; 1 where somebody reads along
 
@@ -63,11 +62,13 @@ def generate(
         for seed in row_seeds:
             rows.append(Row(token_L, seed, each, tokenizer.eot_id, tuple(stop_ids)))
             if callback is not None or each.stop:
-                watchers[id(rows[-1])] = _Watcher(len(completions), tokenizer, each.stop, callback)
+                watchers[id(rows[-1])] = len(completions), Watcher(tokenizer, each.stop)
             completions.append((prompt, rows[-1]))
-    _run(engine, rows, watchers, streams=callback is not None)
+    _run(engine, rows, watchers, callback)
     return [
-        made if isinstance(made, Completion) else _completion(tokenizer, *made, watchers.get(id(made[1])))
+        made
+        if isinstance(made, Completion)
+        else _completion(tokenizer, *made, watchers.get(id(made[1]), (None, None))[1])
         for made in completions
     ]
 
@@ -85,14 +86,23 @@ def _settings_and_seeds(settings, prompts: int) -> tuple[list[Settings], list[li
     return list(settings), [seeds_of(each.seed, each.num_return_sequences) for each in settings]
 
 
-def _run(engine: Engine, rows: list[Row], watchers: dict, streams: bool) -> None:
+def _run(engine: Engine, rows: list[Row], watchers: dict, callback) -> None:
+    """watchers: {id of a row: (index of its completion, Watcher)}."""
+
     def watch(row, new):
-        return watchers[id(row)].feed(row, new) if id(row) in watchers else None
+        if id(row) not in watchers:
+            return None
+        index, watcher = watchers[id(row)]
+        piece, keep = watcher.feed(new, final=row.finished is not None)
+        wants_more = callback is None or not piece or callback(index, piece) is not False
+        if keep is not None:
+            return "stop", keep
+        return None if wants_more or row.finished is not None else ("cancelled", len(row.new))
 
     if not watchers:
         engine.run(rows)
     else:
-        engine.run(rows, watch, chunk=1 if streams else WATCHED_CHUNK)
+        engine.run(rows, watch, chunk=WATCHED_CHUNK if callback is None else 1)
 
 
 def seeds_of(seed: int | tuple[int, ...], count: int) -> list[int]:
@@ -140,7 +150,7 @@ def _ids(prompt, vocab_size: int) -> np.ndarray:
     return ids.astype(np.int32)
 
 
-def _completion(tokenizer, prompt: str, row: Row, watcher) -> Completion:
+def _completion(tokenizer, prompt: str, row: Row, watcher: Watcher | None) -> Completion:
     text = tokenizer.decode(row.new) if watcher is None or watcher.cut is None else watcher.cut
     return Completion(
         prompt=prompt,
@@ -160,55 +170,3 @@ def _search(engine, tokenizer, prompt: str, ids, settings, stop_ids) -> list[Com
         Completion(prompt, tokenizer.decode(b.tokens), np.array(b.tokens, np.int32), b.finished, None, score=b.score)
         for b in likeliest
     ]
-
-
-class _Watcher:
-    """Reads along with one row: finds stop strings, in bytes, and says what can be read of it already."""
-
-    def __init__(self, index: int, tokenizer, stop: tuple[str, ...], callback: typing.Callable | None):
-        self._index, self._spelling, self._callback = index, tokenizer.spelling, callback
-        self._stop = [text.encode() for text in stop]
-        self._bytes = bytearray()
-        self._ends = []  # bytes up to and with each token
-        self._told = 0  # bytes
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.cut = None  # the text, where a stop string ended it
-
-    def feed(self, row: Row, new) -> tuple[str, int] | None:
-        """(reason, tokens to keep) if the row ends here."""
-        searched = len(self._bytes)
-        for token in new:
-            self._bytes += self._spelling[token]
-            self._ends.append(len(self._bytes))
-        place_and_size = self._find(searched)
-        if place_and_size is not None:
-            at, size = place_and_size
-            self._tell(at, final=True)
-            self.cut = bytes(self._bytes[:at]).decode("utf-8", errors="replace")
-            return "stop", next(i for i, end in enumerate(self._ends) if end >= at + size) + 1
-        final = row.finished is not None
-        wants_more = self._tell(len(self._bytes) if final else len(self._bytes) - self._begun(), final)
-        return None if wants_more or final else ("cancelled", len(row.new))
-
-    def _find(self, searched: int) -> tuple[int, int] | None:
-        """(place, bytes) of the stop string that ends first; of those that end together the longest."""
-        best = None
-        for stop in self._stop:
-            at = self._bytes.find(stop, max(0, searched - len(stop) + 1))
-            if at >= 0:
-                candidate = (at + len(stop), -len(stop))
-                best = candidate if best is None else min(best, candidate)
-        return None if best is None else (best[0] + best[1], -best[1])
-
-    def _begun(self) -> int:
-        """Bytes at the end that may turn out to begin a stop string."""
-        sizes = (n for stop in self._stop for n in range(1, len(stop)) if self._bytes.endswith(stop[:n]))
-        return max(sizes, default=0)
-
-    def _tell(self, until: int, final: bool) -> bool:
-        """Hands on what is new up to a byte, whole characters only. False: the reader wants no more."""
-        if self._callback is None or until < self._told:
-            return True
-        piece = self._decoder.decode(bytes(self._bytes[self._told : until]), final)
-        self._told = until
-        return not piece or self._callback(self._index, piece) is not False

@@ -46,7 +46,8 @@ class Constraint(typing.Protocol):
     """What a text has to conform to, one object a text."""
 
     def allowed(self) -> np.ndarray:
-        """bool [V]: which tokens may come next; end-of-text among them where the text may end."""
+        """bool [V]: which tokens may come next; end-of-text among them where the text may end. Where nothing but that may come,
+        the text ends at once."""
 
     def take(self, token: int) -> None:
         """What came."""
@@ -65,7 +66,8 @@ class Job:
     bias: dict[int, float] = dataclasses.field(default_factory=dict)  # added to the logits of tokens
     constraint: Constraint | None = None
     likeliest: int = 0  # how many tokens to name at each place, at most 20
-    prompt_scores: bool = False  # with max_tokens=0 nothing else is made
+    prompt_scores: bool = False
+    prompt_only: bool = False  # nothing is made, whatever settings.max_tokens; it ends with "length"
     id: str = ""  # for logs
 
 
