@@ -273,7 +273,7 @@ class Batcher:
             row.finished, row.error = reason, None if error is None else _said(error)
             row.end()
         for request in requests:
-            request.future.cancel() if error is None else request.fail(error)
+            request.fail(error or Draining("the batcher was stopped."))
 
     def _warm(self) -> None:
         """Compiles what plain jobs need."""

@@ -38,7 +38,8 @@ class Request:
             self.finished = True
 
     def fail(self, error: Exception) -> None:
-        self.future.set_exception(error)
+        if not self.future.done():  # or cancelled
+            self.future.set_exception(error)
         self.finished = True
 
 
