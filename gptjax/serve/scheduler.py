@@ -14,7 +14,7 @@ from gptjax.serve.row import JobRow
 
 ENDS = 8  # of a row that a program has room for; a row with more has a program of its own
 CALL_SECONDS = 0.02  # that a call of decode may take: nobody joins, leaves, or is heard before it returns
-MOST_TOKENS = 8  # in a call of decode; more gain less than 2% where a token takes a millisecond, and streams stutter
+MOST_TOKENS = 8  # in a call of decode, however fast: a stream that gets more at a time stutters
 
 
 @dataclasses.dataclass

@@ -409,7 +409,7 @@ def test_an_error_fails_the_jobs_in_flight_and_those_that_wait_are_served(engine
     engine = broken(engine_of("gpt2"))
     batcher = start(engine)
     expected = heard(batcher, job(prompt(20)))[0].answer
-    for after in (1, 8):  # while a prompt is read, and while tokens are made
+    for after in (1, 4):  # while rows get their slots, and while tokens are made
         jobs = [job(prompt(20), settings={"max_tokens": 30}, ignore_eot=True) for _ in range(4)]
         engine.after, engine.faults = after, 1
         answers = heard(batcher, *jobs)
@@ -425,7 +425,7 @@ def test_an_error_that_comes_again_leaves_no_job_waiting_and_takes_no_more(engin
     engine = broken(engine_of("gpt2"))
     batcher = start(engine, slots=1)
     heard(batcher, job(prompt(20)))
-    engine.after, engine.faults = 3, 1000
+    engine.after, engine.faults = 0, 1000
     answers = heard(batcher, *(job(prompt(20), n) for n in range(7)))
     assert {each.ending.reason for each in answers} == {"failed"}
     assert batcher.status.state == "failed" and batcher.status.running == batcher.status.waiting == 0
