@@ -35,6 +35,7 @@ from gptjax.serve.row import JobRow, row_of
 from gptjax.serve.scheduler import Scheduler, Totals
 
 log = logging.getLogger(__name__)
+GRACE_SECONDS = 4  # in which cancelled jobs end: the step in progress, however long it takes, is not broken off
 FAULTS = 2  # errors in a row, with no job finished between them, after which no more are taken
 
 
@@ -135,7 +136,7 @@ class Batcher:
                 return True
             self._cancelled += [row.job for row in (*self._waiting, *self._rows)]
             self._wake.notify_all()
-            self._wake.wait_for(self._is_idle, seconds)
+            self._wake.wait_for(self._is_idle, GRACE_SECONDS)
             return False
 
     def stop(self) -> None:
@@ -145,18 +146,21 @@ class Batcher:
             self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join()
+        else:
+            self._end_all("cancelled", None)  # of one that was never started
 
     @property
     def status(self) -> Status:
         with self._wake:
             state = "failed" if self._is_failed else "draining" if self._is_draining else "ready"
             state = "starting" if state == "ready" and self._is_starting else state
-            counts = len(self._rows), len(self._waiting), self._options.slots
+            running = sum(row.finished is None for row in self._rows)
+            counts = running, len(self._waiting), self._options.slots
             totals = self._totals
             return Status(state, *counts, totals.new_tokens, totals.prompt_tokens, totals.cached_tokens, totals.steps)
 
     def _is_idle(self) -> bool:
-        return self._is_failed or not (self._waiting or self._rows or self._requests)
+        return not (self._waiting or self._rows or self._requests)
 
     def _check_takes(self, would_wait: int) -> None:
         if self._is_failed:

@@ -64,7 +64,10 @@ class JobRow(engine.Row):
     def _constrained(self, new) -> bool:
         """Whether the text is complete: its constraint lets nothing follow but its end. Otherwise its bias is set."""
         constraint = self.job.constraint
-        if constraint is None or self.finished not in (None, "length"):  # complete with its last token, it ended by itself
+        if constraint is None or self.finished not in (
+            None,
+            "length",
+        ):  # complete with its last token, it ended by itself
             return False
         try:
             for token in new:
