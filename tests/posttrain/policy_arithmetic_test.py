@@ -95,6 +95,30 @@ def test_the_loss_of_each_token_and_what_is_logged_are_those_of_a_loop(text):
         np.testing.assert_allclose(number.value, expected, **TOLERANCE, err_msg=name)
 
 
+@pytest.mark.parametrize("text", ["rloo(beta=0.2)", "grpo(beta=0.2, kl_ratio=True, correction='token_truncate')"])
+def test_what_stands_where_nothing_was_drawn_changes_nothing(text):
+    """Ratios there that float32 cannot hold, of prompts and padding that no policy drew."""
+    rule, (logprob_BL, batch) = losses.chosen(text), some_batch()
+    loss_BL, numbers = rule.of_tokens(logprob_BL, batch)
+    undrawn = batch["weight_BL"] == 0
+    wild = {name: np.where(undrawn, value, batch[name]) for name, value in (("logprob_BL", -900), ("old_BL", -300))}
+    wild_BL, wild_numbers = rule.of_tokens(
+        np.where(undrawn, -1, logprob_BL),
+        batch | wild | {"reference_BL": np.where(undrawn, 800, batch["reference_BL"])},
+    )
+    np.testing.assert_array_equal(
+        rule.total(wild_BL, batch["weight_BL"], 5), rule.total(loss_BL, batch["weight_BL"], 5)
+    )
+    for name, number in numbers.items():
+        np.testing.assert_array_equal(wild_numbers[name].value, number.value, err_msg=name)
+
+
+def test_the_largest_ratio_is_of_drawn_tokens_also_where_all_are_below_one():
+    logprob_BL, batch = some_batch()
+    numbers = losses.chosen("grpo").of_tokens(batch["logprob_BL"] - 0.5, batch)[1]
+    np.testing.assert_allclose(numbers["ratio_max"].value, math.exp(-0.5), rtol=1e-5)
+
+
 @pytest.mark.parametrize("text", ["gspo", "grpo", "grpo(kl='k1')"])
 def test_the_divergence_is_logged_and_no_part_of_a_loss_without_beta(text):
     logprob_BL, batch = some_batch()
