@@ -264,7 +264,7 @@ def ptx_weights(weight_BL, policy_weight: float):
 def ptx(params, batch: dict, key, *, graph, config):
     """(sum, weight) of the loss of the next token of text (Ouyang et al. 2022, equation 2: gamma = ptx_coef is 27.8)."""
     rows = {name.removeprefix("ptx_"): array for name, array in batch.items() if name.startswith("ptx_")}
-    return losses.next_token(params, rows, key, graph=graph, config=config)[1][0]
+    return losses.next_token(params, rows, key, graph=graph, config=config, is_text=True)[1][0]
 
 
 # ---- choices
