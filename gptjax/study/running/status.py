@@ -131,8 +131,10 @@ def _rows(run: run_directory.RunDirectory) -> list[dict]:
 
 
 def _final_loss(run: run_directory.RunDirectory, rows: list[dict], steps: int) -> float | None:
-    """Of the evaluation at the last step, where that step is saved too; None where one of the two is missing."""
-    found = [row["loss"] for row in rows if row["kind"] == "eval" and row["step"] == steps and "loss" in row]
+    """Of the evaluation at the last step, where that step is saved too; None where one of the two is missing. Of a run that
+    learns from rewards, whose evaluations have no loss, minus the mean reward: less is better there too."""
+    last = [row for row in rows if row["kind"] == "eval" and row["step"] == steps]
+    found = [row["loss"] if "loss" in row else -row["reward"] for row in last if "loss" in row or "reward" in row]
     if not found:
         return None
     standing = run.checkpoints / str(steps)
