@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from gptjax.config.config_file import from_dict
 from gptjax.errors import UserError
 from gptjax.posttrain import policy_losses, sampled
 from gptjax.training import losses
@@ -221,6 +222,15 @@ def test_a_parameter_out_of_range_is_refused_by_name(text, said):
     assert said in str(error.value)
 
 
+def test_a_policy_is_the_distribution_that_the_config_samples_from():
+    model, rl = dict(context_length=32), dict(prompts="copying", rewards="exact", max_tokens=7)
+    values = {"model": model, "train": dict(steps=1, batch_size=8, loss="grpo")}
+    config = from_dict(values | {"rl": rl | dict(temperature=0.7, top_k=11, top_p=0.9)})
+    assert policy_losses.sampling_of(config) == sampled.Sampling(0.7, 11, 0.9, max_tokens=7)
+    plain = policy_losses.sampling_of(from_dict(values | {"rl": rl}))
+    assert plain == sampled.Sampling(1.0, None, None, max_tokens=7) and not plain.cuts
+
+
 def test_the_defaults_are_those_of_their_papers():
     parameters = {
         "grpo": (0.2, 0.2, "sequence", "token"),
@@ -233,5 +243,6 @@ def test_the_defaults_are_those_of_their_papers():
     for text, expected in parameters.items():
         rule = losses.chosen(text)
         assert (rule.clip, rule.high, rule.aggregate, rule.level) == expected, text
+        assert rule.needs_critic == (text == "ppo")
     ppo = losses.chosen("ppo")
     assert (ppo.value_clip, ppo.value_coef, ppo.beta, ppo.ptx_coef, ppo.correction) == (0.2, 0.1, 0.0, 0.0, "none")

@@ -32,7 +32,8 @@ def with_length(study, config, wanted: Facts):
         tokens = schedule.run_tokens(timed)
         if abs(tokens / wanted.tokens - 1) <= TOLERANCE:
             return timed
-    enough = 0.5 / TOLERANCE * config.tokens_per_step * wanted.flops / wanted.tokens
+    # per_call is 1 here, or an iteration.
+    enough = 0.5 / TOLERANCE * per_call * config.tokens_per_step * wanted.flops / wanted.tokens
     raise UserError(
         f"{wanted.flops:.3g} FLOPs are {wanted.tokens:,.0f} tokens of a model of {wanted.params:,} parameters, which no"
         f" number of steps of {config.tokens_per_step:,} tokens meets within {TOLERANCE:.0%} (the nearest are"
