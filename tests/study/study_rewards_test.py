@@ -46,7 +46,7 @@ def test_a_run_has_whole_iterations_of_the_size_that_the_base_gives_them():
             (run.config.train.steps, run.config.train.steps_per_call) for run in planned(base_of(), steps * 8 * 32)
         }
         assert lengths == {(100, 4)}
-    with pytest.raises(UserError, match="the nearest are 25,600"):
+    with pytest.raises(UserError, match="the nearest are 24,576"):
         planned(base_of(), 98 * 8 * 32)
 
 
@@ -66,6 +66,6 @@ def test_the_study_of_over_optimisation_plans_a_run_for_each_proxy(monkeypatch):
     made = declaration.load("configs/studies/overoptimisation.py")
     runs = declaration.runs(made, identity.vocab_size(made.base))
     rewards = {run.config.rl.rewards for run in runs}
-    assert rewards == {f"score(run='runs/proxy_{n}') + 0*numeric" for n in (30, 120, 480)}
+    assert rewards == {f"score(run='runs/proxy_{n}') + 0*numeric" for n in (250, 1000, 4000)}
     assert {(run.config.train.steps, run.config.train.steps_per_call) for run in runs} == {(512, 8)}
     assert from_dict(runs[0].config.to_dict()) == runs[0].config
