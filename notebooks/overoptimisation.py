@@ -17,7 +17,7 @@ import sys
 
 from gptjax.posttrain.problems import problem
 
-COMPARISONS, FARTHEST, BINS = (250, 1000, 4000), 3, 8
+COMPARISONS, FARTHEST, BINS = (30, 120, 480), 3, 8
 SHAPE = {"context_length": 16, "n_layers": 2, "d_model": 64, "n_heads": 4, "dtype": "float32", "scan_unroll": 2}
 
 
@@ -41,8 +41,8 @@ def proxies() -> None:
             "model": SHAPE | {"task_head": "score"},
             "data": {"source": f"jsonl:{pairs}", "chat": "gptjax", "preferences": "compared", "tokenizer": "bytes"}
             | {"val_fraction": 0.1, "val_split": "tail"},
-            "optim": {"peak_lr": 2e-3, "warmup_steps": 50, "final_lr_fraction": 0.0},
-            "train": {"steps": 1000, "batch_size": 32, "log_every": 100, "loss": "reward", "tensorboard": False}
+            "optim": {"peak_lr": 1e-3, "warmup_steps": 10, "final_lr_fraction": 0.0},
+            "train": {"steps": 150, "batch_size": 16, "log_every": 50, "loss": "reward", "tensorboard": False}
             | {"start_from": "runs/rl_base"},
             "checkpoint": {"every_steps": None},
             "eval": {"every_steps": None},

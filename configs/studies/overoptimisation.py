@@ -5,7 +5,7 @@
     gptjax study run configs/studies/overoptimisation.py --out=studies/overoptimisation
     python notebooks/overoptimisation.py curve studies/overoptimisation
 
-PPO without a penalty learns from a reward model of 250, 1,000 or 4,000 comparisons; whether a sum is right is the gold reward. It
+PPO without a penalty learns from a reward model of 30, 120 or 480 comparisons; whether a sum is right is the gold reward. It
 has the weight 0, so that it is logged and nothing learns from it. What came out: docs/reinforcement_running.md.
 
 Hardware: two CPU cores, 25 seconds a run when idle. Source: Gao et al. 2022, section 3: rewards against the KL from the start.
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from gptjax import study
 
-COMPARISONS = (250, 1000, 4000)
+COMPARISONS = (30, 120, 480)
 ITERATIONS, STEPS_PER_CALL, BATCH_SIZE, CONTEXT = 64, 8, 64, 16
 
 
