@@ -209,8 +209,10 @@ def _parsed_call(text: str) -> tuple[str, dict] | None:
 
 
 def _typed(parameter: str, kind: type, value):
-    """A parameter as the type of its field: a whole number serves as a float, a single value as a tuple of it. Raises
-    UserError."""
+    """A parameter as the type of its field: a whole number serves as a float, a single value as a tuple of it, None where the
+    field may be None. Raises UserError."""
+    if value is None and type(None) in typing.get_args(kind):
+        return None
     if typing.get_origin(kind) is tuple:  # of one type, as `tuple[str, ...]`
         items = value if isinstance(value, tuple | list) else (value,)
         return tuple(_typed(parameter, typing.get_args(kind)[0], item) for item in items)

@@ -1,11 +1,14 @@
 """What is said where something is wrong: one line, as people write."""
 
 import ast
+import dataclasses
 import pathlib
+
+import pytest
 
 import gptjax
 from gptjax import cli
-from gptjax.errors import did_you_mean, shorten
+from gptjax.errors import UserError, did_you_mean, make_chosen, shorten
 
 PACKAGE = pathlib.Path(gptjax.__file__).parent
 
@@ -13,6 +16,19 @@ PACKAGE = pathlib.Path(gptjax.__file__).parent
 def test_the_nearest_name_ends_a_sentence_by_itself():
     assert did_you_mean("cosin", ["cosine", "linear"], ".") == "; did you mean 'cosine'?"
     assert (did_you_mean("xyz", ["cosine"], "."), did_you_mean("xyz", ["cosine"])) == (".", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clipped:
+    bound: float | None = 0.2
+    rate: float = 1.0
+
+
+def test_none_is_taken_where_a_parameter_may_be_none_and_nowhere_else():
+    assert make_chosen("clipped(bound=None)", {"clipped": Clipped}, "train.loss") == Clipped(bound=None)
+    assert make_chosen("clipped(bound=2)", {"clipped": Clipped}, "train.loss") == Clipped(bound=2.0)
+    with pytest.raises(UserError, match="rate=None is no float"):
+        make_chosen("clipped(rate=None)", {"clipped": Clipped}, "train.loss")
 
 
 def test_no_message_has_a_full_stop_behind_a_question_mark():

@@ -77,7 +77,7 @@ def _prompts(config, args) -> None:
         if getattr(args, flag):
             raise UserError(f"--{flag}: prompts (rl.prompts) are no rows of text; leave it out.")
     store = open_prompts(config)
-    train, val = store.prompts.train.prompts, store.prompts.val.prompts
+    train, val = store.examples.train.prompts, store.examples.val.prompts
     print(f"{len(train):,} prompts to train on, {len(val):,} held out; {store.description['overflow']}")
     for prompt in train[:_SHOWN] if args.row is None else train[args.row : args.row + 1]:
         print(f"{prompt.where}: {store.tokenizer.decode(prompt.token_L, special=True)!r}")

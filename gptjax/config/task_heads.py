@@ -122,6 +122,12 @@ def of(model) -> TaskHead | None:
     return None if model.task_head is None else make_chosen(model.task_head, HEADS, "model.task_head")
 
 
+def scores_answers(model) -> bool:
+    """Whether a ModelConfig is that of a reward model."""
+    head = of(model)
+    return head is not None and head.loss == Score.loss
+
+
 def parameters(model) -> int:
     """Entries of the head of a ModelConfig that has one."""
     return of(model).parameters(model.d_model)

@@ -74,7 +74,7 @@ class Ours:
         return seconds["seconds/rollouts"]
 
     def prompt_ids(self) -> list[list[int]]:
-        return [prompt.token_L.tolist() for prompt in self.session.store.prompts.train.prompts[:PROMPTS]]
+        return [prompt.token_L.tolist() for prompt in self.session.store.examples.train.prompts[:PROMPTS]]
 
 
 def bench(config, seconds: float, tunix: str | None = None) -> dict:

@@ -52,8 +52,7 @@ def score(run, conversations, batch_size: int) -> np.ndarray:
     go through the model at once, a multiple of the devices.
 
     Raises UserError: a run without such a head, what is no conversation, one that is longer than the context."""
-    head = task_heads.of(run.config.model)
-    if head is None or head.loss != task_heads.Score.loss:
+    if not task_heads.scores_answers(run.config.model):
         raise UserError("run.score: this model gives no scores; use a run with model.task_head='score'.")
     form, length = run.chat_format(), run.config.model.context_length
     sequences = [

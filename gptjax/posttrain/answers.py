@@ -22,7 +22,7 @@ from gptjax.config import catalogue
 from gptjax.models import architectures, int8, placed
 
 
-class Answers(typing.NamedTuple):
+class AnswerLogprobs(typing.NamedTuple):
     """Of answers, float32 arrays of one shape, such as [B, K]."""
 
     logprob: jax.Array  # nats, summed over tokens
@@ -39,8 +39,8 @@ class Answers(typing.NamedTuple):
         return total / jnp.maximum(self.length, 1)
 
 
-def of_batch(params, batch: dict, key, *, graph, config, with_reference: bool) -> Answers:
-    """The Answers of a batch. All its sequences go through the model at once.
+def of_batch(params, batch: dict, key, *, graph, config, with_reference: bool) -> AnswerLogprobs:
+    """The AnswerLogprobs of a batch. All its sequences go through the model at once.
 
     key: of dropout. The reference's are those of the batch; of a batch without, those of the model with its adapter off.
     """
@@ -52,7 +52,7 @@ def of_batch(params, batch: dict, key, *, graph, config, with_reference: bool) -
         reference_BK = batch["reference_BK"]
     else:
         reference_BK = without_adapter(params, batch, **functions)
-    return Answers(logprob_BK, jax.lax.stop_gradient(reference_BK), batch["weight_BKL"].sum(-1))
+    return AnswerLogprobs(logprob_BK, jax.lax.stop_gradient(reference_BK), batch["weight_BKL"].sum(-1))
 
 
 def logprobs(params, batch: dict, *, graph, config, key=None):

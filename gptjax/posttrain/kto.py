@@ -59,7 +59,7 @@ class Kto:
         numbers["reference_divergence"] = Mean(divergence * weight_B.sum(), weight_B.sum())
         return loss_sum, ((loss_sum, weight_B.sum()), numbers)
 
-    def reward(self, side: answers.Answers):
+    def reward(self, side: answers.AnswerLogprobs):
         """float32: the implicit reward of answers."""
         return self.beta * side.ratio
 

@@ -137,6 +137,8 @@ class PolicyLoss:
         policy_BL, numbers = self.of_tokens(logprob_BL, batch)
         loss_sum, weight = self.total(policy_BL, weight_BL, length), self.weight(weight_BL)
         numbers |= {"entropy": _mean(entropy_BL, weight_BL), "length": Mean(weight_BL.sum(), _rows(weight_BL))}
+        if sampling.cuts:
+            numbers["cut"] = _mean(logprob_BL <= sampled.CUT_LOGPROB, weight_BL)
         objective = loss_sum
         if self.needs_critic:
             critic_BL, of_critic = self.of_values(value_BL, batch)
@@ -164,8 +166,9 @@ class PolicyLoss:
                 loss_BL = loss_BL + self.beta * (kl_BL * ratio_BL if self.kl_ratio else kl_BL)
         elif self.beta:
             raise UserError(f"beta={self.beta} is of a reference model, and the batch has no log-probabilities of one.")
+        moved_BL = jnp.where(_can_be_drawn(logprob_BL, weight_BL), difference_BL, 0)
         numbers |= {
-            "approx_kl": _mean(jnp.expm1(difference_BL) - difference_BL, weight_BL),
+            "approx_kl": _mean(jnp.expm1(moved_BL) - moved_BL, weight_BL),
             "ratio_mean": _mean(ratio_BL, weight_BL),
             "ratio_max": Largest(jnp.max(jnp.where(weight_BL > 0, ratio_BL, 0))),
         }
@@ -212,9 +215,7 @@ class PolicyLoss:
     def divergences(self, logprob_BL, batch: dict):
         """(the estimate in the loss, of each token, in nats; numbers)."""
         weight_BL = batch["weight_BL"]
-        # What today's policy cuts, as by top-p, it never draws: that is no part of its divergence.
-        counts_BL = (weight_BL > 0) & (logprob_BL > sampled.CUT_LOGPROB)
-        k1_BL = jnp.where(counts_BL, logprob_BL - batch["reference_BL"], 0)
+        k1_BL = jnp.where(_can_be_drawn(logprob_BL, weight_BL), logprob_BL - batch["reference_BL"], 0)
         estimates = {"k1": k1_BL, "k2": jnp.square(k1_BL) / 2, "k3": jnp.expm1(-k1_BL) + k1_BL}
         logged = {f"kl_{name}": _mean(estimates[name], weight_BL) for name in ("k1", "k3")}
         return estimates[self.kl], logged
@@ -237,6 +238,12 @@ def sampling_of(config) -> sampled.Sampling:
     return sampled.Sampling(rl.temperature, rl.top_k, rl.top_p, max_tokens=rl.max_tokens)
 
 
+def _can_be_drawn(logprob_BL, weight_BL):
+    """bool [B, L]: drawn tokens that today's policy has. What it cuts, as by top-p, it never draws: its log-probability stands
+    for minus infinity, and is no part of a divergence; `cut` counts it."""
+    return (weight_BL > 0) & (logprob_BL > sampled.CUT_LOGPROB)
+
+
 def _rows(weight_BL):
     return jnp.full((), weight_BL.shape[0], jnp.float32)
 
@@ -257,7 +264,7 @@ def ptx_weights(weight_BL, policy_weight: float):
 def ptx(params, batch: dict, key, *, graph, config):
     """(sum, weight) of the loss of the next token of text (Ouyang et al. 2022, equation 2: gamma = ptx_coef is 27.8)."""
     rows = {name.removeprefix("ptx_"): array for name, array in batch.items() if name.startswith("ptx_")}
-    return losses.next_token(params, rows, key, graph=graph, config=config)[1][0]
+    return losses.next_token(params, rows, key, graph=graph, config=config, is_text=True)[1][0]
 
 
 # ---- choices

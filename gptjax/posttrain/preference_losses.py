@@ -19,18 +19,18 @@ from jax.nn import log_sigmoid, sigmoid
 
 from gptjax.errors import UserError
 from gptjax.posttrain import answers, preference_numbers
-from gptjax.posttrain.answers import Answers
+from gptjax.posttrain.answers import AnswerLogprobs
 
 SURE = -1e-7  # mean log-probability above which odds are no number in float32
 
 
 class Pairs(typing.NamedTuple):
-    chosen: Answers  # float32 [B, P]
-    rejected: Answers
+    chosen: AnswerLogprobs  # float32 [B, P]
+    rejected: AnswerLogprobs
     weight_BP: jax.Array  # sums to 1 over the pairs of an example, or to 0
 
 
-def pairs_of(of_answers: Answers, batch: dict) -> Pairs:
+def pairs_of(of_answers: AnswerLogprobs, batch: dict) -> Pairs:
     """Every two sequences of an example whose scores differ."""
     first_P, second_P = np.triu_indices(batch["token_BKT"].shape[1], 1)
     score_BK, there_BK = batch["score_BK"], batch["length_BK"] > 0
@@ -38,8 +38,8 @@ def pairs_of(of_answers: Answers, batch: dict) -> Pairs:
     counts_BP = (score_BK[:, first_P] != score_BK[:, second_P]) & there_BK[:, first_P] & there_BK[:, second_P]
     weight_BP = counts_BP / jnp.maximum(counts_BP.sum(-1, keepdims=True), 1) * batch["weight_B"][:, None]
     sides = [(a_BK[:, first_P], a_BK[:, second_P]) for a_BK in of_answers]
-    chosen = Answers(*(jnp.where(better_BP, first_BP, second_BP) for first_BP, second_BP in sides))
-    return Pairs(chosen, Answers(*(jnp.where(better_BP, b, a) for a, b in sides)), weight_BP)
+    chosen = AnswerLogprobs(*(jnp.where(better_BP, first_BP, second_BP) for first_BP, second_BP in sides))
+    return Pairs(chosen, AnswerLogprobs(*(jnp.where(better_BP, b, a) for a, b in sides)), weight_BP)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class PairLoss:
         """float32 [B, P]: the loss of each pair, without `nll`."""
         raise NotImplementedError
 
-    def reward(self, side: Answers):
+    def reward(self, side: AnswerLogprobs):
         """float32: the implicit reward of answers."""
         return self.beta * side.ratio
 
@@ -296,7 +296,7 @@ class Orpo(PairLoss):
         return self.beta * side.mean(side.logprob)
 
 
-def log_odds(side: Answers):
+def log_odds(side: AnswerLogprobs):
     """log(p / (1 - p)) of p, the geometric mean of an answer's probabilities (Hong et al. 2024, eq. 3)."""
     mean_BP = jnp.minimum(side.mean(side.logprob), SURE)
     return mean_BP - jnp.log(-jnp.expm1(mean_BP))

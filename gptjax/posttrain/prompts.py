@@ -21,6 +21,7 @@ from gptjax.data import sources, tokenizers
 from gptjax.data.chat import chat_format, parse_messages
 from gptjax.data.chat.conversation import Message
 from gptjax.data.examples import records
+from gptjax.data.examples.store import OfOneSet
 from gptjax.data.rows.hashing import is_held_out, mix, permute
 from gptjax.data.tokens import rendering
 from gptjax.data.tokens.folder import digest
@@ -62,12 +63,12 @@ class Prompts:
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptStore:
+class PromptStore(OfOneSet):
     """In the place of a TokenStore."""
 
     tokenizer: tokenizers.Tokenizer  # with the control tokens of data.chat
     stop_ids: tuple[int, ...]  # tokens that end an answer
-    prompts: Prompts
+    examples: Prompts
     name: str
 
     def rows(self, config, program) -> tuple["TrainPrompts", dict]:
@@ -75,21 +76,9 @@ class PromptStore:
         return TrainPrompts(self, config), {}
 
     @property
-    def sources(self) -> dict[str, Prompts]:
-        return {self.name: self.prompts}
-
-    @property
-    def fingerprint(self) -> str:
-        return self.prompts.fingerprint
-
-    @property
-    def description(self) -> dict:
-        return self.prompts.description
-
-    @property
     def longest(self) -> int:
         """Tokens of the longest prompt."""
-        both = self.prompts.train.prompts + self.prompts.val.prompts
+        both = self.examples.train.prompts + self.examples.val.prompts
         return max(len(prompt.token_L) for prompt in both)
 
 
@@ -97,7 +86,7 @@ class TrainPrompts:
     """An endless stream of prompts, in the place of pipeline.TrainRows. A row of a run is an answer that is learnt from."""
 
     def __init__(self, store: PromptStore, config):
-        self._prompts, self._seed, self._name = store.prompts.train.prompts, config.data.seed, store.name
+        self._prompts, self._seed, self._name = store.examples.train.prompts, config.data.seed, store.name
         self._rows_per_prompt = config.rl.group * config.rl.epochs
         self._identity = np.uint64(int(store.fingerprint[:16], 16))
         self.overflow = store.description["overflow"]

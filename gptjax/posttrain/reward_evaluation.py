@@ -23,7 +23,7 @@ class HeldOutReward(HeldOut):
         """Raises UserError: what section rl asks for does not go together."""
         compatibility.check(session.config, session.batch_unit)
         compatibility.check_others(session)
-        self._prompts = session.store.prompts.val.prompts[: self.config.rl.eval_prompts]
+        self._prompts = session.store.examples.val.prompts[: self.config.rl.eval_prompts]
 
     def _prefixes(self) -> tuple[str, ...]:
         return super()._prefixes() if self._prompts else ()

@@ -9,6 +9,7 @@ two calls, does what an undisturbed one does, sample for sample.
 """
 
 import time
+import typing
 
 import jax
 import numpy as np
@@ -75,8 +76,8 @@ class RolloutFeed:
         """(answers to learn from, numbers of them), with groups of equal rewards replaced as rl.redraws says."""
         rl, rows = self._config.rl, self._session.rows
         count = rl_checks.answers_of(self._config) // rl.group
-        number_P = np.arange(iteration * count, (iteration + 1) * count)
-        answered = self._answered(rows.prompts(number_P), number_P, iteration)
+        draw = first_draw(iteration, count)
+        answered = self._answered(rows.prompts(draw.number_P), draw)
         if answered is None or rl.group == 1:
             return answered, {}
         kept, equal, rounds = *_apart(answered, rl), 0
@@ -84,9 +85,8 @@ class RolloutFeed:
         if not rl.redraws:
             return answered, numbers
         while len(equal.texts) and rounds < rl.redraws:
-            missing = len(equal.texts) // rl.group
-            number_P = (iteration * rl.redraws + rounds) * count + np.arange(missing)
-            further = self._answered(rows.further_prompts(number_P), number_P, iteration, redraw=1)
+            draw = redraw(iteration, rounds, rl.redraws, count, len(equal.texts) // rl.group)
+            further = self._answered(rows.further_prompts(draw.number_P), draw)
             if further is None:
                 return None, {}
             taken, _ = _apart(further, rl)
@@ -94,15 +94,15 @@ class RolloutFeed:
             equal, rounds = equal.rows(np.arange(len(taken.texts), len(equal.texts))), rounds + 1
         return joined([kept, equal]), numbers | {"redraws": rounds}
 
-    def _answered(self, prompts, number_P, iteration: int, redraw: int = 0) -> Answered | None:
+    def _answered(self, prompts, draw: "Draw") -> Answered | None:
         config = self._config
         return self._answerer(
             self._loop.state.params,
             prompts,
-            number_P,
+            draw.number_P,
             group=config.rl.group,
             seed=config.train.seed,
-            iteration=2 * iteration + redraw,
+            iteration=draw.key,
             paused=self._loop.recorder.throughput.paused,
         )
 
@@ -123,16 +123,13 @@ class RolloutFeed:
         if self._loss.needs_critic:
             arrays["value_BL"] = judged(self._values, params)
         coef = self._loop.carried.get("kl_coef", rl.kl_coef)
-        score_B = _penalised(answered, rl)
-        seen = advantages.Answers(
-            score_B, rollouts.weight_BL, rl.group, rollouts.logprob_BL, arrays.get("reference_BL"), arrays.get("value_BL"), coef
-        )  # fmt: skip
+        seen = judged_answers(answered, arrays, rl, coef)
         made = self._advantage(seen)
         arrays["advantage_BL"] = made.advantage_BL
         if made.return_BL is not None:
             arrays["return_BL"] = made.return_BL
         numbers = {name: value for name, value in made.numbers.items() if name != "equal_groups"} | of_sampler
-        return arrays, numbers | self._divergence(seen, len(score_B))
+        return arrays, numbers | self._divergence(seen, len(seen.score_B))
 
     def _divergence(self, seen: advantages.Answers, answers: int) -> dict[str, float]:
         """Numbers of the divergence from the reference, after which the next kl_coef is settled."""
@@ -171,6 +168,37 @@ class RolloutFeed:
             for first in firsts
         ]
         return hash_S, len(firsts) * sum(stop - start for start, stop in own)
+
+
+class Draw(typing.NamedTuple):
+    """By what the answers to prompts are drawn: two with the same key and number draw the same tokens to the same prompt."""
+
+    number_P: np.ndarray  # int64, of the prompts
+    key: int  # even in first draws, odd in further ones
+
+
+def first_draw(iteration: int, count: int) -> Draw:
+    """Of the count prompts of an iteration."""
+    return Draw(np.arange(iteration * count, (iteration + 1) * count), 2 * iteration)
+
+
+def redraw(iteration: int, round_: int, rounds: int, count: int, missing: int) -> Draw:
+    """Of `missing` further prompts, of count at most, in one of an iteration's rounds."""
+    return Draw((iteration * rounds + round_) * count + np.arange(missing), 2 * iteration + 1)
+
+
+def judged_answers(answered: Answered, arrays: dict, rl, kl_coef: float) -> advantages.Answers:
+    """What an estimator of advantages sees. arrays: reference_BL and value_BL, where there are judges."""
+    rollouts = answered.rollouts
+    return advantages.Answers(
+        score_B=_penalised(answered, rl),
+        weight_BL=rollouts.weight_BL,
+        group=rl.group,
+        logprob_BL=rollouts.logprob_BL,
+        reference_BL=arrays.get("reference_BL"),
+        value_BL=arrays.get("value_BL"),
+        kl_coef=kl_coef,
+    )
 
 
 def _part_of(batch: dict[str, np.ndarray]):

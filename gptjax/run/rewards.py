@@ -49,8 +49,7 @@ def measured(run, scale: str, spec: str | None = None, batch_size: int | None = 
 
 
 def _check_head(run) -> None:
-    head = task_heads.of(run.config.model)
-    if head is None or head.loss != task_heads.Score.loss or not head.bias:
+    if not task_heads.scores_answers(run.config.model) or not task_heads.of(run.config.model).bias:
         raise UserError(
             f"model.task_head={run.config.model.task_head!r} has no score with a bias to move; use a run of 'score'."
         )

@@ -116,16 +116,17 @@ def with_penalty(loss_of, adapter):
     return penalised
 
 
-def next_token(params, batch: dict, key, *, graph, config):
+def next_token(params, batch: dict, key, *, graph, config, is_text: bool = False):
     """Cross-entropy of the next token, or of what the objective has predicted instead, train.z_loss (Chowdhery et al.
-    2022, section 5) and train.label_smoothing; weighed by weight_BL."""
+    2022, section 5) and train.label_smoothing; weighed by weight_BL. is_text: all tokens are learnt, whatever data.chat says
+    of others: no logits can be spared, and no branch is compiled for it."""
     train, weight_BL, options = config.train, batch["weight_BL"], {}
     if train.label_smoothing or train.neftune_alpha:
         from gptjax.training import regularisation
 
         options = regularisation.options(batch, key, config)
     sums = functools.partial(token_sums, train)
-    answers_alone = config.data.chat is not None
+    answers_alone = config.data.chat is not None and not is_text
     if answers_alone:
         from gptjax.training import target_logits
 

@@ -19,7 +19,7 @@ def header(session, directory, resumed: bool) -> list[str]:
         f"parameters {counts.total:,} ({counts.non_embedding:,} without embeddings)",
         *_optimizer_lines(config.optim),
         *_trainable_lines(session),
-        *_text_lines(session.store),
+        *(_text_lines(session.store) if config.rl.prompts is None else _prompt_lines(session.store)),
         *_conversation_lines(session),
         f"training   {steps:,} steps of {config.train.batch_size} x {model.context_length} tokens:"
         f" {tokens:,} tokens, {flops.train_flops(config):.3g} FLOPs",
@@ -79,6 +79,16 @@ def _text_lines(store) -> list[str]:
     whole = f"text       {train:,} training tokens, {held_out:,} held out ({store.tokenizer.kind} tokenizer)"
     each = [f"           {name}: {train:,}, {held_out:,}" for name, (train, held_out) in counts.items()]
     return [whole, *(each if len(each) > 1 else [])]
+
+
+def _prompt_lines(store) -> list[str]:
+    """One: prompts are answered, and are no text that is learnt."""
+    (prompts,) = store.sources.values()
+    train, held_out = prompts.train, prompts.val
+    return [
+        f"prompts    {len(train.prompts):,} to train on ({train.n_tokens:,} tokens), {len(held_out.prompts):,} held out"
+        f" ({held_out.n_tokens:,}) ({store.tokenizer.kind} tokenizer)"
+    ]
 
 
 def _conversation_lines(session) -> list[str]:

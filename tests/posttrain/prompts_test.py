@@ -9,6 +9,7 @@ from gptjax.config.config_file import from_dict
 from gptjax.data.chat import chat_format
 from gptjax.errors import UserError
 from gptjax.posttrain import prompts as prompting
+from gptjax.training import report
 
 
 def config(**sections):
@@ -37,23 +38,32 @@ def test_a_prompt_is_rendered_as_a_conversation_that_awaits_an_answer(of_file):
     messages = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]
     store = of_file({"prompt": "a?", "answer": "b"}, {"messages": messages}, data=dict(val_fraction=0.0))
     form = chat_format("gptjax")
-    first, second = store.prompts.train.prompts
+    first, second = store.examples.train.prompts
     expected_L = form.prompt(first.messages, store.tokenizer)
     assert np.array_equal(first.token_L, expected_L) and np.array_equal(second.token_L, expected_L)
     assert first.record == {"prompt": "a?", "answer": "b"} and store.stop_ids == form.stop_ids(store.tokenizer)
 
 
+def test_a_run_says_that_prompts_are_prompts_and_no_text_that_is_learnt(of_file):
+    store = of_file(*({"prompt": letter} for letter in "abcde"), data=dict(val_fraction=0.2))
+    [line] = report._prompt_lines(store)
+    train, held_out = (
+        sum(len(each.token_L) for each in part.prompts) for part in (store.examples.train, store.examples.val)
+    )
+    assert line == f"prompts    4 to train on ({train} tokens), 1 held out ({held_out}) (bytes tokenizer)"
+
+
 def test_prompts_without_room_for_an_answer_are_counted_and_left_out_or_refused(of_file):
     records = [{"prompt": "a"}, {"prompt": "b" * 60}, {"prompt": "c"}]
     store = of_file(*records, data=dict(val_fraction=0.0))
-    assert len(store.prompts.train.prompts) == 2 and store.description["overflow"].startswith("1 of 3 prompts")
+    assert len(store.examples.train.prompts) == 2 and store.description["overflow"].startswith("1 of 3 prompts")
     with pytest.raises(UserError, match="prompts.jsonl:2 has 6. tokens; model.context_length=48 less rl.max_tokens=8"):
         of_file(*records, data=dict(val_fraction=0.0, chat_overflow="refuse"))
 
 
 def test_a_record_without_a_prompt_is_left_out_and_named(of_file, capsys):
     store = of_file({"question": "a"}, {"prompt": "b"}, data=dict(val_fraction=0.0))
-    assert len(store.prompts.train.prompts) == 1
+    assert len(store.examples.train.prompts) == 1
     assert (
         "prompts.jsonl:1 has no prompt: it has the fields 'question'; expected prompt or messages"
         in capsys.readouterr().err
@@ -63,9 +73,9 @@ def test_a_record_without_a_prompt_is_left_out_and_named(of_file, capsys):
 def test_generated_problems_to_train_on_are_none_of_those_held_out():
     store = prompting.open_prompts(config())
     train, val = (
-        {prompt.record["prompt"] for prompt in part.prompts} for part in (store.prompts.train, store.prompts.val)
+        {prompt.record["prompt"] for prompt in part.prompts} for part in (store.examples.train, store.examples.val)
     )
-    assert len(store.prompts.train.prompts) == 30 and len(store.prompts.val.prompts) == 10 and not train & val
+    assert len(store.examples.train.prompts) == 30 and len(store.examples.val.prompts) == 10 and not train & val
 
 
 def test_every_epoch_has_each_prompt_once_in_an_order_of_its_own():

@@ -8,9 +8,29 @@ import numpy as np
 import pytest
 
 from gptjax.config.config_file import from_dict
+from gptjax.config.fields import Config, DataConfig, ModelConfig, TrainConfig
+from gptjax.config.rl_fields import RLConfig
+from gptjax.models import architectures
 from gptjax.posttrain import policy_losses
 from gptjax.posttrain.ptx import TextRows
 from gptjax.training import losses, session
+
+
+def test_text_beside_conversations_compiles_one_loss_for_all_of_its_tokens():
+    """Text has no tokens whose logits could be spared; a loss for each share of a row would be a switch in the program."""
+    model = ModelConfig(vocab_size=40, context_length=16, n_layers=1, d_model=8, n_heads=2, dtype="float32")
+    sections = {"data": DataConfig(chat="gptjax"), "train": TrainConfig(steps=2, batch_size=4, loss="grpo")}
+    config = Config(model=model, **sections, rl=RLConfig(prompts="copying", rewards="exact", group=2, max_tokens=4))
+    graph, params, _ = architectures.abstract(model)
+    rows = {"token_BT": jax.ShapeDtypeStruct((4, 16), "int32"), "weight_BL": jax.ShapeDtypeStruct((4, 15), "float32")}
+
+    def branches(loss, batch) -> int:
+        return str(jax.make_jaxpr(lambda *given: loss(*given, None, graph=graph, config=config))(params, batch)).count(
+            "branches="
+        )
+
+    assert branches(policy_losses.ptx, {f"ptx_{name}": array for name, array in rows.items()}) == 0
+    assert branches(lambda *given, **kinds: losses.next_token(*given, **kinds)[0], rows) == 1
 
 
 def test_documents_in_a_row_of_text_see_only_themselves_where_the_config_keeps_them_apart(tmp_path):

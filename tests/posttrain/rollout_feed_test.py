@@ -181,6 +181,37 @@ def test_each_answer_is_in_one_minibatch_of_each_pass():
     assert (arrays["x"] == order_SB * 10).all()
 
 
+def test_what_belongs_to_an_answer_stays_with_it_through_passes_and_minibatches():
+    """Each number of an answer is its place among the answers, so that an array in another order is seen."""
+    train = dict(steps=12, batch_size=4, steps_per_call=6, log_every=6, loss="grpo")
+    values = {"train": train, "rl": dict(prompts="copying", rewards="exact", group=4, epochs=2, max_tokens=8)}
+    config = from_dict(values | {"checkpoint": dict(every_steps=None), "eval": dict(every_steps=None)})
+    names = ("token_BT", "weight_BL", "logprob_BL", "advantage_BL", "reference_BL", "old_BL", "value_BL", "return_BL")
+    of_answers = {name: np.repeat(np.arange(12)[:, None], 3, axis=1) for name in names}
+    for iteration in range(3):
+        batch = minibatches.arrays(of_answers, minibatches.order(config, iteration))
+        assert batch.keys() == of_answers.keys()
+        for name, array in batch.items():
+            assert array.shape == (6, 4, 3)
+            np.testing.assert_array_equal(array, batch["advantage_BL"], err_msg=name)
+
+
+def test_no_two_answers_of_a_run_are_drawn_by_the_same_random_numbers_also_those_drawn_again():
+    """The most that three iterations of four prompts draw: the first answers, and all of them again in each of two rounds."""
+    draws = [rollout_feed.first_draw(iteration, 4) for iteration in range(3)]
+    draws += [rollout_feed.redraw(iteration, round_, 2, 4, 4) for iteration in range(3) for round_ in range(2)]
+    assert [draw.number_P.tolist() for draw in draws[:3]] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    seeds = [rollouts.row_seed(0, draw.key, number, i) for draw in draws for number in draw.number_P for i in range(2)]
+    assert len(set(seeds)) == len(seeds) == 9 * 4 * 2
+    further = [number for draw in draws[3:] for number in draw.number_P]
+    assert len(set(further)) == len(further)  # no prompt comes again before all have
+
+
+def test_fewer_missing_groups_are_the_first_of_a_round():
+    whole, part = (rollout_feed.redraw(5, 1, 2, 8, missing) for missing in (8, 3))
+    assert part.key == whole.key and part.number_P.tolist() == whole.number_P[:3].tolist()
+
+
 def test_a_run_that_diverges_within_an_iteration_goes_on_with_the_next_one(rl_values):
     config = from_dict(rl_values)
     rewinds = recovery.rewound(config, NO_REWINDS, NO_REWINDS, STEPS_PER_CALL, errors.Diverged(5, "grad_norm is nan"))
@@ -195,6 +226,23 @@ def test_a_group_whose_rewards_differ_by_the_penalty_alone_is_not_drawn_again():
     for penalty, taught in ((None, []), (0.5, ["a", "b"])):
         kept, equal = rollout_feed._apart(answered, RLConfig(group=2, unended_penalty=penalty))
         assert kept.texts == taught and len(equal.texts) == 6 - len(taught)
+
+
+def test_advantages_are_of_penalised_scores_and_of_the_judges_numbers():
+    weight_BL = np.array([[0, 1, 1], [0, 1, 0]], np.float32)
+    length_B, ended_B = np.array([4, 3], np.int32), np.array([True, False])
+    logprob_BL = np.full((2, 3), -1, np.float32)
+    made = rollouts.Rollouts(np.zeros((2, 4), np.int32), length_B, length_B, weight_BL, logprob_BL, ended_B)
+    answered = answering.Answered(["a", "b"], ["a", "b"], made, {}, np.array([0.5, 0.75], np.float32))
+    arrays = {name: np.full((2, 3), value, np.float32) for name, value in (("reference_BL", -2), ("value_BL", 3))}
+    seen = rollout_feed.judged_answers(answered, arrays, RLConfig(group=2, unended_penalty=2.0), 0.25)
+    assert seen.score_B.tolist() == [0.5, -1.25] and (seen.group, seen.kl_coef) == (2, 0.25)
+    for name in ("weight_BL", "logprob_BL"):
+        assert getattr(seen, name) is getattr(made, name)
+    for name in arrays:
+        assert getattr(seen, name) is arrays[name]
+    without = rollout_feed.judged_answers(answered, {}, RLConfig(group=2), 0.0)
+    assert without.score_B.tolist() == [0.5, 0.75] and without.reference_BL is without.value_BL is None
 
 
 def test_groups_drawn_again_are_further_prompts_and_keep_the_batch_full(whole):

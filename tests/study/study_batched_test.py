@@ -274,6 +274,15 @@ def test_runs_that_cannot_share_a_process_are_alone_and_refused_together(configs
         train_in(tmp_path, {"a": config, "b": config})
 
 
+def test_a_run_that_learns_from_rewards_is_alone():
+    """Lanes are fed with rows of text; answers are drawn with the parameters of each run."""
+    model = dict(vocab_size=300, context_length=32, n_layers=1, d_model=16, n_heads=2)
+    values = {"model": model, "data": dict(tokenizer="bytes", chat="gptjax"), "train": dict(steps=1, loss="grpo")}
+    config = from_dict(values | {"rl": dict(prompts="copying", rewards="exact", max_tokens=4)})
+    assert "rl.prompts" in grouping.obstacle(config)
+    assert grouping.groups({"a": config, "b": config.replace(train={"seed": 1})}) == [["a"], ["b"]]
+
+
 def test_runs_of_other_shapes_are_refused_by_what_differs(configs, tmp_path):
     with pytest.raises(UserError, match="model.n_layers"):
         train_in(tmp_path, {"a": configs["first"], "b": configs["first"].replace(model={"n_layers": 1})})

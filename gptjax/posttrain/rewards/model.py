@@ -37,8 +37,7 @@ class Score:
         from gptjax.training import origins
 
         directory = origins.run_of("run", self.run)
-        head = task_heads.of(directory.config().model)
-        if head is None or head.loss != task_heads.Score.loss:
+        if not task_heads.scores_answers(directory.config().model):
             raise UserError(f"run={self.run!r} gives no scores; use one with model.task_head='score'.")
         origins.check_step("run", self.run, directory, self.step)
 

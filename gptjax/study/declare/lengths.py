@@ -22,16 +22,18 @@ def facts(study, config, length: dict) -> Facts:
 def with_length(study, config, wanted: Facts):
     """config with the whole steps nearest to what is wanted, and evaluations and checkpoints that fall between calls.
 
-    train.steps_per_call becomes a divisor of itself where a run would else miss its budget. Raises UserError where
-    single steps are too long for that.
+    train.steps_per_call becomes a divisor of itself where a run would else miss its budget; in reinforcement learning, where
+    it is an iteration, it stays. Raises UserError where single steps are too long for that.
     """
-    for per_call in _divisors(config.train.steps_per_call):
+    given = config.train.steps_per_call
+    for per_call in _divisors(given) if config.rl.prompts is None else [given]:
         steps = _steps(config, wanted.tokens, per_call)
         timed = _with_cadence(study, config, steps, per_call)
         tokens = schedule.run_tokens(timed)
         if abs(tokens / wanted.tokens - 1) <= TOLERANCE:
             return timed
-    enough = 0.5 / TOLERANCE * config.tokens_per_step * wanted.flops / wanted.tokens
+    # per_call is 1 here, or an iteration.
+    enough = 0.5 / TOLERANCE * per_call * config.tokens_per_step * wanted.flops / wanted.tokens
     raise UserError(
         f"{wanted.flops:.3g} FLOPs are {wanted.tokens:,.0f} tokens of a model of {wanted.params:,} parameters, which no"
         f" number of steps of {config.tokens_per_step:,} tokens meets within {TOLERANCE:.0%} (the nearest are"
@@ -52,6 +54,8 @@ def _divisors(n: int) -> list[int]:
 
 def _steps(config, tokens: float, per_call: int) -> int:
     """The multiple of per_call nearest to `tokens`, at least one."""
+    if config.rl.prompts is not None:  # whose batches all have one size
+        return max(1, round(tokens / config.tokens_per_step / per_call)) * per_call
     single = config.replace(train={"steps": None, "tokens": max(1, round(tokens)), "steps_per_call": 1})
     upper = schedule.total_steps(single)
     below = schedule.tokens_before(config, upper - 1)

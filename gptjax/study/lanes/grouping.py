@@ -71,6 +71,7 @@ def obstacle(config) -> str | None:
         "it evaluates tasks": config.eval.tasks is not None,
         "it learns from labelled examples (data.task)": config.data.task is not None,
         "it learns from preferences (data.preferences)": config.data.preferences is not None,
+        "it learns from rewards (rl.prompts)": config.rl.prompts is not None,
         f"its steps are over {MOST_FLOPS:g} FLOPs": flops_of_a_step(config) > MOST_FLOPS,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

@@ -19,6 +19,7 @@ import gptjax
 from gptjax.config import changes, config_file
 from gptjax.config.fields import Config
 from gptjax.data.tokens.store import prepare
+from gptjax.errors import imported
 
 PACKAGE = pathlib.Path(gptjax.__file__).parent
 ADDRESS = re.compile(r"gptjax(\.\w+)+(:\w+)?")  # in a table of what is imported when it is chosen
@@ -70,9 +71,10 @@ class Texts:
 
     def of(self, config: Config) -> Text:
         """Raises UserError: the text cannot be had."""
-        name = digest(dataclasses.asdict(config.data))
+        sections = [config.data, config.rl] if reads_examples(config) else [config.data]
+        name = digest([dataclasses.asdict(section) for section in sections])
         if name not in self._known:
-            store = prepare(config.data)
+            store = _examples(config) if reads_examples(config) else prepare(config.data)
             self._known[name] = Text(store.fingerprint, store.tokenizer.vocab_size)
         return self._known[name]
 
@@ -81,12 +83,29 @@ class Texts:
         return config.with_vocabulary(self.of(config).vocab_size)
 
 
+def reads_examples(config: Config) -> bool:
+    """Whether a run learns from prompts, labelled examples or preferences, and not from running text."""
+    return config.rl.prompts is not None or config.data.examples is not None
+
+
+def _examples(config: Config):
+    """The store of what such a run learns from."""
+    from gptjax.training import session
+
+    return imported(session.opener(config), "data")(config, lambda: None)
+
+
 def vocab_size(base) -> int | None:
     """Of the text of a study's base config; None: the base says it. Raises UserError: the text cannot be had."""
     values = config_file.as_dict(base)
     if values.get("model", {}).get("vocab_size") is not None:
         return None
-    config = config_file.from_dict({"data": values.get("data", {}), "train": {"steps": 1}})
+    data, train = values.get("data", {}), values.get("train", {})
+    if values.get("rl", {}).get("prompts") is None and not {"task", "preferences"} & data.keys():
+        config = config_file.from_dict({"data": data, "train": {"steps": 1}})
+    else:
+        length = {"steps": train.get("steps_per_call", 1), "tokens": None, "epochs": None}
+        config = config_file.from_dict(values | {"train": train | length})
     return Texts().of(config).vocab_size
 
 

@@ -132,12 +132,17 @@ def _rows(run: run_directory.RunDirectory) -> list[dict]:
 
 def _final_loss(run: run_directory.RunDirectory, rows: list[dict], steps: int) -> float | None:
     """Of the evaluation at the last step, where that step is saved too; None where one of the two is missing."""
-    found = [row["loss"] for row in rows if row["kind"] == "eval" and row["step"] == steps and "loss" in row]
-    if not found:
-        return None
-    standing = run.checkpoints / str(steps)
-    saved = standing.exists() and validity.standing_of(standing).counts
-    return float(found[-1]) if saved else None
+    loss, standing = evaluated_loss(rows, steps), run.checkpoints / str(steps)
+    saved = loss is not None and standing.exists() and validity.standing_of(standing).counts
+    return loss if saved else None
+
+
+def evaluated_loss(rows: list[dict], step: int) -> float | None:
+    """Of the evaluation at a step; None: there is none. Of a run that learns from rewards, whose evaluations have no loss,
+    minus the mean reward: less is better there too."""
+    at_step = [row for row in rows if row["kind"] == "eval" and row["step"] == step]
+    losses = [row["loss"] if "loss" in row else -row["reward"] for row in at_step if "loss" in row or "reward" in row]
+    return float(losses[-1]) if losses else None
 
 
 def _diverged(rows: list[dict]) -> dict | None:
