@@ -125,6 +125,8 @@ class Road:
         words = [str(self.path_of(word)) if isinstance(word, File) else word for word in stage.program]
         if stage.config is not None:
             words += [f"--config={self.path_of(stage.config)}", f"--workdir={stage.made}"]
+        else:
+            words.append(f"--out={stage.made}")
         prefix = "--" if stage.config is None else "--config."
         return [sys.executable, *words, *(word for item in stage.flags.items() for word in self._flag(prefix, *item))]
 
