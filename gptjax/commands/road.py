@@ -47,7 +47,7 @@ def run(args) -> int:
         raise UserError(f"--serve: {args.road} names no run to serve.")
     library("matplotlib", "the page of a road", verb="needs")  # now, and not in an hour
     folder = pathlib.Path(args.out).expanduser().resolve()
-    shown = terminal.Progress(sys.stderr)
+    shown = terminal.Progress(sys.stderr, seconds_between_lines=60.0)
     made = runner.Runner(road, folder, args.road, shown)
     made.check_folder()
     if args.dry_run:

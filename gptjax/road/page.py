@@ -252,10 +252,17 @@ def _origin(road: Road, folder: pathlib.Path) -> Section:
     changes = "".join(f" --set={change}" for change in made.changes)
     codes = {made.stages[stage.name].code[:12] for stage in road.stages}
     commands = "\n".join(made.stages[stage.name].command for stage in road.stages)
+    commands = commands.replace(
+        f"{pathlib.Path.cwd()}/", ""
+    )  # where the road was started, for whoever reads the page elsewhere
     same = f"All stages were made by the same code of gptjax ({', '.join(sorted(codes))})."
     if len(codes) > 1:
         same = f"The stages were made by {len(codes)} versions of the code of gptjax: {', '.join(sorted(codes))}."
     return Section(
         "How it was made",
-        [Code(f"gptjax road {made.road}{changes} --out=DIR"), Paragraph(f"{same} In DIR:"), Code(commands)],
+        [
+            Code(f"gptjax road {made.road}{changes} --out=DIR"),
+            Paragraph(f"{same} In DIR, with files as they are named from where the road was started:"),
+            Code(commands),
+        ],
     )

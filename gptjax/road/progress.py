@@ -6,6 +6,7 @@ import pathlib
 from gptjax import schedule, terminal
 from gptjax.road.road import Road, Stage
 
+ENOUGH = 0.05  # of its steps, before a stage's own speed is trusted: its first call compiles
 TAIL = 16_384  # bytes at the end of a log in which the newest step is looked for
 
 
@@ -47,7 +48,7 @@ class Clock:
     def left(self, stage: Stage, seconds: float, share: float | None, waiting: list[Stage]) -> float:
         """Of the road: of a stage that has run for so many seconds, and of those that wait. share: of the stage's steps that
         this process has made, of those it had to make."""
-        whole = seconds / share if share else max(stage.seconds * self.pace, seconds)
+        whole = seconds / share if share and share > ENOUGH else max(stage.seconds * self.pace, seconds)
         return whole - seconds + sum(each.seconds for each in waiting) * self.pace
 
 

@@ -142,8 +142,7 @@ class Road:
     def shown_command(self, stage: Stage) -> str:
         """As a person types it in the road's folder."""
         _, *words = self.words(stage)
-        words = words[2:] if words[:2] == ["-m", "gptjax"] else words
-        return shlex.join(["gptjax" if stage.program[:2] == ("-m", "gptjax") else "python", *words])
+        return shlex.join(["gptjax", *words[2:]] if words[:2] == ["-m", "gptjax"] else ["python", *words])
 
     def config(self, stage: Stage):
         """The Config of a training run. Raises UserError: it is none."""
