@@ -88,7 +88,9 @@ def road(tmp_path):
         declaring.Policy("ppo", "ppo", "PPO", "sft"),
     )
     made = declaring.Road("A road", stages, policies)
-    entries = {name: ledger.Entry("key", {}, f"python {name}", True, 2, 1, 61.0, 90.0, "c0de") for name in ("sft", "ppo")}
+    entries = {
+        name: ledger.Entry("key", {}, f"python {name}", True, 2, 1, 61.0, 90.0, "c0de") for name in ("sft", "ppo")
+    }
     ledger.Ledger(tmp_path, "road.py", ("word=b",), entries).write()
     (tmp_path / "sft").write_text(json.dumps(evaluation("0000000011")))
     (tmp_path / "ppo").write_text(json.dumps(evaluation("1111111110")))
