@@ -7,6 +7,7 @@ from gptjax import schedule, terminal
 from gptjax.road.road import Road, Stage
 
 ENOUGH = 0.05  # of its steps, before a stage's own speed is trusted: its first call compiles
+PRIOR_SECONDS = 120.0  # as if stages of so many had taken as long as expected
 TAIL = 16_384  # bytes at the end of a log in which the newest step is looked for
 
 
@@ -42,8 +43,8 @@ class Clock:
 
     @property
     def pace(self) -> float:
-        """Seconds for each that was expected."""
-        return self._taken / self._expected if self._expected and self._taken else 1.0
+        """Seconds for each that was expected; near 1 until stages of some length have told another."""
+        return (self._taken + PRIOR_SECONDS) / (self._expected + PRIOR_SECONDS)
 
     def left(self, stage: Stage, seconds: float, share: float | None, waiting: list[Stage]) -> float:
         """Of the road: of a stage that has run for so many seconds, and of those that wait. share: of the stage's steps that
