@@ -17,6 +17,11 @@ from gptjax.rundir import metrics
 from gptjax.storage.writing import replace_whole
 
 OPTIMISATION = "optimisation"
+EVERY_STAGE = (
+    "Means and their standard errors. Losses: over windows of text and rows of conversations that no stage was trained on."
+    " Right: the answer to an exercise that no stage has seen is the right one, and has ended; the likeliest answer, or one"
+    " drawn at temperature 1."
+)
 
 
 def write(road: Road, folder: pathlib.Path, file: pathlib.Path) -> None:
@@ -52,7 +57,7 @@ def _of_policies(road: Road, evaluations: dict[str, dict]) -> list[Section]:
     }
     return [
         Section("In short", _short(road, changes)),
-        Section("Every stage", [_values(road, evaluations, measures)]),
+        Section("Every stage", [Paragraph(EVERY_STAGE), _values(road, evaluations, measures)]),
         Section("Beside the stage before", _comparisons(road, evaluations, changes)),
         Section("What did not improve", [_not_improved(road, changes)]),
     ]
@@ -83,12 +88,7 @@ def _values(road: Road, evaluations: dict[str, dict], measures: list) -> Table:
         values = [comparing.value(measure, evaluations[policy.name]) for policy in road.policies]
         rows.append([f"{measure.name} ({measure.unit})", *map(_with_error, values), f"{values[0].pairs:,}"])
     header = ["", *(policy.title for policy in road.policies), "of"]
-    caption = (
-        "Means and their standard errors. Losses: over windows of text and rows of conversations that no stage was trained on."
-        " Right: the answer to an exercise that no stage has seen is the right one, and has ended; the likeliest answer, or one"
-        " drawn at temperature 1."
-    )
-    return Table(header, rows, caption)
+    return Table(header, rows)
 
 
 def _with_error(value: comparing.Value) -> str:
@@ -106,13 +106,13 @@ def _comparisons(road: Road, evaluations: dict[str, dict], changes: dict[str, li
             continue
         rows = [_comparison(one) for one in changes[policy.name]]
         caption = f"{policy.title} less {_title(road, policy.before)}, pair by pair."
-        header = ["", "difference", "p", "right now, not before", "before, not now", "verdict"]
+        header = ["", "verdict", "difference", "p", "only now", "only before"]
         blocks.append(Table(header, rows, caption, words=("verdict",)))
         blocks.append(Paragraph(_win_rate(road, policy, evaluations)))
     count = sum(len(each) for each in changes.values())
     test = (
         "Each difference is one of pairs: the same windows, the same exercises. p is that of Student's t, and of shares that of"
-        f" McNemar's exact test. A verdict is given below {comparing.LEVEL:g}. There are {count} rows: about"
+        f" McNemar's exact test, of the exercises with a yes only now or only before. A verdict is given below {comparing.LEVEL:g}. There are {count} rows: about"
         f" {comparing.LEVEL * count:.1f} of them would be below it by chance alone."
     )
     return [Paragraph(test), *blocks]
@@ -122,7 +122,7 @@ def _comparison(one: comparing.Change) -> list[str]:
     shown = _with_error(comparing.Value(one.difference, one.standard_error, 0))
     sign = "+" if one.difference > 0 else ""
     counts = [numbers.NONE if count is None else f"{count:,}" for count in (one.gained, one.lost)]
-    return [f"{one.measure.name} ({one.measure.unit})", sign + shown, _p(one.p_value), *counts, one.verdict]
+    return [f"{one.measure.name} ({one.measure.unit})", one.verdict, sign + shown, _p(one.p_value), *counts]
 
 
 def _p(value: float) -> str:
