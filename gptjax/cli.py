@@ -48,6 +48,7 @@ COMMANDS = {  # name: (module, what it is for)
     "adapter": ("gptjax.commands.adapter", "merge the adapter of a run into its model"),
     "reward": ("gptjax.commands.reward", "put the scores of a reward model on a scale"),
     "export": ("gptjax.commands.export", "write a run's model for transformers or llama.cpp"),
+    "road": ("gptjax.commands.road", "text, tokenizer, pretraining, fine-tuning, rewards and policies from one file"),
     "study": ("gptjax.commands.study", "scaling studies: many runs from one file, and the laws fitted to them"),
     "parity": (
         "gptjax.commands.parity",

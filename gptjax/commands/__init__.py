@@ -14,6 +14,7 @@ tokenizer        trains one, or shows what it does
 adapter          merges the adapter of a run into its model
 reward           puts the scores of a reward model on a scale
 import_, export  models of other programs
+road             the whole road, from text to a policy, from one file
 study            study_plan.py, study_run.py, study_status.py, study_fit.py
 parity           the same training on every mesh
 coordcheck       the same change of activations at every width
