@@ -330,7 +330,9 @@ def _query_kernel(tiles: _Tiles, where, range_2, q_ref, k_ref, v_ref, d_out_ref,
     tiles.store(d_q_ref, d_q_qK * tiles.scale)
 
 
-def _key_kernel(tiles: _Tiles, where, range_2, q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, d_k_ref, d_v_ref):
+def _key_kernel(
+    tiles: _Tiles, where, range_2, q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, d_k_ref, d_v_ref
+):
     j, row, group = (pl.program_id(n) for n in range(3))
     k_mK, v_mK = tiles.load(k_ref), tiles.load(v_ref)
 

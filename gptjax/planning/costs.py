@@ -118,7 +118,9 @@ TRITON_PRODUCTS = {"flash_forward": 2, "flash_backward_queries": 3, "flash_backw
 def _triton_flops(kernel: hlo.Instruction, where: hlo.Computation) -> float:
     """Of a kernel of models/triton_attention.py: the tiles that a causal mask and a window leave. Of a sequence that is split, each
     device has an early and a late part, whose tiles see half of the keys between them."""
-    part, window = re.search(r"\b(flash_(?:forward|backward_queries|backward_keys))(?:_window(\d+))?", kernel.attributes).groups()
+    part, window = re.search(
+        r"\b(flash_(?:forward|backward_queries|backward_keys))(?:_window(\d+))?", kernel.attributes
+    ).groups()
     shapes = [hlo.operand_array(where, name).shape for name in kernel.operands]
     queries, keys = [shape for shape in shapes if len(shape) == 4][:2]
     tile = math.gcd(math.gcd(queries[1], keys[1]), 64 if part == "flash_forward" else 32)
