@@ -92,7 +92,7 @@ class ModelConfig(Shown):
         "bfloat16", "number format of the matmuls: bfloat16 | float32; that of the parameters is optim.param_dtype"
     )
     attention: str = setting(
-        "auto", "attention kernel: auto (the fastest that runs here) | xla | cudnn | splash", "rounding"
+        "auto", "attention kernel: auto (the fastest that runs here) | xla | cudnn | triton | splash", "rounding"
     )
     remat: str = setting(
         "none",

@@ -15,6 +15,7 @@
     adapters             small trained parts in a frozen model, one file a kind
     context_attention    attention over sequences that the mesh splits
     splash               the TPU flash kernel that ships with JAX
+    triton_attention     a flash kernel for GPUs, with dropout, packed documents and split sequences
     int8                 weights of the layers as bytes with scales, for making text
     nf4                  weights of the layers in four bits, frozen under an adapter
     loss                 cross-entropy, holding the logits of a part of the vocabulary at a time

@@ -297,6 +297,16 @@ KERNELS = {
         context_parallel="gptjax.models.context_attention:context_parallel_attention",
     ),
     "cudnn": Kernel("gptjax.models.attention:cudnn_attention", ("gpu",), largest_head=128, head_unit=8),
+    "triton": Kernel(
+        "gptjax.models.triton_attention:triton_attention",
+        ("gpu",),
+        dropout=True,
+        segments=True,
+        context_parallel="gptjax.models.triton_attention:triton_attention",
+        block=64,
+        largest_head=128,
+        head_unit=8,
+    ),
     "splash": Kernel(
         "gptjax.models.splash:splash_attention",
         ("tpu",),
@@ -306,7 +316,7 @@ KERNELS = {
         block=128,
     ),
 }
-FASTEST = {"gpu": "cudnn", "tpu": "splash", "cpu": "xla"}
+FASTEST = {"gpu": ("cudnn", "triton"), "tpu": ("splash",), "cpu": ()}  # the fastest first; xla is what is left
 
 
 def attend(kernel: str, q_BLHK, k_BLGK, v_BLGK, **options):
@@ -341,28 +351,38 @@ def choose_kernel(config, platform: str, sequence: int | None = None) -> tuple[s
         if obstacle:
             raise UserError(f"model.attention={asked!r} cannot be used: it {obstacle}; use 'auto' or 'xla'.")
         return asked, "as configured"
-    fastest = FASTEST.get(platform, "xla")
-    obstacle = _obstacle(fastest, config, platform, sequence)
-    return ("xla", f"{fastest} {obstacle}") if obstacle else (fastest, f"the fastest on {platform}")
+    obstacles = []
+    for name in FASTEST.get(platform, ()):
+        obstacle = _obstacle(name, config, platform, sequence)
+        if obstacle is None:
+            return name, "; ".join(obstacles) or f"the fastest on {platform}"
+        obstacles.append(f"{name} {obstacle}")
+    return "xla", "; ".join(obstacles) or f"the fastest on {platform}"
 
 
 def advice(config, platform: str, kernel: str, sequence: int) -> str | None:
     """What to set where the config alone keeps an accelerator's own kernel from running, and what that costs; else None."""
-    name, model = FASTEST.get(platform, "xla"), config.model
-    fastest = KERNELS[name]
-    cures = {
-        "model.attention_dropout=0": model.attention_dropout and not fastest.dropout,
-        "data.mask_documents=False": config.data.mask_documents and not fastest.segments,
-        "model.dtype=bfloat16": model.dtype == "float32" and not fastest.float32,
-        "mesh.sequence=1": sequence > 1 and fastest.context_parallel is None,
-    }
-    needed = [cure for cure, applies in cures.items() if applies]
-    if kernel != "xla" or model.attention != "auto" or not needed:
+    if kernel != "xla" or config.model.attention != "auto":
+        return None
+    needed_of = {name: _cures(KERNELS[name], config, sequence) for name in FASTEST.get(platform, ())}
+    name = min(needed_of, key=lambda name: len(needed_of[name]), default=None)
+    if name is None or not needed_of[name]:
         return None
     return (
         f"without the {name} kernel the attention scores of all heads go through the device's memory; GPT-2 small's step on 8"
-        f" H100 then takes twice as long, by its plan. To use the kernel, set {' and '.join(needed)}."
+        f" H100 then takes twice as long, by its plan. To use the kernel, set {' and '.join(needed_of[name])}."
     )
+
+
+def _cures(kernel: Kernel, config, sequence: int) -> list[str]:
+    """What to set so that nothing which a user chose freely keeps this kernel from running."""
+    cures = {
+        "model.attention_dropout=0": config.model.attention_dropout and not kernel.dropout,
+        "data.mask_documents=False": config.data.mask_documents and not kernel.segments,
+        "model.dtype=bfloat16": config.model.dtype == "float32" and not kernel.float32,
+        "mesh.sequence=1": sequence > 1 and kernel.context_parallel is None,
+    }
+    return [cure for cure, applies in cures.items() if applies]
 
 
 def _obstacle(name: str, config, platform: str, sequence: int) -> str | None:

@@ -26,6 +26,8 @@ def matmul_flops(program: hlo.Program, instruction: hlo.Instruction, where: hlo.
         return _splash_flops(instruction, where)
     if hlo.is_cudnn_attention(instruction):
         return _cudnn_flops(instruction, where)
+    if hlo.is_triton_attention(instruction):
+        return _triton_flops(instruction, where)
     return 0.0
 
 
@@ -108,6 +110,24 @@ def _cudnn_flops(kernel: hlo.Instruction, where: hlo.Computation) -> float:
     seen = sum(min(row + 1 if causal else blocks, furthest) for row in range(blocks)) / blocks**2
     products = 5 if "Backward" in kernel.attribute(r'custom_call_target="([^"]*)"') else 2
     return 2.0 * products * math.prod(queries) * keys[1] * seen
+
+
+TRITON_PRODUCTS = {"flash_forward": 2, "flash_backward_queries": 3, "flash_backward_keys": 4}
+
+
+def _triton_flops(kernel: hlo.Instruction, where: hlo.Computation) -> float:
+    """Of a kernel of models/triton_attention.py: the tiles that a causal mask and a window leave. Of a sequence that is split, each
+    device has an early and a late part, whose tiles see half of the keys between them."""
+    part, window = re.search(
+        r"\b(flash_(?:forward|backward_queries|backward_keys))(?:_window(\d+))?", kernel.attributes
+    ).groups()
+    shapes = [hlo.operand_array(where, name).shape for name in kernel.operands]
+    queries, keys = [shape for shape in shapes if len(shape) == 4][:2]
+    tile = math.gcd(math.gcd(queries[1], keys[1]), 64 if part == "flash_forward" else 32)
+    tiles = keys[1] // tile
+    furthest = min(tiles, -(-int(window) // tile) + 1) if window else tiles
+    seen = sum(min(row + 1, furthest) for row in range(tiles)) / tiles**2
+    return 2.0 * TRITON_PRODUCTS[part] * math.prod(queries) * keys[1] * seen
 
 
 def hbm_bytes(program: hlo.Program, instruction: hlo.Instruction, where: hlo.Computation) -> float:

@@ -290,6 +290,16 @@ def is_cudnn_attention(instruction: Instruction) -> bool:
     return instruction.opcode == "custom-call" and 'custom_call_target="__cudnn$fmha' in instruction.attributes
 
 
+def is_triton_attention(instruction: Instruction) -> bool:
+    """A kernel of models/triton_attention.py."""
+    return instruction.opcode == "custom-call" and bool(re.search(r'op_name="[^"]*\bflash_', instruction.attributes))
+
+
+def is_attention(instruction: Instruction) -> bool:
+    """Whether it is a kernel of attention, of whatever platform."""
+    return is_kernel(instruction) or is_cudnn_attention(instruction) or is_triton_attention(instruction)
+
+
 def begun(start: Instruction, where: Computation) -> Instruction:
     """The operation that an asynchronous one (copy-start, slice-start, fusion-start) begins, as if it stood there.
 

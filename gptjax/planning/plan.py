@@ -400,7 +400,7 @@ def checks(config, sizes: dict[str, int], kernel: str, text: hlo.Program) -> dic
     logits = [a for a in logits if a.dtype == "f32" and np.prod(a.shape) >= tokens * chunk]
     whole = [a for a in logits if np.prod(a.shape) >= tokens * vocabulary and train.vocab_chunks > 1]
     return {
-        "kernels": sum(hlo.is_kernel(i) or hlo.is_cudnn_attention(i) for i, _, _ in hlo.walk(text)),
+        "kernels": sum(map(hlo.is_attention, (i for i, _, _ in hlo.walk(text)))),
         "scores": shown(scores[0]) if scores else None,
         "logits": shown(logits[0]) if logits else None,
         "whole_logits": shown(whole[0]) if whole else None,

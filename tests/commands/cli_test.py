@@ -66,7 +66,7 @@ def test_a_command_from_outside_is_a_module_and_a_line_of_the_table(capsys, tmp_
         ([*TRAIN, "--config.model.position=alibi"], "expected one of: learned, rope"),
         ([*TRAIN, "--config.model.dtype=fp16"], "expected one of: bfloat16, float32"),
         ([*TRAIN, "--config.model.remat=some"], "expected one of: none, dots, attention, mlp, full, offload"),
-        ([*TRAIN, "--config.model.attention=flash"], "expected one of: xla, cudnn, splash"),
+        ([*TRAIN, "--config.model.attention=flash"], "expected one of: xla, cudnn, triton, splash"),
         ([*TRAIN, "--config.model.attention=cudnn"], "runs on gpu, not on cpu"),
         ([*TRAIN, "--config.model.n_heads=7"], "does not divide model.d_model"),
         ([*TRAIN, "--config.mesh.fsdp=3"], "but there are 8"),

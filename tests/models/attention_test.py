@@ -285,6 +285,10 @@ OBSTACLES = [  # kernel, platform, what the config asks, why the kernel cannot
     ("splash", "tpu", {"model": {"context_length": 200}}, "multiple of 128"),
     ("cudnn", "gpu", {"model": {"n_heads": 4}}, "head size"),  # 192
     ("cudnn", "gpu", {"model": {"head_dim": 60}}, "head size"),
+    ("triton", "gpu", {"model": {"context_length": 200, "attention_dropout": 0.1}}, "multiple of 64"),
+    ("triton", "gpu", {"data": {"objective": "prefix_lm"}}, "cannot let a token see later ones"),
+    ("triton", "gpu", {"model": {"dtype": "float32"}}, "has no float32 form"),
+    ("triton", "tpu", {}, "runs on gpu, not on tpu"),
 ]
 
 
@@ -296,24 +300,34 @@ def test_a_kernel_asked_for_by_name_that_cannot_do_it_raises(kernel, platform, a
 
 
 @pytest.mark.parametrize("kernel,platform,asked,reason", OBSTACLES)
-def test_auto_falls_back_to_xla_and_says_why(kernel, platform, asked, reason):
+def test_auto_takes_another_where_a_kernel_cannot_and_says_why(kernel, platform, asked, reason):
     chosen, given = attention.choose_kernel(config(**asked), platform)
-    if attention.FASTEST[platform] == kernel:
-        assert chosen == "xla" and kernel in given and reason in given
+    assert chosen != kernel
+    if kernel in attention.FASTEST[platform]:
+        assert f"{kernel} " in given and reason in given
     else:
-        assert (chosen, given) == (attention.FASTEST[platform], f"the fastest on {platform}")
+        assert chosen == (*attention.FASTEST[platform], "xla")[0] and given == f"the fastest on {platform}"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"model": {"attention_dropout": 0.1}}, {"data": {"mask_documents": True}}, {"mesh": {"sequence": 2}}],
+    ids=["dropout", "documents", "split sequences"],
+)
+def test_on_gpus_what_cudnn_cannot_do_the_triton_kernel_does(asked):
+    assert attention.choose_kernel(config(**asked), "gpu")[0] == "triton"
+    assert attention.advice(config(**asked), "gpu", "triton", 1) is None
 
 
 @pytest.mark.parametrize(
     "platform,asked,cure",
     [
-        ("gpu", {"model": {"attention_dropout": 0.1}}, "model.attention_dropout=0."),
         ("tpu", {"model": {"attention_dropout": 0.1}}, "model.attention_dropout=0."),
-        ("gpu", {"data": {"mask_documents": True}}, "data.mask_documents=False."),
+        ("gpu", {"model": {"dtype": "float32"}}, "model.dtype=bfloat16."),
         (
-            "gpu",
-            {"model": {"attention_dropout": 0.1}, "mesh": {"sequence": 2}},
-            "attention_dropout=0 and mesh.sequence=1.",
+            "gpu",  # of the kernels the one that wants least
+            {"model": {"attention_dropout": 0.1, "dtype": "float32"}, "mesh": {"sequence": 2}},
+            "model.dtype=bfloat16.",
         ),
         ("tpu", {"data": {"mask_documents": True}}, None),  # splash can
         ("gpu", {"model": {"n_heads": 4}}, None),  # no setting of a run, but another model
@@ -327,9 +341,10 @@ def test_what_keeps_a_kernel_from_running_is_told_with_what_to_set(platform, ask
     advice = attention.advice(asked, platform, kernel, asked.mesh.sequence)
     assert advice is None if cure is None else advice.endswith(cure) and "twice as long" in advice
     if cure is not None:
-        cured = asked.replace(model={"attention_dropout": 0.0}, data={"mask_documents": False}, mesh={"sequence": 1})
-        assert attention.choose_kernel(cured, platform)[0] == attention.FASTEST[platform]
-        assert attention.advice(cured, platform, attention.FASTEST[platform], 1) is None
+        model, data = {"attention_dropout": 0.0, "dtype": "bfloat16"}, {"mask_documents": False}
+        cured = asked.replace(model=model, data=data, mesh={"sequence": 1})
+        assert attention.choose_kernel(cured, platform)[0] == attention.FASTEST[platform][0]
+        assert attention.advice(cured, platform, attention.FASTEST[platform][0], 1) is None
 
 
 @pytest.mark.parametrize("platform,kernel", [("cpu", "xla"), ("gpu", "cudnn"), ("tpu", "splash")])
@@ -342,7 +357,7 @@ def test_auto_takes_the_fastest_kernel_of_the_platform(platform, kernel):
 def test_a_kernel_is_chosen_by_the_devices_that_split_a_sequence_not_by_minus_one(platform, kernel):
     rest = config(mesh={"fsdp": 1, "sequence": -1})
     assert attention.choose_kernel(rest, platform, 1) == (kernel, f"the fastest on {platform}")
-    assert attention.choose_kernel(rest, platform, 4)[0] == "xla"  # 256 tokens are no eight chunks of 128
+    assert attention.choose_kernel(rest, platform, 4)[0] == "xla"  # 256 tokens are no eight chunks of 128, or 64
     with pytest.raises(UserError, match="mesh.sequence=4|multiple of 1024"):
         attention.choose_kernel(rest.replace(model={"attention": kernel}), platform, 4)
 
