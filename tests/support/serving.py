@@ -77,11 +77,11 @@ class Running:
         return self.ends_with()
 
     @property
-    def openai(self) -> openai.OpenAI:
+    def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key or "none", max_retries=0, timeout=SECONDS)
 
     @property
-    def async_openai(self) -> openai.AsyncOpenAI:
+    def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.key or "none", max_retries=0, timeout=SECONDS)
 
     def http(self, method: str, path: str, **options) -> httpx.Response:
