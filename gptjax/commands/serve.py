@@ -11,10 +11,10 @@ SLOTS, QUEUE, DRAIN_SECONDS, PORT, MEGABYTES = 8, 256, 30.0, 8000, 8
 
 
 def add_flags(parser) -> None:
+    parser.add_argument("run_word", nargs="?", metavar="RUN", help="a run directory, local or gs://; NAME=RUN names it")
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="run directories, local or gs://; NAME=RUN names a model"
+        "--workdir", action="append", metavar="[NAME=]RUN", help="the same, or one more; may be repeated"
     )
-    parser.add_argument("--workdir", action="append", metavar="[NAME=]RUN", help="the same; may be repeated")
     parser.add_argument(
         "--adapter",
         action="append",
@@ -81,7 +81,8 @@ def _add_door_flags(parser) -> None:
 def run(args) -> int:
     """0, or errors.ENGINE_FAILED. Raises UserError."""
     start.refuse_several("serve")
-    runs, adapters = named(args.runs, args.workdir), named([], args.adapter, "--adapter")
+    first = [] if args.run_word is None else [args.run_word]
+    runs, adapters = named([*first, *(args.workdir or ())]), named(args.adapter or (), "--adapter")
     _check(args, runs)
     keys = _keys(args)
     from gptjax.config import extras
@@ -94,10 +95,10 @@ def run(args) -> int:
     return starting.serve(args, runs, adapters, keys)
 
 
-def named(words: list[str], flags: list[str] | None, flag: str = "--workdir") -> dict[str, str]:
+def named(words, flag: str = "--workdir") -> dict[str, str]:
     """{name of a model: its directory}, of NAME=RUN or RUN. Raises UserError: a name twice."""
     found = {}
-    for word in [*words, *(flags or [])]:
+    for word in words:
         name, equals, path = word.partition("=")
         if not equals or "/" in name:  # a path with = in it
             name, path = os.path.basename(os.path.normpath(word)), word

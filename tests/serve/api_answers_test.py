@@ -1,9 +1,13 @@
 """Answers of `gptjax serve` to the openai client: the same as the run's own, in OpenAI's shapes."""
 
-import gptjax
+import json
+import re
+
 import numpy as np
 import pytest
 import serving
+
+import gptjax
 
 QUESTION = [{"role": "user", "content": "Where is my order?"}]
 
@@ -21,7 +25,8 @@ def path(folder):
 @pytest.fixture(scope="module")
 def server(folder, path):
     plain = serving.write_run(folder / "plain", chat=False, seed=1)
-    with serving.server(folder, str(path), f"--workdir=base={plain}", "--slots=4") as running:
+    roomy = serving.write_run(folder / "roomy", context=1024)
+    with serving.server(folder, str(path), f"--workdir=base={plain}", f"--workdir={roomy}", "--slots=4") as running:
         yield running
 
 
@@ -109,8 +114,6 @@ def test_no_character_is_cut_in_a_stream(server, client, run):
     assert text == run.tokenizer.decode(ids[:1] * 6)
     body = {"model": "tiny", "prompt": "a", "regex": "(€|☃)+", "max_tokens": 9, "stream": True, "ignore_eos": False}
     lines = server.http("POST", "/v1/completions", json=body).text.split("\n\n")
-    import json
-
     pieces = [json.loads(line[6:])["choices"][0]["text"] for line in lines if line.startswith("data: {")]
     assert set("".join(pieces)) <= {"€", "☃"} and "".join(pieces)
 
@@ -221,7 +224,7 @@ def test_a_last_message_of_the_assistant_is_gone_on_with(client, run):
 
 
 def test_the_models_say_what_they_are(client):
-    first, second = client.models.list().data
+    first, second, _ = client.models.list().data
     assert (first.id, first.owned_by, first.step, first.context_length, first.chat) == ("tiny", "gptjax", 0, 128, True)
     assert (second.id, second.chat) == ("base", False)
     assert client.models.retrieve("base") == second
@@ -268,33 +271,26 @@ TOOLS = [
 ]
 
 
-def test_a_call_that_is_required_comes_whole_and_in_a_stream(folder):
+def test_a_call_that_is_required_comes_whole_and_in_a_stream(client):
     """In a context with room for the tools."""
-    import json
-
-    path = serving.write_run(folder / "roomy", context=1024)
-    with serving.server(folder, str(path), "--slots=2", "--no_warm_up") as running:
-        fields = dict(
-            model="roomy", messages=QUESTION, tools=TOOLS, tool_choice="required", seed=1, parallel_tool_calls=False
-        )
-        answer = running.client.chat.completions.create(**fields).choices[0]
-        [call] = answer.message.tool_calls
-        assert answer.finish_reason == "tool_calls" and not answer.message.content
-        assert call.function.name == "order_status" and json.loads(call.function.arguments)["id"] in ("a1", "b2")
-        chunks = list(running.client.chat.completions.create(**fields, stream=True))
-        [delta] = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
-        assert (delta.function.name, delta.function.arguments) == (call.function.name, call.function.arguments)
-        assert chunks[-1].choices[0].finish_reason == "tool_calls"
-        result = [answer.message.to_dict(), {"role": "tool", "tool_call_id": call.id, "content": "shipped"}]
-        after = running.client.chat.completions.create(
-            model="roomy", messages=[*QUESTION, *result], tools=TOOLS, tool_choice="none", max_tokens=4
-        )
-        assert after.choices[0].message.tool_calls is None
+    options = dict(model="roomy", messages=QUESTION, tools=TOOLS, seed=1, parallel_tool_calls=False)
+    fields = options | dict(tool_choice="required")
+    answer = client.chat.completions.create(**fields).choices[0]
+    [call] = answer.message.tool_calls
+    assert answer.finish_reason == "tool_calls" and not answer.message.content
+    assert call.function.name == "order_status" and json.loads(call.function.arguments)["id"] in ("a1", "b2")
+    chunks = list(client.chat.completions.create(**fields, stream=True))
+    [delta] = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    assert (delta.function.name, delta.function.arguments) == (call.function.name, call.function.arguments)
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    result = [answer.message.to_dict(), {"role": "tool", "tool_call_id": call.id, "content": "shipped"}]
+    after = client.chat.completions.create(
+        **options | dict(messages=[*QUESTION, *result], tool_choice="none", max_tokens=4)
+    )
+    assert after.choices[0].message.tool_calls is None
 
 
 def test_an_answer_that_is_kept_to_a_schema_follows_it(client):
-    import json
-
     schema = {
         "type": "object",
         "properties": {"ok": {"enum": [True, False]}},
@@ -316,7 +312,7 @@ def test_the_description_of_the_endpoints_is_one(server):
         document["openapi"].startswith("3.1")
         and "messages" in document["components"]["schemas"]["ChatBody"]["required"]
     )
-    references = __import__("re").findall(r'"\$ref": ?"#/components/schemas/(\w+)"', __import__("json").dumps(document))
+    references = re.findall(r'"\$ref": ?"#/components/schemas/(\w+)"', json.dumps(document))
     assert references and set(references) <= document["components"]["schemas"].keys()
     page = server.http("GET", "/docs").text
     assert all(path in page for path in document["paths"]) and "http://" not in page and "https://" not in page

@@ -22,6 +22,7 @@ from gptjax.data.chat import chat_format
 from gptjax.models import architectures
 from gptjax.rundir import model_directory, run_directory
 
+PACKED = {"packing": "best_fit", "val_split": "document"}  # as conversations have to be
 SECONDS = 240.0  # for anything that is waited for: far more than it takes
 KEY = "sk-a-secret-key"
 
@@ -34,7 +35,11 @@ def write_run(folder, chat: bool = True, seed: int = 0, context: int = 128, alwa
     shape = ModelConfig(
         vocab_size=tokenizer.vocab_size, context_length=context, n_layers=2, d_model=32, n_heads=4, init_std=0.3, dtype="float32"
     )  # fmt: skip
-    data = DataConfig(tokenizer="bytes", chat="gptjax" if chat else None)
+    data = (
+        DataConfig(tokenizer="bytes", chat="gptjax", source="jsonl", path="x", **PACKED)
+        if chat
+        else DataConfig(tokenizer="bytes")
+    )
     config = Config(model=shape, data=data, train=TrainConfig(steps=1, batch_size=8))
     rng = np.random.default_rng(seed)
 
