@@ -26,7 +26,9 @@ def path(folder):
 def server(folder, path):
     plain = serving.write_run(folder / "plain", chat=False, seed=1)
     roomy = serving.write_run(folder / "roomy", context=1024)
-    with serving.server(folder, str(path), f"--workdir=base={plain}", f"--workdir={roomy}", "--slots=4") as running:
+    with serving.server(
+        folder, str(path), f"--workdir=base={plain}", f"--workdir={roomy}", "--slots=4", "--no_warm_up"
+    ) as running:
         yield running
 
 

@@ -14,7 +14,7 @@ USER = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refusals")
     path = serving.write_run(folder / "tiny")
-    with serving.server(folder, str(path), "--slots=2", "--queue=6", "--most_megabytes=1") as running:
+    with serving.server(folder, str(path), "--slots=2", "--queue=6", "--most_megabytes=1", "--no_warm_up") as running:
         yield running
         assert "Traceback" not in running.said() and " 500 " not in running.said()
 

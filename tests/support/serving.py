@@ -104,11 +104,12 @@ def server(folder, *flags: str, key: str | None = None, program: str = "", **env
     """`gptjax serve` with these flags, once it answers. program: lines of Python that run before it; folder: for its log."""
     code = f"import sys\n{program}\nfrom gptjax import cli\nsys.exit(cli.main())"
     log = pathlib.Path(folder) / f"server-{len(list(pathlib.Path(folder).glob('server-*')))}.log"
+    devices = re.sub(r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"])
     keys = [] if key is None else [f"--api_key={key}"]
     with log.open("w") as stream:
         process = subprocess.Popen(
             [sys.executable, "-c", code, "serve", "--port=0", *flags, *keys],
-            env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"} | environment,
+            env=os.environ | {"XLA_FLAGS": devices} | environment,
             stdout=stream,
             stderr=subprocess.STDOUT,
         )

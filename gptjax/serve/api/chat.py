@@ -58,8 +58,8 @@ def plan(served, body: bodies.ChatBody) -> Plan:
         )
     work.check_count(served, body.n or 1, "n")
     tools = calls.of_body(served, body)
-    described = None if tools is None else tools.described
-    prompt = work.of_messages(served, body.messages, body.continue_final_message, described)
+    shown = None if tools is None else body.tools
+    prompt = work.of_messages(served, body.messages, body.continue_final_message, shown)
     given = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
     max_tokens = work.room(served, prompt, given, "messages")
     own = tuple(body.stop_token_ids or ())
