@@ -81,6 +81,22 @@ def _add_door_flags(parser) -> None:
 def run(args) -> int:
     """0, or errors.ENGINE_FAILED. Raises UserError."""
     start.refuse_several("serve")
+    chosen = _chosen(args)
+    from gptjax.serve import starting
+
+    return starting.serve(args, *chosen)
+
+
+def application(args):
+    """The ASGI application alone, with its models loaded, for another server than ours. Raises UserError."""
+    chosen = _chosen(args)
+    from gptjax.serve import starting
+
+    return starting.application(args, *chosen)
+
+
+def _chosen(args) -> tuple[dict[str, str], dict[str, str], tuple[str, ...]]:
+    """(runs, adapters, keys), checked before JAX starts."""
     first = [] if args.run_word is None else [args.run_word]
     runs, adapters = named([*first, *(args.workdir or ())]), named(args.adapter or (), "--adapter")
     _check(args, runs)
@@ -90,9 +106,7 @@ def run(args) -> int:
     for package in ("pydantic", "starlette", "uvicorn", "prometheus_client"):
         extras.library(package, "gptjax serve")
     start.start_jax()
-    from gptjax.serve import starting
-
-    return starting.serve(args, runs, adapters, keys)
+    return runs, adapters, keys
 
 
 def named(words, flag: str = "--workdir") -> dict[str, str]:

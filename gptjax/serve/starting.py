@@ -26,12 +26,8 @@ SHUTDOWN_SECONDS = 5  # for connections to close, once no answer is in flight
 def serve(args, runs: dict[str, str], adapters: dict[str, str], keys: tuple[str, ...]) -> int:
     """Until a signal; the exit code. Raises UserError: a run that cannot be served, a port that is taken."""
     door = _door(args)
-    _log_to_stderr()
-    models = load(args, runs, adapters)
-    if not args.no_warm_up:
-        for each in models.all:
-            warm_up(each)
-    app = apps.create_app(models, _options(args, keys))
+    app = application(args, runs, adapters, keys)
+    models = app.state.service.models
     config = uvicorn.Config(
         app,
         ssl_certfile=args.ssl_certfile,
@@ -49,6 +45,16 @@ def serve(args, runs: dict[str, str], adapters: dict[str, str], keys: tuple[str,
         for each in models.all:
             each.batcher.stop()
     return server.exit_code
+
+
+def application(args, runs: dict[str, str], adapters: dict[str, str], keys: tuple[str, ...]):
+    """The ASGI application, with its models loaded and warm. Raises UserError: a run that cannot be served."""
+    _log_to_stderr()
+    models = load(args, runs, adapters)
+    if not args.no_warm_up:
+        for each in models.all:
+            warm_up(each)
+    return apps.create_app(models, _options(args, keys))
 
 
 def load(args, runs: dict[str, str], adapters: dict[str, str]) -> Models:
