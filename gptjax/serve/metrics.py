@@ -26,14 +26,15 @@ class Metrics:
         self.next = histogram(
             "gptjax_next_token_seconds", "Between the tokens of an answer", ["model"], buckets=TIMES, **here
         )
-        self.tokens = counter("gptjax_tokens", "Tokens", ["model", "kind"], **here)
+        self.tokens = counter("gptjax_tokens", "Tokens of answers that were finished", ["model", "kind"], **here)
+        self.cached = counter("gptjax_cached_tokens", "Of their prompts, not read again", ["model"], **here)
 
     def count_tokens(self, model: str, usage: dict) -> None:
         """usage: of an answer, as clients get it."""
         self.tokens.labels(model, "prompt").inc(usage["prompt_tokens"])
         self.tokens.labels(model, "completion").inc(usage["completion_tokens"])
         cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
-        self.tokens.labels(model, "cached").inc(cached)
+        self.cached.labels(model).inc(cached)
 
     def timings(self, model: str) -> "Timings":
         return Timings(self.first.labels(model), self.next.labels(model))
@@ -79,6 +80,10 @@ class _Now:
             for each in served:
                 family.add_metric([each.name], value(each.batcher.status))
             yield family
+        made = core.CounterMetricFamily("gptjax_made_tokens", "Tokens made, also for clients that went", labels=["model"])
+        for each in served:
+            made.add_metric([each.name], each.batcher.status.new_tokens)
+        yield made
         state = core.GaugeMetricFamily("gptjax_state", "1 for the state a model is in", labels=["model", "state"])
         step = core.GaugeMetricFamily("gptjax_model_step", "Step of the checkpoint that answers", labels=["model"])
         for each in served:

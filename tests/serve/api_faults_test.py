@@ -43,6 +43,7 @@ def test_a_client_that_goes_frees_its_slot(server):
     assert server.gauge("gptjax_running") == 1
     stream.close()
     server.wait_until(lambda: server.gauge("gptjax_running") == 0)
+    assert server.gauge("gptjax_made_tokens_total") < 1500, "it ended with its client, and not with its context"
     body = {"prompt": "x", "max_tokens": 1500} | ENDLESS
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/v1/completions", json=body, timeout=0.5, headers={"X-Api-Key": serving.KEY})
@@ -68,12 +69,10 @@ def test_after_200_requests_that_are_given_up_the_next_is_answered(server):
 
     codes = asyncio.run(give_up())
     assert set(codes) <= {None, 503} and codes.count(None) >= 6
-    before = server.gauge("gptjax_tokens_total")
+    before = server.gauge("gptjax_made_tokens_total")
     answer = server.client.completions.create(model="tiny", prompt="x", max_tokens=3, extra_body=ENDLESS)
     assert answer.usage.completion_tokens == 3
-    assert server.gauge("gptjax_tokens_total") - before == answer.usage.total_tokens, (
-        "none of the others was made first"
-    )
+    assert server.gauge("gptjax_made_tokens_total") - before < 1900, "not one of the others was finished first"
     server.wait_until(lambda: server.gauge("gptjax_running") + server.gauge("gptjax_waiting") == 0)
 
 
@@ -111,15 +110,13 @@ def test_who_has_no_key_is_told_so_and_health_needs_none(server):
     assert httpx.get(f"{server.url}/health").json() == {"status": "ready", "models": {"tiny": "ready"}}
 
 
-def test_a_newer_step_takes_over_without_dropping_a_stream(server, path, folder):
+def test_a_newer_step_takes_over_without_dropping_a_stream(server, path):
     """The text of a stream that began before is that of the old step to its end."""
     fields = dict(model="tiny", messages=QUESTION, temperature=0, max_tokens=300, extra_body=ENDLESS)
     before = server.client.chat.completions.create(**fields)
     stream = server.client.chat.completions.create(**fields, stream=True)
     first = [next(stream) for _ in range(3)]
-    newer = serving.write_run(folder / "newer", context=2048, seed=9)
-    runs.copy_step(newer, 0, 5)
-    (newer / "checkpoints" / "5").rename(path / "checkpoints" / "5")
+    serving.add_step(path, 5, seed=9)
     answer = server.http("POST", "/v1/models/reload", json={"model": "tiny"}).json()
     assert answer["models"][0]["step"] == 5 and answer["models"][0]["swapped"]
     after = server.client.chat.completions.create(**fields)
@@ -245,7 +242,7 @@ def test_flags_that_cannot_be_are_one_line(path, capsys, tmp_path):
         ([run, f"--api_keys_file={tmp_path / 'none'}"], "cannot be read"),
         ([run, "--allow_host=x", "--host=0.0.0.0", "--api_key=k"], "--allow_host is for a loopback"),
         ([f"--workdir={tmp_path}/nothing"], "nothing"),
-        ([run, "--host=192.0.2.1"], "--host=192.0.2.1"),
+        ([run, "--host=192.0.2.1", "--api_key=k"], "--host=192.0.2.1"),
         ([run, f"--adapter=a={path}"], "has no adapter"),
     ]:
         assert cli.main(["serve", f"--port={port}", *flags] if "--port" not in str(flags) else ["serve", *flags]) == 2

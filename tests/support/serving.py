@@ -16,6 +16,8 @@ import jax.tree_util
 import numpy as np
 import openai
 
+from gptjax.checkpoints import consistency
+from gptjax.checkpoints.checkpointer import Checkpointer
 from gptjax.config.fields import Config, DataConfig, ModelConfig, TrainConfig
 from gptjax.data import tokenizers
 from gptjax.data.chat import chat_format
@@ -27,8 +29,8 @@ SECONDS = 240.0  # for anything that is waited for: far more than it takes
 KEY = "sk-a-secret-key"
 
 
-def write_run(folder, chat: bool = True, seed: int = 0, context: int = 128, always: int | None = None):
-    """A run directory of a model of bytes with random parameters. always: the token that it always says."""
+def write_run(folder, chat: bool = True, seed: int = 0, context: int = 128):
+    """A run directory of a model of bytes with random parameters."""
     tokenizer = tokenizers.from_spec("bytes")
     if chat:
         tokenizer = tokenizer.with_special(chat_format("gptjax").symbols)
@@ -41,17 +43,32 @@ def write_run(folder, chat: bool = True, seed: int = 0, context: int = 128, alwa
         else DataConfig(tokenizer="bytes")
     )
     config = Config(model=shape, data=data, train=TrainConfig(steps=1, batch_size=8))
+    about = {"imported": {"from": "a test"}}
+    model_directory.write(run_directory.open_run(str(folder)), config, _params(shape, seed), tokenizer, about)
+    return folder
+
+
+def add_step(folder, step: int, seed: int) -> None:
+    """A checkpoint of other parameters, as if the run had gone on."""
+    directory = run_directory.open_run(str(folder))
+    config, run = directory.config(), consistency.of_checkpoint(directory.manifest())
+    checkpointer = Checkpointer(directory.checkpoints, config, run=run)
+    try:
+        checkpointer.save({"params": _params(config.model, seed)}, step)
+        checkpointer.wait()
+    finally:
+        checkpointer.close()
+
+
+def _params(shape: ModelConfig, seed: int):
+    """None of them at its initial zero or one."""
     rng = np.random.default_rng(seed)
 
     def value(path, leaf):
         center = 1.0 if path[-1].key == "gain" else 0.0
         return jnp.asarray(center + shape.init_std * rng.standard_normal(leaf.shape), jnp.float32)
 
-    params = jax.tree_util.tree_map_with_path(value, architectures.abstract(shape)[1])
-    model_directory.write(
-        run_directory.open_run(str(folder)), config, params, tokenizer, {"imported": {"from": "a test"}}
-    )
-    return folder
+    return jax.tree_util.tree_map_with_path(value, architectures.abstract(shape)[1])
 
 
 @dataclasses.dataclass
