@@ -80,7 +80,9 @@ class _Now:
             for each in served:
                 family.add_metric([each.name], value(each.batcher.status))
             yield family
-        made = core.CounterMetricFamily("gptjax_made_tokens", "Tokens made, also for clients that went", labels=["model"])
+        made = core.CounterMetricFamily(
+            "gptjax_made_tokens", "Tokens made, also for clients that went", labels=["model"]
+        )
         for each in served:
             made.add_metric([each.name], each.batcher.status.new_tokens)
         yield made

@@ -39,7 +39,7 @@ def flat(value) -> list:
 def test_local_completions_gives_the_scores_of_gptjax_eval(server, path):
     loaded = task_files.load(task_files.select(asked.SPECS))
     theirs = LocalCompletionsAPI(
-        base_url=f"{server.url}/v1/completions", model="tiny", max_length=CONTEXT + 1, batch_size=4, max_gen_toks=16
+        base_url=f"{server.url}/v1/completions", model="tiny", max_length=CONTEXT, batch_size=4, max_gen_toks=16
     )
     assert theirs.tokenizer_backend == "remote", "it asks the server for tokens"
     ours = harness.GptjaxLM(gptjax.load(path))
