@@ -285,6 +285,10 @@ EXIT_CODES = {  # code: (what happened, what to do)
         "the run directory was renamed or removed while the run was training",
         "give the new path as `--workdir`",
     ),
+    errors.ENGINE_FAILED: (
+        "the engine of `gptjax serve` failed and did not recover; its clients were told",
+        "run the same command again; the log has the error",
+    ),
     130: ("Ctrl-C ended a command that has nothing to save", "-"),
 }
 

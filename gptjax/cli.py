@@ -37,6 +37,7 @@ COMMANDS = {  # name: (module, what it is for)
         "show a run or a study as a page in a browser: losses, speed, events, samples, goodput",
     ),
     "sample": ("gptjax.commands.sample", "generate text with a run"),
+    "serve": ("gptjax.commands.serve", "serve runs over HTTP, as OpenAI's clients expect it"),
     "verify": ("gptjax.commands.verify", "check that a run's checkpoints and files are as they were written"),
     "prepare": ("gptjax.commands.prepare", "turn text into a folder of token shards: clean, deduplicate, tokenise"),
     "data": (

@@ -20,6 +20,7 @@ DIVERGED = 76  # the loss is not finite; running it again would only repeat it
 STALLED = 77  # no step for too long; the stacks of all threads are in the run directory
 PEER_LOST = 78  # another process of the run died or never came
 MOVED = 80  # the run directory was renamed or removed: the same command would begin another run in its place
+ENGINE_FAILED = 81  # the engine of a server failed and did not recover; the same command starts another
 
 
 class UserError(ValueError):

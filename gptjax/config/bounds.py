@@ -76,6 +76,12 @@ FLAGS = {  # of commands; those that stand for a field of a config are checked w
     "steps": (2**20, "each is compared"),
     "rows": (2**20, "rows of one batch"),
     "seconds": SECONDS,
+    "slots": (2**16, "rows of one batch, each with a cache of its own"),
+    "queue": (2**20, "texts that wait in the memory of this host"),
+    "places": LONGEST,
+    "port": (65535, "ports have 16 bits"),
+    "drain_seconds": SECONDS,
+    "most_megabytes": (2**12, "a request is held in the memory of this host"),
 }
 MAY_BE_EMPTY = {"prompt", "text", "stop", "special", "allow_change", "separator"}  # text flags
 

@@ -1,6 +1,14 @@
 """A run served over HTTP, as OpenAI's clients expect it, and a page to talk to it.
 
 jobs        a text that somebody waits for, and what is said of it while it is made
+models      the runs and adapters that answer, by name
+service     what the endpoints share
+api         the endpoints
+guards      who may ask, how much, and the log
+metrics     what is counted, for Prometheus
+app         all of these as one application
+starting    from flags to models, compiled programs and an open door
+server      the process: signals, draining, swapping
 batcher     the thread that makes texts, of jobs that come from any other
 scheduler   what that thread does next: some prompt, some tokens
 row         a job's row: what it says to its listener

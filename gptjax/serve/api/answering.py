@@ -1,0 +1,143 @@
+"""Jobs on the batcher's thread, heard in the event loop: each request's in one queue, given up when their client goes."""
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+import typing
+
+from gptjax.serve import jobs
+from gptjax.serve.api.faults import ApiError
+
+REASONS = {"eot": "stop", "stop": "stop", "length": "length"}  # a job's: OpenAI's
+PING_SECONDS = 15.0  # of silence, after which a stream says that it lives: proxies close what is silent for a minute
+
+
+@dataclasses.dataclass
+class Text:
+    """One text as far as it is made."""
+
+    job: jobs.Job
+    text: str = ""
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    logprobs: list[float] = dataclasses.field(default_factory=list)
+    likeliest: list = dataclasses.field(default_factory=list)
+    prompt: jobs.PromptScores | None = None
+    ending: jobs.Ending | None = None
+    first_token: float | None = None  # time.monotonic() of it
+
+    @property
+    def reason(self) -> str:
+        """OpenAI's finish_reason."""
+        return REASONS[self.ending.reason]
+
+    def hear(self, event) -> None:
+        """Raises ApiError: its ending is none of the text's own."""
+        if isinstance(event, jobs.PromptScores):
+            self.prompt = event
+        elif isinstance(event, jobs.Piece):
+            self.text += event.text
+            self.tokens += event.tokens
+            self.logprobs += event.logprobs
+            self.likeliest += event.likeliest
+        else:
+            self.ending = event
+            if event.reason == "cancelled":
+                raise ApiError(503, "this server stopped in the middle of the answer; ask another.", code="draining")
+            if event.reason not in REASONS:
+                message = "the engine has failed in the middle of the answer; ask again."
+                raise ApiError(500, message, code="engine_failed")
+
+
+class Work:
+    """The jobs of one request. `with` it: what is unfinished at the end is given up.
+
+    make(listener): the jobs in order; listener(i) is what job i calls."""
+
+    def __init__(self, make: typing.Callable[[typing.Callable], list[jobs.Job]], timings=None):
+        self._loop, self._queue, self._timings = asyncio.get_running_loop(), asyncio.Queue(), timings
+        self.texts = [Text(job) for job in make(self._listener)]
+        self._batcher, self._began, self._last = None, time.monotonic(), {}
+
+    def _listener(self, index: int):
+        def hear(event) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, event))
+
+        return hear
+
+    def submit(self, batcher) -> None:
+        """All of them. Raises Refused or UserError: none of them."""
+        batcher.submit(*(text.job for text in self.texts))
+        self._batcher = batcher
+
+    def __enter__(self) -> "Work":
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._batcher is None:
+            return
+        for text in self.texts:
+            if text.ending is None:
+                self._batcher.cancel(text.job)
+
+    async def events(self):
+        """(index, text, event) as they come, until all have ended; None in PING_SECONDS of silence. Raises ApiError."""
+        while any(text.ending is None for text in self.texts):
+            try:
+                index, event = await asyncio.wait_for(self._queue.get(), PING_SECONDS)
+            except TimeoutError:
+                yield None
+                continue
+            text = self.texts[index]
+            self._time(index, text, event)
+            text.hear(event)
+            yield index, text, event
+
+    async def finish(self) -> list[Text]:
+        """All texts, whole. Raises ApiError."""
+        async for _ in self.events():
+            pass
+        return self.texts
+
+    def _time(self, index: int, text: Text, event) -> None:
+        if not isinstance(event, jobs.Piece) or not event.tokens:
+            return
+        now = time.monotonic()
+        if text.first_token is None:
+            text.first_token = now
+            if self._timings is not None:
+                self._timings.first_token(now - self._began)
+        elif self._timings is not None:
+            self._timings.next_tokens(now - self._last[index], len(event.tokens))
+        self._last[index] = now
+
+
+def usage(texts: list[Text], prompt_tokens: int) -> dict:
+    """OpenAI's counts of tokens. prompt_tokens: of each prompt once, however many texts follow it."""
+    new = sum(text.ending.new_tokens for text in texts)
+    cached = max((text.ending.cached_tokens for text in texts), default=0)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": new,
+        "total_tokens": prompt_tokens + new,
+        "prompt_tokens_details": {"cached_tokens": min(cached, prompt_tokens)},
+    }
+
+
+async def while_connected(receive, work: typing.Coroutine):
+    """The result of a coroutine, which is cancelled when the client goes; None then."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        for each in (gone, task):
+            each.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def _gone(receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
