@@ -24,7 +24,7 @@ from gptjax.errors import UserError, shorten
 
 FORMATS = ("text", "json_object", "json_schema")
 SPACES = r"( |\n {0,16})"
-_OF_JSON = {"whitespace_pattern": SPACES, "lenient": False}  # whatever a schema's x-guidance says
+_OF_JSON = {"whitespace_pattern": SPACES, "lenient": False}
 
 
 class Constraint:
@@ -104,7 +104,19 @@ def of_schema(schema, name: str) -> str:
     schema = {True: {}, False: {"enum": []}}[schema] if isinstance(schema, bool) else schema
     if not isinstance(schema, dict):
         raise UserError(f"{name} is {shorten(repr(schema), 80)}; expected a JSON schema, an object.")
-    return _library().LLMatcher.grammar_from_json_schema(schema, overrides=_OF_JSON)
+    return _library().LLMatcher.grammar_from_json_schema(as_kept(schema))
+
+
+def check_schema(schema: dict, name: str) -> None:
+    """Raises UserError that begins with name: the schema cannot be kept to."""
+    error = _library().LLMatcher.validate_grammar(of_schema(schema, name))
+    if error:
+        raise UserError(f"{name}: {_reason(error)}.")
+
+
+def as_kept(schema: dict) -> dict:
+    """A JSON schema as it is kept to, whatever the settings of llguidance that it came with."""
+    return schema | {"x-guidance": _OF_JSON}
 
 
 def _of_format(value) -> str | None:

@@ -69,8 +69,11 @@ def _function_name(tool, where: str) -> str:
     name = function.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(f"{where} has the name {shorten(repr(name), 80)}; expected 1 to 64 letters, digits, _ and -.")
-    if not isinstance(function.get("parameters", {}), dict):
-        raise UserError(f"{where} ({name}): parameters is no JSON schema; expected an object.")
+    parameters = function.get("parameters") or {}
+    if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
+        raise UserError(
+            f'{where} ({name}): parameters is no JSON schema of an object; expected {{"type": "object", ...}}.'
+        )
     return name
 
 
@@ -110,3 +113,29 @@ def parsed(call: str) -> tuple[str, object] | None:
         return str(value["name"]), value["arguments"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def in_order(values, where: str) -> list:
+    """Messages in OpenAI's form, with the results of tools in the order of their calls, as they are shown without ids.
+
+    Raises UserError that begins with where: a result of a call that was not made."""
+    ordered, ids, results = [], [], []
+    for i, value in enumerate(values, start=1):
+        role, answered = (value.get("role"), value.get("tool_call_id")) if isinstance(value, dict) else (None, None)
+        if role == "tool" and answered is not None and ids:
+            if answered not in ids:
+                raise UserError(
+                    f"{where}: message {i} (tool) has the tool_call_id {shorten(repr(answered), 80)}; the calls before it are:"
+                    f" {', '.join(map(str, ids))}."
+                )
+            results.append(value)
+            continue
+        ordered, results = [*ordered, *_by_call(results, ids), value], []
+        if role == "assistant":
+            made = value.get("tool_calls")
+            ids = [call.get("id") for call in made if isinstance(call, dict)] if isinstance(made, list | tuple) else []
+    return [*ordered, *_by_call(results, ids)]
+
+
+def _by_call(results: list[dict], ids: list) -> list[dict]:
+    return sorted(results, key=lambda result: ids.index(result["tool_call_id"]))

@@ -62,6 +62,7 @@ def parse_messages(values, where: str, tools=None) -> tuple[Message, ...]:
     """
     if not isinstance(values, list | tuple) or not values:
         raise UserError(f"{where} has no messages; expected a list of objects with role and content.")
+    values = calls.in_order(values, where)
     messages = tuple(_message(value, f"{where}: message {i}") for i, value in enumerate(values, start=1))
     for i, message in enumerate(messages, start=1):
         _check_place(message, messages[: i - 1], f"{where}: message {i}")
