@@ -37,6 +37,7 @@ COMMANDS = {  # name: (module, what it is for)
         "show a run or a study as a page in a browser: losses, speed, events, samples, goodput",
     ),
     "sample": ("gptjax.commands.sample", "generate text with a run"),
+    "chat": ("gptjax.commands.chat", "talk with a run, or with a server, in the terminal"),
     "verify": ("gptjax.commands.verify", "check that a run's checkpoints and files are as they were written"),
     "prepare": ("gptjax.commands.prepare", "turn text into a folder of token shards: clean, deduplicate, tokenise"),
     "data": (

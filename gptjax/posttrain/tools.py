@@ -12,6 +12,7 @@ wrong with it.
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -98,17 +99,26 @@ def _merged(pieces: Sequence[Piece]) -> list[Piece]:
 
 def responder(names: Sequence[str], form: Format, tokenizer: Tokenizer) -> Responder:
     """Of tools by name, or "module:function" of your own. Raises UserError: no such tool, a format without tools' turns."""
-    made = Responder(form, tokenizer, {name.rpartition(":")[2]: _tool(name) for name in names})
+    made = Responder(form, tokenizer, {name.rpartition(":")[2]: function(name) for name in names})
     made._behind_call((Message("tool", "0"),))  # the format can write it
     return made
 
 
-def _tool(name: str) -> Callable[[str], str]:
-    tool = name if ":" in name else choose(TOOLS, name, "rl.tools")
-    tool = imported(tool, f"rl.tools={name!r}") if isinstance(tool, str) else tool
+def function(name: str, key: str = "rl.tools") -> Callable[[str], str]:
+    """A tool by its name, or "module:function". key: what named it. Raises UserError: there is none."""
+    tool = name if ":" in name else choose(TOOLS, name, key)
+    tool = imported(tool, f"{key}={name!r}") if isinstance(tool, str) else tool
     if not callable(tool):
-        raise UserError(f"rl.tools={name!r} is a {type(tool).__name__}; expected a function from text to text.")
+        raise UserError(f"{key}={name!r} is a {type(tool).__name__}; expected a function from text to text.")
     return tool
+
+
+def schema(name: str, tool: Callable[[str], str]) -> dict:
+    """A tool as OpenAI's `tools` describe it: by the first paragraph of its docstring and the name of its parameter."""
+    parameter = next(iter(inspect.signature(tool).parameters), "text")
+    described = " ".join((inspect.getdoc(tool) or "").partition("\n\n")[0].split())
+    properties = {"type": "object", "properties": {parameter: {"type": "string"}}, "required": [parameter]}
+    return {"type": "function", "function": {"name": name, "description": described, "parameters": properties}}
 
 
 def result_of(call: str, tools: dict[str, Callable[[str], str]]) -> str:
