@@ -142,9 +142,13 @@ class Session:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         for _ in range(ROUNDS):
             answer = self.model.answer([*system, *self.messages], self._schemas, self.settings, self._attempt, _show)
-            print(flush=True)
-            if answer is None or not answer.message:
+            if answer is None:
+                print(flush=True)
                 return False
+            if not answer.message:  # not even the last message fits
+                self.messages = []
+                return True
+            print(flush=True)
             del self.messages[: answer.forgotten]
             self.messages.append(answer.message)
             called = answer.message.get("tool_calls")
@@ -165,10 +169,10 @@ class Session:
         name, _, rest = text[1:].partition(" ")
         name, rest = name.strip(), rest.strip()
         if name not in COMMANDS:
-            near = did_you_mean(name, COMMANDS, "; /help lists them")
-            raise UserError(f"/{shorten(name, 40)} is no command{near} (a message that begins with a slash has two).")
+            near = did_you_mean(name, COMMANDS, "; /help lists them, and // begins a message with a slash.")
+            raise UserError(f"/{shorten(name, 40)} is no command{near}")
         function, argument, _ = COMMANDS[name]
-        if argument.isupper() and not rest:
+        if argument.isalpha() and not rest:
             raise UserError(f"/{name} needs {'a ' + argument}, as in /{name} {argument}.")
         if not argument and rest:
             raise UserError(f"/{name} takes nothing; leave out {shorten(rest, 80)!r}.")
