@@ -1,6 +1,6 @@
 """Messages as they are typed on a terminal, by `prompt_toolkit`: history, several lines, commands completed by Tab.
 
-Enter sends. Alt-Enter and Ctrl-J begin a new line, and so does Enter behind a backslash; text that is pasted keeps its lines.
+Enter sends. Alt-Enter begins a new line, and so does Enter behind a backslash; text that is pasted keeps its lines.
 """
 
 import os
@@ -21,7 +21,7 @@ def typed_messages(session: Session):
     print("/help lists commands; Ctrl-C ends an answer, Ctrl-D the conversation", file=sys.stderr)
     while True:
         try:
-            yield prompt.prompt(SHOWN)
+            yield prompt.prompt(SHOWN, pre_run=session.model.begin)
         except KeyboardInterrupt:
             continue
         except EOFError:
@@ -64,6 +64,7 @@ def _keys():
     keys = key_binding.KeyBindings()
 
     @keys.add("enter")
+    @keys.add("c-j")  # Enter that was typed while an answer came
     def _(event) -> None:
         buffer = event.current_buffer
         if buffer.document.char_before_cursor == "\\":
@@ -73,7 +74,7 @@ def _keys():
             buffer.validate_and_handle()
 
     @keys.add("escape", "enter")
-    @keys.add("c-j")
+    @keys.add("escape", "c-j")
     def _(event) -> None:
         event.current_buffer.insert_text("\n")
 

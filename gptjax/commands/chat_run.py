@@ -1,4 +1,4 @@
-"""A run that answers in `gptjax chat`. It is loaded beside the first prompt, so that one can type at once."""
+"""A run that answers in `gptjax chat`. It is loaded while the first message is typed."""
 
 import threading
 from typing import NamedTuple
@@ -19,15 +19,21 @@ class LoadedRun:
     def __init__(self, workdir: str, flags: dict):
         self._workdir, self._flags = workdir, flags
         self._run = self._form = self._error = None
-        self._thread = threading.Thread(target=self._load, daemon=True)
-        self._thread.start()
+        self._thread = None
+
+    def begin(self) -> None:
+        """Begins to load it, once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._load, daemon=True)
+            self._thread.start()
 
     @property
     def is_loading(self) -> bool:
-        return self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive()
 
     def wait(self, interrupted=()) -> bool:
         """Until it is loaded, or something is in `interrupted`: False. Raises what went wrong."""
+        self.begin()
         while self._thread.is_alive():
             self._thread.join(0.05)
             if interrupted:

@@ -23,6 +23,9 @@ class Server:
             raise UserError(f"--url={url}: expected an address such as http://127.0.0.1:8000/v1.")
         self._url, self._model = url.rstrip("/"), model
 
+    def begin(self) -> None:
+        """There is nothing to load."""
+
     def about(self) -> str:
         """Which weights answer, in one line."""
         models = self._models()
