@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import io
 import json
 import os
 import pty
@@ -35,10 +36,9 @@ def run(tmp_path_factory):
     return place / "run"
 
 
-def piped(text: str, *words) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "gptjax", "chat", *map(str, words)]
-    done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=SECONDS)
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+def piped(capsys, monkeypatch, text: str, *words) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    return cli.main(["chat", *map(str, words)]), *capsys.readouterr()
 
 
 def answers_of(run, *questions, system=None, **settings) -> list[str]:
@@ -54,17 +54,26 @@ def answers_of(run, *questions, system=None, **settings) -> list[str]:
     return texts
 
 
-def test_a_pipe_is_a_message_a_line_and_save_and_load_go_on_where_it_was(run, tmp_path):
-    """The conversation that is loaded again says what the one that went on says: it has the tokens that were drawn."""
-    whole = piped("Hello\nAnd then?\nA\\\nB\n", run, *SETTINGS, "--system=s")
+def test_a_pipe_is_a_message_a_line(run):
+    """In a process of its own: answers alone on stdout, and what is wrong on stderr."""
+    command = [sys.executable, "-m", "gptjax", "chat", str(run), *SETTINGS, "--system=s"]
+    done = subprocess.run(command, input=b"Hello\n/undoo\nA\\\nB\n", capture_output=True, timeout=SECONDS)
+    expected = answers_of(run, "Hello", "A\nB", system="s")
+    assert done.stdout.decode() == "".join(f"{text}\n" for text in expected)
+    assert done.stderr.decode() == "gptjax: /undoo is no command; did you mean 'undo'?\n" and done.returncode == 2
+
+
+def test_a_conversation_that_is_loaded_goes_on_where_it_was(run, tmp_path, capsys, monkeypatch):
+    """It has the tokens that were drawn, so that it says what the one that was never left says."""
     expected = answers_of(run, "Hello", "And then?", "A\nB", system="s")
-    assert whole == (0, "".join(f"{text}\n" for text in expected), "")
     file = tmp_path / "kept.json"
-    code, first, _ = piped(f"Hello\nAnd then?\n/save {file}\n", run, *SETTINGS, "--system=s")
-    again = piped(f"A\\\nB\n/undo\n/save {file}\n", run, f"--load={file}")
-    assert (first + again[1], again[0], code) == (whole[1], 0, 0)
-    assert json.loads(file.read_text())["messages"][4:] == json.loads(file.read_text())["messages"][2:][2:]
-    record = from_record(json.loads(file.read_text()), "kept")
+    lines = f"Hello\nAnd then?\n/save {file}\n"
+    code, first, _ = piped(capsys, monkeypatch, lines, run, *SETTINGS, "--system=s")
+    kept = json.loads(file.read_text())
+    again = piped(capsys, monkeypatch, f"A\\\nB\n/undo\n/save {file}\n", run, f"--load={file}")
+    assert (code, first + again[1], again[0]) == (0, "".join(f"{text}\n" for text in expected), 0)
+    assert json.loads(file.read_text()) == kept
+    record = from_record(kept, "kept")
     assert [message.role for message in record.messages] == ["system", "user", "assistant", "user", "assistant"]
 
 
