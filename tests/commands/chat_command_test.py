@@ -36,6 +36,16 @@ def run(tmp_path_factory):
     return place / "run"
 
 
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory):
+    """A run whose answers never end by themselves: it says one word."""
+    place = tmp_path_factory.mktemp("endless")
+    template = chat_format("chatml").template
+    importing.import_folder(str(chat_folders.write(place / "folder", 70, chat_template=template)), str(place / "run"))
+    assert gptjax.load(place / "run").tokenizer.spelling[70].isalpha()
+    return place / "run"
+
+
 def piped(capsys, monkeypatch, text: str, *words) -> tuple[int, str, str]:
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
     return cli.main(["chat", *map(str, words)]), *capsys.readouterr()
@@ -65,16 +75,18 @@ def test_a_pipe_is_a_message_a_line(run):
 
 def test_a_conversation_that_is_loaded_goes_on_where_it_was(run, tmp_path, capsys, monkeypatch):
     """It has the tokens that were drawn, so that it says what the one that was never left says."""
-    expected = answers_of(run, "Hello", "And then?", "A\nB", system="s")
+    expected = answers_of(run, "Hello", "And then?", "A\nB")
     file = tmp_path / "kept.json"
     lines = f"Hello\nAnd then?\n/save {file}\n"
-    code, first, _ = piped(capsys, monkeypatch, lines, run, *SETTINGS, "--system=s")
+    code, first, _ = piped(capsys, monkeypatch, lines, run, *SETTINGS)
     kept = json.loads(file.read_text())
     again = piped(capsys, monkeypatch, f"A\\\nB\n/undo\n/save {file}\n", run, f"--load={file}")
     assert (code, first + again[1], again[0]) == (0, "".join(f"{text}\n" for text in expected), 0)
     assert json.loads(file.read_text()) == kept
+    answers, encode = kept["messages"][1::2], gptjax.load(run).tokenizer.encode
+    assert any(encode(answer["content"]).tolist() != answer["tokens"] for answer in answers), "their text has others"
     record = from_record(kept, "kept")
-    assert [message.role for message in record.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert [message.role for message in record.messages] == ["user", "assistant", "user", "assistant"]
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path):
@@ -238,9 +250,9 @@ class Terminal:
         return self.process.wait(1)
 
 
-def test_on_a_terminal_ctrl_c_ends_the_answer_only_and_what_is_typed_is_kept(run, tmp_path):
-    expected = answers_of(run, "first line\nsecond", max_tokens=4)[0].replace("\n", "\r\n")
-    terminal = Terminal(tmp_path, run, "--max_tokens=1000000", "--seed=2")
+def test_on_a_terminal_ctrl_c_ends_the_answer_only_and_what_is_typed_is_kept(endless, tmp_path):
+    [expected] = answers_of(endless, "first line\nsecond", max_tokens=4)
+    terminal = Terminal(tmp_path, endless, "--max_tokens=1000000", "--seed=2")
     try:
         terminal.wait_for("you>")
         terminal.type("Hello\r")
@@ -255,7 +267,7 @@ def test_on_a_terminal_ctrl_c_ends_the_answer_only_and_what_is_typed_is_kept(run
         terminal.wait_for("you>")
         terminal.type("first line\\\rsecond\r")
         terminal.wait_for(SENT)
-        terminal.wait_for(expected)
+        terminal.wait_for(f"{expected}\r\n")
         terminal.wait_for("you>")
         terminal.type("half a line\x03")  # Ctrl-C at the prompt
         terminal.wait_for("you>")

@@ -141,6 +141,10 @@ def test_tokens_of_one_spelling_are_allowed_together():
     assert len(same) == 2, "the vocabulary has e as a piece and as a byte"
     constraint = constraints.of_request(tokenizer, (tokenizer.eot_id,), regex="[e-g]x")
     assert constraint.allowed()[same].all()
+    vocabulary = constraints.vocabulary_of(tokenizer, (tokenizer.eot_id,))
+    for token in same:
+        bits = np.packbits(np.arange(32 * (tokenizer.vocab_size // 32 + 1)) == token, bitorder="little").tobytes()
+        assert np.flatnonzero(vocabulary.with_twins(bits)).tolist() == same
     for token in same:
         begun = constraints.of_request(tokenizer, (tokenizer.eot_id,), regex="[e-g]x")
         begun.take(token)

@@ -76,6 +76,7 @@ def test_a_conversation_with_calls_has_the_same_tokens_in_training_and_serving(n
     assert targets == CALLED + "Rain at noon."
     text = tokenizer.decode(trained.token_L)
     assert json.dumps(WEATHER, ensure_ascii=False) in text
+    assert text.index("rain") < text.index("noon"), "results stand in the order of their calls"
     if system:
         assert text.index("Be brief.") < text.index("<tools>")
 
