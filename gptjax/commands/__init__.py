@@ -7,6 +7,8 @@ eval             loss of a run on text; task_tables.py on tasks of lm-evaluation
 compare          two runs on the same text
 sample           text from a run; chatting.py is the conversation of --chat, best_of.py chooses among answers
 serve            a server of OpenAI's shape
+chat             a conversation in the terminal: chat_session.py keeps it, chat_input.py reads what is typed, chat_run.py and
+                 chat_server.py answer
 watch            a page of a run or a study for a browser
 verify           whether a run's files are as they were written
 prepare          token shards from text

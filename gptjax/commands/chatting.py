@@ -1,4 +1,4 @@
-"""A conversation on the terminal, of `gptjax sample --chat`."""
+"""A conversation with a run, and what is shared by `gptjax sample --chat`, which is one, and `gptjax chat`."""
 
 import contextlib
 import signal
@@ -27,10 +27,11 @@ def converse(run, form, system: str | None, settings: dict) -> None:
     while (line := _read_line()) is not None:
         if not line.strip():
             continue
-        history = _fitting(run, form, system, (*history, Message("user", line)))
+        history = (*history, Message("user", line))
+        history = history[forgotten(run, form, _system(system), history) :]
         if not history:
             continue
-        with _interrupts() as interrupted:
+        with interrupts() as interrupted:
             callback = lambda _, piece: _print(piece) if not interrupted else False  # noqa: B023, E731
             [answer] = run.answers([(*_system(system), *history)], form, callback, **settings)
         print()
@@ -38,10 +39,13 @@ def converse(run, form, system: str | None, settings: dict) -> None:
 
 
 def said(answer) -> Message:
-    """An answer (generation.text.Completion) as a message. Up to a stop string it is its text alone, as the last token may
-    reach into what was stopped at."""
-    tokens = None if answer.finish_reason == "stop" else tuple(answer.tokens.tolist())
-    return Message("assistant", answer.text, tokens=tokens)
+    """An answer (generation.text.Completion) as a message."""
+    return Message("assistant", answer.text, tokens=drawn_tokens(answer))
+
+
+def drawn_tokens(answer) -> tuple[int, ...] | None:
+    """Of an answer; None: up to a stop string it is its text alone, as the last token may reach into what was stopped at."""
+    return None if answer.finish_reason == "stop" else tuple(answer.tokens.tolist())
 
 
 def _read_line() -> str | None:
@@ -56,16 +60,20 @@ def _read_line() -> str | None:
             print()
 
 
-def _fitting(run, form, system: str | None, history: tuple[Message, ...]) -> tuple[Message, ...]:
-    """history without its oldest messages, as far as the context asks for it; empty if the last alone is too long."""
-    context, before = run.config.model.context_length, len(history)
-    while history and len(form.prompt((*_system(system), *history), run.tokenizer)) >= context:
-        history = history[2:]
-    if not history:
+def forgotten(run, form, system: tuple[Message, ...], history: tuple[Message, ...]) -> int:
+    """How many of the oldest messages the context has no room for: whole exchanges, and all if the last alone is too long.
+    Says so on stderr."""
+    context, left = run.config.model.context_length, history
+    while left and len(form.prompt((*system, *left), run.tokenizer)) >= context:
+        left = left[1:]
+        while left and left[0].role != "user":
+            left = left[1:]
+    count = len(history) - len(left)
+    if not left:
         print(f"too long for the context of {context} tokens: the conversation begins anew", file=sys.stderr)
-    elif len(history) < before:
-        print(f"the first {before - len(history)} messages are forgotten: the context is full", file=sys.stderr)
-    return history
+    elif count:
+        print(f"the first {count} messages are forgotten: the context is full", file=sys.stderr)
+    return count
 
 
 def _system(system: str | None) -> tuple[Message, ...]:
@@ -78,7 +86,7 @@ def _print(piece: str) -> bool:
 
 
 @contextlib.contextmanager
-def _interrupts():
+def interrupts():
     """A list that Ctrl-C puts something in, instead of raising KeyboardInterrupt."""
     seen = []
     before = signal.signal(signal.SIGINT, lambda *_: seen.append(True))

@@ -12,12 +12,12 @@ wrong with it.
 
 import dataclasses
 import functools
-import json
-import re
+import inspect
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from gptjax.data.chat import calls
 from gptjax.data.chat.base import Format, Piece, control_id, encode
 from gptjax.data.chat.conversation import Conversation, Message
 from gptjax.data.tokenizers.base import Tokenizer
@@ -26,8 +26,6 @@ from gptjax.errors import UserError, choose, first_line, imported, shorten
 TOOLS: dict[str, Callable[[str], str] | str] = {  # an expression or other text in, a text out
     "calculator": "gptjax.posttrain.calculator:calculate",
 }
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-_SHORT = re.compile(r"\s*(\w+)\((.*)\)\s*", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +39,10 @@ class Responder:
     def __call__(self, token_L) -> list[int] | None:
         """token_L: the prompt and the answer up to the end token of the assistant's turn."""
         text = self._turn(np.asarray(token_L))
-        calls = _CALL.findall(text)
-        if not calls:
+        called = calls.CALL.findall(text)
+        if not called:
             return None
-        results = tuple(Message("tool", result_of(call, self.tools)) for call in calls)
+        results = tuple(Message("tool", result_of(call, self.tools)) for call in called)
         return encode(self._behind_call(results), self.tokenizer, self.form.name).token_L.tolist()
 
     def _turn(self, token_L: np.ndarray) -> str:
@@ -101,17 +99,26 @@ def _merged(pieces: Sequence[Piece]) -> list[Piece]:
 
 def responder(names: Sequence[str], form: Format, tokenizer: Tokenizer) -> Responder:
     """Of tools by name, or "module:function" of your own. Raises UserError: no such tool, a format without tools' turns."""
-    made = Responder(form, tokenizer, {name.rpartition(":")[2]: _tool(name) for name in names})
+    made = Responder(form, tokenizer, {name.rpartition(":")[2]: function(name) for name in names})
     made._behind_call((Message("tool", "0"),))  # the format can write it
     return made
 
 
-def _tool(name: str) -> Callable[[str], str]:
-    tool = name if ":" in name else choose(TOOLS, name, "rl.tools")
-    tool = imported(tool, f"rl.tools={name!r}") if isinstance(tool, str) else tool
+def function(name: str, key: str = "rl.tools") -> Callable[[str], str]:
+    """A tool by its name, or "module:function". key: what named it. Raises UserError: there is none."""
+    tool = name if ":" in name else choose(TOOLS, name, key)
+    tool = imported(tool, f"{key}={name!r}") if isinstance(tool, str) else tool
     if not callable(tool):
-        raise UserError(f"rl.tools={name!r} is a {type(tool).__name__}; expected a function from text to text.")
+        raise UserError(f"{key}={name!r} is a {type(tool).__name__}; expected a function from text to text.")
     return tool
+
+
+def schema(name: str, tool: Callable[[str], str]) -> dict:
+    """A tool as OpenAI's `tools` describe it: by the first paragraph of its docstring and the name of its parameter."""
+    parameter = next(iter(inspect.signature(tool).parameters), "text")
+    described = " ".join((inspect.getdoc(tool) or "").partition("\n\n")[0].split())
+    properties = {"type": "object", "properties": {parameter: {"type": "string"}}, "required": [parameter]}
+    return {"type": "function", "function": {"name": name, "description": described, "parameters": properties}}
 
 
 def result_of(call: str, tools: dict[str, Callable[[str], str]]) -> str:
@@ -135,12 +142,9 @@ def result_of(call: str, tools: dict[str, Callable[[str], str]]) -> str:
 
 def parsed_call(call: str) -> tuple[str, str] | None:
     """(name, argument) of a call; None: it is not one. Of several arguments in JSON the first is taken."""
-    if match := _SHORT.fullmatch(call):
-        return match[1], match[2]
-    try:
-        value = json.loads(call)
-        arguments = value["arguments"]
-        argument = next(iter(arguments.values())) if isinstance(arguments, dict) else arguments
-        return str(value["name"]), str(argument)
-    except (ValueError, KeyError, TypeError, StopIteration, RecursionError):
-        return None
+    name, arguments = calls.parsed(call) or (None, {})
+    if isinstance(arguments, dict):
+        if not arguments:
+            return None
+        arguments = next(iter(arguments.values()))
+    return None if name is None else (name, str(arguments))

@@ -13,4 +13,6 @@ batcher     the thread that makes texts, of jobs that come from any other
 scheduler   what that thread does next: some prompt, some tokens
 row         a job's row: what it says to its listener
 embedding   texts to vectors
+constraints JSON, schemas, regular expressions and grammars that a text is kept to
+tool_calls  tools that an answer may call: how they are asked for, and how calls are read from its text
 """

@@ -5,6 +5,7 @@
     prompt_L = format.prompt(messages, tokenizer)             # what generation continues, until one of format.stop_ids
 
     conversation    messages, checked, and the records that they are read from
+    calls           tools that an assistant may call, and its calls, as text
     forms           the forms of records: OpenAI's, prompt and completion, Alpaca's, ShareGPT's
     base            what formats have in common: pieces of text and control tokens, and their tokens and weights
     formats         the named formats

@@ -8,7 +8,7 @@ Forms may ask for more (forms.py).
 import math
 from typing import NamedTuple
 
-from gptjax.data.chat import forms
+from gptjax.data.chat import calls, forms
 from gptjax.errors import UserError, choose, shorten
 
 ROLES = {name: name for name in ("system", "user", "assistant", "tool")} | {"developer": "system"}
@@ -16,12 +16,14 @@ ROLES = {name: name for name in ("system", "user", "assistant", "tool")} | {"dev
 
 class Message(NamedTuple):
     """One turn. weight: of an assistant's message in the loss; None is 1. Other roles' messages are no targets. tokens: of an
-    answer that a model gave, as it drew them; None: those of the text are meant."""
+    answer that a model gave, as it drew them; None: those of the text are meant. tools: of a system message, the tools that
+    may be called, as JSON (calls.py)."""
 
     role: str
     content: str
     weight: float | None = None
     tokens: tuple[int, ...] | None = None
+    tools: tuple[str, ...] = ()
 
     @property
     def loss_weight(self) -> float:
@@ -44,27 +46,40 @@ def from_record(record: dict, where: str) -> Conversation:
     """
     if not isinstance(record, dict):
         raise UserError(f"{where} holds a {type(record).__name__}; expected an object with messages.")
-    messages = parse_messages(forms.messages(record, where), where)
+    messages = parse_messages(forms.messages(record, where), where, record.get("tools"))
     if not any(message.loss_weight for message in messages):
         has = "no assistant's message" if all(m.role != "assistant" for m in messages) else "only weights of 0"
         raise UserError(f"{where} has no target: it has {has}; leave it out, or give an answer to learn.")
     return Conversation(messages, where)
 
 
-def parse_messages(values, where: str) -> tuple[Message, ...]:
-    """Messages of a list of {"role", "content"}, in OpenAI's form, with or without an answer.
+def parse_messages(values, where: str, tools=None) -> tuple[Message, ...]:
+    """Messages of a list of {"role", "content"}, in OpenAI's form, with or without an answer. An assistant's tool_calls
+    become text behind its content.
 
+    tools: that the assistant may call, in OpenAI's form; the system message has them, and is there for them if need be.
     Raises UserError that begins with where: as from_record, but for the target.
     """
     if not isinstance(values, list | tuple) or not values:
         raise UserError(f"{where} has no messages; expected a list of objects with role and content.")
+    values = calls.in_order(values, where)
     messages = tuple(_message(value, f"{where}: message {i}") for i, value in enumerate(values, start=1))
     for i, message in enumerate(messages, start=1):
         _check_place(message, messages[: i - 1], f"{where}: message {i}")
-    return messages
+    return with_tools(messages, calls.checked_tools(tools, where))
+
+
+def with_tools(messages: tuple[Message, ...], tools: tuple[str, ...]) -> tuple[Message, ...]:
+    """messages whose system message, an empty one if there is none, has tools."""
+    if not tools:
+        return messages
+    if messages and messages[0].role == "system":
+        return (messages[0]._replace(tools=tools), *messages[1:])
+    return (Message("system", "", tools=tools), *messages)
 
 
 def _message(value, where: str) -> Message:
+    tools = value.tools if isinstance(value, Message) else ()
     if isinstance(value, Message):
         value = value._asdict()
     if not isinstance(value, dict):
@@ -76,10 +91,13 @@ def _message(value, where: str) -> Message:
         role = choose(ROLES, name, "role")
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    content = _text(value.get("content"), where)
+    content = value.get("content")
+    if role == "assistant":
+        content = calls.content_with(content, value.get("tool_calls"), where)
+    content = _text(content, where)
     if not content.strip() and role in ("user", "assistant"):
         raise UserError(f"{where} ({role}) is empty; give it a text, or leave the record out.")
-    return Message(role, content, _weight(value.get("weight"), role, where))
+    return Message(role, content, _weight(value.get("weight"), role, where), tools=tools)
 
 
 def _text(content, where: str) -> str:

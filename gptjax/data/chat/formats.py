@@ -9,6 +9,7 @@ llama3      <|start_header_id|>user<|end_header_id|>\\n\\nHello<|eot_id|>, conte
 import dataclasses
 from collections.abc import Iterable
 
+from gptjax.data.chat import calls
 from gptjax.data.chat.base import Format, Piece, control_id
 from gptjax.data.chat.conversation import Conversation, Message
 from gptjax.data.tokenizers.base import Tokenizer
@@ -49,16 +50,23 @@ class TurnFormat(Format):
         return [Piece(next(name for name, i in tokenizer.special.items() if i == tokenizer.bos_id), is_control=True)]
 
     def _turns(self, messages: Iterable[Message]) -> Iterable[Piece]:
-        messages = tuple(messages)
-        if self.default_system is not None and (not messages or messages[0].role != "system"):
-            messages = (Message("system", self.default_system), *messages)
-        for message in messages:
+        for message in self._with_default_system(tuple(messages)):
             yield from self._opening(message.role)
-            content = message.content.strip() if self.strips else message.content
+            content = calls.described(message.content, message.tools)
+            content = content.strip() if self.strips else content
             is_answer = message.role == "assistant"
             yield Piece(content, weight=message.loss_weight, begins_answer=is_answer)
             yield Piece(self.end, is_control=True, weight=message.loss_weight)
             yield Piece(self.after)
+
+    def _with_default_system(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """Also where a system message is there for its tools alone."""
+        first = messages[0] if messages and messages[0].role == "system" else None
+        if self.default_system is None or (first is not None and (first.content or not first.tools)):
+            return messages
+        if first is None:
+            return (Message("system", self.default_system), *messages)
+        return (first._replace(content=self.default_system), *messages[1:])
 
     def _opening(self, role: str) -> Iterable[Piece]:
         for part in self.opening:

@@ -7,20 +7,24 @@ of transformers' apply_chat_template but for what base.py says of the beginning 
 What an assistant said is inside `{% generation %}` in the template; where the template has none, it is what stands between
 the prompt of the messages before it and its last control token, and a template that does not write a conversation as its
 beginning and more is refused.
+
+A template that names `tools` and writes calls as calls.py does is given the tools, to describe in its own words.
 """
 
 import dataclasses
 import itertools
+import json
 import re
 from collections.abc import Iterator
 
-from gptjax.data.chat import environment, marking
+from gptjax.data.chat import calls, environment, marking
 from gptjax.data.chat.base import Format, Piece, control_id
 from gptjax.data.chat.conversation import Conversation, Message
 from gptjax.data.tokenizers.base import Tokenizer
 from gptjax.data.tokenizers.symbols import NAME
 from gptjax.errors import UserError
 
+_KNOWS_TOOLS = re.compile(rf"(?s)(?=.*\btools\b).*{calls.OPENED}")
 _HAS_SPANS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 Span = tuple[int, int]  # [start, end) in characters of a marked text
 
@@ -100,15 +104,25 @@ class _Text:
     """Messages as a template writes them, with the marks of marking.py in what they spell."""
 
     def __init__(self, form: TemplateFormat, messages: tuple[Message, ...], tokenizer: Tokenizer, is_prompt=False):
-        self.messages = messages
+        self.messages, tools = _shown(form.template, messages)
         self._form, self._names = form, marking.names_of(tuple(tokenizer.special))
-        self._variables = form.special_variables(tokenizer)
-        self._marks = environment.unused_marks([form.template, *(message.content for message in messages)])
+        self._marks = environment.unused_marks([form.template, *tools, *(message.content for message in self.messages)])
+        self._variables = {"tools": [self._marked(json.loads(tool)) for tool in tools] or None}
+        self._variables |= form.special_variables(tokenizer)
         self._values = [
-            {"role": m.role, "content": marking.marked(m.content, self._names, self._marks.parted)} for m in messages
+            {"role": m.role, "content": marking.marked(m.content, self._names, self._marks.parted)}
+            for m in self.messages
         ]
         self._before = {}
-        self.marked, self.generated = self._render(len(messages), is_prompt)
+        self.marked, self.generated = self._render(len(self.messages), is_prompt)
+
+    def _marked(self, value):
+        """A JSON value with the marks in all of its texts."""
+        if isinstance(value, dict):
+            return {self._marked(key): self._marked(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._marked(inner) for inner in value]
+        return marking.marked(value, self._names, self._marks.parted) if isinstance(value, str) else value
 
     def before(self, i: int, is_prompt: bool = False) -> str:
         """The first i messages alone."""
@@ -140,9 +154,19 @@ class _Text:
         return {len(prompt) for prompt in prompts if self.marked.startswith(prompt)}
 
     def _render(self, count: int, is_prompt: bool) -> tuple[str, list[Span]]:
-        values = {"messages": self._values[:count], "tools": None, "documents": None}
+        values = {"messages": self._values[:count], "documents": None}
         values |= {"add_generation_prompt": is_prompt} | self._variables
         return environment.rendered(self._form.template, self._marks, values)
+
+
+def _shown(template: str, messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    """(messages as the template is given them, tools for it to describe)."""
+    first = messages[0] if messages else None
+    if first is None or not first.tools:
+        return messages, ()
+    if not _KNOWS_TOOLS.match(template):
+        return (first._replace(content=calls.described(first.content, first.tools), tools=()), *messages[1:]), ()
+    return (messages if first.content else messages[1:]), first.tools
 
 
 def _weight_of(start: int, end: int, weighted: list[tuple[Span, float]]) -> float:
