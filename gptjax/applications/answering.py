@@ -32,7 +32,9 @@ class Outcome:
     tries: int = 1  # answers that were asked for
 
 
-def answer(model: Model, chosen: recipe.Recipe, text: str, values=None, *, settings=None, index=None, on_text=None) -> Outcome:
+def answer(
+    model: Model, chosen: recipe.Recipe, text: str, values=None, *, settings=None, index=None, on_text=None
+) -> Outcome:
     """values: of placeholders. settings: instead of the recipe's. index: retrieval.Index, for a recipe that needs one.
 
     on_text(piece) is called with the answer as it comes, where nothing but its text is asked for. Raises UserError: a value is
@@ -45,7 +47,9 @@ def answer(model: Model, chosen: recipe.Recipe, text: str, values=None, *, setti
     shown = ()
     if chosen.retrieval is not None:
         if index is None:
-            raise UserError(f"{chosen.path} answers from documents; make an index with `gptjax index` and give --index=DIR.")
+            raise UserError(
+                f"{chosen.path} answers from documents; make an index with `gptjax index` and give --index=DIR."
+            )
         shown = tuple(index.search(text, chosen.retrieval.get("passages", 3)))
         values[recipe.SOURCES] = numbered(shown)
     messages, _ = recipe.apply(chosen, (Message("user", text),), values)

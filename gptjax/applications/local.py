@@ -25,7 +25,9 @@ class Local:
     def title(self) -> str:
         return f"{self.run.directory.path}, step {self.run.step}"
 
-    def reply(self, messages, settings: dict, offered: dict[str, tools.Tool], schema: dict | None, on_text=None) -> Reply:
+    def reply(
+        self, messages, settings: dict, offered: dict[str, tools.Tool], schema: dict | None, on_text=None
+    ) -> Reply:
         """The answer to messages. schema: nothing holds the model to it here; whoever asks checks and asks again."""
         if offered:
             messages = _with_tools(messages, offered)
@@ -60,7 +62,9 @@ class Local:
         whole = [self._with_answer(messages, label, len(prompt_L), stops) for label in labels]
         longest, context = max(map(len, whole)), self.run.config.model.context_length
         if longest > context - 1:
-            raise UserError(f"the conversation with a label has {longest} tokens; the context is {context}: give a shorter text.")
+            raise UserError(
+                f"the conversation with a label has {longest} tokens; the context is {context}: give a shorter text."
+            )
         scored = self.run.generate(whole, max_tokens=1, temperature=0.0, logprobs=True)
         return {
             label: float(np.sum(one.prompt_logprobs[len(prompt_L) - 1 :], dtype=np.float64))
@@ -79,5 +83,3 @@ def _with_tools(messages, offered: dict[str, tools.Tool]) -> list[Message]:
     """messages with what the model may call, in the system message."""
     first, rest = (messages[0].content, messages[1:]) if messages[0].role == "system" else ("", messages)
     return [Message("system", "\n\n".join(filter(None, (first, tools.described(offered))))), *rest]
-
-

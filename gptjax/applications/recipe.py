@@ -8,7 +8,7 @@
     language = "French"
     [[examples]]                            # turns shown before: the user's from the template, the assistant's from answer
     text = "Good morning."
-    answer = "Bonjour."
+    answer = "Bonjour."                     # before it call and result, of a tool
     [settings]                              # as the flags of `gptjax sample` are called
     temperature = 0.0
 
@@ -129,14 +129,20 @@ def _check(recipe: Recipe) -> None:
     """Raises UserError: keys that don't go together, or a value that is none."""
     path = recipe.path
     ways = [key for key in ("user", "prompt", "infill") if getattr(recipe, key) is not None]
-    _require(len(ways) == 1, f"{path} has {' and '.join(ways) or 'none of them'}; expected one of user, prompt, infill.")
+    _require(
+        len(ways) == 1, f"{path} has {' and '.join(ways) or 'none of them'}; expected one of user, prompt, infill."
+    )
     shapes = [key for key in SHAPES if getattr(recipe, key)]
     _require(len(shapes) <= 1, f"{path} has {' and '.join(shapes)}; a recipe has one of {', '.join(SHAPES)} at most.")
     if not recipe.is_chat:
-        chat_only = [key for key in ("system", "examples", "labels", "tools", "retrieval", "schema") if getattr(recipe, key)]
+        chat_only = [
+            key for key in ("system", "examples", "labels", "tools", "retrieval", "schema") if getattr(recipe, key)
+        ]
         _require(not chat_only, f"{path}: {', '.join(chat_only)} is for conversations; use user instead of {ways[0]}.")
     else:
-        _require(TEXT in templates.placeholders(recipe.user), f"{path}: user has no {{text}}, where what is typed goes.")
+        _require(
+            TEXT in templates.placeholders(recipe.user), f"{path}: user has no {{text}}, where what is typed goes."
+        )
     _require(
         not recipe.labels or (len(set(recipe.labels)) == len(recipe.labels) > 1 and all(map(_is_text, recipe.labels))),
         f"{path}: labels={list(recipe.labels)}; expected at least two texts, each another.",
@@ -166,8 +172,10 @@ def _check_examples(recipe: Recipe) -> None:
         where = f"{recipe.path}: example {i}"
         _require("answer" in example, f"{where} has no answer, what the assistant says.")
         _require(
-            not recipe.labels or example["answer"] in recipe.labels, f"{where}: its answer is none of the labels."
+            ("call" in example) == ("result" in example), f"{where} has one of call and result; give both, or none."
         )
+        _require(recipe.tools or "call" not in example, f"{where} has a call, and the recipe no tools.")
+        _require(not recipe.labels or example["answer"] in recipe.labels, f"{where}: its answer is none of the labels.")
         templates.filled(recipe.user, {SOURCES: "", **recipe.values, **example}, where)
 
 
@@ -195,17 +203,22 @@ def apply(recipe: Recipe, messages, values: dict[str, str] | None = None) -> tup
     system = "\n\n".join(text for text in (system, given) if text)
     applied = [Message("system", system)] if system else []
     for example in recipe.examples:
-        shown = {**values, SOURCES: "", **example}
-        applied += [
-            Message("user", templates.filled(recipe.user, shown, recipe.path)),
-            Message("assistant", example["answer"]),
-        ]
+        applied += _shown(example, recipe, values)
     for message in messages[given is not None :]:
         if message.role == "user":
             text = templates.filled(recipe.user, {**values, TEXT: message.content}, recipe.path)
             message = message._replace(content=text)
         applied.append(message)
     return tuple(applied), dict(recipe.settings)
+
+
+def _shown(example: dict, recipe: Recipe, values: dict) -> list[Message]:
+    """The turns of an example."""
+    text = templates.filled(recipe.user, {**values, SOURCES: "", **example}, recipe.path)
+    called = []
+    if "call" in example:
+        called = [Message("assistant", f"<tool_call>{example['call']}</tool_call>"), Message("tool", example["result"])]
+    return [Message("user", text), *called, Message("assistant", example["answer"])]
 
 
 def all_values(recipe: Recipe, values: dict[str, str]) -> dict[str, str]:

@@ -27,7 +27,9 @@ class Remote:
     def title(self) -> str:
         return f"{self.model} of {self.url}"
 
-    def reply(self, messages, settings: dict, offered: dict[str, tools.Tool], schema: dict | None, on_text=None) -> Reply:
+    def reply(
+        self, messages, settings: dict, offered: dict[str, tools.Tool], schema: dict | None, on_text=None
+    ) -> Reply:
         body = {"messages": tools.to_openai(messages), **settings}
         if offered:
             body["tools"] = [tool.schema(name) for name, tool in offered.items()]
@@ -57,7 +59,9 @@ class Remote:
         choice = self._post("/chat/completions", body | {"regex": "|".join(map(re.escape, labels))})
         text = (choice["message"]["content"] or "").strip()
         if text not in labels:
-            raise UserError(f"{self.title} says {shorten(repr(text), 80)}, none of the labels: it does not know `regex`.")
+            raise UserError(
+                f"{self.title} says {shorten(repr(text), 80)}, none of the labels: it does not know `regex`."
+            )
         return {label: 0.0 if label == text else -math.inf for label in labels}
 
     def embed(self, texts: list[str]) -> list[list[float]]:

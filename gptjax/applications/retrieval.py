@@ -93,7 +93,9 @@ def load(folder: str) -> Index:
         lines = (source / "passages.jsonl").read_text(encoding="utf-8").splitlines()
         passages = [Passage(**json.loads(line)) for line in lines]
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"--index={folder} holds no index ({error}); make one with gptjax index --out={folder} FILES.") from error
+        raise UserError(
+            f"--index={folder} holds no index ({error}); make one with gptjax index --out={folder} FILES."
+        ) from error
     words = library("bm25s", "an index").BM25.load(str(source / "words"))
     embeddings = typing.cast(str | None, facts["embeddings"])
     vector_ND = None if embeddings is None else np.load(source / "vectors.npy")

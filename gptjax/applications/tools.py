@@ -121,7 +121,9 @@ def calls_of(text: str) -> list[Call]:
 def result_of(call: Call, tools: dict[str, Tool]) -> str:
     """What a tool says, or "error: " and what is wrong with the call."""
     if call.name not in tools:
-        wrong = f"no function {shorten(call.name, 40)!r}" if call.name else "the call is no JSON with name and arguments"
+        wrong = (
+            f"no function {shorten(call.name, 40)!r}" if call.name else "the call is no JSON with name and arguments"
+        )
         return f"error: {wrong}; there are: {', '.join(tools)}"
     tool = tools[call.name]
     try:
@@ -142,7 +144,10 @@ def to_openai(messages: Sequence[Message]) -> list[dict]:
     for message in messages:
         one = {"role": message.role, "content": message.content}
         if message.role == "assistant":
-            waiting = [call._replace(id=f"call_{len(written_messages)}_{i}") for i, call in enumerate(calls_of(message.content))]
+            waiting = [
+                call._replace(id=f"call_{len(written_messages)}_{i}")
+                for i, call in enumerate(calls_of(message.content))
+            ]
             if waiting:
                 one["content"] = _CALL.sub("", message.content).strip() or None
                 one["tool_calls"] = [_as_openai(call) for call in waiting]

@@ -83,7 +83,9 @@ class SentenceEncoder:
             limits = place / "sentence_bert_config.json"
             most = json.loads(limits.read_text())["max_seq_length"] if limits.exists() else None
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"--embeddings={folder} is none of: run:DIR, an address, minilm, a folder ({error}).") from error
+            raise UserError(
+                f"--embeddings={folder} is none of: run:DIR, an address, minilm, a folder ({error})."
+            ) from error
         _check_is_bert(self.config, place)
         self.most = min(most or 10**9, self.config["max_position_embeddings"])
         from safetensors.numpy import load_file
@@ -122,7 +124,9 @@ def _check_is_bert(config: dict, place: pathlib.Path) -> None:
     if pooling.exists() and not json.loads(pooling.read_text()).get("pooling_mode_mean_tokens"):
         others["pooling"] = "not the mean of the tokens"
     if others:
-        raise UserError(f"--embeddings={place}: {others} is not read here; use an encoder of BERT's shape, such as minilm.")
+        raise UserError(
+            f"--embeddings={place}: {others} is not read here; use an encoder of BERT's shape, such as minilm."
+        )
 
 
 def _mean_of_last_layer(layers: int, heads: int, epsilon: float, params: dict, token_BL, seen_BL):

@@ -6,6 +6,8 @@ plan             the same, compiled for a machine that is not here
 eval             loss of a run on text; task_tables.py on tasks of lm-evaluation-harness
 compare          two runs on the same text
 sample           text from a run; chatting.py is the conversation of --chat, best_of.py chooses among answers
+ask              a recipe applied to a text
+index            an index of documents for recipes
 watch            a page of a run or a study for a browser
 verify           whether a run's files are as they were written
 prepare          token shards from text
