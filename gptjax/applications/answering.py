@@ -85,7 +85,7 @@ def _answered(model, chosen, messages, settings, on_text) -> Outcome:
     offered = tools.of_recipe(chosen)
     streams = None if offered or chosen.equations else on_text
     made: list[tuple[str, str, str]] = []
-    for tries in range(1, tools.MOST_CALLS + 2):
+    for _ in range(tools.MOST_CALLS + 1):
         reply = model.reply(messages, settings, offered, None, streams)
         if not reply.calls:
             break
@@ -94,7 +94,7 @@ def _answered(model, chosen, messages, settings, on_text) -> Outcome:
         made += [(call.name, call.arguments, result) for call, result in zip(reply.calls, results)]
         messages = (*messages, Message("assistant", turn), *(Message("tool", result) for result in results))
     notes = _cut_note(reply) + (("it called tools to the end, and gave no answer",) if reply.calls else ())
-    return Outcome(reply.text, reply.finish_reason, notes, calls=tuple(made), tries=tries)
+    return Outcome(reply.text, reply.finish_reason, notes, calls=tuple(made))
 
 
 def _labelled(model, chosen, messages, values) -> Outcome:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gptjax.errors import UserError
 from gptjax.posttrain.calculator import calculate
 
-_NUMBER = r"\d[\d,]*(?:\.\d+)?"
+_NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 _SUM = re.compile(
     rf"(?<![\w.,)])(?P<left>[(\s]*{_NUMBER}(?:[()\s]*(?:\*\*|[-+*/x×÷−])[(\s]*{_NUMBER}[)\s]*)+)=\s*"
     rf"(?P<right>[-−]?{_NUMBER})"
