@@ -37,7 +37,10 @@ COMMANDS = {  # name: (module, what it is for)
         "show a run or a study as a page in a browser: losses, speed, events, samples, goodput",
     ),
     "sample": ("gptjax.commands.sample", "generate text with a run"),
-    "ask": ("gptjax.commands.ask", "apply a recipe to a text: summary, translation, classification, your documents, ..."),
+    "ask": (
+        "gptjax.commands.ask",
+        "apply a recipe to a text: summary, translation, classification, your documents, ...",
+    ),
     "index": ("gptjax.commands.index", "make an index of documents, which recipes answer from"),
     "verify": ("gptjax.commands.verify", "check that a run's checkpoints and files are as they were written"),
     "prepare": ("gptjax.commands.prepare", "turn text into a folder of token shards: clean, deduplicate, tokenise"),

@@ -66,17 +66,18 @@ def cut(text: str, source: str, length: int = LENGTH) -> list[Passage]:
 
 def _spans(text: str, start: int, stop: int, length: int, separators) -> list[tuple[int, int]]:
     """(start, stop) of neighbouring pieces, each as long as it may be, cut at the coarsest separator that does."""
-    if stop - start <= length:
+    size = lambda start, stop: len(text[start:stop].strip())  # noqa: E731
+    if size(start, stop) <= length:
         return [(start, stop)]
     if not separators:
         return [(at, min(at + length, stop)) for at in range(start, stop, length)]
     ends = [*(match.end() for match in separators[0].finditer(text, start, stop) if match.end() > start), stop]
     spans, first, last = [], start, start
     for end in ends:
-        if end - first > length and last > first:
+        if last > first and size(first, end) > length:
             spans.append((first, last))
             first = last
-        if end - first > length:
+        if size(first, end) > length:
             spans += _spans(text, first, end, length, separators[1:])
             first = end
         last = end

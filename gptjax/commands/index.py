@@ -3,11 +3,10 @@
 import sys
 
 from gptjax import start
-from gptjax.errors import UserError
 
 
 def add_flags(parser) -> None:
-    parser.add_argument("files", nargs="*", metavar="FILE", help="text files (UTF-8), or folders of .txt, .md and .rst")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="text files (UTF-8), or folders of .txt, .md and .rst")
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="the folder of the index; one that is there is replaced"
     )
@@ -20,10 +19,6 @@ def add_flags(parser) -> None:
 
 
 def run(args) -> None:
-    if not args.files:
-        raise UserError(
-            "gptjax index needs documents; give files or folders, as in gptjax index --out=indexes/docs docs."
-        )
     from gptjax.applications import documents, retrieval
 
     passages = documents.read(args.files)

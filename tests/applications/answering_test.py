@@ -36,7 +36,7 @@ def model():
     shape = dict(context_length=4096, n_layers=1, d_model=16, n_heads=2, dtype="float32", position="rope")
     config = Config(
         model=ModelConfig(vocab_size=words.vocab_size, **shape),
-        data=DataConfig(tokenizer="bytes", chat="gptjax"),
+        data=DataConfig(tokenizer="bytes"),
         train=TrainConfig(steps=1, batch_size=8),
     )
     program = programs.build(config, meshes.make_mesh(config, jax.devices()[:1]), "xla")
@@ -62,7 +62,7 @@ def shipped(name: str) -> recipe.Recipe:
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.toml")), ids=lambda file: file.stem)
 def test_a_shipped_recipe_runs_to_its_end_on_a_tiny_model(file, model, index):
     one = recipe.read(str(file))
-    text = "def f():\n    return <FILL>\n" if one.infill else "How do I go on?"
+    text = "def f():\n    return <FILL>\n" if one.infill else "How does a run go on?"
     pieces, settings = [], {"max_tokens": 4}
     if one.schema is not None:
         with pytest.raises(UserError, match="gave no object of the schema in 3 answers"):

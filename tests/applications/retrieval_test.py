@@ -107,7 +107,7 @@ def test_the_command_makes_an_index_and_says_what_is_wrong(files, capsys):
     (files / "empty.txt").write_text(" \n")
     (files / "bytes.txt").write_bytes(b"\xff\xfe")
     wrong = {
-        (out,): "gptjax index needs documents",
+        (out,): "the following arguments are required: FILE",
         (out, str(files / "absent")): "is not there; give text files",
         (out, str(files / "empty.txt")): "there is no text in",
         (out, str(files / "bytes.txt")): "cannot be read as UTF-8 text",
