@@ -7,6 +7,7 @@ schema is asked for again, and then an error.
 """
 
 import dataclasses
+import json
 import math
 
 from gptjax.applications import citations, equations, fields, infilling, recipe, templates, tools
@@ -89,12 +90,22 @@ def _answered(model, chosen, messages, settings, on_text) -> Outcome:
         reply = model.reply(messages, settings, offered, None, streams)
         if not reply.calls:
             break
-        turn = "".join([reply.text.partition("<tool_call>")[0].strip(), *map(tools.written, reply.calls)])
         results = [tools.result_of(call, offered) for call in reply.calls]
         made += [(call.name, call.arguments, result) for call, result in zip(reply.calls, results)]
-        messages = (*messages, Message("assistant", turn), *(Message("tool", result) for result in results))
+        messages = (*messages, _turn(reply), *(Message("tool", result) for result in results))
     notes = _cut_note(reply) + (("it called tools to the end, and gave no answer",) if reply.calls else ())
     return Outcome(reply.text, reply.finish_reason, notes, calls=tuple(made))
+
+
+def _turn(reply: Reply) -> Message:
+    """A reply as a turn: in the tokens that were drawn, where they are known; a server's calls are written into its text."""
+    if reply.calls and not tools.calls_of(reply.text):
+        return Message("assistant", "".join([reply.text, *map(tools.written, reply.calls)]))
+    return (
+        Message("assistant", reply.text, tokens=reply.tokens)
+        if reply.text.strip()
+        else Message("assistant", "(nothing)")
+    )
 
 
 def _labelled(model, chosen, messages, values) -> Outcome:
@@ -119,9 +130,9 @@ def _filled_in(model, chosen, messages, settings) -> Outcome:
         except UserError as error:
             problem = first_line(error)
             again = Message("user", f"That is not right: {problem}. Answer with the corrected JSON object only.")
-            messages = (*messages, Message("assistant", reply.text or "{}", tokens=None), again)
+            messages = (*messages, _turn(reply), again)
             continue
-        return Outcome(fields.json.dumps(value, ensure_ascii=False), reply.finish_reason, value=value, tries=tries)
+        return Outcome(json.dumps(value, ensure_ascii=False), reply.finish_reason, value=value, tries=tries)
     raise UserError(f"{model.title} gave no object of the schema in {tries} answers; of the last: {problem}.")
 
 

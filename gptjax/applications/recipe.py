@@ -161,6 +161,13 @@ def _check(recipe: Recipe) -> None:
             f"{path}: [values] and [[examples]] hold texts that are not empty; one is not.",
         )
     _check_examples(recipe)
+    several = [
+        name for name in ("num_beams", "num_return_sequences", "length_penalty", "logprobs") if name in recipe.settings
+    ]
+    _require(
+        not several,
+        f"{path}: [settings] has {', '.join(several)}; a recipe gives one text, and streams it: leave it out.",
+    )
     try:
         Settings(**recipe.settings)
     except UserError as error:

@@ -93,6 +93,7 @@ def test_braces_that_hold_no_name_are_text_and_doubled_ones_are_a_name_in_braces
         ('[infill]\ngap = ""', "has no gap"),
         ('user = "{text}"\n[settings]\ntemperature = -1.0', "--temperature=-1.0 is negative"),
         ('user = "{text}"\n[settings]\ntemprature = 1.0', "did you mean 'temperature'"),
+        ('user = "{text}"\n[settings]\nnum_beams = 2', "has num_beams; a recipe gives one text"),
         ('user = "{text}"\n[[examples]]\ntext = "x"', "example 1 has no answer"),
         ('user = "{text} {to}"\n[[examples]]\ntext = "x"\nanswer = "y"', "example 1 needs a value for {to}"),
         ('user = "{text}"\nlabels = ["a", "b"]\n[[examples]]\ntext = "x"\nanswer = "c"', "is none of the labels"),
