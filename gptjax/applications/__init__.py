@@ -3,7 +3,9 @@
 recipe      a recipe's file, and how it is applied to a conversation
 templates   texts with {placeholders}
 answering   a recipe run on a model: tools called, fields checked, labels chosen, sources found and cited
-models      a model that is asked: a run in this process, or a server's
+replies     what a model says to a recipe, and what is asked of a model
+local       a run in this process that is asked
+remote      a server that is asked
 tools       functions that an assistant may call
 orders      tools over a shop's file of orders
 equations   arithmetic in an answer, checked

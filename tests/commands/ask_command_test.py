@@ -22,11 +22,11 @@ def ask(capsys, name: str, *words):
 
 def test_a_run_goes_on_with_a_text_as_gptjax_sample_does(capsys, tmp_path):
     (tmp_path / "own.toml").write_text('prompt = "{first}{text}"\n[settings]\nmax_tokens = 9\ntemperature = 0.0\n')
-    words = [f"--workdir={GOLDEN}", "--var=first=a", "--max_tokens=7", "bc"]
+    words = [f"--workdir={GOLDEN}", "--var=first=th", "--max_tokens=7", "e cat"]
     assert cli.main(["ask", f"--recipe={tmp_path / 'own.toml'}", *words]) == 0
     out, err = capsys.readouterr()
     assert (
-        cli.main(["sample", f"--workdir={GOLDEN}", "--prompt=abc", "--max_tokens=7", "--temperature=0", "--json"]) == 0
+        cli.main(["sample", f"--workdir={GOLDEN}", "--prompt=the cat", "--max_tokens=7", "--temperature=0", "--json"]) == 0
     )
     assert out == json.loads(capsys.readouterr().out)["text"] + "\n"
     assert err == "note: it is cut off: max_tokens is reached\n"
