@@ -79,8 +79,13 @@ def _index(folder: str) -> retrieval.Index:
 def _command(name: str, values: dict, text: str) -> str:
     variables = "".join(f' --var="{key}={value}"' for key, value in values.items())
     more = " --index=indexes/docs" if name == "questions" else ""
-    typed = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'gptjax ask --workdir=runs/smollm2 --recipe=configs/recipes/{name}.toml --temperature=0{variables}{more} \\\n  "{typed}"'
+    if "\n" in text:
+        escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+        typed = f"$'{escaped}'"
+    else:
+        typed = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    recipes = f"--recipe=configs/recipes/{name}.toml"
+    return f"gptjax ask --workdir=runs/smollm2 {recipes} --temperature=0{variables}{more} \\\n  {typed}"
 
 
 def _said(model, one, text: str, values: dict, index) -> str:

@@ -65,8 +65,12 @@ def test_an_answer_in_pieces_is_filtered_as_if_it_came_at_once(words, random):
     text = "".join(words)
     cuts = sorted(random.randrange(len(text) + 1) for _ in range(random.randrange(8)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)])]
-    one = filters(PERSONAL, REDACT, REFUSE)
-    assert streamed(one, pieces) == streamed(one, [text]) == streamed(one, list(text))
+    for one in (filters(PERSONAL, REDACT, REFUSE), filters(REDACT, REFUSE)):  # addresses alone hold back whole words
+        assert streamed(one, pieces) == streamed(one, [text]) == streamed(one, list(text))
+
+
+def test_what_stands_before_a_match_is_seen_when_it_has_been_shown_already():
+    assert streamed(filters(REDACT), list("qzap zap")) == ("qzap [hidden]", None)
 
 
 def test_what_was_held_back_comes_as_soon_as_it_can_be_no_match():
