@@ -94,6 +94,8 @@ def _answered(model, chosen, messages, settings, on_text) -> Outcome:
         made += [(call.name, call.arguments, result) for call, result in zip(reply.calls, results)]
         messages = (*messages, _turn(reply), *(Message("tool", result) for result in results))
     notes = _cut_note(reply) + (("it called tools to the end, and gave no answer",) if reply.calls else ())
+    if offered and not reply.calls and "<tool_call>" in reply.text:
+        notes += ("it began a call of a function, and did not end it",)
     return Outcome(reply.text, reply.finish_reason, notes, calls=tuple(made))
 
 

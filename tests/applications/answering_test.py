@@ -158,6 +158,12 @@ def test_a_model_that_calls_for_ever_is_stopped_and_that_is_noted(shop):
     assert len(requests) == 5 and "it called tools to the end, and gave no answer" in outcome.notes
 
 
+def test_a_call_that_is_begun_and_not_ended_is_noted(shop):
+    with openai_server.serving(said('<tool_call>{"name": "calc')) as (url, _):
+        outcome = answering.answer(Remote(url), recipe.read(str(shop / "calculator.toml")), "1+1?")
+    assert outcome.notes == ("it began a call of a function, and did not end it",) and not outcome.calls
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
