@@ -39,6 +39,11 @@ COMMANDS = {  # name: (module, what it is for)
     "sample": ("gptjax.commands.sample", "generate text with a run"),
     "serve": ("gptjax.commands.serve", "serve runs over HTTP, as OpenAI's clients expect it"),
     "chat": ("gptjax.commands.chat", "talk with a run, or with a server, in the terminal"),
+    "ask": (
+        "gptjax.commands.ask",
+        "apply a recipe to a text: summary, translation, classification, your documents, ...",
+    ),
+    "index": ("gptjax.commands.index", "make an index of documents, which recipes answer from"),
     "verify": ("gptjax.commands.verify", "check that a run's checkpoints and files are as they were written"),
     "prepare": ("gptjax.commands.prepare", "turn text into a folder of token shards: clean, deduplicate, tokenise"),
     "data": (

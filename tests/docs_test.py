@@ -167,7 +167,7 @@ def _words_of_nobody(quoted: str) -> list[str]:
     return re.findall(r"(?<!\w)[A-Za-z][a-z']+(?:[,;]? [a-z][a-z']+){2,}", rest)
 
 
-OF_OTHERS = re.compile(r"gptjax (sample|data)|launch/")  # they print words of a model, of a text, of other programs
+OF_OTHERS = re.compile(r"gptjax (ask|sample|data)|launch/")  # they print words of a model, of a text, of other programs
 TABLES_OF_ERRORS = ("What goes wrong, in one line", "What to do when a fit is refused")
 
 

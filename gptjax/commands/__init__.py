@@ -9,6 +9,8 @@ sample           text from a run; chatting.py is the conversation of --chat, bes
 serve            a server of OpenAI's shape
 chat             a conversation in the terminal: chat_session.py keeps it, chat_input.py reads what is typed, chat_run.py and
                  chat_server.py answer
+ask              a recipe applied to a text
+index            an index of documents for recipes
 watch            a page of a run or a study for a browser
 verify           whether a run's files are as they were written
 prepare          token shards from text

