@@ -7,6 +7,7 @@ sampling.py   logits to a token: what the options do
 decoding.py   the compiled programs: prefill and decode, with a cache of keys and values
 engine.py     tokens to tokens: a batch of rows of unequal length, from its start to its end
 slots.py      tokens to tokens: rows that come and go
+speculative.py   tokens that are guessed, read at once and kept where the distribution stays what it is
 text.py       texts to texts: stop strings, streaming, log-probabilities
 chat.py       conversations to answers
 beam.py       beam search
