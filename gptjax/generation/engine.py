@@ -130,7 +130,10 @@ class Engine:
 
     def _round(self, rows, watch, chunk: int) -> None:
         """Until all are finished or the longest has filled the context."""
-        new, penalises = self.room(rows)
+        left = max(row.settings.max_tokens - len(row.new) for row in rows if row.finished is None)
+        longest = max(len(self.shown(row)) for row in rows)
+        new = min(left, self.config.context_length - longest)
+        penalises = any(row.settings.penalties for row in rows)
         state, pad_B = self.prefill(rows, places_for=new, with_counts=penalises)
         wanted = wanted_of(rows, len(pad_B))._replace(pad_B=pad_B)
         logprobs, made = decoding.MODEL if any(row.settings.logprobs for row in rows) else None, 0
@@ -138,12 +141,6 @@ class Engine:
             count = min(new - made, chunk)
             state = self.decode(rows, wanted, state, count, watch, logprobs=logprobs)
             made += count
-
-    def room(self, rows: list[Row]) -> tuple[int, bool]:
-        """(new tokens that a round has at most, whether one of the rows penalises)."""
-        left = max(row.settings.max_tokens - len(row.new) for row in rows if row.finished is None)
-        longest = max(len(self.shown(row)) for row in rows)
-        return min(left, self.config.context_length - longest), any(row.settings.penalties for row in rows)
 
     def prefill(self, rows: list[Row], *, places_for: int, with_counts: bool) -> tuple[decoding.State, np.ndarray]:
         """The state after what is shown of rows, in a cache with places for so many tokens more, and pad_B.

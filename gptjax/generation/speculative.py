@@ -286,13 +286,17 @@ class Speculative(Engine):
         draft.check(engine)
 
     def _round(self, rows, watch, chunk: int) -> None:
-        """Until all are finished or the longest has filled the context."""
-        places, penalises = self.room(rows)
+        """Until each is finished or has filled the context, by its own tokens: where a row begins again from its last half
+        decides what it draws, and may not depend on its neighbours."""
+        context = self.config.context_length
+        rooms = [0 if row.finished else context - len(self.shown(row)) for row in rows]
+        limits = [min(len(row.new) + room, row.settings.max_tokens) for row, room in zip(rows, rooms)]
+        places = max(limit - len(row.new) for row, limit in zip(rows, limits))
+        penalises = any(row.settings.penalties for row in rows)
         state, pad_B = self.prefill(rows, places_for=places, with_counts=penalises)
         of_draft = self.draft.begin(self, rows, places)
         wanted = wanted_of(rows, len(pad_B))._replace(pad_B=pad_B)
         logprobs = any(row.settings.logprobs for row in rows)
-        limits = [min(len(row.new) + places, row.settings.max_tokens) for row in rows]
         ahead, kept = first(self.setup, wanted, state._replace(cache=None), logprobs=logprobs)
         ahead = ahead._replace(cache=state.cache)
         while True:
