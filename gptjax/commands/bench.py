@@ -25,7 +25,7 @@ TIMED = (  # the first that the flags choose is measured
         lambda args: {"specs": args.tokenizer or ()},
         uses_jax=False,
     ),
-    Timed("gptjax.diagnostics.bench_generation", lambda args: args.generate),
+    Timed("gptjax.diagnostics.bench_generation", lambda args: args.generate, lambda args: {"dtype": args.dtype}),
     Timed(
         "gptjax.diagnostics.bench_serve",
         lambda args: args.serve is not None,
@@ -72,7 +72,9 @@ def add_flags(parser) -> None:
         help="with --serve: also transformers serve on the same weights, in this Python that has transformers[serving]",
     )
     parser.add_argument(
-        "--dtype", metavar="NAME", help="with --serve: of our weights, such as int8 (default: as trained)"
+        "--dtype",
+        metavar="NAME",
+        help="with --serve and --generate: of our weights, such as int8 (default: as trained, and float32)",
     )
     parser.add_argument(
         "--sft",
@@ -106,9 +108,10 @@ def run(args) -> None:
         raise UserError("gptjax bench measures either a config or a server; give --config=FILE, or --serve=RUN.")
     if args.serve is not None and args.overrides:
         raise UserError(f"--config.{args.overrides[0]} is for a config; gptjax bench --serve measures a run as it is.")
-    for flag in ("transformers", "dtype"):
-        if getattr(args, flag) and args.serve is None:
-            raise UserError(f"--{flag}={getattr(args, flag)} is only for gptjax bench --serve; add --serve=RUN.")
+    if args.transformers and args.serve is None:
+        raise UserError(f"--transformers={args.transformers} is only for gptjax bench --serve; add --serve=RUN.")
+    if args.dtype and args.serve is None and not args.generate:
+        raise UserError(f"--dtype={args.dtype} is only for gptjax bench --generate and --serve; add one of them.")
     config = None if args.config is None else flags.load_config(args)
     timed = next(one for one in TIMED if one.is_chosen(args))
     if args.tokenizer and not args.data:

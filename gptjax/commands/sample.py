@@ -57,19 +57,7 @@ def add_flags(parser) -> None:
         metavar="NAME",
         help="float32 or bfloat16, of parameters and matmuls; int8, of the weights of the layers (default: as trained)",
     )
-    parser.add_argument(
-        "--draft",
-        metavar="RUN",
-        help="guess tokens by a smaller run of the same tokenizer, or by ngram: what followed the same tokens earlier in the"
-        " text; texts come faster, from the same distribution",
-    )
-    parser.add_argument(
-        "--draft_tokens",
-        metavar="K",
-        type=int,
-        action=bounds.AsTyped,
-        help="with --draft: tokens to guess at a time, at most 15 (default: 4 of a run, 8 of ngram)",
-    )
+    _add_draft_flags(parser)
     parser.add_argument("--stream", action="store_true", help="print the text while it is generated; for one sequence")
     parser.add_argument(
         "--logprobs", action="store_true", help="with --json: also the log-probabilities of prompt and text"
@@ -83,6 +71,22 @@ def add_flags(parser) -> None:
         help="with --chat: draw N answers to each prompt and print the best by --reward; with --json as a conversation",
     )
     parser.add_argument("--reward", metavar="NAME", help="with --best_of: a reward of docs/rewards.md, or run:DIR")
+
+
+def _add_draft_flags(parser) -> None:
+    parser.add_argument(
+        "--draft",
+        metavar="RUN",
+        help="guess tokens by a smaller run of the same tokenizer, or by ngram: what followed the same tokens earlier in the"
+        " text; texts come faster, from the same distribution",
+    )
+    parser.add_argument(
+        "--draft_tokens",
+        metavar="K",
+        type=int,
+        action=bounds.AsTyped,
+        help="with --draft: tokens to guess at a time, at most 15 (default: 4 of a run, 8 of ngram)",
+    )
 
 
 def _flags() -> list[tuple]:
