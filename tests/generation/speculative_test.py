@@ -144,7 +144,7 @@ def test_drawn_texts_have_the_shares_that_the_model_gives_them(engine_of, five, 
     engine = Speculative(five, Ngrams(2) if draft == "n-grams" else other)
     rows = [Row(np.array(prompt, np.int32), seed, chosen) for seed in range(TEXTS)]
     engine.run(rows)
-    assert 0.05 < engine.kept / engine.guessed < 0.95  # both ways are taken
+    assert 0.02 < engine.kept / engine.guessed < 0.95  # both ways are taken
     chances = chances_of_texts(five, prompt, chosen)
     texts = list(itertools.product(range(ENTRIES), repeat=TOKENS))
     drawn = [tuple(row.new) for row in rows]
