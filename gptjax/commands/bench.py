@@ -25,7 +25,13 @@ TIMED = (  # the first that the flags choose is measured
         lambda args: {"specs": args.tokenizer or ()},
         uses_jax=False,
     ),
-    Timed("gptjax.diagnostics.bench_generation", lambda args: args.generate),
+    Timed("gptjax.diagnostics.bench_generation", lambda args: args.generate, lambda args: {"dtype": args.dtype}),
+    Timed(
+        "gptjax.diagnostics.bench_serve",
+        lambda args: args.serve is not None,
+        lambda args: {"run": args.serve, "python": args.transformers, "dtype": args.dtype},
+        uses_jax=False,
+    ),
     Timed("gptjax.diagnostics.bench_sft", lambda args: args.sft, lambda args: {"lora": args.lora}),
     Timed(
         "gptjax.diagnostics.bench_prefs",
@@ -39,7 +45,7 @@ TIMED = (  # the first that the flags choose is measured
 
 
 def add_flags(parser) -> None:
-    flags.add_config_flag(parser)
+    flags.add_config_flag(parser, required=False)
     parser.add_argument(
         "--seconds", type=float, default=20.0, help="seconds to measure each for (default: %(default)g)"
     )
@@ -54,6 +60,21 @@ def add_flags(parser) -> None:
         "--generate",
         action="store_true",
         help="measure instead: generating text, compared with Hugging Face's generate",
+    )
+    parser.add_argument(
+        "--serve",
+        metavar="RUN",
+        help="measure instead of a config: gptjax serve with this run, asked by 1, 8 and 32 clients",
+    )
+    parser.add_argument(
+        "--transformers",
+        metavar="PYTHON",
+        help="with --serve: also transformers serve on the same weights, in this Python that has transformers[serving]",
+    )
+    parser.add_argument(
+        "--dtype",
+        metavar="NAME",
+        help="with --serve and --generate: of our weights, such as int8 (default: as trained, and float32)",
     )
     parser.add_argument(
         "--sft",
@@ -83,7 +104,15 @@ def add_flags(parser) -> None:
 
 
 def run(args) -> None:
-    config = flags.load_config(args)
+    if (args.serve is None) == (args.config is None):
+        raise UserError("gptjax bench measures either a config or a server; give --config=FILE, or --serve=RUN.")
+    if args.serve is not None and args.overrides:
+        raise UserError(f"--config.{args.overrides[0]} is for a config; gptjax bench --serve measures a run as it is.")
+    if args.transformers and args.serve is None:
+        raise UserError(f"--transformers={args.transformers} is only for gptjax bench --serve; add --serve=RUN.")
+    if args.dtype and args.serve is None and not args.generate:
+        raise UserError(f"--dtype={args.dtype} is only for gptjax bench --generate and --serve; add one of them.")
+    config = None if args.config is None else flags.load_config(args)
     timed = next(one for one in TIMED if one.is_chosen(args))
     if args.tokenizer and not args.data:
         raise UserError(f"--tokenizer={args.tokenizer[0]} is only for gptjax bench --data; add --data.")

@@ -57,6 +57,7 @@ def add_flags(parser) -> None:
         metavar="NAME",
         help="float32 or bfloat16, of parameters and matmuls; int8, of the weights of the layers (default: as trained)",
     )
+    _add_draft_flags(parser)
     parser.add_argument("--stream", action="store_true", help="print the text while it is generated; for one sequence")
     parser.add_argument(
         "--logprobs", action="store_true", help="with --json: also the log-probabilities of prompt and text"
@@ -70,6 +71,22 @@ def add_flags(parser) -> None:
         help="with --chat: draw N answers to each prompt and print the best by --reward; with --json as a conversation",
     )
     parser.add_argument("--reward", metavar="NAME", help="with --best_of: a reward of docs/rewards.md, or run:DIR")
+
+
+def _add_draft_flags(parser) -> None:
+    parser.add_argument(
+        "--draft",
+        metavar="RUN",
+        help="guess tokens by a smaller run of the same tokenizer, or by ngram: what followed the same tokens earlier in the"
+        " text; texts come faster, from the same distribution",
+    )
+    parser.add_argument(
+        "--draft_tokens",
+        metavar="K",
+        type=int,
+        action=bounds.AsTyped,
+        help="with --draft: tokens to guess at a time, at most 15 (default: 4 of a run, 8 of ngram)",
+    )
 
 
 def _flags() -> list[tuple]:
@@ -91,6 +108,7 @@ def settings(args) -> dict:
         raise UserError("--prompt is empty, and --chat answers a message; give it a text.")
     if args.chat and not args.prompt and not args.prompts_file:
         _check_talk(args, checked)
+    _check_draft(args, checked)
     best_of.check(args)
     if args.logprobs and not args.json:
         raise UserError("--logprobs needs --json; add --json.")
@@ -99,6 +117,20 @@ def settings(args) -> dict:
     ):
         raise UserError("--stream prints one text: give one --prompt and one sequence, without --num_beams and --json.")
     return chosen
+
+
+def _check_draft(args, checked: Settings) -> None:
+    """Raises UserError: guesses where nothing is guessed."""
+    if args.draft_tokens is not None and args.draft is None:
+        raise UserError(f"--draft_tokens={args.draft_tokens} is only for --draft; add --draft=ngram, or a run.")
+    if args.draft is not None and checked.num_beams > 1:
+        raise UserError(
+            f"--num_beams={checked.num_beams} has no use for --draft: beam search draws nothing; leave one out."
+        )
+    if args.draft is not None and (args.best_of is not None or args.chat and not args.prompt and not args.prompts_file):
+        raise UserError(
+            f"--draft={args.draft} is for --prompt and --prompts_file, without --best_of; leave out one of both."
+        )
 
 
 def _check_talk(args, checked: Settings) -> None:
@@ -121,7 +153,8 @@ def run(args) -> None:
         raise UserError(f"--stream prints one text, but {args.prompts_file} has {len(prompts)} prompts.")
     mesh = None if args.mesh is None else config_file.parse_mesh(args.mesh)
     loaded = run.read(args.workdir, args.step, dtype=args.dtype, mesh=mesh, ema=args.ema)
-    generate = loaded.generate
+    draft = {"draft": args.draft, "draft_tokens": args.draft_tokens}
+    generate = functools.partial(loaded.generate, **draft)
     if args.chat:
         from gptjax.commands import chatting
 
@@ -133,7 +166,7 @@ def run(args) -> None:
         if args.best_of is not None:
             best_of.run(loaded, form, prompts, args, chosen)
             return
-        generate = functools.partial(loaded.answers, form=form)
+        generate = functools.partial(loaded.answers, form=form, **draft)
     if args.stream:
         print("" if args.chat else prompts[0] or "", end="", flush=True)
         generate(prompts, callback=lambda _, piece: print(piece, end="", flush=True), **chosen)

@@ -1,6 +1,6 @@
 """`gptjax bench --generate`: how fast text comes, beside transformers' generate on torch, alternated in one process.
 
-Both have the same shape, float32, a cache of keys and values, random parameters and prompts, and take the likeliest
+Both have the same shape, float32 (ours also int8), a cache of keys and values, random parameters and prompts, and take the likeliest
 token; compilation and a first run of each are left out. Only the ratio means something on a machine that others use.
 """
 
@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from gptjax.config.extras import library
-from gptjax.errors import UserError
+from gptjax.errors import UserError, choose
 from gptjax.generation.engine import Engine, Row
 from gptjax.generation.settings import Settings
 from gptjax.huggingface import families
-from gptjax.models import architectures
+from gptjax.models import architectures, int8
 from gptjax.parallel import numerics
 from gptjax.planning import info
 
@@ -24,8 +24,9 @@ PROMPT_TOKENS, NEW_TOKENS = 16, 64
 
 
 @numerics.settings()
-def bench(config, seconds: float) -> dict:
-    """Tokens per second of both for each of BATCHES, medians, and the median of the ratios of neighbouring runs.
+def bench(config, seconds: float, dtype: str | None = None) -> dict:
+    """Tokens per second of both for each of BATCHES, medians, and the median of the ratios of neighbouring runs, also of the CPU
+    seconds of this process. dtype: "int8": of our weights; None: float32, as theirs.
 
     Raises UserError: torch or transformers is missing, transformers has no such model, or the context is too short.
     """
@@ -36,12 +37,23 @@ def bench(config, seconds: float) -> dict:
         )
     config = info.resolved(config).replace(model={"dtype": "float32"})
     theirs = _their_model(config.model)
-    graph, abstract, _ = architectures.abstract(config.model)
+    engine = _engine(config.model, dtype)
+    rows = [_bench_batch(engine, theirs, batch, seconds / len(BATCHES)) for batch in BATCHES]
+    sizes = {"prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS}
+    return sizes | {"dtype": dtype or "float32", "batches": rows}
+
+
+def _engine(shape, dtype: str | None) -> Engine:
+    """Of random parameters. Raises UserError: another dtype than is measured."""
+    choose({"float32": None, "int8": None}, dtype or "float32", "--dtype")
+    graph, abstract, _ = architectures.abstract(shape)
     keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(abstract))))
     params = jax.tree.map(lambda a: 0.02 * jax.random.normal(next(keys), a.shape), abstract)
-    engine = Engine(graph, params)
-    rows = [_bench_batch(engine, theirs, batch, seconds / len(BATCHES)) for batch in BATCHES]
-    return {"prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS, "batches": rows}
+    if dtype == "int8":
+        graph, abstract, _ = int8.parts(shape, graph, abstract)
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        params = int8.converted(params, abstract, jax.tree.map(lambda _: here, abstract))
+    return Engine(graph, params)
 
 
 def _their_model(shape):
@@ -57,18 +69,22 @@ def _their_model(shape):
 def _bench_batch(engine, theirs, batch: int, seconds: float) -> dict:
     token_BL = np.random.default_rng(0).integers(engine.config.vocab_size, size=(batch, PROMPT_TOKENS), dtype=np.int32)
     functions = {"ours": lambda: _ours(engine, token_BL), "theirs": lambda: _theirs(theirs, token_BL)}
-    times = {name: [] for name in functions}
+    times, cpu_times = ({name: [] for name in functions} for _ in range(2))
     for function in functions.values():
         function()
     deadline = time.perf_counter() + seconds
     while len(times["ours"]) < 3 or time.perf_counter() < deadline:
         for name, function in functions.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             function()
             times[name].append(time.perf_counter() - start)
+            cpu_times[name].append(time.process_time() - cpu_start)
     rates = {name: batch * NEW_TOKENS / statistics.median(taken) for name, taken in times.items()}
     ratio = statistics.median(b / a for a, b in zip(times["ours"], times["theirs"]))
-    return {"batch": batch, **rates, "ratio": ratio, "runs": len(times["ours"])}
+    cpu_ratio = min(cpu_times["theirs"]) / min(
+        cpu_times["ours"]
+    )  # what others do on the machine adds to both, so the least
+    return {"batch": batch, **rates, "ratio": ratio, "cpu_ratio": cpu_ratio, "runs": len(times["ours"])}
 
 
 def _ours(engine, token_BL) -> None:
@@ -90,10 +106,14 @@ def _theirs(gpt, token_BL) -> None:
 
 def table(results: dict) -> str:
     """bench() for a person."""
-    lines = [f"{results['prompt_tokens']} tokens of prompt, {results['new_tokens']} new ones, float32, greedy"]
+    lines = [
+        f"{results['prompt_tokens']} tokens of prompt, {results['new_tokens']} new ones, {results['dtype']} beside Hugging Face's"
+        " float32, greedy"
+    ]
     for row in results["batches"]:
         lines.append(
             f"batch {row['batch']}: {row['ours']:.1f} tokens/s, Hugging Face generate {row['theirs']:.1f}:"
-            f" {row['ratio']:.2f} times as fast (median of {row['runs']} pairs)"
+            f" {row['ratio']:.2f} times as fast (median of {row['runs']} pairs);"
+            f" {row['cpu_ratio']:.2f} by CPU seconds, the least of each"
         )
     return "\n".join(lines)

@@ -9,6 +9,7 @@ engine.py     tokens to tokens: a batch of rows of unequal length, from its star
 slots.py      tokens to tokens: rows that come and go
 reading.py    prompts that are read chunk by chunk, for rows that join others
 prefixes.py   what is kept of them for prompts that begin alike
+speculative.py   tokens that are guessed, read at once and kept where the distribution stays what it is
 text.py       texts to texts: stop strings, streaming, log-probabilities
 watching.py   what can be read of a text while its tokens come
 chat.py       conversations to answers
