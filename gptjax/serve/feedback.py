@@ -42,10 +42,10 @@ class Votes:
     def __init__(self, file, most_bytes: int = MOST_BYTES):
         """Raises UserError: the file cannot be written."""
         self.thumbs = pathlib.Path(file)
+        if "://" in str(file) or not self.thumbs.name:
+            raise UserError(f"--feedback={file}: votes are written to a file of this machine; give its path.")
         self.choices = self.thumbs.with_name(f"{self.thumbs.stem}.choices{self.thumbs.suffix}")
         self._most_bytes, self._lock = most_bytes, threading.Lock()
-        if "://" in str(file):
-            raise UserError(f"--feedback={file}: votes are written to a file of this machine; give a path.")
         try:
             with _locked(self.thumbs), _locked(self.choices):
                 pass

@@ -42,6 +42,12 @@ class Answered(typing.NamedTuple):
     logprobs: tuple[float, ...] = ()  # of tokens, in nats; empty: they were not asked for
 
 
+def answered(record) -> Answered:
+    """Of what the endpoints say of a finished answer, a service.Record."""
+    text = record.text
+    return Answered(record.served.name, text.text, tuple(text.tokens), text.ending.reason, tuple(text.logprobs))
+
+
 class Counts:
     """Of some answers of one model: how many fell in each bin of each measure, and the sums of what was measured."""
 

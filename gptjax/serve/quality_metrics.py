@@ -6,41 +6,56 @@ from gptjax.serve import answer_measures, drift
 
 
 def lines(total: dict, drifts: dict[str, dict[str, drift.Drift]]) -> str:
-    """Text format 0.0.4. total: model -> quality.Counts."""
-    written = ["# HELP gptjax_answers_total Answers by how they ended.", "# TYPE gptjax_answers_total counter"]
+    """total: model -> quality.Counts. drifts: model -> measure -> Drift."""
+    import prometheus_client
+
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(_Now([_ends(total), *_histograms(total), *_drifts(drifts)]))
+    return prometheus_client.generate_latest(registry).decode()
+
+
+class _Now:
+    """Families that are there already, as a registry asks for them."""
+
+    def __init__(self, families: list):
+        self._families = families
+
+    def collect(self) -> list:
+        return self._families
+
+
+def _ends(total: dict):
+    from prometheus_client import core
+
+    family = core.CounterMetricFamily("gptjax_answers", "Answers, by how they ended", labels=["model", "reason"])
     for model, counts in total.items():
         for reason, count in counts.reasons.items():
-            written.append(f"gptjax_answers_total{_labels(model=model, reason=reason)} {count}")
+            family.add_metric([model, reason], count)
+    return family
+
+
+def _histograms(total: dict):
+    from prometheus_client import core
+
     for name, measure in answer_measures.MEASURES.items():
-        written += _histogram(f"gptjax_answer_{name}", name, measure, total)
-    written += _gauge("gptjax_quality_drift", "PSI of the last week and the reference.", drifts, lambda one: one.psi)
-    words = "Drift that chance alone stays below in 999 of 1000 cases."
-    written += _gauge("gptjax_quality_drift_chance", words, drifts, lambda one: one.chance)
-    return "\n".join(written) + "\n"
+        words = measure.words[0].upper() + measure.words[1:]
+        family = core.HistogramMetricFamily(f"gptjax_answer_{name}", words, labels=["model"])
+        edges = [*map(repr, measure.edges), "+Inf"]
+        for model, counts in total.items():
+            buckets = list(zip(edges, itertools.accumulate(counts.bins[name])))
+            family.add_metric([model], buckets, counts.sums[name])
+        yield family
 
 
-def _histogram(full_name: str, name: str, measure: answer_measures.Measure, total: dict) -> list[str]:
-    written = [f"# HELP {full_name} {measure.words.capitalize()}.", f"# TYPE {full_name} histogram"]
-    for model, counts in total.items():
-        cumulative = list(itertools.accumulate(counts.bins[name]))
-        for edge, count in zip([*map(repr, measure.edges), "+Inf"], cumulative):
-            written.append(f"{full_name}_bucket{_labels(model=model, le=edge)} {count}")
-        written.append(f"{full_name}_sum{_labels(model=model)} {counts.sums[name]!r}")
-        written.append(f"{full_name}_count{_labels(model=model)} {cumulative[-1]}")
-    return written
+def _drifts(drifts: dict):
+    from prometheus_client import core
 
-
-def _gauge(full_name: str, words: str, drifts: dict, value) -> list[str]:
-    written = [f"# HELP {full_name} {words}", f"# TYPE {full_name} gauge"]
+    labels = ["model", "measure"]
+    psi = core.GaugeMetricFamily("gptjax_quality_drift", "PSI of the last week and the reference", labels=labels)
+    words = "What chance alone stays below in 999 of 1000 cases"
+    chance = core.GaugeMetricFamily("gptjax_quality_drift_chance", words, labels=labels)
     for model, by_measure in drifts.items():
         for name, one in by_measure.items():
-            written.append(f"{full_name}{_labels(model=model, measure=name)} {value(one)!r}")
-    return written
-
-
-def _labels(**values: str) -> str:
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in values.items()) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+            psi.add_metric([model, name], one.psi)
+            chance.add_metric([model, name], one.chance)
+    return psi, chance

@@ -12,8 +12,8 @@ FLAGS = """
 
 
 @contextlib.contextmanager
-def chromium(profile, width: int = 1200, height: int = 800):
-    """A driver. Skips the test where chromium or its driver is not installed. profile: an empty folder."""
+def chromium(profile, downloads, width: int = 1200, height: int = 800):
+    """A driver. Skips the test where chromium or its driver is not installed. profile, downloads: empty folders."""
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     if missing:
         pytest.skip(f"{' and '.join(missing)}: not installed here (apt-get install chromium chromium-driver)")
@@ -22,9 +22,11 @@ def chromium(profile, width: int = 1200, height: int = 800):
     options.binary_location = shutil.which("chromium")
     for flag in [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]:
         options.add_argument(flag)
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService(shutil.which("chromedriver"))
     driver = webdriver.Chrome(options=options, service=service)
+    driver.downloads = downloads
     try:
         yield driver
     finally:

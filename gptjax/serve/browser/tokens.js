@@ -26,9 +26,9 @@ export function extend(view, tokens) {
 }
 
 export function legend() {
-  const names = ["over 90%", "to 50%", "to 20%", "to 5%", "to 0.7%", "less"];
+  const names = ["over 90%", "over 50%", "over 20%", "over 5%", "over 0.7%", "less"];
   const marks = names.map((name, i) => element("span", { class: `token surprise-${i}` }, name));
-  return element("p", { class: "legend soft" }, "The model gave a token ", ...marks);
+  return element("p", { class: "legend soft" }, "Probability of a token: ", ...marks);
 }
 
 const tip = element("div", { id: "tip", role: "tooltip", hidden: "" });

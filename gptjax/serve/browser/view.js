@@ -71,7 +71,7 @@ export function about(node) {
   const words = [node.run ?? node.model];
   if (node.step !== undefined) words.push(`step ${node.step.toLocaleString("en")}`);
   if (node.count) words.push(`${node.count} tokens`);
-  if (node.count && node.seconds > 0) words.push(`${(node.count / node.seconds).toFixed(1)} tokens/s`);
+  if (node.count > 1 && node.seconds > 0.1) words.push(`${((node.count - 1) / node.seconds).toPrecision(3)} tokens/s`); // after the first
   if (ENDS[node.finish]) words.push(ENDS[node.finish]);
   return words.filter(Boolean).join(" · ");
 }
