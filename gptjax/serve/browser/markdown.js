@@ -74,7 +74,8 @@ function table(lines, at) {
   const sides = cells(lines[at + 1]).map((cell) => (/^:-+:$/.test(cell) ? "center" : cell.endsWith(":") ? "right" : "left"));
   const row = (line, tag) => {
     const words = cells(line);
-    return element("tr", {}, ...sides.map((side, i) => element(tag, { class: side }, ...inline(words[i] ?? ""))));
+    const count = Math.max(sides.length, words.length); // cells that have no head are shown too
+    return element("tr", {}, ...Array.from({ length: count }, (_, i) => element(tag, { class: sides[i] ?? "left" }, ...inline(words[i] ?? ""))));
   };
   const body = element("tbody");
   let next = at + 2;

@@ -97,7 +97,8 @@ export function empty(model) {
   return element("div", { class: "empty" }, element("h1", {}, model ? (model.chat ? "Talk to" : "Write with") + ` ${model.id}` : "gptjax"), element("p", { class: "soft" }, words));
 }
 
-// Drawing makes messages anew. A function that gives back to them the focus and an editor with what was typed in it.
+// Drawing makes messages anew. A function that gives back to them the focus, and an editor with what was typed in it; where
+// the button that had the focus is gone, the message field has it.
 export function holding(log) {
   const focused = document.activeElement.closest("#log [data-action], #log .tokens");
   const open = log.querySelector(".editor");
@@ -107,6 +108,6 @@ export function holding(log) {
   return () => {
     if (open) log.querySelector(`[data-node="${openIn}"] .content`)?.replaceChildren(open);
     if (typing) typing.focus();
-    else if (focused) log.querySelector(`[data-node="${focusedIn}"] ${action}`)?.focus();
+    else if (focused) (log.querySelector(`[data-node="${focusedIn}"] ${action}`) ?? document.getElementById("message")).focus();
   };
 }
