@@ -1,13 +1,13 @@
 // The part of Markdown that models write, as nodes of the page. What a model says becomes text nodes and elements of a
 // fixed list, never HTML, so that nothing in it can run. Pictures are shown as links: to fetch one would tell its host.
 
-const FENCE = /^( {0,3})(`{3,}|~{3,})\s*([\w+#.-]*)[^`]*$/;
+const FENCE = /^( {0,3})(`{3,}|~{3,})\s*([^`]*?)\s*$/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/;
 const RULE = /^ {0,3}([-*_])( *\1){2,}\s*$/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
 const DIVIDER = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
 const MOST_DEPTH = 12; // of lists and quotes in each other: deeper ones are shown as text
-const MOST_LETTERS = 20000; // of a paragraph: marks in longer ones are not looked for, which takes time as their square
+const MOST_LETTERS = 50000; // of a paragraph: longer ones are shown as they are
 
 export function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -132,14 +132,15 @@ function paragraph(lines, at) {
 
 // ---- within a line
 
+// Lengths are bounded, or many marks that nothing closes would each be followed to the end of the text.
 const INLINE = [
-  [/^(`+)([^`]|[^`][\s\S]*?[^`])\1(?!`)/, (found) => element("code", {}, found[2].replace(/\n/g, " "))],
-  [/^\*\*(?=\S)([\s\S]*?\S)\*\*/, (found) => element("strong", {}, ...inline(found[1]))],
-  [/^__(?=\S)([\s\S]*?\S)__(?!\w)/, (found) => element("strong", {}, ...inline(found[1])), true],
-  [/^\*(?=[^\s*])([^*]*?[^\s*])\*(?!\*)/, (found) => element("em", {}, ...inline(found[1]))],
-  [/^_(?=[^\s_])([^_]*?[^\s_])_(?!\w)/, (found) => element("em", {}, ...inline(found[1])), true],
-  [/^~~(?=\S)([\s\S]*?\S)~~/, (found) => element("del", {}, ...inline(found[1]))],
-  [/^!?\[([^\]]*)\]\(\s*<?([^\s)>]+)>?(?:\s+"[^"]*")?\s*\)/, (found) => link(found[1], found[2], found[0])],
+  [/^(`+)([^`]|[^`][\s\S]{0,2000}?[^`])\1(?!`)/, (found) => element("code", {}, found[2].replace(/\n/g, " "))],
+  [/^\*\*(?=\S)([\s\S]{0,2000}?\S)\*\*/, (found) => element("strong", {}, ...inline(found[1]))],
+  [/^__(?=\S)([\s\S]{0,2000}?\S)__(?!\w)/, (found) => element("strong", {}, ...inline(found[1])), true],
+  [/^\*(?=[^\s*])([^*]{0,2000}?[^\s*])\*(?!\*)/, (found) => element("em", {}, ...inline(found[1]))],
+  [/^_(?=[^\s_])([^_]{0,2000}?[^\s_])_(?!\w)/, (found) => element("em", {}, ...inline(found[1])), true],
+  [/^~~(?=\S)([\s\S]{0,2000}?\S)~~/, (found) => element("del", {}, ...inline(found[1]))],
+  [/^!?\[([^\]]{0,2000})\]\(\s*<?([^\s)>]{1,2000})>?(?:\s+"[^"]{0,500}")?\s*\)/, (found) => link(found[1], found[2], found[0])],
   [/^https?:\/\/[^\s<>"'`)\]]*[^\s<>"'`)\].,:;!?]/, (found) => link(found[0], found[0], found[0]), true],
   [/^\\([\\`*_{}[\]()#+.!|~<>-])/, (found) => document.createTextNode(found[1])],
   [/^(?: {2,}|\\)\n/, () => element("br")],

@@ -264,7 +264,8 @@ function step(node, by) {
   tree.choose(state.shown, other);
   keep(state.shown);
   draw();
-  $("log").querySelector(`[data-node="${other.id}"] [data-action="${by < 0 ? "earlier" : "later"}"]`)?.focus();
+  const arrows = $("log").querySelector(`[data-node="${other.id}"] .alternatives`);
+  (arrows.querySelector(`[data-action="${by < 0 ? "earlier" : "later"}"]:enabled`) ?? arrows.querySelector(":enabled")).focus();
   $("said").textContent = other.content;
 }
 
