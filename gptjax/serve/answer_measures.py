@@ -37,7 +37,7 @@ MEASURES = {
     "tokens": Measure("tokens of an answer", tuple(float(2**i) for i in range(14))),
     "cut": Measure("share of answers that ended at the most tokens", (0.0,), per_cent=True),
     "refused": Measure("share of answers that refuse, by patterns of English", (0.0,), per_cent=True),
-    "distinct_2": Measure("different pairs of neighbouring tokens, of all (distinct-2)", tuple(i / 10 for i in range(1, 10))),
+    "distinct_2": Measure("different pairs of neighbouring tokens, of all (distinct-2)", (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995)),
     "repeated": Measure("share of the tokens in the longest repetition", (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)),
     "surprise": Measure("nats a token under the model", (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0, 6.0)),
 }  # fmt: skip

@@ -22,6 +22,7 @@ CSS = """
 .key i { display: inline-block; width: .8rem; height: .8rem; vertical-align: -.05rem; margin: 0 .3rem 0 .8rem }
 .key .filled { background: var(--link) }
 .key .line { border: 1.5px solid var(--ink) }
+@media (max-width: 40rem) { td.words { white-space: normal; min-width: 9rem } }
 """.lstrip()
 WIDTH, HEIGHT, FOOT = 340, 120, 18  # of a chart, units
 

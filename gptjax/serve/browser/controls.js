@@ -24,7 +24,7 @@ export async function openSettings(settings, keyWanted) {
   fields.key.value = key.get();
   $("key-wanted").textContent = keyWanted;
   $("key-wanted").hidden = !keyWanted;
-  fields.key.autofocus = Boolean(keyWanted);
+  $("key-field").hidden = !keyWanted && !key.get();
   const done = saved($("settings"), $("cancel-settings"));
   if (keyWanted) fields.key.focus();
   if (!(await done)) return null;
