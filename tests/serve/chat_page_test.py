@@ -10,7 +10,7 @@ import pytest
 
 from gptjax.serve import feedback, page
 
-SECONDS = 20  # for anything that is waited for: far more than it takes
+SECONDS = 240  # for anything that is waited for: far more than it takes
 
 
 class Page:
