@@ -297,6 +297,12 @@ def test_probabilities_of_tokens_are_shown_under_the_pointer_and_by_arrow_keys(c
     assert not chat.all("[data-token]") and chat.said()[1] == "The sky is <b>blue</b>."
 
 
+def test_a_character_of_several_tokens_is_shown_once(chat):
+    chat.one("#probabilities").click()
+    chat.send("euro")
+    assert [token.get_attribute("textContent") for token in chat.all("[data-token]")] == ["", "", "\u20ac", " 5"]
+
+
 def test_votes_reach_the_file_change_and_are_taken_back(chat, server):
     votes = server[2]
     chat.send("hello")

@@ -61,11 +61,12 @@ def test_a_model_answers_in_the_page_as_it_answers_the_openai_client(server, pag
         and line["completion"] == expected.message.content
     )
 
+    page.one("#probabilities").click()
     page.one("#new").click()
     Select(page.one("#model")).select_by_visible_text("base")
     page.send("Once ")
     continued = server.client.completions.create(model="base", prompt="Once ", temperature=0, max_tokens=12)
-    content = page.script_value("document.querySelector('.message.assistant .tokens').textContent")
+    content = page.script_value("document.querySelector('.message.assistant .plain').textContent")
     assert content == continued.choices[0].text
 
     settings(page, max_tokens=3)  # typed behind the 12

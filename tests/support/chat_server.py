@@ -32,6 +32,8 @@ class Script:
         if text.startswith("say:"):
             said = text.removeprefix("say:")
             return [(said[at : at + 7], -0.3, []) for at in range(0, len(said), 7)]
+        if "euro" in text:  # a character of three tokens
+            return [(f"bytes:\\x{byte:02x}", -0.1, []) for byte in "\u20ac".encode()] + [(" 5", -0.1, [])]
         if "tokens" in text:
             return TOKENS
         return [(word, -0.5, []) for word in (f"answer {self.answers} to", f" {text[:40]}")]

@@ -11,10 +11,20 @@ const percent = (logprob) => {
   return share >= 99.95 ? "100%" : share >= 0.1 ? `${share.toFixed(1)}%` : `${share.toExponential(0)}%`;
 };
 
+// A server names a token that is part of a character by its bytes. The character is shown at the last of its tokens.
+const BYTES = /^bytes:((?:\\x[0-9a-f]{2})+)$/;
+
+function spelled(decoder, text) {
+  const found = BYTES.exec(text);
+  if (!found) return decoder.decode() + text;
+  return decoder.decode(Uint8Array.from(found[1].slice(2).split("\\x"), (digits) => parseInt(digits, 16)), { stream: true });
+}
+
 const visible = (text) => JSON.stringify(text).slice(1, -1).replaceAll(" ", "␣") || "(nothing)";
 
 export function tokenView(tokens) {
   const view = element("div", { class: "tokens", tabindex: "0", role: "group", "aria-label": "Tokens of the answer; the arrow keys go from one to the next" });
+  view.decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   extend(view, tokens);
   return view;
 }
@@ -22,7 +32,7 @@ export function tokenView(tokens) {
 // Adds the tokens that the view does not have yet.
 export function extend(view, tokens) {
   for (let i = view.childElementCount; i < tokens.length; i++)
-    view.append(element("span", { class: `token surprise-${level(tokens[i].logprob)}`, "data-token": i }, tokens[i].text));
+    view.append(element("span", { class: `token surprise-${level(tokens[i].logprob)}`, "data-token": i }, spelled(view.decoder, tokens[i].text)));
 }
 
 export function legend() {
