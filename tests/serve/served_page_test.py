@@ -50,7 +50,10 @@ def test_a_model_answers_in_the_page_as_it_answers_the_openai_client(server, pag
     asked = dict(model="talker", messages=[{"role": "user", "content": "hello"}], temperature=0, max_tokens=12)
     expected = server.client.chat.completions.create(**asked, logprobs=True).choices[0]
     tokens = page.all("[data-token]")
-    assert [token.get_attribute("textContent") for token in tokens] == [one.token for one in expected.logprobs.content]
+    named = [one.token for one in expected.logprobs.content]
+    assert len(tokens) == len(named) == 12
+    for token, name in zip(tokens, named):  # parts of characters are shown as characters
+        assert name.startswith("bytes:") or token.get_attribute("textContent").endswith(name)
     assert "talker · step 0 · 12 tokens" in page.one(".message.assistant .about").text
     assert "ended at the most tokens" in page.one(".message.assistant .about").text
     page.click("bad")
