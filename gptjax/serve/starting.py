@@ -13,6 +13,7 @@ from gptjax.config import config_file
 from gptjax.errors import UserError, first_line
 from gptjax.run import run as runs_module
 from gptjax.serve import app as apps
+from gptjax.serve import people
 from gptjax.serve import server as servers
 from gptjax.serve.batcher import Batcher, BatcherOptions
 from gptjax.serve.models import Models, Source, bytes_of, warm_up
@@ -44,17 +45,23 @@ def serve(args, runs: dict[str, str], adapters: dict[str, str], keys: tuple[str,
     finally:
         for each in models.all:
             each.batcher.stop()
+        app.state.shown.close()
     return server.exit_code
 
 
 def application(args, runs: dict[str, str], adapters: dict[str, str], keys: tuple[str, ...]):
-    """The ASGI application, with its models loaded and warm. Raises UserError: a run that cannot be served."""
+    """The ASGI application, with its models loaded and warm; state.shown is to be closed behind it. Raises UserError: a run that
+    cannot be served, files of votes or counts that cannot be used."""
+    shown = people.parts(args.feedback, args.quality_reference)
     _log_to_stderr()
     models = load(args, runs, adapters)
     if not args.no_warm_up:
         for each in models.all:
             warm_up(each)
-    return apps.create_app(models, _options(args, keys))
+    beside = {"routes": shown.routes, "observers": shown.observers, "more_metrics": shown.more_metrics}
+    app = apps.create_app(models, _options(args, keys), **beside)
+    app.state.shown = shown
+    return app
 
 
 def load(args, runs: dict[str, str], adapters: dict[str, str]) -> Models:
