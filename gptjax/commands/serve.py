@@ -64,7 +64,9 @@ def _add_door_flags(parser) -> None:
     )
     parser.add_argument("--feedback", metavar="FILE", help="where votes on answers go, as lines that training reads")
     parser.add_argument(
-        "--quality_reference", metavar="FILE", help="counts of answers to compare with; begun with a week if it is not there"
+        "--quality_reference",
+        metavar="FILE",
+        help="counts of answers to compare with; begun with a week if it is not there",
     )
     parser.add_argument("--ssl_certfile", metavar="FILE", help="certificates, for https")
     parser.add_argument("--ssl_keyfile", metavar="FILE", help="their key")

@@ -26,7 +26,8 @@ def test_a_run_goes_on_with_a_text_as_gptjax_sample_does(capsys, tmp_path):
     assert cli.main(["ask", f"--recipe={tmp_path / 'own.toml'}", *words]) == 0
     out, err = capsys.readouterr()
     assert (
-        cli.main(["sample", f"--workdir={GOLDEN}", "--prompt=the cat", "--max_tokens=7", "--temperature=0", "--json"]) == 0
+        cli.main(["sample", f"--workdir={GOLDEN}", "--prompt=the cat", "--max_tokens=7", "--temperature=0", "--json"])
+        == 0
     )
     assert out == json.loads(capsys.readouterr().out)["text"] + "\n"
     assert err == "note: it is cut off: max_tokens is reached\n"
