@@ -13,7 +13,7 @@ from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompleti
 import gptjax  # noqa: E402
 from gptjax.tasks import harness, task_files  # noqa: E402
 
-CONTEXT = 512
+CONTEXT = 2048  # of which all texts of the tasks have fewer bytes
 
 
 @pytest.fixture(scope="module")
