@@ -26,7 +26,8 @@ def test_a_run_goes_on_with_a_text_as_gptjax_sample_does(capsys, tmp_path):
     assert cli.main(["ask", f"--recipe={tmp_path / 'own.toml'}", *words]) == 0
     out, err = capsys.readouterr()
     assert (
-        cli.main(["sample", f"--workdir={GOLDEN}", "--prompt=the cat", "--max_tokens=7", "--temperature=0", "--json"]) == 0
+        cli.main(["sample", f"--workdir={GOLDEN}", "--prompt=the cat", "--max_tokens=7", "--temperature=0", "--json"])
+        == 0
     )
     assert out == json.loads(capsys.readouterr().out)["text"] + "\n"
     assert err == "note: it is cut off: max_tokens is reached\n"
@@ -39,6 +40,7 @@ def test_a_server_answers_with_calls_and_sources_on_stderr_and_all_of_it_in_json
     with openai_server.serving(said("42.")) as (url, requests):
         words = [f"--url={url}/v1", "--model=other", "--seed=3", "--json", "6 times 7?"]
         code, out, err = ask(capsys, "calculator", *words)
+    assert json.loads(out)["notes"] == ["it called no function: what it says it has from nowhere"]
     assert json.loads(out)["text"] == "42." and requests[0][2]["model"] == "other" and requests[0][2]["seed"] == 3
 
 
