@@ -96,6 +96,8 @@ def _answered(model, chosen, messages, settings, on_text) -> Outcome:
     notes = _cut_note(reply) + (("it called tools to the end, and gave no answer",) if reply.calls else ())
     if offered and not reply.calls and "<tool_call>" in reply.text:
         notes += ("it began a call of a function, and did not end it",)
+    elif offered and not made:
+        notes += ("it called no function: what it says it has from nowhere",)
     return Outcome(reply.text, reply.finish_reason, notes, calls=tuple(made))
 
 

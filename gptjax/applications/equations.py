@@ -23,6 +23,7 @@ class Sum(NamedTuple):
     text: str  # as it stands in the answer
     value: str  # that is right
     is_right: bool
+    end: int  # where it ends in the answer
 
 
 def sums(text: str) -> list[Sum]:
@@ -33,7 +34,8 @@ def sums(text: str) -> list[Sum]:
             value = calculate(match["left"].translate(_SIGNS).strip())
         except UserError:
             continue
-        found.append(Sum(match[0].strip(), value, _same(value, match["right"].translate(_SIGNS))))
+        is_right = _same(value, match["right"].translate(_SIGNS))
+        found.append(Sum(match[0].strip(), value, is_right, match.end()))
     return found
 
 
@@ -46,7 +48,7 @@ def _same(value: str, said: str) -> bool:
 
 def marked(text: str) -> str:
     """The text with the right value behind each wrong sum."""
-    for one in sums(text):
+    for one in reversed(sums(text)):
         if not one.is_right:
-            text = text.replace(one.text, f"{one.text} [wrong: {one.value}]", 1)
+            text = f"{text[: one.end]} [wrong: {one.value}]{text[one.end :]}"
     return text

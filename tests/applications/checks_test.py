@@ -22,7 +22,13 @@ from gptjax.errors import UserError
     ],
 )
 def test_a_sum_is_compared_with_its_value(text, value, is_right):
-    assert equations.sums(f"So {text}, he said.") == [equations.Sum(text, value, is_right)]
+    assert equations.sums(f"So {text}, he said.") == [equations.Sum(text, value, is_right, len(f"So {text}"))]
+
+
+def test_each_wrong_sum_is_marked_once_where_it_stands():
+    assert (
+        equations.marked("2 * 2 = 5\n2 * 2 = 5, 1 + 1 = 2") == "2 * 2 = 5 [wrong: 4]\n2 * 2 = 5 [wrong: 4], 1 + 1 = 2"
+    )
 
 
 @pytest.mark.parametrize("text", ["x = 3", "page 12", "1 / 0 = 0", "a1 + 2 = 3", "12 = 12"])

@@ -40,6 +40,7 @@ def test_a_server_answers_with_calls_and_sources_on_stderr_and_all_of_it_in_json
     with openai_server.serving(said("42.")) as (url, requests):
         words = [f"--url={url}/v1", "--model=other", "--seed=3", "--json", "6 times 7?"]
         code, out, err = ask(capsys, "calculator", *words)
+    assert json.loads(out)["notes"] == ["it called no function: what it says it has from nowhere"]
     assert json.loads(out)["text"] == "42." and requests[0][2]["model"] == "other" and requests[0][2]["seed"] == 3
 
 
