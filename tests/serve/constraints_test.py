@@ -72,9 +72,9 @@ def at_random(tokenizer, constraint, rng, most: int = 400) -> tuple[str, bool]:
     closing = [i for i, word in enumerate(tokenizer.spelling) if word in (b'"', b"}", b"]")] + [tokenizer.eot_id]
     tokens = []
     for _ in range(most):
-        allowed = np.flatnonzero(constraint.allowed())
-        ends = np.intersect1d(allowed, closing)
-        token = int(rng.choice(ends if ends.size and rng.random() < 0.2 else allowed))
+        allowed_V = constraint.allowed()
+        ends = [i for i in closing if allowed_V[i]]
+        token = int(rng.choice(ends if ends and rng.random() < 0.2 else np.flatnonzero(allowed_V)))
         constraint.take(token)
         if token == tokenizer.eot_id:
             return tokenizer.decode(tokens), True
