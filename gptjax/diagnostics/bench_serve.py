@@ -20,6 +20,7 @@ import tempfile
 import time
 import typing
 
+from gptjax.applications import client
 from gptjax.errors import UserError, shorten
 
 CLIENTS = (1, 8, 32)
@@ -86,9 +87,7 @@ class Server:
 
     def _read(self, response, begun: float) -> Answer:
         first, made = None, None
-        for event in events(response):
-            if event.get("error"):
-                raise UserError(f"{self.model}: the answer ended with an error: {shorten(str(event['error']), 300)}")
+        for event in client.events(response):
             if first is None and any(choice.get("text") for choice in event.get("choices") or ()):
                 first = time.perf_counter() - begun
             if event.get("usage"):
@@ -118,17 +117,6 @@ class Server:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-
-
-def events(response):
-    """The JSON of each server-sent event, up to [DONE]."""
-    for line in response:
-        data = line.strip().removeprefix(b"data:").strip()
-        if not line.startswith(b"data:") or not data:
-            continue
-        if data == b"[DONE]":
-            return
-        yield json.loads(data)
 
 
 def one_round(server: Server, clients: int) -> Round:
