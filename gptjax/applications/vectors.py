@@ -26,7 +26,7 @@ Embedder = Callable[[list[str]], np.ndarray]
 
 
 def embedder(name: str) -> Embedder:
-    """Of a name as above. Raises UserError: there is no such model."""
+    """The function from texts to vectors that a name stands for. Raises UserError: there is no such model."""
     if name.startswith("run:"):
         return _of_run(name.removeprefix("run:"))
     if name.startswith(("http://", "https://")):
@@ -47,7 +47,7 @@ def of_texts(embed: Embedder, texts: list[str], progress) -> np.ndarray:
 
 
 def unit(vector_ND: np.ndarray) -> np.ndarray:
-    """Of length 1; a vector of zeros stays as it is."""
+    """The vectors, each divided by its length; a vector of zeros stays as it is."""
     return vector_ND / np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), 1e-12)
 
 
@@ -58,7 +58,7 @@ def _of_run(path: str) -> Embedder:
     most = loaded.config.model.context_length - 1
 
     def embed(texts: list[str]) -> np.ndarray:
-        """Of a text longer than the context its beginning is read."""
+        """A vector of each text; of one that is longer than the context, its beginning is read."""
         means = [loaded.residuals(loaded.tokens(text)[:most])[-1].mean(axis=0) for text in texts]
         return unit(np.stack(means).astype(np.float32))
 

@@ -107,7 +107,7 @@ class Server:
 
     @contextlib.contextmanager
     def turn(self):
-        """In which it runs; outside of all turns it is stopped."""
+        """The server runs within this `with`; outside of all turns it is stopped."""
         self.process.send_signal(signal.SIGCONT)
         try:
             yield
@@ -120,7 +120,7 @@ class Server:
 
 
 def one_round(server: Server, clients: int) -> Round:
-    """Of clients that ask at once, each something else."""
+    """What so many clients get that ask at once, each something else."""
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
         begun = time.perf_counter()
         answers = list(pool.map(server.ask, [PROMPT.format(i) for i in range(clients)]))
