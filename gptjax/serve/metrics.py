@@ -67,7 +67,7 @@ def exposition(families) -> bytes:
     return prometheus_client.generate_latest(registry)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)  # a registry keeps it in a dict
 class _Collected:
     """What a registry asks for families."""
 
