@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import http.client
 import json
+import os
 import pathlib
 import re
 import signal
@@ -112,7 +113,12 @@ class Server:
         try:
             yield
         finally:
-            self.process.send_signal(signal.SIGSTOP)
+            self.pause()
+
+    def pause(self) -> None:
+        """Stops it, and returns once it is: a signal is on its way for a moment, which would be another's turn."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def close(self) -> None:
         self.process.kill()
@@ -182,7 +188,7 @@ def _started(command, port, model, further, log, stack: contextlib.ExitStack) ->
     """Stopped, until its turn."""
     server = Server(command, port, model, further, log)
     stack.callback(server.close)
-    server.process.send_signal(signal.SIGSTOP)
+    server.pause()
     return server
 
 
