@@ -26,6 +26,7 @@ import sys
 import gptjax
 from gptjax.data.chat import Message
 from gptjax.errors import UserError
+from gptjax.road.exercises import read_exercises
 
 QUESTIONS = (
     "Hello, how are you?",
@@ -39,22 +40,6 @@ QUESTIONS = (
     "翻译成英文：保存文件",
     "12加30等于多少？",
 )
-
-
-def read_exercises(file: pathlib.Path) -> list[dict]:
-    """Raises UserError: no file, or the first line that is no exercise."""
-    if not file.is_file():
-        raise UserError(f"--exercises={file} is no file; notebooks/sft_registry.py writes one, DIR/exercises.jsonl.")
-    exercises = []
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
-        try:
-            exercise = json.loads(line)
-            exercises.append({name: str(exercise[name]) for name in ("task", "prompt", "answer")})
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}:{number} is no exercise; expected task, prompt and answer.") from error
-    if not exercises:
-        raise UserError(f"--exercises={file} is empty; expected lines of task, prompt and answer.")
-    return exercises
 
 
 def answers(run, questions: list[str], max_tokens: int) -> list:

@@ -17,8 +17,8 @@ from places import ROOT
 # Each room may import those before it. What stands at the top of the package is a room of its own.
 ORDER = """
 errors terminal pages storage schedule config hosts parallel flops models hardware start generation data evaluation
-checkpoints rundir run optim training posttrain planning huggingface gguf supervisor plot study watch diagnostics tasks
-applications serve road commands cli
+checkpoints rundir run optim training posttrain planning huggingface gguf supervisor plot study watch applications diagnostics
+tasks serve road commands cli
 __main__
 """.split()
 OUTSIDE = ("tiny_run",)  # a program for the notebooks, which nothing imports

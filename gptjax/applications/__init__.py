@@ -6,6 +6,7 @@ answering   a recipe run on a model: tools called, fields checked, labels chosen
 replies     what a model says to a recipe, and what is asked of a model
 local       a run in this process that is asked
 remote      a server that is asked
+client      requests to such a server, and the events of its streams
 tools       functions that an assistant may call
 orders      tools over a shop's file of orders
 equations   arithmetic in an answer, checked

@@ -27,7 +27,7 @@ class Passage(NamedTuple):
 
 
 def read(paths: list[str]) -> list[Passage]:
-    """Of files, and of the texts (.txt, .md, .rst) in folders, in the order of their names. Raises UserError: a file that is no
+    """The passages of files, and of the texts (.txt, .md, .rst) in folders by name. Raises UserError: a file that is no
     UTF-8 text, or nothing but spaces in all of them."""
     passages = []
     for file in [file for path in paths for file in _files(path)]:

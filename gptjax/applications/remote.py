@@ -1,31 +1,24 @@
 """A server with OpenAI's requests, `gptjax serve` or another, as a model that a recipe asks. It does not stream."""
 
-import json
 import math
 import re
-import urllib.error
-import urllib.request
 
 from gptjax.applications import tools
+from gptjax.applications.client import Client
 from gptjax.applications.replies import Reply
-from gptjax.errors import UserError, first_line, shorten
-
-SECONDS = 600  # that an answer may take
+from gptjax.errors import UserError, shorten
 
 
 class Remote:
-    """url: with or without the /v1 at its end. model: None: the first of the server's. key: None: the server asks for none."""
+    """url and key: as client.Client takes them. model: None: the first of the server's."""
 
     def __init__(self, url: str, model: str | None = None, key: str | None = None):
-        if not re.match(r"https?://[^/]+", url):
-            raise UserError(f"--url={shorten(url, 200)} is no address; expected one as http://127.0.0.1:8000/v1.")
-        self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
-        self._key = key
-        self.model = model or self._first_model()
+        self._client = Client(url, key)
+        self.model = model or self._client.models()[0]["id"]
 
     @property
     def title(self) -> str:
-        return f"{self.model} of {self.url}"
+        return f"{self.model} of {self._client.url}"
 
     def reply(
         self, messages, settings: dict, offered: dict[str, tools.Tool], schema: dict | None, on_text=None
@@ -66,45 +59,23 @@ class Remote:
 
     def embed(self, texts: list[str]) -> list[list[float]]:
         """A vector of each text."""
-        answer = self._request("/embeddings", {"model": self.model, "input": texts})
-        return [one["embedding"] for one in sorted(answer["data"], key=lambda one: one["index"])]
+        answer = self._client.ask("/embeddings", {"model": self.model, "input": texts})
+        try:
+            return [one["embedding"] for one in sorted(answer["data"], key=lambda one: one["index"])]
+        except (KeyError, TypeError) as error:
+            raise self._client.misfit("/embeddings", f"it has no vectors: {error!r}") from None
 
     def _told(self, reply: Reply, on_text) -> Reply:
         if on_text is not None and not reply.calls:
             on_text(reply.text)
         return reply
 
-    def _first_model(self) -> str:
-        models = self._request("/models", None)["data"]
-        if not models:
-            raise UserError(f"{self.url} serves no model.")
-        return models[0]["id"]
-
     def _post(self, path: str, body: dict) -> dict:
-        """The first choice of an answer."""
-        return self._request(path, {"model": self.model, **body})["choices"][0]
-
-    def _request(self, path: str, body: dict | None) -> dict:
-        """Raises UserError: there is no server, or it refuses, in its own words."""
-        headers = {"Content-Type": "application/json"}
-        if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers)
+        """The first choice of an answer. Raises UserError: there is none."""
+        answer = self._client.ask(path, {"model": self.model, **body})
         try:
-            with urllib.request.urlopen(request, timeout=SECONDS) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            raise UserError(f"{self.url}{path} says {error.code}: {_reason(error)}") from error
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise UserError(f"--url={self.url} does not answer ({first_line(OSError(str(reason)))}).") from error
-
-
-def _reason(error: urllib.error.HTTPError) -> str:
-    """What a server says of an error, in OpenAI's shape or not."""
-    text = error.read().decode("utf-8", errors="replace")
-    try:
-        return shorten(json.loads(text)["error"]["message"], 300)
-    except (ValueError, KeyError, TypeError):
-        return shorten(text, 300)
+            choice = answer["choices"][0]
+            choice["message" if path == "/chat/completions" else "text"]
+        except (KeyError, IndexError, TypeError) as error:
+            raise self._client.misfit(path, f"it has no choice of text: {error!r}") from None
+        return choice

@@ -34,7 +34,7 @@ class Index:
         self.passages, self._words, self._vector_ND, self._embedder = passages, words, vector_ND, embedder
 
     def search(self, question: str, count: int) -> list[Passage]:
-        """At most `count`, the best first; by words alone, only those that share a word with the question."""
+        """The best passages, `count` at most, the best first; by words alone, only those that share a word with the question."""
         orders = [self._by_words(question)]
         if self._vector_ND is not None:
             orders.append(self._by_vectors(question))

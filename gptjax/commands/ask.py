@@ -27,7 +27,7 @@ def add_flags(parser) -> None:
         "--url", metavar="ADDRESS", help="a server that answers instead, such as http://127.0.0.1:8000/v1"
     )
     parser.add_argument("--model", metavar="NAME", help="with --url: one of the server's models (default: its first)")
-    parser.add_argument("--api_key", metavar="KEY", help="with --url: what the server asks for")
+    parser.add_argument("--api_key", metavar="KEY", help="with --url: the server's key (default: OPENAI_API_KEY)")
     parser.add_argument(
         "--var", action="append", metavar="NAME=TEXT", help="the text of a {placeholder} of the recipe; may be repeated"
     )

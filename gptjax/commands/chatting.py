@@ -44,7 +44,7 @@ def said(answer) -> Message:
 
 
 def drawn_tokens(answer) -> tuple[int, ...] | None:
-    """Of an answer; None: up to a stop string it is its text alone, as the last token may reach into what was stopped at."""
+    """The tokens of an answer; None: up to a stop string its text alone counts, as its last token may reach into that."""
     return None if answer.finish_reason == "stop" else tuple(answer.tokens.tolist())
 
 

@@ -30,5 +30,5 @@ def run(args) -> None:
     if shows and args.embeddings is not None:
         print(file=sys.stderr)
     sources = len({one.source for one in passages})
-    by = "words" if args.embeddings is None else f"words and vectors of {args.embeddings.rpartition('@')[2]}"
+    by = "words" if args.embeddings is None else f"words and vectors of {args.embeddings}"
     print(f"{args.out}: {len(passages):,} passages of {sources:,} files, by {by}")

@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import http.client
 import json
+import os
 import pathlib
 import re
 import signal
@@ -20,6 +21,7 @@ import tempfile
 import time
 import typing
 
+from gptjax.applications import client
 from gptjax.errors import UserError, shorten
 
 CLIENTS = (1, 8, 32)
@@ -86,9 +88,7 @@ class Server:
 
     def _read(self, response, begun: float) -> Answer:
         first, made = None, None
-        for event in events(response):
-            if event.get("error"):
-                raise UserError(f"{self.model}: the answer ended with an error: {shorten(str(event['error']), 300)}")
+        for event in client.events(response):
             if first is None and any(choice.get("text") for choice in event.get("choices") or ()):
                 first = time.perf_counter() - begun
             if event.get("usage"):
@@ -108,31 +108,25 @@ class Server:
 
     @contextlib.contextmanager
     def turn(self):
-        """In which it runs; outside of all turns it is stopped."""
+        """The server runs within this `with`; outside of all turns it is stopped."""
         self.process.send_signal(signal.SIGCONT)
         try:
             yield
         finally:
-            self.process.send_signal(signal.SIGSTOP)
+            self.pause()
+
+    def pause(self) -> None:
+        """Stops it, and returns once it is: a signal is on its way for a moment, which would be another's turn."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
 
 
-def events(response):
-    """The JSON of each server-sent event, up to [DONE]."""
-    for line in response:
-        data = line.strip().removeprefix(b"data:").strip()
-        if not line.startswith(b"data:") or not data:
-            continue
-        if data == b"[DONE]":
-            return
-        yield json.loads(data)
-
-
 def one_round(server: Server, clients: int) -> Round:
-    """Of clients that ask at once, each something else."""
+    """What so many clients get that ask at once, each something else."""
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
         begun = time.perf_counter()
         answers = list(pool.map(server.ask, [PROMPT.format(i) for i in range(clients)]))
@@ -194,7 +188,7 @@ def _started(command, port, model, further, log, stack: contextlib.ExitStack) ->
     """Stopped, until its turn."""
     server = Server(command, port, model, further, log)
     stack.callback(server.close)
-    server.process.send_signal(signal.SIGSTOP)
+    server.pause()
     return server
 
 

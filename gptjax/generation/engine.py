@@ -117,7 +117,7 @@ class Engine:
 
     @property
     def weights(self) -> decoding.Weights:
-        """As they are read fastest."""
+        """The parameters, laid out as they are read fastest."""
         return decoding.Weights(self.params, self.layers)
 
     @property

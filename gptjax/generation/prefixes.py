@@ -17,7 +17,7 @@ class Prefixes:
 
     @property
     def tokens(self) -> int:
-        """That are kept."""
+        """How many tokens are kept."""
         return len(self._piece_of) * self._chunk
 
     def keys(self, prompt_L: np.ndarray) -> list[bytes]:

@@ -35,7 +35,7 @@ LEAST = 16  # tokens that a chunk is padded to
 
 
 class Scores(typing.NamedTuple):
-    """Of each token of a prompt but the first, as the model gives them."""
+    """Log-probabilities of each token of a prompt but the first, as the model gives them."""
 
     logprob_L: np.ndarray  # float32, nats
     token_LK: np.ndarray  # the likeliest in its place
@@ -60,7 +60,7 @@ class Reading:
         return self.logit_1V is not None
 
     def all_scores(self) -> Scores:
-        """Of the whole prompt."""
+        """The scores of the whole prompt."""
         joined = (np.concatenate(parts) for parts in zip(*self.scores))
         return Scores(*(array[: len(self.prompt_L) - 1] for array in joined))
 

@@ -61,7 +61,7 @@ class Slots:
 
     @property
     def places(self) -> int:
-        """Of each row's cache."""
+        """How many tokens each row's cache has room for."""
         return self._places
 
     @property

@@ -74,7 +74,7 @@ def generate(
 
 
 def _settings_and_seeds(settings, prompts: int) -> tuple[list[Settings], list[list[int]]]:
-    """Of each prompt, and a seed of each of its completions. Raises UserError: not as many as there are."""
+    """The settings of each prompt, and a seed for each of its completions. Raises UserError: not as many as there are."""
     if isinstance(settings, Settings):
         count = settings.num_return_sequences
         seeds = seeds_of(settings.seed, prompts * count)

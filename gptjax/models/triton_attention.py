@@ -84,7 +84,7 @@ def _shard(axis: str):
 
 
 def _positions(length: int):
-    """Of this device's queries in the sequence, int32 [L]."""
+    """The positions of this device's queries in the sequence, int32 [L]."""
     if sharding.mesh_axis_size("sequence") == 1:
         return jnp.arange(length, dtype=jnp.int32)
     size = length // 2
@@ -251,7 +251,7 @@ class _Tiles:
         triton.store(reference, value.astype(reference.dtype), mask=mask)
 
     def logits(self, where: _Where, q_qK, k_mK, i, j):
-        """Of the queries of tile i for the keys of tile j, float32 [q, m]; MASKED where a query does not see a key."""
+        """The logits of the queries of tile i for the keys of tile j, float32 [q, m]; MASKED where a query does not see a key."""
         query_q, key_m = where.query_L[self.at(i)], j * self.size + jnp.arange(self.size)
         distance_qm = query_q[:, None] - key_m[None, :]
         seen_qm = distance_qm >= 0

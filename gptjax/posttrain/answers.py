@@ -23,7 +23,7 @@ from gptjax.models import architectures, int8, placed
 
 
 class AnswerLogprobs(typing.NamedTuple):
-    """Of answers, float32 arrays of one shape, such as [B, K]."""
+    """Log-probabilities of answers, float32 arrays of one shape, such as [B, K]."""
 
     logprob: jax.Array  # nats, summed over tokens
     reference: jax.Array  # the same under the reference; 0 for a loss without one

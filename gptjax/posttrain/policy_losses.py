@@ -42,7 +42,7 @@ class ExplainedVariance(typing.NamedTuple):
     moments: jax.Array  # [..., 5]: weight, sums of return, its square, error, its square
 
     def merged(self) -> "ExplainedVariance":
-        """Of the whole, from parts along the first axis."""
+        """The sums of the whole, from parts along the first axis."""
         return ExplainedVariance(self.moments.sum(axis=0))
 
     @property
@@ -52,7 +52,7 @@ class ExplainedVariance(typing.NamedTuple):
 
 
 def explained_variance(value_BL, return_BL, weight_BL) -> ExplainedVariance:
-    """Of predictions before an update."""
+    """The sums for the predictions that a critic made before an update."""
     error_BL = return_BL - value_BL
     parts = (jnp.ones_like(error_BL), return_BL, jnp.square(return_BL), error_BL, jnp.square(error_BL))
     return ExplainedVariance(jnp.stack([jnp.sum(part_BL * weight_BL) for part_BL in parts]))

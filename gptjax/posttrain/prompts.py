@@ -64,7 +64,7 @@ class Prompts:
 
 @dataclasses.dataclass(frozen=True)
 class PromptStore(OfOneSet):
-    """In the place of a TokenStore."""
+    """What stands in the place of a TokenStore where prompts are read."""
 
     tokenizer: tokenizers.Tokenizer  # with the control tokens of data.chat
     stop_ids: tuple[int, ...]  # tokens that end an answer
@@ -295,7 +295,7 @@ def _text(prompt: Prompt) -> str:
 
 
 def _hash(split: Split) -> str:
-    """Of tokens and records: a reward reads these too."""
+    """The digest of tokens and records: a reward reads these too."""
     sha = hashlib.sha256()
     for prompt in split.prompts:
         sha.update(json.dumps([prompt.token_L.tolist(), prompt.record], sort_keys=True, default=str).encode() + b"\n")

@@ -171,19 +171,19 @@ class RolloutFeed:
 
 
 class Draw(typing.NamedTuple):
-    """By what the answers to prompts are drawn: two with the same key and number draw the same tokens to the same prompt."""
+    """The key and number that answers to prompts are drawn by: the same two draw the same tokens to the same prompt."""
 
     number_P: np.ndarray  # int64, of the prompts
     key: int  # even in first draws, odd in further ones
 
 
 def first_draw(iteration: int, count: int) -> Draw:
-    """Of the count prompts of an iteration."""
+    """The draw for the `count` prompts of an iteration."""
     return Draw(np.arange(iteration * count, (iteration + 1) * count), 2 * iteration)
 
 
 def redraw(iteration: int, round_: int, rounds: int, count: int, missing: int) -> Draw:
-    """Of `missing` further prompts, of count at most, in one of an iteration's rounds."""
+    """The draw for `missing` further prompts, `count` at most, in one of an iteration's rounds."""
     return Draw((iteration * rounds + round_) * count + np.arange(missing), 2 * iteration + 1)
 
 

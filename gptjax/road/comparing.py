@@ -41,7 +41,7 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """Of a stage less the one before it."""
+    """A number of a stage less that of the one before it."""
 
     measure: Measure
     difference: float

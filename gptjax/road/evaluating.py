@@ -19,7 +19,7 @@ import pathlib
 import sys
 
 from gptjax.errors import UserError
-from gptjax.road.exercises import read_exercises
+from gptjax.road.exercises import is_right, read_exercises
 from gptjax.storage.writing import replace_whole
 
 
@@ -60,7 +60,7 @@ def completions(run, questions: list[str], max_tokens: int, temperature: float) 
 
 
 def judged(run, exercises: list[dict], max_tokens: int, reward: str | None) -> list[dict]:
-    """Of each exercise the likeliest and a drawn answer."""
+    """The likeliest and a drawn answer to each exercise, and what is measured of them."""
     prompts = [exercise["prompt"] for exercise in exercises]
     likeliest = completions(run, prompts, max_tokens, 0.0)
     drawn = completions(run, prompts, max_tokens, 1.0)
@@ -77,7 +77,7 @@ def judged(run, exercises: list[dict], max_tokens: int, reward: str | None) -> l
 
 def _answer(exercise: dict, completion) -> dict:
     ended = completion.finish_reason == "eot"
-    right = ended and completion.text.strip() == exercise["answer"].strip()
+    right = is_right(exercise["answer"], completion.text, ended)
     return {"text": completion.text, "right": right, "ended": ended, "tokens": len(completion.tokens)}
 
 

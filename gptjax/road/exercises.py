@@ -8,6 +8,11 @@ from gptjax.errors import UserError
 FIELDS = ("task", "prompt", "answer")
 
 
+def is_right(reference: str, text: str, ended: bool) -> bool:
+    """Whether an answer is that of the exercise, spaces at the ends aside, and has ended."""
+    return ended and text.strip() == reference.strip()
+
+
 def read_exercises(file: pathlib.Path, flag: str = "--exercises") -> list[dict[str, str]]:
     """{"task", "prompt", "answer"} of each line. Raises UserError: no file, the first line that is no exercise, none at all."""
     if not file.is_file():

@@ -49,7 +49,7 @@ def _plain(road: Road, value):
 
 
 def _file(road: Road, file: File) -> str:
-    """Its name and the digest of what it says."""
+    """The name of a file and the digest of its content."""
     path = road.path_of(file)
     return f"{path.name} {_digest(path)[:12]}"
 

@@ -64,7 +64,7 @@ def _of_policies(road: Road, evaluations: dict[str, dict]) -> list[Section]:
 
 
 def _short(road: Road, changes: dict[str, list]) -> list[Block]:
-    """Of each policy what is better and what is worse than before."""
+    """What is better and what is worse than before, for each policy."""
     shown = []
     for policy in road.policies:
         if policy.before is None:

@@ -20,7 +20,7 @@ import random
 import sys
 
 from gptjax.errors import UserError
-from gptjax.road.exercises import read_exercises
+from gptjax.road.exercises import is_right, read_exercises
 from gptjax.storage.writing import replace_whole
 
 RIGHT, ENDED = "right over wrong", "ended over cut"
@@ -29,8 +29,8 @@ RIGHT, ENDED = "right over wrong", "ended over cut"
 def pair_of(answers: list[tuple[str, bool]], reference: str, draw: random.Random) -> tuple[str, str, str] | None:
     """(chosen, rejected, reason) of the (text, ended) of a prompt's answers; None: none is better than another."""
     spoken = [(text, ended) for text, ended in answers if text.strip()]  # an empty answer is none
-    right = [text for text, ended in spoken if ended and text.strip() == reference.strip()]
-    wrong = [text for text, ended in spoken if not (ended and text.strip() == reference.strip())]
+    right = [text for text, ended in spoken if is_right(reference, text, ended)]
+    wrong = [text for text, ended in spoken if not is_right(reference, text, ended)]
     if right and wrong:
         return right[0], draw.choice(wrong), RIGHT
     ended_ones = [text for text, ended in spoken if ended]
@@ -51,14 +51,14 @@ def made(exercises: list[dict], answers: list[list[tuple[str, bool]]], seed: int
             both = {"prompt": exercise["prompt"], "chosen": chosen, "rejected": rejected}
             pairs.append(both | {"task": exercise["task"], "reason": reason})
     flat = [
-        (ended, text.strip() == exercise["answer"].strip())
+        (ended, is_right(exercise["answer"], text, ended))
         for exercise, its_answers in zip(exercises, answers)
         for text, ended in its_answers
     ]
     report = {
         "prompts": len(exercises),
         "answers": len(flat),
-        "right": sum(ended and right for ended, right in flat),
+        "right": sum(right for _, right in flat),
         "cut": sum(not ended for ended, _ in flat),
         "pairs": {name: counts[name] for name in (RIGHT, ENDED)},
         "prompts without a pair": counts["no pair"],

@@ -47,7 +47,7 @@ class Clock:
         return (self._taken + PRIOR_SECONDS) / (self._expected + PRIOR_SECONDS)
 
     def left(self, stage: Stage, seconds: float, share: float | None, waiting: list[Stage]) -> float:
-        """Of the road: of a stage that has run for so many seconds, and of those that wait. share: of the stage's steps that
+        """Seconds that a stage which has run for so many, and those that wait, still take. share: of the stage's steps that
         this process has made, of those it had to make."""
         whole = seconds / share if share and share > ENOUGH else max(stage.seconds * self.pace, seconds)
         return whole - seconds + sum(each.seconds for each in waiting) * self.pace
@@ -62,7 +62,7 @@ class StageProgress:
         self._before = steps_done(self._run) if self._total else 0
 
     def share(self) -> float | None:
-        """Of the steps that were to be made when this began; None: not known."""
+        """The part that is made of the steps that were left when this began; None: not known."""
         if not self._total or self._total <= self._before:
             return None
         return (steps_done(self._run) - self._before) / (self._total - self._before) or None

@@ -140,7 +140,7 @@ class Road:
         return [f"{prefix}{name}={self.path_of(value) if isinstance(value, File) else value}"]
 
     def shown_command(self, stage: Stage) -> str:
-        """As a person types it in the road's folder."""
+        """The command of a stage, as a person types it in the road's folder."""
         _, *words = self.words(stage)
         return shlex.join(["gptjax", *words[2:]] if words[:2] == ["-m", "gptjax"] else ["python", *words])
 

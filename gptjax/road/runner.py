@@ -222,6 +222,6 @@ def _wait(process: subprocess.Popen, seconds: float) -> None:
 
 
 def _cpu_seconds() -> float:
-    """Of all processes that this one has waited for, and of theirs."""
+    """CPU seconds of all processes that this one has waited for, and of theirs."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -68,7 +68,7 @@ class Run:
 
     @property
     def model_config(self) -> ModelConfig:
-        """Of the model as it was loaded: with this dtype, and the attention kernel of this platform."""
+        """The config of the model as it was loaded: with this dtype, and the attention kernel of this platform."""
         return self.model.config
 
     @functools.cached_property
@@ -217,7 +217,7 @@ class Run:
         return adapters.with_adapter(self, path, step, self._placed)
 
     def _placed(self, config: Config) -> placed.Placed:
-        """Of a Config on this mesh, in this dtype."""
+        """The model of a Config, placed on this mesh in this dtype."""
         return _program(config, self.dtype, dict(self.mesh.shape))
 
     @property

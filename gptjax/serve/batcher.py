@@ -69,7 +69,7 @@ class BatcherOptions:
 
 
 class Status(typing.NamedTuple):
-    """Of a batcher; the numbers of tokens and steps are those since its start."""
+    """What a batcher is doing; tokens and steps are counted from its start."""
 
     state: str  # starting | ready | draining | failed
     running: int  # jobs that have a slot
@@ -119,7 +119,7 @@ class Batcher:
             self._wake.notify_all()
 
     def embed(self, token_lists) -> concurrent.futures.Future:
-        """Of float32 [N, D]: the mean of the final activations of each text, of length 1. Raises as `submit`."""
+        """Promises float32 [N, D]: the mean of the final activations of each text, of length 1. Raises as `submit`."""
         request = embedding.Request(embedding.check(token_lists, self._engine.config))
         with self._wake:
             self._check_takes(len(self._requests) + 1)

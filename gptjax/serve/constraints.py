@@ -215,7 +215,7 @@ def vocabulary_of(tokenizer: Tokenizer, eot_ids: tuple[int, ...]) -> Vocabulary:
 
 @functools.lru_cache(maxsize=64)
 def _matcher(vocabulary: Vocabulary, grammar: str):
-    """At the start of a text; each text takes a copy. Raises UserError: the library does not take the grammar."""
+    """The matcher at the start of a text; each text takes a copy. Raises UserError: the library does not take the grammar."""
     limits = _library().LLParserLimits(verbose_errors=False)  # no text of a request in a message
     matcher = _library().LLMatcher(vocabulary.library, grammar, log_level=0, limits=limits)
     if matcher.is_error():

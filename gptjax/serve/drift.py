@@ -31,7 +31,7 @@ class Drift(typing.NamedTuple):
 
 
 def of(counts, reference) -> Drift | None:
-    """Of two histograms in the same bins. None: one has too few."""
+    """How far one histogram is from another in the same bins. None: one of them has too few answers."""
     from scipy import special
 
     count_B, reference_B = np.asarray(counts, float), np.asarray(reference, float)

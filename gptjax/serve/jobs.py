@@ -76,7 +76,7 @@ class Refused(Exception):
 
 
 class Full(Refused):
-    """As many wait as may."""
+    """The queue is full."""
 
 
 class Draining(Refused):

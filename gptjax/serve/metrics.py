@@ -40,15 +40,13 @@ class Metrics:
         return Timings(self.first.labels(model), self.next.labels(model))
 
     def text(self, service) -> bytes:
-        now = prometheus_client.CollectorRegistry()
-        now.register(_Now(service))
-        parts = [prometheus_client.generate_latest(self.registry), prometheus_client.generate_latest(now)]
+        parts = [prometheus_client.generate_latest(self.registry), exposition(_families(service.models.all))]
         return b"".join(parts + [more().encode() for more in self._more])
 
 
 @dataclasses.dataclass
 class Timings:
-    """Of the answers of one model."""
+    """The histograms of one model's answers."""
 
     first: prometheus_client.Histogram
     next: prometheus_client.Histogram
@@ -62,34 +60,43 @@ class Timings:
             self.next.observe(seconds / count)
 
 
-class _Now:
-    """What the batchers are doing while somebody looks."""
+def exposition(families) -> bytes:
+    """Metric families that are made already, in Prometheus' text format."""
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(_Collected(list(families)))
+    return prometheus_client.generate_latest(registry)
 
-    def __init__(self, service):
-        self._service = service
 
-    def collect(self):
-        served = self._service.models.all
-        gauges = {
-            "running": ("Texts that have a slot", lambda status: status.running),
-            "waiting": ("Texts that wait for a slot", lambda status: status.waiting),
-            "slots": ("Texts that are made at once", lambda status: status.slots),
-        }
-        for name, (help, value) in gauges.items():
-            family = core.GaugeMetricFamily(f"gptjax_{name}", help, labels=["model"])
-            for each in served:
-                family.add_metric([each.name], value(each.batcher.status))
-            yield family
-        made = core.CounterMetricFamily(
-            "gptjax_made_tokens", "Tokens made, also for clients that went", labels=["model"]
-        )
-        for each in served:
-            made.add_metric([each.name], each.batcher.status.new_tokens)
-        yield made
-        state = core.GaugeMetricFamily("gptjax_state", "1 for the state a model is in", labels=["model", "state"])
-        step = core.GaugeMetricFamily("gptjax_model_step", "Step of the checkpoint that answers", labels=["model"])
-        for each in served:
-            step.add_metric([each.name], each.step)
-            for name in STATES:
-                state.add_metric([each.name, name], float(each.batcher.status.state == name))
-        yield from (state, step)
+@dataclasses.dataclass(eq=False)  # a registry keeps it in a dict
+class _Collected:
+    """What a registry asks for families."""
+
+    families: list
+
+    def collect(self) -> list:
+        return self.families
+
+
+def _families(served: list):
+    """What the batchers of all models are doing at this moment."""
+    status = {each.name: each.batcher.status for each in served}
+    counts = {
+        "running": "Texts that have a slot",
+        "waiting": "Texts that wait for a slot",
+        "slots": "Texts that are made at once",
+    }
+    for name, help in counts.items():
+        family = core.GaugeMetricFamily(f"gptjax_{name}", help, labels=["model"])
+        for model, now in status.items():
+            family.add_metric([model], getattr(now, name))
+        yield family
+    made = core.CounterMetricFamily("gptjax_made_tokens", "Tokens made, also for clients that went", labels=["model"])
+    state = core.GaugeMetricFamily("gptjax_state", "1 for the state a model is in", labels=["model", "state"])
+    step = core.GaugeMetricFamily("gptjax_model_step", "Step of the checkpoint that answers", labels=["model"])
+    for each in served:
+        now = status[each.name]
+        made.add_metric([each.name], now.new_tokens)
+        step.add_metric([each.name], each.step)
+        for name in STATES:
+            state.add_metric([each.name, name], float(now.state == name))
+    yield from (made, state, step)

@@ -89,7 +89,7 @@ class Models:
         return self._put(source.name, run)
 
     def put(self, served: Served) -> Served:
-        """In place of the one of its name, which is returned, and goes on with what it has."""
+        """Puts a model in place of the one of its name, which is returned and goes on with what it has."""
         before, self._served[served.name] = self._served[served.name], served
         return before
 
@@ -159,5 +159,5 @@ def warm_up(served: Served) -> None:
 
 
 def bytes_of(run) -> int:
-    """Of its parameters."""
+    """How many bytes its parameters take."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(run.params))

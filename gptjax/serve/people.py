@@ -14,7 +14,7 @@ from gptjax.serve import quality as qualities
 
 
 class Parts(typing.NamedTuple):
-    """As app.create_app takes them. close: at the end of the server."""
+    """Arguments of app.create_app. close: is called at the end of the server."""
 
     routes: list
     observers: tuple[typing.Callable, ...]

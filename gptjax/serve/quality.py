@@ -43,13 +43,13 @@ class Answered(typing.NamedTuple):
 
 
 def answered(record) -> Answered:
-    """Of what the endpoints say of a finished answer, a service.Record."""
+    """An answer as it is measured. record: a service.Record."""
     text = record.text
     return Answered(record.served.name, text.text, tuple(text.tokens), text.ending.reason, tuple(text.logprobs))
 
 
 class Counts:
-    """Of some answers of one model: how many fell in each bin of each measure, and the sums of what was measured."""
+    """Counts of one model's answers: how many fell in each bin of each measure, and the sums of what was measured."""
 
     def __init__(self, bins: dict[str, list[int]] | None = None, sums: dict[str, float] | None = None):
         empty = {name: [0] * measure.bins for name, measure in measures.MEASURES.items()}
@@ -135,7 +135,7 @@ class Quality:
     # ---- what there is to see
 
     def window(self) -> dict[str, Counts]:
-        """Of each model, the last seven days."""
+        """The counts of the last seven days, by model."""
         with self._lock:
             first = int(self._now() // DAY) - DAYS
             found = {}
@@ -144,7 +144,7 @@ class Quality:
             return found
 
     def total(self) -> dict[str, Counts]:
-        """Of each model, since the server began."""
+        """The counts since the server began, by model."""
         with self._lock:
             return {model: counts + Counts() for model, counts in self._total.items()}
 

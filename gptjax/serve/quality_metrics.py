@@ -7,21 +7,9 @@ from gptjax.serve import answer_measures, drift
 
 def lines(total: dict, drifts: dict[str, dict[str, drift.Drift]]) -> str:
     """total: model -> quality.Counts. drifts: model -> measure -> Drift."""
-    import prometheus_client
+    from gptjax.serve import metrics
 
-    registry = prometheus_client.CollectorRegistry()
-    registry.register(_Now([_ends(total), *_histograms(total), *_drifts(drifts)]))
-    return prometheus_client.generate_latest(registry).decode()
-
-
-class _Now:
-    """Families that are there already, as a registry asks for them."""
-
-    def __init__(self, families: list):
-        self._families = families
-
-    def collect(self) -> list:
-        return self._families
+    return metrics.exposition([_ends(total), *_histograms(total), *_drifts(drifts)]).decode()
 
 
 def _ends(total: dict):

@@ -32,7 +32,7 @@ class JobRow(engine.Row):
         return min(self.settings.max_tokens, self.most)
 
     def begin(self, reading: Reading) -> None:
-        """Its prompt was read: tells its scores. The row is finished where nothing is to be made."""
+        """Tells the scores of the prompt, which was read. The row is finished where nothing is to be made."""
         self.cached_tokens = reading.cached_tokens
         if self.job.prompt_scores:
             self._send(_scores(reading, self.job.likeliest))

@@ -33,7 +33,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self):
-        """In place of uvicorn's, which closes the door at the first signal and dies of it at the end."""
+        """Replaces uvicorn's, which closes the door at the first signal and dies of it at the end."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -142,7 +142,7 @@ def _say(url: str, models: Models, args) -> None:
 
 
 def _memory() -> str:
-    """Of the first device; of a CPU what this process has."""
+    """What the first device has in use; of a CPU what this process has."""
     told = jax.local_devices()[0].memory_stats()
     size = told["bytes_in_use"] if told else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return f"{si(size)}B"

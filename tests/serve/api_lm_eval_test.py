@@ -13,6 +13,8 @@ from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompleti
 import gptjax  # noqa: E402
 from gptjax.tasks import harness, task_files  # noqa: E402
 
+# Its scores are those of api_answers_test.py's prompts, read by another client with a server of its own.
+pytestmark = pytest.mark.slow
 CONTEXT = 2048  # of which all texts of the tasks have fewer bytes
 
 

@@ -10,6 +10,7 @@ from gptjax.serve import jobs
 from gptjax.serve.api.faults import ApiError
 
 REASONS = {"eot": "stop", "stop": "stop", "length": "length"}  # a job's: OpenAI's
+GONE = 499  # nginx's status of a request whose client did not wait
 PING_SECONDS = 15.0  # of silence, after which a stream says that it lives: proxies close what is silent for a minute
 
 

@@ -42,7 +42,7 @@ class Deltas:
         return [self._of(part) for part in self._reader.feed(piece)]
 
     def finish(self) -> list[dict]:
-        """Of what was held back."""
+        """The deltas of what was held back."""
         return [] if self._reader is None else [self._of(part) for part in self._reader.end()]
 
     def _of(self, part) -> dict:

@@ -10,7 +10,6 @@ from starlette.responses import JSONResponse, Response
 
 from gptjax.serve import jobs
 from gptjax.serve.api import answering, bodies, calls, logprobs, reading, streaming, work
-from gptjax.serve.api.completions import GONE
 from gptjax.serve.api.faults import wrong
 from gptjax.serve.service import Record
 
@@ -90,7 +89,7 @@ async def chat(request: Request) -> Response:
     with made:
         texts = await answering.while_connected(request.receive, made.finish())
     if texts is None:
-        return Response(status_code=GONE)
+        return Response(status_code=answering.GONE)
     choices = [_choice(i, text, planned) for i, text in enumerate(texts)]
     return JSONResponse(head | {"choices": choices, "usage": _finished(texts, planned, head, service)})
 

@@ -15,7 +15,6 @@ from gptjax.serve.api.faults import wrong
 from gptjax.serve.service import Record
 
 DEFAULT_TOKENS = 16  # OpenAI's
-GONE = 499  # nginx's status of a request whose client did not wait
 
 
 @dataclasses.dataclass
@@ -106,7 +105,7 @@ async def completions(request: Request) -> Response:
     with made:
         texts = await answering.while_connected(request.receive, made.finish())
     if texts is None:
-        return Response(status_code=GONE)
+        return Response(status_code=answering.GONE)
     return JSONResponse(_whole(texts, planned, head, service))
 
 
@@ -155,7 +154,7 @@ def _choice(index: int, text: answering.Text, planned: Plan, prompt: work.Prompt
 
 
 def _reason(text: answering.Text, planned: Plan) -> str:
-    """Of a prompt that counts, whose one token may be an end: stop, if it is one."""
+    """The finish_reason. Where only the prompt counts, the one token that follows may be an end: that is "stop"."""
     ends = {planned.served.run.tokenizer.eot_id, *(planned.body.stop_token_ids or ())}
     ended = planned.scores_one and not planned.body.ignore_eos and bool({*text.tokens[-1:]} & ends)
     return "stop" if ended else text.reason

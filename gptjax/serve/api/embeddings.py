@@ -10,7 +10,6 @@ from starlette.responses import JSONResponse, Response
 
 from gptjax.serve import jobs
 from gptjax.serve.api import answering, bodies, reading, work
-from gptjax.serve.api.completions import GONE
 from gptjax.serve.api.faults import wrong
 
 MOST_INPUTS = 2048  # OpenAI's
@@ -26,7 +25,7 @@ async def embeddings(request: Request) -> Response:
     future = served.batcher.embed([prompt.token_L for prompt in prompts])
     vector_ND = await answering.while_connected(request.receive, _of(future))
     if vector_ND is None:
-        return Response(status_code=GONE)
+        return Response(status_code=answering.GONE)
     tokens = sum(len(prompt.token_L) for prompt in prompts)
     used = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
     service.metrics.count_tokens(served.name, used)

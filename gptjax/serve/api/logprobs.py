@@ -6,12 +6,12 @@ from gptjax.serve.api.answering import Text
 
 
 def spelled(tokenizer, token: int) -> bytes:
-    """Its UTF-8; of a control token, of its name."""
+    """The UTF-8 of a token; of a control token, that of its name."""
     return tokenizer.spelling[token] or _names(tokenizer).get(token, "").encode()
 
 
 def shown(tokenizer, token: int) -> str:
-    """Its text; of a token that is part of a character "bytes:\\\\xe2\\\\x80", so that no two look the same."""
+    """The text of a token; of one that is part of a character "bytes:\\\\xe2\\\\x80", so that no two look the same."""
     content = spelled(tokenizer, token)
     try:
         return content.decode()
@@ -43,7 +43,7 @@ class Offsets:
         self._decoder, self._characters = codecs.getincrementaldecoder("utf-8")("replace"), 0
 
     def of(self, content: bytes) -> int:
-        """Of the next token, which spells this."""
+        """Where the next token begins, which spells this."""
         start = self._characters
         self._characters += len(self._decoder.decode(content))
         return start

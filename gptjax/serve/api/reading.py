@@ -41,7 +41,7 @@ def checked(value: dict, kind: type[pydantic.BaseModel]):
 
 
 def _fault(error: pydantic.ValidationError) -> ApiError:
-    """Of the first of its errors. The value is not in it: it may be a prompt, and is the client's own."""
+    """The first error as a client is told it, without the value, which may be a prompt."""
     first = error.errors(include_url=False, include_context=False)[0]
     field = str(first["loc"][0]) if first["loc"] else None
     places = first["loc"]

@@ -38,7 +38,7 @@ async def detokenize(request: Request) -> JSONResponse:
 
 
 async def tokenizer_info(request: Request) -> JSONResponse:
-    """Of the first model, which lm-evaluation-harness asks for."""
+    """What lm-evaluation-harness asks of the first model's tokenizer."""
     served = request.app.state.service.models.get(request.query_params.get("model"))
     tokenizer = served.run.tokenizer
     name_of = {i: name for name, i in reversed(tokenizer.special.items())}
