@@ -156,13 +156,17 @@ def _keys(args) -> tuple[str, ...]:
     keys = list(args.api_key or ())
     if args.api_keys_file is not None:
         try:
-            with open(args.api_keys_file, encoding="utf-8") as file:
+            with open(args.api_keys_file, encoding="utf-8-sig") as file:
                 lines = [line.strip() for line in file]
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--api_keys_file={args.api_keys_file} cannot be read: {error}.") from None
         keys += [line for line in lines if line and not line.startswith("#")]
         if not keys:
             raise UserError(f"--api_keys_file={args.api_keys_file} has no key; expected one on each line.")
+    if not all(key.isascii() and key.isprintable() and key and " " not in key for key in keys):
+        raise UserError(
+            "a key of --api_key or --api_keys_file is empty, or has characters that no header can; use letters and digits."
+        )
     if not keys and args.host not in LOOPBACK:
         warning = f"anyone who reaches {args.host} may use the model: there is no --api_key"
         print(f"gptjax: warning: {warning}", file=sys.stderr)
