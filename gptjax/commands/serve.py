@@ -147,8 +147,24 @@ def _check(args, runs: dict) -> None:
         path = getattr(args, name)
         if path is not None and not os.path.isfile(path):
             raise UserError(f"--{name}={path}: there is no such file; give one in PEM.")
+    if args.ssl_certfile is not None:
+        _check_certificate(args.ssl_certfile, args.ssl_keyfile)
     if args.allow_host and args.host not in LOOPBACK:
         raise UserError(f"--allow_host is for a loopback --host: on {args.host} the server answers to any name.")
+
+
+def _check_certificate(certfile: str, keyfile: str) -> None:
+    """Raises UserError: they are none, or not of each other, or a password is needed, which nobody is there to type."""
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, password=lambda: "")
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"--ssl_certfile={certfile} and --ssl_keyfile={keyfile}: {reason}; give a certificate and its key in PEM, without"
+            " a password."
+        ) from None
 
 
 def _keys(args) -> tuple[str, ...]:
