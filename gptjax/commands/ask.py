@@ -105,7 +105,10 @@ def _text(args) -> str:
     """Raises UserError: there is none."""
     if args.text is None and sys.stdin.isatty():
         raise UserError("gptjax ask has no text; give it as a word in quotes, or by standard input.")
-    text = sys.stdin.read() if args.text is None else args.text
+    try:
+        text = sys.stdin.read() if args.text is None else args.text
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is no text in {error.encoding}: {error.reason}; convert it.") from None
     if not text.strip():
         raise UserError("the text is empty; give what the recipe is to be applied to.")
     return text
