@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 
-from gptjax import start
+from gptjax import start, terminal
 from gptjax.commands import flags
 from gptjax.errors import UserError
 
@@ -66,7 +66,7 @@ def run(args) -> None:
 
     def on_text(piece: str) -> None:
         shown[0] = True
-        print(guard.feed(piece), end="", flush=True)
+        terminal.say(guard.feed(piece))
 
     on_text = None if args.json else on_text
     outcome = answering.answer(model, chosen, text, values, settings=settings, index=index, on_text=on_text)
@@ -160,7 +160,7 @@ def _show(outcome, as_json: bool, rest: str | None) -> None:
         fields = dataclasses.asdict(outcome) | {"sources": [one._asdict() for one in outcome.sources]}
         print(json.dumps(fields, ensure_ascii=False))
         return
-    print(outcome.text if rest is None else rest)
+    terminal.say(f"{outcome.text if rest is None else rest}\n")
     for label, share in (outcome.scores or {}).items():
         print(f"  {share:6.1%}  {label}")
     for name, arguments, result in outcome.calls:
