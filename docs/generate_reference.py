@@ -142,6 +142,7 @@ MODELS = {
 KERNELS = {
     "xla": "Plain XLA, on every device and for every config.",
     "cudnn": "cuDNN's flash attention, on GPUs.",
+    "triton": "gptjax's own flash attention in Pallas, on GPUs: with dropout, packed documents and split sequences.",
     "splash": "Splash attention, a Pallas kernel, on TPUs.",
 }
 SOURCES = {

@@ -14,6 +14,15 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+_SPELLED = {i: repr(chr(i))[1:-1] for i in (*range(32), *range(127, 160)) if chr(i) not in "\n\t"}
+
+
+def say(text: str) -> None:
+    """What a model says, on stdout as it comes. On a terminal its control characters are spelled: they would move the cursor,
+    or write into titles and clipboards. A pipe has the text itself."""
+    print(text.translate(_SPELLED) if sys.stdout.isatty() else text, end="", flush=True)
+
+
 class Progress:
     """One line that is overwritten on a terminal, and printed now and then where there is none."""
 

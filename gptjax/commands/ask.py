@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 
-from gptjax import start
+from gptjax import start, terminal
 from gptjax.commands import flags
 from gptjax.errors import UserError
 
@@ -31,7 +31,7 @@ def add_flags(parser) -> None:
     parser.add_argument(
         "--var", action="append", metavar="NAME=TEXT", help="the text of a {placeholder} of the recipe; may be repeated"
     )
-    parser.add_argument("--index", metavar="DIR", help="of `gptjax index`, for a recipe that answers from documents")
+    parser.add_argument("--index", metavar="DIR", help="a folder of `gptjax index`, for a recipe that answers from documents")
     parser.add_argument("--filters", metavar="FILE", help="filters of the text and of the answer (docs/filters.md)")
     for name, kind in SETTINGS:
         parser.add_argument(f"--{name}", type=kind, help="as of `gptjax sample` (default: the recipe's)")
@@ -66,7 +66,7 @@ def run(args) -> None:
 
     def on_text(piece: str) -> None:
         shown[0] = True
-        print(guard.feed(piece), end="", flush=True)
+        terminal.say(guard.feed(piece))
 
     on_text = None if args.json else on_text
     outcome = answering.answer(model, chosen, text, values, settings=settings, index=index, on_text=on_text)
@@ -105,7 +105,10 @@ def _text(args) -> str:
     """Raises UserError: there is none."""
     if args.text is None and sys.stdin.isatty():
         raise UserError("gptjax ask has no text; give it as a word in quotes, or by standard input.")
-    text = sys.stdin.read() if args.text is None else args.text
+    try:
+        text = sys.stdin.read() if args.text is None else args.text
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is no text in {error.encoding}: {error.reason}; convert it.") from None
     if not text.strip():
         raise UserError("the text is empty; give what the recipe is to be applied to.")
     return text
@@ -157,7 +160,7 @@ def _show(outcome, as_json: bool, rest: str | None) -> None:
         fields = dataclasses.asdict(outcome) | {"sources": [one._asdict() for one in outcome.sources]}
         print(json.dumps(fields, ensure_ascii=False))
         return
-    print(outcome.text if rest is None else rest)
+    terminal.say(f"{outcome.text if rest is None else rest}\n")
     for label, share in (outcome.scores or {}).items():
         print(f"  {share:6.1%}  {label}")
     for name, arguments, result in outcome.calls:

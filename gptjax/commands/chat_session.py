@@ -7,6 +7,7 @@ import json
 import pathlib
 import sys
 
+from gptjax import terminal
 from gptjax.errors import UserError, did_you_mean, first_line, shorten
 from gptjax.generation.settings import OPTIONS, Settings
 from gptjax.storage import writing
@@ -27,9 +28,10 @@ def checked_settings(chosen: dict) -> dict:
 
 
 def piped_messages(lines):
-    """Messages of a file or pipe, a line each; a line that ends in a backslash goes on in the next."""
+    """Messages of a file or pipe, a line each; a line that ends in a backslash goes on in the next. Raises UserError: it is no
+    text."""
     message = ""
-    for line in lines:
+    for line in _decoded(lines):
         message += line.rstrip("\n")
         if message.endswith("\\"):
             message = message[:-1] + "\n"
@@ -38,6 +40,13 @@ def piped_messages(lines):
         message = ""
     if message:
         yield message
+
+
+def _decoded(lines):
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is no text in {error.encoding}: {error.reason}; convert it.") from None
 
 
 class Session:
@@ -119,7 +128,7 @@ class Session:
             messages, settings = content["messages"], checked_settings(content.get("settings", {}))
             names = [tool["function"]["name"] for tool in content.get("tools", [])]
             system, messages = _parted(messages)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"/load {file}: {first_line(error)}; expected a file of /save.") from None
         if "tokenizer" in content and content["tokenizer"] != self.model.tokenizer_hash:
             messages = [{key: value for key, value in each.items() if key != "tokens"} for each in messages]
@@ -141,7 +150,9 @@ class Session:
         """An answer, with the calls of tools on its way. False: there was none."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         for _ in range(ROUNDS):
-            answer = self.model.answer([*system, *self.messages], self._schemas, self.settings, self._attempt, _show)
+            answer = self.model.answer(
+                [*system, *self.messages], self._schemas, self.settings, self._attempt, terminal.say
+            )
             if answer is None:
                 print(flush=True)
                 return False
@@ -191,10 +202,6 @@ def _parted(messages: list) -> tuple[str | None, list[dict]]:
         if not is_one or not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
             raise UserError(f"message {i} has no role of {', '.join(ROLES)}, or no content")
     return system, others
-
-
-def _show(piece: str) -> None:
-    print(piece, end="", flush=True)
 
 
 # ---- commands

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import sys
 
+from gptjax import terminal
 from gptjax.data.chat import Message
 
 _SHOWN = "you> "
@@ -81,7 +82,7 @@ def _system(system: str | None) -> tuple[Message, ...]:
 
 
 def _print(piece: str) -> bool:
-    print(piece, end="", flush=True)
+    terminal.say(piece)
     return True
 
 

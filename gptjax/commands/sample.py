@@ -4,7 +4,7 @@ import functools
 import json
 import sys
 
-from gptjax import start
+from gptjax import start, terminal
 from gptjax.commands import best_of, flags
 from gptjax.config import bounds
 from gptjax.errors import UserError
@@ -168,8 +168,8 @@ def run(args) -> None:
             return
         generate = functools.partial(loaded.answers, form=form, **draft)
     if args.stream:
-        print("" if args.chat else prompts[0] or "", end="", flush=True)
-        generate(prompts, callback=lambda _, piece: print(piece, end="", flush=True), **chosen)
+        terminal.say("" if args.chat else prompts[0] or "")
+        generate(prompts, callback=lambda _, piece: terminal.say(piece), **chosen)
         print()
         return
     completions = generate(prompts, **chosen)
@@ -179,7 +179,7 @@ def run(args) -> None:
             continue
         if len(completions) > 1:
             print(f"--- sample {i + 1} of {len(completions)}")
-        print(completion.text if args.chat else completion)
+        terminal.say(f"{completion.text if args.chat else completion}\n")
 
 
 def _prompts(args) -> list[str | None]:

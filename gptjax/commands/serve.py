@@ -80,7 +80,7 @@ def _add_door_flags(parser) -> None:
         "--most_megabytes",
         type=int,
         default=MEGABYTES,
-        help="of a request's body, beyond which 413 (default: %(default)s)",
+        help="size of a request's body at most, beyond which 413 (default: %(default)s)",
     )
 
 
@@ -147,8 +147,24 @@ def _check(args, runs: dict) -> None:
         path = getattr(args, name)
         if path is not None and not os.path.isfile(path):
             raise UserError(f"--{name}={path}: there is no such file; give one in PEM.")
+    if args.ssl_certfile is not None:
+        _check_certificate(args.ssl_certfile, args.ssl_keyfile)
     if args.allow_host and args.host not in LOOPBACK:
         raise UserError(f"--allow_host is for a loopback --host: on {args.host} the server answers to any name.")
+
+
+def _check_certificate(certfile: str, keyfile: str) -> None:
+    """Raises UserError: they are none, or not of each other, or a password is needed, which nobody is there to type."""
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, password=lambda: "")
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"--ssl_certfile={certfile} and --ssl_keyfile={keyfile}: {reason}; give a certificate and its key in PEM, without"
+            " a password."
+        ) from None
 
 
 def _keys(args) -> tuple[str, ...]:
@@ -156,13 +172,17 @@ def _keys(args) -> tuple[str, ...]:
     keys = list(args.api_key or ())
     if args.api_keys_file is not None:
         try:
-            with open(args.api_keys_file, encoding="utf-8") as file:
+            with open(args.api_keys_file, encoding="utf-8-sig") as file:
                 lines = [line.strip() for line in file]
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--api_keys_file={args.api_keys_file} cannot be read: {error}.") from None
         keys += [line for line in lines if line and not line.startswith("#")]
         if not keys:
             raise UserError(f"--api_keys_file={args.api_keys_file} has no key; expected one on each line.")
+    if not all(key.isascii() and key.isprintable() and key and " " not in key for key in keys):
+        raise UserError(
+            "a key of --api_key or --api_keys_file is empty, or has characters that no header can; use letters and digits."
+        )
     if not keys and args.host not in LOOPBACK:
         warning = f"anyone who reaches {args.host} may use the model: there is no --api_key"
         print(f"gptjax: warning: {warning}", file=sys.stderr)

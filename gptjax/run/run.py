@@ -103,6 +103,7 @@ class Run:
             engine = self.drafted(chosen, draft, draft_tokens)
             return generate(engine, self.tokenizer, prompts, chosen, callback)
 
+    @checked()
     def drafted(self, settings: Settings, draft=None, count: int | None = None) -> Engine:
         """The engine for such settings with a draft, as `generate` has it. Raises UserError: the draft can't guess for it."""
         if draft is None and count is None:

@@ -10,6 +10,7 @@ scheduler        what that thread does next: some prompt, some tokens
 row              a job's row: what it says to its listener
 embedding        texts to vectors
 constraints      JSON, schemas, regular expressions and grammars that a text is kept to
+grammar_trial    a long grammar, compiled first where it can do no harm
 tool_calls       tools that an answer may call: how they are asked for, and how calls are read from its text
 filters          what is kept from a model, and from those who read its answers
 personal_data    patterns of addresses, numbers of phones, cards and accounts

@@ -52,7 +52,7 @@ class BatcherOptions:
     warm: bool = False  # whether `start` compiles what plain jobs need before the first is begun
 
     def __post_init__(self):
-        least = {"slots": 1, "queue": 1, "chunk_tokens": LEAST, "prefill_tokens": 1, "places": 2, "prefix_tokens": 0}
+        least = {"slots": 1, "queue": 0, "chunk_tokens": LEAST, "prefill_tokens": 1, "places": 2, "prefix_tokens": 0}
         for name, smallest in least.items():
             value = getattr(self, name)
             if value is not None and value < smallest:
@@ -108,7 +108,7 @@ class Batcher:
         """Takes all of these jobs, or none. Raises UserError: one that can't be made; Full, Draining or Failed."""
         rows = [row_of(job, self._tokenizer, self._engine.config, self._places) for job in jobs]
         with self._wake:
-            self._check_takes(len(self._waiting) + len(rows))
+            self._check_takes(len(self._waiting) + len(rows) - (self._options.slots - len(self._rows)))
             self._waiting.extend(rows)
             self._wake.notify_all()
 
@@ -122,7 +122,7 @@ class Batcher:
         """Promises float32 [N, D]: the mean of the final activations of each text, of length 1. Raises as `submit`."""
         request = embedding.Request(embedding.check(token_lists, self._engine.config))
         with self._wake:
-            self._check_takes(len(self._requests) + 1)
+            self._check_takes(len(self._requests))  # of them one is at work
             self._requests.append(request)
             self._wake.notify_all()
         return request.future

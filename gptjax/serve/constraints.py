@@ -15,15 +15,19 @@ its tokens are used up.
 
 import functools
 import json
+import subprocess
+import sys
 
 import numpy as np
 
 from gptjax.config.extras import library
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError, shorten
+from gptjax.serve import grammar_trial
 
 FORMATS = ("text", "json_object", "json_schema")
 SPACES = r"( |\n {0,16})"
+TRIED_CHARACTERS = 4000  # of a grammar: longer ones are compiled apart first
 _OF_JSON = {"whitespace_pattern": SPACES, "lenient": False}
 
 
@@ -104,12 +108,20 @@ def of_schema(schema, name: str) -> str:
     schema = {True: {}, False: {"enum": []}}[schema] if isinstance(schema, bool) else schema
     if not isinstance(schema, dict):
         raise UserError(f"{name} is {shorten(repr(schema), 80)}; expected a JSON schema, an object.")
-    return _library().LLMatcher.grammar_from_json_schema(as_kept(schema))
+    try:
+        return _library().LLMatcher.grammar_from_json_schema(as_kept(schema))
+    except ValueError as error:  # an integer of more than 64 bits
+        raise UserError(f"{name}: {shorten(str(error), 200)}.") from None
 
 
 def check_schema(schema: dict, name: str) -> None:
     """Raises UserError that begins with name: the schema cannot be kept to."""
-    error = _library().LLMatcher.validate_grammar(of_schema(schema, name))
+    grammar = of_schema(schema, name)
+    try:
+        _try_apart(grammar)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    error = _library().LLMatcher.validate_grammar(grammar)
     if error:
         raise UserError(f"{name}: {_reason(error)}.")
 
@@ -216,11 +228,25 @@ def vocabulary_of(tokenizer: Tokenizer, eot_ids: tuple[int, ...]) -> Vocabulary:
 @functools.lru_cache(maxsize=64)
 def _matcher(vocabulary: Vocabulary, grammar: str):
     """The matcher at the start of a text; each text takes a copy. Raises UserError: the library does not take the grammar."""
+    _try_apart(grammar)
     limits = _library().LLParserLimits(verbose_errors=False)  # no text of a request in a message
     matcher = _library().LLMatcher(vocabulary.library, grammar, log_level=0, limits=limits)
     if matcher.is_error():
         raise UserError(f"{_reason(matcher.get_error())}.")
     return matcher
+
+
+@functools.lru_cache(maxsize=64)
+def _try_apart(grammar: str) -> None:
+    """Raises UserError: to compile a long grammar ends the process that does, or takes it too long."""
+    if len(grammar) <= TRIED_CHARACTERS:
+        return
+    command = [sys.executable, "-P", grammar_trial.__file__]
+    ended = subprocess.run(command, input=grammar.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if ended.returncode:
+        raise UserError(
+            f"it cannot be compiled within {grammar_trial.CPU_SECONDS} seconds and a few gigabytes; ask for a simpler format."
+        )
 
 
 def _reason(error: str) -> str:

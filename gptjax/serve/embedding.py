@@ -27,19 +27,22 @@ class Request:
         self._texts, self._parts = texts, []
 
     def advance(self, engine) -> None:
-        """Embeds the next MOST of them; the last settle the future."""
-        if not self._parts and not self.future.set_running_or_notify_cancel():
-            self.finished = True  # cancelled
+        """Embeds the next MOST of them; the last settle the future. One that was cancelled is given up."""
+        if self.future.cancelled():
+            self.finished = True
             return
         first = len(self._parts) * MOST
         self._parts.append(embed(engine, self._texts[first : first + MOST]))
         if first + MOST >= len(self._texts):
-            self.future.set_result(np.concatenate(self._parts))
-            self.finished = True
+            self._settle(lambda: self.future.set_result(np.concatenate(self._parts)))
 
     def fail(self, error: Exception) -> None:
-        if not self.future.done():  # or cancelled
-            self.future.set_exception(error)
+        self._settle(lambda: self.future.set_exception(error))
+
+    def _settle(self, settle) -> None:
+        """Until here it can be cancelled: a future that says that it runs cannot."""
+        if not self.finished and self.future.set_running_or_notify_cancel():
+            settle()
         self.finished = True
 
 

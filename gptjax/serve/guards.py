@@ -26,6 +26,13 @@ def _fits(path: str, patterns: tuple[str, ...]) -> bool:
     return path in patterns or f"{folder}/*" in patterns
 
 
+def _host_of(address: str) -> str | None:
+    try:
+        return urllib.parse.urlsplit(address).hostname
+    except ValueError:
+        return None
+
+
 class Told:
     """Gives each request an id, counts it, and logs its line: never a body, a query or a header, which hold prompts and keys."""
 
@@ -93,6 +100,7 @@ class Guard:
     def _check(self, scope, headers: Headers) -> None:
         """Raises ApiError: it may not ask, or says too much."""
         self._check_host(headers)
+        self._check_origin(scope, headers)
         self._check_key(scope, headers)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 20 or int(length) > self._options.most_bytes:
@@ -103,14 +111,18 @@ class Guard:
         hosts = self._options.hosts
         if hosts is None:
             return
-        try:
-            name = urllib.parse.urlsplit(f"//{headers.get('host', '')}").hostname
-        except ValueError:
-            name = None
-        if name not in hosts:
+        if _host_of(f"//{headers.get('host', '')}") not in hosts:
             raise ApiError(
                 403, f"this server answers to {', '.join(hosts)}; start it with --allow_host=NAME for others."
             )
+
+    def _check_origin(self, scope, headers: Headers) -> None:
+        """Nor is a page elsewhere that sends a form here, for which a browser asks nobody: it would cast votes, say."""
+        origin, hosts, allowed = headers.get("origin"), self._options.hosts, self._options.origins
+        if hosts is None or origin is None or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            return
+        if not {"*", origin} & {*allowed} and _host_of(origin) not in hosts:
+            raise ApiError(403, f"pages of {shorten(origin, 80)} may not ask; start the server with --cors for them.")
 
     def _check_key(self, scope, headers: Headers) -> None:
         if not self._keys or scope["method"] == "OPTIONS" or _fits(scope["path"], self._options.public):

@@ -15,6 +15,8 @@ import numpy as np
 
 from gptjax.generation.settings import Settings
 
+CONSTRAINT_FAILED = "the constraint failed"  # begins the error of an Ending whose text cannot be kept to its form
+
 
 class Piece(typing.NamedTuple):
     """What has been made since the piece before. Tokens may come before their text: a character has several tokens, and the

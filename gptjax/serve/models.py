@@ -6,9 +6,11 @@ import typing
 
 import jax
 
-from gptjax.errors import UserError, did_you_mean
+from gptjax.errors import UserError, did_you_mean, shorten
 from gptjax.models import architectures
 from gptjax.parallel import numerics
+
+MOST_NAME = 200  # characters of a name that nobody has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +134,9 @@ class Models:
 
 class NoSuchModel(Exception):
     def __init__(self, name: str, known):
+        name = name[:MOST_NAME]  # it may be as long as a request
         near = did_you_mean(name, known)
-        super().__init__(f"there is no model {name!r}{near}; the models are: {', '.join(known)}.")
+        super().__init__(f"there is no model {shorten(repr(name), 80)}{near}; the models are: {', '.join(known)}.")
 
 
 def warm_up(served: Served) -> None:

@@ -10,7 +10,7 @@ from gptjax.generation import engine
 from gptjax.generation.decoding import LIKELIEST
 from gptjax.generation.reading import Reading
 from gptjax.generation.watching import Watcher
-from gptjax.serve.jobs import Ending, Job, Piece, PromptScores
+from gptjax.serve.jobs import CONSTRAINT_FAILED, Ending, Job, Piece, PromptScores
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class JobRow(engine.Row):
             allowed = np.asarray(constraint.allowed(), bool)
             allowed_V[: len(allowed)] = allowed
         except Exception as error:
-            self._fail("the constraint", error)
+            self._fail(CONSTRAINT_FAILED, error)
             return False
         ends = list(self.ends)
         allowed_V[ends] = allowed_V[ends].any()  # the end of a turn ends the text too
@@ -89,11 +89,11 @@ class JobRow(engine.Row):
         try:
             self.job.listener(message)
         except Exception as error:
-            self._fail("the listener", error)
+            self._fail("the listener failed", error)
 
     def _fail(self, what: str, error: Exception) -> None:
-        log.exception("%s of job %s failed", what, self.job.id or "without id")
-        self.error, self.finished = f"{what} failed: {type(error).__name__}: {error}", "failed"
+        log.exception("%s: job %s", what, self.job.id or "without id")
+        self.error, self.finished = f"{what}: {type(error).__name__}: {error}", "failed"
 
 
 def row_of(job: Job, tokenizer, config, places: int) -> JobRow:

@@ -2,12 +2,17 @@
 
 import asyncio
 import dataclasses
+import logging
+import traceback
 import typing
 
+from gptjax.errors import UserError
 from gptjax.serve import jobs
 from gptjax.serve.api import answering
 from gptjax.serve.metrics import Metrics
 from gptjax.serve.models import Models, Served
+
+log = logging.getLogger("gptjax.serve")
 
 
 class Record(typing.NamedTuple):
@@ -55,8 +60,15 @@ class Service:
             work.submit(newer.batcher)  # it was swapped while the prompt was read
 
     def observe(self, record: Record) -> None:
+        """An observer that fails, as one whose disk is full, is logged: the answer is its client's all the same."""
         for observer in self.observers:
-            observer(record)
+            try:
+                observer(record)
+            except UserError as error:
+                log.error("an answer was not looked at: %s", error)
+            except Exception as error:  # what it says may be of the answer
+                frames = "".join(traceback.format_tb(error.__traceback__))
+                log.error("an answer was not looked at: %s in\n%s", type(error).__name__, frames.rstrip())
 
     @property
     def state(self) -> str:

@@ -17,7 +17,7 @@ import chat_folders
 import pytest
 
 import gptjax
-from gptjax import cli
+from gptjax import cli, terminal
 from gptjax.commands import chat_run, chat_server, chat_session, chatting
 from gptjax.data.chat import Message, chat_format, from_record
 from gptjax.errors import UserError
@@ -181,8 +181,25 @@ def test_a_wrong_command_is_one_line_and_changes_nothing(capsys, line, message):
     assert (session.messages, session.settings, session.tools) == ([], {}, {})
 
 
+def test_a_pipe_that_is_no_text_is_one_line(capsys, monkeypatch):
+    for command in (["chat", "--url=http://127.0.0.1:9/v1"], ["ask", "--url=http://127.0.0.1:9/v1", "--recipe=configs/recipes/summary.toml"]):  # fmt: skip
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+        assert cli.main(command) == 2
+        said = capsys.readouterr().err
+        assert "no text in utf-8" in said and said.count("\n") == 1
+
+
+def test_what_a_model_says_moves_no_cursor_and_a_pipe_has_it_as_it_is(capsys, monkeypatch):
+    text = "a\x1b[2J\x07\r\x9bb\tc\n\u00e9"
+    terminal.say(text)
+    assert capsys.readouterr().out == text
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    terminal.say(text)
+    assert capsys.readouterr().out == "a\\x1b[2J\\x07\\r\\x9bb\tc\n\u00e9"
+
+
 def test_a_file_that_is_no_conversation_is_refused_whole(tmp_path):
-    for content in ("[]", "{", '{"messages": 3}', '{"messages": [{"role": "king", "content": "a"}]}', '{"messages": [{"role": "user"}]}',
+    for content in ("[]", "{", "[" * 100_000, '{"messages": 3}', '{"messages": [{"role": "king", "content": "a"}]}', '{"messages": [{"role": "user"}]}',
                     '{"messages": [{"role": "user", "content": "a", "tokens": "x"}]}', '{"messages": [], "settings": {"a": 1}}'):  # fmt: skip
         (tmp_path / "x.json").write_text(content)
         session = chat_session.Session(Parrot(), {"top_k": 1}, "s")

@@ -1,6 +1,7 @@
 """The clients of gptjax bench --serve, before a small server of another process, and what the command refuses."""
 
 import pathlib
+import time
 import sys
 
 import pytest
@@ -30,13 +31,19 @@ def test_all_clients_are_answered_and_their_tokens_counted(server):
 
 
 def test_a_server_runs_in_its_turn_alone(server):
-    def state() -> str:
-        return pathlib.Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    def is_stopped(expected: bool) -> bool:
+        """Whether it is soon: a signal takes a moment."""
+        for _ in range(500):
+            status = pathlib.Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if (status == "T") == expected:
+                return True
+            time.sleep(0.01)
+        return False
 
     with server.turn():
-        assert state() != "T"
+        assert is_stopped(False)
         inside = bench_serve.in_turn({"a": server}, 2, seconds=0)
-    assert state() == "T" and len(inside["a"]) == bench_serve.LEAST_ROUNDS
+    assert is_stopped(True) and len(inside["a"]) == bench_serve.LEAST_ROUNDS
     with server.turn():
         assert server.ask("Once").tokens == bench_serve.NEW_TOKENS
 

@@ -99,7 +99,7 @@ def test_a_stream_has_the_text_of_the_whole_answer(client):
     assert reasons == {choice.index: choice.finish_reason for choice in whole.choices}
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
-    assert len([chunk for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]) > 5, (
+    assert len([chunk for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]) >= 4, (
         "it comes in pieces"
     )
     assert all(chunk.usage is None for chunk in streamed(client, **fields))

@@ -1,5 +1,6 @@
 """What no server may answer with 200 or 500: each with its status, the field, and the reason, in OpenAI's shape."""
 
+import gzip
 import json
 
 import openai
@@ -7,6 +8,7 @@ import pytest
 import serving
 
 CHAT, COMPLETION, EMBEDDING = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+TOO_LARGE = {"type": "json_schema", "json_schema": {"schema": {"multipleOf": 10**30}}}
 USER = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
 
 
@@ -63,6 +65,24 @@ def test_another_content_type(server, kind):
     refused(answer, 415, "application/json")
 
 
+def test_a_body_that_is_packed(server):
+    packed = gzip.compress(json.dumps(USER).encode())
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    refused(server.http("POST", CHAT, content=packed, headers=headers), 415, "gzip")
+
+
+def test_a_large_body_is_read_as_a_small_one_is(server):
+    padding = {"metadata": {"a": "x" * 2**17}}
+    assert server.http("POST", CHAT, json=USER | padding).status_code == 200
+    refused(server.http("POST", CHAT, json=USER | padding | {"seed": "x"}), 400, "integer", param="seed")
+    refused(server.http("POST", CHAT, json=USER | padding | {"user": "\ud800"}), 400, "surrogate")
+
+
+def test_a_request_may_have_as_many_texts_as_are_made_and_wait(server):
+    answer = server.http("POST", COMPLETION, json={"prompt": "x", "max_tokens": 1, "n": 8})
+    assert answer.status_code == 200 and len(answer.json()["choices"]) == 8
+
+
 WRONG = [  # (path, fields, status, param, word)
     (CHAT, {"messages": []}, 400, "messages", "at least one"),
     (CHAT, {"messages": None}, 400, "messages", "list"),
@@ -93,6 +113,8 @@ WRONG = [  # (path, fields, status, param, word)
     (CHAT, {"stop": [""]}, 400, "stop", "empty"),
     (CHAT, {"stop": [1]}, 400, "stop", "text"),
     (CHAT, {"stop": ["x"] * 100}, 400, "stop", "at most"),
+    (CHAT, {"stop": "x" * 1001}, 400, "stop", "1001 characters"),
+    (CHAT, {"response_format": TOO_LARGE}, 400, "response_format", "serializable"),
     (CHAT, {"frequency_penalty": 5}, 400, "frequency_penalty", "2"),
     (CHAT, {"logit_bias": {"99999": 1}}, 400, "logit_bias", "99999"),
     (CHAT, {"logit_bias": {"-1": 1}}, 400, "logit_bias", "token id"),
@@ -114,6 +136,7 @@ WRONG = [  # (path, fields, status, param, word)
     (CHAT, {"stop_token_ids": [10**6]}, 400, "stop_token_ids", "vocabulary"),
     (CHAT, {"model": 5}, 400, "model", "string"),
     (CHAT, {"model": "gpt-9"}, 404, "model", "gpt-9"),
+    (CHAT, {"model": "m" * 100_000}, 404, "model", "mmm"),
     (CHAT, {"model": "tinny"}, 404, "model", "'tiny'"),
     (COMPLETION, {"prompt": []}, 400, "prompt", "empty"),
     (COMPLETION, {"prompt": [[]]}, 400, "prompt", "empty"),
@@ -189,6 +212,14 @@ def test_an_address_that_is_none(server, method, path, status):
 def test_a_name_that_is_not_this_machine_s(server):
     refused(server.http("GET", "/v1/models", headers={"Host": "evil.example"}), 403, "--allow_host")
     assert server.http("GET", "/v1/models", headers={"Host": "localhost:1234"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin,status", [("https://evil.example", 403), ("null", 403), ("http://localhost:3000", 200)]
+)
+def test_a_page_elsewhere_that_sends_a_form(server, origin, status):
+    body = {"prompt": "x", "max_tokens": 1}
+    assert server.http("POST", COMPLETION, json=body, headers={"Origin": origin}).status_code == status
 
 
 def test_a_request_has_an_id_of_its_own_or_the_client_s(server):

@@ -15,6 +15,7 @@ from places import ROOT
 import gptjax
 from gptjax.errors import UserError
 from gptjax.generation.engine import Row
+from gptjax.serve import embedding
 from gptjax.serve.batcher import Batcher, BatcherOptions
 from gptjax.serve.jobs import Draining, Failed, Full
 from gptjax.serve.row import row_of
@@ -361,10 +362,10 @@ def test_a_row_is_cancelled_between_two_tokens_and_while_its_prompt_is_read(engi
 
 
 def test_jobs_are_taken_all_or_none_up_to_the_queue_and_none_while_draining(engine_of):
-    batcher = Batcher(engine_of("gpt2"), TOKENIZER, BatcherOptions(**SMALL | {"queue": 3}))
+    batcher = Batcher(engine_of("gpt2"), TOKENIZER, BatcherOptions(**SMALL | {"slots": 1, "queue": 2}))
     jobs = [job(prompt(2), n) for n in range(6)]
     batcher.submit(*jobs[:2])
-    with pytest.raises(Full, match="3 jobs may wait"):
+    with pytest.raises(Full, match="2 jobs may wait"):
         batcher.submit(*jobs[2:4])
     with pytest.raises(UserError, match="the prompt has 64 tokens"):
         batcher.submit(jobs[2], job(prompt(CONTEXT)))
@@ -461,6 +462,15 @@ def test_an_embedding_is_the_mean_of_the_final_activations_whatever_is_embedded_
             batcher.embed(wrong)
 
 
+def test_an_embedding_that_nobody_waits_for_is_given_up_where_it_is(engine_of):
+    engine, request = engine_of("gpt2"), embedding.Request([np.array(prompt(3, n), np.int32) for n in range(20)])
+    request.advance(engine)
+    assert not request.finished and request.future.cancel(), "8 of 20 are made"
+    request.advance(None)  # there is nothing to make them with
+    assert request.finished
+    request.fail(ValueError("too late"))  # as where the engine fails then
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -484,7 +494,7 @@ def test_a_job_that_cannot_be_made_is_refused_in_a_line(engine_of, fields, words
 
 
 @pytest.mark.parametrize(
-    "options", [dict(slots=0), dict(queue=0), dict(chunk_tokens=48), dict(places=1), dict(prefix_tokens=-1)]
+    "options", [dict(slots=0), dict(queue=-1), dict(chunk_tokens=48), dict(places=1), dict(prefix_tokens=-1)]
 )
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(UserError, match=next(iter(options))):

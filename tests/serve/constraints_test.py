@@ -180,6 +180,7 @@ def schema(**keywords) -> dict:
 
 
 REFUSED = {
+    "JSON serializable": schema(type="integer", multipleOf=10**30),
     "regex: at 1": dict(regex="a[b"),
     "look-around": dict(regex="(?=a)b"),
     "regex is ''": dict(regex=""),
@@ -203,6 +204,22 @@ def test_what_cannot_be_kept_to_is_a_line_that_names_the_field(message):
         constraints.of_request(ByteTokenizer(), (256,), **REFUSED[message])
     said = str(raised.value)
     assert message in said and said.startswith(tuple(REFUSED[message])) and "\n" not in said
+
+
+def test_a_long_format_whose_trial_ends_otherwise_than_well_is_refused(monkeypatch, tmp_path):
+    killed = tmp_path / "killed.py"
+    killed.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setattr(constraints.grammar_trial, "__file__", str(killed))
+    with pytest.raises(UserError, match="^choice: it cannot be compiled"):
+        constraints.of_request(ByteTokenizer(), (256,), choice=[f"text {i} of a trial" for i in range(500)])
+
+
+def test_a_long_grammar_is_tried_and_kept_to():
+    texts = [f"text number {i}" for i in range(500)]
+    constraint = constraints.of_request(ByteTokenizer(), (256,), choice=texts)
+    for byte in texts[-1].encode():
+        constraint.take(byte)
+    assert constraint.may_end
 
 
 def test_a_vocabulary_that_cannot_say_it_is_a_line_at_the_start_or_where_it_turns_out():

@@ -10,6 +10,7 @@ from prometheus_client import parser
 from gptjax.errors import UserError
 from gptjax.serve import answer_measures, drift, people, quality
 from gptjax.serve.quality import DAY, Answered, Quality
+from gptjax.serve.service import Service
 
 WEEK = 7 * DAY
 
@@ -212,3 +213,18 @@ def test_the_observer_of_a_server_takes_its_records():
     assert 'gptjax_answers_total{model="gpt",reason="stop"} 1.0' in metrics()
     assert {route.path for route in shown.routes} >= {"/", "/page/page.js", "/quality", "/quality.json"}
     assert quality.FORMAT == "gptjax-quality"
+
+
+def test_an_answer_reaches_its_client_where_nothing_can_be_written_about_it(tmp_path, caplog):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    clock, seen = Clock(), []
+    counted = Quality(str(folder / "reference.json"), clock)
+    service = Service(None, None, None, (lambda record: counted.observe(answered()), lambda record: 1 / 0, seen.append))
+    (folder / "reference.json").unlink()
+    folder.rmdir()
+    clock.seconds += DAY  # it is time to write
+    with caplog.at_level("ERROR", "gptjax.serve"):
+        service.observe("an answer")
+    assert seen == ["an answer"] and counted.total()["gpt"].reasons == {"eot": 1}
+    assert "--quality_reference" in caplog.text and "ZeroDivisionError" in caplog.text

@@ -6,8 +6,9 @@ import dataclasses
 import time
 import typing
 
+from gptjax.errors import shorten
 from gptjax.serve import jobs
-from gptjax.serve.api.faults import ApiError
+from gptjax.serve.api.faults import ApiError, wrong
 
 REASONS = {"eot": "stop", "stop": "stop", "length": "length"}  # a job's: OpenAI's
 GONE = 499  # nginx's status of a request whose client did not wait
@@ -45,6 +46,8 @@ class Text:
             self.ending = event
             if event.reason == "cancelled":
                 raise ApiError(503, "this server stopped in the middle of the answer; ask another.", code="draining")
+            if event.error is not None and event.error.startswith(jobs.CONSTRAINT_FAILED):
+                raise wrong(f"the text cannot be kept to its format: {shorten(event.error, 300)}", code="format_failed")
             if event.reason not in REASONS:
                 message = "the engine has failed in the middle of the answer; ask again."
                 raise ApiError(500, message, code="engine_failed")

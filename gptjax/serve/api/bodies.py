@@ -8,7 +8,8 @@ import typing
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-MOST_CHOICES, MOST_LIKELIEST, MOST_STOPS = 128, 20, 64
+MOST_CHOICES, MOST_LIKELIEST = 128, 20
+MOST_STOPS, MOST_STOP_CHARACTERS = 64, 1000  # each is looked for in every text, token by token
 Token = typing.Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Seed = typing.Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)]
 Tokens = list[Token]

@@ -3,22 +3,32 @@
 import json
 
 import pydantic
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from gptjax.errors import shorten
 from gptjax.serve.api import bodies
 from gptjax.serve.api.faults import ApiError, wrong
 
+LARGE = 2**16  # bytes, that take milliseconds to read: what is larger is read beside the event loop
 MOST_DEPTH = 64  # of objects in objects: a schema of tools has a dozen
 
 
 async def body_of(request: Request, kind: type[pydantic.BaseModel]):
-    """A body of this kind. Raises ApiError: another content type (415), no JSON, a field that is wrong (400)."""
+    """A body of this kind. Raises ApiError: another content type or encoding (415), no JSON, a field that is wrong (400)."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         given = shorten(content_type, 80) or "none"
         raise ApiError(415, f"the content type is {given}; send application/json.")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise ApiError(415, f"the content encoding is {shorten(encoding, 80)}; send the body as it is.")
     content = await request.body()
+    return await run_in_threadpool(_read, content, kind) if len(content) > LARGE else _read(content, kind)
+
+
+def _read(content: bytes, kind: type[pydantic.BaseModel]):
+    """As `body_of`."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -68,7 +78,8 @@ def _depth(value) -> int:
         each, depth = waiting.pop()
         deepest = max(deepest, depth)
         if isinstance(each, dict | list) and depth <= MOST_DEPTH:
-            waiting += [(part, depth + 1) for part in (each.values() if isinstance(each, dict) else each)]
+            parts = each.values() if isinstance(each, dict) else each
+            waiting += [(part, depth + 1) for part in parts if isinstance(part, dict | list)]
     return deepest
 
 
@@ -82,7 +93,6 @@ def _check_characters(value) -> None:
                 each.encode()
             except UnicodeEncodeError:
                 raise wrong("a text has half of a surrogate pair, which is no character.") from None
-        elif isinstance(each, dict):
-            waiting += [*each.keys(), *each.values()]
-        elif isinstance(each, list):
-            waiting += each
+        else:
+            parts = (*each.keys(), *each.values()) if isinstance(each, dict) else each
+            waiting += [part for part in parts if isinstance(part, str | dict | list)]

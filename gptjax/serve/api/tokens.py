@@ -11,7 +11,11 @@ from gptjax.serve.api.faults import wrong
 async def tokenize(request: Request) -> JSONResponse:
     body = await reading.body_of(request, bodies.TokenizeBody)
     served = request.app.state.service.models.get(body.model)
-    ids = await run_in_threadpool(_ids, served, body)
+    return await run_in_threadpool(_tokenized, served, body)
+
+
+def _tokenized(served, body: bodies.TokenizeBody) -> JSONResponse:
+    ids = _ids(served, body)
     pieces = [logprobs.shown(served.run.tokenizer, i) for i in ids]
     answer = {"tokens": ids, "count": len(ids), "pieces": pieces, "max_model_len": served.context_length}
     return JSONResponse(answer)
@@ -33,6 +37,10 @@ def _ids(served, body: bodies.TokenizeBody) -> list[int]:
 async def detokenize(request: Request) -> JSONResponse:
     body = await reading.body_of(request, bodies.DetokenizeBody)
     served = request.app.state.service.models.get(body.model)
+    return await run_in_threadpool(_detokenized, served, body)
+
+
+def _detokenized(served, body: bodies.DetokenizeBody) -> JSONResponse:
     work.check_ids(served, body.tokens, "tokens")
     return JSONResponse({"prompt": served.run.tokenizer.decode(body.tokens, special=True)})
 

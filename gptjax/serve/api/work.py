@@ -114,6 +114,11 @@ def settings(body: bodies.Sampled, max_tokens: int, logprobs: bool) -> Settings:
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     if len(stop) > bodies.MOST_STOPS:
         raise wrong(f"stop has {len(stop)} strings; expected at most {bodies.MOST_STOPS}.", "stop")
+    longest = max(map(len, stop), default=0)
+    if longest > bodies.MOST_STOP_CHARACTERS:
+        raise wrong(
+            f"stop has a string of {longest} characters; expected at most {bodies.MOST_STOP_CHARACTERS}.", "stop"
+        )
     if "" in stop:
         raise wrong("stop has an empty string, which every text contains; leave it out.", "stop")
     try:
