@@ -219,6 +219,14 @@ def apply(recipe: Recipe, messages, values: dict[str, str] | None = None) -> tup
     return tuple(applied), dict(recipe.settings)
 
 
+def check_is_plain(recipe: Recipe, who: str, forms: tuple[str, ...] = ()) -> None:
+    """Raises UserError: it takes more than one answer to a conversation. forms: keys that are no hindrance all the same."""
+    keys = ("prompt", "infill", *SHAPES[:-1], "equations")
+    more = [key for key in keys if key not in forms and getattr(recipe, key)]
+    if more:
+        raise UserError(f"{recipe.path} has {', '.join(more)}, for which {who} has no place; use `gptjax ask`.")
+
+
 def _shown(example: dict, recipe: Recipe, values: dict) -> list[Message]:
     """The turns of an example."""
     text = templates.filled(recipe.user, {**values, SOURCES: "", **example}, recipe.path)

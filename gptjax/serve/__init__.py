@@ -12,6 +12,7 @@ embedding        texts to vectors
 constraints      JSON, schemas, regular expressions and grammars that a text is kept to
 tool_calls       tools that an answer may call: how they are asked for, and how calls are read from its text
 filters          what is kept from a model, and from those who read its answers
+recipes          prompt templates that requests may name
 personal_data    patterns of addresses, numbers of phones, cards and accounts
 
 The process:

@@ -13,7 +13,7 @@ from gptjax.config import config_file
 from gptjax.errors import UserError, first_line
 from gptjax.run import run as runs_module
 from gptjax.serve import app as apps
-from gptjax.serve import people
+from gptjax.serve import people, recipes
 from gptjax.serve import server as servers
 from gptjax.serve.batcher import Batcher, BatcherOptions
 from gptjax.serve.models import Models, Source, bytes_of, warm_up
@@ -52,16 +52,27 @@ def serve(args, runs: dict[str, str], adapters: dict[str, str], keys: tuple[str,
 def application(args, runs: dict[str, str], adapters: dict[str, str], keys: tuple[str, ...]):
     """The ASGI application, with its models loaded and warm; state.shown is to be closed behind it. Raises UserError: a run that
     cannot be served, files of votes or counts that cannot be used."""
+    chosen_recipes = recipes.read(args.recipe or ())
     shown = people.parts(args.feedback, args.quality_reference)
+    filters = _filters(args.filter)
     _log_to_stderr()
     models = load(args, runs, adapters)
     if not args.no_warm_up:
         for each in models.all:
             warm_up(each)
     beside = {"routes": shown.routes, "observers": shown.observers, "more_metrics": shown.more_metrics}
-    app = apps.create_app(models, _options(args, keys), **beside)
+    app = apps.create_app(models, _options(args, keys), **beside, filters=filters, recipes=chosen_recipes)
     app.state.shown = shown
     return app
+
+
+def _filters(paths: list[str] | None):
+    """serve.filters.Filters of files; None: there are none. Raises UserError: one cannot be read."""
+    if not paths:
+        return None
+    from gptjax.serve.filters import Filters
+
+    return Filters.of(paths)
 
 
 def load(args, runs: dict[str, str], adapters: dict[str, str]) -> Models:
