@@ -5,8 +5,8 @@ import sys
 
 from gptjax import start
 from gptjax.errors import UserError
+from gptjax.serve.addresses import LOOPBACK
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SLOTS, QUEUE, DRAIN_SECONDS, PORT, MEGABYTES = 8, 256, 30.0, 8000, 8
 
 

@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     (place / "say.toml").write_text(RECIPE)
     (place / "choice.toml").write_text('user = "Which? {text}"\nlabels = ["a b", "c.d"]\n')
     (place / "form.toml").write_text(
-        'user = "{text}"\n[schema]\ntype = "object"\nrequired = ["n"]\n[schema.properties.n]\nenum = [1, 2]\n'
+        'user = "{text}"\n[schema]\ntype = "object"\nadditionalProperties = false\nrequired = ["n"]\n[schema.properties.n]\nenum = [1, 2]\n'
     )
     return place
 
