@@ -1,5 +1,7 @@
 """`gptjax serve --filter --recipe`, and gaps that are filled in. What the filters look for is made up."""
 
+import json
+
 import numpy as np
 import pytest
 import serving
@@ -139,7 +141,7 @@ def test_a_recipe_that_a_request_names_is_applied_to_its_conversation(server, fo
 
 def test_labels_and_schemas_of_recipes_are_kept_to(server):
     assert chat(server, recipe="choice")[0] in ("a b", "c.d")
-    assert chat(server, recipe="form")[0].replace(" ", "") in ('{"n":1}', '{"n":2}')
+    assert json.loads(chat(server, recipe="form")[0]) in ({"n": 1}, {"n": 2})
 
 
 @pytest.mark.parametrize(
