@@ -12,7 +12,7 @@ import math
 
 from gptjax.applications import citations, equations, fields, infilling, recipe, templates, tools
 from gptjax.applications.replies import Model, Reply
-from gptjax.data.chat import Message
+from gptjax.data.chat import Message, calls
 from gptjax.errors import UserError, first_line
 
 RETRIES = 2  # of an object that is not of its schema
@@ -94,7 +94,7 @@ def _answered(model, chosen, messages, settings, on_text) -> Outcome:
         made += [(call.name, call.arguments, result) for call, result in zip(reply.calls, results)]
         messages = (*messages, _turn(reply), *(Message("tool", result) for result in results))
     notes = _cut_note(reply) + (("it called tools to the end, and gave no answer",) if reply.calls else ())
-    if offered and not reply.calls and "<tool_call>" in reply.text:
+    if offered and not reply.calls and calls.OPENED in reply.text:
         notes += ("it began a call of a function, and did not end it",)
     elif offered and not made:
         notes += ("it called no function: what it says it has from nowhere",)
@@ -104,7 +104,7 @@ def _answered(model, chosen, messages, settings, on_text) -> Outcome:
 def _turn(reply: Reply) -> Message:
     """A reply as a turn: in the tokens that were drawn, where they are known; a server's calls are written into its text."""
     if reply.calls and not tools.calls_of(reply.text):
-        return Message("assistant", "".join([reply.text, *map(tools.written, reply.calls)]))
+        return Message("assistant", "\n".join(filter(None, [reply.text, *map(tools.written, reply.calls)])))
     return (
         Message("assistant", reply.text, tokens=reply.tokens)
         if reply.text.strip()

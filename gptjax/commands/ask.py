@@ -31,7 +31,9 @@ def add_flags(parser) -> None:
     parser.add_argument(
         "--var", action="append", metavar="NAME=TEXT", help="the text of a {placeholder} of the recipe; may be repeated"
     )
-    parser.add_argument("--index", metavar="DIR", help="a folder of `gptjax index`, for a recipe that answers from documents")
+    parser.add_argument(
+        "--index", metavar="DIR", help="a folder of `gptjax index`, for a recipe that answers from documents"
+    )
     parser.add_argument("--filters", metavar="FILE", help="filters of the text and of the answer (docs/filters.md)")
     for name, kind in SETTINGS:
         parser.add_argument(f"--{name}", type=kind, help="as of `gptjax sample` (default: the recipe's)")
@@ -46,7 +48,7 @@ def run(args) -> None:
 
     _check(args)
     chosen = recipe.read(args.recipe)
-    values = _values(args.var or ())
+    values = flags.named_texts(args.var or (), "--var")
     recipe.all_values(chosen, values)  # a wrong name is said before a model is loaded
     if chosen.retrieval is not None and args.index is None and "index" not in chosen.retrieval:
         raise UserError(
@@ -87,18 +89,6 @@ def _check(args) -> None:
         if getattr(args, name) is not None:
             raise UserError(f"--{name} is for --{'url' if args.url is None else 'workdir'}; leave it out.")
     Settings(**{name: getattr(args, name) for name, _ in SETTINGS if getattr(args, name) is not None})
-
-
-def _values(pairs) -> dict[str, str]:
-    values = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise UserError(f"--var={pair} is no NAME=TEXT; write --var=language=French.")
-        if name in values:
-            raise UserError(f"--var={name} is given twice; give it once.")
-        values[name] = value
-    return values
 
 
 def _text(args) -> str:

@@ -24,6 +24,13 @@ def add_flags(parser) -> None:
         "--model", metavar="NAME", help="with --url: the model that answers (default: the server's first)"
     )
     parser.add_argument("--system", metavar="TEXT", help="the system message")
+    parser.add_argument("--recipe", metavar="FILE", help="a recipe that each message is put into, with its settings")
+    parser.add_argument(
+        "--var",
+        action="append",
+        metavar="NAME=TEXT",
+        help="with --recipe: the text of a {placeholder}; may be repeated",
+    )
     parser.add_argument("--tools", action="append", metavar="NAME", help="a tool that answers may call: calculator, or module:function of your own; may be repeated")  # fmt: skip
     parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save has written")
     parser.add_argument(
@@ -49,10 +56,9 @@ def run(args) -> int:
     from gptjax.commands import chat_session
 
     start.refuse_several("chat")
-    settings = chat_session.checked_settings(
-        {name: getattr(args, name) for name in (*SETTINGS, *OPTIONS, "stop") if getattr(args, name) is not None}
-    )
-    session = chat_session.Session(_model(args), settings, args.system)
+    given = {name: getattr(args, name) for name in (*SETTINGS, *OPTIONS, "stop") if getattr(args, name) is not None}
+    recipe, of_recipe = _recipe(args)
+    session = chat_session.Session(_model(args), chat_session.checked_settings(of_recipe | given), args.system, recipe)
     if args.tools:
         session.use_tools(args.tools)
     if args.load is not None:
@@ -62,6 +68,26 @@ def run(args) -> int:
 
         return session.talk(chat_input.typed_messages(session))
     return session.talk(chat_session.piped_messages(sys.stdin))
+
+
+def _recipe(args) -> tuple:
+    """(what the messages of a conversation become, None without a recipe; its settings). Raises UserError: a recipe that takes
+    more than a conversation, values that it has no place for."""
+    if args.recipe is None:
+        if args.var:
+            raise UserError(f"--var={args.var[0]} is of a recipe; add --recipe=FILE, or leave it out.")
+        return None, {}
+    from gptjax.applications import recipe
+    from gptjax.data.chat import Message
+
+    chosen, values = recipe.read(args.recipe), flags.named_texts(args.var or (), "--var")
+    recipe.check_is_plain(chosen, "a conversation")
+    recipe.apply(chosen, (Message("user", "x"),), values)  # what is wrong with them is said before a model is loaded
+
+    def applied(messages: list[dict]):
+        return recipe.apply(chosen, [Message(each["role"], each["content"]) for each in messages], values)[0]
+
+    return applied, chosen.settings
 
 
 def _model(args):

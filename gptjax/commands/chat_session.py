@@ -50,9 +50,11 @@ def _decoded(lines):
 
 
 class Session:
-    """model: chat_run.LoadedRun or chat_server.Server. settings: of answers, as checked_settings has them."""
+    """model: chat_run.LoadedRun or chat_server.Server. settings: of answers, as checked_settings has them. recipe: what the
+    model is asked instead of the conversation as it was typed: a function of its messages; None: nothing else."""
 
-    def __init__(self, model, settings: dict, system: str | None = None):
+    def __init__(self, model, settings: dict, system: str | None = None, recipe=None):
+        self._recipe = recipe
         self.model, self.settings, self.system = model, settings, system
         self.messages: list[dict] = []  # without the system message
         self.tools: dict = {}  # {name: function from text to text}
@@ -148,11 +150,9 @@ class Session:
 
     def _rounds(self) -> bool:
         """An answer, with the calls of tools on its way. False: there was none."""
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
         for _ in range(ROUNDS):
-            answer = self.model.answer(
-                [*system, *self.messages], self._schemas, self.settings, self._attempt, terminal.say
-            )
+            asked, shown = self._asked()
+            answer = self.model.answer(asked, self._schemas, self.settings, self._attempt, terminal.say)
             if answer is None:
                 print(flush=True)
                 return False
@@ -160,13 +160,27 @@ class Session:
                 self.messages = []
                 return True
             print(flush=True)
-            del self.messages[: answer.forgotten]
+            del self.messages[: max(0, answer.forgotten - shown)]
             self.messages.append(answer.message)
             called = answer.message.get("tool_calls")
             if not called or answer.is_cut:
                 return True
             self.messages += [self._result(call) for call in called]
         raise UserError(f"the answer was not given after {ROUNDS} rounds of calls; /undo, or /tools none.")
+
+    def _asked(self) -> tuple[list[dict], int]:
+        """(what the model is asked, how many messages of examples stand before the conversation's)."""
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        if self._recipe is None:
+            return [*system, *self.messages], 0
+        applied = self._recipe([*system, *self.messages])
+        head = applied[: len(applied) - len(self.messages)]
+        texts = [message.content for message in applied[len(head) :]]
+        users = [
+            each | ({"content": text} if each["role"] == "user" else {}) for each, text in zip(self.messages, texts)
+        ]
+        examples = sum(message.role != "system" for message in head)
+        return [*({"role": message.role, "content": message.content} for message in head), *users], examples
 
     def _result(self, call: dict) -> dict:
         """The message of a tool that was called, which is said on stderr too."""

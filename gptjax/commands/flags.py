@@ -104,3 +104,16 @@ def check_format(flag: str, given: str) -> None:
     if given not in EXCHANGE_FORMATS:
         expected = " or ".join(f"{name}, {title}" for name, title in EXCHANGE_FORMATS.items())
         raise UserError(f"{flag}={given} is not known; expected {expected}.")
+
+
+def named_texts(pairs, flag: str) -> dict[str, str]:
+    """Of NAME=TEXT. Raises UserError: one is none, or a name is twice there."""
+    values = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UserError(f"{flag}={pair} is no NAME=TEXT; write {flag}=language=French.")
+        if name in values:
+            raise UserError(f"{flag}={name} is given twice; give it once.")
+        values[name] = value
+    return values

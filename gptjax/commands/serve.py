@@ -5,8 +5,8 @@ import sys
 
 from gptjax import start
 from gptjax.errors import UserError
+from gptjax.serve.addresses import LOOPBACK
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SLOTS, QUEUE, DRAIN_SECONDS, PORT, MEGABYTES = 8, 256, 30.0, 8000, 8
 
 
@@ -61,6 +61,18 @@ def _add_door_flags(parser) -> None:
     )
     parser.add_argument(
         "--allow_host", action="append", metavar="NAME", help="with a loopback --host: another name to answer to"
+    )
+    parser.add_argument(
+        "--filter",
+        action="append",
+        metavar="FILE",
+        help="what is kept from models and readers (docs/filters.md); may be repeated",
+    )
+    parser.add_argument(
+        "--recipe",
+        action="append",
+        metavar="FILE",
+        help="a recipe that requests may name (docs/recipes.md); may be repeated",
     )
     parser.add_argument("--feedback", metavar="FILE", help="where votes on answers go, as lines that training reads")
     parser.add_argument(
@@ -134,7 +146,7 @@ def _check(args, runs: dict) -> None:
     """Raises UserError: flags that are out of range, or do not go together."""
     if not runs:
         raise UserError("gptjax serve needs a run directory; give it as in gptjax serve runs/quickstart.")
-    least = {"slots": 1, "queue": 0, "port": 0, "most_megabytes": 1, "places": 2, "drain_seconds": 0}
+    least = {"slots": 1, "queue": 1, "port": 0, "most_megabytes": 1, "places": 2, "drain_seconds": 0}
     for name, value in least.items():
         given = getattr(args, name)
         if given is not None and given < value:

@@ -15,7 +15,7 @@ INSTALLED_BY = {  # a package that gptjax imports only where it is chosen: what 
     "matplotlib": "gptjax[study]",
     "reasoning_gym": "gptjax[reasoning]",
     **dict.fromkeys(("llguidance", "prometheus_client", "prompt_toolkit"), "gptjax[serve]"),
-    **dict.fromkeys(("pydantic", "starlette", "uvicorn"), "gptjax[serve]"),
+    **dict.fromkeys(("pydantic", "regex", "starlette", "uvicorn"), "gptjax[serve]"),
     **dict.fromkeys(("jupyterlab", "nbclient", "nbformat"), "gptjax[notebooks]"),
     "libtpu": "gptjax[tpu]",
     "gcsfs": "etils[epath-gcs]",

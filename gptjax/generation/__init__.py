@@ -11,6 +11,7 @@ reading.py    prompts that are read chunk by chunk, for rows that join others
 prefixes.py   what is kept of them for prompts that begin alike
 speculative.py   tokens that are guessed, read at once and kept where the distribution stays what it is
 text.py       texts to texts: stop strings, streaming, log-probabilities
+embedding.py   texts to vectors
 watching.py   what can be read of a text while its tokens come
 chat.py       conversations to answers
 beam.py       beam search

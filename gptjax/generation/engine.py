@@ -130,8 +130,10 @@ class Engine:
         """Extends rows until each is finished.
 
         watch(row, new tokens) is called after every `chunk` tokens, at most decoding.COLUMNS. It may end the row by
-        returning (reason, tokens to keep); None lets it go on.
+        returning (reason, tokens to keep); None lets it go on. Raises ValueError: rows with a bias, which is of one token.
         """
+        if any(row.bias_V is not None for row in rows):
+            raise ValueError("rows with bias_V change it from token to token, as slots do; run them in slots.")
         for first in range(0, len(rows), MAX_ROWS):
             batch = rows[first : first + MAX_ROWS]
             for row in batch:

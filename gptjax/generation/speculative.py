@@ -285,12 +285,20 @@ class Speculative(Engine):
             raise UserError(f"--draft_tokens={draft.count} is out of range; use 1 to {MOST}.")
         draft.check(engine)
 
+    def run(self, rows: list[Row], watch=None, chunk: int = decoding.COLUMNS) -> None:
+        """As Engine's. Raises ValueError: rows that name the likeliest tokens, which are not kept of tokens read at once."""
+        if any(row.top for row in rows):
+            raise ValueError(
+                "rows with top name the likeliest tokens, which guesses have not; use an engine without them."
+            )
+        super().run(rows, watch, chunk)
+
     def _round(self, rows, watch, chunk: int) -> None:
         """Until each is finished or has filled the context, by its own tokens: where a row begins again from its last half
         decides what it draws, and may not depend on its neighbours."""
         context = self.config.context_length
         rooms = [0 if row.finished else context - len(self.shown(row)) for row in rows]
-        limits = [min(len(row.new) + room, row.settings.max_tokens) for row, room in zip(rows, rooms)]
+        limits = [min(len(row.new) + room, row.limit) for row, room in zip(rows, rooms)]
         places = max(limit - len(row.new) for row, limit in zip(rows, limits))
         penalises = any(row.settings.penalties for row in rows)
         state, pad_B = self.prefill(rows, places_for=places, with_counts=penalises)

@@ -8,11 +8,12 @@ jobs             a text that somebody waits for, and what is said of it while it
 batcher          the thread that makes texts, of jobs that come from any other
 scheduler        what that thread does next: some prompt, some tokens
 row              a job's row: what it says to its listener
-embedding        texts to vectors
+embedding        texts to vectors, between the tokens of others
 constraints      JSON, schemas, regular expressions and grammars that a text is kept to
 grammar_trial    a long grammar, compiled first where it can do no harm
 tool_calls       tools that an answer may call: how they are asked for, and how calls are read from its text
 filters          what is kept from a model, and from those who read its answers
+recipes          prompt templates that requests may name
 personal_data    patterns of addresses, numbers of phones, cards and accounts
 
 The process:
@@ -21,6 +22,7 @@ models           the runs and adapters that answer, by name
 guards           who may ask, how much, and the log
 metrics          what is counted, for Prometheus
 app              all of these as one application
+addresses        where it listens
 starting         from flags to models, compiled programs and an open door
 server           the process: signals, draining, swapping
 

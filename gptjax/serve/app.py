@@ -31,10 +31,13 @@ ROUTES = (
 )
 
 
-def create_app(models: Models, options: Options, *, routes=(), observers=(), more_metrics=()) -> Starlette:
-    """routes: further ones of Starlette's. observers: each is called with a service.Record of each finished answer, and must
+def create_app(
+    models: Models, options: Options, *, routes=(), observers=(), more_metrics=(), filters=None, recipes=None
+) -> Starlette:
+    """filters: serve.filters.Filters; None: without. recipes: serve.recipes.read's. routes: further ones of Starlette's. observers: each is called with a service.Record of each finished answer, and must
     not block. more_metrics: functions whose text follows /metrics."""
-    service = Service(models, options, Metrics(more_metrics), tuple(observers))
+    counts = () if filters is None else (filters.counts.prometheus,)
+    service = Service(models, options, Metrics((*more_metrics, *counts)), tuple(observers), filters, recipes or {})
     own = [Route(path, endpoint, methods=[method]) for method, path, endpoint in ROUTES]
     before = [Middleware(Told, service=service)]
     if options.origins:

@@ -143,7 +143,7 @@ class Filters:
         checked = []
         for message in messages:
             message = dict(message)
-            if message["role"] != "assistant":
+            if message.get("role") != "assistant" and "content" in message:
                 message["content"] = _mapped(message.get("content"), lambda text: self._check_text(text, acted))
             checked.append(message)
         for rule, action in acted.items():
@@ -157,6 +157,10 @@ class Filters:
         acted.update(stream.acted)
         acted.update({judge.rule: "refuse" for judge in self._judges["input"] if text.strip() and judge.refuses(text)})
         return kept
+
+    @property
+    def looks_at_answers(self) -> bool:
+        return bool(self._patterns["output"] or self._judges["output"])
 
     def output(self) -> "Output":
         """For one answer."""
@@ -285,7 +289,7 @@ def _table(path) -> dict:
     try:
         return tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--filters={path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"filters {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no TOML: {first_line(error)}.") from error
 

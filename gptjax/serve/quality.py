@@ -29,7 +29,7 @@ DAY = 86400.0  # seconds
 DAYS = 7  # of the window, and of a reference
 SAVE_SECONDS = 600.0  # between two writes of a reference that is being recorded
 FORMAT = "gptjax-quality"
-BROKEN_OFF = ("cancelled", "failed")  # nothing is measured of what has no end of its own
+BROKEN_OFF = ("cancelled", "failed", "content_filter")  # nothing is measured of what has no end of its own
 
 
 class Answered(typing.NamedTuple):

@@ -43,6 +43,8 @@ class Service:
     options: Options
     metrics: Metrics
     observers: tuple[typing.Callable[[Record], None], ...] = ()
+    filters: object | None = None  # serve.filters.Filters
+    recipes: dict = dataclasses.field(default_factory=dict)  # serve.recipes.read's, that a request may name
     draining: bool = False
     in_flight: int = 0  # requests that are being answered
     reloading: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)

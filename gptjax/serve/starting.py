@@ -3,30 +3,28 @@
 import asyncio
 import logging
 import resource
-import socket
 import sys
 
 import jax
 import uvicorn
 
 from gptjax.config import config_file
-from gptjax.errors import UserError, first_line
+from gptjax.errors import UserError
 from gptjax.run import run as runs_module
+from gptjax.serve import addresses, people, recipes
 from gptjax.serve import app as apps
-from gptjax.serve import people
 from gptjax.serve import server as servers
 from gptjax.serve.batcher import Batcher, BatcherOptions
 from gptjax.serve.models import Models, Source, bytes_of, warm_up
 from gptjax.serve.service import Options
 from gptjax.terminal import si
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHUTDOWN_SECONDS = 5  # for connections to close, once no answer is in flight
 
 
 def serve(args, runs: dict[str, str], adapters: dict[str, str], keys: tuple[str, ...]) -> int:
     """Until a signal; the exit code. Raises UserError: a run that cannot be served, a port that is taken."""
-    door = _door(args)
+    door = addresses.bound(args.host, args.port)
     app = application(args, runs, adapters, keys)
     models = app.state.service.models
     config = uvicorn.Config(
@@ -38,7 +36,7 @@ def serve(args, runs: dict[str, str], adapters: dict[str, str], keys: tuple[str,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    url = f"{'http' if args.ssl_certfile is None else 'https'}://{_shown(args.host)}:{door.getsockname()[1]}"
+    url = addresses.url(door, args.host, args.ssl_certfile is not None)
     server = servers.Server(config, app.state.service, args.drain_seconds, lambda: _say(url, models, args))
     try:
         asyncio.run(server.serve(sockets=[door]))
@@ -52,16 +50,28 @@ def serve(args, runs: dict[str, str], adapters: dict[str, str], keys: tuple[str,
 def application(args, runs: dict[str, str], adapters: dict[str, str], keys: tuple[str, ...]):
     """The ASGI application, with its models loaded and warm; state.shown is to be closed behind it. Raises UserError: a run that
     cannot be served, files of votes or counts that cannot be used."""
+    chosen_recipes = recipes.read(args.recipe or ())
     shown = people.parts(args.feedback, args.quality_reference)
+    filters = _filters(args.filter)
     _log_to_stderr()
     models = load(args, runs, adapters)
     if not args.no_warm_up:
         for each in models.all:
+            _tell(f"compiling {each.name} ...")
             warm_up(each)
     beside = {"routes": shown.routes, "observers": shown.observers, "more_metrics": shown.more_metrics}
-    app = apps.create_app(models, _options(args, keys), **beside)
+    app = apps.create_app(models, _options(args, keys), **beside, filters=filters, recipes=chosen_recipes)
     app.state.shown = shown
     return app
+
+
+def _filters(paths: list[str] | None):
+    """serve.filters.Filters of files; None: there are none. Raises UserError: one cannot be read."""
+    if not paths:
+        return None
+    from gptjax.serve.filters import Filters
+
+    return Filters.of(paths)
 
 
 def load(args, runs: dict[str, str], adapters: dict[str, str]) -> Models:
@@ -75,9 +85,11 @@ def load(args, runs: dict[str, str], adapters: dict[str, str]) -> Models:
     )
     mesh = None if args.mesh is None else config_file.parse_mesh(args.mesh)
     for name, path in runs.items():
+        _tell(f"loading {path} ...")
         run = runs_module.read(path, args.step, dtype=args.dtype, mesh=mesh, ema=args.ema)
         models.add(Source(name, path), run)
     for name, path in adapters.items():
+        _tell(f"loading {path} ...")
         models.add(*_adapted(name, path, runs, models))
     return models
 
@@ -105,21 +117,8 @@ def _form(run, chat_format: str | None):
 
 
 def _options(args, keys: tuple[str, ...]) -> Options:
-    hosts = (*LOOPBACK, *(args.allow_host or ())) if args.host in LOOPBACK else None
+    hosts = (*addresses.LOOPBACK, *(args.allow_host or ())) if args.host in addresses.LOOPBACK else None
     return Options(keys, tuple(args.cors or ()), hosts, args.most_megabytes * 2**20)
-
-
-def _door(args) -> socket.socket:
-    """Bound before anything is loaded, so that a port that is taken is said at once. Raises UserError."""
-    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-    door = socket.socket(family, socket.SOCK_STREAM)
-    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        door.bind((args.host, args.port))
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"--host={args.host} --port={args.port}: {reason}; use others.") from None
-    return door
 
 
 def _log_to_stderr() -> None:
@@ -141,12 +140,13 @@ def _say(url: str, models: Models, args) -> None:
         )
 
 
+def _tell(text: str) -> None:
+    """That it lives, while nothing answers yet."""
+    print(text, flush=True)
+
+
 def _memory() -> str:
     """What the first device has in use; of a CPU what this process has."""
     told = jax.local_devices()[0].memory_stats()
     size = told["bytes_in_use"] if told else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return f"{si(size)}B"
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -17,7 +17,7 @@ from gptjax.applications import answering, documents, infilling, recipe, retriev
 from gptjax.applications.local import Local
 from gptjax.applications.remote import Remote
 from gptjax.config.fields import Config, DataConfig, ModelConfig, TrainConfig
-from gptjax.data.chat import Message, chat_format
+from gptjax.data.chat import Message, chat_format, parse_messages
 from gptjax.data.rows.infilling import FillInTheMiddle
 from gptjax.errors import UserError
 from gptjax.parallel import meshes
@@ -182,6 +182,17 @@ def test_a_wrong_call_is_answered_with_what_is_wrong(call, says):
     if call.arguments == "6*7":
         says = "error: the arguments are no JSON object"
     assert tools.result_of(call, tools.of_recipe(shipped("calculator"))) == says
+
+
+def test_a_run_is_told_of_tools_and_read_as_it_was_trained(model):
+    offered = tools.of_recipe(shipped("calculator"))
+    schemas = [tool.schema(name) for name, tool in offered.items()]
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+3?"}]
+    fields = {"max_tokens": 12, "temperature": 0.0}
+    [expected] = model.run.answers([parse_messages(asked, "asked", schemas)], model.form, **fields)
+    assert model.reply(parse_messages(asked, "asked"), fields, offered, None).text == expected.text
+    [call] = tools.calls_of("<tool_call>calculator(6*7)</tool_call>")
+    assert tools.result_of(call, offered) == "42"
 
 
 def test_calls_written_in_a_turn_are_read_from_it():

@@ -4,7 +4,7 @@ import pytest
 from places import ROOT
 
 from gptjax.applications import recipe, templates
-from gptjax.data.chat import Message, parse_messages
+from gptjax.data.chat import Message, calls, parse_messages
 from gptjax.errors import UserError
 
 SHIPPED = sorted((ROOT / "configs" / "recipes").glob("*.toml"))
@@ -56,11 +56,11 @@ def test_a_recipe_applied_is_its_system_message_its_examples_and_every_user_s_me
 
 
 def test_an_example_with_a_call_shows_the_call_and_its_result(tmp_path):
-    text = 'user = "{text}"\ntools = ["calculator"]\n[[examples]]\ntext = "q"\ncall = "c"\nresult = "r"\nanswer = "a"\n'
+    text = 'user = "{text}"\ntools = ["calculator"]\n[[examples]]\ntext = "q"\ncall = \'{"name": "c", "arguments": {}}\'\nresult = "r"\nanswer = "a"\n'
     messages, _ = recipe.apply(recipe.read(written(tmp_path, text)), (Message("user", "x"),))
     expected = [
         ("user", "q"),
-        ("assistant", "<tool_call>c</tool_call>"),
+        ("assistant", calls.written("c", {})),
         ("tool", "r"),
         ("assistant", "a"),
         ("user", "x"),
@@ -97,6 +97,10 @@ def test_braces_that_hold_no_name_are_text_and_doubled_ones_are_a_name_in_braces
         ('user = "{text}"\n[[examples]]\ntext = "x"', "example 1 has no answer"),
         ('user = "{text} {to}"\n[[examples]]\ntext = "x"\nanswer = "y"', "example 1 needs a value for {to}"),
         ('user = "{text}"\nlabels = ["a", "b"]\n[[examples]]\ntext = "x"\nanswer = "c"', "is none of the labels"),
+        (
+            'user = "{text}"\ntools = ["calculator"]\n[[examples]]\ntext = "x"\nanswer = "c"\nresult = "r"\ncall = "f(1)"',
+            "example 1: its call is none",
+        ),
         ('user = "{text}"\n[values]\nlanguage = 3', "hold texts that are not empty"),
     ],
 )

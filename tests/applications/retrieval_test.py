@@ -14,6 +14,7 @@ from places import ROOT
 from gptjax import cli
 from gptjax.applications import documents, retrieval, vectors
 from gptjax.errors import UserError
+from gptjax.serve.batcher import Batcher, BatcherOptions
 
 ENCODER = ROOT / "tests" / "golden" / "sentence_encoder"
 TEXTS = {"cats.txt": "The cat sat on the mat.\n\nA dog ate.", "zh.md": "检查点保存模型。\n\n猫在睡觉。"}
@@ -92,12 +93,20 @@ def test_an_index_with_vectors_finds_by_meaning_and_is_the_same_when_it_is_read(
     assert index.search("a mat", 9) == expected == retrieval.load(str(files / "index")).search("a mat", 9)
 
 
-def test_vectors_of_a_run_are_the_mean_of_its_last_layer_of_length_1(monkeypatch):
+def test_vectors_of_a_run_are_those_that_its_server_gives(monkeypatch):
+    """The mean of its final activations, of length 1, a few texts at a time."""
     one = judging.made_run()
     monkeypatch.setattr("gptjax.run.run.load", lambda path: one)
-    [vector] = vectors.embedder("run:somewhere")(["abc"])
-    mean = one.residuals(one.tokens("abc"))[-1].mean(0)
-    assert np.allclose(vector, mean / np.linalg.norm(mean), atol=1e-6)
+    texts = [f"abc{'d' * n}" for n in range(9)]
+    vector_ND = vectors.embedder("run:somewhere")(texts)
+    token_lists = [one.tokens(text) for text in texts]
+    for token_L, vector_D in zip(token_lists, vector_ND, strict=True):
+        mean_D = np.asarray(one.model.activations(token_L[None])[0][0], np.float32).mean(0)
+        assert np.allclose(vector_D, mean_D / np.linalg.norm(mean_D), atol=1e-5)
+    batcher = Batcher(one.engine, one.tokenizer, BatcherOptions(slots=1))
+    batcher.start()
+    np.testing.assert_array_equal(batcher.embed(token_lists).result(60)[:8], vector_ND[:8])
+    batcher.stop()
 
 
 def test_the_command_makes_an_index_and_says_what_is_wrong(files, capsys):

@@ -15,9 +15,11 @@ import time
 
 import chat_folders
 import pytest
+from places import ROOT
 
 import gptjax
 from gptjax import cli, terminal
+from gptjax.applications import recipe
 from gptjax.commands import chat_run, chat_server, chat_session, chatting
 from gptjax.data.chat import Message, chat_format, from_record
 from gptjax.errors import UserError
@@ -208,6 +210,36 @@ def test_a_file_that_is_no_conversation_is_refused_whole(tmp_path):
         with pytest.raises(UserError, match="^/load .*x.json: .*expected a file of /save"):
             session.load(str(tmp_path / "x.json"))
         assert (session.messages, session.settings, session.system) == (before, {"top_k": 1}, "s")
+
+
+def test_messages_are_put_into_a_recipe_and_kept_as_they_were_typed(run, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "say.toml"
+    file.write_text(
+        'system = "In {language}."\nuser = "Say: {text}"\n[[examples]]\ntext = "a"\nanswer = "b"\n[settings]\nmax_tokens = 4\n'
+    )
+    words = [run, f"--recipe={file}", "--var=language=Dutch", "--seed=2", "--system=s"]
+    code, out, _ = piped(capsys, monkeypatch, f"Hello\nAgain\n/save {tmp_path / 'saved.json'}\n", *words)
+    loaded, history, texts = gptjax.load(run), (Message("system", "s"),), []
+    for question in ("Hello", "Again"):
+        history = (*history, Message("user", question))
+        applied, settings = recipe.apply(recipe.read(file), history, {"language": "Dutch"})
+        assert applied[0].content == "In Dutch.\n\ns" and applied[-1].content == f"Say: {question}"
+        [answer] = loaded.answers([applied], loaded.chat_format(), seed=2, **settings)
+        texts.append(answer.text)
+        history = (*history, chatting.said(answer))
+    assert code == 0 and out == "".join(f"{text}\n" for text in texts)
+    saved = json.loads((tmp_path / "saved.json").read_text())
+    assert [each["content"] for each in saved["messages"]] == ["s", "Hello", texts[0], "Again", texts[1]]
+    for flags, message in (
+        ([f"--recipe={file}"], "needs a value for {language}"),
+        (["--var=language=Dutch"], "is of a recipe; add --recipe=FILE"),
+        (
+            [f"--recipe={ROOT / 'configs' / 'recipes' / 'calculator.toml'}"],
+            "has tools, for which a conversation has no",
+        ),
+    ):
+        code, _, said = piped(capsys, monkeypatch, "Hello\n", run, *flags)
+        assert code == 2 and message in said and said.count("\n") == 1
 
 
 # ---- on a terminal

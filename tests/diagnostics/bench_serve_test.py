@@ -1,8 +1,8 @@
 """The clients of gptjax bench --serve, before a small server of another process, and what the command refuses."""
 
 import pathlib
-import time
 import sys
+import time
 
 import pytest
 from places import ROOT

@@ -66,6 +66,30 @@ def test_greedy_texts_are_those_without_guesses(engine_of, drafts, draft):
         assert {row.finished for row in plain} == {"eot", "length"}
 
 
+class Limited(Row):
+    """A row whose limit is not its settings', as a server's may be."""
+
+    @property
+    def limit(self) -> int:
+        return 5
+
+
+def test_a_row_s_own_limit_is_kept_and_what_guesses_cannot_do_is_refused(engine_of, drafts):
+    engine = engine_of("gpt3")
+    rows = [Limited(np.array(p, np.int32), 0, Settings(max_tokens=20, temperature=0)) for p in PROMPTS[:2]]
+    plain = [Row(row.prompt, 0, Settings(max_tokens=5, temperature=0)) for row in rows]
+    guessing = Speculative(engine, drafts["n-grams"])
+    guessing.run(rows)
+    engine.run(plain)
+    assert [row.new for row in rows] == [row.new for row in plain]
+    one = PROMPTS[1]
+    with pytest.raises(ValueError, match="likeliest"):
+        guessing.run([Row(np.array(one), 0, top=3)])
+    for each in (engine, guessing):
+        with pytest.raises(ValueError, match="bias_V"):
+            each.run([Row(np.array(one), 0, bias_V=np.zeros(65, np.float32))])
+
+
 def test_a_model_that_guesses_for_itself_is_always_right_and_another_is_not(engine_of, drafts):
     for name, least, most in (("itself", 1.0, 1.0), ("another model", 0.0, 0.9)):
         engine = Speculative(engine_of("gpt3"), drafts[name])

@@ -234,6 +234,7 @@ def test_flags_that_cannot_be_are_one_line(path, capsys, tmp_path):
     for flags, word in [
         ([], "needs a run directory"),
         ([run, "--slots=0"], "--slots=0 is too small"),
+        ([run, "--queue=0"], "--queue=0 is too small; use at least 1"),
         ([run, "--port=70000"], "--port=70000 is too large"),
         ([run, "--port=-1"], "--port=-1 is too small"),
         ([run, f"--workdir=tiny={path}"], "two models are named tiny"),

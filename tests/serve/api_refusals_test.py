@@ -153,7 +153,7 @@ WRONG = [  # (path, fields, status, param, word)
     (COMPLETION, {"prompt": "x", "logprobs": True}, 400, "logprobs", "integer"),
     (COMPLETION, {"prompt": "x", "n": 3, "best_of": 2}, 400, "best_of", "n=3"),
     (COMPLETION, {"prompt": "x", "best_of": 2, "stream": True}, 400, "best_of", "stream"),
-    (COMPLETION, {"prompt": "x", "suffix": "y"}, 400, "suffix", "not supported"),
+    (COMPLETION, {"prompt": "x", "suffix": "y"}, 400, "suffix", "was not trained to fill a gap"),
     (COMPLETION, {"prompt": ["x"] * 50}, 400, "n", "8 at once"),
     (EMBEDDING, {"input": []}, 400, "input", "empty"),
     (EMBEDDING, {"input": None}, 400, "input", "text"),

@@ -29,11 +29,13 @@ SECONDS = 240.0  # for anything that is waited for: far more than it takes
 KEY = "sk-a-secret-key"
 
 
-def write_run(folder, chat: bool = True, seed: int = 0, context: int = 128):
-    """A run directory of a model of bytes with random parameters."""
+def write_run(folder, chat: bool = True, seed: int = 0, context: int = 128, symbols=()):
+    """A run directory of a model of bytes with random parameters. symbols: control tokens beside the chat format's."""
     tokenizer = tokenizers.from_spec("bytes")
     if chat:
         tokenizer = tokenizer.with_special(chat_format("gptjax").symbols)
+    if symbols:
+        tokenizer = tokenizer.with_special(symbols)
     shape = ModelConfig(
         vocab_size=tokenizer.vocab_size, context_length=context, n_layers=2, d_model=32, n_heads=4, init_std=0.3, dtype="float32"
     )  # fmt: skip

@@ -6,11 +6,14 @@ import dataclasses
 import time
 import typing
 
+from starlette.concurrency import run_in_threadpool
+
 from gptjax.errors import shorten
 from gptjax.serve import jobs
 from gptjax.serve.api.faults import ApiError, wrong
 
-REASONS = {"eot": "stop", "stop": "stop", "length": "length"}  # a job's: OpenAI's
+FILTERED = "content_filter"  # the reason of a text that a filter ended
+REASONS = {"eot": "stop", "stop": "stop", "length": "length", FILTERED: FILTERED}  # a job's: OpenAI's
 GONE = 499  # nginx's status of a request whose client did not wait
 PING_SECONDS = 15.0  # of silence, after which a stream says that it lives: proxies close what is silent for a minute
 
@@ -20,7 +23,8 @@ class Text:
     """One text as far as it is made."""
 
     job: jobs.Job
-    text: str = ""
+    output: object | None = None  # serve.filters.Output: what its pieces go through; None: nothing
+    text: str = ""  # as it goes out
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
     likeliest: list = dataclasses.field(default_factory=list)
@@ -56,11 +60,15 @@ class Text:
 class Work:
     """The jobs of one request. `with` it: what is unfinished at the end is given up.
 
-    make(listener): the jobs in order; listener(i) is what job i calls."""
+    make(listener): the jobs in order; listener(i) is what job i calls. filters: None: texts go out as they are. refusal: what
+    each text is instead, of a request that goes to no model."""
 
-    def __init__(self, make: typing.Callable[[typing.Callable], list[jobs.Job]], timings=None):
+    def __init__(
+        self, make: typing.Callable[[typing.Callable], list[jobs.Job]], timings=None, *, filters=None, refusal=None
+    ):
+        self._refusal = refusal
         self._loop, self._queue, self._timings = asyncio.get_running_loop(), asyncio.Queue(), timings
-        self.texts = [Text(job) for job in make(self._listener)]
+        self.texts = [Text(job, None if filters is None else filters.output()) for job in make(self._listener)]
         self._batcher, self._began, self._last = None, time.monotonic(), {}
 
     def _listener(self, index: int):
@@ -72,6 +80,11 @@ class Work:
 
     def submit(self, batcher) -> None:
         """All of them. Raises Refused or UserError: none of them."""
+        if self._refusal is not None:
+            for i in range(len(self.texts)):
+                self._queue.put_nowait((i, jobs.Piece(self._refusal)))
+                self._queue.put_nowait((i, jobs.Ending(FILTERED)))
+            return
         batcher.submit(*(text.job for text in self.texts))
         self._batcher = batcher
 
@@ -95,8 +108,28 @@ class Work:
                 continue
             text = self.texts[index]
             self._time(index, text, event)
-            text.hear(event)
-            yield index, text, event
+            for passed in await self._passed(text, event):
+                text.hear(passed)
+                yield index, text, passed
+
+    async def _passed(self, text: Text, event) -> list:
+        """What goes out of an event. A text that a filter ends is given up, and has the refusal for its last piece."""
+        output = text.output
+        if output is None or self._refusal is not None or isinstance(event, jobs.PromptScores):
+            return [event]
+        if isinstance(event, jobs.Piece):
+            if output.refused:
+                return []
+            piece = event._replace(text=output.feed(event.text))
+            if output.refused:
+                self._batcher.cancel(text.job)
+            return [piece]
+        if event.reason not in REASONS and not output.refused:
+            return [event]  # it has no end of its own
+        last = await run_in_threadpool(output.end)  # which may ask a classifier
+        if isinstance(last, str):
+            return [jobs.Piece(last), event] if last else [event]
+        return [jobs.Piece(last.text), event._replace(reason=FILTERED)]
 
     async def finish(self) -> list[Text]:
         """All texts, whole. Raises ApiError."""

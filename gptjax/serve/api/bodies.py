@@ -65,6 +65,8 @@ class ChatBody(Sampled):
     tool_choice: str | dict[str, typing.Any] | None = Field(None, description="none, auto, required, or one by name")
     parallel_tool_calls: bool | None = Field(None, description="whether an answer may call several tools")
     continue_final_message: bool = Field(False, description="go on with the last message, an assistant's")
+    recipe: str | None = Field(None, description="a recipe of the server's, which the messages are put into")
+    recipe_values: dict[str, str] | None = Field(None, description="texts of its placeholders")
     chat_template_kwargs: dict[str, typing.Any] | None = Field(None, description="not supported: refused if given")
 
 
@@ -78,7 +80,7 @@ class CompletionBody(Sampled):
     best_of: StrictInt | None = Field(None, ge=1, le=MOST_CHOICES, description="draw so many, return the n likeliest")
     echo: bool = Field(False, description="the prompt before the text, with its log-probabilities if asked for")
     logprobs: StrictInt | None = Field(None, ge=0, le=MOST_LIKELIEST, description="likeliest tokens at each place")
-    suffix: str | None = Field(None, description="not supported: refused if given")
+    suffix: str | None = Field(None, description="what follows the gap that is filled in, after the prompt")
     add_special_tokens: bool = Field(True, description="begin texts with what documents begin with in training")
 
 

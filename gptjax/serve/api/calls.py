@@ -1,7 +1,7 @@
 """Tools in a conversation: what of a body concerns them, and answers parted into text and calls, also while they come."""
 
 from gptjax.errors import UserError
-from gptjax.serve.api import bodies, work
+from gptjax.serve.api import answering, bodies, work
 from gptjax.serve.api.faults import wrong
 
 
@@ -28,6 +28,11 @@ def constraint_of(served, body: bodies.ChatBody, tools, stop_ids: tuple[int, ...
     if shaped() is not None:
         raise wrong("a call that is required, or strict, goes with no other form of the text; leave one out.", "tools")
     return called
+
+
+def reason(of_text: str) -> str:
+    """The finish_reason of an answer that calls, for that of its text."""
+    return of_text if of_text == answering.FILTERED else "tool_calls"
 
 
 class Deltas:

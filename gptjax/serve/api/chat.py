@@ -8,8 +8,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gptjax.serve import jobs
-from gptjax.serve.api import answering, bodies, calls, logprobs, reading, streaming, work
+from gptjax.errors import UserError
+from gptjax.serve import jobs, recipes
+from gptjax.serve.api import answering, bodies, calls, logprobs, reading, screening, streaming, work
 from gptjax.serve.api.faults import wrong
 from gptjax.serve.service import Record
 
@@ -70,11 +71,23 @@ def plan(served, body: bodies.ChatBody) -> Plan:
     return Plan(served, body, prompt, max_tokens, seed, stop_ids, biases, constraint, tools)
 
 
+def _planned(service, body: bodies.ChatBody) -> tuple[Plan, str | None]:
+    """(its plan, None, or the refusal to say instead of an answer). Raises ApiError."""
+    try:
+        body = recipes.applied(service.recipes, body)
+    except UserError as error:
+        named = next(name for name in ("recipe_values", "recipe", "messages") if str(error).startswith(name))
+        raise wrong(str(error), named) from None
+    body, refusal = screening.of_chat(service.filters, body)
+    return plan(service.models.get(body.model), body), refusal
+
+
 async def chat(request: Request) -> Response:
     service = request.app.state.service
     body = await reading.body_of(request, bodies.ChatBody)
-    planned = await run_in_threadpool(plan, service.models.get(body.model), body)
-    made = answering.Work(planned.jobs, service.metrics.timings(planned.served.name))
+    planned, refusal = await run_in_threadpool(_planned, service, body)
+    timings = service.metrics.timings(planned.served.name)
+    made = answering.Work(planned.jobs, timings, filters=service.filters, refusal=refusal)
     service.submit(planned.served, made)
     head = {
         "id": f"chatcmpl-{secrets.token_hex(12)}",
@@ -108,7 +121,7 @@ def _choice(index: int, text: answering.Text, planned: Plan) -> dict:
     if planned.tools is not None:
         message["content"], made = calls.parsed(planned.tools, text.text)
         if made:
-            message["tool_calls"], reason = made, "tool_calls"
+            message["tool_calls"], reason = made, calls.reason(reason)
     scored = _scored(planned, text.tokens, text.logprobs, text.likeliest)
     return {"index": index, "message": message, "logprobs": scored, "finish_reason": reason}
 
@@ -141,7 +154,7 @@ async def _chunks(made: answering.Work, planned: Plan, head: dict, service):
         else:
             for delta in readers[index].finish():
                 yield head | {"choices": [_delta(index, delta)]} | rest
-            reason = "tool_calls" if readers[index].called else text.reason
+            reason = calls.reason(text.reason) if readers[index].called else text.reason
             yield head | {"choices": [_delta(index, {}, reason=reason)]} | rest
     used = _finished(made.texts, planned, head, service)
     if rest:

@@ -9,8 +9,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from gptjax.errors import UserError
 from gptjax.serve import jobs
-from gptjax.serve.api import answering, bodies, logprobs, reading, streaming, work
+from gptjax.serve.api import answering, bodies, logprobs, reading, screening, streaming, work
 from gptjax.serve.api.faults import wrong
 from gptjax.serve.service import Record
 
@@ -68,8 +69,6 @@ class Plan:
 def plan(served, body: bodies.CompletionBody) -> Plan:
     """Raises ApiError: what cannot be."""
     work.check_stream(body)
-    if body.suffix:
-        raise wrong("suffix is not supported; write the text around the gap into the prompt.", "suffix")
     max_tokens = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
     if max_tokens == 0 and not body.echo:
         raise wrong(
@@ -81,7 +80,11 @@ def plan(served, body: bodies.CompletionBody) -> Plan:
         raise wrong(f"best_of={draws} is less than n={kept}; draw at least as many as are returned.", "best_of")
     if draws > kept and body.stream:
         raise wrong("best_of has its texts only at the end; leave out stream, or best_of.", "best_of")
-    prompts = work.of_texts(served, body.prompt, "prompt", body.add_special_tokens)
+    prompts = (
+        work.of_texts(served, body.prompt, "prompt", body.add_special_tokens)
+        if not body.suffix
+        else _around_gap(served, body)
+    )
     work.check_count(served, len(prompts) * draws, "n")
     for prompt in prompts:
         work.room(served, prompt, max_tokens, "prompt")
@@ -93,11 +96,38 @@ def plan(served, body: bodies.CompletionBody) -> Plan:
     return made
 
 
+def _around_gap(served, body: bodies.CompletionBody) -> list[work.Prompt]:
+    """Prompts whose text is what stands between them and the suffix. Raises ApiError: a model that fills no gaps, prompts of
+    token ids, echo."""
+    from gptjax.applications import infilling
+
+    texts = [body.prompt or ""] if body.prompt is None or isinstance(body.prompt, str) else body.prompt
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise wrong("suffix goes with prompts that are texts; leave it out, or send text.", "suffix")
+    if body.echo:
+        raise wrong(
+            "echo shows a text from its start, and with suffix the answer is its middle; leave one out.", "echo"
+        )
+    try:
+        ids = [infilling.prompt_ids(served.run.tokenizer, text, body.suffix) for text in texts]
+    except UserError as error:
+        raise wrong(f"suffix: {error}", "suffix") from None
+    return [work.Prompt(token_L, text) for token_L, text in zip(ids, texts)]
+
+
+def _planned(service, body: bodies.CompletionBody) -> tuple[Plan, str | None]:
+    """(its plan, None, or the refusal to say instead of a text). Raises ApiError."""
+    served = service.models.get(body.model)
+    body, refusal = screening.of_completion(service.filters, served, body)
+    return plan(served, body), refusal
+
+
 async def completions(request: Request) -> Response:
     service = request.app.state.service
     body = await reading.body_of(request, bodies.CompletionBody)
-    planned = await run_in_threadpool(plan, service.models.get(body.model), body)
-    made = answering.Work(planned.jobs, service.metrics.timings(planned.served.name))
+    planned, refusal = await run_in_threadpool(_planned, service, body)
+    timings = service.metrics.timings(planned.served.name)
+    made = answering.Work(planned.jobs, timings, filters=service.filters, refusal=refusal)
     service.submit(planned.served, made)
     head = _head(planned, service)
     if body.stream:
