@@ -75,7 +75,8 @@ def test_a_large_body_is_read_as_a_small_one_is(server):
     padding = {"metadata": {"a": "x" * 2**17}}
     assert server.http("POST", CHAT, json=USER | padding).status_code == 200
     refused(server.http("POST", CHAT, json=USER | padding | {"seed": "x"}), 400, "integer", param="seed")
-    refused(server.http("POST", CHAT, json=USER | padding | {"user": "\ud800"}), 400, "surrogate")
+    half = json.dumps(USER | padding | {"user": "\ud800"}).encode()
+    refused(server.http("POST", CHAT, content=half, headers={"Content-Type": "application/json"}), 400, "surrogate")
 
 
 def test_a_request_may_have_as_many_texts_as_are_made_and_wait(server):
