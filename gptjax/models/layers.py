@@ -82,26 +82,6 @@ def linear_of_bytes(x, weight, scale, bias, n_inputs: int):
     return (y if bias is None else y + bias.astype(jnp.float32)).astype(x.dtype)
 
 
-CHUNK = 16  # inputs that by_chunks adds up before it writes a sum
-FEW_ROWS = 16  # with which by_chunks is the faster form
-
-
-def by_chunks(x, weight_IO, scale, bias):
-    """x [..., I] times a weight in int8 [I, O] and the scale of each output, in float32: for a CPU and few rows.
-
-    XLA:CPU would write the weight in float32 for every call before it multiplies. Written out, the sum of CHUNK products is one
-    loop over the outputs, which converts a byte when it multiplies it; what the chunks give is then added up by a product.
-    """
-    row_RI = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    chunks, outputs = len(weight_IO) // CHUNK, weight_IO.shape[1]
-    weight_CUO, row_RCU = weight_IO.reshape(chunks, CHUNK, outputs), row_RI.reshape(-1, chunks, CHUNK)
-    products = (weight_CUO[None, :, u].astype(jnp.float32) * row_RCU[:, :, u, None] for u in range(CHUNK))
-    sum_RCO = jax.lax.optimization_barrier(functools.reduce(jnp.add, products))
-    y_RO = jnp.einsum("rco,c->ro", sum_RCO, jnp.ones(chunks)) * scale.reshape(outputs)
-    y_RO = y_RO if bias is None else y_RO + bias.reshape(outputs).astype(jnp.float32)
-    return y_RO.reshape(*x.shape[:-1], outputs).astype(x.dtype)
-
-
 LINEAR = {"cpu": flat_linear, "gpu": whole_linear, "tpu": whole_linear}  # the fastest form on each platform
 
 
@@ -131,7 +111,6 @@ class Linear(nnx.Module):
         self.scale = None  # of each output, where the weight is in int8; of each block, where it is in nf4
         self.block_dim = None  # which dimension, from the end, the blocks of nf4 lie along
         self.in_columns = False  # whether the weight is [all outputs, all inputs], see by_columns
-        self.in_chunks = False  # whether it is only called whole, with a weight in int8 and on a CPU, see by_chunks
         self.adapter = None  # an adapters.adapter.Part, which is then called in the place of this map
         if bias:
             self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32), axes=axes[n_inputs:], kind="vector")
@@ -158,10 +137,6 @@ class Linear(nnx.Module):
         if self.block_dim is not None:
             return linear_of_nf4(x, weight, self.scale[entries], bias, self.block_dim, len(self.inputs))
         if self.scale is not None:
-            batch, fan_in = x.shape[: x.ndim - len(self.inputs)], math.prod(self.inputs)
-            if self.in_chunks and math.prod(batch) <= FEW_ROWS and fan_in % CHUNK == 0:
-                y = by_chunks(x.reshape(*batch, fan_in), weight.reshape(fan_in, -1), self.scale[...], bias)
-                return y.reshape(*batch, *self.outputs)
             return linear_of_bytes(x, weight, self.scale[outputs], bias, len(self.inputs))
         return LINEAR[sharding.platform()](x, weight, bias, len(self.inputs))
 
@@ -173,11 +148,8 @@ class Linear(nnx.Module):
             return nf4.dequantised(self.weight[...], self.scale[...], self.block_dim)
         return self.weight[...] if self.scale is None else self.weight[...].astype(jnp.float32) * self.scale[...]
 
-    def few_rows(self) -> None:
-        """Takes the form that is fastest on a CPU with few rows, of a map that is only called whole."""
-        if self.scale is not None:
-            self.in_chunks = self.block_dim is None
-            return
+    def turn(self) -> None:
+        """Holds its weight as `by_columns` reads it, of a map that is only called whole."""
         weight = self.weight[...]
         self.weight = nnx.Param(weight.reshape(math.prod(self.inputs), -1).T, **self.weight.get_metadata())
         self.in_columns = True

@@ -12,7 +12,7 @@ from gptjax.config.fields import Config, MeshConfig, TrainConfig
 from gptjax.errors import UserError
 from gptjax.generation.engine import Engine, Row
 from gptjax.generation.settings import Settings
-from gptjax.models import int8, layers, placed
+from gptjax.models import int8, placed
 from gptjax.parallel import numerics
 
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints" / "schema2"
@@ -121,24 +121,3 @@ def test_an_architecture_that_reads_its_weights_otherwise_is_refused(make_varian
     with pytest.raises(UserError, match="dtype='int8' is not for model.architecture='lstm'.*use 'bfloat16'"):
         lstm = make_variant("lstm")
         int8.parts(lstm.config, lstm.graph, lstm.params)
-
-
-@pytest.mark.parametrize("rows", [1, 3])
-def test_a_product_of_few_rows_is_that_of_the_bytes_in_float32(rows):
-    """Against float64: sums of 48 float32 products."""
-    rng = np.random.default_rng(0)
-    weight_IO = rng.integers(-127, 128, size=(48, 24)).astype(np.int8)
-    x_RI, scale_O, bias_O = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, 48), 24, 24))
-    made = jax.jit(layers.by_chunks)(x_RI, weight_IO, scale_O, bias_O)
-    exact = np.float64(x_RI) @ np.float64(weight_IO) * scale_O + bias_O
-    np.testing.assert_allclose(made, exact, rtol=1e-5, atol=1e-4)
-
-
-def test_layers_apart_multiply_few_rows_by_their_bytes_and_say_what_the_stack_says(gpt2):
-    _, program, params = gpt2
-    params = jax.device_put(params, jax.devices()[0])
-    apart, stacked = Engine(program.graph, params), Engine(program.graph, params)
-    stacked.layers = None
-    assert apart.layers[0].mlp.up.in_chunks and apart.layers[0].mlp.up.weight.dtype == np.int8
-    for row, other in zip(run(apart, max_tokens=8, temperature=0), run(stacked, max_tokens=8, temperature=0)):
-        assert row.new == other.new and row.logprobs == pytest.approx(other.logprobs, abs=1e-4)
