@@ -29,7 +29,7 @@ TIMED = (  # the first that the flags choose is measured
     Timed(
         "gptjax.diagnostics.bench_serve",
         lambda args: args.serve is not None,
-        lambda args: {"run": args.serve, "python": args.transformers, "dtype": args.dtype},
+        lambda args: {"run": args.serve, "python": args.transformers, "dtype": args.dtype, "clients": args.clients},
         uses_jax=False,
     ),
     Timed("gptjax.diagnostics.bench_sft", lambda args: args.sft, lambda args: {"lora": args.lora}),
@@ -64,7 +64,14 @@ def add_flags(parser) -> None:
     parser.add_argument(
         "--serve",
         metavar="RUN",
-        help="measure instead of a config: gptjax serve with this run, asked by 1, 8 and 32 clients",
+        help="measure instead of a config: gptjax serve with this run, asked by several clients at once",
+    )
+    parser.add_argument(
+        "--clients",
+        type=int,
+        action="append",
+        metavar="N",
+        help="with --serve: how many; may be repeated (default: 1, 8, 32)",
     )
     parser.add_argument(
         "--transformers",
@@ -110,6 +117,10 @@ def run(args) -> None:
         raise UserError(f"--config.{args.overrides[0]} is for a config; gptjax bench --serve measures a run as it is.")
     if args.transformers and args.serve is None:
         raise UserError(f"--transformers={args.transformers} is only for gptjax bench --serve; add --serve=RUN.")
+    if args.clients and args.serve is None:
+        raise UserError(f"--clients={args.clients[0]} is only for gptjax bench --serve; add --serve=RUN.")
+    if args.clients and min(args.clients) < 1:
+        raise UserError(f"--clients={min(args.clients)} is too small; use at least 1.")
     if args.dtype and args.serve is None and not args.generate:
         raise UserError(f"--dtype={args.dtype} is only for gptjax bench --generate and --serve; add one of them.")
     config = None if args.config is None else flags.load_config(args)

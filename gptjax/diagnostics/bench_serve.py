@@ -26,6 +26,7 @@ from gptjax.errors import UserError, shorten
 
 CLIENTS = (1, 8, 32)
 NEW_TOKENS = 64
+PLACES = 256  # of prompt and answer, with room: a whole context for each of many slots may be more than there is memory
 PROMPT = "Once upon a time, in the town of number {}, there was a clerk who"
 START_SECONDS = 600.0  # a server that compiles at its start takes minutes
 LEAST_ROUNDS = 3
@@ -148,28 +149,30 @@ def in_turn(servers: dict[str, Server], clients: int, seconds: float) -> dict[st
     return taken
 
 
-def bench(config, seconds: float, run: str, python: str | None = None, dtype: str | None = None) -> dict:
-    """Tokens a second and seconds to the first token for each of CLIENTS and each side, the ratios of neighbouring rounds, and the
-    peak memory of each. config: None. python: one that has transformers with its server; None: ours alone. dtype: of our weights.
+def bench(config, seconds: float, run: str, python: str | None = None, dtype: str | None = None, clients=None) -> dict:
+    """Tokens a second and seconds to the first token for each number of clients and each side, the ratios of neighbouring rounds, and
+    the peak memory of each. config: None. python: one that has transformers with its server; None: ours alone. dtype: of our
+    weights. clients: numbers; None: CLIENTS.
 
     Raises UserError: a server does not start, or refuses."""
+    counts = tuple(clients or CLIENTS)
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         servers = {name: _started(*made, folder / f"{i}.log", stack) for i, (name, made) in enumerate(
-            _commands(run, python, dtype, folder).items())}  # fmt: skip
+            _commands(run, python, dtype, max(counts), folder).items())}  # fmt: skip
         rows = []
-        for clients in CLIENTS:
-            taken = in_turn(servers, clients, seconds / len(CLIENTS))
-            rows.append({"clients": clients, "sides": {name: _summary(taken, name) for name in servers}})
+        for count in counts:
+            taken = in_turn(servers, count, seconds / len(counts))
+            rows.append({"clients": count, "sides": {name: _summary(taken, name) for name in servers}})
         peaks = {name: server.peak_bytes for name, server in servers.items()}
     return {"new_tokens": NEW_TOKENS, "rows": rows, "peak_bytes": peaks}
 
 
-def _commands(run: str, python: str | None, dtype: str | None, folder: pathlib.Path) -> dict[str, tuple]:
+def _commands(run: str, python: str | None, dtype: str | None, slots: int, folder: pathlib.Path) -> dict[str, tuple]:
     """{side: (its command, port, the name of its model, fields of its requests alone)}"""
     ours, port = [sys.executable, "-m", "gptjax"], free_port()
     further = [f"--dtype={dtype}"] if dtype else []
-    command = [*ours, "serve", f"bench={run}", f"--port={port}", f"--slots={max(CLIENTS)}", *further]
+    command = [*ours, "serve", f"bench={run}", f"--port={port}", f"--slots={slots}", f"--places={PLACES}", *further]
     sides = {"gptjax serve": (command, port, "bench", {"ignore_eos": True})}
     if python is None:
         return sides

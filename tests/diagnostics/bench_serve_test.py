@@ -86,6 +86,8 @@ def test_the_hand_worked_medians_and_ratios():
         (["--serve=runs/a", "--config=configs/quickstart.py"], "measures either a config or a server"),
         (["--config=configs/quickstart.py", "--transformers=python"], "--transformers=python is only for"),
         (["--serve=runs/a", "--config.model.n_layers=2"], "--config.model.n_layers=2 is for a config"),
+        (["--serve=runs/a", "--clients=8", "--clients=0"], "--clients=0 is too small"),
+        (["--config=configs/quickstart.py", "--clients=8"], "--clients=8 is only for"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(flags, said, capsys):
