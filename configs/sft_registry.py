@@ -6,9 +6,9 @@
     python notebooks/sft_evaluate.py runs/sft_registry --exercises=sft/exercises.jsonl \
         --held_out 'jsonl:sft/held_out/*.jsonl' --out=runs/sft_registry_evaluation
 
-Hardware: two CPU cores, as two JAX devices that share each batch. 1.6M tokens: eleven minutes, at the tokens per second that
-configs/registry_corpus.py has on two idle cores. It has not been run in full; what a smaller one came to stands in
-docs/finetuning.md.
+Hardware: two CPU cores, as two JAX devices that share each batch. 1.6M tokens: eleven minutes at the tokens per second that
+configs/registry_corpus.py has on two idle cores; it took 35 beside other work. All answers end, the held-out loss falls from 7.64 to
+4.18 nats/token, and 9% of the exercises are right: docs/finetuning.md.
 
 Source: nobody's recipe. The weights make of each source what a model of this size can learn from it: the pairs of the chat
 robot are most of the conversations and would be most of the rows, and the small sources would be read too often. Another

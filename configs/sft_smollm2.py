@@ -8,7 +8,7 @@
         --held_out 'jsonl:sft/held_out/*.jsonl' --out=runs/sft_smollm2_evaluation
 
 Hardware: two CPU cores. 61,000 tokens: seven minutes, at the 130 to 160 tokens per second of the classifier in
-docs/classification.md. It has not been run in full.
+docs/classification.md. It has been run for 20 steps.
 
 Source: nobody's recipe. All matrices and a rate about ten times that of full fine-tuning are what Schulman et al. 2025 ("LoRA
 without regret") find to serve. The shape is the imported model's, with a shorter context, which rotary positions allow;
