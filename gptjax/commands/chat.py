@@ -58,7 +58,8 @@ def run(args) -> int:
     start.refuse_several("chat")
     given = {name: getattr(args, name) for name in (*SETTINGS, *OPTIONS, "stop") if getattr(args, name) is not None}
     recipe, of_recipe = _recipe(args)
-    session = chat_session.Session(_model(args), chat_session.checked_settings(of_recipe | given), args.system, recipe)
+    settings = chat_session.checked_settings(of_recipe | given)  # before a model is looked for
+    session = chat_session.Session(_model(args), settings, args.system, recipe)
     if args.tools:
         session.use_tools(args.tools)
     if args.load is not None:
