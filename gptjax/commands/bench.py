@@ -61,23 +61,7 @@ def add_flags(parser) -> None:
         action="store_true",
         help="measure instead: generating text, compared with Hugging Face's generate",
     )
-    parser.add_argument(
-        "--serve",
-        metavar="RUN",
-        help="measure instead of a config: gptjax serve with this run, asked by several clients at once",
-    )
-    parser.add_argument(
-        "--clients",
-        type=int,
-        action="append",
-        metavar="N",
-        help="with --serve: how many; may be repeated (default: 1, 8, 32)",
-    )
-    parser.add_argument(
-        "--transformers",
-        metavar="PYTHON",
-        help="with --serve: also transformers serve on the same weights, in this Python that has transformers[serving]",
-    )
+    _add_serve_flags(parser)
     parser.add_argument(
         "--dtype",
         metavar="NAME",
@@ -108,6 +92,26 @@ def add_flags(parser) -> None:
         help="measure instead: R such runs in one process, compared with the same runs one after another",
     )
     flags.add_json_flag(parser)
+
+
+def _add_serve_flags(parser) -> None:
+    parser.add_argument(
+        "--serve",
+        metavar="RUN",
+        help="measure instead of a config: gptjax serve with this run, asked by several clients at once",
+    )
+    parser.add_argument(
+        "--clients",
+        type=int,
+        action="append",
+        metavar="N",
+        help="with --serve: how many; may be repeated (default: 1, 8, 32)",
+    )
+    parser.add_argument(
+        "--transformers",
+        metavar="PYTHON",
+        help="with --serve: also transformers serve on the same weights, in this Python that has transformers[serving]",
+    )
 
 
 def run(args) -> None:
