@@ -141,6 +141,7 @@ def pack_command(archive: str) -> str:
     if (ROOT / ".git").is_dir():  # so that the run's manifest names the revision
         files = f"{{ {files}; printf '.git\\0'; }}"
     tar = f"tar --null --ignore-failed-read --files-from=- -czf {shlex.quote(archive)}"
+    tar = f"{{ {tar} || [ $? = 1 ]; }}"  # 1: a file changed while it was read, as .git does at anyone's `git status`
     return f"(cd {shlex.quote(str(ROOT))} && set -o pipefail && {files} | {tar})"
 
 

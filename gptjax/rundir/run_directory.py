@@ -339,7 +339,7 @@ def _git() -> dict | None:
 
     def git(*args):
         return subprocess.run(
-            ["git", "-C", str(here), *args], capture_output=True, text=True, check=True
+            ["git", "--no-optional-locks", "-C", str(here), *args], capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:

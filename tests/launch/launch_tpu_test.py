@@ -104,6 +104,18 @@ def test_the_packed_checkout_is_the_working_tree_without_what_git_ignores(tmp_pa
     assert not any("__pycache__" in name or name.startswith("/") for name in names)
 
 
+@pytest.mark.parametrize("code, packed", [(1, True), (2, False)], ids=["a file changed", "an archive that is not whole"])
+def test_a_checkout_that_changes_while_it_is_packed_is_packed_and_an_archive_that_fails_is_not(
+    code, packed, tmp_path, monkeypatch
+):
+    """GNU tar ends with 1 if a file changed as it was read, with 2 if it couldn't do what it was told."""
+    tar = tmp_path / "tar"
+    tar.write_text(f'#!/bin/sh\n{shutil.which("tar")} "$@"\nexit {code}\n')
+    tar.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert (subprocess.run(["bash", "-c", tpu.pack_command(str(tmp_path / "it.tar.gz"))]).returncode == 0) == packed
+
+
 # --- The whole way of a TPU run, in a cloud made of directories ---
 
 # gcloud as far as the launchers use it. A queued resource is a file with its state; a host is a home directory; ssh is

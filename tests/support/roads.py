@@ -63,5 +63,10 @@ def outputs(out: pathlib.Path) -> dict[str, str]:
     return {file.parent.name: file.read_text() for file in sorted(out.glob("*/steps.txt"))}
 
 
+def steps(out: pathlib.Path) -> int:
+    """How many steps the stages have taken so far."""
+    return sum(text.count("\n") for text in outputs(out).values())
+
+
 def starts(out: pathlib.Path) -> dict[str, int]:
     return {file.stem: len(file.read_text()) for file in sorted(out.glob("*.starts"))}
