@@ -81,6 +81,12 @@ class Tiny:
     params: dict
 
 
+def pytest_runtest_teardown(item, nextitem):
+    """Programs of a file are let go at its end: those of all files are more than half the memory of a worker."""
+    if nextitem is None or nextitem.path != item.path:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def tiny_config():
     """A Config of a GPT-2 with 32 dimensions and 65 tokens."""

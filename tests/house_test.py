@@ -5,6 +5,7 @@ of `training.main` is what is loaded with it ("eager"), that of `training.loop` 
 """
 
 import ast
+import functools
 import importlib
 import pathlib
 import re
@@ -43,7 +44,8 @@ MODULES = _modules()
 TREES = {name: ast.parse(file.read_text()) for name, file in MODULES.items()}
 
 
-def imports(module: str, eager: bool = False) -> set[str]:
+@functools.cache
+def imports(module: str, eager: bool = False) -> frozenset[str]:
     """The modules of gptjax that a module imports; eager: with itself, not later from one of its functions."""
     named = set()
     for node in _run_at_import(TREES[module]) if eager else ast.walk(TREES[module]):
@@ -52,7 +54,7 @@ def imports(module: str, eager: bool = False) -> set[str]:
             named |= {name if name in MODULES else node.module for name in full_names.values()}
         elif isinstance(node, ast.Import):
             named |= {alias.name for alias in node.names}
-    return (named & MODULES.keys()) - {module}
+    return frozenset(named & MODULES.keys()) - {module}
 
 
 def _run_at_import(tree: ast.AST):

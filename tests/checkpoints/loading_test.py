@@ -33,6 +33,7 @@ peers.finish()
 USED = [pytest.param(damage, "used", marks=pytest.mark.slow) for damage in (truncate, flip)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage, use", [(flip, "not used"), *USED])
 def test_two_processes_take_the_step_before_one_that_a_single_process_finds_damaged(trained, tmp_path, damage, use):
     """Process 1 has another copy of the run, as on a disk of its own; by name and size, or only by its checksum."""

@@ -153,6 +153,7 @@ FAULTS = [  # where, what, on which mesh it shows, on which it doesn't, in which
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module,name,broken,wrong,right,kinds",
     [  # the command's fault is biases_summed_twice, and an optimizer's below shows in parameters alone

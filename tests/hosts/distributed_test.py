@@ -197,6 +197,7 @@ def test_sigterm_in_an_evaluation_stops_all_at_the_same_step(values, tmp_path):
     assert runs.train_rows(tmp_path / "run")[-1]["step"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_during_a_save_lets_it_end_and_stops_all_at_the_same_step(wide, tmp_path, number):
     often = runs.changed(wide, train=dict(steps=4000), eval=dict(every_steps=None, max_tokens=64))
@@ -368,6 +369,7 @@ def test_who_waits_for_anothers_text_is_no_stalled_run_and_notices_its_death(val
         assert "process 1" in last_word(started[0])
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_all_at_once(values, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with one_reads_long(values, tmp_path, 0) as (started, _):

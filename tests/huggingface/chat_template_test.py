@@ -67,7 +67,7 @@ def test_a_template_of_another_type_is_a_note_of_the_import(tmp_path):
     assert any(note.startswith("the chat template is not read:") for note in about["notes"])
 
 
-@pytest.fixture(scope="module", params=["gptjax", "llama3", "template"])
+@pytest.fixture(scope="module", params=runs.default_or_slow(["gptjax", "llama3", "template"], ["template"]))
 def exported(request, tmp_path_factory):
     """(run, folder of transformers) of a run that was trained on conversations in a format."""
     place = tmp_path_factory.mktemp(request.param)

@@ -104,7 +104,9 @@ def test_the_packed_checkout_is_the_working_tree_without_what_git_ignores(tmp_pa
     assert not any("__pycache__" in name or name.startswith("/") for name in names)
 
 
-@pytest.mark.parametrize("code, packed", [(1, True), (2, False)], ids=["a file changed", "an archive that is not whole"])
+@pytest.mark.parametrize(
+    "code, packed", [(1, True), (2, False)], ids=["a file changed", "an archive that is not whole"]
+)
 def test_a_checkout_that_changes_while_it_is_packed_is_packed_and_an_archive_that_fails_is_not(
     code, packed, tmp_path, monkeypatch
 ):
@@ -213,6 +215,7 @@ def test_preempted_slices_are_asked_for_anew_and_the_run_goes_on(cloud, capfd):
     assert calls(cloud, "create") == 2 and calls(cloud, "delete") == 2 and not (cloud / "state").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_has_given_up_on_its_hosts_is_not_tried_again_and_the_slices_are_deleted(cloud, capfd):
     (cloud / "states").write_text("ACTIVE\n")
     (cloud / "orders").write_text("79\n")
@@ -220,6 +223,7 @@ def test_a_run_that_has_given_up_on_its_hosts_is_not_tried_again_and_the_slices_
     assert calls(cloud, "create") == 1 and not (cloud / "state").exists()
 
 
+@pytest.mark.slow
 def test_a_request_that_failed_is_deleted_and_kept_slices_are_named(cloud, capfd):
     (cloud / "states").write_text("FAILED\nACTIVE\n")
     (cloud / "orders").write_text("0\n")

@@ -62,6 +62,7 @@ def printed(notebook) -> str:
     return "".join(output["text"] for output in outputs if output.output_type == "stream")
 
 
+@pytest.mark.slow
 def test_every_cell_of_one_runs_in_a_new_kernel_on_another_run(values, tmp_path, monkeypatch):
     """The notebook that takes least time, on a run of a few steps in the place of the small one."""
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # one device

@@ -11,6 +11,8 @@ from places import ROOT
 
 from gptjax import cli
 
+pytestmark = pytest.mark.slow
+
 RIGHT = {"task": "heart", "prompt": "Say it.", "answer": "yes"}
 WRONG = {"task": "other", "prompt": "Say it.", "answer": "no"}
 

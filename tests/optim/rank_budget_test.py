@@ -121,6 +121,7 @@ def trained(config, devices: int) -> tuple:
         return sharding.on_host(state.params), jax.device_get(metrics)
 
 
+@pytest.mark.slow
 def test_ranks_fall_to_the_target_and_stay():
     params, metrics = trained(BASE, 1)
     assert metrics["ranks"].tolist()[0] == 4 and metrics["ranks"].tolist()[-3:] == [2, 2, 2]
@@ -129,6 +130,7 @@ def test_ranks_fall_to_the_target_and_stay():
     assert sum(kept) == 2 * 2 * 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [dict(fsdp=4, tensor=2), dict(fsdp=2, stage=2, tensor=2)], ids=["fsdp", "pipeline"])
 def test_every_mesh_gives_up_the_ranks_of_one_device(mesh):
     expected, numbers = trained(BASE, 1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from jax.sharding import PartitionSpec
 
 from gptjax.config.fields import Config, MeshConfig, ModelConfig, TrainConfig
@@ -83,7 +84,7 @@ def assert_close(ours, expected):
         np.testing.assert_allclose(a, b, atol=3e-6 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("window", [None, 7, 40], ids=str)
+@pytest.mark.parametrize("window", runs.default_or_slow([None, 7, 40], [7]), ids=str)
 @pytest.mark.parametrize("documents,kv_heads", [(False, 4), (True, 2)], ids=["", "documents, shared keys"])
 @pytest.mark.parametrize("axes", [dict(sequence=2), dict(sequence=4), dict(fsdp=2, sequence=2, tensor=2)], ids=str)
 def test_attention_of_split_sequences_equals_that_of_whole_ones(axes, documents, kv_heads, window):

@@ -82,6 +82,7 @@ for words in (
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads", runs.default_or_slow(["sample", "all"], ["sample"]))
 def test_commands_in_an_environment_with_every_other_setting_train_and_say_the_same(trained, values, tmp_path, reads):
     finds = ("check_tracer_leaks",)  # minutes for a training run

@@ -3,6 +3,7 @@
 import functools
 
 import pytest
+import runs
 from conftest import VARIANTS
 
 from gptjax.config.fields import Config, ModelConfig, TrainConfig
@@ -28,7 +29,7 @@ def reference(name: str):
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", runs.default_or_slow(MODELS, ["patterned"]))
 def test_a_step_on_a_mesh_is_that_of_one_device(name, mesh):
     outcome = runner(name).run(parity.Case(tuple(mesh.items()), 1, "none"), *reference(name))
     assert outcome.refused is None and not outcome.differs, parity.line(outcome)

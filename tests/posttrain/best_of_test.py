@@ -65,6 +65,7 @@ def test_best_of_needs_a_reward_and_prompts_of_a_conversation(capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_best_of_the_answers_that_are_drawn_as_conversations(tmp_path, capsys):
     folder = chat_folders.write(tmp_path / "folder", None, chat_template=chat_format("chatml").template)
     importing.import_folder(str(folder), str(tmp_path / "run"))

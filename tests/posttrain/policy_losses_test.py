@@ -271,7 +271,10 @@ def whole():
 
 @pytest.mark.parametrize(
     "sections, n_devices",
-    [(dict(train=dict(microbatches=4)), 1), (dict(train=dict(microbatches=2), mesh=dict(replica=2, tensor=2)), 8)],
+    [
+        pytest.param(dict(train=dict(microbatches=4)), 1, marks=pytest.mark.slow),
+        (dict(train=dict(microbatches=2), mesh=dict(replica=2, tensor=2)), 8),
+    ],
     ids=["microbatches", "microbatches on a mesh"],
 )
 def test_gradients_and_numbers_don_t_depend_on_how_a_batch_is_split(whole, sections, n_devices):

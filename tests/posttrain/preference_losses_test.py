@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from flax.traverse_util import unflatten_dict
 from places import ROOT
 
@@ -197,7 +198,7 @@ def test_the_loss_of_a_ranking_is_the_mean_of_its_pairs_and_ties_are_none():
     assert weight == 1 and loss_sum == pytest.approx((of_pair(1, 0) + of_pair(1, 2)) / 2, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", [*losses.PAIR_LOSSES, "kto"])
+@pytest.mark.parametrize("name", runs.default_or_slow([*losses.PAIR_LOSSES, "kto"], ["sigmoid", "dpo", "ipo", "kto"]))
 def test_a_model_that_is_its_reference_starts_at_the_loss_of_no_preference(name):
     """For the losses that have a reference: log 2 of a logistic one, and so on."""
     loss = losses.chosen(name)

@@ -108,6 +108,7 @@ def test_gptjax_eval_gives_the_numbers_of_training_and_judges_other_pairs(run, f
     assert len(references(run)) == 2, "an evaluation writes nothing into the run"
 
 
+@pytest.mark.slow
 def test_on_another_mesh_reference_and_losses_are_the_same(run, values, folder):
     whole = runs.changed(values, mesh=dict(fsdp=4, tensor=2), data=dict(cache_dir=str(folder / "another cache")))
     train(whole, folder / "another mesh")
@@ -128,6 +129,7 @@ def adapted(run, values, folder):
     return folder / "adapted", folder / "adapted apart"
 
 
+@pytest.mark.slow
 def test_an_adapter_switched_off_is_the_reference_that_the_model_below_it_is(adapted):
     on_the_fly, apart = (runs.train_rows(workdir) for workdir in adapted)
     assert not (adapted[0] / "reference").exists() and len(references(adapted[1])) == 2
@@ -137,6 +139,7 @@ def test_an_adapter_switched_off_is_the_reference_that_the_model_below_it_is(ada
     assert on_the_fly[0]["loss"] == pytest.approx(math.log(2), abs=1e-6) and on_the_fly[-1]["loss"] < 0.69
 
 
+@pytest.mark.slow
 def test_below_a_trained_adapter_lies_the_base_to_the_bit(adapted, run):
     adapted, base = gptjax.load(adapted[0]), gptjax.load(run)
     graph, params = answers.base_model(adapted.params, adapted.graph, adapted.config)

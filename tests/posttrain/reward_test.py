@@ -221,7 +221,7 @@ EIGHT = CONFIG.replace(
 
 @pytest.mark.parametrize(
     "changes",
-    [dict(mesh=dict(fsdp=2, tensor=2)), dict(train=dict(microbatches=4))],
+    [dict(mesh=dict(fsdp=2, tensor=2)), pytest.param(dict(train=dict(microbatches=4)), marks=pytest.mark.slow)],
     ids=["4 devices", "4 microbatches"],
 )
 def test_answers_train_the_same_on_several_devices_and_in_microbatches(changes):

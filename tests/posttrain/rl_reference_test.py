@@ -46,6 +46,7 @@ def base(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_reference_that_is_trained_on_stays_the_checkpoint_that_it_was(base, tmp_path):
     other, workdir = tmp_path / "other", tmp_path / "run"
     shutil.copytree(base, other)
@@ -65,6 +66,7 @@ def test_a_reference_that_is_trained_on_stays_the_checkpoint_that_it_was(base, t
         main.train(config, str(workdir))
 
 
+@pytest.mark.slow
 def test_a_branch_is_held_to_the_start_of_its_trunk(base, tmp_path):
     config = config_of(train=dict(start_from=str(base)))
     trunk, branch = tmp_path / "trunk", tmp_path / "branch"

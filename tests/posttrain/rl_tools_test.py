@@ -123,6 +123,7 @@ def answers(workdir) -> list[dict]:
     ]
 
 
+@pytest.mark.slow
 def test_log_probabilities_of_a_row_with_a_tool_s_turn_are_the_trainers_and_the_tool_s_tokens_weigh_nothing(policy):
     run, (form, tokenizer) = gptjax.load(policy), chat_tokenizer()
     prompt_L = form.prompt((Message("user", "a"),), tokenizer)
@@ -152,12 +153,14 @@ def test_log_probabilities_of_a_row_with_a_tool_s_turn_are_the_trainers_and_the_
         assert drawn.tolist() == expected and not made.logprob_BL[b][made.weight_BL[b] == 0].any()
 
 
+@pytest.mark.slow
 def test_a_run_whose_answers_call_tools_has_the_log_probabilities_of_the_trainer(whole):
     for row in rows(whole):
         assert row["logprob_gap_max"] < 1e-5 and row["sampler_kl"] < 1e-9
         assert row["reward/answer_tokens"] > row["length"] + 1, "a tool's tokens are of the answer, and not drawn"
 
 
+@pytest.mark.slow
 def test_answers_are_worth_what_the_reward_model_says_of_them(whole, judge):
     """Where they end by themselves, which is what run.score takes."""
     run, shown = gptjax.load(judge), [row for row in answers(whole) if row["text"] == "5"]
@@ -166,6 +169,7 @@ def test_answers_are_worth_what_the_reward_model_says_of_them(whole, judge):
     np.testing.assert_allclose(run.score(asked), [row["reward"] for row in shown], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_groups_with_equal_rewards_are_drawn_again_and_a_resumed_run_draws_the_same_ones(values, whole, tmp_path):
     assert {row["redraws"] for row in rows(whole)} - {0}, "a model that is this sure has equal groups"
     shutil.copytree(whole, tmp_path / "run")
@@ -176,6 +180,7 @@ def test_groups_with_equal_rewards_are_drawn_again_and_a_resumed_run_draws_the_s
     runs.assert_same_state(whole, tmp_path / "run", STEPS)
 
 
+@pytest.mark.slow
 def test_the_best_of_several_answers_is_the_one_that_the_reward_model_of_a_run_gives_most(policy, judge, capsys):
     """Also where answers are cut: they are scored without an end token, as in training."""
     command = [

@@ -108,6 +108,7 @@ def test_the_first_answers_are_the_reference_s_own(whole):
     assert abs(first["kl"]) < 1e-4 and abs(first["kl_k3"]) < 1e-4 and last["kl_k3"] > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [3, 40])
 def test_a_run_that_is_told_to_stop_while_it_scores_goes_on_as_if_nobody_had(
     rl_values, whole, tmp_path, monkeypatch, number
@@ -127,6 +128,7 @@ def test_a_run_that_is_told_to_stop_while_it_scores_goes_on_as_if_nobody_had(
     runs.assert_same_state(whole, tmp_path / "run", ITERATIONS * STEPS_PER_CALL)
 
 
+@pytest.mark.slow
 def test_a_run_whose_reward_raises_has_saved_what_it_learnt_before_and_goes_on(rl_values, whole, tmp_path, monkeypatch):
     monkeypatch.setenv("GPTJAX_TEST_STOP", str(tmp_path / "stop"))
     (tmp_path / "stop").write_text("40")  # of the second iteration

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from flax import nnx
 
 from gptjax.config.fields import Config, TrainConfig
@@ -67,7 +68,7 @@ def by_hand(logit_V, sampling: Sampling):
     return p_V
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", runs.default_or_slow(SETTINGS, ["top_p", "all"]))
 def test_log_probabilities_and_entropies_are_those_of_the_distribution_that_is_drawn_from(tiny, name):
     sampling, batch = Sampling(**SETTINGS[name]), batch_of(np.random.default_rng(1))
     config = Config(model=tiny.config, train=TrainConfig(steps=1))
@@ -82,7 +83,7 @@ def test_log_probabilities_and_entropies_are_those_of_the_distribution_that_is_d
             np.testing.assert_allclose(made[1][row, place], entropy, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", runs.default_or_slow(SETTINGS, ["top_p", "all"]))
 def test_gradients_do_not_depend_on_the_parts_that_the_vocabulary_is_read_in(tiny, monkeypatch, name):
     """Of the whole softmax, by automatic differentiation of what stands in the test above."""
     sampling, batch = Sampling(**SETTINGS[name]), batch_of(np.random.default_rng(1))

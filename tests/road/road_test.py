@@ -100,6 +100,7 @@ def test_ctrl_c_ends_the_stage_and_the_same_command_goes_on(tmp_path):
     assert entry["attempts"] == entry["counted"] == 1 and entry["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_two_roads_do_not_share_a_folder(tmp_path, capsys):
     road, out = roads.write(tmp_path), tmp_path / "out"
     process = roads.start(road, out, "--set=one.seconds=60")

@@ -183,6 +183,7 @@ def config_of(voted, file: str, preferences: str, loss: str) -> str:
     return runs.write_config(values, voted / f"{preferences}.py")
 
 
+@pytest.mark.slow
 def test_kto_trains_on_thumbs_that_the_endpoint_wrote(voted):
     config = config_of(voted, "votes.jsonl", "judged", "kto(beta=0.1)")
     assert cli.main(["train", config, f"--workdir={voted / 'run'}"]) == 0

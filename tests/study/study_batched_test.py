@@ -83,6 +83,7 @@ def assert_bit_equal(folder, other, keys=("first", "second", "third")):
         runs.assert_same_state(a, b, STEPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", runs.default_or_slow(["first", "second", "third"], default=["second"]))
 def test_runs_together_have_the_losses_that_each_has_alone(study, configs, tmp_path, key):
     """Alone on eight devices, of which each has two rows of the batch; with dropout."""
@@ -92,6 +93,7 @@ def test_runs_together_have_the_losses_that_each_has_alone(study, configs, tmp_p
     assert_same_losses(folder / "runs" / key, tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_as_alone_and_the_others_go_on(study):
     folder, codes = study
     assert codes == {"first": 0, "second": 0, "diverging": errors.DIVERGED, "third": 0}
@@ -103,6 +105,7 @@ def test_a_run_that_diverges_ends_as_alone_and_the_others_go_on(study):
     assert [row["step"] for row in rows(folder / "runs" / "third", "train")] == [1, 4, 8, 12]
 
 
+@pytest.mark.slow
 def test_a_run_directory_holds_what_a_lone_run_leaves_and_can_be_loaded(study, configs):
     folder, _ = study
     workdir = folder / "runs" / "second"
@@ -118,6 +121,7 @@ def test_a_run_directory_holds_what_a_lone_run_leaves_and_can_be_loaded(study, c
     assert (workdir / "writer.lock").read_text() == "", "nobody holds it any more"
 
 
+@pytest.mark.slow
 def test_a_lone_train_goes_on_from_a_checkpoint_that_was_made_together(study, configs, tmp_path):
     folder, _ = study
     shutil.copytree(folder / "runs" / "second", tmp_path / "alone")
@@ -128,6 +132,7 @@ def test_a_lone_train_goes_on_from_a_checkpoint_that_was_made_together(study, co
     assert_same_losses(tmp_path / "alone", folder / "runs" / "second")
 
 
+@pytest.mark.slow
 def test_runs_that_were_killed_at_different_checkpoints_go_on_from_the_newest_that_all_have(study, configs, tmp_path):
     """As a kill leaves them between two saves; the run that diverged is not begun again, its lane idles."""
     folder, _ = study
@@ -174,6 +179,7 @@ def steps_in_common(folder, monkeypatch) -> list[set[int]]:
     return seen
 
 
+@pytest.mark.slow
 def test_runs_that_are_asked_to_stop_save_the_same_step_and_go_on_bit_equal(study, configs, tmp_path, monkeypatch):
     """Saving by the clock, which says so at every call, and keeping one step, as alone: the first run's save is on disk
     before the second's is begun, and a kill in between finds a step in common."""
@@ -205,6 +211,7 @@ def test_no_step_is_deleted_before_all_have_the_next(study, configs, tmp_path, m
     assert len(seen) == 4 * 3 and all(seen[4:]), seen
 
 
+@pytest.mark.slow
 def test_runs_that_are_over_are_left_alone(study, configs):
     folder, codes = study
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}

@@ -73,6 +73,7 @@ def size_of(workdir, step: int) -> int:
     return sum(file.stat().st_size for file in (workdir / "checkpoints" / str(step)).rglob("*") if file.is_file())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_adapter_is_at_most_a_tenth_of_its_base_s(values, base):
     """Of base and adapter trained alike, with moments and average."""
     wide = dict(d_model=256, n_layers=2, n_heads=4)
@@ -91,6 +92,7 @@ def test_it_goes_on_bit_equal_after_a_kill(adapter, values, base):
     assert before.keys() == after.keys() and all(np.array_equal(array, after[name]) for name, array in before.items())
 
 
+@pytest.mark.slow
 def test_an_adapter_that_gives_up_ranks_goes_on_bit_equal_after_a_kill(values, base, capsys):
     """Importance is in its checkpoints; the ranks that are gone stay so."""
     workdir = base.with_name("ranks")
@@ -133,6 +135,7 @@ def test_a_base_that_is_gone_or_another_or_damaged_is_refused_by_name_and_hash(a
     assert cli.main(["verify", str(adapter)]) == 0
 
 
+@pytest.mark.slow
 def test_an_adapter_run_is_the_base_of_another(adapter, values, base):
     """Its second stage trains the same adapter further."""
     second = adapter.with_name("second")
@@ -151,6 +154,7 @@ def test_a_plain_model_does_not_start_from_an_adapter(adapter, values, capsys):
 TEXT = "abcabcab cab a b"
 
 
+@pytest.mark.slow
 def test_a_merged_run_computes_the_same_and_can_be_trained_from(adapter, values, base, capsys):
     out = adapter.with_name("merged")
     assert cli.main(["adapter", "merge", f"--workdir={adapter}", f"--out={out}"]) == 0
@@ -195,6 +199,7 @@ def test_a_frozen_base_in_nf4_is_made_of_the_run_it_starts_from_and_goes_on_bit_
     assert "which is kept in uint8 and frozen" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_frozen_base_in_bytes_is_made_of_the_run_it_starts_from(adapter, values, base, capsys):
     """QLoRA: the base is a quarter of its size in memory, and no byte of it is in the checkpoints."""
     workdir = adapter.with_name("bytes")

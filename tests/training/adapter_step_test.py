@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 from flax.traverse_util import flatten_dict
 
 from gptjax import flops
@@ -57,7 +58,11 @@ alone = functools.cache(lambda: trained(BASE, 1))
 
 @pytest.mark.parametrize(
     "mesh",
-    [dict(fsdp=4, tensor=2), dict(fsdp=2, stage=2, tensor=2), dict(replica=2, sequence=2, fsdp=2)],
+    [
+        pytest.param(dict(fsdp=4, tensor=2), marks=pytest.mark.slow),
+        dict(fsdp=2, stage=2, tensor=2),
+        pytest.param(dict(replica=2, sequence=2, fsdp=2), marks=pytest.mark.slow),
+    ],
     ids=["fsdp-tensor", "pipeline", "sequence"],
 )
 def test_every_mesh_trains_an_adapter_as_one_device(mesh):
@@ -128,7 +133,7 @@ def test_an_adapter_that_cannot_be_is_refused_when_the_config_is_made(adapter, s
 
 
 @pytest.mark.parametrize("shape", [GPT2, MODERN], ids=["gpt2", "modern"])
-@pytest.mark.parametrize("kind", AHEAD)
+@pytest.mark.parametrize("kind", runs.default_or_slow(AHEAD, AHEAD[-1:]))
 def test_what_stands_before_every_text_is_seen_by_each_packed_document_and_by_the_next_token(shape, kind):
     model = architectures.make(dataclasses.replace(shape, adapter=kind, init_std=0.3), jax.random.key(0))
     token_BL = jnp.asarray(np.random.default_rng(0).integers(0, 65, (2, 12)))

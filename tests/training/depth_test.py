@@ -87,7 +87,12 @@ def test_layers_that_are_not_named_stay_bit_for_bit_and_the_others_learn():
 
 @pytest.mark.parametrize(
     "optim, rtol",
-    [({}, 0), ({"layer_lr_decay": 0.5}, 0), ({"name": "lion"}, 0), ({"name": "muon"}, 1e-5)],
+    [
+        pytest.param({}, 0, marks=pytest.mark.slow),
+        ({"layer_lr_decay": 0.5}, 0),
+        pytest.param({"name": "lion"}, 0, marks=pytest.mark.slow),
+        ({"name": "muon"}, 1e-5),
+    ],
     ids=["adamw", "decay", "lion", "muon"],
 )
 def test_steps_are_those_of_a_whole_model_in_which_the_other_updates_are_zero(optim, rtol):
@@ -125,7 +130,11 @@ def test_steps_are_those_of_a_whole_model_in_which_the_other_updates_are_zero(op
         assert np.linalg.norm(array - ours[name]) <= rtol * np.linalg.norm(array), name
 
 
-@pytest.mark.parametrize("mesh", [dict(fsdp=4, tensor=2), dict(fsdp=2, tensor=2, stage=2)], ids=["fsdp", "pipeline"])
+@pytest.mark.parametrize(
+    "mesh",
+    [pytest.param(dict(fsdp=4, tensor=2), marks=pytest.mark.slow), dict(fsdp=2, tensor=2, stage=2)],
+    ids=["fsdp", "pipeline"],
+)
 def test_the_steps_on_eight_devices_are_those_on_one(mesh):
     before, after, numbers = run(BASE.replace(mesh=mesh))
     _, expected, expected_numbers = run(BASE)
@@ -136,6 +145,7 @@ def test_the_steps_on_eight_devices_are_those_on_one(mesh):
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)
 
 
+@pytest.mark.slow
 def test_bfloat16_parameters_of_frozen_layers_are_not_rounded_anew():
     config = BASE.replace(optim={"param_dtype": "bfloat16", "moment_dtype": "bfloat16"}, mesh=dict(fsdp=4))
     before, after, _ = run(config)
@@ -217,8 +227,13 @@ def base(values, tmp_path_factory):
 @pytest.mark.parametrize(
     "model, chosen, frozen_name",
     [
-        ({}, "blocks[1:]/mlp", "blocks/mlp/up/weight"),
-        ({"adapter": "lora(rank=2, on='all')"}, "blocks[1:]/*adapter/*", "blocks/mlp/up/adapter/whole/B"),
+        pytest.param({}, "blocks[1:]/mlp", "blocks/mlp/up/weight", marks=pytest.mark.slow),
+        pytest.param(
+            {"adapter": "lora(rank=2, on='all')"},
+            "blocks[1:]/*adapter/*",
+            "blocks/mlp/up/adapter/whole/B",
+            marks=pytest.mark.slow,
+        ),
         ({"adapter": "lora(rank=2)"}, "*adapter/*, blocks[1:]/mlp", "blocks/mlp/up/weight"),
     ],
     ids=["layers", "adapter", "both"],

@@ -24,6 +24,7 @@ def short(values, tmp_path_factory):
     return ours
 
 
+@pytest.mark.slow
 def test_a_run_of_epochs_is_the_run_of_their_steps_bit_for_bit(short, tmp_path):
     lengths = {"epochs": dict(epochs=1.5), "again": dict(epochs=1.5)}
     for name, length in lengths.items():

@@ -68,6 +68,7 @@ def losses(workdir) -> list:
     return [(row["step"], row["loss"], row["grad_norm"], row["param_norm"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_a_run_with_a_loaded_step_has_the_losses_of_one_that_compiles_through_its_batch_ramp(config, saved, tmp_path):
     assert main.train(config, str(tmp_path / "compiled")) == 0
     assert main.train(config, str(tmp_path / "loaded"), (), str(saved)) == 0

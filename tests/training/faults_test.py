@@ -558,6 +558,7 @@ def test_a_full_disk_leaves_earlier_steps_intact_and_stops_the_run_or_does_not(s
     assert_state(resume(directory)[0], 10)
 
 
+@pytest.mark.slow
 def test_a_run_that_may_go_on_with_a_full_disk_trains_to_its_end_before_it_fails(
     values, trained, small_disk, tmp_path, monkeypatch, capfd
 ):
@@ -656,6 +657,7 @@ peers.finish()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_the_step_before_damaged_ones_which_only_one_of_them_can_tell(tmp_path):
     """Each reads its own half of a parameter. Of process 1's, a bit is flipped in one step and another is no zstd."""
     place = {"GPTJAX_COORDINATOR": f"127.0.0.1:{runs.free_port()}", "GPTJAX_NUM_PROCESSES": "2"}

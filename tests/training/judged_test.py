@@ -140,6 +140,7 @@ def test_a_field_of_early_stopping_without_its_metric_is_refused(values, folder,
     assert f"train.{field}={value} is of train.stop_metric, which is None" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_end_together_and_keep_what_one_keeps(values, tmp_path, ended):
     ours = runs.changed(
         trained_values(values), train=dict(steps=12, **patient(2)), mesh=dict(fsdp=2),

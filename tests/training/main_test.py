@@ -281,6 +281,7 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(config, tmp_path):
         main.train(config.replace(model={"vocab_size": 5}), str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_ramp_smaller_than_the_mesh_pads_with_rows_that_count_nothing(config, tmp_path):
     ramp = {"steps": 6, "batch_ramp_start": 2, "batch_ramp_increment": 14, "batch_ramp_tokens": 100}
     rows = []
@@ -342,6 +343,7 @@ def test_a_run_with_every_option_on_logs_what_it_should(config, tmp_path):
     assert list((tmp_path / "run/tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_stored_in_bfloat16_with_its_optimizer_on_the_host_resumes_evaluates_and_samples(config, tmp_path):
     options = config.replace(
         optim={"param_dtype": "bfloat16", "moment_dtype": "bfloat16", "ema_decay": 0.9},

@@ -62,7 +62,9 @@ def test_the_loss_is_that_of_embeddings_with_the_noise_added_and_of_another_one_
     np.testing.assert_allclose(loss_BL, replaced_BL, rtol=1e-6)
 
 
-@pytest.mark.parametrize("mesh", [dict(fsdp=8), dict(fsdp=2, sequence=2, tensor=2)])
+@pytest.mark.parametrize(
+    "mesh", [pytest.param(dict(fsdp=8), marks=pytest.mark.slow), dict(fsdp=2, sequence=2, tensor=2)]
+)
 def test_every_mesh_has_the_noise_of_one_device(config, mesh):
     options = {"train": dict(neftune_alpha=20.0, label_smoothing=0.1)}
     (_, alone), (_, split) = (
@@ -93,6 +95,7 @@ def test_smoothing_and_rates_by_depth_are_the_same_in_any_number_of_microbatches
     assert abs(whole["loss"][-1] / plain["loss"][-1] - 1) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_with_all_of_it_goes_on_bit_equal(values, tmp_path):
     ours = runs.changed(
         trained_values(values),

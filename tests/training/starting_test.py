@@ -232,6 +232,7 @@ def test_control_tokens_of_a_chat_start_as_the_mean_of_the_vocabulary_and_all_el
     assert theirs.keys() == ours.keys() and all(np.array_equal(array, ours[name]) for name, array in theirs.items())
 
 
+@pytest.mark.slow
 def test_an_adapter_learns_new_symbols_with_their_rows_or_not_at_all(tmp_path, values, capsys):
     (tmp_path / "c.jsonl").write_text("".join(f'{{"prompt": "q{i}", "completion": "a{i}"}}\n' for i in range(60)))
     text = dict(path=values["data"]["path"], tokenizer="bytes", cache_dir=str(tmp_path / "cache"))

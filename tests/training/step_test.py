@@ -321,6 +321,7 @@ def stored_in_bfloat16():
     return three_steps(optim=BFLOAT16)
 
 
+@pytest.mark.slow
 def test_parameters_and_moments_stored_in_bfloat16_stay_near_those_in_float32_and_the_average_is_float32():
     (ours, metrics), (exact, expected) = stored_in_bfloat16(), three_steps()
     assert metrics["loss"][0] == expected["loss"][0]  # the same parameters, computed with in float32

@@ -85,7 +85,7 @@ def trained(config: Config):
         return jax.device_get((state.params, numbers))
 
 
-@pytest.mark.parametrize("loss", KINDS)
+@pytest.mark.parametrize("loss", runs.default_or_slow(KINDS, ["choice", "tag"]))
 @pytest.mark.parametrize(
     "changes",
     [dict(mesh=dict(fsdp=2, tensor=2, sequence=2)), dict(train=dict(microbatches=4))],
@@ -255,6 +255,7 @@ def test_a_run_without_a_head_does_not_classify(trained):
         gptjax.load(trained).classify("a")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_is_as_undisturbed_to_the_bit(labelled, tmp_path):
     values = runs.changed(
         labelled, train=dict(steps=40, log_every=1), checkpoint=dict(every_steps=10), eval=dict(every_steps=20)

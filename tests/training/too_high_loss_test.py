@@ -49,6 +49,7 @@ def test_a_loss_of_another_kind_has_no_such_bound():
     assert warned_at([UNIFORM] + [2 * UNIFORM] * 100, loss="reward") == []
 
 
+@pytest.mark.slow
 def test_too_high_a_learning_rate_is_said_on_the_screen_and_in_the_log(values, tmp_path, capfd):
     short = dict(model=dict(n_layers=1, d_model=16, residual_dropout=0.0), eval=dict(every_steps=None, max_tokens=64))
     for peak_lr, warnings in ((30.0, 1), (3e-3, 0)):

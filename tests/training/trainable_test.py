@@ -79,6 +79,7 @@ def test_frozen_parameters_stay_bit_for_bit_and_the_others_learn():
     assert numbers["loss"][-1] < numbers["loss"][0] and after.skips["skipped"] == 0
 
 
+@pytest.mark.slow
 def test_in_bfloat16_too_where_every_step_rounds_anew_and_with_moments_on_the_host():
     optim = {"param_dtype": "bfloat16", "moment_dtype": "bfloat16", "skip": "outliers"}
     config = BASE.replace(optim=optim, mesh=dict(fsdp=4, offload_optimizer=True))
