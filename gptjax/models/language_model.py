@@ -78,10 +78,10 @@ class LanguageModel(nnx.Module):
 
     def apart(self, columns: bool = False) -> tuple:
         """The layers one by one, each with arrays of its own: for `extend`, where a slice of the stack would be copied. columns:
-        with linear maps as layers.by_columns reads them, but for an LSTM, which reads its matrices otherwise."""
+        with linear maps as layers.by_columns and by_rows read them, but for an LSTM, which reads its matrices otherwise."""
         columns = columns and self.config.has_attention
         apart = tuple(jax.tree.map(lambda a, i=i: a[i], self.blocks) for i in range(self.config.n_layers))
         for _, module in (named for block in apart if columns for named in nnx.iter_modules(block)):
-            if isinstance(module, layers.Linear) and module.adapter is None and module.scale is None:
+            if isinstance(module, layers.Linear) and module.adapter is None and module.block_dim is None:
                 module.turn()
         return apart

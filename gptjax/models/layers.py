@@ -70,6 +70,31 @@ def by_columns(x, weight_OI):
     return jax.lax.optimization_barrier(product).T.reshape(*x.shape[:-1], len(weight_OI))
 
 
+FEW_ROWS = 8  # that by_rows multiplies one by one: more make a program that compiles long and gain nothing
+MOST_INPUTS = 4095  # of a product that converts bytes as it reads them: a row in float32 that takes less than 16 KiB
+
+
+def by_rows(x, weight_OI):
+    """x [..., I] times the transpose of a weight [O, I] in int8, in float32: for a CPU and at most FEW_ROWS rows.
+
+    XLA:CPU converts each byte where it multiplies it only in a product of one small row. Else it writes the weight in floats
+    before it multiplies, and in a loop all weights before the first step, which the barriers keep it from: GPT-2 small's
+    layers take 8 CPU ms a token so, 20 in float32 and 50 the other way (a microbenchmark).
+    """
+    barrier = jax.lax.optimization_barrier
+    row_RI, weight_OI = barrier((x.reshape(-1, x.shape[-1]).astype(jnp.float32), weight_OI))
+    n_inputs = weight_OI.shape[1]
+    size = -(-n_inputs // -(-n_inputs // MOST_INPUTS))
+    pieces = [slice(i, i + size) for i in range(0, n_inputs, size)]
+    weights = [weight_OI if len(pieces) == 1 else barrier(weight_OI[:, piece]) for piece in pieces]
+
+    def product(row_1I):
+        return sum(barrier(barrier(row_1I[:, i]) @ weight.astype(jnp.float32).T) for i, weight in zip(pieces, weights))
+
+    made_RO = jnp.concatenate([product(row_RI[r : r + 1]) for r in range(len(row_RI))])
+    return made_RO.reshape(*x.shape[:-1], len(weight_OI))
+
+
 @functools.partial(recomputed, static_argnums=4)
 def linear_of_bytes(x, weight, scale, bias, n_inputs: int):
     """The linear map of a weight in int8: the product of x and the bytes in the dtype of x, times the scale of each output.
@@ -127,9 +152,7 @@ class Linear(nnx.Module):
     def plain(self, x, index, biased: bool = True):
         """`part` without its adapter."""
         if self.in_columns:
-            y = by_columns(x.reshape(*x.shape[: x.ndim - len(self.inputs)], -1), self.weight[...]).astype(x.dtype)
-            y = y.reshape(*y.shape[:-1], *self.outputs)
-            return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+            return self._of_columns(x.reshape(*x.shape[: x.ndim - len(self.inputs)], -1))
         outputs = ... if index is ... else (slice(None), index)
         entries = ... if index is ... else (*[slice(None)] * len(self.inputs), *outputs)
         weight = self.weight[entries]
@@ -140,6 +163,17 @@ class Linear(nnx.Module):
             return linear_of_bytes(x, weight, self.scale[outputs], bias, len(self.inputs))
         return LINEAR[sharding.platform()](x, weight, bias, len(self.inputs))
 
+    def _of_columns(self, x):
+        """The map of x [..., all inputs] by a weight that was turned."""
+        few = math.prod(x.shape[:-1]) <= FEW_ROWS
+        y = by_rows(x, self.weight[...]) if self.scale is not None and few else by_columns(x, self.weight[...])
+        y = y.reshape(*y.shape[:-1], *self.outputs)
+        if self.scale is None:
+            y = y.astype(x.dtype)
+            return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+        y = y * self.scale[...]
+        return (y if self.bias is None else y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+
     def whole_weight(self):
         """[*inputs, *outputs], of bytes what they stand for."""
         if self.block_dim is not None:
@@ -149,7 +183,7 @@ class Linear(nnx.Module):
         return self.weight[...] if self.scale is None else self.weight[...].astype(jnp.float32) * self.scale[...]
 
     def turn(self) -> None:
-        """Holds its weight as `by_columns` reads it, of a map that is only called whole."""
+        """Holds its weight as `by_columns` and `by_rows` read it, of a map that is only called whole."""
         weight = self.weight[...]
         self.weight = nnx.Param(weight.reshape(math.prod(self.inputs), -1).T, **self.weight.get_metadata())
         self.in_columns = True

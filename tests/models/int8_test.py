@@ -1,6 +1,7 @@
 """Weights as int8: what conversion loses, and that a model of bytes makes texts as the one it was made of."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -12,7 +13,7 @@ from gptjax.config.fields import Config, MeshConfig, TrainConfig
 from gptjax.errors import UserError
 from gptjax.generation.engine import Engine, Row
 from gptjax.generation.settings import Settings
-from gptjax.models import int8, placed
+from gptjax.models import int8, layers, placed
 from gptjax.parallel import numerics
 
 GOLDEN = ROOT / "tests" / "golden" / "checkpoints" / "schema2"
@@ -115,6 +116,25 @@ def test_a_run_is_loaded_as_bytes_and_so_are_its_other_steps(capsys):
     prompt = f"--prompt={plain.tokenizer.decode([3, 1])}"
     assert cli.main(["sample", str(GOLDEN), "--dtype=int8", prompt, "--max_tokens=3", "--temperature=0"]) in (0, None)
     assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rows, n_inputs, n_outputs", [((1,), 96, 160), ((2, 3), 96, 160), ((1, 1), 10_000, 64)])
+def test_few_rows_are_multiplied_by_bytes_where_they_lie_also_in_a_loop(rows, n_inputs, n_outputs):
+    """No weight is written in floats: not before the loop, and not in a step."""
+    rng = np.random.default_rng(0)
+    weight_OI = rng.integers(-127, 128, (n_outputs, n_inputs)).astype(np.int8)
+    x = rng.standard_normal((*rows, n_inputs)).astype(np.float32)
+
+    def three_times(x, weight_OI):
+        def step(_, y):
+            return layers.by_rows(x + 1e-9 * y.mean(), weight_OI)
+
+        return jax.lax.fori_loop(0, 3, step, jnp.zeros((*rows, n_outputs)))
+
+    compiled = jax.jit(three_times).lower(x, weight_OI).compile()
+    expected = x @ weight_OI.T.astype(np.float32)
+    np.testing.assert_allclose(compiled(x, weight_OI), expected, atol=1e-4 * np.abs(expected).max())
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * weight_OI.size
 
 
 def test_an_architecture_that_reads_its_weights_otherwise_is_refused(make_variant):
