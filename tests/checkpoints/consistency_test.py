@@ -138,6 +138,7 @@ def test_a_run_whose_every_checkpoint_is_of_another_is_refused_and_none_is_set_a
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["4", "6"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_does_not_count_and_is_set_aside(run, other, capsys):
     shutil.rmtree(run / "checkpoints" / "6")
     shutil.copytree(other / "checkpoints" / "6", run / "checkpoints" / "6")

@@ -83,6 +83,7 @@ peers.finish()
 """
 
 
+@pytest.mark.slow
 def test_a_save_that_one_process_cannot_make_fails_in_both_with_its_reason_and_the_next_one_succeeds(tmp_path):
     first, second = runs.lines_of_two(SAVES, str(tmp_path / "run"))
     for lines in (first, second):

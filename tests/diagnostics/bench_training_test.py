@@ -18,6 +18,7 @@ def config(values):
     return from_dict(runs.changed(values, data=dict(tokenizer="bytes"), model=dict(vocab_size=512)))
 
 
+@pytest.mark.slow
 def test_on_a_cpu_there_is_no_mfu_and_it_is_said_why(config, tmp_path):
     prepared = session.prepare(config)
     assert prepared.peak_flops is None and prepared.mfu(1e9) is None

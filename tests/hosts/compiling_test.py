@@ -59,6 +59,7 @@ def test_a_process_that_has_compiled_waits_in_no_collective_for_one_that_has_not
     assert "alone 5.0" in first, "what a process runs by itself concerns no other"
 
 
+@pytest.mark.slow
 def test_a_process_that_has_not_compiled_in_time_is_named():
     first, second = runs.lines_of_two(SLOW_IN_ONE, "3", environments=[COMPILES | {"GPTJAX_COMPILE_SECONDS": "1"}] * 2)
     for lines in (first, second):

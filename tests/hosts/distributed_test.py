@@ -349,6 +349,7 @@ def one_reads_long(values, tmp_path, seconds):
             yield started, lock
 
 
+@pytest.mark.slow
 def test_who_waits_for_a_text_without_process_0_ends_and_says_so(values, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with one_reads_long(values, tmp_path, 0) as (started, lock):

@@ -269,6 +269,7 @@ def test_ctrl_c_during_the_run_saves_on_every_host_and_deletes(cloud):
     assert sum("kill -TERM" in line and "--worker=all" in line for line in (cloud / "calls.txt").open()) == 1
 
 
+@pytest.mark.slow
 def test_a_launcher_that_was_killed_finds_its_run_again(cloud, capfd):
     (cloud / "states").write_text("ACTIVE\n")
     (cloud / "orders").write_text("wait\n0\n")

@@ -63,6 +63,7 @@ def of_copy(values):
     return runs.changed(judging.trained_values(values), model={"architecture": NAME})
 
 
+@pytest.mark.slow
 def test_a_copied_model_trains_evaluates_and_goes_on_with_a_text_as_its_own(named, of_copy, trained, tmp_path, capsys):
     assert main.train(from_dict(of_copy), str(tmp_path / "run")) == 0
     ours, theirs = runs.losses(tmp_path / "run"), runs.losses(trained)

@@ -141,6 +141,7 @@ def test_every_mesh_gives_up_the_ranks_of_one_device(mesh):
         assert np.allclose(leaf, flatten_dict(params, sep="/")[name], atol=2e-5), name
 
 
+@pytest.mark.slow
 def test_two_microbatches_have_the_penalty_of_one():
     (_, two), (_, one) = trained(BASE, 1), trained(BASE.replace(train=dict(microbatches=1)), 1)
     assert np.allclose(two["penalty"], one["penalty"], rtol=1e-6) and np.allclose(two["loss"], one["loss"], rtol=1e-5)

@@ -155,7 +155,7 @@ def ranked() -> tuple[list, list]:
     return [[rng.integers(0, 28, rng.integers(2, 11)) for _ in each] for each in scores], scores
 
 
-@pytest.mark.parametrize("options", [{}, {"centering": 0.2}])
+@pytest.mark.parametrize("options", runs.default_or_slow([{}, {"centering": 0.2}], [{"centering": 0.2}]))
 def test_all_pairs_of_a_prompt_at_once_are_the_mean_of_its_pairs_one_by_one_and_ties_are_none(options):
     answers, scores = ranked()
     (objective, ((loss, weight), numbers)), grads = computed(spelled("reward", **options), batch_of(answers, scores))

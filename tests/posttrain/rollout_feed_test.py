@@ -144,6 +144,7 @@ def test_a_run_whose_reward_raises_has_saved_what_it_learnt_before_and_goes_on(r
     runs.assert_same_state(whole, tmp_path / "run", ITERATIONS * STEPS_PER_CALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "message"),
     [(dict(context_length=16), "reads 16 tokens, and model.context_length=32"), (None, "is not a run directory")],

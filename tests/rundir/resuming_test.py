@@ -48,6 +48,7 @@ def test_a_run_is_not_made_shorter_than_it_is(typed, tmp_path, capfd, allowed):
     assert (tmp_path / "a run" / "config.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_the_command_that_a_refusal_names_makes_a_finished_run_longer(typed, tmp_path, capfd):
     assert typed("--config.train.steps=8", "--config.checkpoint.keep=2") == 2
     said = capfd.readouterr().err

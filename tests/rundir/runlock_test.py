@@ -226,6 +226,7 @@ def test_a_run_whose_directory_is_moved_ends_with_a_code_of_its_own_and_says_whe
     assert not (tmp_path / "run" / "config.json").exists(), "no other run was begun in its place"
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_are_removed_says_what_is_there_and_saves_the_next(disturbed, tmp_path):
     code, line = disturbed(lambda run: shutil.rmtree(run.checkpoints))
     assert code == errors.SAVED_AND_STOPPED
@@ -237,6 +238,7 @@ def test_a_run_whose_checkpoints_are_removed_says_what_is_there_and_saves_the_ne
     assert (event["step"], event["checkpoint"]) == (10, 5)
 
 
+@pytest.mark.slow
 def test_a_run_that_can_save_no_more_where_its_checkpoints_were_removed_says_that_there_is_none(disturbed):
     def replace(run):
         shutil.rmtree(run.checkpoints)

@@ -177,6 +177,7 @@ def test_the_law_is_refitted_under_every_other_choice(found):
     assert "C 6n" in [one["change"] for one in found["isoflop"]["sensitivity"]]
 
 
+@pytest.mark.slow
 def test_an_outlier_is_found_and_dropped():
     rows = gathered(noise=1e-4, seeds=(0,)).rows
     spoilt = [Row(**{**vars(row), "loss": row.loss * (1.2 if i == 5 else 1.0)}) for i, row in enumerate(rows)]

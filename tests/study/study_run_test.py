@@ -47,6 +47,7 @@ def test_a_run_that_diverges_and_one_that_fails_stay_visible_with_their_reasons(
     assert json.loads((out / "logs" / f"{states[DIVERGES].entry.key}.exit.json").read_text())["code"] == 76
 
 
+@pytest.mark.slow
 def test_run_again_what_is_done_or_diverged_is_left_alone_and_what_failed_is_tried_once_more(mixed):
     file, out, _, _ = mixed
     states = studying.states(out)

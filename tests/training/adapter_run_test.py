@@ -179,6 +179,7 @@ def test_several_adapters_share_one_base(adapter, values, base):
         run.load(base, 4).with_adapter(adapter)
 
 
+@pytest.mark.slow
 def test_a_frozen_base_in_nf4_is_made_of_the_run_it_starts_from_and_goes_on_bit_equal(values, base, capsys):
     workdir = base.with_name("nf4")
     config = adapted(values, base, adapter="lora(on='all', rank=2, frozen='nf4')")

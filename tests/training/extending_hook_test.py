@@ -164,6 +164,7 @@ def test_a_run_told_to_stop_at_a_step_of_an_evaluation_makes_it_up_when_it_goes_
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_started_again_logs_no_second_sample_unless_the_prompt_is_new(command, tmp_path, capsys):
     def samples(prompt: str) -> list[tuple[int, str]]:
         again = [*command, "--config.eval.sample_tokens=3", f"--config.eval.sample_prompt={prompt}"]

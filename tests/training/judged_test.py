@@ -96,6 +96,7 @@ def test_more_patience_lets_an_ended_run_go_on_with_the_evaluations_it_has(value
     assert json.loads((workdir / "manifest.json").read_text())["ended_early"]["step"] == 6
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_stays_beside_the_newest_and_is_the_one_called_best(values, folder, capsys):
     worsening = dict(name="sgd", peak_lr=30.0, warmup_steps=6, clip_norm=1.0)
     sections = {"optim": worsening, "checkpoint": dict(every_steps=4, keep=1, keep_best="loss")}

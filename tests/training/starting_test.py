@@ -212,6 +212,7 @@ def test_an_export_of_a_fine_tune_has_the_generation_settings_of_the_imported_mo
         assert {key: written[key] for key in generation} == generation
 
 
+@pytest.mark.slow
 def test_control_tokens_of_a_chat_start_as_the_mean_of_the_vocabulary_and_all_else_as_it_was(tmp_path, values, capsys):
     (tmp_path / "c.jsonl").write_text("".join(f'{{"prompt": "q{i}", "completion": "a{i}"}}\n' for i in range(60)))
     text = dict(path=values["data"]["path"], tokenizer="bytes", cache_dir=str(tmp_path / "cache"))

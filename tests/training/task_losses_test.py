@@ -154,6 +154,7 @@ def labelled(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 def test_a_classifier_is_sent_on_to_its_evaluation_and_not_to_text(labelled, tmp_path, capsys):
     short = runs.changed(labelled, train={"steps": 2}, checkpoint={"every_steps": None}, eval={"every_steps": None})
     assert cli.main(["train", runs.write_config(short, tmp_path / "short.py"), f"--workdir={tmp_path / 'run'}"]) == 0
