@@ -70,7 +70,7 @@ def by_columns(x, weight_OI):
     return jax.lax.optimization_barrier(product).T.reshape(*x.shape[:-1], len(weight_OI))
 
 
-FEW_ROWS = 8  # that by_rows multiplies one by one: more make a program that compiles long and gain nothing
+FEW_ROWS = 4  # that by_rows multiplies one by one: of more, each matrix in floats is as fast
 MOST_INPUTS = 4095  # of a product that converts bytes as it reads them: a row in float32 that takes less than 16 KiB
 
 
