@@ -10,7 +10,7 @@ import pathlib
 from gptjax import terminal
 from gptjax.pages import numbers
 from gptjax.pages import page as pages
-from gptjax.pages.blocks import Block, Bullets, Code, Figure, Link, Notice, Paragraph, Section, Table
+from gptjax.pages.blocks import Block, Bullets, Code, Figure, Notice, Paragraph, Section, Table
 from gptjax.road import comparing, ledger, pictures
 from gptjax.road.road import Policy, Road
 from gptjax.rundir import metrics
@@ -237,7 +237,7 @@ def _times(road: Road, folder: pathlib.Path) -> Section:
     for stage in road.stages:
         entry = stages[stage.name]
         times = [terminal.duration(entry.seconds), terminal.duration(entry.cpu_seconds)]
-        rows.append([Link(stage.name, stage.made), *times, f"{entry.attempts}"])
+        rows.append([stage.name, *times, f"{entry.attempts}"])
     total = [sum(getattr(stages[stage.name], name) for stage in road.stages) for name in ("seconds", "cpu_seconds")]
     rows.append(["all", *map(terminal.duration, total), ""])
     lost = sum(stages[stage.name].attempts - stages[stage.name].counted for stage in road.stages)
