@@ -30,6 +30,12 @@ def test_all_clients_are_answered_and_their_tokens_counted(server):
     assert made.tokens_per_second > 0 and made.seconds_to_first > 0
 
 
+def test_an_answer_ends_with_its_usage(server, monkeypatch):
+    """transformers serve sends nothing after it."""
+    monkeypatch.setattr(server, "model", "without [DONE]")
+    assert server.ask("Once", tokens=5).tokens == 5
+
+
 def test_a_server_runs_in_its_turn_alone(server):
     def is_stopped(expected: bool) -> bool:
         """Whether it is soon: a signal takes a moment."""

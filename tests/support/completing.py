@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 async def completions(request):
     body = await request.json()
-    if body["model"] not in ("good", "failing"):
+    if body["model"] not in ("good", "failing", "without [DONE]"):
         return JSONResponse({"error": {"message": f"no model {body['model']}"}}, 404)
 
     async def stream():
@@ -20,7 +20,8 @@ async def completions(request):
         if body["model"] == "failing":
             yield event({"error": {"message": "out of memory"}})
         yield event({"choices": [], "usage": {"completion_tokens": body["max_tokens"]}})
-        yield "data: [DONE]\n\n"
+        if body["model"] != "without [DONE]":
+            yield "data: [DONE]\n\n"
 
     return StreamingResponse(stream(), media_type="text/event-stream")
 
