@@ -85,7 +85,11 @@ class Server:
             response = line.getresponse()
             if response.status != 200:
                 raise UserError(f"{self.model}: {response.status}, {shorten(response.read().decode(), 300)}")
-            return self._read(response, begun)
+            try:
+                return self._read(response, begun)
+            except UserError as error:
+                end = shorten(self._log.read_text(errors="replace")[-500:].strip(), 500)
+                raise UserError(f"{self.model}: {error} Its log ends: {end or '(empty)'}") from error
 
     def _read(self, response, begun: float) -> Answer:
         first, made = None, None
@@ -96,7 +100,7 @@ class Server:
                 made = event["usage"]["completion_tokens"]
                 break  # it is in the last event, after which transformers serve sends no [DONE]
         if first is None or not made:
-            raise UserError(f"{self.model}: the answer had no text, or no usage; see {self._log}.")
+            raise UserError("the answer had no text, or no usage.")
         return Answer(made, first, time.perf_counter() - begun)
 
     @property
