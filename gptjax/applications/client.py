@@ -68,8 +68,10 @@ class Client:
 
 
 def events(response):
-    """The JSON object of each server-sent event, up to [DONE]. Raises UserError: one tells of an error or is none, or the
-    stream breaks off."""
+    """The JSON object of each server-sent event, up to [DONE], or to where a stream ends in which every choice has told its
+    reason to finish: transformers serve sends no [DONE]. Raises UserError: one tells of an error or is none, or the stream
+    breaks off."""
+    has_finished = {}
     for line in _lines(response):
         data = line.strip().removeprefix(b"data:").strip()
         if not line.startswith(b"data:") or not data:
@@ -79,8 +81,12 @@ def events(response):
         event = _event(data)
         if event.get("error"):
             raise UserError(f"the server ended the answer: {_message(event)}")
+        for choice in event.get("choices") or ():
+            index = choice.get("index", 0)
+            has_finished[index] = has_finished.get(index, False) or bool(choice.get("finish_reason"))
         yield event
-    raise UserError("the server went away in the middle of the answer.")
+    if not has_finished or not all(has_finished.values()):
+        raise UserError("the server went away in the middle of the answer.")
 
 
 def _lines(response):

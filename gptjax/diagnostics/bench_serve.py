@@ -98,7 +98,6 @@ class Server:
                 first = time.perf_counter() - begun
             if event.get("usage"):
                 made = event["usage"]["completion_tokens"]
-                break  # it is in the last event, after which transformers serve sends no [DONE]
         if first is None or not made:
             raise UserError("the answer had no text, or no usage.")
         return Answer(made, first, time.perf_counter() - begun)

@@ -12,6 +12,8 @@ from gptjax.applications.remote import Remote
 from gptjax.errors import UserError
 
 EVENT = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
+FINISHED = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
+OTHER = b'data: {"choices": [{"index": 1, "delta": {"content": "b"}}]}\n\n'
 
 
 @contextlib.contextmanager
@@ -41,6 +43,7 @@ def stream(body: bytes, promised: int) -> bytes:
         (stream(EVENT, len(EVENT)), "went away in the middle"),
         (stream(EVENT, len(EVENT) + 50), "went away in the middle"),  # half of a chunk
         (stream(EVENT + b"\r\n0\r\n\r\n", len(EVENT)), "went away in the middle"),  # its end without [DONE]
+        (stream(OTHER + FINISHED, len(OTHER + FINISHED)), "went away in the middle"),  # one choice of two has finished
         (stream(b"data: <html>\n\n", 14), "sent b'<html>' in the middle of the answer, which is no JSON object"),
         (stream(b"data: [1]\n\n", 11), "sent b'\\[1\\]' in the middle"),
         (stream(b'data: {"error": {"message": "no memory"}}\n\n', 43), "ended the answer: no memory"),
@@ -50,6 +53,12 @@ def test_a_stream_that_breaks_off_is_an_error_in_one_line(content, said):
     with answering_once(content) as url, client.Client(url).open("/chat/completions", {}) as response:
         with pytest.raises(UserError, match=said):
             list(client.events(response))
+
+
+def test_a_stream_whose_choices_have_finished_is_whole_without_done():
+    with answering_once(stream(EVENT + FINISHED, len(EVENT + FINISHED))) as url:
+        with client.Client(url).open("/chat/completions", {}) as response:
+            assert len(list(client.events(response))) == 2
 
 
 @pytest.mark.parametrize("content", [b"garbage\r\n\r\n", b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"])

@@ -30,8 +30,8 @@ def test_all_clients_are_answered_and_their_tokens_counted(server):
     assert made.tokens_per_second > 0 and made.seconds_to_first > 0
 
 
-def test_an_answer_ends_with_its_usage(server, monkeypatch):
-    """transformers serve sends nothing after it."""
+def test_an_answer_that_has_finished_is_whole_without_done(server, monkeypatch):
+    """As transformers serve sends it."""
     monkeypatch.setattr(server, "model", "without [DONE]")
     assert server.ask("Once", tokens=5).tokens == 5
 

@@ -19,6 +19,7 @@ async def completions(request):
             yield event({"choices": [{"text": "" if i == 0 else "word "}]})
         if body["model"] == "failing":
             yield event({"error": {"message": "out of memory"}})
+        yield event({"choices": [{"text": "", "finish_reason": "length"}]})
         yield event({"choices": [], "usage": {"completion_tokens": body["max_tokens"]}})
         if body["model"] != "without [DONE]":
             yield "data: [DONE]\n\n"
